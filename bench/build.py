@@ -1,0 +1,134 @@
+"""A build against the bare forward passes of the same batches, and against the ways people do it today.
+
+SmolLM2-135M in bfloat16, all 30 layers, all rows, durable, 1,000 texts. Model loading is left out on every side; planning,
+tokenizing, checksums, fsyncs and the index are in ours.
+"""
+
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.texts import write_texts, write_trace
+from bench.turns import Row, row_of
+from steercache.build.engine import build_run
+from steercache.build.inputs import InputStream
+from steercache.build.job import PreparedTrace, prepare_trace
+from steercache.build.plan import plan_run
+from steercache.cache.handle import open_cache
+from steercache.models.spec import LoadedModel
+from steercache.trace.batches import PaddedBatch, pad_batch, plan_batches
+
+N_TEXTS = 1000
+TURNS = 5
+PEERS = Path(".venv-peers/bin/python")
+
+
+def batches_of(prepared: PreparedTrace, loaded: LoadedModel, plan: Any) -> list[PaddedBatch]:
+    """The very batches that the build runs."""
+    inputs = InputStream(prepared.job.datasets, prepared.job.bundle, max_tokens=None)
+    made = []
+    for shard in plan.document.shards:
+        samples = [s.encoded for s in inputs.take(shard.first_sample, shard.n_samples)]
+        budget = prepared.job.manifest.numerics.tokens_per_batch
+        for members in plan_batches([s.n_tokens for s in samples], tokens_per_batch=budget):
+            padded = pad_batch(
+                [samples[i] for i in members], padding_side="right", pad_id=loaded.tokenizer.pad_token_id or 0
+            )
+            made.append(padded)
+    return made
+
+
+def bare_forwards(loaded: LoadedModel, batches: list[PaddedBatch]) -> None:
+    """The decoder alone, no head: the least work that yields these activations."""
+    with torch.inference_mode():
+        for batch in batches:
+            loaded.model.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+
+
+def torch_save(loaded: LoadedModel, batches: list[PaddedBatch], folder: Path) -> None:
+    """`output_hidden_states=True` and one file per batch."""
+    folder.mkdir()
+    with torch.inference_mode():
+        for i, batch in enumerate(batches):
+            out = loaded.model(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                use_cache=False,
+                output_hidden_states=True,
+            )
+            torch.save(torch.stack(out.hidden_states), folder / f"{i}.pt")
+
+
+def run(folder: Path | None = None) -> list[Row]:
+    """Every line of the build's table."""
+    work = Path(tempfile.mkdtemp(prefix="bench-build-", dir=folder))
+    try:
+        texts = write_texts(work, n=N_TEXTS, sentences=(3, 6))
+        prepared = prepare_trace(write_trace(work), cache_root=work / "models", device="cpu", dtype="bfloat16")
+        loaded = prepared.load()
+        plan = plan_run(prepared.job)
+        batches = batches_of(prepared, loaded, plan)
+        ready = PreparedTrace(job=prepared.job, load=lambda: loaded, again=prepared.again)
+        bare_forwards(loaded, batches[:2])
+
+        def ours() -> None:
+            cache = open_cache(work / "root", create=True)
+            build_run(cache, plan_run(prepared.job, cache=cache), ready)
+
+        bare, saved = [], []
+        for turn in range(TURNS):
+            shutil.rmtree(work / "root", ignore_errors=True)
+            shutil.rmtree(work / "saved", ignore_errors=True)
+            times = {}
+            todo = [("ours", ours), ("bare", partial(bare_forwards, loaded, batches))]
+            todo.append(("saved", partial(torch_save, loaded, batches, work / "saved")))
+            for name, call in todo[turn % 3 :] + todo[: turn % 3]:
+                start = time.perf_counter()
+                call()
+                times[name] = time.perf_counter() - start
+            bare.append((times["ours"], times["bare"]))
+            saved.append((times["ours"], times["saved"]))
+        rows = [
+            row_of("build, all 30 layers, against bare forward passes", bare, target="<= 1.10", faster=False),
+            row_of("build against output_hidden_states + torch.save", saved, target=">= 1", faster=True),
+        ]
+        return [*rows, sae_lens(work, texts, prepared, loaded)]
+    finally:
+        shutil.rmtree(work)
+
+
+def for_transformers_4(folder: Path) -> None:
+    """Name the tokenizer's class as the peers' transformers knows it."""
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}))
+
+
+def sae_lens(work: Path, texts: Path, prepared: PreparedTrace, loaded: LoadedModel) -> Row:
+    """One layer by sae-lens' CacheActivationsRunner, in its own environment, against our build of all 30 layers."""
+    loaded.model.save_pretrained(work / "hf")
+    loaded.tokenizer.save_pretrained(work / "hf")
+    for_transformers_4(work / "hf")
+    times = []
+    for turn in range(3):
+        shutil.rmtree(work / "root", ignore_errors=True)
+        command = [PEERS, "bench/peers/sae_lens_cache.py", work / "hf", texts, work / f"sae{turn}"]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        theirs = float(json.loads(said.splitlines()[-1])["seconds"])
+        cache = open_cache(work / "root", create=True)
+        ready = PreparedTrace(job=prepared.job, load=lambda: loaded, again=prepared.again)
+        start = time.perf_counter()
+        build_run(cache, plan_run(prepared.job, cache=cache), ready)
+        times.append((time.perf_counter() - start, theirs))
+    name = "build of all 30 layers against sae-lens' CacheActivationsRunner on one"
+    return row_of(name, times, target=">= 1", faster=True)
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(), indent=2))

@@ -1,0 +1,39 @@
+"""Activations are data: trace a model once, then fit, choose and test steering vectors as queries over the cache.
+
+    cache = steercache.open("cache/")
+    sel = cache.select("anchor_vs_control", concept="spatial_relationship")
+    vec = steercache.fit.mean_shift(sel)
+    with steercache.steer(model, vec, layer=12, alpha=0.6):
+        model.generate(...)
+
+Names are looked up when they are first used, so that importing the package loads nothing heavy.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from steercache import fit, steer
+    from steercache.core.selection import Selection
+    from steercache.core.vectors import SteeringVector
+    from steercache.queries.session import open_session as open
+
+__version__ = version("steercache")
+__all__ = ["Selection", "SteeringVector", "fit", "open", "steer"]
+
+_WHERE = {
+    "open": ("steercache.queries.session", "open_session"),
+    "Selection": ("steercache.core.selection", "Selection"),
+    "SteeringVector": ("steercache.core.vectors", "SteeringVector"),
+    "fit": ("steercache.fit", None),
+    "steer": ("steercache.steer", None),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'steercache' has no attribute {name!r}")
+    module_name, attribute = _WHERE[name]
+    module = import_module(module_name)
+    return getattr(module, attribute) if attribute else module

@@ -1,0 +1,108 @@
+"""Speeds measured on this machine, kept beside the cache so that a plan can say how long it will take.
+
+Numbers only, by name. What is damaged or of another shape has told us nothing: it is measured again and written anew.
+"""
+
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from steercache.cache.paths import RootPaths
+from steercache.core.ids import canonical_json
+from steercache.store.durable import make_folder, write_file_atomically
+
+READ_BYTES: Final = 32 * 2**20  # read to measure the disk
+_DISK: Final = "disk"
+
+
+def tokens_per_second(paths: RootPaths, fingerprint: str, dtype: str) -> float | None:
+    """Tokens that a build of this model traced per second when it was last timed here; None when it never was."""
+    speed = _read(paths).get(_key(fingerprint, dtype))
+    return float(speed) if isinstance(speed, int | float) and speed > 0 else None
+
+
+def record_speed(paths: RootPaths, fingerprint: str, dtype: str, *, n_tokens: int, seconds: float) -> None:
+    """Remember how fast a build was; a handful of tokens tells nothing and is left out."""
+    if n_tokens >= 1000 and seconds > 0:
+        _record(paths, _key(fingerprint, dtype), round(n_tokens / seconds, 3))
+
+
+def recorded_costs(paths: RootPaths, key: str, names: frozenset[str]) -> dict[str, float] | None:
+    """What was measured under `key`; None where that is not a finite number, 0 or more, for each of `names`."""
+    found = _read(paths).get(key)
+    if not isinstance(found, dict) or not names <= found.keys():
+        return None
+    numbers = [found[name] for name in names]
+    if any(isinstance(x, bool) or not isinstance(x, int | float) or not math.isfinite(x) or x < 0 for x in numbers):
+        return None
+    return {name: float(found[name]) for name in names}
+
+
+def record_costs(paths: RootPaths, key: str, costs: Mapping[str, float]) -> dict[str, float]:
+    """Remember measured numbers under `key`, in place of what was there; returns them as they are kept, to four digits."""
+    kept = {name: float(f"{value:.4g}") for name, value in costs.items()}
+    _record(paths, key, kept)
+    return kept
+
+
+def costs_key(fingerprint: str, dtype: str, *, device: str, threads: int) -> str:
+    """Under which name the costs of a model's forward pass are kept."""
+    return f"forward/{fingerprint[:16]}/{dtype}/{device.replace('/', '-')}/{threads}"
+
+
+def block_seconds(paths: RootPaths, fingerprint: str, dtype: str, *, device: str, threads: int) -> float | None:
+    """Seconds of one token through one block, measured on this kind of device with so many threads; None: never."""
+    before, _, after = costs_key(fingerprint, dtype, device=device, threads=threads).rpartition("/")
+    for key in _read(paths):
+        if key.startswith(before) and key.endswith(f"/{after}"):  # a GPU's key goes on with its name
+            found = recorded_costs(paths, key, frozenset({"block_token_s"}))
+            if found is not None:
+                return found["block_token_s"]
+    return None
+
+
+def read_seconds_per_byte(paths: RootPaths, *, again: bool = False) -> float:
+    """How long a byte takes from the disk that the cache lies on; measured once, with the system's own cache left out where
+    it lets itself be."""
+    found = None if again else recorded_costs(paths, _DISK, frozenset({"read_s_per_byte"}))
+    if found is None:
+        found = record_costs(paths, _DISK, {"read_s_per_byte": _time_reading(paths.root)})
+    return found["read_s_per_byte"]
+
+
+def _time_reading(folder: Path) -> float:
+    make_folder(folder)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(os.urandom(2**20) * (READ_BYTES // 2**20))
+        file.flush()
+        os.fsync(file.fileno())
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        file.seek(0)
+        started = time.perf_counter()
+        while file.read(2**22):
+            pass
+        return max(time.perf_counter() - started, 1e-9) / READ_BYTES
+
+
+def _key(fingerprint: str, dtype: str) -> str:
+    return f"trace/{fingerprint[:16]}/{dtype}"
+
+
+def _record(paths: RootPaths, key: str, value: Any) -> None:
+    make_folder(paths.root)
+    write_file_atomically(paths.calibration, canonical_json(_read(paths) | {key: value}) + b"\n")
+
+
+def _read(paths: RootPaths) -> dict[str, Any]:
+    """What was measured; a file that cannot be read has told us nothing and is written anew."""
+    try:
+        speeds = json.loads(paths.calibration.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return speeds if isinstance(speeds, dict) else {}

@@ -1,0 +1,185 @@
+"""Begin, resume and commit a run: from a shard's record on its rows exist, before it nothing does.
+
+Order of a commit: data files, their folders, Parquet files, their folders, then the record. The index follows by an
+idempotent transaction and may lag behind: a person's own `duckdb` shell never stops a build.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from steercache.cache.catch_up import add_shard
+from steercache.cache.compact import recode_into
+from steercache.cache.documents import (
+    PlannedShard,
+    RunDocument,
+    read_run_document,
+    read_shard_record,
+    write_run_document,
+    write_shard_record,
+)
+from steercache.cache.handle import Cache
+from steercache.cache.lock import hold_lock
+from steercache.cache.paths import FIRST_GENERATION, RunPaths
+from steercache.cache.rebuild import catch_up_or_rebuild
+from steercache.cache.source import committed_shards, current_generation
+from steercache.core.errors import UsageError
+from steercache.core.layout import FileRecord, ShardRecord
+from steercache.store.durable import make_folder, write_file_atomically
+from steercache.store.generation import create_generation, read_generation, set_complete
+from steercache.store.reader import open_generation
+from steercache.store.shard import ShardWriter
+
+FORCED_OVER = (
+    "forced_over"  # in `numerics`: what the run's first shards were made under, where --force mixed two settings
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardTables:
+    """What a shard has beside its arrays: coordinates of shape (n,) in slot order, and its tokens and samples."""
+
+    sample_idx: npt.NDArray[Any]
+    position: npt.NDArray[Any]
+    token_id: npt.NDArray[Any]
+    tokens: pa.Table
+    samples: pa.Table
+
+
+class RunWriter:
+    """A run that is being filled; made by `begin_run`, which holds the run's lock."""
+
+    def __init__(self, cache: Cache, document: RunDocument) -> None:
+        self.cache = cache
+        self.document = document
+        self.paths = cache.run_paths(document.run_id)
+
+    def pending(self) -> list[PlannedShard]:
+        """Shards without a record, in order."""
+        generation = current_generation(self.paths)
+        done = {r.shard_idx for r in committed_shards(self.paths, generation)}
+        return [s for s in self.document.shards if s.shard_idx not in done]
+
+    def open_shard(self, planned: PlannedShard) -> ShardWriter:
+        """A writer for one shard's arrays; what an earlier attempt left is overwritten."""
+        return open_shard(self.paths, self.document, planned)
+
+    def commit_files(self, planned: PlannedShard, writer: ShardWriter, tables: ShardTables) -> ShardRecord:
+        """Make one shard durable."""
+        return commit_files(self.paths, planned, writer, tables)
+
+    def tell_index(self, shard_idx: int) -> str | None:
+        """Put one committed shard into the index if it is free; returns who holds it otherwise, and `finish` makes it up."""
+        return add_shard(self.cache.paths, self.document, self._in_force(shard_idx))
+
+    def _in_force(self, shard_idx: int) -> ShardRecord:
+        """The record of a shard that was just traced; of a run that was compacted, after recoding the shard as the others."""
+        record = read_shard_record(self.paths.shard(FIRST_GENERATION, shard_idx))
+        generation = current_generation(self.paths)
+        if generation == FIRST_GENERATION:
+            return record
+        codec = read_generation(self.paths.generation(generation)).codec
+        source = open_generation(self.paths.generation(FIRST_GENERATION), (record,))
+        try:
+            return recode_into(self.paths, generation, source, record, codec=codec)
+        finally:
+            source.close()
+
+    def records(self) -> tuple[ShardRecord, ...]:
+        """Records of the shards committed so far."""
+        return committed_shards(self.paths, current_generation(self.paths))
+
+    def finish(self) -> str | None:
+        """Mark the run complete when nothing is pending, and bring the index up to date; returns who holds it, if anyone."""
+        if not self.pending():
+            set_complete(self.paths.generation(current_generation(self.paths)), True)
+        return catch_up_or_rebuild(self.cache, wait_s=self.cache.index.wait_s)
+
+
+def open_shard(paths: RunPaths, document: RunDocument, planned: PlannedShard) -> ShardWriter:
+    """A writer into the first generation of a run."""
+    folder = paths.generation(FIRST_GENERATION)
+    return ShardWriter(folder, document.layout, planned.shard_idx, n_rows=planned.n_rows)
+
+
+def commit_files(paths: RunPaths, planned: PlannedShard, writer: ShardWriter, tables: ShardTables) -> ShardRecord:
+    """Make a shard's files durable and write its record; touches no index, so workers may call it."""
+    arrays = writer.finish(sample_idx=tables.sample_idx, position=tables.position, token_id=tables.token_id)
+    parquet = (
+        _write_parquet(paths, paths.tokens(planned.shard_idx), tables.tokens),
+        _write_parquet(paths, paths.samples(planned.shard_idx), tables.samples),
+    )
+    record = ShardRecord(
+        shard_idx=planned.shard_idx,
+        first_sample=planned.first_sample,
+        n_samples=planned.n_samples,
+        n_rows=planned.n_rows,
+        input_digest=planned.input_digest,
+        files=(*arrays, *parquet),
+    )
+    write_shard_record(paths.shard(FIRST_GENERATION, planned.shard_idx), record)
+    return record
+
+
+@contextmanager
+def begin_run(cache: Cache, document: RunDocument, *, force: bool = False) -> Iterator[RunWriter]:
+    """Begin a run, or resume it; holds the run's lock for the length of the block.
+
+    Raises:
+        BusyError: another process is building, compacting or collecting this run.
+        UsageError: it was begun under other numerics and is not complete, and `force` is false.
+    """
+    paths = cache.run_paths(document.run_id)
+    with hold_lock(paths.lock, what=f"the run {document.name!r}"):
+        begun = read_run_document(paths.document) if paths.document.exists() else None
+        kept = document if begun is None else _resumable(begun, document, paths, force=force)
+        for folder in (paths.tokens(0).parent, paths.samples(0).parent, paths.shards(FIRST_GENERATION)):
+            make_folder(folder)
+        writer, is_new = RunWriter(cache, kept), not paths.current.exists()
+        if is_new or writer.pending():  # of a run that was compacted, the first generation may have been collected
+            attributes = {"run_id": document.run_id, "name": document.name, "generation": FIRST_GENERATION}
+            create_generation(paths.generation(FIRST_GENERATION), document.layout, attributes=attributes)
+        if is_new:
+            write_file_atomically(paths.current, f"{FIRST_GENERATION}\n".encode())
+        if kept is not begun:
+            write_run_document(paths.document, kept)
+        catch_up_or_rebuild(cache)
+        yield writer
+
+
+def _resumable(begun: RunDocument, wanted: RunDocument, paths: RunPaths, *, force: bool) -> RunDocument:
+    """The document to go on with. A run keeps the numerics it began with; others need `force`, which records them."""
+    differences = _differences(begun.numerics, wanted.numerics)
+    pending = (
+        len(committed_shards(paths, current_generation(paths))) < len(begun.shards) if paths.current.exists() else True
+    )
+    if not differences or not pending:
+        return begun
+    if not force:
+        raise UsageError(
+            f"the run {begun.name!r} was begun under other numerics: {'; '.join(differences)}",
+            place=str(paths.folder),
+            hint="build under the same settings, or --force to mix them (recorded), or `steercache cache rm` the run",
+        )
+    return replace(wanted, numerics={**wanted.numerics, FORCED_OVER: begun.numerics})
+
+
+def _differences(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    names = sorted((begun.keys() | wanted.keys()) - {FORCED_OVER})
+    return [f"{n} was {begun.get(n)!r}, is {wanted.get(n)!r}" for n in names if begun.get(n) != wanted.get(n)]
+
+
+def _write_parquet(paths: RunPaths, path: Path, table: pa.Table) -> FileRecord:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    data = sink.getvalue().to_pybytes()
+    write_file_atomically(path, data)
+    checksum = google_crc32c.value(data)
+    return FileRecord(path=path.relative_to(paths.folder).as_posix(), n_bytes=len(data), crc32c=checksum)

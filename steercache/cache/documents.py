@@ -1,0 +1,159 @@
+"""`run.json`: what a run is, frozen when it begins, and the records that commit its shards."""
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from steercache.core.errors import DamagedError, NotFoundError
+from steercache.core.ids import canonical_json, digest
+from steercache.core.layout import ShardRecord, StoreLayout
+from steercache.store.documents import shard_record_from_json, shard_record_to_json
+from steercache.store.durable import write_file_atomically
+
+FORMAT = 1
+_VERSIONED = ("steercache", "torch", "transformers", "nnsight", "tokenizers", "numpy", "zarr", "duckdb")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedShard:
+    """A unit of work, commit and resume: whole samples in data-set order."""
+
+    shard_idx: int
+    first_sample: int
+    n_samples: int
+    n_rows: int
+    n_tokens: int
+    input_digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetInputs:
+    """Which inputs of a data set a run holds: consecutive samples from `first_sample` on."""
+
+    dataset: str
+    inputs_digest: str
+    first_sample: int
+    n_samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunModel:
+    """The model as far as a cache needs to know it."""
+
+    name: str
+    model_id: str
+    fingerprint: str
+    modality: str
+    dtype: str
+    hidden_size: int
+    n_layers: int
+    backbone: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunDocument:
+    """Everything about a run but its rows. `run_id` is the digest of `identity`."""
+
+    run_id: str
+    name: str
+    created_at: str  # ISO 8601, UTC
+    model: RunModel
+    datasets: tuple[DatasetInputs, ...]
+    identity: dict[str, Any]
+    numerics: dict[str, Any]
+    manifest: dict[str, Any]
+    layout: StoreLayout
+    shards: tuple[PlannedShard, ...]
+    replayable: bool
+    parent_run_id: str | None = None
+    backbone_run_id: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the whole run, committed or not."""
+        return sum(s.n_rows for s in self.shards)
+
+    @property
+    def n_samples(self) -> int:
+        return sum(s.n_samples for s in self.shards)
+
+
+def run_id_of(identity: Mapping[str, Any]) -> str:
+    """The id of a run: SHA-256 of what reaches the model and what is kept."""
+    return digest(identity)
+
+
+def shares_rows(document: RunDocument) -> bool:
+    """Whether tokens of several samples may have one row (`share_prefix`)."""
+    return bool(document.identity.get("kept", {}).get("share_prefix", False))
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the libraries that could change a value or a file."""
+    found = {"python": platform.python_version()}
+    for package in _VERSIONED:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+_RUN = TypeAdapter(RunDocument)
+_VERIFY = "steercache cache verify"
+
+
+def write_run_document(path: Path, document: RunDocument) -> None:
+    """Write `run.json` durably and atomically."""
+    write_file_atomically(path, canonical_json(asdict(document)) + b"\n")
+
+
+def read_run_document(path: Path) -> RunDocument:
+    """Read `run.json`.
+
+    Raises:
+        NotFoundError: there is none.
+        DamagedError: it is not a run document of a format that this version reads, or does not match its folder.
+    """
+    try:
+        document = _RUN.validate_json(_bytes(path))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DamagedError(f"not readable: {where}: {first['msg']}", place=str(path), hint=_VERIFY) from error
+    if document.format > FORMAT:
+        raise DamagedError(f"format {document.format} is newer than this steercache reads ({FORMAT})", place=str(path))
+    if run_id_of(document.identity) != document.run_id:
+        raise DamagedError(
+            "the run's id does not match its identity", place=str(path), hint="restore run.json from a copy"
+        )
+    return document
+
+
+def write_shard_record(path: Path, record: ShardRecord) -> None:
+    """Commit a shard: the rename inside makes its rows exist."""
+    write_file_atomically(path, canonical_json(shard_record_to_json(record)) + b"\n")
+
+
+def read_shard_record(path: Path) -> ShardRecord:
+    """Read a shard's record. Raises NotFoundError or DamagedError."""
+    try:
+        document = json.loads(_bytes(path))
+    except ValueError as error:
+        raise DamagedError(f"not JSON: {error}", place=str(path), hint=_VERIFY) from error
+    return shard_record_from_json(document, str(path))
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path.name} is missing", place=str(path), hint=_VERIFY) from error

@@ -1,0 +1,75 @@
+"""Files of a root as rows of the index: the one place where the two meet."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from steercache.cache.documents import RunDocument
+from steercache.cache.paths import RootPaths
+from steercache.cache.source import committed_shards, current_generation
+from steercache.cache.sweep_files import read_sweep_files
+from steercache.cache.vector_files import StoredVector, read_vector, vector_rows
+from steercache.index.files import RunFiles, SweepFiles
+
+
+def run_row(paths: RootPaths, document: RunDocument) -> dict[str, Any]:
+    """One run as a row of `runs`, with its `sites`."""
+    run = paths.run(document.run_id)
+    generation = current_generation(run)
+    committed = len(committed_shards(run, generation))
+    return {
+        "run_id": document.run_id,
+        "name": document.name,
+        "model_id": document.model.model_id,
+        "model_fingerprint": document.model.fingerprint,
+        "backbone_run_id": document.backbone_run_id,
+        "parent_run_id": document.parent_run_id,
+        "modality": "text" if document.model.modality == "text" else "multimodal",  # models call the other one "image"
+        "dtype": document.layout.dtype,
+        "hidden_size": document.model.hidden_size,
+        "n_layers": document.model.n_layers,
+        "replayable": document.replayable,
+        "row_kind": document.identity.get("kept", {}).get("row_kind", "token"),
+        "complete": committed == len(document.shards),
+        "generation": generation,
+        "created_at": document.created_at,
+        "manifest": document.manifest,
+        "numerics": document.numerics,
+        "datasets": [d.dataset for d in document.datasets],
+        "sites": [
+            {"site": site.site, "layer": layer, "layer_pos": pos, "width": site.width}
+            for site in document.layout.sites
+            for pos, layer in enumerate(site.layers)
+        ],
+    }
+
+
+def run_files(paths: RootPaths, document: RunDocument) -> RunFiles:
+    """A run with the files that its rows of the index are made from."""
+    run = paths.run(document.run_id)
+    shards = committed_shards(run, current_generation(run))
+    annotations = [paths.annotation(d.dataset, d.inputs_digest) for d in document.datasets]
+    return RunFiles(
+        run=run_row(paths, document),
+        shards=shards,
+        tokens=tuple(run.tokens(s.shard_idx) for s in shards),
+        samples=tuple(run.samples(s.shard_idx) for s in shards),
+        annotations=tuple(a for a in annotations if a.exists()),
+    )
+
+
+def all_vectors(paths: RootPaths) -> list[StoredVector]:
+    """Every vector of the root, oldest first."""
+    files = paths.vectors.glob("*.safetensors") if paths.vectors.is_dir() else ()
+    return sorted((read_vector(path) for path in files), key=lambda s: (s.created_at, s.vector.vector_id))
+
+
+def all_vector_rows(paths: RootPaths) -> list[dict[str, Any]]:
+    """Every vector of the root as rows of `vectors`, one per layer."""
+    return [row for stored in all_vectors(paths) for row in vector_rows(stored)]
+
+
+def all_sweep_files(paths: RootPaths) -> Iterator[SweepFiles]:
+    """Every sweep with its parts of answers."""
+    if paths.sweeps.is_dir():
+        for folder in sorted(p for p in paths.sweeps.iterdir() if (p / "manifest.json").exists()):
+            yield read_sweep_files(folder)

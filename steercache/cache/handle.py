@@ -1,0 +1,138 @@
+"""`Cache`: one handle over a root's files and its index."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from steercache.cache.catch_up import catch_up, is_fresh
+from steercache.cache.documents import RunDocument, read_run_document
+from steercache.cache.entries import all_sweep_files, all_vector_rows, run_files, run_row
+from steercache.cache.paths import RootPaths, RunPaths
+from steercache.cache.source import RunSource
+from steercache.core.errors import BusyError, DamagedError, NotFoundError, UsageError
+from steercache.core.ids import resolve_name
+from steercache.index.database import Index
+from steercache.index.files import RunFiles, over_files
+from steercache.store.durable import make_folder
+
+READER_WAIT_S = 2.0
+
+
+class Cache:
+    """A cache root. Holds no file open: each query opens the index for its own length."""
+
+    def __init__(self, root: Path) -> None:
+        self.paths = RootPaths(root)
+        self.index = Index(self.paths.index)
+        self._reading_index = Index(self.paths.index, wait_s=READER_WAIT_S)
+        self._sources: dict[tuple[str, str], RunSource] = {}
+
+    @property
+    def root(self) -> Path:
+        return self.paths.root
+
+    def documents(self) -> list[RunDocument]:
+        """Every run's document, newest first. A damaged one does not hide the others: `damaged_documents` has it."""
+        found = [document for document in self._read_documents() if isinstance(document, RunDocument)]
+        return sorted(found, key=lambda d: (d.created_at, d.run_id), reverse=True)
+
+    def damaged_documents(self) -> list[DamagedError]:
+        """What is wrong with runs whose `run.json` cannot be read."""
+        return [error for error in self._read_documents() if isinstance(error, DamagedError)]
+
+    def _read_documents(self) -> Iterator[RunDocument | DamagedError]:
+        for run in self.paths.all_runs():
+            try:
+                yield read_run_document(run.document)
+            except DamagedError as error:
+                yield error
+            except NotFoundError:
+                continue  # removed since it was listed
+
+    def resolve_run(self, wanted: str) -> str:
+        """The id of the run that answers to a name, an id or a unique prefix; of several of one name the newest."""
+        candidates = [(d.run_id, d.name) for d in self.documents()]
+        return resolve_name(wanted, candidates, noun="run", list_command="steercache cache status")
+
+    def run_paths(self, run_id: str) -> RunPaths:
+        return self.paths.run(run_id)
+
+    def run_document(self, run_id: str) -> RunDocument:
+        """A run's document. Raises NotFoundError, DamagedError."""
+        return read_run_document(self.paths.run(run_id).document)
+
+    def source(self, run_id: str) -> RunSource:
+        """The rows of a run, in its current generation; the same object until the generation or its shards change."""
+        paths = self.paths.run(run_id)
+        shards = sum(1 for _ in (paths.folder / "shards").glob("*/*.json"))
+        key = (run_id, f"{paths.current.read_text().strip() if paths.current.exists() else ''}:{shards}")
+        if key not in self._sources:
+            for old in [k for k in self._sources if k[0] == run_id]:
+                del self._sources[old]
+            self._sources[key] = RunSource(paths, self.run_document(run_id))
+        return self._sources[key]
+
+    def run_files(self) -> Iterator[RunFiles]:
+        """What the index is derived from, run by run, oldest first."""
+        for document in reversed(self.documents()):
+            yield run_files(self.paths, document)
+
+    def run_row(self, run_id: str) -> dict[str, Any]:
+        """A run as a row of the index."""
+        document = self.run_document(run_id)
+        return run_row(self.paths, document)
+
+    @contextmanager
+    def connection(self) -> Iterator[Any]:
+        """A DuckDB connection for one query over what the files say at this moment.
+
+        It is the index, brought up to date first where it lags behind; or the files themselves, when somebody else holds the
+        index or it cannot be written.
+        """
+        if not any(folder.is_dir() for folder in (self.paths.runs, self.paths.vectors, self.paths.sweeps)):
+            raise NotFoundError("the cache is empty", place=str(self.root), hint="steercache build smollm2-concepts")
+        with ExitStack() as stack:
+            connection = self._fresh_index(stack)
+            if connection is None:
+                connection = over_files(
+                    list(self.run_files()), all_vector_rows(self.paths), list(all_sweep_files(self.paths))
+                )
+                stack.callback(connection.close)
+            yield connection
+
+    def _fresh_index(self, stack: ExitStack) -> Any:
+        """The index as a reading connection on `stack`, or None when it cannot be had up to date."""
+        for _ in range(2):
+            try:
+                with ExitStack() as attempt:
+                    connection = attempt.enter_context(self._reading_index.read())
+                    if is_fresh(self.paths, connection):
+                        stack.enter_context(attempt.pop_all())
+                        return connection
+            except BusyError:
+                return None
+            except NotFoundError:
+                pass  # no index yet: made below
+            try:
+                catch_up(self.paths)
+            except UsageError:
+                return None  # a root that cannot be written is read from its files
+        return None
+
+
+def open_cache(root: Path, *, create: bool = False) -> Cache:
+    """Open the cache at `root`.
+
+    Raises:
+        NotFoundError: there is no cache and `create` is false.
+        UsageError: the folder cannot be made.
+    """
+    looks_like_cache = any((root / name).exists() for name in ("runs", "index.duckdb", "vectors", "annotations"))
+    if not looks_like_cache:
+        if not create:
+            raise NotFoundError(
+                "no cache here", place=str(root), hint=f"steercache build smollm2-concepts --root {root}"
+            )
+        make_folder(root / "runs")
+    return Cache(root)

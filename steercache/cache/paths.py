@@ -1,0 +1,117 @@
+"""Every path below a cache root, in one place; ids are checked before they become part of one."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from steercache.core.errors import NotFoundError
+
+FIRST_GENERATION = "g0001"
+_HEX_ID = re.compile(r"[0-9a-f]{64}")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def checked_id(text: str) -> str:
+    """`text` when it is a whole SHA-256 id. Raises NotFoundError for anything else: ids are looked up, never joined."""
+    if not _HEX_ID.fullmatch(text):
+        raise NotFoundError(f"{text!r} is not an id of this cache", hint="steercache cache status")
+    return text
+
+
+def checked_name(text: str) -> str:
+    """`text` when it is a plain name (letters, digits, `._-`). Raises NotFoundError for anything else."""
+    if not _PLAIN_NAME.fullmatch(text):
+        raise NotFoundError(f"{text!r} is not a plain name (letters, digits, '.', '_', '-')")
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class RunPaths:
+    """The files of one run."""
+
+    folder: Path
+
+    @property
+    def document(self) -> Path:
+        return self.folder / "run.json"
+
+    @property
+    def current(self) -> Path:
+        return self.folder / "CURRENT"
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / "LOCK"
+
+    def generation(self, name: str) -> Path:
+        """The Zarr group of one generation."""
+        return self.folder / name
+
+    def shards(self, generation: str) -> Path:
+        """The folder of one generation's shard records."""
+        return self.folder / "shards" / generation
+
+    def shard(self, generation: str, shard_idx: int) -> Path:
+        """The record whose rename commits a shard."""
+        return self.shards(generation) / f"{shard_idx:05d}.json"
+
+    def tokens(self, shard_idx: int) -> Path:
+        return self.folder / "rows" / f"{shard_idx:05d}.parquet"
+
+    def samples(self, shard_idx: int) -> Path:
+        return self.folder / "samples" / f"{shard_idx:05d}.parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class RootPaths:
+    """The folders of one cache root."""
+
+    root: Path
+
+    @property
+    def index(self) -> Path:
+        return self.root / "index.duckdb"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def vectors(self) -> Path:
+        return self.root / "vectors"
+
+    @property
+    def sweeps(self) -> Path:
+        return self.root / "sweeps"
+
+    @property
+    def annotations(self) -> Path:
+        return self.root / "annotations"
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def calibration(self) -> Path:
+        return self.root / "calibration.json"
+
+    def all_runs(self) -> list[RunPaths]:
+        """Every run that has begun, by id; what is being removed has another name."""
+        if not self.runs.is_dir():
+            return []
+        folders = sorted(folder for folder in self.runs.iterdir() if _HEX_ID.fullmatch(folder.name))
+        return [run for run in map(RunPaths, folders) if run.document.exists()]
+
+    def run(self, run_id: str) -> RunPaths:
+        return RunPaths(self.runs / checked_id(run_id))
+
+    def vector(self, vector_id: str) -> Path:
+        return self.vectors / f"{checked_id(vector_id)}.safetensors"
+
+    def sweep(self, sweep_id: str) -> Path:
+        return self.sweeps / checked_id(sweep_id)
+
+    def annotation(self, dataset: str, inputs_digest: str) -> Path:
+        """Labels of one list of inputs; runs of several models over the same inputs share the file."""
+        return self.annotations / checked_name(dataset) / f"{checked_id(inputs_digest)}.parquet"

@@ -1,0 +1,143 @@
+"""The rows of one run, opened when they are first asked for."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+from steercache.cache.documents import RunDocument, read_shard_record
+from steercache.cache.paths import RunPaths
+from steercache.core.errors import DamagedError, NotFoundError
+from steercache.core.layout import ShardRecord
+from steercache.core.selection import RowIndex
+from steercache.store.reader import GenerationReader, open_generation
+
+
+def current_generation(paths: RunPaths) -> str:
+    """The generation that `CURRENT` names. Raises DamagedError when it names none."""
+    try:
+        name = paths.current.read_text().strip()
+    except FileNotFoundError as error:
+        raise DamagedError("CURRENT is missing", place=str(paths.folder), hint="steercache cache verify") from error
+    if not name.isalnum() or not paths.generation(name).is_dir():
+        raise DamagedError(
+            f"CURRENT names {name!r}, which is not there", place=str(paths.folder), hint="steercache cache verify"
+        )
+    return name
+
+
+class CommittedShards(Mapping[int, ShardRecord]):
+    """The committed shards of a generation; a record is read when it is asked for, so that opening a run is cheap."""
+
+    def __init__(self, paths: RunPaths, generation: str) -> None:
+        self._paths, self._generation = paths, generation
+        folder = paths.shards(generation)
+        names = os.listdir(folder) if folder.is_dir() else ()
+        self._shard_idxs = sorted(int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit())
+        self._known = frozenset(self._shard_idxs)
+        self._records: dict[int, ShardRecord] = {}
+
+    def __getitem__(self, shard_idx: int) -> ShardRecord:
+        if shard_idx not in self._known:
+            raise KeyError(shard_idx)
+        if shard_idx not in self._records:
+            self._records[shard_idx] = read_shard_record(self._paths.shard(self._generation, shard_idx))
+        return self._records[shard_idx]
+
+    def __contains__(self, shard_idx: object) -> bool:
+        return shard_idx in self._known
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._shard_idxs)
+
+    def __len__(self) -> int:
+        return len(self._shard_idxs)
+
+
+def committed_shards(paths: RunPaths, generation: str) -> tuple[ShardRecord, ...]:
+    """Records of the committed shards, in order."""
+    return tuple(CommittedShards(paths, generation).values())
+
+
+class RunSource:
+    """A `core.selection.RowSource` over the current generation of a run."""
+
+    def __init__(self, paths: RunPaths, document: RunDocument) -> None:
+        self._paths = paths
+        self.document = document
+        self._generation = current_generation(paths)
+        self._reader: GenerationReader | None = None
+
+    @property
+    def run_id(self) -> str:
+        return self.document.run_id
+
+    @property
+    def generation(self) -> str:
+        return self._generation
+
+    @property
+    def reader(self) -> GenerationReader:
+        """The reader of the generation; opened once. One that was compacted and collected since is followed."""
+        if self._paths.folder.is_dir() and not self._paths.generation(self._generation).is_dir():
+            self._follow()
+        if self._reader is None:
+            self._reader = self._open(self._generation)
+        return self._reader
+
+    def _open(self, generation: str) -> GenerationReader:
+        return open_generation(self._paths.generation(generation), CommittedShards(self._paths, generation))
+
+    def _follow(self) -> None:
+        """Read the generation in force, which has the same rows.
+
+        Raises:
+            NotFoundError: it has lost precision, and nobody who selected rows was told.
+        """
+        current = current_generation(self._paths)
+        reader = self._open(current)
+        if reader.lossy and not (self._reader is not None and self._reader.lossy):
+            raise NotFoundError(
+                f"{self._generation} of the run {self.document.name!r} was collected; {current} is lossy",
+                place=str(self._paths.folder),
+                hint="select again: what is fitted then says that its rows are lossy",
+            )
+        self._generation, self._reader = current, reader
+
+    @property
+    def lossy(self) -> bool:
+        """Whether values differ from what the model computed (an int8 generation)."""
+        return self.reader.lossy
+
+    def layers(self, site: str) -> tuple[int, ...]:
+        """Blocks kept for `site`. Raises NotFoundError when the run does not have the site."""
+        try:
+            return self.document.layout.site(site).layers
+        except KeyError as error:
+            has = ", ".join(s.site for s in self.document.layout.sites)
+            raise NotFoundError(f"the run {self.document.name!r} has no site {site!r}; it has {has}") from error
+
+    def gather(self, site: str, layer: int, rows: RowIndex) -> npt.NDArray[Any]:
+        """Rows of one layer in the order asked for, shape (n, d), as stored."""
+        kept = self.layers(site)
+        if layer not in kept:
+            raise NotFoundError(
+                f"layer {layer} is not in the run {self.document.name!r}; it has {_span(kept)} at {site}"
+            )
+        return self.reader.gather(site, layer, rows)
+
+    def layer_views(self, site: str, layer: int) -> Sequence[tuple[int, npt.NDArray[Any]]]:
+        """(first row, rows (n, d)) of every committed shard; empty for a generation whose rows must be decoded."""
+        return self.reader.layer_views(site, layer) if self.reader.codec == "raw" else ()
+
+    def close(self) -> None:
+        """Let go of the memory maps."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+
+def _span(layers: tuple[int, ...]) -> str:
+    consecutive = layers == tuple(range(layers[0], layers[-1] + 1))
+    return f"layers {layers[0]} to {layers[-1]}" if consecutive else f"layers {', '.join(map(str, layers))}"

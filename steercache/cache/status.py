@@ -1,0 +1,100 @@
+"""What is in a cache, how large it is, and what of it is damaged."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from steercache.cache.documents import RunDocument
+from steercache.cache.handle import Cache
+from steercache.cache.remove import leftovers
+from steercache.cache.source import committed_shards, current_generation
+from steercache.core.errors import DamagedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStatus:
+    """One run at a glance; sizes in bytes."""
+
+    run_id: str
+    name: str
+    model: str
+    datasets: tuple[str, ...]
+    sites: tuple[str, ...]
+    n_layers: int
+    dtype: str
+    codec: str
+    generation: str
+    n_samples: int
+    n_rows: int
+    n_shards: int
+    n_shards_committed: int
+    n_bytes: int
+    created_at: str
+
+    @property
+    def complete(self) -> bool:
+        return self.n_shards == self.n_shards_committed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheStatus:
+    """A root at a glance; sizes in bytes."""
+
+    root: str
+    runs: tuple[RunStatus, ...]
+    n_vectors: int
+    n_bytes: int
+    n_bytes_leftover: int
+    n_bytes_free: int
+    damaged: tuple[str, ...] = ()
+
+
+def cache_status(cache: Cache) -> CacheStatus:
+    """Read the files of a root; needs no index."""
+    runs, damaged = [], [str(error) for error in cache.damaged_documents()]
+    for document in cache.documents():
+        try:
+            runs.append(run_status(cache, document))
+        except DamagedError as error:  # it must not hide the others
+            damaged.append(str(error))
+    n_vectors = len(list(cache.paths.vectors.glob("*.safetensors"))) if cache.paths.vectors.is_dir() else 0
+    return CacheStatus(
+        root=str(cache.root),
+        runs=tuple(runs),
+        n_vectors=n_vectors,
+        n_bytes=sum(r.n_bytes for r in runs),
+        n_bytes_leftover=sum(item.n_bytes for item in leftovers(cache)),
+        n_bytes_free=free_bytes(cache.root),
+        damaged=tuple(damaged),
+    )
+
+
+def run_status(cache: Cache, document: RunDocument) -> RunStatus:
+    """One run's status from its documents and shard records."""
+    paths = cache.run_paths(document.run_id)
+    generation = current_generation(paths)
+    records = committed_shards(paths, generation)
+    return RunStatus(
+        run_id=document.run_id,
+        name=document.name,
+        model=document.model.name,
+        datasets=tuple(d.dataset for d in document.datasets),
+        sites=tuple(s.site for s in document.layout.sites),
+        n_layers=max(len(s.layers) for s in document.layout.sites),
+        dtype=document.layout.dtype,
+        codec=cache.source(document.run_id).reader.codec,
+        generation=generation,
+        n_samples=sum(r.n_samples for r in records),
+        n_rows=sum(r.n_rows for r in records),
+        n_shards=len(document.shards),
+        n_shards_committed=len(records),
+        n_bytes=sum(r.n_bytes for r in records),
+        created_at=document.created_at,
+    )
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space of the file system that `folder` is on (or will be)."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

@@ -1,0 +1,113 @@
+"""A vector on disk: values and full provenance in one safetensors file, read without running code."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from steercache.core.errors import DamagedError, NotFoundError, UsageError
+from steercache.core.ids import canonical_json
+from steercache.core.vectors import SteeringVector
+from steercache.store.durable import make_folder, write_file_atomically
+
+HEADER = "steercache.vector"  # the one key of the safetensors metadata
+FORMAT = 1
+_REMEDY = "restore the file from a copy, or remove it and fit the vector again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredVector:
+    """A vector as it was saved, and when."""
+
+    vector: SteeringVector
+    created_at: str
+
+
+def write_vector(path: Path, vector: SteeringVector) -> None:
+    """Write `vector` durably and atomically."""
+    head = {
+        "format": FORMAT,
+        "vector_id": vector.vector_id,
+        "name": vector.name,
+        "method": vector.method,
+        "concept": vector.concept,
+        "site": vector.site,
+        "layers": list(vector.layers),
+        "provenance": vector.provenance,
+        "diagnostics": [dict(d) for d in vector.diagnostics],
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    data = save({"values": np.ascontiguousarray(vector.values)}, metadata={HEADER: canonical_json(head).decode()})
+    make_folder(path.parent)
+    write_file_atomically(path, data)
+
+
+def read_vector(path: Path) -> StoredVector:
+    """Read one vector file.
+
+    Raises:
+        NotFoundError: it is not there.
+        UsageError: it may not be read.
+        DamagedError: it is no safetensors file, has no header of ours, or its values do not match its id.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            head = json.loads((file.metadata() or {})[HEADER])
+            values = file.get_tensor("values")
+        vector = SteeringVector(
+            name=head["name"],
+            method=head["method"],
+            concept=head["concept"],
+            site=head["site"],
+            layers=tuple(head["layers"]),
+            values=values,
+            provenance=head["provenance"],
+            diagnostics=tuple(head["diagnostics"]),
+        )
+        created_at = str(head["created_at"])
+        claimed = head["vector_id"]
+    except FileNotFoundError as error:
+        if path.exists():  # what safetensors says of a file that may not be read, too
+            raise UsageError("may not be read", place=str(path), hint="mend its permissions") from error
+        raise NotFoundError("no such vector", place=str(path), hint="steercache vectors list") from error
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        raise DamagedError(f"not a vector of steercache: {error}", place=str(path), hint=_REMEDY) from error
+    if vector.vector_id != claimed:
+        raise DamagedError("the values do not match the vector's id", place=str(path), hint=_REMEDY)
+    return StoredVector(vector=vector, created_at=created_at)
+
+
+def vector_rows(stored: StoredVector) -> list[dict[str, Any]]:
+    """A vector as rows of the index's `vectors`, one per layer."""
+    vector, made = stored.vector, stored.vector.provenance
+    by_layer: dict[int, Mapping[str, Any]] = {d["layer"]: d for d in vector.diagnostics if "layer" in d}
+    query = made.get("query") or {}
+    return [
+        {
+            "vector_id": vector.vector_id,
+            "name": vector.name,
+            "method": vector.method,
+            "concept": vector.concept,
+            "site": vector.site,
+            "layer": layer,
+            "norm": float(norm),
+            "resid_norm": by_layer.get(layer, {}).get("resid_norm"),
+            "auc": by_layer.get(layer, {}).get("auc"),
+            "run_id": made.get("run_id"),
+            "generation": made.get("generation"),
+            "query_name": query.get("name"),
+            "query_text": query.get("text"),
+            "params": made.get("params") or {},
+            "control_kind": made.get("control_kind"),
+            "control_seed": made.get("control_seed"),
+            "created_at": stored.created_at,
+            "hidden_size": vector.hidden_size,
+        }
+        for layer, norm in zip(vector.layers, vector.norms, strict=True)
+    ]

@@ -1,0 +1,111 @@
+"""Compare every committed file with its record: sizes, checksums of files and of chunks, Parquet against arrays."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from steercache.cache.documents import shares_rows
+from steercache.cache.handle import Cache
+from steercache.cache.paths import RunPaths
+from steercache.cache.source import committed_shards, current_generation
+from steercache.cache.vector_files import read_vector
+from steercache.core.errors import DamagedError, NotFoundError, SteercacheError
+from steercache.core.layout import ShardRecord
+from steercache.store.verify import verify_file, verify_metadata
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that is wrong, where, and what mends it."""
+
+    severity: Literal["damage", "leftover"]
+    place: str
+    message: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What a step of the verification looked at."""
+
+    run_id: str
+    shard_idx: int
+    n_bytes: int
+    findings: tuple[Finding, ...]
+
+
+def verify_run(cache: Cache, run_id: str) -> Iterator[Checked]:
+    """Check one run shard by shard, so that a caller can show progress."""
+    paths = cache.run_paths(run_id)
+    document = cache.run_document(run_id)
+    remedy = f"steercache cache rm {document.name} --shards, then build again"
+    generation = current_generation(paths)
+    named = [
+        Finding(
+            severity="damage",
+            place=f"runs/{run_id[:12]}/{generation}",
+            message=message,
+            remedy="restore it from a copy",
+        )
+        for message in verify_metadata(paths.generation(generation))
+    ]
+    if named:
+        yield Checked(run_id=run_id, shard_idx=-1, n_bytes=0, findings=tuple(named))
+    for record in committed_shards(paths, generation):
+        found = [
+            Finding(severity="damage", place=f"runs/{run_id[:12]}/{file.path}", message=message, remedy=remedy)
+            for file in record.files
+            for message in verify_file(paths.folder, file)
+        ]
+        found += [
+            Finding(severity="damage", place=f"runs/{run_id[:12]}", message=message, remedy=remedy)
+            for message in _tables(paths, record, shared=shares_rows(document))
+        ]
+        yield Checked(run_id=run_id, shard_idx=record.shard_idx, n_bytes=record.n_bytes, findings=tuple(found))
+
+
+def verify_vectors(cache: Cache) -> list[Finding]:
+    """Check that every vector file holds what its id says."""
+    findings = []
+    for path in sorted(cache.paths.vectors.glob("*.safetensors")) if cache.paths.vectors.is_dir() else ():
+        try:
+            read_vector(path)
+        except (DamagedError, NotFoundError) as error:
+            findings.append(_finding(f"vectors/{path.name}", error))
+    return findings
+
+
+def _finding(place: str, error: SteercacheError) -> Finding:
+    return Finding(severity="damage", place=place, message=error.message, remedy=error.hint or "restore it from a copy")
+
+
+def _tables(paths: RunPaths, record: ShardRecord, *, shared: bool) -> list[str]:
+    """Rows that Parquet names against rows that the arrays have; each counts once where tokens share them."""
+    problems = []
+    for path, kind in ((paths.tokens(record.shard_idx), "rows"), (paths.samples(record.shard_idx), "samples")):
+        try:
+            table = pq.read_table(path, columns=["row_idx"] if kind == "rows" else ["sample_idx"])
+        except (OSError, pa.ArrowException) as error:
+            problems.append(f"{kind}/{path.name} cannot be read: {error}")
+            continue
+        expected = record.n_rows if kind == "rows" else record.n_samples
+        column = table.column(0).drop_null()
+        counted = len(column.unique()) if shared else len(column)
+        if counted != expected:
+            problems.append(f"{kind}/{path.name} names {counted} {kind}, the shard has {expected}")
+    return problems
+
+
+def verify_root(cache: Cache, run_ids: Sequence[str] | None = None) -> Iterator[Checked]:
+    """Check the runs named, or every run and vector of the cache; a run whose documents cannot be read is a finding."""
+    for run_id in run_ids if run_ids is not None else [run.folder.name for run in cache.paths.all_runs()]:
+        try:
+            yield from verify_run(cache, run_id)
+        except (DamagedError, NotFoundError) as error:
+            found = _finding(f"runs/{run_id[:12]}", error)
+            yield Checked(run_id=run_id, shard_idx=-1, n_bytes=0, findings=(found,))
+    if run_ids is None:
+        yield Checked(run_id="", shard_idx=-1, n_bytes=0, findings=tuple(verify_vectors(cache)))

@@ -1,0 +1,188 @@
+"""`steercache cache`: status, verify, rebuild, compact, rm, gc."""
+
+from pathlib import Path
+
+import click
+
+from steercache.cache.compact import compact_run
+from steercache.cache.handle import open_cache
+from steercache.cache.rebuild import rebuild_index
+from steercache.cache.remove import collect, leftovers, remove_damaged_shards, remove_run
+from steercache.cache.status import cache_status
+from steercache.cache.verify import Finding, verify_root
+from steercache.cli.options import json_option, root_option
+from steercache.cli.output import human_bytes, next_commands, note, print_json, print_table, progress_bar
+from steercache.core.errors import DamagedError
+from steercache.core.ids import SHORT_ID
+from steercache.core.layout import CodecName
+
+
+@click.group()
+def cache() -> None:
+    """Look at the cache, check it, shrink it, clean it.
+
+    \b
+    steercache cache status
+    steercache cache verify
+    """
+
+
+@cache.command()
+@root_option
+@json_option
+def status(root: Path, as_json: bool) -> None:
+    """What is in the cache and how large it is; reads the files, needs no index.
+
+    \b
+    steercache cache status
+    """
+    seen = cache_status(open_cache(root))
+    if as_json:
+        print_json(seen)
+        return
+    print_table(
+        ["run", "name", "model", "data", "sites x layers", "dtype", "codec", "rows", "size", "shards"],
+        [
+            [
+                run.run_id[:SHORT_ID],
+                run.name,
+                run.model,
+                ", ".join(run.datasets),
+                f"{', '.join(run.sites)} x {run.n_layers}",
+                run.dtype,
+                run.codec,
+                f"{run.n_rows:,}",
+                human_bytes(run.n_bytes),
+                str(run.n_shards) if run.complete else f"{run.n_shards_committed} of {run.n_shards}",
+            ]
+            for run in seen.runs
+        ],
+    )
+    held = f"{human_bytes(seen.n_bytes)} in {len(seen.runs)} runs, {seen.n_vectors} vectors"
+    click.echo(f"\n{held}; {human_bytes(seen.n_bytes_free)} free")
+    if seen.n_bytes_leftover:
+        note(f"{human_bytes(seen.n_bytes_leftover)} that nothing refers to: steercache cache gc")
+    for message in seen.damaged:
+        note(f"damaged: {message}")
+    for run in seen.runs:
+        if not run.complete:
+            note(f"{run.name} is not complete: steercache build {run.name}")
+
+
+@cache.command()
+@click.argument("runs", nargs=-1)
+@root_option
+@json_option
+def verify(runs: tuple[str, ...], root: Path, as_json: bool) -> None:
+    """Compare every file (of RUNS, or of all) with its recorded size and checksums. Exit code 5 when something differs.
+
+    \b
+    steercache cache verify
+    """
+    opened = open_cache(root)
+    wanted = [opened.resolve_run(run) for run in runs] or None
+    findings: list[Finding] = []
+    n_bytes = 0
+    with progress_bar("verifying", total=None, unit="shards", quiet=as_json) as bar:
+        for checked in verify_root(opened, wanted):
+            findings += checked.findings
+            n_bytes += checked.n_bytes
+            bar.advance()
+    if as_json:
+        print_json({"n_bytes": n_bytes, "findings": findings})
+        click.get_current_context().exit(DamagedError.exit_code if findings else 0)
+    for finding in findings:
+        click.echo(f"{finding.place}: {finding.message}")
+    if findings:
+        remedies = "; or ".join(dict.fromkeys(f.remedy for f in findings))
+        raise DamagedError(f"{len(findings)} problems in {human_bytes(n_bytes)}", place=str(root), hint=remedies)
+    click.echo(f"{human_bytes(n_bytes)} verified, no problem found")
+
+
+@cache.command()
+@root_option
+def rebuild(root: Path) -> None:
+    """Make index.duckdb again from the files beside it.
+
+    \b
+    steercache cache rebuild
+    """
+    opened = open_cache(root)
+    rebuild_index(opened)
+    click.echo(f"{opened.paths.index} rebuilt from {len(opened.documents())} runs")
+
+
+@cache.command()
+@click.argument("run")
+@click.option("--codec", type=click.Choice(["blosc", "pcodec", "int8", "raw"]), default="blosc", show_default=True)
+@root_option
+@json_option
+def compact(run: str, codec: CodecName, root: Path, as_json: bool) -> None:
+    """Write RUN again with a codec; queries and fits work on it unchanged. int8 loses precision and says so.
+
+    \b
+    steercache cache compact smollm2-concepts --codec blosc
+    """
+    opened = open_cache(root)
+    with progress_bar("compacting", total=None, unit="shards", quiet=as_json) as bar:
+        done = compact_run(
+            opened, opened.resolve_run(run), codec=codec, on_shard=lambda n, of: bar.show("compacting", n, of)
+        )
+    if as_json:
+        print_json(done)
+        return
+    share = done.n_bytes_after / done.n_bytes_before
+    click.echo(
+        f"{done.generation} ({codec}): {human_bytes(done.n_bytes_before)} -> {human_bytes(done.n_bytes_after)} ({share:.0%})"
+    )
+    if done.error:
+        note("int8 error: " + ", ".join(f"{name} {value:.4g}" for name, value in done.error.items()))
+    next_commands("steercache cache gc        # frees the old generation")
+
+
+@cache.command()
+@click.argument("run")
+@click.option("--shards", is_flag=True, help="Only the shards that are damaged, so that a build makes them again.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@root_option
+def rm(run: str, shards: bool, yes: bool, root: Path) -> None:
+    """Remove RUN with its rows; vectors fitted from it stay.
+
+    \b
+    steercache cache rm smollm2-concepts --yes
+    """
+    opened = open_cache(root)
+    run_id = opened.resolve_run(run)
+    name = opened.run_document(run_id).name
+    if shards:
+        damaged = remove_damaged_shards(opened, run_id)
+        click.echo(
+            f"{len(damaged)} damaged shards of {name} un-committed{': ' if damaged else ''}{', '.join(map(str, damaged))}"
+        )
+        if damaged:
+            next_commands(f"steercache build {name}")
+        return
+    if not yes:
+        click.confirm(f"remove the run {name} ({run_id[:SHORT_ID]}) and its activations?", abort=True)
+    click.echo(f"removed {name}, {human_bytes(remove_run(opened, run_id))} freed")
+
+
+@cache.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@root_option
+@json_option
+def gc(dry_run: bool, root: Path, as_json: bool) -> None:
+    """Remove what nothing refers to: old generations, half-written files, runs that never began.
+
+    \b
+    steercache cache gc --dry-run
+    """
+    opened = open_cache(root)
+    items = list(leftovers(opened)) if dry_run else collect(opened)
+    if as_json:
+        print_json(items)
+        return
+    for item in items:
+        click.echo(f"{human_bytes(item.n_bytes):>10}  {item.path.relative_to(root)}  ({item.reason})")
+    verb = "would be freed" if dry_run else "freed"
+    click.echo(f"{human_bytes(sum(item.n_bytes for item in items))} {verb}")

@@ -1,0 +1,211 @@
+"""`steercache eval`: a benchmark's table, with intervals, controls and every answer kept."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from steercache.cli.fit import parse_layers
+from steercache.cli.options import among, device_options, json_option, mode_options, root_option, words
+from steercache.cli.output import next_commands, note, print_json, print_table, progress_bar
+from steercache.core.errors import PartlyFailedError, UsageError
+from steercache.core.ids import SHORT_ID
+from steercache.core.trials import Target
+from steercache.data.benchmarks import BENCHMARKS, open_benchmark
+from steercache.evals.controls import CONTROL_KINDS
+from steercache.evals.run import Evaluation, evaluate
+from steercache.evals.run_table import EvalRow
+from steercache.evals.settings import EvalOptions
+from steercache.evals.settings_model import find_model
+from steercache.evals.settings_vectors import by_methods
+from steercache.queries.session import open_session
+
+SHOWN = 5  # failures named at the terminal; --json has all
+
+
+@click.command(name="eval")
+@click.argument("model")
+@click.argument("benchmark", type=click.Choice(list(BENCHMARKS)), metavar="BENCHMARK")
+@click.option("--vector", "names", multiple=True, help="Vector by name, id or prefix; may be repeated.")
+@click.option("--methods", help="Also the newest vectors of the same concept and run by these, such as linear_probe.")
+@click.option("--layer", "layers", help="Block, or several to choose among: 5,8-10.")
+@click.option("--alpha", "alphas", default="1", show_default=True, help="Strength, or several: 0.5,1,2.")
+@click.option("--unit", type=click.Choice(["raw", "resid_norm"]), default="raw", show_default=True, help="Of alpha.")
+@click.option(
+    "--target", "targets", default="image", show_default=True, help="image, text, both; or several: image,text."
+)
+@click.option("--split", type=click.Choice(["search", "test", "both"]), default="both", show_default=True)
+@click.option(
+    "--rule", type=click.Choice(["grouped", "paper"]), default="grouped", show_default=True, help="Of the splits."
+)
+@click.option("--task", help="One task of the benchmark, such as Relation.")
+@click.option("--form", type=click.Choice(["letter", "number", "word"]), default="letter", show_default=True)
+@click.option("--n", type=click.IntRange(1), help="Questions per split; all by default.")
+@click.option("--controls", type=click.IntRange(0), default=20, show_default=True, help="Per vector.")
+@click.option("--control-kinds", default=",".join(CONTROL_KINDS), show_default=True)
+@click.option("--prompting", help="Words of the prompting baseline; by default the concept's. '' leaves it out.")
+@click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="The set's files; the hub by default.")
+@click.option(
+    "--max-new-tokens", type=click.IntRange(1, 4096), help="By default 8 for letters and counts, 20 for words."
+)
+@click.option("--tokens-per-batch", type=click.IntRange(1), default=4096, show_default=True)
+@click.option("--memory", "memory_mib", metavar="MIB", type=click.IntRange(1), default=2048, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of controls and intervals.")
+@mode_options
+@click.option(
+    "--damage/--no-damage",
+    default=True,
+    show_default=True,
+    help="Measure what the chosen settings do to unrelated prompts (KL from the unsteered next token).",
+)
+@click.option("--allow-foreign", is_flag=True, help="Take vectors of other or unknown lineage; the table says so.")
+@root_option
+@device_options
+@json_option
+def eval_command(model: str, benchmark: str, **asked: Any) -> None:
+    """Answer BENCHMARK with MODEL, unsteered, asked in words, steered, and under controls; compare, and keep every answer.
+
+    MODEL is a model manifest, a checkpoint folder, or a model of the zoo (tiny, demo). With several layers, strengths or
+    targets, every vector and control takes its best on the search split and is held to it on the test split.
+
+    Safe to kill: answers are kept as they come, and asked again only where none is.
+
+    \b
+    steercache eval tiny scenes --task Count --form number --n 8
+
+    With vectors, add for instance --vector counting --layer 2,3 --alpha 0.5,1,2 --target image,text.
+    """
+    options = _options(asked)
+    session = open_session(asked["root"])
+    vectors = [session.vector(name) for name in asked["names"]]
+    if asked["methods"]:
+        vectors = list(by_methods(session.cache, vectors, words(asked["methods"])))
+    questions = open_benchmark(
+        benchmark, asked["folder"], task=asked["task"], rule=asked["rule"], form=asked["form"], limit=None
+    )
+    loaded = find_model(model, asked["root"]).load(asked["root"], device=asked["device"], dtype=asked["dtype"])
+    with progress_bar("reading questions", total=None, unit="answers", quiet=asked["as_json"]) as bar:
+        found = evaluate(session, loaded, questions, vectors=vectors, options=options, progress=bar.show)
+    if asked["as_json"]:
+        print_json(found)
+    else:
+        _print(found)
+        next_commands(
+            f"steercache query \"select * from answers where sweep_id = '{found.sweep_id}' and status = 'failed'\""
+            if found.failures
+            else f"steercache query \"select * from trials where sweep_id = '{found.sweep_id}'\"",
+            "steercache vectors list",
+        )
+    if found.failures:
+        first = found.failures[0]
+        raise PartlyFailedError(
+            f"{len(found.failures)} of {sum(found.n_samples.values())} samples failed; the first: {first.error}",
+            hint="mend these rows, or report the table with their number",
+        )
+
+
+def _options(asked: dict[str, Any]) -> EvalOptions:
+    layers = parse_layers(asked["layers"])
+    if layers is None and asked["names"]:
+        raise UsageError("which layer is not said", hint="--layer 12, or several to choose among: --layer 8-14")
+    try:
+        alphas = tuple(float(word) for word in words(asked["alphas"]))
+    except ValueError:
+        raise UsageError(f"{asked['alphas']!r} is no list of numbers", hint="--alpha 0.5,1,2") from None
+    return EvalOptions(
+        layers=tuple(layers or (0,)),
+        alphas=alphas,
+        targets=among(asked["targets"], get_args(Target), "target"),
+        alpha_unit=asked["unit"],
+        control_kinds=among(asked["control_kinds"], CONTROL_KINDS, "kind of control"),
+        **{
+            name: asked[name]
+            for name in (
+                *("split", "n", "controls", "prompting", "max_new_tokens", "tokens_per_batch", "memory_mib", "seed"),
+                *("allow_foreign", "damage", "mode", "recalibrate"),
+            )
+        },
+    )
+
+
+def _print(found: Evaluation) -> None:
+    for split, share in found.baseline.items():
+        rows = [row for row in found.rows if row.split == split]
+        title = f"{found.model} on {found.benchmark}, {split} split: {share:.3f} unsteered, {found.n_samples[split]} questions"
+        columns = [
+            "",
+            "setting",
+            "right",
+            "gain",
+            "95 %",
+            "p (McNemar)",
+            "p (Holm)",
+            "could show",
+            "controls",
+            "rank p",
+            "KL",
+        ]
+        print_table(columns, [_cells(row) for row in rows], title=title)
+        for row in rows:
+            _print_letters(row)
+        click.echo()
+    _print_notes(found)
+
+
+def _cells(row: EvalRow) -> list[Any]:
+    c, cell = row.comparison, row.cell
+    setting = "-" if cell.layer is None else f"layer {cell.layer}, alpha {cell.alpha:g}, {cell.target}"
+    gains = sorted(control.gain for control in row.controls)
+    reached = f"{len(gains)}: {gains[len(gains) // 2]:+.3f} mid, {gains[-1]:+.3f} best" if gains else "-"
+    changed = f" (+{c.mcnemar.helped} -{c.mcnemar.hurt})"
+    return [
+        row.name,
+        setting,
+        f"{c.after:.3f}",
+        f"{c.gain.estimate:+.3f}{changed}",
+        f"{c.gain.low:+.3f} to {c.gain.high:+.3f}",
+        f"{c.mcnemar.p:.3g}",
+        f"{row.p_holm:.3g}",
+        "nothing" if c.detectable is None else f"{c.detectable:.3f}",
+        reached,
+        "-" if row.rank_p is None else f"{row.rank_p:.3f}",
+        "-" if row.damage is None else f"{row.damage.mean_nats:.3g}, most {row.damage.max_nats:.3g}",
+    ]
+
+
+def _print_letters(row: EvalRow) -> None:
+    """Answers before and after, where they are few enough to be read in a line."""
+    letters = row.comparison.letters
+    if len(letters.letters) <= 12:
+        shown = zip(letters.letters, letters.before, letters.after, letters.right, strict=True)
+        said = ", ".join(f"{name or 'unread'} {b}->{a} (right {r})" for name, b, a, r in shown)
+        click.echo(f"  {row.name}: {said}; at least {letters.distance:.0%} changed")
+    if row.bias is not None:
+        click.echo(
+            f"  {row.name}: search gain {row.bias.search.estimate:+.3f}, of which {row.bias.optimism:+.3f} is the choosing"
+        )
+    if row.whatsup is not None:
+        scores = {"single": row.whatsup.individual, "pairs": row.whatsup.pair, "sets": row.whatsup.whole_set}
+        click.echo(f"  {row.name}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items() if v is not None))
+
+
+def _print_notes(found: Evaluation) -> None:
+    for row in found.rows:
+        if row.lineage in ("foreign", "unknown"):
+            note(f"{row.name}: a vector of {row.lineage} lineage")
+    for line in dict.fromkeys(found.notes):
+        note(line)
+    for split, choice in found.modes.items():
+        note(f"{split} split: {choice.reason}")
+    for failure in found.failures[:SHOWN]:
+        note(f"failed ({failure.split}): {failure.error}")
+    if found.n_looks is not None:
+        times = "once" if found.n_looks == 1 else f"{found.n_looks} times"
+        note(f"the test split of {found.benchmark} ({found.rule}) was looked at {times}")
+    if found.computed_in_full:
+        note(f"{len(found.computed_in_full)} settings ran in full: {next(iter(found.computed_in_full.values()))}")
+    ties = f", {len(found.near_ties):,} of them near-ties" if found.near_ties else ""
+    note(
+        f"{found.n_computed:,} answers computed{ties}, {found.n_reused:,} read from the cache;"
+        f" sweep {found.sweep_id[:SHORT_ID]}"
+    )

@@ -1,0 +1,70 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from steercache.core.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+root_option = click.option(
+    "--root",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("cache"),
+    envvar="STEERCACHE_ROOT",
+    show_default=True,
+    show_envvar=True,
+    help="The cache's folder.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout, and nothing else there.")
+
+
+def device_options(command: F) -> F:
+    """`--device` and `--dtype`, for commands that load a model."""
+    command = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps or auto.")(
+        command
+    )
+    return click.option(
+        "--dtype",
+        type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+        default="auto",
+        show_default=True,
+        help="Dtype to compute in; auto is the checkpoint's own.",
+    )(command)
+
+
+def mode_options(command: F) -> F:
+    """`--mode` and `--recalibrate`, for commands that ask a model questions under many settings."""
+    command = click.option(
+        "--recalibrate",
+        is_flag=True,
+        help="Measure the costs that `--mode auto` goes by again; once is enough otherwise.",
+    )(command)
+    return click.option(
+        "--mode",
+        type=click.Choice(["auto", "replay", "branch", "full"]),
+        default="auto",
+        show_default=True,
+        help="How answers are computed; auto takes the quickest way that is exact, and says why.",
+    )(command)
+
+
+def among(text: str, known: Sequence[str], noun: str) -> tuple[Any, ...]:
+    """The words of a list such as `image,text`, each once.
+
+    Raises:
+        UsageError: one that is not among `known`.
+    """
+    found = words(text)
+    wrong = [word for word in found if word not in known]
+    if wrong:
+        raise UsageError(f"no {noun} named {', '.join(wrong)}", hint=f"choose among: {', '.join(known)}")
+    return tuple(dict.fromkeys(found))
+
+
+def words(text: str) -> list[str]:
+    """A comma-separated list's words."""
+    return [word.strip() for word in text.split(",") if word.strip()]

@@ -1,0 +1,104 @@
+"""How results reach the terminal: JSON on stdout for programs, tables and notes for people."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+stderr = Console(stderr=True, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False))
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:
+    """A table on stdout; numbers to the right."""
+    table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False, header_style="bold")
+    for at, name in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[at], int | float) or row[at] is None for row in rows)
+        table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_cell(value)) for value in row))  # text as it is: a token may look like markup
+    Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def note(text: str) -> None:
+    """A line for the person at the terminal, on stderr."""
+    stderr.print(text, soft_wrap=True, markup=False)
+
+
+GUIDED = "guided"  # a command that is run by another one, which says itself what comes next
+
+
+def next_commands(*commands: str) -> None:
+    """What to type next."""
+    context = click.get_current_context(silent=True)
+    if context is not None and context.find_root().obj == GUIDED:
+        return
+    stderr.print("next:", style="dim")
+    for command in commands:
+        stderr.print(f"  {command}", markup=False, soft_wrap=True)  # to be copied as one line
+
+
+def human_bytes(n_bytes: float) -> str:
+    """Bytes for people.
+
+    >>> human_bytes(1536), human_bytes(3 * 2**30)
+    ('1.5 KiB', '3.0 GiB')
+    """
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(n_bytes) < 1024:
+            return f"{n_bytes:.0f} B" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1024
+    return f"{n_bytes:.1f} TiB"
+
+
+@contextmanager
+def progress_bar(label: str, *, total: int | None, unit: str, quiet: bool = False) -> Iterator["Bar"]:
+    """A bar on stderr that goes away when the work is done; nothing where stderr is no terminal or with `quiet`."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+    shown = not quiet and stderr.is_terminal
+    with Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=stderr, transient=True, disable=not shown
+    ) as bar:
+        yield Bar(bar, bar.add_task(label, total=total))
+
+
+class Bar:
+    """One progress bar."""
+
+    def __init__(self, progress: Progress, task: Any) -> None:
+        self._progress, self._task = progress, task
+
+    def advance(self, n: int = 1) -> None:
+        self._progress.advance(self._task, n)
+
+    def show(self, label: str, done: int, total: int | None) -> None:
+        """Say where the work stands, under another label if it has moved on."""
+        self._progress.update(self._task, description=label, completed=done, total=total)

@@ -1,0 +1,163 @@
+"""`steercache plan`: what a trace or a sweep will cost, before anything is computed."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from steercache.build.job import prepare_trace
+from steercache.build.overview import Overview, decimal_bytes, overview, sizes_of
+from steercache.build.plan import Plan, plan_run
+from steercache.cache.handle import Cache, open_cache
+from steercache.cli.options import device_options, json_option, mode_options, root_option
+from steercache.cli.output import human_bytes, next_commands, note, print_json, print_table, progress_bar
+from steercache.core.errors import NotFoundError
+from steercache.core.ids import SHORT_ID
+from steercache.evals.costs import costs_here, known_costs, seconds_said
+from steercache.evals.grid import GridOptions
+from steercache.evals.grid_plan import SweepPlan, TaskPlan, plan_sweep
+from steercache.evals.screen_job import weightless
+from steercache.evals.sweep import prepare_sweep, sweep_model
+from steercache.manifests.load import declared_kind, find_manifest
+from steercache.manifests.resolve import resolve_sweep
+from steercache.models.load import resolve_device
+from steercache.queries.session import open_session
+
+
+@click.command()
+@click.argument("manifest")
+@mode_options
+@root_option
+@device_options
+@json_option
+def plan(manifest: str, root: Path, as_json: bool, **asked: Any) -> None:
+    """Say what a trace or a sweep MANIFEST (a file, or a shipped name) will cost, before anything is computed.
+
+    Of a trace: rows, bytes, seconds, and what is cached already. Of a sweep: answers to compute, those that are cached, and
+    how long reading, replaying, branching and recomputing would take; its vectors are found, or fitted and kept, as for a grid.
+
+    \b
+    steercache plan smollm2-concepts
+    steercache plan tiny-scenes
+    """
+    if _is_sweep(manifest):
+        planned = _plan_sweep(manifest, root, asked, quiet=as_json)
+        if as_json:
+            print_json(planned)
+        else:
+            _print_sweep(planned)
+            next_commands(f"steercache grid {manifest}")
+        return
+    with progress_bar("reading inputs", total=None, unit="samples", quiet=as_json) as bar:
+        prepared = prepare_trace(manifest, cache_root=root, device=asked["device"], dtype=asked["dtype"])
+        trace = plan_run(prepared.job, progress=bar.show)
+    seen = overview(_existing(root), root, trace)
+    if as_json:
+        print_json(seen)
+        return
+    _print_overview(trace, seen)
+    next_commands(f"steercache build {manifest}")
+
+
+def _is_sweep(manifest: str) -> bool:
+    try:
+        return declared_kind(find_manifest(manifest, search=(Path(),))) == "sweep"
+    except NotFoundError:
+        return False  # as a trace it will be said what is missing
+
+
+def _plan_sweep(manifest: str, root: Path, asked: dict[str, Any], *, quiet: bool) -> SweepPlan:
+    resolved = resolve_sweep(manifest, search=(Path(),))
+    session = open_session(root)
+    found = sweep_model(resolved, root)
+    bundle = found.bundle(root, dtype=asked["dtype"])
+    with progress_bar("reading questions", total=None, unit="", quiet=quiet) as bar:
+        job = prepare_sweep(session, weightless(bundle), resolved, progress=bar.show)
+    costs = None
+    if not asked["recalibrate"]:
+        costs = known_costs(session.cache, bundle.spec, resolve_device(asked["device"]))
+    if costs is None:
+        loaded = found.load(root, device=asked["device"], dtype=asked["dtype"])
+        costs = costs_here(session.cache, loaded, again=asked["recalibrate"])
+    sweep = resolved.sweep
+    options = GridOptions(race=sweep.race, screen_first=None if sweep.screen is None else sweep.screen.first)
+    return plan_sweep(job, costs, options, wanted=asked["mode"])
+
+
+def _print_sweep(planned: SweepPlan) -> None:
+    rows = [row for task in planned.tasks for row in _sweep_rows(task)]
+    columns = ["task", "split", "questions", "cells", "to compute", "cached", "read", "replay", "branch", "full", "way"]
+    print_table(columns, rows, title=f"{planned.sweep}: {planned.n_vectors} vectors on {planned.model}")
+    for task in planned.tasks:
+        for split, mode in task.modes.items():
+            note(f"{task.name}, {split} split: {mode.reason}")
+    if any("test" in task.modes for task in planned.tasks):
+        note("of the test split one cell a vector is asked, the dearest is counted: which, is not chosen yet")
+    if planned.at_most:
+        note("a race or a screening runs fewer cells than these")
+    note(
+        f"about {seconds_said(planned.seconds)} in all, by costs measured here; answers are counted at their full length"
+    )
+
+
+def _sweep_rows(task: TaskPlan) -> list[list[Any]]:
+    return [
+        [
+            task.name,
+            split,
+            task.n_samples[split],
+            task.n_cells[split],
+            mode.n_to_compute,
+            mode.n_cached,
+            seconds_said(task.read_s) if split == "search" else "-",
+            *(seconds_said(mode.seconds[way]) if way in mode.seconds else "-" for way in ("replay", "branch", "full")),
+            mode.mode,
+        ]
+        for split, mode in task.modes.items()
+    ]
+
+
+def _existing(root: Path) -> Cache | None:
+    try:
+        return open_cache(root)
+    except NotFoundError:
+        return None
+
+
+def _time(seen: Overview) -> str:
+    if seen.seconds is None:
+        return "unknown until a first build here"
+    return f"about {seen.seconds:.0f} s{' for the forward passes alone' if seen.forward_only else ''}"
+
+
+def _print_overview(planned: Plan, seen: Overview) -> None:
+    document = planned.document
+    layout = document.layout
+    print_table(
+        ["what", "value"],
+        [
+            ["run", f"{document.name} {document.run_id[:SHORT_ID]}"],
+            [
+                "model",
+                f"{document.model.name}, {document.model.dtype}, {document.model.n_layers} x {document.model.hidden_size}",
+            ],
+            [
+                "inputs",
+                f"{document.n_samples:,} samples, {planned.n_tokens:,} tokens, longest {planned.longest_sample:,}",
+            ],
+            [
+                "kept",
+                f"{', '.join(s.site for s in layout.sites)}; {len(layout.sites[0].layers)} layers; {document.n_rows:,} rows",
+            ],
+            ["largest sample", sizes_of(planned).partition(" samples of up to ")[2]],
+            ["size", f"{human_bytes(planned.n_bytes)} in {len(document.shards)} shards ({layout.dtype}, raw)"],
+            ["cached already", f"{seen.n_shards_cached} of {len(document.shards)} shards"],
+            ["still to write", human_bytes(seen.n_bytes_to_write)],
+            ["free on disk", human_bytes(seen.n_bytes_free)],
+            ["time", _time(seen)],
+        ],
+    )
+    if seen.n_bytes_to_write > seen.budget_bytes:
+        note(f"over the budget of {decimal_bytes(seen.budget_bytes)}: a build is refused unless --budget says more")
+    for other in seen.overlapping:
+        note(f"overlaps with {other.name} ({other.run_id[:SHORT_ID]}): {other.what}")

@@ -1,0 +1,133 @@
+"""`steercache report colours`: probabilities of colour words against alpha, for a vector on the image tokens."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from steercache.cli.options import device_options, json_option, root_option
+from steercache.cli.output import next_commands, note, print_json, print_table, progress_bar
+from steercache.core.errors import PartlyFailedError, UsageError
+from steercache.data.benchmarks import open_benchmark
+from steercache.evals.colours import ColourEffect, ColourOptions, colour_effect
+from steercache.evals.settings_model import find_model
+from steercache.queries.session import open_session
+from steercache.report.colours import colour_chart
+from steercache.report.style import save_chart
+
+
+@click.command("colours")
+@click.argument("model")
+@click.option("--vector", required=True, help="A colour's vector, by name, id or prefix.")
+@click.option("--word", help="The colour it stands for; by default its concept.")
+@click.option("--layer", type=int, required=True, help="Block at whose output it is added.")
+@click.option(
+    "--alpha",
+    "alphas",
+    help="Strengths, such as 1,2,4; by default up to four times the length of a target token's row.",
+)
+@click.option("--unit", type=click.Choice(["raw", "resid_norm"]), default="raw", show_default=True, help="Of alpha.")
+@click.option("--target", type=click.Choice(["image", "text", "both"]), default="image", show_default=True)
+@click.option("--n", type=click.IntRange(1), default=48, show_default=True, help="Questions.")
+@click.option("--random", "n_random", type=click.IntRange(0), default=20, show_default=True, help="Random directions.")
+@click.option("--open", "open_question", is_flag=True, help="Ask without the choices.")
+@click.option("--shifted", is_flag=True, help="Other outlines, palettes and backgrounds.")
+@click.option("--tokens-per-batch", type=click.IntRange(1), default=4096, show_default=True)
+@click.option("--memory", "memory_mib", metavar="MIB", type=click.IntRange(1), default=1024, show_default=True)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of random directions and intervals."
+)
+@click.option("--allow-foreign", is_flag=True, help="Take a vector of other or unknown lineage.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help=".png or .svg; by default below the cache's pictures/.",
+)
+@root_option
+@device_options
+@json_option
+def colours_command(model: str, root: Path, **asked: Any) -> None:
+    """Ask MODEL for the colours of drawn things, with a colour's vector on its image tokens, and follow the colour words.
+
+    The right answer is always another colour. Every probability is kept as a trial; only the search split of `scenes` is asked.
+    The vector comes from the backbone: steercache build smollm2-colours; steercache fit mean-shift --query
+    concept_vs_other_concepts --concept red.
+
+    \b
+    steercache report colours demo --vector red --layer 12 --out colours.png
+    """
+    session = open_session(root)
+    vector = session.vector(asked["vector"])
+    options = _options(asked)
+    name = "scenes-shifted" if asked["shifted"] else "scenes"
+    benchmark = open_benchmark(name, task="Attribute", form="word", limit=6 * asked["n"])
+    loaded = find_model(model, root).load(root, device=asked["device"], dtype=asked["dtype"])
+    with progress_bar("settings", total=None, unit="", quiet=asked["as_json"]) as bar:
+        found = colour_effect(session, loaded, vector, benchmark, options, progress=bar.show)
+    path = asked["out"] or root / "pictures" / f"colours-{found.model}-{found.vector}-{found.layer}.png"
+    if not asked["as_json"]:
+        _print(found)
+    save_chart(colour_chart(found), path)
+    if asked["as_json"]:
+        shown = {f.name: getattr(found, f.name) for f in fields(found) if f.name != "effect"}
+        print_json({"picture": str(path), **shown})
+    else:
+        click.echo(str(path))
+        next_commands(f"steercache query words_by_alpha -p sweep={found.sweep_id} -p controls=false")
+    if found.failures:
+        raise PartlyFailedError(f"{len(found.failures)} questions failed; the first: {found.failures[0]}")
+
+
+def _options(asked: dict[str, Any]) -> ColourOptions:
+    try:
+        alphas = tuple(float(part) for part in (asked["alphas"] or "").split(",") if part.strip())
+    except ValueError:
+        raise UsageError(f"{asked['alphas']!r} is no list of numbers", hint="--alpha 1,2,4") from None
+    kept = ("layer", "target", "word", "n", "n_random", "open_question", "tokens_per_batch", "memory_mib", "seed")
+    return ColourOptions(
+        alphas=tuple(a for a in dict.fromkeys(alphas) if a != 0),
+        alpha_unit=asked["unit"],
+        allow_foreign=asked["allow_foreign"],
+        **{name: asked[name] for name in kept},
+    )
+
+
+def _print(found: ColourEffect) -> None:
+    rows = [
+        [
+            f"{p.alpha:g}",
+            p.named.mass,
+            f"{p.named.low:.3f} to {p.named.high:.3f}",
+            f"{p.named.random_low:.3f} to {p.named.random_high:.3f}",
+            p.right.mass,
+            p.any_word.mass,
+            p.any_word.random_mean,
+        ]
+        for p in found.points
+    ]
+    title = (
+        f"{found.vector} on the {found.target} tokens at layer {found.layer} of {found.model}: {found.n} questions of"
+        f" {found.benchmark}; at alpha 1 it is {found.unit_share:.2g} of a median row"
+    )
+    columns = ["alpha", found.word, "95 %", "random", "right colour", "any colour word", "any, random"]
+    print_table(columns, rows, title=title)
+    click.echo(_said(found))
+    if found.lineage in ("foreign", "unknown"):
+        note(f"{found.vector}: a vector of {found.lineage} lineage")
+    if found.left_out:
+        note(f"several tokens, so not scored: {', '.join(found.left_out)}")
+
+
+def _said(found: ColourEffect) -> str:
+    """What the curves show, whether or not it is an effect."""
+    plain = next(p for p in found.points if p.alpha == 0)
+    best = max((p for p in found.points if p.alpha != 0), key=lambda p: p.named.mass)
+    said = f"“{found.word}” {plain.named.mass:.3f} -> {best.named.mass:.3f} at alpha {best.alpha:g}, its best"
+    if found.p_best is not None:
+        beyond = "beyond" if found.p_best <= 0.05 and best.named.mass > plain.named.mass else "not beyond"
+        said += f"; {beyond} {found.n_random} random directions at theirs (p = {found.p_best:.3f})"
+    broken = "no strength tried breaks the answers down"
+    if found.breaks_at is not None:
+        broken = f"from alpha {found.breaks_at:g} on less than half of the colour words' probability is left"
+    return f"{said}; {broken}."

@@ -1,0 +1,83 @@
+"""`steercache report drift`: the same tokens in two runs, layer by layer."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from steercache.cli.fit import parse_layers
+from steercache.cli.options import json_option, root_option
+from steercache.cli.output import print_json, print_table, progress_bar
+from steercache.evals.drift import ROLES, Drift, measure_drift
+from steercache.queries.session import open_session
+from steercache.report.drift import drift_chart
+from steercache.report.style import save_chart
+
+
+@click.command("drift")
+@click.argument("run")
+@click.argument("other")
+@click.option("--site", default="resid_post", show_default=True)
+@click.option("--layers", help="Such as 5,10,12-20; all that both runs kept by default.")
+@click.option(
+    "--text-only", is_flag=True, help="Match inputs by their text tokens: words beside a picture, or in a template."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help=".png or .svg; by default below the cache's pictures/.",
+)
+@root_option
+@json_option
+def drift_command(run: str, other: str, root: Path, **asked: Any) -> None:
+    """Compare RUN (a backbone's) with OTHER (of the MLLM grown from it) on the tokens that both read.
+
+    Both are traces of the same text, by name, id or prefix. Cosine and relative distance per layer and role of token;
+    "unrelated" is the cosine with some other text token, which says what a high cosine is worth.
+
+    \b
+    steercache report drift smollm2-concepts smolvlm-256m-concepts --out drift.png
+    """
+    session = open_session(root)
+    with progress_bar("layers", total=None, unit="", quiet=asked["as_json"]) as bar:
+        found = measure_drift(
+            session,
+            run,
+            other,
+            site=asked["site"],
+            layers=parse_layers(asked["layers"]),
+            text_only=asked["text_only"],
+            progress=bar.show,
+        )
+    path = asked["out"] or root / "pictures" / f"drift-{found.run}-{found.other}.png"
+    if not asked["as_json"]:
+        _print(found)
+    save_chart(drift_chart(found), path)
+    if asked["as_json"]:
+        print_json({"picture": str(path), "drift": found})
+    else:
+        click.echo(str(path))
+
+
+def _print(found: Drift) -> None:
+    roles = [role for role in ROLES if any(row.role == role for row in found.rows)]
+    at = {(row.layer, row.role): row for row in found.rows}
+    named = {role: "first position" if role == "first" else role for role in roles}
+    columns = [
+        "layer",
+        *(f"cos {named[r]}" for r in roles),
+        "unrelated",
+        *(f"dist {named[r]}" for r in roles),
+        "norm ratio",
+    ]
+    rows = []
+    for layer in sorted({row.layer for row in found.rows}):
+        own = [at[layer, role] for role in roles]
+        main = own[0]
+        rows.append(
+            [layer, *(r.cosine for r in own), main.unrelated, *(r.distance for r in own), main.norm_ratio],
+        )
+    title = (
+        f"{found.model} to {found.other_model}: {found.n_tokens:,} tokens of {found.n_samples:,} samples, {found.site}"
+    )
+    print_table(columns, rows, title=title)

@@ -1,0 +1,109 @@
+"""`steercache report own`: an MLLM's own vector against that of its backbone."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from steercache.cli.fit import parse_layers
+from steercache.cli.options import device_options, json_option, root_option
+from steercache.cli.output import next_commands, note, print_json, print_table, progress_bar
+from steercache.core.errors import UsageError
+from steercache.data.benchmarks import BENCHMARKS, open_benchmark
+from steercache.evals.origins import Origins, compare_origins, find_origins
+from steercache.evals.settings import EvalOptions
+from steercache.evals.settings_model import find_model
+from steercache.queries.session import open_session
+
+
+@click.command("own")
+@click.argument("model")
+@click.argument("benchmark", type=click.Choice(list(BENCHMARKS)), metavar="BENCHMARK")
+@click.option("--concept", required=True, help="Concept of both vectors.")
+@click.option("--method", default="mean_shift", show_default=True, help="How both were made.")
+@click.option("--layer", "layers", required=True, help="Block, or several to choose among: 5,8-10.")
+@click.option("--alpha", "alphas", default="1", show_default=True, help="Strength, or several: 0.5,1,2.")
+@click.option("--unit", type=click.Choice(["raw", "resid_norm"]), default="raw", show_default=True, help="Of alpha.")
+@click.option("--target", type=click.Choice(["image", "text", "both"]), default="image", show_default=True)
+@click.option("--split", type=click.Choice(["search", "test", "both"]), default="both", show_default=True)
+@click.option("--task", help="One task of the benchmark, such as Relation.")
+@click.option("--form", type=click.Choice(["letter", "number", "word"]), default="letter", show_default=True)
+@click.option("--n", type=click.IntRange(1), help="Questions per split; all by default.")
+@click.option("--controls", type=click.IntRange(0), default=20, show_default=True, help="Per vector.")
+@click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="The set's files; the hub by default.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@root_option
+@device_options
+@json_option
+def own_command(model: str, benchmark: str, root: Path, **asked: Any) -> None:
+    """Evaluate the vector of MODEL's own activations and its backbone's on BENCHMARK, and compare them with each other.
+
+    Both are the newest of their concept and method: fitted by the same query on a text run of MODEL, and on one of its
+    backbone. Prints their cosine by layer, each one's gain with its controls, and the difference on the same questions.
+
+    \b
+    steercache report own demo scenes --concept counting --layer 12 --alpha 1 --task Count --form number --n 40
+    """
+    session = open_session(root)
+    loaded = find_model(model, root).load(root, device=asked["device"], dtype=asked["dtype"])
+    own, backbone = find_origins(session, loaded.spec, concept=asked["concept"], method=asked["method"])
+    if own.name == backbone.name:
+        raise UsageError(
+            f"both vectors are called {own.name!r}", hint=f"fit the model's own again with --name {own.name}-own"
+        )
+    questions = open_benchmark(benchmark, asked["folder"], task=asked["task"], form=asked["form"])
+    with progress_bar("reading questions", total=None, unit="", quiet=asked["as_json"]) as bar:
+        found = compare_origins(
+            session, loaded, questions, own=own, backbone=backbone, options=_options(asked), progress=bar.show
+        )
+    if asked["as_json"]:
+        print_json(found)
+        return
+    _print(found)
+    if asked["unit"] == "raw":
+        note(
+            "alpha counts multiples of each vector, whose lengths differ; --unit resid_norm adds equal lengths of both"
+        )
+    next_commands(f"steercache report html {found.evaluation.sweep_id[:12]}")
+
+
+def _options(asked: dict[str, Any]) -> EvalOptions:
+    try:
+        alphas = tuple(float(part) for part in asked["alphas"].split(","))
+    except ValueError:
+        raise UsageError(f"{asked['alphas']!r} is no list of numbers", hint="--alpha 0.5,1,2") from None
+    return EvalOptions(
+        layers=tuple(parse_layers(asked["layers"]) or ()),
+        alphas=alphas,
+        targets=(asked["target"],),
+        alpha_unit=asked["unit"],
+        prompting="",
+        **{name: asked[name] for name in ("split", "n", "controls", "seed")},
+    )
+
+
+def _print(found: Origins) -> None:
+    rows: list[list[Any]] = [[c.layer, c.cosine, c.own_norm, c.backbone_norm] for c in found.cosines]
+    print_table(["layer", "cosine", f"norm {found.own}", f"norm {found.backbone}"], rows, title="the two directions")
+    click.echo()
+    table = []
+    for row in found.evaluation.rows:
+        c, cell = row.comparison, row.cell
+        setting = f"layer {cell.layer}, alpha {cell.alpha:g}"
+        rank = "-" if row.rank_p is None else f"{row.rank_p:.3f}"
+        interval = f"{c.gain.low:+.3f} to {c.gain.high:+.3f}"
+        table.append([row.split, row.name, setting, f"{c.after:.3f}", f"{c.gain.estimate:+.3f}", interval, rank])
+    for split, c in found.direct.items():
+        interval = f"{c.gain.low:+.3f} to {c.gain.high:+.3f}"
+        name = f"{found.own} less {found.backbone}"
+        table.append(
+            [split, name, "each as chosen", "", f"{c.gain.estimate:+.3f}", interval, f"p = {c.p_clustered:.3g}"]
+        )
+    title = f"{found.evaluation.model} on {found.evaluation.benchmark}"
+    print_table(["split", "vector", "setting", "right", "gain", "95 %", "rank p"], table, title=title)
+    last = found.direct.get("test") or next(iter(found.direct.values()))
+    if last.gain.excludes_zero and last.p_clustered <= 0.05:
+        better = found.own if last.gain.estimate > 0 else found.backbone
+        note(f"{better} gives more right answers on these {last.n} questions")
+    else:
+        note(f"no difference between the two shows on these {last.n} questions")

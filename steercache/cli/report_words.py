@@ -1,0 +1,124 @@
+"""`steercache report words`: the probability that a concept's words come next, for a vector on plain prompts."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from steercache.cache.sweeps import save_sweep
+from steercache.cli.options import device_options, json_option, root_option, words
+from steercache.cli.output import next_commands, note, print_json, print_table, progress_bar
+from steercache.cli.vector_model import load_model_of
+from steercache.core.errors import UsageError
+from steercache.core.vectors import SteeringVector
+from steercache.queries.session import open_session
+from steercache.report.effect import effect_chart
+from steercache.report.style import save_chart
+from steercache.steer.effects import MassAtAlpha, WordMass, WordMassPlan, summarise, word_mass_effect
+from steercache.steer.neutral import PROMPTS, WORDS
+
+
+@click.command("words")
+@click.argument("vector")
+@click.option("--layer", type=int, required=True, help="Block at whose output it is added.")
+@click.option("--alpha", "alphas", default="0.5,1,2,4", show_default=True, help="Strengths.")
+@click.option("--unit", type=click.Choice(["raw", "resid_norm"]), default="raw", show_default=True, help="Of alpha.")
+@click.option(
+    "--tokens", type=click.Choice(["all", "text", "last"]), default="text", show_default=True, help="Which are steered."
+)
+@click.option("--words", "listed", help="Words to count, such as one,two; by default those listed for the concept.")
+@click.option("--prompt", "prompts", multiple=True, help="A text to read on; by default 16 that lean to no concept.")
+@click.option("--random", "n_random", type=click.IntRange(0), default=20, show_default=True, help="Random directions.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the random directions.")
+@click.option("--model", help="Model manifest, by name or file; by default that of the vector's run.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help=".png or .svg; by default below the cache's pictures/.",
+)
+@root_option
+@device_options
+@json_option
+def words_command(vector: str, root: Path, **asked: Any) -> None:
+    """Add VECTOR to plain prompts and follow the probability that one of its concept's words comes next.
+
+    Beside it, random directions of equal norm. Every probability is kept as a trial.
+
+    \b
+    steercache report words counting --layer 6 --alpha 1,2,4
+    """
+    session = open_session(root)
+    direction = session.vector(vector)
+    plan = _plan(direction, asked)
+    loaded = load_model_of(session.cache, direction, asked["model"], device=asked["device"], dtype=asked["dtype"])
+    with progress_bar("settings", total=None, unit="", quiet=asked["as_json"]) as bar:
+        effect = word_mass_effect(loaded, direction, plan, progress=bar.show)
+    manifest = {"kind": "word_mass", "vector": direction.vector_id, **plan.manifest()}
+    sweep_id = save_sweep(
+        session.cache, f"words-{direction.name}", manifest=manifest, cells=effect.cells, answers=effect.answers
+    )
+    points = summarise(effect)
+    path = asked["out"] or root / "pictures" / f"words-{direction.name}-{plan.layer}.png"
+    save_chart(effect_chart(effect), path)
+    if asked["as_json"]:
+        print_json({"sweep_id": sweep_id, "picture": str(path), "left_out": effect.left_out, "points": points})
+        return
+    _print(direction, effect, points)
+    click.echo(str(path))
+    next_commands("steercache query trials_by_alpha")
+
+
+def _plan(vector: SteeringVector, asked: dict[str, Any]) -> WordMassPlan:
+    try:
+        alphas = tuple(dict.fromkeys(float(part) for part in words(asked["alphas"])))
+    except ValueError:
+        raise UsageError(f"{asked['alphas']!r} is no list of numbers", hint="--alpha 1,2,4") from None
+    listed = tuple(words(asked["listed"] or "")) or WORDS.get(vector.concept or "", ())
+    if not listed:
+        raise UsageError(
+            f"no words are listed for {vector.concept or vector.name!r}", hint="--words one,two,three names them"
+        )
+    return WordMassPlan(
+        words=listed,
+        prompts=asked["prompts"] or PROMPTS,
+        layer=asked["layer"],
+        alphas=tuple(a for a in alphas if a != 0),
+        target=asked["tokens"],
+        alpha_unit=asked["unit"],
+        n_random=asked["n_random"],
+        seed=asked["seed"],
+    )
+
+
+def _print(vector: SteeringVector, effect: WordMass, points: tuple[MassAtAlpha, ...]) -> None:
+    beside = bool(effect.plan.n_random)
+    rows = [
+        [
+            f"{p.alpha:g}",
+            p.mass,
+            f"{p.low:.3f} to {p.high:.3f}",
+            f"{p.random_low:.3f} to {p.random_high:.3f}" if beside else "-",
+            p.p_random if beside and p.alpha != 0 else None,
+        ]
+        for p in points
+    ]
+    plan = effect.plan
+    title = f"{vector.name} on the {plan.target} tokens at layer {plan.layer}, {len(plan.prompts)} prompts"
+    print_table(["alpha", "words", "95 %", "random", "p"], rows, title=title)
+    click.echo(found_in(points))
+    if effect.left_out:
+        note(f"several tokens, so not counted: {', '.join(effect.left_out)}")
+
+
+def found_in(points: tuple[MassAtAlpha, ...]) -> str:
+    """What the curve shows at its highest point, whether or not it is an effect."""
+    plain, *steered = points
+    best = max(steered, key=lambda p: p.mass)
+    moved = (
+        f"{plain.mass:.3f} -> {best.mass:.3f} [{best.low:.3f}, {best.high:.3f}] at alpha {best.alpha:g}, its highest"
+    )
+    if best.random_high != best.random_high:  # no random directions: NaN
+        return moved
+    beside = f"random directions there {best.random_low:.3f} to {best.random_high:.3f} (p = {best.p_random:.3f})"
+    verdict = "beyond all of them" if best.mass > best.random_high else "no effect beyond random directions"
+    return f"{moved}; {beside}: {verdict}"

@@ -1,0 +1,99 @@
+"""A screening at the terminal and as JSON: the best predicted cells, each vector's best, its rank among nulls, its samples."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from steercache.cli.output import note, print_table
+from steercache.core.ids import SHORT_ID
+from steercache.evals.screen_grid import NullRank, ScreenRow
+from steercache.evals.screen_job import ScreenedTask
+from steercache.evals.screening import By, SampleEffect
+
+Effects = Mapping[str, Mapping[str, tuple[SampleEffect, ...]]]
+
+
+def as_json(found: ScreenedTask, effects: Effects, ranks: Sequence[NullRank], *, by: By, n: int) -> dict[str, Any]:
+    """One task's predictions as JSON values."""
+    return {
+        "task": found.name,
+        "gradient_run": found.run_id,
+        "n_samples": found.n_samples,
+        "n_left_out": found.n_left_out,
+        "base_accuracy": found.grid.base_accuracy,
+        "base_margin": found.base_margin,
+        "n_cells": found.grid.n_cells,
+        "cells": found.grid.best(n, by=by),
+        "vectors": found.grid.best_of_each(by=by)[:n],
+        "nulls": ranks,
+        "samples": effects,
+    }
+
+
+def print_screened(
+    model: str, found: ScreenedTask, effects: Effects, ranks: Sequence[NullRank], *, by: By, n: int
+) -> None:
+    """All tables of one task."""
+    base = f"right unsteered {found.grid.base_accuracy:.3f}, mean margin {found.base_margin:+.3f}"
+    click.secho(f"{model} on {found.name}: {base}, {found.n_samples} questions of the search split", bold=True)
+    click.echo()
+    columns = ["vector", "cell", "margin shift", "right", "helped", "hurt", "step"]
+    cells = found.grid.best(n, by=by)
+    rows = [_row(row) for row in cells]
+    print_table(columns, rows, title=f"predicted: the best {len(rows)} of {found.grid.n_cells:,} cells")
+    click.echo()
+    each = found.grid.best_of_each(by=by)
+    if len(each) > 1:
+        rows = [_row(row) for row in each[:n]]
+        print_table(columns, rows, title=f"every vector at its best: the first {len(rows)} of {len(each):,}")
+        click.echo()
+    if ranks:
+        _print_ranks(ranks)
+    for vector, lists in effects.items():
+        _print_effects(vector, lists)
+    if any(row.beyond for row in (*cells, *each[:n])):
+        note(f"*: stronger than {found.grid.trust:g} median norms of the steered rows; predicted as at that strength")
+    if found.n_left_out:
+        note(
+            f"{found.n_left_out} questions left out: no options that their first tokens tell apart, or not to be asked"
+        )
+    note(f"predicted, not run; gradients: {found.gradients.document.name} {found.run_id[:SHORT_ID]}")
+
+
+def _row(row: ScreenRow) -> list[Any]:
+    step = "-" if row.step is None else f"{row.step:.2f}{'*' if row.beyond else ''}"
+    unit = "" if row.alpha_unit == "raw" else " norms"
+    return [
+        row.vector,
+        f"layer {row.layer}, alpha {row.alpha:g}{unit}, {row.target}",
+        f"{row.shift:+.3f}",
+        f"{row.accuracy:.3f} ({row.gain:+.3f})",
+        row.helped,
+        row.hurt,
+        step,
+    ]
+
+
+def _print_ranks(ranks: Sequence[NullRank]) -> None:
+    rows = []
+    for rank in ranks:
+        best = [f"{target} {min(shares):.3g}" for target, shares in rank.at_layer.items()]
+        p = "-" if rank.p is None else f"{rank.p:.3g}"
+        rows.append([rank.vector, rank.n_nulls, p, ", ".join(best) or "-", rank.note or ""])
+    columns = ["vector", "nulls", "p, best cell of the grid", "smallest share at one layer", ""]
+    print_table(columns, rows, title="among directions with the covariance of its rows, at its own norms")
+    click.echo()
+
+
+def _print_effects(vector: str, lists: Mapping[str, tuple[SampleEffect, ...]]) -> None:
+    for which, some in lists.items():
+        rows = [
+            [f"{e.before:+.2f}", f"{e.after:+.2f}", e.answer, ", ".join(e.choices) or "-", e.question] for e in some
+        ]
+        title = f"{vector}: samples most {which}"
+        if rows:
+            print_table(["margin", "predicted", "right", "choices", "question"], rows, title=title)
+        else:
+            click.echo(f"{title}: none")
+        click.echo()

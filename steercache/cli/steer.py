@@ -1,0 +1,86 @@
+"""`steercache steer`: text with and without a vector, side by side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from steercache.cache.handle import open_cache
+from steercache.cache.vectors import load_vector
+from steercache.cli.options import device_options, json_option, root_option
+from steercache.cli.output import next_commands, print_json, print_table
+from steercache.cli.vector_model import load_model_of
+from steercache.core.errors import UsageError
+from steercache.core.trials import AlphaUnit
+from steercache.steer.generate import Setting, generate_side_by_side
+from steercache.steer.live import When
+
+
+@click.command()
+@click.argument("vector")
+@click.argument("prompts", nargs=-1, required=True)
+@click.option("--layer", type=int, required=True, help="Block at whose output the vector is added.")
+@click.option("--alpha", "alphas", default="1", show_default=True, help="Strengths, such as 1,2,4.")
+@click.option("--unit", type=click.Choice(["raw", "resid_norm"]), default="raw", show_default=True, help="Of alpha.")
+@click.option(
+    "--tokens",
+    type=click.Choice(["all", "text", "last", "image", "both"]),
+    default="all",
+    show_default=True,
+    help="Which tokens; padding never. text leaves special tokens and the prompt's last one out.",
+)
+@click.option("--when", type=click.Choice(["prefill", "every"]), default="prefill", show_default=True)
+@click.option("--skip-first", is_flag=True, help="Leave the first token out (the attention sink).")
+@click.option("--max-new-tokens", type=click.IntRange(1, 4096), default=20, show_default=True)
+@click.option("--chat", is_flag=True, help="Put each prompt into the model's chat template.")
+@click.option(
+    "--model",
+    "model_name",
+    help="Model manifest, by name or file; by default that of the vector's run.",
+)
+@root_option
+@device_options
+@json_option
+def steer(vector: str, prompts: Sequence[str], root: Path, **asked: Any) -> None:
+    """Continue PROMPTS greedily with and without VECTOR (a name, an id or a prefix).
+
+    \b
+    steercache steer counting "On the way home we saw" --layer 6 --alpha 1,2,4
+    """
+    cache = open_cache(root)
+    direction = load_vector(cache, vector)
+    settings = _settings(asked)
+    loaded = load_model_of(cache, direction, asked["model_name"], device=asked["device"], dtype=asked["dtype"])
+    texts = generate_side_by_side(
+        loaded, direction, prompts, settings=settings, max_new_tokens=asked["max_new_tokens"], chat=asked["chat"]
+    )
+    if asked["as_json"]:
+        print_json(texts)
+        return
+    for text in texts:
+        columns = ["alpha", f"{direction.name}, layer {asked['layer']}, {asked['tokens']} tokens, {asked['when']}"]
+        print_table(columns, [[f"{c.alpha:g}", c.text] for c in text.continuations], title=text.prompt)
+        click.echo()
+    next_commands(f"steercache vectors show {direction.name}")
+
+
+def _settings(asked: dict[str, Any]) -> tuple[Setting, ...]:
+    """The unsteered text first, then every alpha."""
+    try:
+        alphas = [float(part) for part in asked["alphas"].split(",")]
+    except ValueError:
+        raise UsageError(f"{asked['alphas']!r} is no list of numbers", hint="--alpha 1,2,4") from None
+    unit: AlphaUnit = asked["unit"]
+    when: When = asked["when"]
+    return tuple(
+        Setting(
+            layer=asked["layer"],
+            alpha=alpha,
+            alpha_unit=unit,
+            target=asked["tokens"],
+            when=when,
+            skip_first=asked["skip_first"],
+        )
+        for alpha in dict.fromkeys((0.0, *alphas))
+    )

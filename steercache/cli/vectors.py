@@ -1,0 +1,134 @@
+"""`steercache vectors`: list, show, fit again, compare."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from steercache.cache.handle import open_cache
+from steercache.cache.vectors import list_vectors, load_vector
+from steercache.cli.fit import describe_vector, print_layers
+from steercache.cli.options import json_option, root_option
+from steercache.cli.output import next_commands, print_json, print_table
+from steercache.core.errors import DamagedError
+from steercache.core.ids import SHORT_ID
+from steercache.fit.compare import compare as compare_vectors
+from steercache.fit.recipes import differences
+from steercache.fit.recipes import refit as fit_again
+from steercache.queries.session import open_session
+
+
+@click.group()
+def vectors() -> None:
+    """List vectors, show where they come from, fit them again, compare them.
+
+    \b
+    steercache vectors list
+    steercache vectors show counting
+    """
+
+
+@vectors.command("list")
+@root_option
+@json_option
+def list_command(root: Path, as_json: bool) -> None:
+    """Every vector of the cache, newest first.
+
+    \b
+    steercache vectors list
+    """
+    stored = list_vectors(open_cache(root))
+    if as_json:
+        print_json([describe_vector(s.vector) | {"created_at": s.created_at} for s in stored])
+        return
+    columns = ["id", "name", "method", "recipe", "concept", "layers", "width", "run", "made"]
+    rows = []
+    for s in stored:
+        v, made = s.vector, s.vector.provenance
+        head = [v.vector_id[:SHORT_ID], v.name, v.method, made.get("recipe"), v.concept]
+        rows.append([*head, len(v.layers), v.hidden_size, str(made.get("run_id") or "-")[:SHORT_ID], s.created_at[:16]])
+    print_table(columns, rows)
+    next_commands("steercache vectors show NAME" if stored else "steercache fit mean-shift --all-concepts")
+
+
+@vectors.command()
+@click.argument("name")
+@root_option
+@json_option
+def show(name: str, root: Path, as_json: bool) -> None:
+    """One vector by NAME, id or prefix: provenance, and what is known per layer.
+
+    \b
+    steercache vectors show counting
+    """
+    vector = load_vector(open_cache(root), name)
+    if as_json:
+        print_json(describe_vector(vector))
+        return
+    made = vector.provenance
+    query, counted = made.get("query") or {}, made.get("rows") or {}
+    bindings = ", ".join(f"{k}={v}" for k, v in (query.get("bindings") or {}).items())
+    facts: list[list[Any]] = [
+        ["id", vector.vector_id],
+        ["method", f"{vector.method}, recipe {made.get('recipe', '-')}"],
+        ["concept", vector.concept],
+        ["query", f"{query.get('name') or 'inline SQL'} ({bindings})" if query else None],
+        ["run", f"{made.get('run_id', '-')}, {made.get('generation', '-')}{', LOSSY' if made.get('lossy') else ''}"],
+        ["rows", ", ".join(f"{k} {v}" for k, v in counted.items() if k != "digest") or None],
+        ["versions", ", ".join(f"{k} {v}" for k, v in (made.get("versions") or {}).items()) or None],
+    ]
+    print_table(["what", "value"], facts, title=vector.name)
+    click.echo()
+    print_layers(vector)
+    early = vector.layers[len(vector.layers) // 5]
+    next_commands(
+        f"steercache vectors refit {vector.name}",
+        f'steercache steer {vector.name} "On the way home we saw" --layer {early}',
+    )
+
+
+@vectors.command()
+@click.argument("name")
+@root_option
+@json_option
+def refit(name: str, root: Path, as_json: bool) -> None:
+    """Fit vector NAME again from its provenance and say whether the bytes are the same.
+
+    \b
+    steercache vectors refit counting
+    """
+    session = open_session(root)
+    first = load_vector(session.cache, name)
+    second = fit_again(first, session)
+    found = differences(first, second)
+    if as_json:
+        print_json({"name": first.name, "same_bytes": not found or found[0] != "values", "differences": found})
+    elif not found:
+        click.echo(f"{first.name}: the same bytes ({first.vector_id[:SHORT_ID]})")
+    if found and found[0] == "values":
+        raise DamagedError(
+            f"fitted again, {first.name!r} has other values; " + ("; ".join(found[1:]) or "nothing else changed"),
+            hint=f"steercache fit ... --name {first.name} saves the new one beside it",
+        )
+    if found and not as_json:
+        click.echo(f"{first.name}: the same values, though {'; '.join(found)}")
+
+
+@vectors.command()
+@click.argument("names", nargs=-1, required=True)
+@root_option
+@json_option
+def compare(names: Sequence[str], root: Path, as_json: bool) -> None:
+    """Cosine per layer between the vectors NAMES.
+
+    \b
+    steercache vectors compare counting counting-probe
+    """
+    cache = open_cache(root)
+    rows = compare_vectors([load_vector(cache, name) for name in names])
+    if as_json:
+        print_json(rows)
+        return
+    pairs = list(rows[0]["cosines"])
+    print_table(["layer", *pairs], [[row["layer"], *(row["cosines"][pair] for pair in pairs)] for row in rows])

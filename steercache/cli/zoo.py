@@ -1,0 +1,98 @@
+"""`steercache zoo`: the models that ship with it."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from steercache import zoo
+from steercache.cli.options import json_option, root_option
+from steercache.cli.output import next_commands, note, print_json, print_table
+from steercache.core.errors import NotFoundError
+
+
+@click.group(name="zoo")
+def zoo_group() -> None:
+    """Models that ship with steercache: small, trained here, with cards that say what they can do.
+
+    \b
+    steercache zoo list
+    """
+
+
+@zoo_group.command("list")
+@json_option
+def list_command(as_json: bool) -> None:
+    """Name the models, with what they were measured to do.
+
+    \b
+    steercache zoo list
+    """
+    rows = [{"name": name, **_measured(name)} for name in zoo.names()]
+    if as_json:
+        print_json(rows)
+        return
+    columns = ["model", "reads", "relation (word)", "relation (letter)", "count", "shuffled pictures"]
+    keys = ("name", "reads", "Relation/word", "Relation/letter", "Count/number", "shuffled")
+    print_table(columns, [[row.get(key) for key in keys] for row in rows])
+    next_commands("steercache zoo card demo", "steercache zoo build tiny")
+
+
+@zoo_group.command("card")
+@click.argument("name")
+def card_command(name: str) -> None:
+    """Print the model card of NAME: recipe, data, scores, and what must be said about it.
+
+    \b
+    steercache zoo card demo
+    """
+    try:
+        click.echo(zoo.card(name))
+    except FileNotFoundError as error:
+        raise _not_trained(name) from error
+
+
+@zoo_group.command("build")
+@click.argument("name")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), required=False)
+@root_option
+@json_option
+def build_command(name: str, folder: Path | None, root: Path, as_json: bool) -> None:
+    """Write the complete checkpoint folder of NAME, into FOLDER or the cache's own models.
+
+    It loads as any checkpoint of the hub does.
+
+    \b
+    steercache zoo build tiny
+    steercache zoo build tiny my-models/tiny
+    """
+    try:
+        built = zoo.build(name, folder or root / "models" / f"zoo-{name}")
+    except FileNotFoundError as error:
+        raise _not_trained(name) from error
+    if as_json:
+        print_json({"name": name, "folder": str(built), "files": sorted(p.name for p in built.iterdir())})
+        return
+    note(f"{name} is in {built}")
+    if not name.endswith("-backbone"):
+        next_commands(f"steercache eval {name} scenes --vector NAME --layer 2 --alpha 1")
+
+
+def _measured(name: str) -> dict[str, Any]:
+    """Accuracies of the card; none where the model has not been measured."""
+    reads = "text" if name.endswith("-backbone") else "pictures and text"
+    if reads == "text":
+        return {"reads": reads}
+    try:
+        scores = zoo.scores(name)["scores"]
+    except FileNotFoundError:
+        return {"reads": reads}
+    plain = {cell: score["accuracy"] for cell, score in scores["plain"].items()}
+    return {"reads": reads, **plain, "shuffled": scores["shuffled"].get("Relation/word", {}).get("accuracy")}
+
+
+def _not_trained(name: str) -> NotFoundError:
+    return NotFoundError(
+        f"the weights of {name!r} are not in this installation",
+        hint=f"python -m steercache.zoo.train {name.split('-')[0]}",
+    )

@@ -1,0 +1,103 @@
+"""What a data set yields and what a tokenizer makes of it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from steercache.core.ids import digest_bytes
+
+IntArray = npt.NDArray[np.int32]
+BoolArray = npt.NDArray[np.bool_]
+
+TOKEN_KINDS = (
+    "text",
+    "special",
+    "image",
+)  # `kind` of a token; an index into this tuple is stored in EncodedSample.kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRef:
+    """A picture that is read when it is needed. `load` returns the file's bytes; `name` is for messages."""
+
+    name: str
+    load: Callable[[], bytes] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """What is said ABOUT an input. Never part of a run's identity: mending a label re-indexes, it never re-traces.
+
+    `anchors` are half-open character spans in `Example.text`. `polarity` is +1 / -1 in a contrastive pair.
+    """
+
+    concept: str | None = None
+    split: str | None = None
+    question: str | None = None
+    choices: tuple[str, ...] = ()
+    answer: str | None = None
+    group_id: str | None = None
+    pair_id: str | None = None
+    polarity: int | None = None
+    anchors: tuple[tuple[int, int], ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One input of a data set: what reaches the model, and the labels about it.
+
+    With `chat`, `text` is the user's turn (after `system`, if any) rendered through the tokenizer's chat template with the
+    generation prompt, and `completion` is appended to it; without, the model reads `text + completion`.
+    """
+
+    dataset: str
+    place: str  # "concepts.jsonl:12": for messages
+    text: str
+    system: str | None = None
+    completion: str = ""
+    chat: bool = False
+    images: tuple[ImageRef, ...] = ()
+    labels: Labels = Labels()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedSample:
+    """One input as token ids, with what is known about every token; all arrays have shape (t,).
+
+    `char_start`, `char_end` are offsets into `text` (the rendered text), -1 for tokens without characters. `kind` indexes
+    TOKEN_KINDS. `tile`, `patch_row`, `patch_col` are -1 for tokens that are not image patches. `extra` holds what else the
+    forward needs per token (`token_type_ids`), shape (t,) each. `text_start` is where the example's own text begins in `text`
+    (a chat template puts characters before it): label spans shift by it. `pixels` makes the image tensors when the batch runs,
+    `patches` says tile, row and column of every row of the vision tower's output, shape (n, 3), in the tower's order.
+    """
+
+    text: str
+    input_ids: IntArray
+    char_start: IntArray
+    char_end: IntArray
+    kind: npt.NDArray[np.int8]
+    is_anchor: BoolArray
+    is_control: BoolArray
+    tile: IntArray
+    patch_row: IntArray
+    patch_col: IntArray
+    text_start: int = 0
+    image_digests: tuple[str, ...] = ()
+    extra: Mapping[str, IntArray] = field(default_factory=dict)
+    pixels: Callable[[], Mapping[str, Any]] | None = field(default=None, repr=False, compare=False)
+    patches: Callable[[], IntArray] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens without padding."""
+        return len(self.input_ids)
+
+    @property
+    def sample_id(self) -> str:
+        """Hash of what reaches the model: token ids, per-token extras and image bytes."""
+        extras = [part for name in sorted(self.extra) for part in (name.encode(), self.extra[name].tobytes())]
+        return digest_bytes(self.input_ids.tobytes(), *extras, *(d.encode() for d in self.image_digests))

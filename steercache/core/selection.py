@@ -1,0 +1,95 @@
+"""Rows that a query picked, and the one way to turn them into arrays."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+RowIndex = npt.NDArray[np.int64]
+
+
+class RowSource(Protocol):
+    """Something that has the rows of one run: the cache's reader, or arrays in a test."""
+
+    @property
+    def run_id(self) -> str: ...
+
+    @property
+    def generation(self) -> str: ...
+
+    @property
+    def lossy(self) -> bool:
+        """Whether values differ from what the model computed (an int8 generation)."""
+        ...
+
+    def layers(self, site: str) -> tuple[int, ...]:
+        """Blocks kept for `site`, ascending."""
+        ...
+
+    def gather(self, site: str, layer: int, rows: RowIndex) -> npt.NDArray[Any]:
+        """Rows of one layer in the order asked for, shape (n, d), in the dtype they are stored in."""
+        ...
+
+
+@runtime_checkable
+class ViewSource(Protocol):
+    """What a RowSource may offer beside `gather`: rows as they lie in memory or in a memory map, without a copy."""
+
+    def layer_views(self, site: str, layer: int) -> Sequence[tuple[int, npt.NDArray[Any]]]:
+        """(first row, rows (n, d)) of every stretch that needs no decoding, ascending; empty where all must be decoded."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryRecord:
+    """How rows were picked: enough to pick them again."""
+
+    name: str | None
+    text: str
+    bindings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Rows of one run, ascending by `rows`, without duplicates; every array has shape (n,).
+
+    `label` is 1 for the concept's side and 0 for the other; `pair` numbers contrastive pairs; `weight` counts a row more or
+    less. `sample_idx`, `position` and `token_id` say where each row came from, so that folds can keep sentences and words
+    together.
+    """
+
+    source: RowSource = field(repr=False, compare=False)
+    query: QueryRecord
+    rows: RowIndex
+    sample_idx: RowIndex
+    position: npt.NDArray[np.int32]
+    token_id: npt.NDArray[np.int32]
+    label: npt.NDArray[np.int8] | None = None
+    pair: RowIndex | None = None
+    weight: npt.NDArray[np.float32] | None = None
+    concept: str | None = None
+    site: str = "resid_post"
+
+    def __post_init__(self) -> None:
+        if np.any(np.diff(self.rows) <= 0):
+            raise ValueError("rows of a selection must ascend without duplicates")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def run_id(self) -> str:
+        """The run the rows belong to."""
+        return self.source.run_id
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Blocks that the run kept for this selection's site."""
+        return self.source.layers(self.site)
+
+    def gather(self, layer: int, *, part: slice | npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+        """Hidden states of the rows at block `layer`, shape (n, d), in the stored dtype; `part` takes some of them."""
+        rows = self.rows if part is None else self.rows[part]
+        return self.source.gather(self.site, layer, rows)

@@ -1,0 +1,63 @@
+"""A steering vector: one direction per layer, and where it came from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from steercache.core.ids import canonical_json, digest_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SteeringVector:
+    """Directions in the residual stream, one per layer, in float32.
+
+    `values` has shape (l, d), row i belonging to block `layers[i]`; added at the output of that block (site `resid_post`)
+    as h + alpha * v. `provenance` holds JSON values only and no clock time: fitting again gives the same id.
+    `diagnostics` (per layer: auc, norm, resid_norm, ...) are measurements about the vector, not part of its id.
+    """
+
+    name: str
+    method: str
+    concept: str | None
+    site: str
+    layers: tuple[int, ...]
+    values: npt.NDArray[np.float32]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    diagnostics: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.values.dtype != np.float32 or self.values.ndim != 2 or len(self.values) != len(self.layers):
+            raise ValueError(f"values of shape {self.values.shape}, {self.values.dtype} for {len(self.layers)} layers")
+
+    @property
+    def vector_id(self) -> str:
+        """SHA-256 over what the vector is and how it was made."""
+        head = {
+            "method": self.method,
+            "concept": self.concept,
+            "site": self.site,
+            "layers": list(self.layers),
+            "provenance": self.provenance,
+        }
+        return digest_bytes(canonical_json(head), np.ascontiguousarray(self.values).tobytes())
+
+    @property
+    def hidden_size(self) -> int:
+        """Width d of the residual stream it belongs to."""
+        return int(self.values.shape[1])
+
+    def at(self, layer: int) -> npt.NDArray[np.float32]:
+        """The direction of one block, shape (d,). Raises KeyError when the vector has no such layer."""
+        if layer not in self.layers:
+            raise KeyError(layer)
+        row: npt.NDArray[np.float32] = self.values[self.layers.index(layer)]
+        return row
+
+    @property
+    def norms(self) -> npt.NDArray[np.float32]:
+        """Euclidean norm per layer, shape (l,)."""
+        norms: npt.NDArray[np.float32] = np.linalg.norm(self.values, axis=1).astype(np.float32)
+        return norms

@@ -1,0 +1,149 @@
+"""Rows to examples: which cell is the input, which are labels about it, and where the anchor stands."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from steercache.core.errors import Problem
+from steercache.core.examples import Example, ImageRef, Labels
+from steercache.data.anchors import Span, find_anchors, words_around
+from steercache.data.cells import Cells
+from steercache.data.inside import read_inside, resolve_inside
+from steercache.data.rows import Row
+from steercache.manifests.dataset import Columns, DatasetManifest, PairColumns
+
+RowReader = Callable[[Row], list[Example] | list[Problem]]  # one row's examples, or everything that is wrong with it
+
+
+def wanted_columns(columns: Columns | PairColumns) -> tuple[str, ...]:
+    """Every column that is read, once each, in a fixed order."""
+    named = columns.model_dump(exclude={"meta"}).values()
+    return tuple(dict.fromkeys([*(name for name in named if name is not None), *getattr(columns, "meta", ())]))
+
+
+def row_reader(manifest: DatasetManifest, columns: Columns, folder: Path | None) -> RowReader:
+    """Reads one row as one example; paths of pictures stay inside `folder`, and without one name nothing."""
+    chat = manifest.chat is not None and manifest.chat.apply
+    system = manifest.chat.system if manifest.chat else None
+
+    def read(row: Row) -> list[Example] | list[Problem]:
+        cells = Cells(row)
+        text = cells.text(columns.text)
+        example = Example(
+            dataset=manifest.name,
+            place=row.place,
+            text=text,
+            system=cells.label(columns.system) or system,
+            completion=cells.label(columns.completion) or "",
+            chat=chat,
+            images=_images(cells, columns.image, folder),
+            labels=Labels(
+                concept=cells.label(columns.concept) or manifest.concept,
+                split=cells.label(columns.split),
+                question=cells.label(columns.question),
+                choices=cells.texts(columns.choices),
+                answer=cells.label(columns.answer, numbers=True),
+                group_id=cells.label(columns.group, numbers=True),
+                pair_id=cells.label(columns.pair, numbers=True),
+                polarity=cells.polarity(columns.polarity),
+                anchors=_anchors(cells, manifest, columns.anchor, text) if columns.anchor else (),
+                meta=cells.meta(columns.meta),
+            ),
+        )
+        return cells.problems or [example]
+
+    return read
+
+
+def pair_reader(manifest: DatasetManifest, columns: PairColumns) -> RowReader:
+    """Reads one row as the two examples of a contrastive pair, the positive one first.
+
+    What counts is the last token of each, which queries pick by position: no span of the text names it, since a chat template
+    may end after the text.
+    """
+    chat = manifest.chat is not None and manifest.chat.apply
+    system = manifest.chat.system if manifest.chat else None
+
+    def read(row: Row) -> list[Example] | list[Problem]:
+        cells = Cells(row)
+        prompt = cells.text(columns.prompt) if columns.prompt else ""
+        concept = cells.label(columns.concept) or manifest.concept
+        split, group = cells.label(columns.split), cells.label(columns.group, numbers=True)
+        pair, sides = f"{manifest.name}:{row.line}", []
+        for polarity, side_column, system_column in (
+            (1, columns.positive, columns.system_positive),
+            (-1, columns.negative, columns.system_negative),
+        ):
+            side = cells.text(side_column) if side_column else ""
+            side_system = cells.text(system_column) if system_column else None
+            labels = Labels(concept=concept, split=split, group_id=group or pair, pair_id=pair, polarity=polarity)
+            example = Example(
+                dataset=manifest.name,
+                place=row.place,
+                text=prompt if columns.prompt else side,
+                system=side_system or system,
+                completion=side if columns.prompt else "",
+                chat=chat,
+                labels=labels,
+            )
+            sides.append(example)
+        if not cells.problems and _input(sides[0]) == _input(sides[1]):
+            cells.problem(columns.positive or "", "pair", "both sides are the same")
+        return cells.problems or sides
+
+    return read
+
+
+def _input(example: Example) -> tuple[str | None, str, str]:
+    return example.system, example.text, example.completion
+
+
+def _anchors(cells: Cells, manifest: DatasetManifest, column: str, text: str) -> tuple[Span, ...]:
+    """Spans of the row's anchor; what is wrong with it is noted."""
+    optional = manifest.anchors == "optional"
+    anchor = (cells.label(column) if optional else cells.text(column)) or ""
+    if not anchor or not text:
+        return ()
+    spans = find_anchors(text, anchor)
+    if not spans:
+        parts = words_around(text, anchor)
+        if parts:
+            message = f"{anchor!r} stands only inside another word: {', '.join(map(repr, parts[:3]))}"
+            cells.problem(column, "anchor_inside_word", message)
+        else:
+            cells.problem(column, "anchor_missing", f"{anchor!r} is not in the text: {_shown(text)}")
+        return ()
+    chat = manifest.chat is not None and manifest.chat.apply
+    if not chat and manifest.first_position == "refuse" and not text[: spans[0][0]].strip():
+        cells.problem(
+            column, "anchor_first", f"{anchor!r} is the first word, where the attention sink is: {_shown(text)}"
+        )
+    return spans
+
+
+def _images(cells: Cells, column: str | None, folder: Path | None) -> tuple[ImageRef, ...]:
+    if column is None:
+        return ()
+    value = cells.raw(column)
+    values = value if isinstance(value, list) else [value] if value is not None else []
+    return tuple(image for item in values if (image := _image(cells, column, item, folder)) is not None)
+
+
+def _image(cells: Cells, column: str, value: Any, folder: Path | None) -> ImageRef | None:
+    place = cells.row.place
+    data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, value)
+    if isinstance(data, bytes):
+        name = path if isinstance(path, str) and path is not value else f"{place}:{column}"
+        return ImageRef(name=name, load=lambda: data)
+    if not isinstance(path, str):
+        cells.problem(column, "image", "must be a path, bytes, or a struct of both")
+        return None
+    found = resolve_inside(folder, path) if folder is not None else "a picture from the hub must come with its bytes"
+    if folder is None or isinstance(found, str):
+        cells.problem(column, "image", f"{_shown(path)}: {found}")
+        return None
+    return ImageRef(name=path, load=lambda: read_inside(folder, path, place=place))
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "...")

@@ -1,0 +1,42 @@
+"""Paths that stand in a data file: they stay inside that file's folder, whatever they say."""
+
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from steercache.core.errors import ManifestError, Problem
+
+
+def resolve_inside(folder: Path, name: str) -> Path | str:
+    """The file `name` under `folder`, or the reason why it cannot be used.
+
+    Refused are absolute paths, `..`, and links that lead out of the folder.
+    """
+    if "\0" in name or not name.strip():
+        return "not a file's name"
+    if PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor:
+        return "an absolute path; paths stand relative to the data file"
+    if ".." in PurePosixPath(name).parts or ".." in PureWindowsPath(name).parts:
+        return "`..` leads out of the data set's folder"
+    try:
+        root = folder.resolve(strict=True)
+        path = (root / name).resolve(strict=True)
+    except (OSError, RuntimeError):  # RuntimeError: links in a circle
+        return "there is no such file"
+    if not path.is_relative_to(root):
+        return "a link leads out of the data set's folder"
+    return path if path.is_file() else "not a file"
+
+
+def read_inside(folder: Path, name: str, *, place: str) -> bytes:
+    """The bytes of a file under `folder`, looked at again when they are needed.
+
+    Raises:
+        ManifestError: it is gone, unreadable, or now leads elsewhere.
+    """
+    path = resolve_inside(folder, name)
+    if isinstance(path, Path):
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            path = f"cannot be read: {error.strerror}"
+    problem = Problem(loc="image", kind="image", message=f"{name!r}: {path}", file=place)
+    raise ManifestError("a picture of the data set cannot be read", problems=[problem], place=place)

@@ -1,0 +1,105 @@
+"""What a picture holds and where: items with a shape, a colour and a place, drawn from a random generator.
+
+Places are fractions of the picture's side, x to the right and y downwards. No two items are closer than MIN_GAP on both axes,
+so that each has a cell of its own on a 5 x 5 grid.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from steercache.data.scenes.palette import COLOURS, SHAPES
+
+MIN_GAP = 0.22  # larger of the distances in x and y between two items
+MARGIN = 0.12  # from an item's centre to the border
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One drawn thing: `x`, `y`, `radius` in fractions of the side, `angle` in degrees, `tone` a shift of its RGB values."""
+
+    shape: str
+    colour: str
+    x: float
+    y: float
+    radius: float
+    angle: float
+    tone: tuple[int, int, int] = (0, 0, 0)
+    hollow: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """A picture before it is drawn; `background` holds the RGB values of its upper and its lower (or left and right) edge."""
+
+    items: tuple[Item, ...]
+    background: tuple[tuple[int, int, int], tuple[int, int, int]]
+    sideways: bool = False
+    striped: bool = False
+    shifted: bool = False
+
+    def of_shape(self, shape: str) -> tuple[Item, ...]:
+        """The items of one shape."""
+        return tuple(item for item in self.items if item.shape == shape)
+
+    def unique_shapes(self) -> tuple[Item, ...]:
+        """The items that their shape's word alone names."""
+        return tuple(item for item in self.items if len(self.of_shape(item.shape)) == 1)
+
+    def unique_colours(self) -> tuple[Item, ...]:
+        """The items that their colour's word alone names."""
+        colours = [item.colour for item in self.items]
+        return tuple(item for item in self.items if colours.count(item.colour) == 1)
+
+
+def make_pairs(rng: np.random.Generator, *, shifted: bool = False) -> Scene:
+    """Two to four items of different shapes and colours: for questions about relation, colour and shape."""
+    n = int(rng.integers(2, 5))
+    shapes = [str(s) for s in rng.choice(SHAPES, n, replace=False)]
+    colours = [str(c) for c in rng.choice(COLOURS, n, replace=False)]
+    return _scene(rng, list(zip(shapes, colours, strict=True)), shifted=shifted)
+
+
+def make_crowd(rng: np.random.Generator, *, shifted: bool = False) -> Scene:
+    """One to five items of one shape among up to two of other shapes: for counting. The counted shape comes first."""
+    n_target, n_other = int(rng.integers(1, 6)), int(rng.integers(0, 3))
+    target, *others = [str(s) for s in rng.choice(SHAPES, 1 + n_other, replace=False)]
+    colours = [str(c) for c in rng.choice(COLOURS, n_target + n_other)]
+    return _scene(rng, list(zip([target] * n_target + others, colours, strict=True)), shifted=shifted)
+
+
+def _scene(rng: np.random.Generator, names: list[tuple[str, str]], *, shifted: bool) -> Scene:
+    places_n2 = _places(rng, len(names))
+    items = tuple(
+        Item(
+            shape=shape,
+            colour=colour,
+            x=float(x),
+            y=float(y),
+            radius=float(rng.uniform(0.085, 0.12) if not shifted else rng.uniform(0.075, 0.13)),
+            angle=float(rng.uniform(-12, 12) if not shifted else rng.uniform(-25, 25)),
+            tone=_triple(rng.integers(-18, 19, 3)),
+            hollow=bool(shifted and rng.random() < 0.5),
+        )
+        for (shape, colour), (x, y) in zip(names, places_n2, strict=True)
+    )
+    base = rng.integers(80, 130, 3) if shifted else rng.integers(150, 206, 3)
+    edges = (_triple(base), _triple(base + rng.integers(-14, 15, 3)))
+    return Scene(items=items, background=edges, sideways=bool(rng.random() < 0.5), striped=shifted, shifted=shifted)
+
+
+def _places(rng: np.random.Generator, n: int) -> npt.NDArray[np.float64]:
+    while True:
+        places: list[npt.NDArray[np.float64]] = []
+        for _ in range(60 * n):
+            place = rng.uniform(MARGIN, 1 - MARGIN, 2)
+            if all(np.abs(place - other).max() >= MIN_GAP for other in places):
+                places.append(place)
+                if len(places) == n:
+                    return np.stack(places)
+
+
+def _triple(values: npt.NDArray[np.int64]) -> tuple[int, int, int]:
+    r, g, b = (int(v) for v in values)
+    return r, g, b

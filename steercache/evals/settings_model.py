@@ -1,0 +1,80 @@
+"""MODEL of `steercache eval`: a manifest by name or file, a checkpoint folder, or a model of the zoo."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from steercache import zoo
+from steercache.core.errors import NotFoundError, UsageError
+from steercache.manifests.load import find_manifest, read_manifest
+from steercache.manifests.model import ModelManifest, PathModel
+from steercache.models.load import load_bundle, load_model
+from steercache.models.spec import LoadedModel, TokenizerBundle
+
+BACKBONES: Final = MappingProxyType({"tiny": "tiny-backbone", "demo": "smollm2-135m"})  # as their text runs name them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundModel:
+    """A model manifest, and the folder that its paths are relative to."""
+
+    manifest: ModelManifest
+    base_dir: Path
+
+    def bundle(self, root: Path, *, dtype: str = "auto") -> TokenizerBundle:
+        """What can be known without the weights in memory. Raises as `models.load.load_bundle`."""
+        return load_bundle(self.manifest, cache_dir=root, base_dir=self.base_dir, dtype=dtype)
+
+    def load(self, root: Path, *, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+        """The model in memory; conversions go into the cache at `root`. Raises as `models.load.load_model`."""
+        return load_model(self.manifest, cache_dir=root, base_dir=self.base_dir, device=device, dtype=dtype)
+
+
+def find_model(name: str, root: Path) -> FoundModel:
+    """What `name` means: a folder with a `config.json`, a name of the zoo (built below `root` once), or a manifest.
+
+    Raises:
+        NotFoundError: none of these; UsageError: a text model of the zoo's.
+    """
+    folder = Path(name)
+    if (folder / "config.json").is_file():
+        return _folder(folder.resolve(), name=_manifest_name(folder.resolve().name), backbone=None)
+    if name in zoo.names():
+        return zoo_model(name, root)
+    try:
+        path = find_manifest(name, kind="model")
+    except NotFoundError as error:
+        hint = f"a model manifest, a checkpoint folder, or one of the zoo: {', '.join(BACKBONES)}"
+        raise NotFoundError(error.message, place=error.place, hint=hint) from None
+    manifest = read_manifest(path, kind="model")
+    assert isinstance(manifest, ModelManifest)
+    return FoundModel(manifest=zoo.in_place(manifest, root), base_dir=path.resolve().parent)
+
+
+def zoo_model(name: str, root: Path) -> FoundModel:
+    """A multimodal model of the zoo, built below `root` once.
+
+    Raises:
+        UsageError: a text model; NotFoundError: its weights are not in this installation.
+    """
+    if name not in BACKBONES:
+        raise UsageError(f"{name} is a text model", hint=f"one of: {', '.join(BACKBONES)}")
+    try:
+        built = zoo.build(name, root / "models" / f"zoo-{name}")
+    except FileNotFoundError as error:
+        hint = f"python -m steercache.zoo.train {name}"
+        raise NotFoundError(f"the weights of {name!r} are not in this installation", hint=hint) from error
+    return _folder(built.resolve(), name=name, backbone=BACKBONES[name])
+
+
+def _folder(folder: Path, *, name: str, backbone: str | None) -> FoundModel:
+    source = PathModel(type="path", folder=str(folder))
+    manifest = ModelManifest(kind="model", version=1, name=name, source=source, backbone=backbone)
+    return FoundModel(manifest=manifest, base_dir=folder)
+
+
+def _manifest_name(folder: str) -> str:
+    """A folder's name as manifests may have it."""
+    return re.sub(r"[^a-z0-9._-]+", "-", folder.lower()).strip("-._")[:80] or "model"

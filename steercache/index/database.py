@@ -1,0 +1,179 @@
+"""`Index`: the DuckDB file, opened for one query or one transaction and let go again."""
+
+import re
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from steercache.core.errors import BudgetError, BusyError, DamagedError, NotFoundError, SteercacheError, UsageError
+from steercache.index.gate import describe_process, gate_of, retry, writers_lock
+from steercache.index.migrate import is_current, migrate
+
+ALIAS = "steercache"  # catalog name of the index inside a reading connection
+_HOLDER = re.compile(r"\(PID (\d+)\)")  # in DuckDB's message
+_REBUILD = "steercache cache rebuild"
+Config = dict[str, str | bool | int | float | list[str]]
+WRITER: Config = {
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "memory_limit": "512MiB",  # a build beside it has better uses for memory, and one shard needs far less
+}
+
+
+def reader_config() -> Config:
+    """Settings of a reading connection; what it spills goes to a folder of its own, which DuckDB removes with it."""
+    return {
+        "python_enable_replacements": "false",  # a table name in a query is a table, never a Python variable
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+        "temp_directory": str(Path(tempfile.gettempdir()) / f"steercache-{uuid.uuid4().hex}"),
+    }
+
+
+class UnreadableIndexError(DamagedError):
+    """DuckDB cannot read the file. It rewrites its block of metadata in place: killed in the middle of that, it leaves the
+    block torn, with a checksum that no longer holds."""
+
+
+class Index:
+    """The index at `path`. Holds nothing open between calls; `wait_s` is how long a held file is waited for."""
+
+    def __init__(self, path: Path, *, wait_s: float = 10.0) -> None:
+        self.path = path
+        self.wait_s = wait_s
+
+    @contextmanager
+    def read(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection that can only read, for one query. An index of an older version is brought up to date first.
+
+        Raises:
+            NotFoundError: there is no index yet.
+            BusyError: somebody else is writing to it; names the process.
+            DamagedError: it is not readable, or a newer steercache wrote it.
+        """
+        with gate_of(self.path).hold(self.path, self.wait_s), naming_damage(self.path):
+            con = retry(self._open_reader, wait_s=self.wait_s, again=is_busy)
+            try:
+                if not is_current(con, place=str(self.path)):
+                    con.close()
+                    with writers_lock(self.path, self.wait_s):
+                        retry(self._open_writer, wait_s=self.wait_s, again=is_busy).close()
+                    con = retry(self._open_reader, wait_s=self.wait_s, again=is_busy)
+                yield con
+            finally:
+                con.close()
+
+    @contextmanager
+    def write(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection inside one transaction: committed when the block ends well, rolled back otherwise.
+
+        Makes the file when there is none.
+
+        Raises:
+            BusyError: somebody else has it open; names the process.
+            DamagedError: it is not readable, or a newer steercache wrote it.
+            UsageError: the folder cannot be written to.
+            BudgetError: the disk is full.
+        """
+        with (
+            gate_of(self.path).hold(self.path, self.wait_s),
+            writers_lock(self.path, self.wait_s),
+            naming_damage(self.path),
+        ):
+            con = retry(self._open_writer, wait_s=self.wait_s, again=is_busy)
+            try:
+                con.execute("BEGIN")
+                yield con
+                con.execute("COMMIT")
+            finally:
+                con.close()  # an open transaction is rolled back
+
+    def _open_reader(self) -> duckdb.DuckDBPyConnection:
+        if not self.path.exists():
+            raise NotFoundError("there is no index yet", place=str(self.path), hint=_REBUILD)
+        # A database of its own in memory, the file attached: what a query sets or registers dies with the connection.
+        con = duckdb.connect(":memory:", config=reader_config())
+        try:
+            quoted = _name_for_duckdb(self.path).replace("'", "''")
+            con.execute(f"ATTACH '{quoted}' AS {ALIAS} (READ_ONLY)")
+            con.execute(f"USE {ALIAS}")
+        except BaseException:
+            con.close()
+            raise
+        return con
+
+    def _open_writer(self) -> duckdb.DuckDBPyConnection:
+        if not self.path.exists():
+            wal_of(self.path).unlink(missing_ok=True)  # left by a rebuild that was killed; it belongs to no file
+        con = duckdb.connect(_name_for_duckdb(self.path), config=WRITER)
+        try:
+            if not is_current(con, place=str(self.path)):
+                con.execute("BEGIN")
+                migrate(con)
+                con.execute("COMMIT")
+        except BaseException:
+            con.close()
+            raise
+        return con
+
+
+def _name_for_duckdb(path: Path) -> str:
+    """An absolute path: DuckDB takes a name such as `md:x` for a service. Raises UsageError for `?`, which it cannot bear."""
+    name = str(path.absolute())
+    if "?" in name:
+        raise UsageError("DuckDB cannot keep a file in a folder with `?` in its name", place=name, hint="--root FOLDER")
+    return name
+
+
+def wal_of(path: Path) -> Path:
+    """DuckDB's write-ahead log beside the file."""
+    return path.with_name(path.name + ".wal")
+
+
+def is_busy(error: Exception) -> bool:
+    """Whether DuckDB says that somebody else has the file open."""
+    if isinstance(error, duckdb.IOException):
+        return "Could not set lock" in str(error)
+    # this very process has the file open by another way than `Index`: a notebook's own duckdb.connect
+    return isinstance(error, duckdb.ConnectionException | duckdb.ResourceInUseException)
+
+
+@contextmanager
+def naming_damage(path: Path) -> Iterator[None]:
+    """Turn what DuckDB says about the file itself into our errors; errors of the SQL pass through."""
+    try:
+        yield
+    except duckdb.Error as error:
+        translated = file_error(error, path)
+        if translated is None:
+            raise
+        raise translated from error
+
+
+def file_error(error: duckdb.Error, path: Path) -> SteercacheError | None:
+    """Our error for one of DuckDB's about the file at `path`; None when the file is not to blame."""
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if is_busy(error):
+        held = _HOLDER.search(str(error))
+        holder = describe_process(held.group(1)) if held else "this process, by a connection of its own"
+        return BusyError(f"the index is held by {holder}", place=str(path), hint="close it there, then try again")
+    if "No space left" in text or "disk is full" in text.lower():
+        return BudgetError("the disk is full", place=str(path), hint="free some space; committed rows are safe")
+    if any(os_text in text for os_text in ("Permission denied", "Read-only file system")):
+        return UsageError(
+            f"the index cannot be written: {text}", place=str(path), hint="--root FOLDER that is writable"
+        )
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return BudgetError(text, place=str(path), hint="free memory, then try again")
+    if _says_damaged(error, text):
+        return UnreadableIndexError(f"the index is not readable: {text}", place=str(path), hint=_REBUILD)
+    return None
+
+
+def _says_damaged(error: duckdb.Error, text: str) -> bool:
+    kinds = (duckdb.IOException, duckdb.SerializationException, duckdb.InternalException, duckdb.FatalException)
+    return isinstance(error, kinds) or type(error) is duckdb.Error or "corrupt" in text.lower()

@@ -1,0 +1,215 @@
+"""The index from nothing but files: rebuilt on disk, or read in memory while somebody else holds the file."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial, reduce
+from operator import and_
+from pathlib import Path
+from typing import Any, Literal
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs as fs
+
+from steercache.core.errors import DamagedError
+from steercache.core.layout import ShardRecord
+from steercache.index.database import WRITER, is_busy, naming_damage, reader_config, wal_of
+from steercache.index.gate import gate_of, retry, writers_lock
+from steercache.index.ingest import (
+    put_answers,
+    put_cells,
+    put_run,
+    put_searches,
+    put_shard,
+    put_sweep,
+    put_vector,
+    shard_row,
+)
+from steercache.index.labels import SAMPLES_OF_RUNS, TOKENS_OF_RUNS
+from steercache.index.migrate import migrate
+from steercache.index.rows import Row, insert
+from steercache.index.schemas import ANNOTATIONS, SAMPLES, TOKENS, check_present
+from steercache.index.seen import write_seen
+
+REBUILD_WAIT_S = 10.0
+_SHARD_KEYS = {"run_id": pa.string(), "shard_idx": pa.int32()}
+_PER_TRANSACTION = 8  # shards of a rebuild: few enough to keep memory flat, enough to hide the cost of a commit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFiles:
+    """One run as the index needs it: `run` as `put_run` takes it, and the files of each committed shard, in one order."""
+
+    run: Row
+    shards: tuple[ShardRecord, ...]
+    tokens: tuple[Path, ...]
+    samples: tuple[Path, ...]
+    annotations: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepFiles:
+    """One sweep as the index needs it: rows as `put_sweep`, `put_cells` and `put_searches` take them, and its parts of answers,
+    in order."""
+
+    sweep: Row
+    cells: tuple[Row, ...]
+    answers: tuple[Path, ...]
+    searches: tuple[Row, ...] = ()
+
+
+def rebuild(
+    path: Path,
+    runs: Iterable[RunFiles],
+    vectors: Iterable[Row],
+    sweeps: Iterable[SweepFiles],
+    *,
+    seen: Mapping[str, int] | None = None,
+    wait_s: float = REBUILD_WAIT_S,
+) -> None:
+    """Make the index at `path` again, equal to the state `seen` of the files. Readers keep the old one until the new one
+    takes its name; writers wait.
+
+    Killed anywhere, the old or the new index is there: nothing is written into either once it has its name.
+
+    Raises:
+        BusyError: another process has the index open.
+        DamagedError: a file that it is made from is missing or not readable; nothing is replaced.
+    """
+    new = path.with_name(path.name + ".new")
+    with writers_lock(path, wait_s):
+        for leftover in (new, wal_of(new)):
+            leftover.unlink(missing_ok=True)
+        con = duckdb.connect(str(new), config=WRITER)
+        try:
+            with naming_damage(new):
+                _in_transaction(con, lambda: migrate(con))
+                for run in runs:
+                    _fill_run(con, run)
+                _in_transaction(con, lambda: _fill_rest(con, vectors, sweeps))
+                _in_transaction(con, lambda: write_seen(con, seen or {}))
+                con.execute("CHECKPOINT")
+        finally:
+            con.close()
+        _swap(path, new, wait_s)
+
+
+def over_files(
+    runs: Sequence[RunFiles], vectors: Iterable[Row], sweeps: Iterable[SweepFiles]
+) -> duckdb.DuckDBPyConnection:
+    """The same tables in memory, over the Parquet files themselves; the caller closes it.
+
+    Raises:
+        DamagedError: a Parquet file is missing.
+    """
+    check_present([path for run in runs for path in (*run.tokens, *run.samples, *run.annotations)])
+    con = duckdb.connect(":memory:", config=reader_config())
+    migrate(con)
+    for run in runs:
+        put_run(con, run.run)
+        shards = zip(run.shards, run.tokens, run.samples, strict=True)
+        insert(con, "shards", [shard_row(run.run["run_id"], r, files=(t, s)) for r, t, s in shards])
+    _fill_rest(con, vectors, sweeps)
+    con.register("tokens_file", _parquet(TOKENS, _per_shard(runs, "tokens")))
+    con.register("samples_file", _parquet(SAMPLES, _per_shard(runs, "samples")))
+    labels = [
+        (path, {"run_id": run.run["run_id"], "dataset": path.parent.name}) for run in runs for path in run.annotations
+    ]
+    con.register("labels_file", _parquet(ANNOTATIONS, labels, keys={"run_id": pa.string(), "dataset": pa.string()}))
+    _replace_by_view(con, "samples", SAMPLES_OF_RUNS)
+    _replace_by_view(con, "tokens", TOKENS_OF_RUNS)
+    return con
+
+
+def _fill_run(con: duckdb.DuckDBPyConnection, run: RunFiles) -> None:
+    parts = list(zip(run.shards, run.tokens, run.samples, strict=True))
+    _in_transaction(con, lambda: put_run(con, run.run))
+    for first in range(0, len(parts), _PER_TRANSACTION):
+        _in_transaction(con, partial(_fill_shards, con, run, parts[first : first + _PER_TRANSACTION]))
+
+
+def _fill_shards(con: duckdb.DuckDBPyConnection, run: RunFiles, parts: list[tuple[ShardRecord, Path, Path]]) -> None:
+    for record, tokens, samples in parts:
+        put_shard(con, run.run["run_id"], record, tokens=tokens, samples=samples, annotations=run.annotations)
+
+
+def _fill_rest(con: duckdb.DuckDBPyConnection, vectors: Iterable[Row], sweeps: Iterable[SweepFiles]) -> None:
+    for vector in vectors:
+        put_vector(con, vector)
+    for sweep in sweeps:
+        put_sweep(con, sweep.sweep)
+        put_cells(con, sweep.cells)
+        for answers in sweep.answers:
+            put_answers(con, sweep.sweep["sweep_id"], answers)
+        put_searches(con, sweep.sweep["sweep_id"], sweep.searches)
+
+
+def _in_transaction(con: duckdb.DuckDBPyConnection, fill: Callable[[], None]) -> None:
+    con.execute("BEGIN")
+    fill()
+    con.execute("COMMIT")
+
+
+def _swap(path: Path, new: Path, wait_s: float) -> None:
+    """Give `new` the name `path`. The old file's log must be gone by then: beside the new file it would be an error."""
+    with gate_of(path).hold(path, wait_s):
+        if path.exists():
+            try:
+                with naming_damage(path):
+                    retry(lambda: _open_and_close(path), wait_s=wait_s, again=is_busy)
+            except DamagedError:
+                path.unlink()
+        wal_of(path).unlink(missing_ok=True)
+        for synced in (new, path.parent):
+            descriptor = os.open(synced, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+        os.replace(new, path)
+
+
+def _open_and_close(path: Path) -> None:
+    """Find out whether somebody has the file open; without the checkpoint of a last connection, which writes in place."""
+    con = duckdb.connect(str(path), config=WRITER)
+    con.execute("PRAGMA disable_checkpoint_on_shutdown")
+    con.close()
+
+
+def _per_shard(runs: Sequence[RunFiles], kind: Literal["tokens", "samples"]) -> list[tuple[Path, dict[str, Any]]]:
+    return [
+        (path, {"run_id": run.run["run_id"], "shard_idx": record.shard_idx})
+        for run in runs
+        for record, path in zip(run.shards, run.tokens if kind == "tokens" else run.samples, strict=True)
+    ]
+
+
+def _parquet(
+    schema: pa.Schema, files: Sequence[tuple[Path, Mapping[str, Any]]], *, keys: Mapping[str, pa.DataType] = _SHARD_KEYS
+) -> ds.Dataset:
+    """Parquet files as one data set with constant columns per file, by which whole files are skipped."""
+    whole = schema
+    for name, kind in keys.items():
+        whole = whole.append(pa.field(name, kind)) if name not in whole.names else whole
+    if not files:
+        return ds.dataset(whole.empty_table())
+    parquet, local = ds.ParquetFileFormat(), fs.LocalFileSystem()
+    fragments = []
+    for path, values in files:
+        constant = [ds.field(name) == pa.scalar(value, keys[name]) for name, value in values.items()]
+        expression = reduce(and_, constant) if constant else None
+        fragments.append(parquet.make_fragment(str(path.absolute()), filesystem=local, partition_expression=expression))
+    return ds.FileSystemDataset(fragments, whole, parquet, local)
+
+
+def _replace_by_view(con: duckdb.DuckDBPyConnection, table: str, rows: str) -> None:
+    """Put a view with the table's columns and comments in the place of an empty table."""
+    columns = con.execute(
+        "SELECT column_name, data_type, comment FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index",
+        [table],
+    ).fetchall()
+    con.execute(f"DROP TABLE {table}")
+    chosen = ", ".join(f"CAST({name} AS {kind}) AS {name}" for name, kind, _ in columns)
+    con.execute(f"CREATE VIEW {table} AS SELECT {chosen} FROM ({rows})")
+    for name, _, comment in columns:
+        con.execute(f"COMMENT ON COLUMN {table}.{name} IS '{comment.replace(chr(39), chr(39) * 2)}'")

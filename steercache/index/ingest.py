@@ -1,0 +1,147 @@
+"""Take files into the index, and out again. Every function is idempotent and runs inside the caller's transaction.
+
+No primary keys: at 100 million tokens DuckDB's key indexes cost more memory than the data. A row is replaced by deleting
+what carries its key and inserting it anew, and a shard that was never taken in needs no deleting.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from steercache.core.ids import digest
+from steercache.core.layout import ShardRecord
+from steercache.index.labels import SAMPLES_OF_FILE, TOKENS_OF_FILE, relabel_samples, relabel_tokens
+from steercache.index.parquet import blaming, check_labels, labels_of, rows_of, table_of, views
+from steercache.index.rows import Row, insert, replace
+from steercache.index.schemas import ANSWERS, SAMPLES, TOKENS, check_parquet
+
+Connection = duckdb.DuckDBPyConnection
+_PER_RUN = ("tokens", "samples", "shards", "sites", "runs")
+
+
+def put_run(con: Connection, run: Row) -> None:
+    """Insert or replace one run and its sites; its shards stay. Keys are columns of `runs`, and `sites`: rows of `sites`."""
+    run_id = run["run_id"]
+    row = {key: value for key, value in run.items() if key != "sites"}
+    replace(con, "runs", [row], key=("run_id",))
+    con.execute("DELETE FROM sites WHERE run_id = ?", [run_id])
+    insert(con, "sites", [{"run_id": run_id, **site} for site in run["sites"]])
+
+
+def put_shard(
+    con: Connection,
+    run_id: str,
+    record: ShardRecord,
+    *,
+    tokens: Path,
+    samples: Path,
+    annotations: Sequence[Path],
+) -> None:
+    """Take in one committed shard: its tokens and samples, with the labels known about them.
+
+    Raises:
+        DamagedError: a Parquet file is missing or not what it should be, or two labels claim one sample.
+    """
+    check_parquet(tokens, TOKENS)
+    check_parquet(samples, SAMPLES)
+    labels = labels_of(annotations)
+    key = {"run": run_id, "shard": record.shard_idx}
+    if con.execute("SELECT 1 FROM shards WHERE run_id = $run AND shard_idx = $shard", key).fetchall():
+        for table in ("tokens", "samples", "shards"):
+            con.execute(f"DELETE FROM {table} WHERE run_id = $run AND shard_idx = $shard", key)
+    sources = {"samples_file": rows_of(samples, SAMPLES), "tokens_file": rows_of(tokens, TOKENS)}
+    with blaming(tokens, samples, *annotations), views(con, **sources, all_labels=labels):
+        first, last = con.execute("SELECT min(ordinal), max(ordinal) FROM samples_file").fetchall()[0]
+        within = f"ordinal BETWEEN {first or 0} AND {last or 0}"  # row groups of other shards are never read
+        with views(con, labels_file=f"FROM all_labels WHERE {within}"):
+            check_labels(con, annotations)
+            for table, rows in (("samples", SAMPLES_OF_FILE), ("tokens", TOKENS_OF_FILE)):
+                con.execute(
+                    f"INSERT INTO {table} BY NAME SELECT $run AS run_id, $shard::INTEGER AS shard_idx, * FROM ({rows})",
+                    key,
+                )
+    insert(con, "shards", [shard_row(run_id, record, files=(tokens, samples))])
+
+
+def put_shard_rows(con: Connection, run_id: str, rows: Sequence[Row]) -> None:
+    """Replace what `shards` says of a run whose arrays were written again; its tokens and samples stay as they are."""
+    con.execute("DELETE FROM shards WHERE run_id = ?", [run_id])
+    insert(con, "shards", rows)
+
+
+def annotate(con: Connection, run_id: str, annotations: Sequence[Path]) -> None:
+    """Join a run's labels anew, after they were mended: samples and the roles of their tokens. Only what differs is written."""
+    with blaming(*annotations), views(con, labels_file=labels_of(annotations)):
+        check_labels(con, annotations)
+        relabel_samples(con, run_id)
+        relabel_tokens(con, run_id)
+
+
+def drop_run(con: Connection, run_id: str) -> None:
+    """Take a run out. Vectors fitted on it stay."""
+    for table in _PER_RUN:
+        con.execute(f"DELETE FROM {table} WHERE run_id = ?", [run_id])
+
+
+def put_vector(con: Connection, row: Row) -> None:
+    """Insert or replace one layer of a vector; keys are columns of `vectors`."""
+    replace(con, "vectors", [row], key=("vector_id", "layer"))
+
+
+def drop_vector(con: Connection, vector_id: str) -> None:
+    """Take a vector out, every layer of it."""
+    con.execute("DELETE FROM vectors WHERE vector_id = ?", [vector_id])
+
+
+def put_sweep(con: Connection, sweep: Row) -> None:
+    """Insert or replace one sweep; keys are columns of `sweeps`."""
+    replace(con, "sweeps", [sweep], key=("sweep_id",))
+
+
+def put_cells(con: Connection, cells: Iterable[Row]) -> None:
+    """Insert or replace settings of sweeps; keys are columns of `cells`."""
+    replace(con, "cells", list(cells), key=("sweep_id", "cell_id"))
+
+
+def put_searches(con: Connection, sweep_id: str, rows: Sequence[Row]) -> None:
+    """Replace what is known of other ways through a sweep; keys are columns of `searches`."""
+    con.execute("DELETE FROM searches WHERE sweep_id = ?", [sweep_id])
+    insert(con, "searches", [{"sweep_id": sweep_id, **row} for row in rows])
+
+
+def put_answers(con: Connection, sweep_id: str, answers: Path) -> None:
+    """Take in one part of a sweep's answers; `trials` counts them.
+
+    Raises:
+        DamagedError: the Parquet file is missing or not what it should be.
+    """
+    check_parquet(answers, ANSWERS)
+    with blaming(answers), views(con, answers_file=f"FROM {table_of(answers)}"):
+        con.execute(
+            "DELETE FROM answers WHERE sweep_id = ? AND (cell_id, sample_id) IN"
+            " (SELECT (cell_id, sample_id) FROM answers_file)",
+            [sweep_id],
+        )
+        con.execute(
+            f"INSERT INTO answers BY NAME SELECT ? AS sweep_id, {', '.join(ANSWERS.names)} FROM answers_file",
+            [sweep_id],
+        )
+
+
+def shard_row(run_id: str, record: ShardRecord, *, files: Sequence[Path]) -> dict[str, Any]:
+    """A shard as a row of `shards`. It was committed when the last of its files was written."""
+    committed = max(path.stat().st_mtime for path in files)
+    return {
+        "run_id": run_id,
+        "shard_idx": record.shard_idx,
+        "n_rows": record.n_rows,
+        "n_bytes": record.n_bytes,
+        "digest": digest(asdict(record)),
+        "committed_at": datetime.fromtimestamp(committed, UTC),
+        "first_sample": record.first_sample,
+        "n_samples": record.n_samples,
+    }

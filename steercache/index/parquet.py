@@ -1,0 +1,84 @@
+"""Parquet files as views of a writing connection: DuckDB reads them by itself, so that memory holds no whole file."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from steercache.core.errors import DamagedError
+from steercache.index.database import file_error
+from steercache.index.schemas import ADDED_LATER, ANNOTATIONS, REMEDY, check_parquet
+
+
+def table_of(path: Path) -> str:
+    """SQL for the rows of one file. The path is taken literally, whatever signs of a pattern are in it."""
+    literal = "".join(f"[{c}]" if c in "*?[" else c for c in str(path.absolute())).replace("'", "''")
+    return f"read_parquet('{literal}', hive_partitioning = false)"
+
+
+def rows_of(path: Path, schema: pa.Schema) -> str:
+    """SQL for the rows of one file with every column of `schema`: those that were added later are NULL in older files."""
+    found = pq.read_schema(path.absolute()).names
+    lacking = [f"NULL AS {name}" for name in schema.names if name in ADDED_LATER and name not in found]
+    return f"FROM {table_of(path)}" if not lacking else f"SELECT *, {', '.join(lacking)} FROM {table_of(path)}"
+
+
+def labels_of(annotations: Sequence[Path]) -> str:
+    """SQL for the rows of annotation files with a column `dataset`, the name of each file's folder.
+
+    Raises:
+        DamagedError: a file is missing or has other columns.
+    """
+    columns, parts = ", ".join(ANNOTATIONS.names), []
+    for path in annotations:
+        check_parquet(path, ANNOTATIONS)
+        dataset = path.parent.name.replace("'", "''")
+        parts.append(f"SELECT {columns}, '{dataset}' AS dataset FROM {table_of(path)}")
+    return " UNION ALL ".join(parts) if parts else f"SELECT {columns}, dataset FROM samples WHERE false"
+
+
+@contextmanager
+def views(con: duckdb.DuckDBPyConnection, **tables: str) -> Iterator[None]:
+    """Temporary views over SQL, for the length of the block."""
+    for name, sql in tables.items():
+        con.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {sql}")
+    yield
+    for name in tables:  # after an error the transaction is over, and the connection with it
+        con.execute(f"DROP VIEW {name}")
+
+
+@contextmanager
+def blaming(*paths: Path) -> Iterator[None]:
+    """What DuckDB says while it takes in files is about those files, unless it is about the index.
+
+    Raises:
+        DamagedError: a file's content is not what its schema says.
+    """
+    try:
+        yield
+    except (duckdb.OutOfMemoryException, duckdb.InterruptException):
+        raise
+    except duckdb.Error as error:
+        named = ", ".join(str(path) for path in paths)
+        about_index = file_error(error, paths[0])
+        if about_index is not None and not isinstance(about_index, DamagedError):
+            raise
+        first = str(error).strip().splitlines()[0]
+        raise DamagedError(f"not the Parquet rows expected: {first}", place=named, hint=REMEDY) from error
+
+
+def check_labels(con: duckdb.DuckDBPyConnection, annotations: Sequence[Path]) -> None:
+    """Refuse two labels for one sample in the view `labels_file`. Raises DamagedError."""
+    twice = con.execute(
+        "SELECT dataset, ordinal FROM labels_file GROUP BY dataset, sample_id, ordinal HAVING count(*) > 1 ORDER BY ALL"
+    ).fetchall()
+    if twice:
+        dataset, ordinal = twice[0][0], twice[0][1]
+        raise DamagedError(
+            f"{len(twice)} samples are labelled twice, the first is sample {ordinal} of {dataset!r}",
+            place=", ".join(str(p) for p in annotations),
+            hint="build the data set again: that writes its labels anew",
+        )

@@ -1,0 +1,175 @@
+"""A `sweep` manifest: which vectors are tried on which model, where, how strongly, and on which questions."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
+
+from steercache.manifests.dataset import AnswerForm
+from steercache.manifests.fields import Document, FileName, Name, Positive, Text, Version, fault, unique
+from steercache.manifests.model import ModelManifest
+from steercache.manifests.trace import Layers, layers_of
+
+FitMethod = Literal["mean_shift", "linear_probe"]
+FitRecipe = Literal["default", "paper"]
+SweepTarget = Literal["image", "text", "both", "all", "last"]
+SweepSplit = Literal["search", "test"]
+Alpha = Annotated[float, Field(ge=-1e6, le=1e6)]
+VectorName = Annotated[str, Field(min_length=1, max_length=256)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class ZooModel(Document):
+    """A multimodal model that ships with steercache."""
+
+    zoo: Literal["tiny", "demo"]
+
+
+class Fits(Document):
+    """Vectors fitted from the cache, without a model: every method on every concept of every run."""
+
+    methods: Annotated[tuple[FitMethod, ...], Field(min_length=1)] = ("mean_shift",)
+    concepts: Annotated[tuple[Name, ...], Field(min_length=1, max_length=256)]
+    runs: Annotated[tuple[Text, ...], Field(min_length=1, max_length=256)]
+    """Runs of the cache, by name, id or prefix."""
+    recipe: FitRecipe = "default"
+
+    @field_validator("methods", "concepts", "runs")
+    @classmethod
+    def _each_once(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        return unique(value)
+
+
+class SweepTask(Document):
+    """Questions: one benchmark, and which of its tasks."""
+
+    benchmark: Name
+    """`steercache eval --help` names them."""
+    task: Text | None = None
+    """One task of the benchmark; left out, all that it has."""
+    form: AnswerForm = "letter"
+    rule: Literal["grouped", "paper"] = "grouped"
+    """How search and test are told apart: by picture, or as published."""
+    folder: FileName | None = None
+    """The benchmark's files, relative to the manifest's own folder, or absolute; without one the hub is asked."""
+
+
+class Decoding(Document):
+    """How answers are written: greedily, with the vector added during the prefill only."""
+
+    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Left out, 8 for letters and counts and 20 for words."""
+
+
+class Race(Document):
+    """Stop cells early, over the samples in a seeded random order."""
+
+    tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """How far below the best cell of the full search split the winner may be."""
+    error: Share = 0.05
+    """Probability with which that promise may be broken."""
+
+
+class Screen(Document):
+    """Predict every cell from gradients first, and run the best predicted ones."""
+
+    first: Positive
+    """How many cells of every vector are run."""
+
+
+def _shape_of_model(value: Any) -> str:
+    if isinstance(value, str):
+        return "name"
+    return "zoo" if isinstance(value, ZooModel) or (isinstance(value, dict) and "zoo" in value) else "inline"
+
+
+SweepModel = Annotated[
+    Annotated[Name, Tag("name")] | Annotated[ZooModel, Tag("zoo")] | Annotated[ModelManifest, Tag("inline")],
+    Discriminator(_shape_of_model),
+]
+
+
+class SweepManifest(Document):
+    """One sweep: vectors x layers x strengths x targets, tried on the questions of some tasks."""
+
+    kind: Literal["sweep"]
+    version: Version
+    name: Name
+    model: SweepModel
+    """A model manifest's name, a model manifest, or `{zoo: tiny}`."""
+    vectors: Annotated[tuple[VectorName, ...], Field(max_length=4096)] = ()
+    """Vectors of the cache, by name, id or prefix."""
+    fits: Annotated[tuple[Fits, ...], Field(max_length=256)] = Field(default=(), validate_default=True)
+    layers: Layers = "all"
+    """`all`, a list of block numbers, or a range with `stop` included."""
+    alphas: Annotated[tuple[Alpha, ...], Field(min_length=1, max_length=1000)]
+    """Strengths other than 0, which is the baseline and always runs."""
+    alpha_unit: Literal["raw", "resid_norm"] = "raw"
+    """`raw` multiplies the vector; `resid_norm` counts in median norms of the rows it was fitted on."""
+    targets: Annotated[tuple[SweepTarget, ...], Field(min_length=1)] = ("image",)
+    tasks: Annotated[tuple[SweepTask, ...], Field(min_length=1, max_length=256)]
+    splits: Annotated[tuple[SweepSplit, ...], Field(min_length=1)] = ("search", "test")
+    """A cell is chosen on `search`; `test` is asked once, about the chosen cell."""
+    n: Positive | None = None
+    """Questions of a split; left out, all."""
+    seed: Annotated[int, Field(ge=0, le=2**32)] = 0
+    """Of the order of a race, of intervals and of flips."""
+    decoding: Decoding = Decoding()
+    allow_foreign: bool = False
+    """Take vectors of other or unknown lineage; the table says so."""
+    race: Race | None = None
+    screen: Screen | None = None
+    memory_mib: Annotated[int, Field(ge=1, le=2**24)] = 2048
+    """What may be held beside the model's weights."""
+    tokens_per_batch: Positive = 4096
+    """Padded tokens of one unsteered forward."""
+
+    @field_validator("vectors", "targets")
+    @classmethod
+    def _each_once(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        return unique(value)
+
+    @field_validator("fits")
+    @classmethod
+    def _something_to_try(cls, value: tuple[Fits, ...], info: ValidationInfo) -> tuple[Fits, ...]:
+        if not value and info.data.get("vectors") == ():
+            raise fault("vectors", "nothing to try: name `vectors` of the cache, or `fits` to be made from it")
+        return value
+
+    @field_validator("layers")
+    @classmethod
+    def _layers_once(cls, value: Any) -> Any:
+        return unique(value) if isinstance(value, tuple) else value
+
+    @field_validator("alphas")
+    @classmethod
+    def _no_baseline(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if 0 in value:
+            raise fault("range", "a strength of 0 is the baseline, which always runs")
+        return unique(value)
+
+    @field_validator("tasks")
+    @classmethod
+    def _tasks_once(cls, value: tuple[SweepTask, ...]) -> tuple[SweepTask, ...]:
+        again = [f"{t.benchmark} {t.task or ''}".strip() for i, t in enumerate(value) if t in value[:i]]
+        if again:
+            raise fault("duplicate", f"listed more than once: {', '.join(sorted(set(again)))}")
+        return value
+
+    @field_validator("splits")
+    @classmethod
+    def _chosen_on_search(cls, value: tuple[SweepSplit, ...]) -> tuple[SweepSplit, ...]:
+        if "search" not in value:
+            raise fault("splits", "nothing may be chosen on the test split: `search` is needed")
+        return unique(value)
+
+    def resolve_layers(self, n_layers: int) -> tuple[int, ...]:
+        """The blocks to steer at, of a model with `n_layers`, ascending.
+
+        Raises:
+            UsageError: a block that the model does not have.
+        """
+        return layers_of(self.layers, n_layers, place=f"sweep {self.name}: layers")
+
+    def identity(self) -> dict[str, Any]:
+        """What decides which cells are tried on what, as written; not the name, nor how much runs at a time."""
+        return self.model_dump(mode="json", exclude={"name", "memory_mib", "tokens_per_batch"})

@@ -1,0 +1,139 @@
+"""A model manifest's source, turned into a local folder of safetensors."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from huggingface_hub import errors, snapshot_download
+
+from steercache.core.errors import DamagedError, ManifestError, NotFoundError, UsageError
+from steercache.manifests.model import HubModel, ModelManifest, ModelSource, PathModel, ShippedModel
+from steercache.models.gguf import convert_gguf, file_in_package
+
+# What a load can need and nothing that could run: no pickled weights, no Python.
+_WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_UNWANTED = ["consolidated*", "*/*"]  # Mistral ships a second copy of its weights; subfolders hold other formats
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A complete model on disk: `config` is its `config.json`, `files` its safetensors; `model_id` names it for people."""
+
+    folder: Path
+    files: tuple[Path, ...]
+    config: dict[str, Any] = field(repr=False)
+    model_id: str
+
+
+def find_checkpoint(manifest: ModelManifest, *, cache_dir: Path, base_dir: Path | None = None) -> Checkpoint:
+    """Fetch, find or convert what a model manifest names. Relative paths start at `base_dir`, the manifest's own folder.
+
+    Raises:
+        NotFoundError: the folder, the file or the repository is not there, or cannot be reached.
+        DamagedError: files of it are missing or broken.
+        ManifestError: it holds what we do not load: pickled weights, adapters.
+        MissingExtraError: it is in a package that is not installed.
+    """
+    folder, model_id = _locate(manifest.source, cache_dir=cache_dir, base_dir=base_dir or Path())
+    return read_checkpoint(folder, model_id=model_id)
+
+
+def _locate(source: ModelSource, *, cache_dir: Path, base_dir: Path) -> tuple[Path, str]:
+    if isinstance(source, HubModel):
+        return _from_hub(source), source.id
+    if isinstance(source, PathModel):
+        folder = base_dir / source.folder
+        if not folder.is_dir():
+            raise NotFoundError(f"no folder {source.folder!r}", place=str(folder), hint="mend `source.folder`")
+        return folder, folder.resolve().name
+    if isinstance(source, ShippedModel):
+        built = f"steercache zoo build {source.name} FOLDER"
+        raise UsageError(f"{source.name} has to be put together first", hint=f"steercache.zoo.in_place, or {built}")
+    file = file_in_package(source.package, source.file) if source.package else base_dir / source.file
+    if not file.is_file():
+        raise NotFoundError(f"no file {source.file!r}", place=str(file), hint="mend `source.file`")
+    prefix = f"{source.package}/" if source.package else ""
+    return convert_gguf(file, cache_dir=cache_dir), prefix + file.name
+
+
+def _from_hub(source: HubModel) -> Path:
+    with _explaining_hub(source):
+        folder = snapshot_download(
+            source.id, revision=source.revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
+        )
+    return Path(folder)
+
+
+@contextmanager
+def _explaining_hub(source: HubModel) -> Iterator[None]:
+    name = f"{source.id} (revision {source.revision})"
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        hint = f"accept its terms at https://huggingface.co/{source.id}, then `hf auth login`"
+        raise NotFoundError(f"the hub's model {name} is gated", hint=hint) from error
+    except (errors.RepositoryNotFoundError, UsageError, errors.HFValidationError) as error:
+        raise NotFoundError(f"the hub has no model {source.id!r}, or it is private", hint="mend `source.id`") from error
+    except errors.RevisionNotFoundError as error:
+        raise NotFoundError(
+            f"the hub's model {source.id} has no revision {source.revision!r}", hint="mend it"
+        ) from error
+    except (OSError, errors.LocalEntryNotFoundError, errors.RevisionResolutionError, httpx.HTTPError) as error:
+        hint = f"`hf download {source.id}` on a machine that is online and copy its folder, then use `source: {{type: path}}`"
+        raise NotFoundError(
+            f"the hub's model {name} is not on this machine and the hub cannot be reached", hint=hint
+        ) from error
+
+
+def read_checkpoint(folder: Path, *, model_id: str) -> Checkpoint:
+    """Look at a checkpoint's folder and list what would be loaded. Raises as `find_checkpoint`."""
+    config = _json(folder / "config.json", missing="no config.json: this is not a folder of `save_pretrained`")
+    if (folder / "adapter_config.json").is_file():
+        raise ManifestError(
+            "this is an adapter beside a model; its weights would be changed by what the fingerprint does not see",
+            place=str(folder),
+            hint="merge it first: peft's `merge_and_unload().save_pretrained(...)`",
+        )
+    return Checkpoint(folder=folder, files=_weight_files(folder), config=config, model_id=model_id)
+
+
+def _weight_files(folder: Path) -> tuple[Path, ...]:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        named = _json(index).get("weight_map")
+        if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+            raise DamagedError("has no `weight_map`", place=str(index), hint="fetch the model again")
+        files = tuple(folder / Path(name).name for name in sorted(set(named.values())))
+        missing = [file.name for file in files if not file.is_file()]
+        if missing:
+            raise DamagedError(
+                f"weights are missing: {', '.join(missing[:5])}", place=str(folder), hint="fetch the model again"
+            )
+        return files
+    single = folder / "model.safetensors"
+    if single.is_file():
+        return (single,)
+    if any(True for pattern in _PICKLES for _ in folder.glob(pattern)):
+        raise ManifestError(
+            "its weights are pickled, and unpickling runs code; only safetensors are loaded",
+            place=str(folder),
+            hint="another revision may hold safetensors (on the hub often `refs/pr/...`), or convert it where you trust it",
+        )
+    raise DamagedError("there is no model.safetensors in it", place=str(folder), hint="fetch the model again")
+
+
+def _json(path: Path, *, missing: str = "is missing") -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise NotFoundError(missing, place=str(path.parent), hint="mend `source` in the model manifest") from None
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"cannot be read: {error}", place=str(path), hint="fetch the model again") from error
+    if not isinstance(document, dict):
+        raise DamagedError("is not a JSON object", place=str(path), hint="fetch the model again")
+    return document

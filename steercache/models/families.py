@@ -1,0 +1,207 @@
+"""The table of model families: where in a checkpoint's class the residual stream can be read.
+
+Rows of data, no class tree. A row holds names only, so that this module imports neither torch nor transformers.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from steercache.core.errors import NotFoundError
+
+Modality = Literal["text", "image"]
+Positions = Literal["from_mask", "one_based", "internal"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """One kind of model. Paths are dotted names from the loaded model, or, for `attn_out` and `mlp_out`, from a block.
+
+    `attn_out` and `mlp_out` are the modules whose output is added to the residual stream: in Gemma 2 and 3 those are the
+    norms after attention and MLP. A multimodal row takes them, and `sdpa`, from the row of its text model.
+    `positions` says who makes position ids: we do, from the attention mask (0- or 1-based), or the model's own forward.
+    `needs` are the image processor's outputs that the forward wants. `token_types` names a per-token input and its rule:
+    "image" is 1 on image tokens, "suffix" is 0 on the prompt, read in both directions, and 1 on what follows it.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    blocks: str = "model.layers"
+    embed: str = "model.embed_tokens"
+    final_norm: str = "model.norm"
+    attn_out: str = "self_attn"
+    mlp_out: str = "mlp"
+    lm_head: str = "lm_head"
+    sdpa: bool = True  # whether its attention can run as torch's fused one; soft-capped scores cannot
+    modality: Modality = "text"
+    positions: Positions = "from_mask"
+    vision: str | None = None
+    connector: str | None = None
+    special_tokens: tuple[str, ...] = ()  # patterns, beside those that the tokenizer itself calls special
+    patches: str | None = None  # how image tokens lie on the picture: a name in trace.patches
+    needs: tuple[str, ...] = ()
+    token_types: tuple[str, str] | None = None
+    placeholder: str = "{image}"  # where a picture stands in a prompt without a chat template
+    bos_in_text: bool = False  # its processor switches the tokenizer's own BOS off and writes it into the prompt
+
+
+_TURNS = ("<(start|end)_of_turn>",)  # some Gemma tokenizers do not mark them
+
+_TEXT = (
+    Family(name="llama", model_types=("llama",)),
+    Family(name="mistral", model_types=("mistral",)),
+    Family(name="qwen2", model_types=("qwen2", "qwen2_5_vl_text")),
+    Family(name="qwen3", model_types=("qwen3",)),
+    Family(name="gemma", model_types=("gemma",), special_tokens=_TURNS),
+    Family(
+        name="gemma2",
+        model_types=("gemma2",),
+        special_tokens=_TURNS,
+        sdpa=False,
+        attn_out="post_attention_layernorm",
+        mlp_out="post_feedforward_layernorm",
+    ),
+    Family(
+        name="gemma3_text",
+        model_types=("gemma3_text",),
+        special_tokens=_TURNS,
+        attn_out="post_attention_layernorm",
+        mlp_out="post_feedforward_layernorm",
+    ),
+    Family(
+        name="gpt2",
+        model_types=("gpt2",),
+        blocks="transformer.h",
+        embed="transformer.wte",
+        final_norm="transformer.ln_f",
+        attn_out="attn",
+    ),
+    Family(
+        name="gpt_neox",
+        model_types=("gpt_neox",),
+        blocks="gpt_neox.layers",
+        embed="gpt_neox.embed_in",
+        final_norm="gpt_neox.final_layer_norm",
+        attn_out="attention",
+    ),
+)
+
+_LLAVA = Family(
+    name="llava",
+    model_types=("llava",),
+    modality="image",
+    blocks="model.language_model.layers",
+    embed="model.language_model.embed_tokens",
+    final_norm="model.language_model.norm",
+    vision="model.vision_tower",
+    connector="model.multi_modal_projector",
+    patches="square",
+    needs=("pixel_values",),
+)
+
+_MULTIMODAL = (
+    _LLAVA,
+    replace(
+        _LLAVA,
+        name="llava_onevision",
+        model_types=("llava_onevision",),
+        patches="anyres",
+        needs=("pixel_values", "image_sizes", "batch_num_images"),
+    ),
+    replace(
+        _LLAVA,
+        name="paligemma",  # and PaliGemma2: the same class over Gemma2
+        model_types=("paligemma",),
+        positions="one_based",
+        needs=("pixel_values",),
+        token_types=("token_type_ids", "suffix"),
+        bos_in_text=True,
+    ),
+    replace(
+        _LLAVA,
+        name="gemma3",
+        model_types=("gemma3",),
+        special_tokens=("<(start|end)_of_(image|turn)>",),
+        needs=("pixel_values",),
+        token_types=("token_type_ids", "image"),
+    ),
+    Family(
+        name="idefics3",
+        model_types=("idefics3", "smolvlm"),
+        modality="image",
+        blocks="model.text_model.layers",
+        embed="model.text_model.embed_tokens",
+        final_norm="model.text_model.norm",
+        vision="model.vision_model",
+        connector="model.connector",
+        special_tokens=("<fake_token_around_image>", "<global-img>", r"<row_\d+_col_\d+>"),
+        patches="tiles",
+        needs=("pixel_values", "pixel_attention_mask"),
+    ),
+    replace(
+        _LLAVA,
+        name="qwen2_5_vl",
+        model_types=("qwen2_5_vl",),
+        positions="internal",
+        vision="model.visual",
+        connector="model.visual.merger",
+        special_tokens=(r"<\|vision_(start|end)\|>",),
+        patches="merged",
+        needs=("pixel_values", "image_grid_thw"),
+        token_types=("mm_token_type_ids", "image"),
+        placeholder="<|vision_start|>{image}<|vision_end|>",
+    ),
+)
+
+FAMILIES: tuple[Family, ...] = _TEXT + _MULTIMODAL
+
+# What transformers takes the text model to be when a multimodal `config.json` does not say.
+_DEFAULT_TEXT = {
+    "qwen2_5_vl": "qwen2_5_vl_text",
+    "gemma3": "gemma3_text",
+    "paligemma": "gemma",
+    "llava_onevision": "qwen2",
+}
+
+
+def _row(model_type: str) -> Family:
+    for family in FAMILIES:
+        if model_type in family.model_types:
+            return family
+    supported = ", ".join(sorted(t for f in FAMILIES for t in f.model_types if not t.endswith("_vl_text")))
+    raise NotFoundError(
+        f"models of type {model_type!r} are not supported; these are: {supported}",
+        hint="choose a model of one of these types, or add a row to steercache/models/families.py",
+    )
+
+
+def family_of(config: Mapping[str, Any]) -> Family:
+    """The row for a checkpoint's `config.json`; a multimodal one with the block's names of its text model.
+
+    Raises:
+        NotFoundError: its `model_type` (or its text model's) is not in the table; the message lists those that are.
+    """
+    family = _row(str(config.get("model_type")))
+    if family.modality == "text":
+        return family
+    text_config = config.get("text_config") or {}
+    text = _row(str(text_config.get("model_type", _DEFAULT_TEXT.get(family.name, "llama"))))
+    return replace(family, attn_out=text.attn_out, mlp_out=text.mlp_out, sdpa=text.sdpa)
+
+
+def find_module(model: Any, path: str) -> Any:
+    """The submodule at a dotted path, such as `model.layers`.
+
+    Raises:
+        NotFoundError: the model has no such module (a class of another transformers version).
+    """
+    module = model
+    for i, name in enumerate(path.split(".")):
+        if not hasattr(module, name):
+            at = ".".join(path.split(".")[:i]) or type(model).__name__
+            raise NotFoundError(
+                f"{type(model).__name__} has no module {path!r}: {at} has no {name!r}",
+                hint="pip install 'steercache[models]' for a transformers version whose layout is known",
+            )
+        module = getattr(module, name)
+    return module

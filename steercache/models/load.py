@@ -1,0 +1,237 @@
+"""A model manifest to a model in memory, or to its tokenizer alone."""
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+from steercache.core.errors import (
+    BudgetError,
+    DamagedError,
+    ManifestError,
+    MissingExtraError,
+    NotFoundError,
+    SteercacheError,
+    UsageError,
+)
+from steercache.core.layout import DType
+from steercache.manifests.model import ModelManifest
+from steercache.models.checkpoint import Checkpoint, find_checkpoint
+from steercache.models.families import Family, family_of
+from steercache.models.fingerprint import fingerprint, tensor_index
+from steercache.models.quiet import SAFE, quiet
+from steercache.models.spec import LoadedModel, ModelSpec, TokenizerBundle
+from steercache.models.tokenizers import read_tokenizer, set_template, special_ids, tokenizer_digest
+
+TORCH_DTYPES: dict[DType, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+_FILE_DTYPES: dict[str, DType] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+
+def load_bundle(
+    manifest: ModelManifest, *, cache_dir: Path, base_dir: Path | None = None, dtype: str = "auto"
+) -> TokenizerBundle:
+    """Tokenizer, processor, configuration and fingerprint of a model, without its weights in memory.
+
+    `cache_dir` is the cache's root (conversions and memos go to its `models/`), `base_dir` the manifest's own folder.
+    `dtype` overrides the manifest's.
+
+    Raises:
+        NotFoundError, DamagedError, ManifestError, MissingExtraError, UsageError: as the message says.
+    """
+    return _open(manifest, cache_dir=cache_dir, base_dir=base_dir, dtype=dtype).bundle
+
+
+def load_model(
+    manifest: ModelManifest,
+    *,
+    cache_dir: Path,
+    base_dir: Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    device_map: str | Mapping[str, Any] | None = None,
+) -> LoadedModel:
+    """The model in eval mode without gradients, on `device` or spread by `device_map` (see accelerate).
+
+    Raises:
+        as `load_bundle`, and BudgetError when it does not fit into memory.
+    """
+    opened = _open(manifest, cache_dir=cache_dir, base_dir=base_dir, dtype=dtype)
+    bundle = opened.bundle
+    if device_map is not None and importlib.util.find_spec("accelerate") is None:
+        raise MissingExtraError("`device_map` needs accelerate", hint="pip install accelerate")
+    place = None if device_map is not None else resolve_device(device)
+    auto: Any = AutoModelForImageTextToText if bundle.family.modality == "image" else AutoModelForCausalLM
+    with _explaining(manifest, opened.checkpoint):
+        model, info = auto.from_pretrained(
+            opened.checkpoint.folder,
+            dtype=TORCH_DTYPES[bundle.spec.dtype],
+            attn_implementation=bundle.spec.attention,
+            device_map=device_map,
+            **SAFE,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        _refuse_random_weights(info, opened.checkpoint)
+        model = model.eval().requires_grad_(False)
+        model = model if place is None else model.to(place)
+    return LoadedModel(model=model, bundle=bundle)
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto` is the first accelerator there is, else the CPU.
+
+    Raises:
+        UsageError: no such device here.
+    """
+    if device == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(name)
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"no device {device!r} on this machine: {_first_line(error)}", hint="--device auto, or --device cpu"
+        ) from error
+    return place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    """A checkpoint on disk and what was read of it."""
+
+    checkpoint: Checkpoint
+    bundle: TokenizerBundle = field(repr=False)
+
+
+def _open(manifest: ModelManifest, *, cache_dir: Path, base_dir: Path | None, dtype: str) -> _Opened:
+    checkpoint = find_checkpoint(manifest, cache_dir=cache_dir, base_dir=base_dir)
+    family = _family(manifest, checkpoint)
+    with _explaining(manifest, checkpoint):
+        config = AutoConfig.from_pretrained(checkpoint.folder, **SAFE)
+        tokenizer, processor = read_tokenizer(checkpoint.folder, images=family.modality == "image")
+    set_template(manifest, base_dir or Path(), tokenizer=tokenizer, processor=processor)
+    text_config = config.get_text_config()
+    vision_config = getattr(config, "vision_config", None)
+    spec = ModelSpec(
+        name=manifest.name,
+        model_id=checkpoint.model_id,
+        fingerprint=fingerprint(checkpoint.files, checkpoint.config, memo_dir=cache_dir / "models" / "memo"),
+        family=family.name,
+        modality=family.modality,
+        backbone=manifest.backbone,
+        n_layers=int(text_config.num_hidden_layers),
+        hidden_size=int(text_config.hidden_size),
+        vision_size=None if vision_config is None else int(vision_config.hidden_size),
+        vocab_size=int(text_config.vocab_size),
+        dtype=_compute_dtype(manifest, checkpoint, asked=dtype),
+        attention=_attention(manifest, family),
+        tokenizer_digest=tokenizer_digest(tokenizer, processor),
+    )
+    bundle = TokenizerBundle(
+        tokenizer=tokenizer,
+        processor=processor,
+        config=config,
+        family=family,
+        spec=spec,
+        special_ids=special_ids(tokenizer, family),
+    )
+    return _Opened(checkpoint=checkpoint, bundle=bundle)
+
+
+def _family(manifest: ModelManifest, checkpoint: Checkpoint) -> Family:
+    try:
+        family = family_of(checkpoint.config)
+    except NotFoundError as error:
+        remote = " (it asks for code of its own, which is never run)" if checkpoint.config.get("auto_map") else ""
+        raise NotFoundError(error.message + remote, place=str(checkpoint.folder), hint=error.hint) from None
+    if manifest.family not in (None, family.name):
+        raise ManifestError(
+            f"the manifest says family {manifest.family!r}, the checkpoint is {family.name!r}",
+            place=manifest.name,
+            hint="leave `family` out",
+        )
+    return family
+
+
+def _attention(manifest: ModelManifest, family: Family) -> str:
+    """The implementation that the manifest names; when it names none, the fastest that computes what the model means."""
+    if "attention" in manifest.model_fields_set or family.sdpa:
+        return manifest.attention
+    return "eager"
+
+
+def _compute_dtype(manifest: ModelManifest, checkpoint: Checkpoint, *, asked: str) -> DType:
+    """The dtype asked for in the call, else in the manifest, else what the checkpoint says of itself."""
+    config = checkpoint.config
+    text = config.get("text_config") or {}
+    said = [asked, manifest.dtype, *(c.get(k) for c in (config, text) for k in ("dtype", "torch_dtype"))]
+    for name in said:
+        if name in TORCH_DTYPES:
+            return cast(DType, name)
+        if name not in (None, "auto"):
+            raise UsageError(
+                f"cannot compute in {name!r}", place=manifest.name, hint=f"--dtype {'|'.join(TORCH_DTYPES)}"
+            )
+    sizes: dict[str, int] = {}
+    for file in checkpoint.files:
+        for entry in tensor_index(file).values():
+            begin, end = entry["data_offsets"]
+            sizes[entry["dtype"]] = sizes.get(entry["dtype"], 0) + end - begin
+    most = max(sizes, key=lambda name: sizes[name], default="F32")
+    return _FILE_DTYPES.get(most, "float32")
+
+
+def _refuse_random_weights(info: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+    """transformers fills missing weights at random and only logs it; a model half random is worse than none."""
+    lacking = sorted(str(key) for key in {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+    if lacking:
+        raise DamagedError(
+            f"{len(lacking)} weights are missing or of the wrong shape: {', '.join(lacking[:3])}",
+            place=str(checkpoint.folder),
+            hint="fetch the model again",
+        )
+
+
+@contextmanager
+def _explaining(manifest: ModelManifest, checkpoint: Checkpoint) -> Iterator[None]:
+    """Turn what transformers raises over a checkpoint into an error with a place and a way out."""
+    place = str(checkpoint.folder)
+    try:
+        with quiet():
+            yield
+    except (SteercacheError, KeyboardInterrupt):
+        raise
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise BudgetError(
+            "the model does not fit into memory", place=place, hint="--dtype bfloat16, or a smaller model"
+        ) from error
+    except ImportError as error:
+        raise MissingExtraError(_first_line(error), place=place, hint="pip install 'steercache[models]'") from error
+    except Exception as error:  # anything: the files are outside input to a library that raises what it likes
+        if "scaled_dot_product_attention" in str(error) or "attn_implementation" in str(error):
+            hint = "`attention: eager` in the model manifest (Gemma 2 soft-caps its attention, which sdpa cannot)"
+            raise UsageError(f"it cannot run with attention {manifest.attention!r}", place=place, hint=hint) from error
+        if "trust_remote_code" in str(error):
+            raise ManifestError(
+                "it needs code of its own, which is never run",
+                place=place,
+                hint="choose a model that transformers knows",
+            ) from error
+        raise DamagedError(
+            f"transformers cannot load it: {_first_line(error)}", place=place, hint="fetch the model again"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,44 @@
+"""What was worked out from a large file, kept beside the cache so that the file is read once.
+
+A memo holds for one path, size and mtime_ns. It is never the truth: a missing, damaged or unwritable one costs time only.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from steercache.core.ids import digest
+
+
+def memoised(file: Path, memo_dir: Path | None, *, noun: str, compute: Callable[[Path], Any]) -> Any:
+    """`compute(file)`, a JSON value, or what it gave before for the same path, size and mtime_ns."""
+    stat = file.stat()
+    stamp = [noun, str(file.resolve()), stat.st_size, stat.st_mtime_ns]
+    memo = None if memo_dir is None else memo_dir / f"{digest(stamp[:2])[:32]}.json"
+    if memo is None:
+        return compute(file)
+    known = _read(memo)
+    if known is None or known["stamp"] != stamp:
+        known = {"stamp": stamp, "value": compute(file)}
+        _write(memo, known)
+    return known["value"]
+
+
+def _read(memo: Path) -> dict[str, Any] | None:
+    try:
+        document = json.loads(memo.read_bytes())
+    except (OSError, ValueError):
+        return None  # not there, or cut short by a crash
+    return document if isinstance(document, dict) and document.keys() == {"stamp", "value"} else None
+
+
+def _write(memo: Path, document: dict[str, Any]) -> None:
+    partial = memo.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(document))
+        partial.replace(memo)
+    except OSError:
+        return  # a read-only or full cache: the next call reads the file again

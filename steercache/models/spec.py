@@ -1,0 +1,80 @@
+"""What is known of a model: names and sizes (ModelSpec), with its tokenizer (TokenizerBundle), with its weights."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from steercache.core.layout import DType
+from steercache.models.families import Family, Modality
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """A checkpoint by name, content and size. `dtype` is what it computes in; `fingerprint` knows nothing of it.
+
+    `hidden_size` is the width d of the residual stream, `vision_size` that of the vision tower's output.
+    """
+
+    name: str
+    model_id: str
+    fingerprint: str
+    family: str
+    modality: Modality
+    backbone: str | None
+    n_layers: int
+    hidden_size: int
+    vision_size: int | None
+    vocab_size: int
+    dtype: DType
+    attention: str
+    tokenizer_digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerBundle:
+    """Everything about a model that can be had without its weights in memory.
+
+    `special_ids` are the tokens that mark structure rather than text, ascending. `layouts` is where encoding keeps what the
+    processor makes of pictures by their sizes.
+    """
+
+    tokenizer: Any = field(repr=False)
+    processor: Any | None = field(repr=False, default=None)
+    config: Any = field(repr=False)
+    family: Family
+    spec: ModelSpec
+    special_ids: tuple[int, ...] = field(repr=False, default=())
+    layouts: dict[Any, Any] = field(repr=False, compare=False, default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model in memory, in eval mode, with what its bundle knows. `envoys` is where tracing keeps its view of the model."""
+
+    model: Any = field(repr=False)
+    bundle: TokenizerBundle
+    envoys: dict[str, Any] = field(repr=False, compare=False, default_factory=dict)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The fast tokenizer."""
+        return self.bundle.tokenizer
+
+    @property
+    def processor(self) -> Any | None:
+        """Image processor and tokenizer in one; None for a text model."""
+        return self.bundle.processor
+
+    @property
+    def config(self) -> Any:
+        """transformers' configuration of the whole model."""
+        return self.bundle.config
+
+    @property
+    def family(self) -> Family:
+        """The row of the table of families."""
+        return self.bundle.family
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Names and sizes."""
+        return self.bundle.spec

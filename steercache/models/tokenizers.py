@@ -1,0 +1,98 @@
+"""Tokenizer and processor of a checkpoint: reading them, their special tokens, their content as one hash."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+from steercache.core.errors import ManifestError, NotFoundError
+from steercache.core.ids import digest
+from steercache.manifests.model import ModelManifest
+from steercache.models.families import Family
+from steercache.models.fingerprint import meaning
+from steercache.models.quiet import SAFE
+
+
+def read_tokenizer(folder: Path, *, images: bool) -> tuple[Any, Any]:
+    """Tokenizer and processor; a text model has no processor.
+
+    Raises:
+        ManifestError: the tokenizer gives no character offsets.
+    """
+    found = _read_processor(folder) if images else _read_tokenizer(folder)
+    tokenizer, processor = (found.tokenizer, found) if images else (found, None)
+    if not tokenizer.is_fast:
+        raise ManifestError(
+            f"its tokenizer ({type(tokenizer).__name__}) gives no character offsets; a tokenizer.json is needed",
+            place=str(folder),
+            hint="save it with `AutoTokenizer.from_pretrained(..., use_fast=True).save_pretrained(...)`",
+        )
+    return tokenizer, processor
+
+
+def _read_tokenizer(folder: Path) -> Any:
+    return AutoTokenizer.from_pretrained(folder, **SAFE)
+
+
+def _read_processor(folder: Path) -> Any:
+    """The processor for the checkpoint's type, without its part for videos.
+
+    We show a model still pictures, and transformers' video processors need torchvision, which nothing else here does.
+    """
+    known: Any = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder, **SAFE))]
+    attributes = [name for name in known.get_attributes() if name != "video_processor"]
+    if attributes == known.get_attributes():
+        return known.from_pretrained(folder, **SAFE)
+    stills: Any = type(known.__name__, (known,), {"get_attributes": classmethod(lambda cls: attributes)})
+    processor = stills.from_pretrained(folder, **SAFE)
+    processor.__class__, processor.video_processor = known, None  # its own class again, so that workers can unpickle it
+    return processor
+
+
+def set_template(manifest: ModelManifest, base_dir: Path, *, tokenizer: Any, processor: Any) -> None:
+    """Replace the chat template by the manifest's file, when it names one."""
+    if manifest.chat_template is None:
+        return
+    path = base_dir / manifest.chat_template
+    try:
+        template = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise NotFoundError(
+            f"no readable chat template: {error}", place=str(path), hint="mend `chat_template`"
+        ) from error
+    tokenizer.chat_template = template
+    if processor is not None:
+        processor.chat_template = template
+
+
+def special_ids(tokenizer: Any, family: Family) -> tuple[int, ...]:
+    """Ids that mark structure rather than text: the tokenizer's special tokens and the family's own, ascending."""
+    patterns = [re.compile(pattern) for pattern in family.special_tokens]
+    ids = {*tokenizer.all_special_ids}
+    for token_id, token in tokenizer.added_tokens_decoder.items():
+        if token.special or any(pattern.fullmatch(token.content) for pattern in patterns):
+            ids.add(token_id)
+    return tuple(sorted(ids))
+
+
+def tokenizer_digest(tokenizer: Any, processor: Any) -> str:
+    """Hash of what turns text and pictures into a model's input: vocabulary, rules, special tokens, templates, sizes."""
+    said = {
+        "tokenizer": tokenizer.backend_tokenizer.to_str(),
+        "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        "template": tokenizer.chat_template,
+        "processor": None if processor is None else meaning(_plain(processor.to_dict())),
+        "processor_template": getattr(processor, "chat_template", None),
+    }
+    return digest(said)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -1,0 +1,151 @@
+"""Values for a query's parameters: typed by its header, runs and vectors looked up, a run chosen where none is given."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from steercache.core.errors import NotFoundError, QueryError
+from steercache.core.ids import SHORT_ID
+from steercache.queries.library import NEWEST, Param, ParamType, Query
+
+Rows = list[tuple[Any, ...]]
+Ask = Callable[[str, list[Any]], Rows]  # SQL of ours and its values -> rows of the index
+Lookup = Callable[[str], str]  # a name, id or prefix -> id
+_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def bind(query: Query, given: Mapping[str, Any], *, ask: Ask, find_run: Lookup, find_vector: Lookup) -> dict[str, Any]:
+    """Values for every parameter of `query`.
+
+    Raises:
+        QueryError: a name that the query does not declare, a value missing or of the wrong type, several runs to choose from.
+        NotFoundError: no such run or vector, or no run has the concept.
+    """
+    unknown = sorted(given.keys() - query.params.keys())
+    missing = sorted(n for n, p in query.params.items() if p.required and n not in given)
+    if unknown or missing:
+        raise QueryError(_names_problem(query, unknown, missing), hint=f"steercache query --show {query.name}")
+    values = {n: _typed(n, p, given[n]) if n in given else p.default for n, p in query.params.items()}
+    lookups = {"run": find_run, "vector": find_vector}
+    for name, param in query.params.items():
+        if param.type in lookups and name in given and values[name] is not None:
+            values[name] = lookups[param.type](values[name])
+    for name, param in query.params.items():
+        chosen_for_us = param.type == "run" and (name not in given or given[name] is None)
+        if chosen_for_us and param.default in NEWEST:
+            values[name] = newest_run(ask, modality=NEWEST[param.default], concept=values.get("concept"), param=name)
+    return values
+
+
+def newest_run(ask: Ask, *, modality: str | None, concept: str | None, param: str = "run") -> str:
+    """The newest complete run of a modality that has the concept.
+
+    Raises:
+        NotFoundError: there is none; says what there is.
+        QueryError: several models have such runs, so the newest would be a guess.
+    """
+    wanted = [modality, modality, concept, concept]
+    found = ask(
+        "SELECT run_id, name, model_id, model_fingerprint, complete FROM runs r"
+        " WHERE row_kind IS DISTINCT FROM 'sample_target'"  # gradients are no activations: they are asked for by name
+        " AND (?::VARCHAR IS NULL OR modality = ?)"
+        " AND (?::VARCHAR IS NULL OR EXISTS (FROM samples s WHERE s.run_id = r.run_id AND s.concept = ?))"
+        " ORDER BY created_at DESC, run_id",
+        wanted,
+    )
+    complete = [row for row in found if row[4]]
+    if not complete:
+        raise _no_run(ask, found, modality, concept, param)
+    if len({fingerprint for _, _, _, fingerprint, _ in complete}) > 1:
+        shown = "\n".join(f"  {name} ({model}) {run_id[:SHORT_ID]}" for run_id, name, model, _, _ in complete[:8])
+        raise QueryError(f"runs of several models fit; which one?\n{shown}", hint=f"-p {param}={complete[0][1]}")
+    return str(complete[0][0])
+
+
+def _no_run(ask: Ask, found: Rows, modality: str | None, concept: str | None, param: str) -> NotFoundError:
+    kind = f"complete {modality} run" if modality else "complete run"
+    if found:
+        names = ", ".join(str(row[1]) for row in found)
+        hint = f"finish its build, or take it as it is: -p {param}={found[0][1]}"
+        return NotFoundError(f"no {kind} yet; not complete: {names}", hint=hint)
+    if concept is None:
+        return NotFoundError(f"there is no {kind} yet", hint="steercache build smollm2-concepts")
+    known = [row[0] for row in ask("SELECT DISTINCT concept FROM samples WHERE concept IS NOT NULL ORDER BY 1", [])]
+    close = difflib.get_close_matches(concept, known, n=1, cutoff=0.5)
+    has = f"; concepts: {', '.join(known)}" if known else "; no run has labelled concepts"
+    hint = f"did you mean {close[0]}?" if close else "steercache query concept_counts"
+    return NotFoundError(f"no {kind} has the concept {concept!r}{has}", hint=hint)
+
+
+def _names_problem(query: Query, unknown: list[str], missing: list[str]) -> str:
+    parts = []
+    if missing:
+        parts.append(f"{query.name} needs a value for {', '.join(missing)}")
+    if unknown:
+        parts.append(f"{query.name} has no parameter {', '.join(unknown)}")
+    declared = ", ".join(f"{n} ({p.type}{'' if p.required else ', optional'})" for n, p in query.params.items())
+    return f"{'; '.join(parts)}; its parameters: {declared or 'none'}"
+
+
+def _typed(name: str, param: Param, value: Any) -> Any:
+    """`value` as the header's type says; text is read as it would be at the terminal."""
+    if value is None:
+        if param.required:
+            raise QueryError(f"{name} must have a value", hint=param.help)
+        return None
+    typed = _READERS[param.type](value)
+    if typed is None:
+        raise QueryError(f"{name}: {value!r} is not a {param.type}", hint=param.help)
+    if param.minimum is not None and typed < param.minimum:
+        raise QueryError(f"{name}: {value} is below {param.minimum}", hint=param.help)
+    return typed
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _integer(value: Any) -> int | None:
+    if isinstance(value, str):
+        digits = value.strip().removeprefix("-")
+        value = int(value) if digits.isascii() and digits.isdigit() and len(digits) < 19 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 else None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return None
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _boolean(value: Any) -> bool | None:
+    if isinstance(value, str):
+        return _TRUTH.get(value.strip().lower())
+    return value if isinstance(value, bool) else None
+
+
+_READERS: dict[ParamType, Callable[[Any], Any]] = {
+    "text": _text,
+    "run": _text,
+    "vector": _text,
+    "integer": _integer,
+    "number": _number,
+    "boolean": _boolean,
+}
+
+
+def guessed(value: str) -> Any:
+    """A value from the terminal for SQL that declares no types: null, true/false, a number, else text; quotes make it text.
+
+    >>> [guessed(v) for v in ("3", "0.5", "true", "null", "'3'", "counting")]
+    [3, 0.5, True, None, '3', 'counting']
+    """
+    if len(value) >= 2 and value[0] == value[-1] and value[0] in ("'", '"'):
+        return value[1:-1]
+    if value.lower() in ("null", "true", "false"):
+        return {"null": None, "true": True, "false": False}[value.lower()]
+    whole = _integer(value)
+    return whole if whole is not None else (number if (number := _number(value)) is not None else value)

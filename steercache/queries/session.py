@@ -1,0 +1,205 @@
+"""`steercache.open`: a cache, and questions to it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from steercache.cache.documents import shares_rows
+from steercache.cache.handle import Cache, open_cache
+from steercache.cache.vectors import load_vector, save_vector
+from steercache.core.errors import QueryError
+from steercache.core.ids import resolve_name
+from steercache.core.selection import QueryRecord, Selection
+from steercache.core.vectors import SteeringVector
+from steercache.index.functions import register_functions
+from steercache.index.guard import Limits, parameters_of, run_query, stream_query
+from steercache.index.relation import Relation, as_relation
+from steercache.index.release import letting_go
+from steercache.index.rows import registered
+from steercache.queries.bindings import Ask, bind, newest_run
+from steercache.queries.library import Query, find_query, load_library, looks_like_name, parse_query, yaml_header
+from steercache.queries.selection import (
+    PLACES,
+    check_places,
+    first_claims,
+    label_of,
+    pair_of,
+    picked_rows,
+    weight_of,
+)
+from steercache.queries.values import CachedValues
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Running:
+    """A statement with its values, on a connection that knows `activation()` and `vector()`."""
+
+    con: Any
+    text: str
+    bindings: dict[str, Any]
+    failures: list[Any]
+
+
+class Session:
+    """Questions to one cache. Every call opens the index for its own length; results hold nothing of it."""
+
+    def __init__(self, cache: Cache, *, library: Mapping[str, Query], limits: Limits) -> None:
+        self.cache = cache
+        self.library = library
+        self.limits = limits
+
+    def sql(self, sql: str, /, **bindings: Any) -> Relation:
+        """The result of one SELECT; `$name` in it takes the value of the keyword `name`.
+
+        Raises:
+            QueryError: the SQL or a binding is wrong or not allowed, or a limit was reached.
+        """
+        with letting_go():
+            return as_relation(self._table(None, sql, bindings))
+
+    def query(self, name_or_sql: str, /, **bindings: Any) -> Relation:
+        """The result of a query by name, of a query file's text, or of SQL. Raises as `sql`, and NotFoundError."""
+        query, text = self.read(name_or_sql)
+        with letting_go():
+            return as_relation(self._table(query, text, bindings))
+
+    def select(
+        self, name_or_sql: str, /, *, run: str | None = None, site: str = "resid_post", **bindings: Any
+    ) -> Selection:
+        """Rows that a query picks, ready to be gathered.
+
+        `run` is a name, an id or a prefix; without it, the newest complete text run that has the concept.
+
+        Raises:
+            QueryError: as `sql`; or the rows are of several runs, picked twice, or were not kept.
+            NotFoundError: no such query or run, or the run does not have `site`.
+        """
+        query, text = self.read(name_or_sql)
+        if query is not None and query.kind != "selection":
+            raise QueryError(f"{query.name} is a {query.kind}, not a selection", hint="steercache query --list")
+        with letting_go():
+            return self._selection(query, text, bindings if run is None else {**bindings, "run": run}, site=site)
+
+    @contextmanager
+    def stream(self, name_or_sql: str, bindings: Mapping[str, Any]) -> Iterator[pa.RecordBatchReader]:
+        """Batches of a result as they come; the index is held until the block ends. Raises as `query`."""
+        query, text = self.read(name_or_sql)
+        with (
+            letting_go(),
+            self._running(query, text, bindings) as running,
+            stream_query(running.con, text, running.bindings, limits=self.limits, failures=running.failures) as reader,
+        ):
+            yield reader
+
+    def runs(self) -> Relation:
+        """Every run, newest first."""
+        return self.query("runs_overview")
+
+    def vector(self, name: str) -> SteeringVector:
+        """The vector that answers to a name, an id or a prefix. Raises NotFoundError."""
+        return load_vector(self.cache, name)
+
+    def save(self, vector: SteeringVector) -> Path:
+        """Keep a vector in the cache; returns its file."""
+        return save_vector(self.cache, vector)
+
+    def read(self, name_or_sql: str) -> tuple[Query | None, str]:
+        """What was asked for: a named query, or SQL with or without a header. Raises NotFoundError, QueryError."""
+        if looks_like_name(name_or_sql):
+            query = find_query(self.library, name_or_sql.strip())
+            return query, query.text
+        if yaml_header(name_or_sql) is not None:
+            return parse_query(name_or_sql, place="the query's header"), name_or_sql
+        return None, name_or_sql
+
+    def _selection(self, query: Query | None, text: str, given: Mapping[str, Any], *, site: str) -> Selection:
+        with self._running(query, text, given, choose_run=True) as running:
+            with stream_query(
+                running.con, text, running.bindings, limits=self.limits, failures=running.failures
+            ) as reader:
+                run_id, picked = picked_rows(reader, shares_rows=self._shares_rows)
+            rows = picked["row_idx"].cast(pa.int64()).to_numpy()
+            values = {"run": run_id, "first": int(rows[0]), "last": int(rows[-1])}
+            with registered(running.con, picked=pa.table({"row_idx": rows})):
+                places = running.con.sql(PLACES, params=values).to_arrow_table()
+        if places.num_rows > len(rows) and self._shares_rows(run_id):
+            places = first_claims(places)
+        check_places(rows, places)
+        source = self.cache.source(run_id)
+        source.layers(site)  # a site that the run does not have is an error here, not at the first gather
+        concept = running.bindings.get("concept")
+        return Selection(
+            source=source,
+            query=QueryRecord(name=query.name if query else None, text=text, bindings=running.bindings),
+            rows=rows,
+            sample_idx=places["sample_idx"].cast(pa.int64()).to_numpy(),
+            position=places["position"].to_numpy(),
+            token_id=places["token_id"].to_numpy(),
+            label=label_of(picked),
+            pair=pair_of(picked),
+            weight=weight_of(picked),
+            concept=concept if isinstance(concept, str) else None,
+            site=site,
+        )
+
+    def _shares_rows(self, run_id: str) -> bool:
+        """Whether questions about one picture share rows in this run."""
+        paths = self.cache.run_paths(run_id)
+        return paths.document.exists() and shares_rows(self.cache.run_document(run_id))
+
+    def _table(self, query: Query | None, text: str, given: Mapping[str, Any]) -> pa.Table:
+        with self._running(query, text, given) as running:
+            return run_query(running.con, text, running.bindings, limits=self.limits, failures=running.failures)
+
+    @contextmanager
+    def _running(
+        self, query: Query | None, text: str, given: Mapping[str, Any], *, choose_run: bool = False
+    ) -> Iterator[_Running]:
+        with self.cache.connection() as con:
+            values = CachedValues(self.cache)
+            failures = register_functions(con, activation=values.activation, vector=values.vector)
+
+            def ask(sql: str, wanted: list[Any]) -> list[tuple[Any, ...]]:
+                found: list[tuple[Any, ...]] = con.execute(sql, wanted).fetchall()
+                return found
+
+            if query is not None:
+                bindings = bind(query, given, ask=ask, find_run=self.cache.resolve_run, find_vector=_finder(ask))
+            elif choose_run:
+                bindings = self._with_run(con, text, given, ask)
+            else:
+                bindings = dict(given)
+            yield _Running(con=con, text=text, bindings=bindings, failures=failures)
+
+    def _with_run(self, con: Any, text: str, given: Mapping[str, Any], ask: Ask) -> dict[str, Any]:
+        """Bindings of a selection written inline: its `$run`, if it has one, is looked up or chosen as a named query's is."""
+        bindings = dict(given)
+        if bindings.get("run") is not None:
+            bindings["run"] = self.cache.resolve_run(bindings["run"])
+        elif "run" in parameters_of(con, text):
+            bindings["run"] = newest_run(ask, modality="text", concept=bindings.get("concept"))
+        return bindings
+
+
+def _finder(ask: Ask) -> Any:
+    def find_vector(wanted: str) -> str:
+        known = ask("SELECT vector_id, min(name) FROM vectors GROUP BY vector_id ORDER BY max(created_at) DESC, 1", [])
+        return resolve_name(wanted, known, noun="vector", list_command="steercache vectors list")
+
+    return find_vector
+
+
+def open_session(
+    root: str | PathLike[str] = "cache", *, queries: Sequence[Path] = (), limits: Limits | None = None
+) -> Session:
+    """Open the cache at `root`; `queries` are folders of one's own query files.
+
+    Raises:
+        NotFoundError: there is no cache.
+    """
+    return Session(open_cache(Path(root)), library=load_library(queries), limits=limits or Limits())

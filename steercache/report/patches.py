@@ -1,0 +1,127 @@
+"""A concept's direction over a picture: the picture as the model got it, then a map of its patches per layer."""
+
+import base64
+import io
+import math
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+
+from steercache.evals.patches import PatchMap, PatchMaps
+from steercache.report.style import DIVERGING, altair, heading, styled
+
+_SIDE = 210  # points, of a panel's longer side
+_PIXELS = 640  # of the picture's longer side, as embedded
+_COLUMNS = 5  # at most in a line
+_CLIP = 0.98  # quantile of the deviations at which the colours end: one massive patch must not bleach the rest
+
+
+def patch_chart(maps: PatchMaps, picture: bytes) -> Any:
+    """The picture, and beside it one map per layer; colours are centred on the mean of the picture's own patches.
+
+    Raises:
+        MissingExtraError: altair is not installed.
+    """
+    alt = altair()
+    image = _open(picture)
+    size = _size(image)
+    panels = [_photo(image, size), *(_map(one, image, size) for one in maps.maps)]
+    asked = maps.sample.question or f"sample {maps.sample.sample_idx} of {maps.sample.dataset}"
+    answer = f" ({maps.sample.answer})" if maps.sample.answer else ""
+    concept = "" if maps.concept in (None, maps.vector) else f" ({maps.concept})"
+    title = heading(
+        f"Image patches along {maps.vector!r}{concept}",
+        f"“{asked}”{answer}",
+        f"projection of {maps.site} on the unit direction, less the mean of this picture's patches",
+    )
+    n_lines = math.ceil(len(panels) / _COLUMNS)
+    chart = alt.concat(*panels, columns=math.ceil(len(panels) / n_lines), spacing=18).properties(title=title)
+    return styled(chart.resolve_scale(color="independent"))
+
+
+def _photo(image: PIL.Image.Image, size: tuple[int, int]) -> Any:
+    return _embedded(image, size).properties(width=size[0], height=size[1], title=heading("the picture", " ", size=12))
+
+
+def _map(one: PatchMap, image: PIL.Image.Image, size: tuple[int, int]) -> Any:
+    alt = altair()
+    grid_rc = one.centred_rc
+    n_rows, n_cols = grid_rc.shape
+    limit = float(np.nanquantile(np.abs(grid_rc), _CLIP)) or 1.0
+    rows = [
+        {
+            "x": c / n_cols,
+            "x2": (c + 1) / n_cols,
+            "y": r / n_rows,
+            "y2": (r + 1) / n_rows,
+            "value": float(grid_rc[r, c]),
+        }
+        for r in range(n_rows)
+        for c in range(n_cols)
+        if np.isfinite(grid_rc[r, c])
+    ]
+    scale = alt.Scale(domain=[-limit, limit], range=list(DIVERGING), clamp=True, interpolate="lab")
+    legend = alt.Legend(
+        orient="bottom",
+        title=None,
+        gradientLength=size[0],
+        gradientThickness=7,
+        values=[-limit, 0, limit],
+        labelExpr="datum.value == 0 ? '0' : format(datum.value, '+.2~g')",
+        offset=6,
+    )
+    cells = (
+        alt.Chart(alt.Data(values=rows))
+        .mark_rect(opacity=0.62, strokeWidth=0)
+        .encode(
+            x=_axis("x"),
+            x2="x2:Q",
+            y=_axis("y", down=True),
+            y2="y2:Q",
+            color=alt.Color("value:Q", scale=scale, legend=legend),
+        )
+    )
+    subtitle = f"mean {one.mean:.3g}, highest at row {one.peak[0]}, column {one.peak[1]}"
+    return alt.layer(_embedded(_paled(image), size), cells).properties(
+        width=size[0], height=size[1], title=heading(f"layer {one.layer}", subtitle, size=12)
+    )
+
+
+def _embedded(image: PIL.Image.Image, size: tuple[int, int]) -> Any:
+    alt = altair()
+    data = alt.Data(values=[{"x": 0.5, "y": 0.5, "url": _data_url(image)}])
+    mark = alt.Chart(data).mark_image(width=size[0], height=size[1], aspect=False)
+    return mark.encode(x=_axis("x"), y=_axis("y", down=True), url="url:N")
+
+
+def _axis(field: str, *, down: bool = False) -> Any:
+    alt = altair()
+    scale = alt.Scale(domain=[0, 1], nice=False, zero=False, reverse=down)
+    return (alt.Y if down else alt.X)(f"{field}:Q", axis=None, scale=scale)
+
+
+def _open(picture: bytes) -> PIL.Image.Image:
+    """The picture upright, in RGB, no larger than is drawn."""
+    with PIL.Image.open(io.BytesIO(picture)) as opened:
+        image: PIL.Image.Image = PIL.ImageOps.exif_transpose(opened).convert("RGB")
+    image.thumbnail((_PIXELS, _PIXELS))
+    return image
+
+
+def _paled(image: PIL.Image.Image) -> PIL.Image.Image:
+    """The picture in light greys, so that its own colours are not taken for the map's."""
+    grey = PIL.ImageOps.grayscale(image).convert("RGB")
+    return PIL.Image.blend(grey, PIL.Image.new("RGB", grey.size, "white"), 0.3)
+
+
+def _size(image: PIL.Image.Image) -> tuple[int, int]:
+    scale = _SIDE / max(image.size)
+    return max(1, round(image.width * scale)), max(1, round(image.height * scale))
+
+
+def _data_url(image: PIL.Image.Image) -> str:
+    sink = io.BytesIO()
+    image.save(sink, format="PNG")
+    return f"data:image/png;base64,{base64.b64encode(sink.getvalue()).decode()}"

@@ -1,0 +1,132 @@
+"""A sweep in pictures: gains with their intervals beside the controls, the grid as a heat map, answers before and after."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from steercache.evals.sweep_report import GainMap, ReportRow, SplitReport
+from steercache.report.style import ACCENT, DIVERGING, INK, QUIET, SECOND, altair, heading, styled
+
+_WIDTH = 560
+_ROW = 46  # points per arm
+_CELL = 38
+_SIGNED = "datum.value == 0 ? '0' : format(datum.value, '+~g')"
+MAX_LETTERS = 12
+
+
+def gain_chart(split: SplitReport) -> Any:
+    """Per arm: its gain with the 95 % interval, and below it the controls' gains, a dot the larger the more gained as much."""
+    alt = altair()
+    names = [row.name for row in split.rows]
+    points = [
+        {
+            "arm": row.name,
+            "gain": 100 * row.comparison.gain.estimate,
+            "low": 100 * row.comparison.gain.low,
+            "high": 100 * row.comparison.gain.high,
+        }
+        for row in split.rows
+    ]
+    counted = Counter(
+        (row.name, round(100 * c.gain, 6)) for row in split.rows for c in row.controls if c.gain == c.gain
+    )
+    controls = [{"arm": name, "gain": gain, "n": n} for (name, gain), n in sorted(counted.items())]
+    x_title = "gain over the baseline, percentage points"
+    y = alt.Y("arm:N", sort=names, title=None, axis=alt.Axis(domain=False, ticks=False, labelPadding=8, labelLimit=180))
+    x = alt.X("gain:Q", title=x_title, axis=alt.Axis(labelExpr=_SIGNED, tickCount=7))
+    base = alt.Chart(alt.Data(values=points)).encode(y=y)
+    layers = [
+        alt.Chart(alt.Data(values=[{"gain": 0}])).mark_rule(color=INK, strokeWidth=1).encode(x=x),
+        base.mark_rule(color=ACCENT, strokeWidth=2.5).encode(x=alt.X("low:Q", title=x_title), x2="high:Q"),
+        base.mark_point(color=ACCENT, filled=True, size=75, opacity=1).encode(x=x),
+    ]
+    if controls:
+        dots = alt.Chart(alt.Data(values=controls)).mark_point(color=QUIET, filled=True, opacity=0.6, yOffset=13)
+        size = alt.Size("n:Q", legend=None, scale=alt.Scale(type="linear", domain=[0, 20], range=[0, 320]))
+        layers.insert(1, dots.encode(x=x, y=y, size=size))
+    return styled(alt.layer(*layers).properties(width=_WIDTH, height=max(70, _ROW * len(names))))
+
+
+def map_chart(grid: GainMap) -> Any:
+    """Gain in points by layer and strength; the chosen cell has a frame."""
+    alt = altair()
+    values = 100 * grid.gain_la
+    limit = max(1.0, float(np.nanmax(np.abs(values)))) if np.isfinite(values).any() else 1.0
+    rows = [
+        {
+            "layer": layer,
+            "alpha": f"{alpha:g}",
+            "gain": float(values[i, j]),
+            "text": f"{values[i, j]:+.1f}",
+            "chosen": (layer, alpha) == grid.chosen,
+            "strong": bool(abs(values[i, j]) > 0.7 * limit),
+        }
+        for i, layer in enumerate(grid.layers)
+        for j, alpha in enumerate(grid.alphas)
+        if np.isfinite(values[i, j])
+    ]
+    unit = "" if grid.alpha_unit == "raw" else " (median norms)"
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        x=alt.X(
+            "alpha:N",
+            sort=[f"{a:g}" for a in grid.alphas],
+            title=f"alpha{unit}",
+            axis=alt.Axis(labelAngle=0, domain=False, ticks=False),
+        ),
+        y=alt.Y("layer:O", sort="descending", title="layer", axis=alt.Axis(domain=False, ticks=False)),
+    )
+    scale = alt.Scale(domain=[-limit, limit], range=list(DIVERGING), interpolate="lab")
+    legend = alt.Legend(title="points", gradientLength=min(120, _CELL * len(grid.layers)), format="+.0f")
+    cells = base.mark_rect(stroke="white", strokeWidth=1.5).encode(
+        color=alt.Color("gain:Q", scale=scale, legend=legend)
+    )
+    frame = base.transform_filter("datum.chosen").mark_rect(fillOpacity=0, stroke=INK, strokeWidth=2.2)
+    text = base.mark_text(fontSize=10).encode(
+        text="text:N", color=alt.condition("datum.strong", alt.value("white"), alt.value(INK))
+    )
+    title = heading(f"{grid.vector}, {grid.target} tokens", "frame: the setting chosen", size=12)
+    return styled(
+        alt.layer(cells, frame, text).properties(
+            width=_CELL * 1.25 * len(grid.alphas), height=_CELL * 0.8 * len(grid.layers), title=title
+        )
+    )
+
+
+def letter_chart(row: ReportRow) -> Any | None:
+    """How often each answer was given before and after, and how often it was right; None where there are too many."""
+    alt = altair()
+    letters = row.comparison.letters
+    if len(letters.letters) > MAX_LETTERS:
+        return None
+    shown = [("before", letters.before, QUIET), (row.name, letters.after, ACCENT)]
+    if any(letters.right):
+        shown.append(("right", letters.right, SECOND))
+    rows = [
+        {"answer": name or "unread", "n": n, "what": what}
+        for what, counts, _ in shown
+        for name, n in zip(letters.letters, counts, strict=True)
+    ]
+    order = [what for what, _, _ in shown]
+    chart = alt.Chart(alt.Data(values=rows)).mark_bar(cornerRadiusEnd=1.5)
+    return styled(
+        chart.encode(
+            x=alt.X(
+                "answer:N",
+                sort=[name or "unread" for name in letters.letters],
+                title=None,
+                axis=alt.Axis(labelAngle=0, ticks=False),
+            ),
+            xOffset=alt.XOffset("what:N", sort=order),
+            y=alt.Y("n:Q", title="answers", axis=alt.Axis(tickCount=4, tickMinStep=1)),
+            color=alt.Color(
+                "what:N",
+                scale=alt.Scale(domain=order, range=[colour for _, _, colour in shown]),
+                legend=alt.Legend(title=None, orient="top", symbolType="square"),
+            ),
+        ).properties(
+            width=max(150, 62 * len(letters.letters)),
+            height=120,
+            title=heading(row.name, f"at least {letters.distance:.0%} of the answers changed", size=12),
+        )
+    )

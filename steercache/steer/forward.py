@@ -1,0 +1,208 @@
+"""Running the blocks above a layer from given hidden states, exactly as the model's own forward runs them.
+
+Masks, rotary angles and position ids are not made here: the model makes them in an unsteered forward, every block's call is
+kept (`BlockCall`), and the same call is repeated with other hidden states, for several copies of the batch at once
+(`Stacking`). What such a call may hold is listed in `_AXES`; a model whose blocks receive anything else has an obstacle, and
+is run in full instead.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import Cache
+
+from steercache.models.families import find_module
+from steercache.models.spec import LoadedModel
+
+# (argument of a block, dimensions) -> (axis of the samples, axis of the tokens that are computed)
+_AXES: dict[tuple[str, int], tuple[int | None, int]] = {
+    ("attention_mask", 4): (0, 2),
+    ("position_ids", 2): (0, 1),
+    ("position_ids", 3): (1, 2),
+    ("position_embeddings", 3): (0, 1),
+    ("position_embeddings", 4): (1, 2),  # Qwen2.5-VL: one angle for each of time, height and width
+    ("cache_position", 1): (None, 0),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockCall:
+    """What one block was called with, by parameter name, beside hidden states and cache."""
+
+    hidden_name: str
+    cache_name: str | None
+    arguments: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def mask(self) -> torch.Tensor | None:
+        """The attention mask (b or 1, 1, t, t), bool or additive; None where causal attention needs none."""
+        return self.arguments.get("attention_mask")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stacking:
+    """`n_copies` of a batch of `n_seq` samples, copy after copy, computed from column `start` of `n_tokens` on."""
+
+    n_seq: int
+    n_tokens: int
+    n_copies: int = 1
+    start: int = 0
+
+
+class BranchCache:
+    """Keys and values of one branch, as the blocks' attention asks for them: what precedes `start`, then their own.
+
+    `before` holds the unsteered keys and values (b, h, t, d_head) per layer. With `keep` the joined ones stay in `kept`.
+    """
+
+    def __init__(
+        self,
+        before: Mapping[int, tuple[torch.Tensor, torch.Tensor]],
+        stacking: Stacking,
+        *,
+        keep: bool,
+    ) -> None:
+        self._before, self._stacking, self._keep = before, stacking, keep
+        self.kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The keys and values that the new tokens attend to, (n b, h, t, d_head)."""
+        joined = self._join(keys, layer_idx, 0), self._join(values, layer_idx, 1)
+        if self._keep:
+            self.kept[layer_idx] = joined
+        return joined
+
+    def _join(self, new: torch.Tensor, layer: int, which: int) -> torch.Tensor:
+        if self._stacking.start == 0:
+            return new.contiguous()  # as a cache of transformers lays them out
+        old = self._before[layer][which][:, :, : self._stacking.start]
+        return torch.cat([old.repeat(self._stacking.n_copies, 1, 1, 1), new], dim=2)
+
+
+def record_call(block: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[BlockCall, torch.Tensor]:
+    """A block's call without its hidden states and cache, and those hidden states (its input)."""
+    signature = inspect.signature(
+        type(block).forward
+    )  # nnsight and accelerate put a `forward` of their own on the instance
+    bound = dict(signature.bind(block, *args, **kwargs).arguments)
+    del bound[next(iter(bound))]
+    bound |= bound.pop("kwargs", {})
+    hidden_name = next(iter(bound))
+    hidden = bound.pop(hidden_name)
+    caches = [name for name, value in bound.items() if isinstance(value, Cache)]
+    for name in caches:
+        del bound[name]
+    return BlockCall(hidden_name=hidden_name, cache_name=caches[0] if caches else None, arguments=bound), hidden
+
+
+def call_obstacle(calls: Sequence[BlockCall]) -> str | None:
+    """Why these calls cannot be repeated for part of the tokens or several copies; None when they can."""
+    for layer, call in enumerate(calls):
+        for name, value in call.arguments.items():
+            for leaf in value if isinstance(value, tuple | list) else (value,):
+                if isinstance(leaf, torch.Tensor) and (name, leaf.ndim) not in _AXES:
+                    return f"block {layer} receives {name!r}, whose axes are not known here"
+                if not isinstance(leaf, torch.Tensor | str | bool | int | float | None):
+                    return f"block {layer} receives {name!r}, a {type(leaf).__name__}"
+    return None
+
+
+def first_touched(calls: Sequence[BlockCall], column: int) -> int:
+    """The first column whose hidden state can change when something changes from `column` on.
+
+    That is `column` itself under causal attention; less where tokens attend to later ones (PaliGemma's prefix, Gemma 3's
+    pictures), directly or through others.
+    """
+    masks = [mask for mask in {id(call.mask): call.mask for call in calls}.values() if mask is not None]
+    while True:
+        reached = min((_first_looking_past(_allowed(mask), column) for mask in masks), default=column)
+        if reached == column:
+            return column
+        column = reached
+
+
+def _first_looking_past(allowed: torch.Tensor, column: int) -> int:
+    """The first row before `column` that attends to it or beyond; `column` when there is none."""
+    looking = allowed[..., :column, column:].flatten(0, -3).any(-1).any(0)
+    return int(looking.nonzero()[0, 0]) if bool(looking.any()) else column
+
+
+def run_blocks(
+    blocks: Any,
+    calls: Sequence[BlockCall],
+    hidden: torch.Tensor,
+    *,
+    first: int,
+    stacking: Stacking,
+    cache: BranchCache | None,
+) -> torch.Tensor:
+    """The output of the last block (n b, t - start, d), given the input of block `first` in the same shape."""
+    memo: dict[tuple[int, str], Any] = {}
+    for layer in range(first, len(blocks)):
+        call = calls[layer]
+        arguments = {name: _stacked(name, value, stacking, memo) for name, value in call.arguments.items()}
+        if call.cache_name is not None:
+            arguments[call.cache_name] = cache
+        arguments[call.hidden_name] = hidden
+        out = blocks[layer](**arguments)
+        hidden = out[0] if isinstance(out, tuple) else out
+    return hidden
+
+
+def head_logits(loaded: LoadedModel, hidden: torch.Tensor, *, keep: int | torch.Tensor = 0) -> torch.Tensor:
+    """Logits in the model's dtype from the last block's output (b, t, d), of the columns that `keep` names.
+
+    `keep` means what transformers' `logits_to_keep` means, and picks in the same way: a slice and a list of one index are
+    laid out differently, and float32 products of them differ in their last bits.
+    """
+    normed = find_module(loaded.model, loaded.family.final_norm)(hidden)
+    normed = normed[:, slice(-keep, None) if isinstance(keep, int) else keep, :]
+    logits: torch.Tensor = find_module(loaded.model, loaded.family.lm_head)(normed)
+    cap = getattr(loaded.model.config.get_text_config(), "final_logit_softcapping", None)
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def _stacked(name: str, value: Any, stacking: Stacking, memo: dict[tuple[int, str], Any]) -> Any:
+    """One argument for several copies and part of the tokens; blocks share most tensors, so each is made once."""
+    key = (id(value), name)
+    if key not in memo:
+        if name == "attention_mask":
+            memo[key] = _stacked_mask(value, stacking)
+        elif isinstance(value, tuple | list):
+            memo[key] = type(value)(_cut(name, leaf, stacking) for leaf in value)
+        else:
+            memo[key] = _cut(name, value, stacking)
+    return memo[key]
+
+
+def _stacked_mask(mask: torch.Tensor | None, stacking: Stacking) -> torch.Tensor | None:
+    if mask is None:
+        n_run = stacking.n_tokens - stacking.start
+        if stacking.start == 0 or n_run == 1:
+            return None
+        whole = torch.ones(stacking.n_tokens, stacking.n_tokens, dtype=torch.bool).tril()
+        return whole[None, None, stacking.start :]
+    return _cut("attention_mask", mask, stacking)  # type: ignore[no-any-return]
+
+
+def _cut(name: str, value: Any, stacking: Stacking) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    seq_axis, token_axis = _AXES[name, value.ndim]
+    if stacking.start:
+        value = value.narrow(token_axis, stacking.start, stacking.n_tokens - stacking.start)
+    if stacking.n_copies > 1 and seq_axis is not None and value.shape[seq_axis] > 1:
+        copies = [1] * value.ndim
+        copies[seq_axis] = stacking.n_copies
+        value = value.repeat(*copies)
+    return value
+
+
+def _allowed(mask: torch.Tensor) -> torch.Tensor:
+    """Which pairs attend, as bool; an additive mask forbids by a huge negative number."""
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2

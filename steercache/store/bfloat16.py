@@ -1,0 +1,98 @@
+"""bfloat16 for zarr-python, which has no such type of its own.
+
+The entry-point group for it is `zarr.data_type`, but zarr-python 3.1 collects that group and never loads it. Buffer classes it
+does load, before it reads any metadata: so `CpuBuffer`, zarr's own class under its own name, is an entry point of ours too, and
+importing this module registers the type.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, TypeGuard
+
+import ml_dtypes
+import numpy as np
+from zarr.core.buffer.cpu import Buffer as CpuBuffer
+from zarr.core.dtype import data_type_registry
+from zarr.core.dtype.common import DataTypeValidationError, HasEndianness, HasItemSize
+from zarr.core.dtype.npy.common import (
+    check_json_float_v3,
+    check_json_floatish_str,
+    float_from_json_v3,
+    float_to_json_v3,
+)
+from zarr.core.dtype.wrapper import ZDType
+
+__all__ = ["BFloat16", "CpuBuffer"]
+
+_DTYPE: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BFloat16(ZDType[Any, Any], HasEndianness, HasItemSize):
+    """The Zarr v3 data type `bfloat16` over ml_dtypes' numpy type; Zarr v2 has none."""
+
+    dtype_cls = type(_DTYPE)
+    _zarr_v3_name: ClassVar[str] = "bfloat16"
+
+    @property
+    def item_size(self) -> int:
+        """Bytes of one value."""
+        return 2
+
+    @classmethod
+    def from_native_dtype(cls, dtype: Any) -> Self:
+        """This type, if `dtype` is numpy's bfloat16. Raises DataTypeValidationError otherwise."""
+        if dtype != _DTYPE:
+            raise DataTypeValidationError(f"{dtype} is not bfloat16")
+        return cls()
+
+    def to_native_dtype(self) -> np.dtype[Any]:
+        """numpy's bfloat16."""
+        return _DTYPE
+
+    @classmethod
+    def _check_json_v3(cls, data: Any) -> TypeGuard[str]:
+        return bool(data == cls._zarr_v3_name)
+
+    @classmethod
+    def _from_json_v2(cls, data: Any) -> Self:
+        raise DataTypeValidationError("Zarr v2 has no bfloat16")
+
+    @classmethod
+    def _from_json_v3(cls, data: Any) -> Self:
+        if not cls._check_json_v3(data):
+            raise DataTypeValidationError(f"{data!r} is not bfloat16")
+        return cls()
+
+    def to_json(self, zarr_format: Any) -> Any:
+        """The type's name in metadata. Raises ValueError for Zarr v2."""
+        if zarr_format != 3:
+            raise ValueError("Zarr v2 has no bfloat16")
+        return self._zarr_v3_name
+
+    def _check_scalar(self, data: object) -> bool:
+        return isinstance(data, (int, float, np.number, ml_dtypes.bfloat16))
+
+    def cast_scalar(self, data: object) -> Any:
+        """`data` as one bfloat16. Raises TypeError when it is no number."""
+        if not self._check_scalar(data):
+            raise TypeError(f"{data!r} is no bfloat16")
+        return _DTYPE.type(data)
+
+    def default_scalar(self) -> Any:
+        """Zero."""
+        return _DTYPE.type(0)
+
+    def from_json_scalar(self, data: Any, *, zarr_format: Any) -> Any:
+        """A fill value from metadata: a number, "NaN", "Infinity" or "-Infinity". Raises TypeError otherwise."""
+        if check_json_float_v3(data):
+            return _DTYPE.type(float_from_json_v3(data))
+        if check_json_floatish_str(data):
+            return _DTYPE.type(float(data))
+        raise TypeError(f"{data!r} is no float")
+
+    def to_json_scalar(self, data: object, *, zarr_format: Any) -> Any:
+        """A fill value for metadata."""
+        return float_to_json_v3(np.float32(self.cast_scalar(data)))
+
+
+data_type_registry.register("bfloat16", BFloat16)

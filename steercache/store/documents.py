@@ -1,0 +1,104 @@
+"""Layouts and shard records as JSON: strict on the way in, since a document may be damaged or written by a newer version."""
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from steercache.core.errors import DamagedError
+from steercache.core.layout import FileRecord, ShardRecord, SiteLayout, StoreLayout
+
+
+@contextmanager
+def _reading(noun: str, place: str) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, struct.error) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise DamagedError(f"not a {noun}: {what}", place=place, hint="steercache cache verify") from error
+
+
+def layout_to_json(layout: StoreLayout) -> dict[str, Any]:
+    """A layout as JSON values."""
+    document = asdict(layout)
+    document["sites"] = [{**site, "layers": list(site["layers"])} for site in document["sites"]]
+    return document
+
+
+def layout_from_json(obj: Any, place: str) -> StoreLayout:
+    """The layout that `layout_to_json` wrote.
+
+    Raises:
+        DamagedError: `obj` is nothing that it writes; `place` is named.
+    """
+    with _reading("layout", place):
+        sites = tuple(
+            SiteLayout(
+                site=s["site"], layers=tuple(_count(n, least=-1) for n in _list(s["layers"])), width=_count(s["width"])
+            )
+            for s in _list(obj["sites"])
+        )
+        counts = {name: _count(obj[name]) for name in ("n_shards", "rows_per_shard", "chunk_rows")}
+        if obj["dtype"] not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"unknown dtype {obj['dtype']!r}")
+        return StoreLayout(sites=sites, dtype=obj["dtype"], **counts)
+
+
+def shard_record_to_json(record: ShardRecord) -> dict[str, Any]:
+    """A shard record as JSON values; checksums as hexadecimal text, eight digits each."""
+    document = {name: getattr(record, name) for name in record.__slots__ if name != "files"}
+    document["files"] = [
+        {
+            "path": f.path,
+            "n_bytes": f.n_bytes,
+            "crc32c": f"{f.crc32c:08x}",
+            "chunk_crc32c": struct.pack(f">{len(f.chunk_crc32c)}I", *f.chunk_crc32c).hex(),
+        }
+        for f in record.files
+    ]
+    return document
+
+
+def shard_record_from_json(obj: Any, place: str) -> ShardRecord:
+    """The record that `shard_record_to_json` wrote.
+
+    Raises:
+        DamagedError: `obj` is nothing that it writes; `place` is named.
+    """
+    with _reading("shard record", place):
+        counts = {name: _count(obj[name]) for name in ("shard_idx", "first_sample", "n_samples", "n_rows")}
+        files = tuple(_file_record(f) for f in _list(obj["files"]))
+        return ShardRecord(**counts, input_digest=_text(obj["input_digest"]), files=files)
+
+
+def _file_record(obj: Any) -> FileRecord:
+    path = _text(obj["path"])
+    if path.startswith("/") or ".." in path.split("/") or "\\" in path or "\0" in path:
+        raise ValueError(f"a path outside the run: {path!r}")
+    chunks = bytes.fromhex(obj["chunk_crc32c"])
+    crc = bytes.fromhex(obj["crc32c"])
+    return FileRecord(
+        path=path,
+        n_bytes=_count(obj["n_bytes"]),
+        crc32c=struct.unpack(">I", crc)[0],
+        chunk_crc32c=struct.unpack(f">{len(chunks) // 4}I", chunks),
+    )
+
+
+def _count(value: Any, *, least: int = 0) -> int:
+    if type(value) is not int or value < least:
+        raise ValueError(f"a count was expected, not {value!r}")
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if type(value) is not list:
+        raise ValueError(f"a list was expected, not {value!r}")
+    return value
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise ValueError(f"text was expected, not {value!r}")
+    return value

@@ -1,0 +1,223 @@
+"""The one door to the disk for everything that must survive a crash.
+
+Every create, write, fsync and rename of a commit goes through here, so that a test can record them and rebuild each state
+that a power loss could leave (`store/replay.py`). A file under construction is named `<final>.tmp-<pid>`: readers never look
+at it, the next writer of the same file removes it, and `gc` knows it by its name.
+"""
+
+import errno
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from steercache.core.errors import BudgetError, DamagedError, UsageError
+
+OperationKind = Literal["make_folder", "create", "reserve", "write", "fsync", "rename", "fsync_folder", "remove"]
+
+_TEMPORARY = re.compile(r"\.tmp-\d+$")
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+_REFUSED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One thing done to the disk. `target` is a rename's new name; `data` what was written at `offset`."""
+
+    kind: OperationKind
+    path: Path
+    target: Path | None = None
+    offset: int = 0
+    data: bytes = b""
+
+
+_recorded: list[Operation] | None = None
+_path_of_fd: dict[int, Path] = {}
+
+
+@contextmanager
+def record_operations() -> Iterator[list[Operation]]:
+    """Collect every operation of this process, in order, while the block runs; the operations are carried out as usual."""
+    global _recorded
+    before, _recorded = _recorded, []
+    try:
+        yield _recorded
+    finally:
+        _recorded = before
+
+
+def _note(kind: OperationKind, path: Path, *, target: Path | None = None, offset: int = 0, data: Any = b"") -> None:
+    if _recorded is not None:
+        _recorded.append(Operation(kind=kind, path=path, target=target, offset=offset, data=bytes(data)))
+
+
+@contextmanager
+def disk_errors(path: Path, *, doing: str = "write") -> Iterator[None]:
+    """Turn what the operating system says about `path` into an error with a way out.
+
+    Raises:
+        BudgetError: no space, quota, limit on sizes, open files or maps. UsageError: not permitted. DamagedError: the device
+            failed.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _explained(error, path, doing) from error
+
+
+def _explained(error: OSError, path: Path, doing: str = "write") -> Exception:
+    reason, place = f"cannot {doing}: {error.strerror or error}", str(path)
+    if error.errno in _FULL:
+        hint = "free some space (steercache cache gc), or choose another disk with --root"
+        return BudgetError(f"{reason}; what was committed before is kept", place=place, hint=hint)
+    if error.errno in _EXHAUSTED:
+        return BudgetError(reason, place=place, hint="close other readers, or raise the limit (ulimit -n, ulimit -v)")
+    if error.errno in _REFUSED:
+        return UsageError(reason, place=place, hint="choose a folder with --root, or mend its permissions")
+    if error.errno == errno.EIO:
+        return DamagedError(reason, place=place, hint="steercache cache verify")
+    return error
+
+
+def temporary_name(path: Path) -> Path:
+    """The name that `path` has in this process until it is complete.
+
+    >>> temporary_name(Path("c.0")).name.startswith("c.0.tmp-")
+    True
+    """
+    return path.with_name(f"{path.name}.tmp-{os.getpid()}")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file's name says that its writer never finished.
+
+    >>> is_temporary("c.0.3.0.tmp-812"), is_temporary("c.0.3.0")
+    (True, False)
+    """
+    return _TEMPORARY.search(name) is not None
+
+
+def make_folder(*paths: Path) -> None:
+    """Create folders and their parents, durably."""
+    made: dict[Path, None] = {}
+    for path in paths:
+        for folder in reversed([path, *path.parents]):
+            if not folder.is_dir():
+                with disk_errors(folder):
+                    folder.mkdir(exist_ok=True)
+                _note("make_folder", folder)
+                made[folder.parent] = None
+    for parent in made:
+        fsync_folder(parent)
+
+
+def create(path: Path) -> int:
+    """Open a new, empty file for reading and writing and return its descriptor; an old one of that name is emptied."""
+    with disk_errors(path):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    _path_of_fd[fd] = path
+    _note("create", path)
+    return fd
+
+
+def reserve(fd: int, n_bytes: int) -> None:
+    """Claim `n_bytes` of disk for a file, so that a full disk shows before the work and not in its middle."""
+    path = _path_of_fd[fd]
+    if n_bytes and hasattr(os, "posix_fallocate"):  # macOS has none: there the writes themselves find out
+        with disk_errors(path):
+            os.posix_fallocate(fd, 0, n_bytes)
+    _note("reserve", path, offset=n_bytes)
+
+
+def pwrite(fd: int, data: Any, offset: int) -> None:
+    """Write all of a contiguous buffer at `offset`."""
+    path = _path_of_fd[fd]
+    view = memoryview(data).cast("B")
+    if _recorded is not None:
+        _note("write", path, offset=offset, data=view)
+    try:
+        while view.nbytes:  # the kernel may take less: at most 2 GiB at once, or up to a limit
+            n_written = os.pwrite(fd, view, offset)
+            view, offset = view[n_written:], offset + n_written
+    except OSError as error:
+        raise _explained(error, path) from error
+
+
+def fsync(fd: int) -> None:
+    """Wait until a file's bytes are on the disk."""
+    path = _path_of_fd[fd]
+    with disk_errors(path):
+        os.fsync(fd)
+    _note("fsync", path)
+
+
+def close(fd: int) -> None:
+    """Close a descriptor that `create` returned."""
+    del _path_of_fd[fd]
+    os.close(fd)
+
+
+def rename(path: Path, target: Path) -> None:
+    """Give a complete file its name, replacing what had it."""
+    with disk_errors(target):
+        path.replace(target)
+    _note("rename", path, target=target)
+
+
+def fsync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    with disk_errors(path):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    _note("fsync_folder", path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file; it may be gone already."""
+    with disk_errors(path):
+        path.unlink(missing_ok=True)
+    _note("remove", path)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what earlier, killed writers of `path` left beside it."""
+    with os.scandir(path.parent) as entries:
+        stale = [e.name for e in entries if e.name.startswith(path.name + ".tmp-") and is_temporary(e.name)]
+    for name in stale:
+        remove(path.with_name(name))
+
+
+def write_temporary(path: Path, data: bytes) -> Path:
+    """Put `data` on the disk under the temporary name of `path`, and return that name."""
+    remove_unfinished(path)
+    temporary = temporary_name(path)
+    fd = create(temporary)
+    try:
+        pwrite(fd, data, 0)
+        fsync(fd)
+    except BaseException:
+        close(fd)
+        remove(temporary)
+        raise
+    close(fd)
+    return temporary
+
+
+def publish(files: Sequence[tuple[Path, Path]]) -> None:
+    """Give complete files, pairs (temporary, final), their names; durable when it returns."""
+    for temporary, path in files:
+        rename(temporary, path)
+    for folder in dict.fromkeys(path.parent for _, path in files):
+        fsync_folder(folder)
+
+
+def write_file_atomically(path: Path, data: bytes) -> None:
+    """Put `data` under the name `path`, durably: readers and a power loss see the old file or the new one, whole."""
+    publish([(write_temporary(path, data), path)])

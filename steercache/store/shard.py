@@ -1,0 +1,117 @@
+"""Writing one shard: every layer of its rows, its coordinates, and nothing under its name until all of it is on the disk."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from steercache.core.layout import FileRecord, StoreLayout
+from steercache.store import durable
+from steercache.store.checksum import crc32c
+from steercache.store.dtypes import bits_dtype, nan_bits, numpy_dtype
+from steercache.store.geometry import shard_geometry
+from steercache.store.site_file import SiteFile
+
+
+def site_file_name(site: str, shard_idx: int) -> str:
+    """The path of a site's shard inside its generation."""
+    return f"{site}/c.0.{shard_idx}.0"
+
+
+def coordinate_file_name(name: str, shard_idx: int) -> str:
+    """The path of a coordinate's shard inside its generation."""
+    return f"{name}/c.{shard_idx}"
+
+
+class ShardWriter:
+    """The shard `shard_idx` of the generation at `path`, `n_rows` used rows; for one writing thread.
+
+    Memory holds nothing but checksums: `write` puts rows at their place in a temporary file whose space is reserved at
+    the start. After a crash a new writer of the same shard begins again.
+
+    Raises:
+        BudgetError: no space. UsageError: the folder cannot be written.
+    """
+
+    def __init__(self, path: Path, layout: StoreLayout, shard_idx: int, *, n_rows: int) -> None:
+        if not 0 <= shard_idx < layout.n_shards or not 0 <= n_rows <= layout.rows_per_shard:
+            raise ValueError(f"shard {shard_idx} with {n_rows} rows does not fit {layout}")
+        self.path = path
+        self.layout = layout
+        self.shard_idx = shard_idx
+        self.n_rows = n_rows
+        self._dtype = numpy_dtype(layout.dtype)
+        self._bits = bits_dtype(layout.dtype)
+        self._files: dict[str, SiteFile] = {}
+        try:
+            for site in layout.sites:
+                target = path / site_file_name(site.site, shard_idx)
+                self._files[site.site] = SiteFile(target, shard_geometry(layout, site, n_rows))
+        except BaseException:
+            self.abort()
+            raise
+
+    def write(self, site: str, layer_pos: int, slot: int, block_nd: npt.NDArray[Any]) -> None:
+        """Put rows `slot` to `slot + n` of one layer: a C-contiguous array of shape (n, d) in the run's dtype, any order.
+
+        Raises:
+            ValueError: the block is of another type or shape, or does not fit. BudgetError: no space.
+        """
+        if site not in self._files:
+            raise ValueError(f"{site!r} is no site of this shard, or the shard is finished or given up")
+        file = self._files[site]
+        geometry = file.geometry
+        n = len(block_nd)
+        if block_nd.dtype != self._dtype or block_nd.shape[1:] != (geometry.width,) or not block_nd.flags.c_contiguous:
+            raise ValueError(f"{site}: a contiguous (n, {geometry.width}) {self._dtype} block was expected")
+        if not 0 <= layer_pos < geometry.n_layers or slot < 0 or slot + n > self.n_rows:
+            raise ValueError(f"{site}: layer {layer_pos}, slots {slot} to {slot + n} of {self.n_rows}")
+        if n:
+            file.write(layer_pos, slot, block_nd.view(self._bits))
+
+    def finish(
+        self, *, sample_idx: npt.NDArray[Any], position: npt.NDArray[Any], token_id: npt.NDArray[Any]
+    ) -> tuple[FileRecord, ...]:
+        """Seal the shard with the coordinates of its rows, each (n_rows,), and give its files their names, durably.
+
+        Raises:
+            ValueError: rows or coordinates are missing. BudgetError: no space.
+        """
+        columns = {"sample_idx": sample_idx, "position": position, "token_id": token_id}
+        for name, values in columns.items():
+            if values.shape != (self.n_rows,) or values.dtype != np.int32:
+                raise ValueError(f"{name}: {values.shape} {values.dtype} for {self.n_rows} rows of int32")
+        try:
+            return self._finish(columns)
+        except BaseException:
+            self.abort()
+            raise
+
+    def _finish(self, columns: Mapping[str, npt.NDArray[Any]]) -> tuple[FileRecord, ...]:
+        run_folder = self.path.name
+        records, renames = [], []
+        for site, file in self._files.items():
+            file.seal(nan_bits(self.layout.dtype))
+            records.append(file.record(f"{run_folder}/{site_file_name(site, self.shard_idx)}"))
+            renames.append((file.temporary, file.path))
+        for name, values in columns.items():
+            inner = coordinate_file_name(name, self.shard_idx)
+            data = self._coordinate(values)
+            renames.append((durable.write_temporary(self.path / inner, data), self.path / inner))
+            records.append(FileRecord(path=f"{run_folder}/{inner}", n_bytes=len(data), crc32c=crc32c(data)))
+        durable.publish(renames)
+        self._files = {}
+        return tuple(records)
+
+    def abort(self) -> None:
+        """Remove the temporary files; what an earlier shard committed stays."""
+        for file in self._files.values():
+            file.discard()
+        self._files = {}
+
+    def _coordinate(self, values: npt.NDArray[Any]) -> bytes:
+        padded = np.full(self.layout.rows_per_shard, -1, dtype="<i4")
+        padded[: self.n_rows] = values
+        return padded.tobytes()

@@ -1,0 +1,104 @@
+"""Which samples run together, and how they are padded. The plan belongs to a shard, so it depends on lengths alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from steercache.core.examples import EncodedSample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaddedBatch:
+    """Samples of one forward pass on the CPU; `input_ids` and `attention_mask` have shape (b, t).
+
+    Sample i lies at columns `starts[i]` to `starts[i] + lengths[i]`. `position_ids` is None where counting columns is right.
+    `extra` has per-token inputs (b, t) by name, `pixels` the image tensors, in the order of the samples.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    starts: tuple[int, ...]
+    lengths: tuple[int, ...]
+    position_ids: torch.Tensor | None = None
+    extra: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    pixels: Mapping[str, Any] = field(default_factory=dict)
+
+
+def plan_batches(lengths: Sequence[int], *, tokens_per_batch: int) -> tuple[tuple[int, ...], ...]:
+    """Pack samples, longest first, into batches of at most `tokens_per_batch` padded tokens; a longer sample runs alone.
+
+    Equal lengths keep their order, so that the plan depends on nothing but the arguments.
+
+    >>> plan_batches([3, 9, 4, 4], tokens_per_batch=12)
+    ((1,), (2, 3, 0))
+    """
+    if tokens_per_batch < 1:
+        raise ValueError(f"tokens_per_batch is {tokens_per_batch}")
+    batches: list[tuple[int, ...]] = []
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > tokens_per_batch:
+            batches.append(tuple(batch))
+            batch = []
+        batch.append(i)
+    return (*batches, tuple(batch)) if batch else tuple(batches)
+
+
+def pad_batch(samples: Sequence[EncodedSample], *, padding_side: Literal["left", "right"], pad_id: int) -> PaddedBatch:
+    """Stack samples to the longest one's length. Padding has mask 0, token `pad_id` and 0 in every extra."""
+    lengths = tuple(sample.n_tokens for sample in samples)
+    width = max(lengths)
+    starts = tuple(width - n if padding_side == "left" else 0 for n in lengths)
+    ones = [np.ones(n, dtype=np.int64) for n in lengths]
+    mask = _stack(ones, starts, width=width, fill=0)
+    names = sorted({name for sample in samples for name in sample.extra})
+    return PaddedBatch(
+        input_ids=_stack([s.input_ids for s in samples], starts, width=width, fill=pad_id),
+        attention_mask=mask,
+        starts=starts,
+        lengths=lengths,
+        # Columns count positions right when padding follows; padding before needs ids of its own (GPT-2 learnt absolute ones).
+        position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0) if any(starts) else None,
+        pixels=collate_pixels([s.pixels() for s in samples if s.pixels is not None]),
+        extra={
+            name: _stack(
+                [s.extra.get(name, np.zeros(s.n_tokens, np.int32)) for s in samples], starts, width=width, fill=0
+            )
+            for name in names
+        },
+    )
+
+
+def collate_pixels(parts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Image tensors of several samples as one: joined along the first axis, the second filled up with zeros.
+
+    The second axis counts tiles where their number varies (Idefics3, LLaVA-OneVision: both leave empty ones out); in all
+    other tensors it has one length.
+    """
+    joined = {}
+    for name in dict.fromkeys(name for part in parts for name in part):
+        tensors = [part[name] for part in parts]
+        if tensors[0].ndim > 1:
+            width = max(t.shape[1] for t in tensors)
+            tensors = [_filled(t, width) for t in tensors]
+        joined[name] = torch.cat(tensors)
+    return joined
+
+
+def _filled(tensor: torch.Tensor, width: int) -> torch.Tensor:
+    if tensor.shape[1] == width:
+        return tensor
+    rest = tensor.new_zeros(tensor.shape[0], width - tensor.shape[1], *tensor.shape[2:])
+    return torch.cat([tensor, rest], dim=1)
+
+
+def _stack(parts: Sequence[npt.NDArray[Any]], starts: Sequence[int], *, width: int, fill: int) -> torch.Tensor:
+    """Rows of several lengths as one (b, t) tensor of int64."""
+    stacked = np.full((len(parts), width), fill, dtype=np.int64)
+    for row, part, start in zip(stacked, parts, starts, strict=True):
+        row[start : start + len(part)] = part
+    return torch.from_numpy(stacked)

@@ -1,0 +1,159 @@
+"""One forward pass with nnsight, and what it hands out at every site. Nothing after the last site wanted is computed.
+
+`vision_out` is what the vision tower hands to the connector, one tensor (pictures or tiles, patches, width) in the tower's own
+order. `connector_out` is what block 0 gets at image tokens, NaN elsewhere: in every family that is the connector's output
+after all packing. Both stand for layer -1.
+
+Sites of a block: `resid_pre` is its input, `resid_post` its output, `attn_out` and `mlp_out` what attention and MLP add to the
+residual stream (in Gemma 2 and 3 that is the output of the norm after them). So, but for rounding,
+resid_post = resid_pre + attn_out + mlp_out in every family.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import nnsight
+import torch
+
+from steercache.core.errors import UsageError
+from steercache.core.layout import BLOCK_SITES, DType
+from steercache.models.families import find_module
+from steercache.models.load import TORCH_DTYPES
+from steercache.models.spec import LoadedModel
+from steercache.trace.batches import PaddedBatch
+
+States = dict[str, list[torch.Tensor]]
+Capture = Callable[[PaddedBatch], States]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tap:
+    """One value of a forward pass: what goes into a module, or comes out of it."""
+
+    site: str
+    layer: int
+    envoy: Any = field(repr=False)
+    is_input: bool = False
+
+
+def capture(
+    loaded: LoadedModel,
+    batch: PaddedBatch,
+    *,
+    sites: Sequence[str],
+    layers: Sequence[int],
+    dtype: DType | None = None,
+) -> States:
+    """Run one batch; per site one tensor (b, t, d) per layer, on the CPU, in `dtype` or as the model computed it.
+
+    Rows of padding hold whatever the model computed there. Raises as `make_capture`.
+    """
+    return make_capture(loaded, sites=sites, layers=layers, dtype=dtype)(batch)
+
+
+def make_capture(
+    loaded: LoadedModel, *, sites: Sequence[str], layers: Sequence[int], dtype: DType | None = None
+) -> Capture:
+    """A function that captures batch after batch: the model is wrapped once.
+
+    Raises:
+        UsageError: a site that the model does not have, or a layer.
+    """
+    taps = plan_taps(loaded, sites=sites, layers=layers)
+    root = envoy_of(loaded)
+    torch_dtype = None if dtype is None else TORCH_DTYPES[dtype]
+
+    def run(batch: PaddedBatch) -> States:
+        inputs = model_inputs(loaded, batch)
+        values = _trace(root, inputs, taps, torch_dtype)
+        for gpu in range(torch.cuda.device_count()):
+            torch.cuda.synchronize(gpu)  # copies off it were only enqueued
+        states: States = {site: [] for site in sites}
+        for tap, value in zip(taps, values, strict=True):
+            states[tap.site].append(value)
+        if "connector_out" in states:
+            is_image = (batch.input_ids == loaded.config.image_token_id)[:, :, None]
+            states["connector_out"] = [v.where(is_image, torch.nan) for v in states["connector_out"]]
+        return states
+
+    return run
+
+
+def envoy_of(loaded: LoadedModel) -> Any:
+    """nnsight's view of the model, made once per loaded model."""
+    if "root" not in loaded.envoys:
+        loaded.envoys["root"] = nnsight.NNsight(loaded.model)
+    return loaded.envoys["root"]
+
+
+def plan_taps(loaded: LoadedModel, *, sites: Sequence[str], layers: Sequence[int]) -> tuple[Tap, ...]:
+    """What to read, in the order in which a forward pass reaches it (nnsight asks for that)."""
+    family = loaded.family
+    known = BLOCK_SITES + (("connector_out", "vision_out") if family.connector else ())
+    unknown = [site for site in sites if site not in known]
+    if unknown or not sites:
+        raise UsageError(f"no site {', '.join(unknown)!r} in this model", hint=f"sites: {', '.join(known)}")
+    root = envoy_of(loaded)
+    taps = []
+    if "vision_out" in sites and family.connector:
+        taps.append(Tap(site="vision_out", layer=-1, envoy=find_module(root, family.connector), is_input=True))
+    blocks = find_module(root, family.blocks)
+    if "connector_out" in sites:
+        taps.append(Tap(site="connector_out", layer=-1, envoy=blocks[0], is_input=True))
+    if set(sites) <= {"vision_out", "connector_out"}:
+        return tuple(taps)
+    beyond = [layer for layer in layers if not 0 <= layer < loaded.spec.n_layers]
+    if beyond or not layers or list(layers) != sorted(set(layers)):
+        raise UsageError(
+            f"layers {list(layers)} are not ascending blocks of {loaded.spec.name}",
+            hint=f"it has blocks 0 to {loaded.spec.n_layers - 1}",
+        )
+    for layer in layers:
+        block = blocks[layer]
+        at = {
+            "resid_pre": Tap(site="resid_pre", layer=layer, envoy=block, is_input=True),
+            "attn_out": Tap(site="attn_out", layer=layer, envoy=find_module(block, family.attn_out)),
+            "mlp_out": Tap(site="mlp_out", layer=layer, envoy=find_module(block, family.mlp_out)),
+            "resid_post": Tap(site="resid_post", layer=layer, envoy=block),
+        }
+        taps += [tap for site, tap in at.items() if site in sites]
+    return tuple(taps)
+
+
+def model_inputs(loaded: LoadedModel, batch: PaddedBatch) -> dict[str, Any]:
+    """What the forward is called with, on the model's device.
+
+    The key / value cache stays as the model has it by default, on: without it keys and values lie otherwise in memory, other
+    kernels run, and the last bits are not those of a plain forward or of `generate`'s first step (seen in GPT-2).
+    """
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, **batch.extra, **batch.pixels}
+    if batch.position_ids is not None and loaded.family.positions != "internal":
+        inputs["position_ids"] = batch.position_ids + (loaded.family.positions == "one_based")
+    device = loaded.model.device
+    return {name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in inputs.items()}
+
+
+@torch.inference_mode()
+def _trace(root: Any, inputs: dict[str, Any], taps: Sequence[Tap], dtype: torch.dtype | None) -> list[torch.Tensor]:
+    with root.trace(**inputs) as tracer:
+        values = nnsight.save([])
+        for tap in taps:
+            values.append(to_host(tap.envoy.input if tap.is_input else tap.envoy.output, dtype))
+        tracer.stop()
+    kept: list[torch.Tensor] = values
+    return kept
+
+
+def to_host(value: Any, dtype: torch.dtype | None) -> torch.Tensor:
+    """A module's value on the CPU. Attention modules return a tuple; blocks did in transformers 4.
+
+    On a GPU the copy is only enqueued, into pinned memory. On the CPU the tensor itself is handed out, not a copy: nothing in
+    the families' code writes into a block's output later (a test compares).
+    """
+    tensor: torch.Tensor = value[0] if isinstance(value, tuple) else value
+    tensor = tensor.detach() if dtype is None else tensor.detach().to(dtype)
+    if tensor.device.type != "cuda":
+        return tensor.cpu()
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return pinned.copy_(tensor, non_blocking=True)

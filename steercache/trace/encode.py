@@ -1,0 +1,257 @@
+"""An example as token ids, with what is known about every token."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from steercache.core.errors import SteercacheError
+from steercache.core.examples import TOKEN_KINDS, BoolArray, EncodedSample, Example, IntArray
+from steercache.models.families import Family
+from steercache.models.spec import TokenizerBundle
+from steercache.trace.patches import PatchError, Picture, locate
+from steercache.trace.prompt import ImageError, Insert, Prompt, expand, pixels_later
+from steercache.trace.template import TemplateError, render
+from steercache.trace.tower import locate_patches
+
+Spans = npt.NDArray[np.int32]  # (t, 2)
+
+TEXT, SPECIAL, IMAGE = (TOKEN_KINDS.index(kind) for kind in ("text", "special", "image"))
+
+
+class EncodingProblem(SteercacheError):  # noqa: N818  one of many, gathered by the build
+    """One example that cannot be traced as it is; `kind` is a stable word. A build collects those of ALL examples."""
+
+    exit_code = 3
+
+    def __init__(self, kind: str, message: str, *, place: str) -> None:
+        super().__init__(message, place=place, hint="mend the sentence or its anchor")
+        self.kind = kind
+
+
+def encode_example(
+    example: Example, bundle: TokenizerBundle, *, max_tokens: int | None = None, decode: bool = True
+) -> EncodedSample:
+    """Tokenize what the model reads of `example`; without `max_tokens` the model's own limit holds.
+
+    Without `decode`, of pictures only the header is read where that is enough: for examples that were encoded before.
+
+    Raises:
+        EncodingProblem: with `kind` one of
+            "images": a picture is broken, the model reads none, or the prompt's places and the pictures differ in number;
+            "template": the chat template cannot render it, or changes its text;
+            "encoding": it holds half a surrogate pair; "empty": there is no token;
+            "too_long": more tokens than allowed (nothing is ever cut off);
+            "anchor_missing": an anchor lies outside the text, or on no token;
+            "anchor_first": an anchor is the first token, the attention sink, with no BOS before it.
+    """
+    prompt = _prompt(example, bundle, decode=decode)
+    ids, spans, added = _tokenize(prompt, bundle.tokenizer, place=example.place)
+    _check_length(ids, spans, _limit(bundle, max_tokens), example, prompt)
+    kind = _kinds(ids, spans, added, prompt=prompt, bundle=bundle)
+    extra = _token_types(kind, spans, example=example, prompt=prompt, family=bundle.family)
+    places = _places(kind, prompt, bundle, place=example.place)
+    spans = _shown(spans, prompt.inserts)
+    is_anchor = anchor_mask(spans, shifted(example.labels.anchors, prompt.start))
+    _check_anchors(example, prompt, spans, is_anchor)
+    return EncodedSample(
+        text=prompt.shown,
+        input_ids=ids,
+        char_start=spans[:, 0],
+        char_end=spans[:, 1],
+        kind=kind,
+        is_anchor=is_anchor,
+        is_control=control_mask(kind, is_anchor),
+        tile=places[:, 0],
+        patch_row=places[:, 1],
+        patch_col=places[:, 2],
+        text_start=prompt.start,
+        image_digests=prompt.image_digests,
+        extra=extra,
+        pixels=pixels_later(example, bundle) if example.images else None,
+        patches=partial(_tower_places, prompt.pictures, bundle) if example.images else None,
+    )
+
+
+def patches_of(sample: EncodedSample) -> EncodedSample:
+    """The vision tower's rows of a sample as if they were its tokens, all of kind image and without characters.
+
+    There are none where it has no picture. The `sample_id` is not the sample's: nothing of this reaches the model.
+    """
+    places = sample.patches() if sample.patches is not None else np.empty((0, 3), dtype=np.int32)
+    nowhere = np.full(len(places), -1, dtype=np.int32)
+    neither = np.zeros(len(places), dtype=bool)
+    return EncodedSample(
+        text=sample.text,
+        input_ids=nowhere,
+        char_start=nowhere,
+        char_end=nowhere,
+        kind=np.full(len(places), IMAGE, dtype=np.int8),
+        is_anchor=neither,
+        is_control=neither,
+        tile=places[:, 0],
+        patch_row=places[:, 1],
+        patch_col=places[:, 2],
+    )
+
+
+def _prompt(example: Example, bundle: TokenizerBundle, *, decode: bool) -> Prompt:
+    """The text to tokenize, with or without pictures."""
+    try:
+        if example.images:
+            return expand(example, bundle, decode=decode)
+        rendered = render(example, bundle)
+    except TemplateError as problem:
+        raise EncodingProblem("template", str(problem), place=example.place) from problem
+    except ImageError as problem:
+        raise EncodingProblem("images", str(problem), place=example.place) from problem
+    return Prompt(shown=rendered.text, start=rendered.start, expanded=rendered.text, add_special=rendered.add_special)
+
+
+def _kinds(
+    ids: IntArray, spans: Spans, added: BoolArray, *, prompt: Prompt, bundle: TokenizerBundle
+) -> npt.NDArray[np.int8]:
+    """Kind of every token, shape (t,). All that comes with a picture and is no image token is special."""
+    kind = np.where(added | np.isin(ids, bundle.special_ids), SPECIAL, TEXT).astype(np.int8)
+    for insert in prompt.inserts:
+        kind[(spans[:, 0] >= insert.start) & (spans[:, 0] < insert.end)] = SPECIAL
+    if bundle.family.modality == "image":
+        kind[ids == bundle.config.image_token_id] = IMAGE
+    return kind
+
+
+def _token_types(
+    kind: npt.NDArray[np.int8], spans: Spans, *, example: Example, prompt: Prompt, family: Family
+) -> dict[str, IntArray]:
+    """What the forward wants per token beside its id."""
+    if family.token_types is None:
+        return {}
+    name, rule = family.token_types
+    if rule == "image":
+        return {name: (kind == IMAGE).astype(np.int32)}
+    # Without a picture nothing is a prefix: the text is read as its backbone reads it.
+    prefix = len(prompt.expanded) - len(example.completion) if example.images else 0
+    return {name: (spans[:, 0] >= prefix).astype(np.int32) if prefix else np.ones(len(kind), dtype=np.int32)}
+
+
+def _places(
+    kind: npt.NDArray[np.int8], prompt: Prompt, bundle: TokenizerBundle, *, place: str
+) -> npt.NDArray[np.int32]:
+    """Tile, row and column of every token, shape (t, 3); -1 where it is no patch. Tiles count on from picture to picture."""
+    places = np.full((len(kind), 3), -1, dtype=np.int32)
+    if not (kind == IMAGE).any() and not prompt.pictures:
+        return places
+    try:
+        places[kind == IMAGE] = _counted_on([locate(bundle.family.patches or "", p) for p in prompt.pictures])
+    except (PatchError, ValueError) as problem:
+        message = f"image tokens and pictures do not go together: {problem}"
+        raise EncodingProblem("images", message, place=place) from problem
+    return places
+
+
+def _tower_places(pictures: Sequence[Picture], bundle: TokenizerBundle) -> npt.NDArray[np.int32]:
+    """Tile, row and column of the vision tower's rows, shape (n, 3). Tiles count on from picture to picture."""
+    return _counted_on([locate_patches(bundle.family.patches or "", p, bundle.config) for p in pictures])
+
+
+def _counted_on(parts: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.int32]:
+    """Places of several pictures as one array, each picture's tiles numbered after those before it."""
+    found, first = [np.empty((0, 3), dtype=np.int32)], 0
+    for part in parts:
+        found.append(part + np.array([first, 0, 0], dtype=np.int32))
+        first += int(part[:, 0].max(initial=-1)) + 1
+    return np.concatenate(found)
+
+
+def _shown(spans: Spans, inserts: Sequence[Insert]) -> Spans:
+    """Spans of the expanded text as spans of the one that people see; -1 for what came with a picture."""
+    shown = spans.copy()
+    for insert in inserts:
+        after = spans[:, 0] >= insert.end
+        grown = (insert.end - insert.start) - (insert.shown_end - insert.shown_start)
+        shown[after] -= grown
+        shown[(spans[:, 0] >= insert.start) & ~after] = -1
+    return shown
+
+
+def anchor_mask(spans: Spans, anchors: Sequence[tuple[int, int]]) -> BoolArray:
+    """Tokens of which some character lies inside an anchor; `spans` has shape (t, 2), -1 where a token has no characters."""
+    mask: BoolArray = np.zeros(len(spans), dtype=bool)
+    for start, end in anchors:
+        mask |= (spans[:, 0] >= 0) & (spans[:, 0] < end) & (spans[:, 1] > start)
+    return mask
+
+
+def control_mask(kind: npt.NDArray[np.int8], is_anchor: BoolArray) -> BoolArray:
+    """The other text tokens of a sample with anchors, without position 0 (the attention sink, BOS or not)."""
+    mask: BoolArray = (kind == TEXT) & ~is_anchor & is_anchor.any()
+    mask[:1] = False
+    return mask
+
+
+def shifted(anchors: Sequence[tuple[int, int]], start: int) -> tuple[tuple[int, int], ...]:
+    """Spans of an example's own text as spans of the text that the model reads."""
+    return tuple((begin + start, end + start) for begin, end in anchors)
+
+
+def _tokenize(prompt: Prompt, tokenizer: Any, *, place: str) -> tuple[IntArray, Spans, BoolArray]:
+    """Token ids (t,), character spans (t, 2) and which tokens the tokenizer added by itself (t,)."""
+    try:
+        prompt.expanded.encode()
+    except UnicodeEncodeError:
+        raise EncodingProblem("encoding", "the text holds half a surrogate pair", place=place) from None
+    backend = tokenizer.backend_tokenizer
+    if (
+        backend.truncation is not None or backend.padding is not None
+    ):  # some repositories save these with the vocabulary
+        backend.no_truncation()
+        backend.no_padding()
+    encoding = backend.encode(prompt.expanded, add_special_tokens=prompt.add_special)
+    if not encoding.ids:
+        raise EncodingProblem("empty", "the text has no tokens", place=place)
+    added = np.array(encoding.special_tokens_mask, dtype=bool)
+    spans = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
+    for i, (start, end) in enumerate(encoding.offsets):
+        spans[i] = _without_spaces(prompt.expanded, start, end)
+    spans[added] = -1
+    return np.array(encoding.ids, dtype=np.int32), spans, added
+
+
+def _without_spaces(text: str, start: int, end: int) -> tuple[int, int]:
+    """A span without blanks at its ends, as some tokenizers give it and others do not; blanks alone stay as they are."""
+    piece = text[start:end]
+    if not piece or piece.isspace():
+        return start, end
+    return end - len(piece.lstrip()), start + len(piece.rstrip())
+
+
+def _limit(bundle: TokenizerBundle, max_tokens: int | None) -> int | None:
+    own = getattr(bundle.config.get_text_config(), "max_position_embeddings", None)
+    limits = [n for n in (own, max_tokens) if n is not None]
+    return min(limits) if limits else None
+
+
+def _check_length(ids: IntArray, spans: Spans, limit: int | None, example: Example, prompt: Prompt) -> None:
+    if limit is None or len(ids) <= limit:
+        return
+    anchored = anchor_mask(spans, shifted(example.labels.anchors, prompt.start))
+    lost = "; an anchor lies beyond" if anchored[limit:].any() else ""
+    message = f"{len(ids)} tokens, {limit} are allowed{lost}"
+    raise EncodingProblem("too_long", message, place=example.place)
+
+
+def _check_anchors(example: Example, prompt: Prompt, spans: Spans, is_anchor: BoolArray) -> None:
+    for start, end in example.labels.anchors:
+        inside = 0 <= start < end <= len(example.text)
+        if not inside or not anchor_mask(spans, shifted([(start, end)], prompt.start)).any():
+            where = f"characters {start} to {end} of {len(example.text)}"
+            raise EncodingProblem("anchor_missing", f"no token holds the anchor at {where}", place=example.place)
+    if is_anchor[0]:
+        word = prompt.shown[spans[0, 0] : spans[0, 1]]
+        raise EncodingProblem(
+            "anchor_first",
+            f"the anchor {word!r} is the very first token and no BOS stands before it: its activations are the sink's",
+            place=example.place,
+        )

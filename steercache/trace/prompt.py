@@ -1,0 +1,257 @@
+"""What the model reads of an example with pictures: every placeholder replaced by its run of image tokens."""
+
+import io
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import PIL.ExifTags
+import PIL.Image
+import PIL.ImageOps
+import torch
+
+from steercache.core.examples import Example, ImageRef
+from steercache.core.ids import digest_bytes
+from steercache.models.spec import TokenizerBundle
+from steercache.trace.patches import Picture
+from steercache.trace.template import MARK, TemplateError, apply_template
+
+KNOWN_LAYOUTS = 1024  # combinations of picture sizes whose layout is kept: some kilobytes each
+QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+
+
+class ImageError(Exception):
+    """A picture cannot be read, or the prompt and its pictures do not go together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Insert:
+    """Where a picture's tokens stand: characters of the expanded text, and of the text that people see."""
+
+    start: int
+    end: int
+    shown_start: int
+    shown_end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """`expanded` is tokenized; `shown` has one placeholder per picture, and `start` is where the example's own text begins."""
+
+    shown: str
+    start: int
+    expanded: str
+    add_special: bool
+    inserts: tuple[Insert, ...] = ()
+    pictures: tuple[Picture, ...] = field(default=(), repr=False)
+    image_digests: tuple[str, ...] = ()
+
+
+def expand(example: Example, bundle: TokenizerBundle, *, decode: bool = True) -> Prompt:
+    """What the processor makes of one example. It is run once per combination of picture sizes: where image tokens go and how
+    many they are depends on nothing else. Without `decode`, pictures of sizes met before are not decoded.
+
+    Raises:
+        ImageError: a picture is broken, or placeholders and pictures differ in number.
+        TemplateError: the chat template or the processor changes the text.
+    """
+    processor = bundle.processor
+    if processor is None:
+        raise ImageError(f"model {bundle.spec.name} reads no pictures")
+    raw = [ref.load() for ref in example.images]
+    text = _with_placeholders(example, bundle, example.text)
+    blank = [PIL.Image.new("RGB", (1, 1))] * len(raw)  # where the text goes depends on how many pictures there are
+    shown = _laid_out(processor, blank, text)
+    start = _own_start(example, shown, bundle, blank)
+    layout = _layout(example, raw, text, bundle, decode=decode)
+    expanded, inserts = _splice(shown, layout)
+    bos = bundle.tokenizer.bos_token
+    return Prompt(
+        shown=shown + example.completion,
+        start=start,
+        expanded=expanded + example.completion,
+        add_special=not (example.chat and bos and shown.startswith(bos)),
+        inserts=inserts,
+        pictures=layout.pictures,
+        image_digests=tuple(digest_bytes(data) for data in raw),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layout:
+    """What stands for pictures of certain sizes, one after the other, each in the place of `placeholder`."""
+
+    placeholder: str
+    pictures: tuple[Picture, ...]
+
+
+def _layout(example: Example, raw: list[bytes], text: str, bundle: TokenizerBundle, *, decode: bool) -> _Layout:
+    """The layout of an example's pictures, from the bundle's store or by running the processor.
+
+    Raises:
+        ImageError: a picture is broken, or the processor refuses it.
+    """
+    known = bundle.layouts
+    if decode:
+        images = [decode_image(data, ref) for data, ref in zip(raw, example.images, strict=True)]
+        sizes = tuple(image.size for image in images)
+    else:
+        sizes = tuple(image_size(data, ref) for data, ref in zip(raw, example.images, strict=True))
+        images = []
+    found = known.get(sizes)
+    if found is None:
+        images = images or [decode_image(data, ref) for data, ref in zip(raw, example.images, strict=True)]
+        found = _run_processor(bundle, images, text)
+        if len(known) >= KNOWN_LAYOUTS:
+            known.clear()
+        known[sizes] = found
+    layout: _Layout = found
+    return layout
+
+
+def _run_processor(bundle: TokenizerBundle, images: list[PIL.Image.Image], text: str) -> _Layout:
+    output, replaced = process(bundle.processor, images, text)
+    view = _view(output["pixel_values"])
+    grids, sizes = output.get("image_grid_thw"), output.get("image_sizes")
+    return _Layout(
+        placeholder=bundle.processor.image_token if bundle.processor else "",
+        pictures=tuple(
+            Picture(
+                replacement=item["replacement"],
+                image_token=image_token(bundle),
+                view=view,
+                grid=(0, 0) if grids is None else (int(grids[i][1]), int(grids[i][2])),
+                size=(0, 0) if sizes is None else (int(sizes[i][0]), int(sizes[i][1])),
+                processor=bundle.processor,
+            )
+            for i, item in enumerate(replaced)
+        ),
+    )
+
+
+def _view(pixel_values: Any) -> tuple[int, int]:
+    """Height and width of the first view, however deep it lies in lists."""
+    value = pixel_values
+    while isinstance(value, list | tuple):
+        value = value[0]
+    height, width = np.shape(value)[-2:]
+    return int(height), int(width)
+
+
+def image_token(bundle: TokenizerBundle) -> str:
+    """The token that is repeated for a picture's patches (Gemma 3's placeholder is another)."""
+    token: str = bundle.tokenizer.convert_ids_to_tokens(bundle.config.image_token_id)
+    return token
+
+
+def decode_image(data: bytes, ref: ImageRef) -> PIL.Image.Image:
+    """A picture as RGB, turned as its EXIF says. Raises ImageError naming it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+            with PIL.Image.open(io.BytesIO(data)) as opened:
+                upright = PIL.ImageOps.exif_transpose(opened)
+                return upright.convert("RGB")
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        PIL.Image.DecompressionBombError,
+        PIL.Image.DecompressionBombWarning,
+    ) as error:
+        raise ImageError(f"the picture {ref.name} cannot be read: {error}") from error
+
+
+def image_size(data: bytes, ref: ImageRef) -> tuple[int, int]:
+    """Width and height of a picture, turned as its EXIF says, from its header. Raises ImageError naming it."""
+    try:
+        with PIL.Image.open(io.BytesIO(data)) as opened:
+            width, height = opened.size
+            turned = opened.getexif().get(PIL.ExifTags.Base.Orientation) in QUARTER_TURNS
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ImageError(f"the picture {ref.name} cannot be read: {error}") from error
+    return (height, width) if turned else (width, height)
+
+
+def process(processor: Any, images: list[PIL.Image.Image], text: str) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
+    """The processor's own output, and what it put in the place of every placeholder."""
+    try:
+        output = processor(images=[images], text=[text], return_text_replacement_offsets=True)
+    except (ValueError, TypeError, IndexError, KeyError) as error:
+        raise ImageError(f"the processor refuses it: {str(error).splitlines()[0]}") from error
+    replaced = [item for item in output["text_replacement_offsets"][0] if item["type"] == "image"]
+    if len(replaced) != len(images):
+        raise ImageError(f"{len(images)} pictures, {len(replaced)} places for them in the prompt")
+    return output, replaced
+
+
+def pixel_inputs(images: tuple[ImageRef, ...], text: str, bundle: TokenizerBundle) -> dict[str, torch.Tensor]:
+    """The image tensors of one sample, decoded now: what `EncodedSample.pixels` calls when its batch runs."""
+    decoded = [decode_image(ref.load(), ref) for ref in images]
+    output, _ = process(bundle.processor, decoded, text)
+    return {name: as_tensor(output[name]) for name in bundle.family.needs if name in output}
+
+
+def pixels_later(example: Example, bundle: TokenizerBundle) -> Any:
+    """A call that makes the image tensors, to be made when they are needed."""
+    return partial(pixel_inputs, example.images, _with_placeholders(example, bundle, example.text), bundle)
+
+
+def as_tensor(value: Any) -> torch.Tensor:
+    """Nested lists of arrays or tensors as one tensor."""
+    if isinstance(value, torch.Tensor):
+        return value
+    if isinstance(value, list | tuple) and value and not isinstance(value[0], int | float):
+        return torch.stack([as_tensor(item) for item in value])
+    return torch.from_numpy(np.asarray(value))
+
+
+def _with_placeholders(example: Example, bundle: TokenizerBundle, text: str) -> str:
+    n, placeholder = len(example.images), bundle.processor.image_token if bundle.processor else ""
+    if example.chat:
+        return apply_template(bundle, text, system=example.system, n_images=n)
+    written = example.text.count(placeholder)
+    if written not in (0, n):
+        raise ImageError(f"{n} pictures, {written} times {placeholder} in the text")
+    return text if written else bundle.family.placeholder.format(image=placeholder) * n + text
+
+
+def _laid_out(processor: Any, images: list[PIL.Image.Image], text: str) -> str:
+    """The text as the processor completes it before it puts image tokens in (PaliGemma adds BOS and a line's end)."""
+    laid: str = processor.prepare_inputs_layout(images=[images], text=[text])[1][0]
+    return laid
+
+
+def _own_start(example: Example, shown: str, bundle: TokenizerBundle, images: list[PIL.Image.Image]) -> int:
+    """Where the example's own text begins in `shown`. Raises TemplateError when it is not there as it was."""
+    own = example.text
+    if (
+        not example.chat and bundle.processor and bundle.processor.image_token in own
+    ):  # it says itself where pictures go
+        before, found, _ = shown.partition(own)
+        if found:
+            return len(before)
+    else:
+        marked = _with_placeholders(example, bundle, MARK)
+        before, mark, after = _laid_out(bundle.processor, images, marked).partition(MARK)
+        for text, cut in ((own, 0), (own.strip(), len(own) - len(own.lstrip()))):
+            if mark and shown == before + text + after:
+                return len(before) - cut
+    raise TemplateError("the prompt form changes the text, so that characters cannot be followed into it")
+
+
+def _splice(shown: str, layout: _Layout) -> tuple[str, tuple[Insert, ...]]:
+    """Put every replacement in, and say where. Raises ImageError when there are more or fewer places than pictures."""
+    pieces = shown.split(layout.placeholder)
+    if len(pieces) != len(layout.pictures) + 1:
+        raise ImageError(f"{len(layout.pictures)} pictures, {len(pieces) - 1} places for them in the prompt")
+    parts, inserts, at, length = [pieces[0]], [], len(pieces[0]), len(pieces[0])
+    for picture, after in zip(layout.pictures, pieces[1:], strict=True):
+        end, shown_end = length + len(picture.replacement), at + len(layout.placeholder)
+        parts += [picture.replacement, after]
+        inserts.append(Insert(start=length, end=end, shown_start=at, shown_end=shown_end))
+        length, at = end + len(after), shown_end + len(after)
+    return "".join(parts), tuple(inserts)

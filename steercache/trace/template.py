@@ -1,0 +1,68 @@
+"""An example as the text that the model reads: bare, or through the tokenizer's chat template."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+
+from steercache.core.errors import UsageError
+from steercache.core.examples import Example
+from steercache.models.spec import TokenizerBundle
+
+MARK = "\ue000steercache\ue001"  # private-use characters: in nobody's template
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendered:
+    """The text, where the example's own text begins in it, and whether the tokenizer still adds BOS and the like."""
+
+    text: str
+    start: int
+    add_special: bool
+
+
+class TemplateError(Exception):
+    """The chat template cannot render this example."""
+
+
+def render(example: Example, bundle: TokenizerBundle) -> Rendered:
+    """The text that the model reads; `completion` follows the prompt.
+
+    Raises:
+        TemplateError: the chat template refuses the example, or changes its text.
+        UsageError: a chat is asked for and the tokenizer has no template.
+    """
+    if not example.chat:
+        bos = bundle.tokenizer.bos_token if bundle.family.bos_in_text else ""
+        return Rendered(text=bos + example.text + example.completion, start=len(bos), add_special=True)
+    prompt = apply_template(bundle, example.text, system=example.system)
+    before, mark, after = apply_template(bundle, MARK, system=example.system).partition(MARK)
+    own = example.text
+    for text, cut in ((own, 0), (own.strip(), len(own) - len(own.lstrip()))):  # some templates trim the turn
+        if mark and prompt == before + text + after:
+            return Rendered(text=prompt + example.completion, start=len(before) - cut, add_special=False)
+    raise TemplateError("the chat template changes the text, so that characters cannot be followed into it")
+
+
+def apply_template(bundle: TokenizerBundle, user: str, *, system: str | None, n_images: int = 0) -> str:
+    """One user's turn, pictures first, after a system prompt if there is one, with the generation prompt.
+
+    Raises:
+        TemplateError: the template refuses it. UsageError: there is no template.
+    """
+    holder = bundle.processor if getattr(bundle.processor, "chat_template", None) else bundle.tokenizer
+    if holder is None or not holder.chat_template:
+        raise UsageError(
+            "the tokenizer has no chat template",
+            hint="`chat_template: FILE` in the model manifest, or `chat: {apply: false}` in the data set's",
+        )
+    said: list[tuple[str, Any]] = [("system", system), ("user", user)] if system is not None else [("user", user)]
+    if bundle.family.modality == "image":  # templates of multimodal models look for typed parts
+        said = [(who, [{"type": "text", "text": text}]) for who, text in said]
+        said[-1] = (said[-1][0], [{"type": "image"}] * n_images + said[-1][1])
+    turns = [{"role": who, "content": content} for who, content in said]
+    try:
+        prompt: str = holder.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except jinja2.TemplateError as error:
+        raise TemplateError(f"the chat template refuses it: {error}") from error
+    return prompt

@@ -1,0 +1,101 @@
+"""Where on the picture every row of a vision tower's output lies, in the tower's own order: one function per way of laying
+patches out, by the name in the families' table.
+
+Each returns tile, row and column of the rows of one picture, shape (n, 3). Tiles are the tower's views, counted from 0 within
+the picture; where views are cut from one large picture, rows and columns count over all of it. A class token has row and
+column -1.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from steercache.trace.patches import Coordinates, PatchError, Picture, canvas_views, grid_of
+
+Shape = tuple[int, int]  # lines and columns of patches in one view
+
+
+def square(picture: Picture, shape: Shape, config: Any) -> Coordinates:
+    """Every view by itself; several are crops (Gemma 3's pan and scan)."""
+    return np.concatenate([grid_of(view, *shape) for view in range(len(picture.runs))])
+
+
+def tiles(picture: Picture, shape: Shape, config: Any) -> Coordinates:
+    """Idefics3: tiles row by row, counted over the whole picture, then the whole picture once more, small."""
+    tags = re.findall(r"<row_(\d+)_col_(\d+)>", picture.replacement)
+    starts = [((int(row) - 1) * shape[0], (int(col) - 1) * shape[1]) for row, col in tags] + [(0, 0)]
+    parts = [grid_of(tile, *shape) + np.array([0, *start], dtype=np.int32) for tile, start in enumerate(starts)]
+    return np.concatenate(parts)
+
+
+def merged(picture: Picture, shape: Shape, config: Any) -> Coordinates:
+    """Qwen2.5-VL: squares of `spatial_merge_size` squared neighbours, window by window, as its attention reads them."""
+    vision = config.vision_config
+    merge = int(vision.spatial_merge_size)
+    side = int(vision.window_size) // merge // int(vision.patch_size)  # of a window, in squares
+    height, width = (n // merge for n in picture.grid)
+    squares = grid_of(0, height, width)[:, 1:]
+    windows = squares // side
+    order = np.lexsort((squares[:, 1], squares[:, 0], windows[:, 1], windows[:, 0]))
+    inner = grid_of(0, merge, merge)
+    corner = np.concatenate([np.zeros((len(squares), 1), dtype=np.int32), squares[order] * merge], axis=1)
+    places: Coordinates = (corner[:, None, :] + inner[None]).reshape(-1, 3).astype(np.int32)
+    return places
+
+
+def anyres(picture: Picture, shape: Shape, config: Any) -> Coordinates:
+    """LLaVA-OneVision: the whole picture small (tile 0), then the views of its canvas, padding included, row by row.
+
+    In a prompt of several pictures each is one small view.
+    """
+    small = grid_of(0, *shape)
+    if sum(picture.runs) == int(picture.processor.num_image_tokens) + 1:
+        return small
+    down, across = canvas_views(picture)
+    parts = [
+        grid_of(1 + row * across + col, *shape) + np.array([0, row * shape[0], col * shape[1]], dtype=np.int32)
+        for row in range(down)
+        for col in range(across)
+    ]
+    return np.concatenate([small, *parts])
+
+
+TOWERS: dict[str, Callable[[Picture, Shape, Any], Coordinates]] = {
+    "square": square,
+    "tiles": tiles,
+    "merged": merged,
+    "anyres": anyres,
+}
+
+
+def locate_patches(layout: str, picture: Picture, config: Any) -> Coordinates:
+    """Tile, row and column of every row that the tower hands to the connector for one picture, shape (n, 3).
+
+    Raises:
+        PatchError: the layout is not known.
+    """
+    if layout not in TOWERS:
+        raise PatchError(f"no layout {layout!r} of a vision tower")
+    side = int(config.vision_config.patch_size)
+    shape = picture.view[0] // side, picture.view[1] // side
+    return _with_class_tokens(TOWERS[layout](picture, shape, config), shape, config)
+
+
+def _with_class_tokens(places: Coordinates, shape: Shape, config: Any) -> Coordinates:
+    """CLIP puts a class token before the patches of each view; LLaVA's `default` leaves each view's first row out."""
+    first = str(getattr(config.vision_config, "model_type", "")).startswith("clip")
+    dropped = getattr(config, "vision_feature_select_strategy", "full") == "default"
+    if first == dropped or not len(places):
+        return places
+    views = np.split(places, len(places) // (shape[0] * shape[1]))
+    if dropped:
+        return np.concatenate([view[1:] for view in views])
+    return np.concatenate([part for view in views for part in ([[view[0, 0], -1, -1]], view)]).astype(np.int32)
+
+
+def tower_width(config: Any, hidden_size: int) -> int:
+    """Width of those rows: LLaVA may hand on several blocks' outputs side by side."""
+    layers = getattr(config, "vision_feature_layer", None)
+    return hidden_size * len(layers) if isinstance(layers, list | tuple) else hidden_size

@@ -1,0 +1,126 @@
+"""What stands on the shelf, and how a name becomes a checkpoint folder."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from steercache.core.errors import NotFoundError, UsageError
+from steercache.manifests.model import ModelManifest, PathModel, ShippedModel
+
+ROOM: Final = Path(__file__).resolve().parent
+TINY: Final = ROOM / "tiny" / "weights"
+DEMO: Final = ROOM / "demo" / "weights"
+STAMP: Final = (
+    "zoo.json"  # in every built folder: what it is, so that building it again is free and nothing else is replaced
+)
+
+
+def names() -> tuple[str, ...]:
+    """The models that `build` knows."""
+    return tuple(_MAKERS)
+
+
+def card(name: str) -> str:
+    """The model card (Markdown): recipe, data, seeds, measured scores and what must be said about them.
+
+    Raises:
+        NotFoundError: no such model.
+    """
+    return (_shelf_of(name) / "card.md").read_text(encoding="utf-8")
+
+
+def scores(name: str) -> dict[str, Any]:
+    """The measured numbers of the card as data.
+
+    Raises:
+        NotFoundError: no such model.
+    """
+    found: dict[str, Any] = json.loads((_shelf_of(name) / "scores.json").read_text(encoding="utf-8"))
+    return found
+
+
+def build(name: str, out_dir: str | os.PathLike[str]) -> Path:
+    """Writes the complete checkpoint folder of a model and returns it; a folder that already holds it is left as it is.
+
+    Raises:
+        NotFoundError: no such model.
+        UsageError: `out_dir` holds something else.
+        MissingExtraError: a package that it is made from is not installed.
+    """
+    out = Path(out_dir)
+    shelf = _shelf_of(name)
+    stamp = {"name": name, "weights": _digest(shelf)}
+    if (out / STAMP).is_file() and json.loads((out / STAMP).read_text(encoding="utf-8")) == stamp:
+        return out
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (out / STAMP).is_file():
+        raise UsageError("this folder holds something else", place=str(out), hint="name a new or an empty folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        _MAKERS[name](part)
+        shutil.copyfile(shelf / "card.md", part / "README.md")
+        (part / STAMP).write_text(json.dumps(stamp) + "\n", encoding="utf-8")
+        part.chmod(0o755)
+        shutil.rmtree(out, ignore_errors=True)
+        os.replace(part, out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return out
+
+
+def in_place(manifest: ModelManifest, root: Path) -> ModelManifest:
+    """The manifest with a model of the zoo put together below the cache's `root`; any other manifest as it is.
+
+    Raises:
+        MissingExtraError: a package that it is made from is not installed.
+    """
+    if not isinstance(manifest.source, ShippedModel):
+        return manifest
+    folder = build(manifest.source.name, root / "models" / f"zoo-{manifest.source.name}").resolve()
+    return manifest.model_copy(update={"source": PathModel(type="path", folder=str(folder))})
+
+
+def _shelf_of(name: str) -> Path:
+    if name not in _MAKERS:
+        raise NotFoundError(f"no model named {name!r}", hint=f"one of: {', '.join(names())}")
+    return TINY if name.startswith("tiny") else DEMO
+
+
+def _digest(shelf: Path) -> str:
+    """The shipped weights' digest: a folder built from other weights is built again."""
+    from steercache.core.ids import digest_bytes
+
+    return digest_bytes(*(path.read_bytes() for path in sorted(shelf.rglob("*.safetensors"))))
+
+
+def _tiny(part: Path) -> None:
+    shutil.copytree(TINY / "mllm", part, dirs_exist_ok=True)
+
+
+def _tiny_backbone(part: Path) -> None:
+    shutil.copytree(TINY / "backbone", part, dirs_exist_ok=True)
+
+
+def _demo(part: Path) -> None:
+    from steercache.zoo.demo.assemble import assemble
+
+    assemble(DEMO / "delta.safetensors", part)
+
+
+def _demo_backbone(part: Path) -> None:
+    from steercache.zoo.smollm2 import load_smollm2, load_smollm2_tokenizer
+
+    load_smollm2().save_pretrained(part)
+    load_smollm2_tokenizer().save_pretrained(part)
+
+
+_MAKERS: Final[dict[str, Callable[[Path], None]]] = {
+    "tiny": _tiny,
+    "tiny-backbone": _tiny_backbone,
+    "demo": _demo,
+    "demo-backbone": _demo_backbone,
+}

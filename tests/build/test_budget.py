@@ -1,0 +1,143 @@
+"""What a trace costs is said before anything is written, from configurations alone, and a budget refuses it."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import transformers as tf
+import yaml
+from click.testing import CliRunner
+from safetensors.torch import save_file
+from torch import bfloat16, zeros
+
+from steercache.build.engine import BuildOptions, build_run
+from steercache.build.job import PreparedTrace, prepare_trace
+from steercache.build.overview import overview
+from steercache.build.plan import Plan, plan_run
+from steercache.cache.handle import open_cache
+from steercache.cli.plan import plan as plan_command
+from steercache.core.errors import BudgetError
+from tests.models.test_image_sizes import paligemma2
+from tests.models.test_sizes import GEMMA_2_2B
+from tests.models.tiny_images import chat_template, train_tokenizer
+from tests.tracing import write_small_trace
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
+
+N = 200
+QUESTION = (
+    "How many cats are on the table under the bridge and how many dogs ran over it"  # sixty tokens of the tests' own
+)
+Planned = Callable[..., tuple[Plan, PreparedTrace]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """PaliGemma2-3B-mix-448 as its config and processor describe it; of its weights there is a handful of zeros."""
+    folder = tmp_path_factory.mktemp("careless")
+    tokenizer = train_tokenizer("paligemma")
+    images = tf.SiglipImageProcessorPil(size={"height": 448, "width": 448})
+    images.image_seq_length = 1024
+    tf.PaliGemmaProcessor(images, tokenizer, chat_template=chat_template("paligemma")).save_pretrained(folder / "model")
+    config = paligemma2(GEMMA_2_2B) | {"image_token_index": tokenizer.convert_tokens_to_ids("<image>")}
+    (folder / "model" / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
+    save_file({"none": zeros(4, dtype=bfloat16)}, folder / "model" / "model.safetensors")
+    PIL.Image.fromarray(np.full((448, 448, 3), 90, dtype=np.uint8)).save(folder / "grey.png")
+    rows = [{"text": f"{QUESTION} {i}", "image": "grey.png"} for i in range(N)]
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def planned(folder: Path) -> Planned:
+    def plan(**trace: Any) -> tuple[Plan, PreparedTrace]:
+        write_trace(folder, **trace)
+        prepared = prepare_trace(folder / "trace.yaml", cache_root=folder / "root", device="cpu")
+        return plan_run(prepared.job), replace(prepared, load=refuse_to_load)
+
+    return plan
+
+
+def refuse_to_load() -> Any:
+    raise AssertionError("the weights were asked for")
+
+
+def write_trace(folder: Path, **trace: Any) -> None:
+    model = {"kind": "model", "version": 1, "name": "paligemma2-3b", "source": {"type": "path", "folder": "model"}}
+    source = {"type": "jsonl", "path": "data.jsonl", "columns": {"image": "image"}}
+    dataset = {"kind": "dataset", "version": 1, "name": "cats", "source": source, "limit": trace.pop("limit", N)}
+    manifest = {"kind": "trace", "version": 1, "name": "careless", "model": model, "datasets": [dataset], **trace}
+    (folder / "trace.yaml").write_text(yaml.safe_dump(manifest))
+
+
+def test_a_careless_manifest_costs_130_mb_a_sample_and_is_refused_without_a_word_written(
+    planned: Planned, folder: Path
+) -> None:
+    plan, prepared = planned()
+    assert 1060 <= plan.most_rows <= 1110, "1,024 image tokens and a question"
+    assert plan.document.layout.row_bytes == 26 * 2304 * 2
+    seen = overview(None, folder / "root", plan)
+    assert seen.n_bytes_of_largest == pytest.approx(130e6, rel=0.03)
+    assert seen.n_bytes_of_layer == pytest.approx(5e6, rel=0.03)
+    assert seen.n_bytes_to_write == plan.n_bytes == sum(s.n_rows for s in plan.document.shards) * (26 * 2304 * 2 + 12)
+    cache = open_cache(folder / "root", create=True)
+    with pytest.raises(BudgetError) as refused:
+        build_run(cache, plan, prepared)
+    said = str(refused.value)
+    for word in ("the budget is 20 GB", "200 samples", "26 x 2304", "layers", "image", "pooled", "--budget 2"):
+        assert word in said, word
+    assert cache.documents() == []
+    assert not list((folder / "root" / "runs").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("trace", "options", "fits"),
+    [
+        ({}, BuildOptions(budget_bytes=1_000_000_000), False),
+        ({"budget_gb": 0.1, "layers": [12], "limit": 40}, BuildOptions(), False),
+        ({"budget_gb": 0.5, "layers": [12], "limit": 40}, BuildOptions(), True),
+        ({"budget_gb": 0.1, "layers": [12], "limit": 40}, BuildOptions(budget_bytes=500_000_000), True),
+        ({"budget_gb": 0.1, "rows": {"policy": "pooled"}}, BuildOptions(), False),
+        ({"budget_gb": 0.2, "rows": {"policy": "pooled"}}, BuildOptions(), True),
+    ],
+)
+def test_the_calls_budget_goes_before_the_manifests_and_fewer_rows_or_layers_fit(
+    trace: dict[str, Any], options: BuildOptions, fits: bool, planned: Planned, tmp_path: Path
+) -> None:
+    plan, prepared = planned(**trace)
+    expected = AssertionError if fits else BudgetError  # what fits goes on to ask for the weights, which are not there
+    with pytest.raises(expected):
+        build_run(open_cache(tmp_path / "root", create=True), plan, prepared, options)
+
+
+def test_plan_says_the_sizes_and_that_a_build_would_be_refused(folder: Path, tmp_path: Path) -> None:
+    write_trace(folder)
+    said = CliRunner().invoke(plan_command, [str(folder / "trace.yaml"), "--root", str(tmp_path / "none")])
+    assert said.exit_code == 0, said.output
+    size = re.search(r"largest sample\D+(\d+) MB \(1,\d+ rows", said.output)
+    assert size is not None, said.output
+    assert int(size.group(1)) == pytest.approx(130, rel=0.03)
+    assert "over the budget of 20 GB" in said.output
+    assert not (tmp_path / "none").exists() or not (tmp_path / "none" / "runs").exists()
+    asked = CliRunner().invoke(plan_command, [str(folder / "trace.yaml"), "--root", str(tmp_path / "none"), "--json"])
+    assert json.loads(asked.stdout)["n_bytes_of_largest"] == pytest.approx(130e6, rel=0.03)
+
+
+def test_what_is_cached_already_does_not_count_against_a_budget(tmp_path: Path) -> None:
+    trace = write_small_trace(tmp_path / "t", n=40)
+    built = trace.build(tmp_path / "root")
+    assert built.n_shards_built > 1
+    assert trace.build(tmp_path / "root", budget_bytes=1).n_shards_built == 0
+    cache = open_cache(tmp_path / "root")
+    cache.run_paths(built.run_id).shard("g0001", 0).unlink()
+    document = cache.run_document(built.run_id)
+    needed = document.shards[0].n_rows * (document.layout.row_bytes + 12)
+    with pytest.raises(BudgetError):
+        trace.build(tmp_path / "root", budget_bytes=needed - 1)
+    assert trace.build(tmp_path / "root", budget_bytes=needed).n_shards_built == 1

@@ -1,0 +1,81 @@
+"""`steercache screen` at the terminal."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.small import Terminal
+from tests.cli.test_grid import write_sweep
+
+WORDS = ("screen", "tiny", "scenes", "--task", "Count", "--form", "number", "--vector", "made", "--n", "6")
+SMALL = (*WORDS, "--layer", "1,3", "--alpha", "0.1,2", "--allow-foreign")
+
+
+def test_a_sweep_is_predicted_run_in_part_and_compared(work: Path, terminal: Terminal) -> None:
+    write_sweep(layers=[1, 3], alphas=[0.05, 0.1], splits=["search"])
+    assert terminal("screen", "sweep.yaml", "--json", "--top", "3") == 0, terminal.err
+    (task,) = json.loads(terminal.out)["tasks"]
+    assert (task["n_samples"], task["n_cells"], len(task["cells"])) == (6, 8, 3)
+    shifts = [cell["shift"] for cell in task["cells"]]
+    assert shifts == sorted(shifts, reverse=True)
+    assert terminal("query", "select count(*) as n from gradients", "--format", "json") == 0
+    assert json.loads(terminal.out)[0]["n"] == 6 * 2 * 5
+    assert terminal("grid", "sweep.yaml", "--screen-first", "2", "--json") == 0, terminal.err
+    run = json.loads(terminal.out)["tasks"][0]
+    assert {row["cell"]["layer"] for row in run["rows"]} <= {cell["layer"] for cell in task["cells"]}
+    assert (run["n_cells"], run["n_screened_out"]) == (2, 6)
+    assert terminal("screen", "sweep.yaml", "--compare") == 2, "only a part of the grid was run"
+    assert "steercache grid" in terminal.err
+    assert terminal("grid", "sweep.yaml", "--json") == 0, terminal.err
+    assert terminal("screen", "sweep.yaml", "--compare", "--resamples", "5") == 0, terminal.err
+    for words in ("screen-first + racing", "random cells", "gain in margin", "gain in accuracy"):
+        assert words in terminal.out
+    assert "what_replaces_the_grid" in terminal.err
+    assert terminal("query", "what_replaces_the_grid", "-p", "measure=margin", "--format", "json") == 0
+    assert {row["way"] for row in json.loads(terminal.out)} >= {"exhaustive", "screening", "racing"}
+
+
+def test_a_benchmark_is_screened_with_named_vectors_and_says_who_is_helped(work: Path, terminal: Terminal) -> None:
+    write_sweep()
+    assert terminal(*SMALL, "--samples", "2", "--nulls", "20") == 0, terminal.err
+    for words in ("the best 4 of 4 cells", "samples most helped", "samples most hurt", "How many"):
+        assert words in terminal.out
+    assert "not fitted on rows" in terminal.out
+    assert "gradients: tiny-scenes-gradients" in terminal.err
+    assert terminal(*SMALL, "--by", "accuracy", "--json", "--gradients", "tiny-scenes-gradients") == 0, terminal.err
+    (task,) = json.loads(terminal.out)["tasks"]
+    right = [cell["accuracy"] for cell in task["cells"]]
+    assert right == sorted(right, reverse=True)
+    assert terminal(*SMALL[:-1], "--all-vectors") == 2
+    assert "does not say its origin" in terminal.err
+    everything = [word for word in SMALL if word not in ("--vector", "made")]
+    assert terminal(*everything, "--all-vectors", "--json") == 0, terminal.err
+    assert [v["vector"] for v in json.loads(terminal.out)["tasks"][0]["vectors"]] == [
+        "made"
+    ]  # of three, two of other width
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("screen", "tiny", "scenes", "more"), 2, "3 words"),
+        (("screen", "tiny", "nothing", "--vector", "made"), 2, "no benchmark named 'nothing'"),
+        (("screen", "tiny", "scenes"), 2, "no vector to screen"),
+        (("screen", "sweep.yaml", "--vector", "made"), 2, "names its own vectors"),
+        (("screen", "tiny", "scenes", "--compare"), 2, "reads the answers of a sweep"),
+        (("screen", "no-such-sweep"), 4, "no-such-sweep"),
+        ((*SMALL, "--layer", "9"), 2, "no layer 9"),
+        ((*SMALL, "--alpha", "strong"), 2, "not a list of numbers"),
+        ((*SMALL, "--target", "picture"), 2, "no target named 'picture'"),
+        ((*SMALL, "--gradients", "nothing"), 4, "nothing"),
+        ((*SMALL, "--gradients", "smollm2-concepts"), 2, "holds no gradients"),
+    ],
+)
+def test_wrong_words_say_what_is_wrong(
+    words: tuple[str, ...], code: int, message: str, work: Path, terminal: Terminal
+) -> None:
+    write_sweep()
+    assert terminal(*words) == code, terminal.err
+    assert message in terminal.err
+    assert "try:" in terminal.err

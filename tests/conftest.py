@@ -1,0 +1,19 @@
+"""What holds for every test: one thread, and temporary folders in memory where there is such a disk.
+
+Tiny models are faster on one thread, far more so on a busy machine; and everything durable is fsynced, which is what takes
+the time on a disk.
+"""
+
+import os
+from pathlib import Path
+
+from hypothesis import settings
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+if Path("/dev/shm").is_dir():
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")
+
+# On a server the same examples every time: a run says something about the change, not about luck. At a desk, new ones.
+settings.register_profile("server", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("server")

@@ -1,0 +1,193 @@
+"""Patch maps: a planted direction lies where it was planted; projections are those of the rows; pictures those traced."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from steercache import zoo
+from steercache.build.engine import BuildOptions, build_run
+from steercache.build.job import prepare_trace
+from steercache.build.plan import plan_run
+from steercache.cache.handle import open_cache
+from steercache.cli.main import run
+from steercache.core.errors import DamagedError, NotFoundError, UsageError
+from steercache.core.ids import digest_bytes
+from steercache.data.scenes import make_example
+from steercache.evals.patches import find_sample, patch_maps, views_of
+from steercache.evals.pictures import picture_of
+from steercache.models.spec import LoadedModel
+from steercache.queries.session import Session, open_session
+from steercache.report.patches import patch_chart
+from tests.evals.small_run import vector
+from tests.tracing import write_small_trace
+
+SEED, N = 5, 3
+LAYER, AMOUNT = 2, 40.0
+PLANTED = {(1, 3), (4, 0)}  # rows and columns of the 5 x 5 patches
+V = vector(np.random.default_rng(1).normal(size=(6, 96)).astype(np.float32), name="planted", run_id="x")
+
+
+@contextmanager
+def planting(loaded: LoadedModel) -> Iterator[LoadedModel]:
+    """The model with AMOUNT times the unit direction added, inside its block, to two patches of every picture."""
+    unit = torch.from_numpy(V.at(LAYER) / np.linalg.norm(V.at(LAYER)))
+    columns = [5 * row + col for row, col in PLANTED]  # PaliGemma's image tokens come first, row by row
+    block = loaded.model.model.language_model.layers[LAYER]
+    forward = block.forward
+
+    def planted(*args: Any, **kwargs: Any) -> Any:
+        out = forward(*args, **kwargs).clone()
+        out[:, columns] += AMOUNT * unit
+        return out
+
+    block.forward = planted
+    yield loaded
+    block.forward = forward
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two caches of one multimodal trace of drawn scenes: as it is, and planted."""
+    folder = tmp_path_factory.mktemp("patches")
+    zoo.build("tiny", folder / "model")
+    trace = write_small_trace(
+        folder,
+        name="scenes-run",
+        model={
+            "kind": "model",
+            "version": 1,
+            "name": "tiny",
+            "source": {"type": "path", "folder": "model"},
+            "dtype": "float32",
+        },
+        datasets=[
+            {
+                "kind": "dataset",
+                "version": 1,
+                "name": "drawn",
+                "source": {"type": "scenes", "seed": SEED, "n": N, "form": "word", "prefix": "answer en "},
+            }
+        ],
+        rows_per_shard=256,
+    )
+    trace.build(folder / "plain")
+    prepared = prepare_trace(trace.manifest, cache_root=folder / "planted", device="cpu")
+    cache = open_cache(folder / "planted", create=True)
+    with planting(prepared.load()) as loaded:
+        build_run(cache, plan_run(prepared.job, cache=cache), replace(prepared, load=lambda: loaded), BuildOptions())
+    for root in (folder / "plain", folder / "planted"):
+        open_session(root).save(V)
+    return folder / "plain", folder / "planted"
+
+
+@pytest.fixture
+def plain(roots: tuple[Path, Path]) -> Session:
+    return open_session(roots[0])
+
+
+def test_a_planted_direction_shows_up_in_its_patches_and_nowhere_else(roots: tuple[Path, Path]) -> None:
+    for wanted in range(N):
+        maps = []
+        for root in roots:
+            session = open_session(root)
+            maps.append(patch_maps(session, find_sample(session, None, str(wanted)), "planted", layers=[1, LAYER, 4]))
+        plain, planted = ([m.projection_rc for m in one.maps] for one in maps)
+        assert plain[1].shape == (5, 5)
+        np.testing.assert_array_equal(planted[0], plain[0])  # the block before it
+        difference = planted[1] - plain[1]
+        mask = np.zeros((5, 5), dtype=bool)
+        mask[tuple(zip(*PLANTED, strict=True))] = True
+        np.testing.assert_allclose(difference[mask], AMOUNT, rtol=1e-4)
+        np.testing.assert_array_equal(difference[~mask], 0)
+        assert maps[1].maps[1].peak in PLANTED
+        assert set(zip(*np.where(maps[1].maps[1].centred_rc > 20), strict=True)) == PLANTED
+
+
+def test_projections_are_those_of_the_rows(plain: Session) -> None:
+    sample = find_sample(plain, "scenes-run", "1")
+    tokens = plain.sql(
+        "select row_idx, patch_row, patch_col from tokens where run_id = $r and sample_idx = 1 and kind = 'image'",
+        r=sample.run_id,
+    ).fetchall()
+    source = plain.cache.source(sample.run_id)
+    for one in patch_maps(plain, sample, "planted", layers=[0, 5]).maps:
+        unit = V.at(one.layer) / np.linalg.norm(V.at(one.layer))
+        for row_idx, row, col in tokens:
+            (own,) = source.gather("resid_post", one.layer, np.array([row_idx]))
+            assert one.projection_rc[row, col] == pytest.approx(float(own @ unit), rel=1e-4, abs=1e-4)
+        assert one.centred_rc.mean() == pytest.approx(0, abs=1e-6)
+    assert len(tokens) == 25
+
+
+def test_the_picture_is_read_again_from_its_data_set_and_no_other_is_taken(plain: Session, tmp_path: Path) -> None:
+    sample = find_sample(plain, None, "2")
+    data = picture_of(plain, sample)
+    assert data == make_example(SEED, 2).png()
+    assert digest_bytes(data) == sample.image_digest
+    other = tmp_path / "other.png"
+    other.write_bytes(make_example(SEED, 0).png())
+    with pytest.raises(DamagedError, match="another picture"):
+        picture_of(plain, sample, other)
+    assert find_sample(plain, None, sample.sample_id[:10]) == sample
+
+
+def test_tiles_that_share_no_coordinate_are_one_look_and_crops_are_left_out() -> None:
+    def block(tile: int, top: int, left: int, n: int) -> list[tuple[int, int, int]]:
+        return [(tile, top + r, left + c) for r in range(n) for c in range(n)]
+
+    idefics = np.array([*block(0, 0, 0, 3), *block(1, 0, 3, 3), *block(2, 0, 0, 3)])
+    looks, notes = views_of(*idefics.T)
+    assert notes == ["1 crops or further pictures are not drawn"] or len(looks) == 2
+    onevision = np.array([*block(0, 0, 0, 3), *block(1, 0, 0, 6)])
+    looks, notes = views_of(*onevision.T)
+    assert [int(look.sum()) for look in looks] == [9, 36]
+    assert notes == []
+    gemma = np.array([*block(0, 0, 0, 4), *block(1, 0, 0, 4), *block(2, 0, 0, 4)])
+    looks, notes = views_of(*gemma.T)
+    assert [int(look.sum()) for look in looks] == [16]
+    assert notes == ["2 crops or further pictures are not drawn"]
+
+
+def test_what_cannot_be_drawn_says_why(plain: Session) -> None:
+    sample = find_sample(plain, None, "0")
+    with pytest.raises(UsageError, match="no layer 6"):
+        patch_maps(plain, sample, "planted", layers=[6])
+    with pytest.raises(NotFoundError, match="no sample '99'"):
+        find_sample(plain, None, "99")
+    plain.save(vector(np.ones((6, 32), dtype=np.float32), name="narrow"))
+    with pytest.raises(UsageError, match="32 wide"):
+        patch_maps(plain, sample, "narrow", layers=[1])
+
+
+def test_the_chart_holds_every_patch_of_every_layer(plain: Session) -> None:
+    sample = find_sample(plain, None, "1")
+    maps = patch_maps(plain, sample, "planted", layers=[1, 3])
+    chart = patch_chart(maps, picture_of(plain, sample)).to_dict()
+    panels = chart["concat"]
+    assert len(panels) == 3
+    for one, panel in zip(maps.maps, panels[1:], strict=True):
+        values = [row["value"] for row in panel["layer"][1]["data"]["values"]]
+        np.testing.assert_allclose(np.sort(values), np.sort(one.centred_rc.ravel()))
+        places = {(row["y"], row["x"]): row["value"] for row in panel["layer"][1]["data"]["values"]}
+        assert places[0.4, 0.8] == pytest.approx(one.centred_rc[2, 4])
+
+
+def test_the_command_writes_the_picture_and_the_numbers(
+    roots: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["report", "patches", "scenes-run", "0", "planted", "--layer", f"0,{LAYER}", "--root", str(roots[1])]
+    assert run([*words, "--out", str(tmp_path / "p.png")]) == 0
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert "5 x 5 patches" in capsys.readouterr().out
+    assert run([*words, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert tuple(shown["layers"][1]["peak"]) in PLANTED
+    assert Path(shown["picture"]).is_file()
+    assert run(["report", "patches", "scenes-run", "0", "planted", "--layer", "0-30", "--root", str(roots[1])]) == 2

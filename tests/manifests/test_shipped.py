@@ -1,0 +1,72 @@
+"""The manifests that ship are valid, complete, and name what is there."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from steercache.core.shipped import shipped_folder
+from steercache.manifests.documents import KINDS
+from steercache.manifests.load import FOLDERS, manifest_files, read_manifest
+from steercache.manifests.model import GgufModel, HubModel
+from steercache.manifests.resolve import check_file, resolve_trace
+from steercache.manifests.schema import json_schema, schema_text
+
+SHIPPED = manifest_files()
+MODELS = {  # the ids under which their authors publish them
+    "gemma-2-2b": "google/gemma-2-2b",
+    "gemma-2-9b": "google/gemma-2-9b",
+    "gemma-3-4b-it": "google/gemma-3-4b-it",
+    "idefics3-8b-llama3": "HuggingFaceM4/Idefics3-8B-Llama3",
+    "llama-3.1-8b": "meta-llama/Llama-3.1-8B",
+    "llava-1.5-7b": "llava-hf/llava-1.5-7b-hf",
+    "paligemma2-10b-mix-448": "google/paligemma2-10b-mix-448",
+    "paligemma2-3b-mix-448": "google/paligemma2-3b-mix-448",
+    "qwen2.5-vl-7b": "Qwen/Qwen2.5-VL-7B-Instruct",
+    "smolvlm-256m": "HuggingFaceTB/SmolVLM-256M-Instruct",
+}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_manifest_is_valid_with_all_that_it_names(path: Path) -> None:
+    document = check_file(path)
+    assert document.name == path.stem
+    assert path.parent.name == f"{document.kind}s"
+    assert path.read_text().startswith(f"# yaml-language-server: $schema=../schema/{document.kind}.json\n")
+
+
+def test_shipped_names_are_distinct_and_every_file_is_in_a_folder_of_its_kind() -> None:
+    names = [path.stem for path in SHIPPED]
+    assert len(set(names)) == len(names)
+    assert set(shipped_folder("manifests").rglob("*.yaml")) == {path for path in SHIPPED if path.parent.name in FOLDERS}
+
+
+@pytest.mark.parametrize(("name", "hub_id"), MODELS.items())
+def test_a_hub_model_has_its_published_id_and_no_invented_revision(name: str, hub_id: str) -> None:
+    source = read_manifest(shipped_folder("manifests") / "models" / f"{name}.yaml").source  # type: ignore[union-attr]
+    assert source == HubModel(type="hub", id=hub_id, revision="main")
+
+
+def test_the_default_model_names_a_file_that_its_package_has() -> None:
+    source = resolve_trace("smollm2-concepts").model.document.source
+    assert isinstance(source, GgufModel)
+    assert source.package is not None
+    package = find_spec(source.package)  # found, not imported: its own dependencies are not installed
+    assert package is not None
+    assert Path(str(package.origin)).with_name(source.file).is_file()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_committed_schema_is_current(kind: str) -> None:
+    committed = shipped_folder("manifests") / "schema" / f"{kind}.json"
+    assert committed.read_text() == schema_text(kind), (
+        f"steercache manifest schema {kind} > manifests/schema/{kind}.json"
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_field_of_a_kind_is_explained_by_its_schema_or_by_its_name(kind: str) -> None:
+    schema = json_schema(kind)
+    assert schema["additionalProperties"] is False
+    assert schema["description"]
+    assert all(definition.get("description") or "enum" in definition for definition in schema["$defs"].values())

@@ -1,0 +1,158 @@
+"""The multimodal models of the seed at real size on the meta device, from their published configs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from steercache.models.families import FAMILIES, family_of, find_module
+from tests.models.test_sizes import GEMMA_2_2B, GEMMA_2_9B, LLAMA_3_1_8B
+from tests.models.tiny_images import MAKERS
+
+SIGLIP = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+    "vision_use_head": False,
+}
+
+
+@dataclass(frozen=True)
+class Real:
+    """A published model: `patches` of one view as its tower gives them, and the image tokens made of them."""
+
+    config: dict[str, Any]
+    n_layers: int
+    width: int
+    vision: int
+    patches: int
+    tokens: int
+    billions: float
+    added: tuple[str, str] = ("self_attn", "mlp")
+
+
+NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
+
+
+def paligemma2(text: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "model_type": "paligemma",
+        "vision_config": SIGLIP | {"image_size": 448, "projection_dim": text["hidden_size"]},
+        "text_config": text | {"vocab_size": 257_216},
+        "projection_dim": text["hidden_size"],
+        "image_token_index": 257_152,
+    }
+
+
+IDEFICS3 = {
+    "model_type": "idefics3",
+    "vision_config": {k: v for k, v in SIGLIP.items() if k not in ("model_type", "vision_use_head")}
+    | {"image_size": 364},
+    "text_config": LLAMA_3_1_8B | {"vocab_size": 128_259},
+    "scale_factor": 2,
+    "image_token_id": 128_257,
+    "pad_token_id": 128_002,
+}
+GEMMA_3_4B = {
+    "model_type": "gemma3",
+    "vision_config": SIGLIP | {"image_size": 896},
+    "text_config": {
+        "model_type": "gemma3_text",
+        "vocab_size": 262_208,
+        "hidden_size": 2560,
+        "intermediate_size": 10_240,
+        "num_hidden_layers": 34,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+    },
+    "mm_tokens_per_image": 256,
+}
+LLAVA_1_5 = {
+    "model_type": "llava",
+    "vision_config": {
+        "model_type": "clip_vision_model",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": 336,
+        "patch_size": 14,
+        "projection_dim": 768,
+    },
+    "text_config": {
+        "model_type": "llama",
+        "vocab_size": 32_064,
+        "hidden_size": 4096,
+        "intermediate_size": 11_008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+    },
+    "image_token_index": 32_000,
+}
+QWEN_2_5_VL = {
+    "model_type": "qwen2_5_vl",
+    "vision_config": {
+        "depth": 32,
+        "hidden_size": 1280,
+        "intermediate_size": 3420,
+        "num_heads": 16,
+        "out_hidden_size": 3584,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+    },
+    "text_config": {
+        "vocab_size": 152_064,
+        "hidden_size": 3584,
+        "intermediate_size": 18_944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "tie_word_embeddings": False,
+    },
+    "image_token_id": 151_655,
+    "tie_word_embeddings": False,
+}
+
+REAL = {
+    "paligemma2-3b-mix-448": Real(paligemma2(GEMMA_2_2B), 26, 2304, 1152, 1024, 1024, 3.03, NORMS),
+    "paligemma2-10b-mix-448": Real(paligemma2(GEMMA_2_9B), 42, 3584, 1152, 1024, 1024, 9.66, NORMS),
+    "Idefics3-8B-Llama3": Real(IDEFICS3, 32, 4096, 1152, 676, 169, 8.46),
+    "gemma-3-4b-it": Real(GEMMA_3_4B, 34, 2560, 1152, 4096, 256, 4.30, NORMS),
+    "llava-1.5-7b": Real(LLAVA_1_5, 32, 4096, 1024, 576, 576, 7.06),
+    "Qwen2.5-VL-7B": Real(QWEN_2_5_VL, 28, 3584, 1280, 1024, 256, 8.29),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_real_multimodal_model_has_its_parts_where_the_table_says(name: str) -> None:
+    real = REAL[name]
+    fields = {key: value for key, value in real.config.items() if key != "model_type"}
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(real.config["model_type"], **fields))
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(real.billions * 1e9, rel=0.02)
+    family = family_of(real.config)
+    blocks = find_module(model, family.blocks)
+    assert len(blocks) == real.n_layers
+    assert find_module(model, family.embed).weight.shape[1] == real.width
+    assert find_module(model, family.final_norm).weight.shape == (real.width,)
+    assert find_module(model, family.lm_head).weight.shape[1] == real.width
+    assert (family.attn_out, family.mlp_out) == real.added
+    for part in real.added:
+        assert find_module(blocks[real.n_layers - 1], part)
+    assert find_module(model, family.vision or "")
+    patches = torch.empty(1, real.patches, real.vision, device="meta", dtype=model.dtype)
+    connector = find_module(model, family.connector or "")
+    rows = connector(patches[0] if family.name == "qwen2_5_vl" else patches)
+    assert rows.shape[-2:] == (real.tokens, real.width)
+    assert model.config.image_token_id < find_module(model, family.embed).weight.shape[0]
+
+
+def test_the_tests_know_every_multimodal_family_of_the_table() -> None:
+    assert {family.name for family in FAMILIES if family.modality == "image"} == set(MAKERS)

@@ -1,0 +1,234 @@
+"""Random multimodal checkpoints of every family with their ordinary processors, and pictures to show them."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+import transformers as tf
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from steercache.core.examples import ImageRef
+from tests.models.tiny import CORPUS
+
+WIDTH, N_LAYERS = 32, 3
+PATCH, SIDE = 8, 32  # a view of 32 x 32 pixels is 4 x 4 patches
+MARKS = [
+    *("<pad>", "<s>", "</s>", "<image>", "<video>", "<end_of_utterance>", "<fake_token_around_image>", "<global-img>"),
+    *("<start_of_image>", "<end_of_image>", "<image_soft_token>"),
+    *("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", "<|user|>", "<|assistant|>", "<|end|>"),
+]
+PLACEHOLDER = {"gemma3": "<start_of_image>", "qwen2_5_vl": "<|vision_start|><|image_pad|><|vision_end|>"}
+CHAT = (
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{% for part in m['content'] %}{% if part['type'] == 'image' %}"
+    "PLACEHOLDER{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def train_tokenizer(family: str) -> Any:
+    """Byte-level BPE with every family's marks; <s> before the text, as all of them have it but Qwen."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tags = [f"<row_{i}_col_{j}>" for i in range(1, 7) for j in range(1, 7)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=380, special_tokens=MARKS + tags, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    backend.train_from_iterator(CORPUS * 3, trainer)
+    if family != "qwen2_5_vl":
+        backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    named = {"image_token": "<image>"}
+    if family == "gemma3":
+        named = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
+    elif family == "qwen2_5_vl":
+        named = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
+    return tf.PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>", extra_special_tokens=named
+    )
+
+
+def chat_template(family: str) -> str:
+    return CHAT.replace("PLACEHOLDER", PLACEHOLDER.get(family, "<image>"))
+
+
+_TEXT = {
+    "vocab_size": 1600,
+    "hidden_size": WIDTH,
+    "intermediate_size": 48,
+    "num_hidden_layers": N_LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 2048,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "sliding_window": 24,
+    "query_pre_attn_scalar": 8,
+}
+_LLAMA = {k: v for k, v in _TEXT.items() if k not in ("sliding_window", "query_pre_attn_scalar")}
+_VISION = {
+    "hidden_size": 24,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": SIDE,
+    "patch_size": PATCH,
+}
+_SIZE = {"height": SIDE, "width": SIDE}
+_MEAN = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+PINPOINTS = [[32, 32], [32, 64], [64, 32], [64, 64], [32, 96], [96, 32]]
+
+
+def stills(processor: Any) -> Any:
+    """A processor class without its part for videos, which needs torchvision."""
+    attributes = ["image_processor", "tokenizer"]
+    return type(processor.__name__, (processor,), {"get_attributes": classmethod(lambda cls: attributes)})
+
+
+def paligemma2(tokenizer: Any) -> tuple[Any, Any]:
+    images = tf.SiglipImageProcessorPil(size=_SIZE, **_MEAN)
+    images.image_seq_length = 16
+    processor = tf.PaliGemmaProcessor(images, tokenizer, chat_template=chat_template("paligemma"))
+    config = tf.PaliGemmaConfig(
+        vision_config=_VISION | {"model_type": "siglip_vision_model", "projection_dim": WIDTH},
+        text_config=_TEXT | {"model_type": "gemma2"},
+        projection_dim=WIDTH,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    return processor, config
+
+
+def idefics3(tokenizer: Any) -> tuple[Any, Any]:
+    images = tf.Idefics3ImageProcessorPil(
+        size={"longest_edge": 3 * SIDE}, max_image_size={"longest_edge": SIDE}, do_image_splitting=True, **_MEAN
+    )
+    processor = tf.Idefics3Processor(images, tokenizer, image_seq_len=4, chat_template=chat_template("idefics3"))
+    config = tf.Idefics3Config(
+        vision_config=_VISION,
+        text_config=_LLAMA | {"model_type": "llama"},
+        scale_factor=2,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        pad_token_id=0,
+    )
+    return processor, config
+
+
+def gemma3(tokenizer: Any) -> tuple[Any, Any]:
+    images = tf.Gemma3ImageProcessorPil(size=_SIZE, **_MEAN)
+    processor = tf.Gemma3Processor(images, tokenizer, image_seq_length=4, chat_template=chat_template("gemma3"))
+    config = tf.Gemma3Config(
+        vision_config=_VISION | {"model_type": "siglip_vision_model", "vision_use_head": False},
+        text_config=_TEXT | {"model_type": "gemma3_text"},
+        mm_tokens_per_image=4,
+        boi_token_index=tokenizer.convert_tokens_to_ids("<start_of_image>"),
+        eoi_token_index=tokenizer.convert_tokens_to_ids("<end_of_image>"),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image_soft_token>"),
+    )
+    return processor, config
+
+
+def llava(tokenizer: Any) -> tuple[Any, Any]:
+    images = tf.CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=_SIZE, **_MEAN)
+    processor = tf.LlavaProcessor(
+        images,
+        tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=chat_template("llava"),
+    )
+    config = tf.LlavaConfig(
+        vision_config=_VISION | {"model_type": "clip_vision_model", "projection_dim": 24},
+        text_config=_LLAMA | {"model_type": "llama"},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-2,
+    )
+    return processor, config
+
+
+def llava_onevision(tokenizer: Any) -> tuple[Any, Any]:
+    images = tf.LlavaOnevisionImageProcessorPil(size=_SIZE, image_grid_pinpoints=PINPOINTS, **_MEAN)
+    processor = stills(tf.LlavaOnevisionProcessor)(
+        images,
+        tokenizer,
+        video_processor=None,
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        vision_aspect_ratio="anyres_max_4",
+        chat_template=chat_template("llava_onevision"),
+    )
+    config = tf.LlavaOnevisionConfig(
+        vision_config=_VISION | {"model_type": "siglip_vision_model", "vision_use_head": False},
+        text_config=_LLAMA | {"model_type": "qwen2"},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=PINPOINTS,
+        vision_feature_layer=-1,
+        vision_aspect_ratio="anyres_max_4",
+    )
+    return processor, config
+
+
+def qwen2_5_vl(tokenizer: Any) -> tuple[Any, Any]:
+    images = tf.Qwen2VLImageProcessorPil(
+        patch_size=PATCH, merge_size=2, temporal_patch_size=2, min_pixels=16 * 16, max_pixels=96 * 96, **_MEAN
+    )
+    processor = stills(tf.Qwen2_5_VLProcessor)(images, tokenizer, None, chat_template=chat_template("qwen2_5_vl"))
+    config = tf.Qwen2_5_VLConfig(
+        vision_config={
+            "depth": 2,
+            "hidden_size": 24,
+            "intermediate_size": 32,
+            "num_heads": 2,
+            "patch_size": PATCH,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "window_size": 32,
+            "fullatt_block_indexes": [1],
+            "out_hidden_size": WIDTH,
+        },
+        text_config=_LLAMA
+        | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}},
+        image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
+        video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
+        vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
+        vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
+    )
+    return processor, config
+
+
+MAKERS: dict[str, Callable[[Any], tuple[Any, Any]]] = {
+    "paligemma": paligemma2,
+    "idefics3": idefics3,
+    "gemma3": gemma3,
+    "llava": llava,
+    "llava_onevision": llava_onevision,
+    "qwen2_5_vl": qwen2_5_vl,
+}
+
+
+def write_tiny_images(family: str, folder: Path, *, seed: int = 0) -> Path:
+    """Save a random multimodal model and its processor as `save_pretrained` does."""
+    tokenizer = train_tokenizer(family)
+    tokenizer.chat_template = None
+    processor, config = MAKERS[family](tokenizer)
+    torch.manual_seed(seed)
+    model = tf.AutoModelForImageTextToText.from_config(config)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def picture(width: int, height: int, *, seed: int = 0) -> ImageRef:
+    """A random PNG of the given size."""
+    pixels = np.random.default_rng(seed).integers(0, 256, size=(height, width, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(stream, format="PNG")
+    return ImageRef(name=f"{width}x{height}.png", load=stream.getvalue)

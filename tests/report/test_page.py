@@ -1,0 +1,124 @@
+"""A page about a made-up sweep: odd names do no harm, claims are only what the numbers allow, a browser draws it."""
+
+import re
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from steercache.core.trials import Answer
+from steercache.evals.comparison import compare
+from steercache.evals.sweep_report import CellOf, ControlGain, GainMap, ReportRow, SplitReport, SweepReport
+from steercache.report.page import save_page, sweep_page, verdict
+from tests.report.pages import outside_references, text_of
+
+ODD = '<img src=x onerror="alert(1)">&amp; "vector"'
+
+
+def row(name: str, flipped: int, *, n: int = 60, worse: int = 0, controls: tuple[float, ...] = ()) -> ReportRow:
+    """A row in which `flipped` answers become right and `worse` become wrong."""
+    was = [i < n // 2 for i in range(n)]
+    now = [w or n // 2 <= i < n // 2 + flipped for i, w in enumerate(was)]
+    now = [v and i >= worse for i, v in enumerate(now)]
+    answers = [
+        [Answer(cell_id=c, sample_id=str(i), split="test", parsed="AB"[v], correct=v) for i, v in enumerate(some)]
+        for c, some in (("base", was), (name, now))
+    ]
+    cell = CellOf(
+        cell_id=name,
+        vector_id="v",
+        layer=3,
+        alpha=2.0,
+        alpha_unit="raw",
+        target="image",
+        prompt_id="plain",
+        name=name,
+        method="mean_shift",
+        concept="counting",
+        control_kind=None,
+    )
+    comparison = compare(answers[0], answers[1], {str(i): str(i) for i in range(n)})
+    rank = (1 + sum(c >= comparison.gain.estimate for c in controls)) / (1 + len(controls)) if controls else None
+    kinds = tuple(ControlGain(name=f"c{i}", kind="random", gain=g) for i, g in enumerate(controls))
+    return ReportRow(
+        name=name,
+        role="vector",
+        method="mean_shift",
+        concept="counting",
+        cell=cell,
+        comparison=comparison,
+        p_holm=comparison.p_clustered,
+        controls=kinds,
+        rank_p=rank,
+    )
+
+
+def report(*rows: ReportRow) -> SweepReport:
+    grid = GainMap(
+        vector=rows[0].name,
+        target="image",
+        layers=(2, 3),
+        alphas=(1.0, 2.0),
+        alpha_unit="raw",
+        gain_la=np.array([[0.05, np.nan], [-0.031, 0.117]]),
+        chosen=(3, 2.0),
+    )
+    return SweepReport(
+        sweep_id="a" * 64,
+        name="made",
+        status="complete",
+        created_at=None,
+        manifest={"kind": "eval", "note": ODD},
+        model="tiny",
+        benchmark="scenes",
+        rule="grouped",
+        splits=(SplitReport(split="test", n=60, n_failed=1, baseline=0.5, rows=rows),),
+        maps=(grid,),
+        n_answers=120,
+        n_looks=3,
+        clustered=True,
+        failures=("row 7: no picture",),
+    )
+
+
+def test_names_and_messages_are_text_and_never_markup() -> None:
+    page = sweep_page(report(row(ODD, 3)))
+    assert outside_references(page) == []
+    assert "<img" not in page
+    assert ODD in text_of(page)
+    assert "looked at 3 times" in text_of(page)
+    assert "row 7: no picture" in text_of(page)
+    assert "+11.7" in text_of(page)
+
+
+def test_a_gain_is_called_one_only_where_interval_and_controls_allow_it() -> None:
+    many = tuple(np.linspace(-0.05, 0.05, 20))
+    assert "no change beyond chance" in verdict(row("weak", 2, controls=many))
+    assert "beyond its 20 controls" in verdict(row("strong", 20, controls=many))
+    assert "controls do as well" in verdict(row("matched", 20, controls=(*many[:10], *[0.6] * 10)))
+    assert "fewer right answers" in verdict(row("harmful", 0, worse=20, controls=many))
+    assert "no change beyond chance" in verdict(replace(row("many rows", 20, controls=many), p_holm=0.2))
+
+
+def test_the_same_report_is_the_same_page_and_its_pictures_share_no_id() -> None:
+    made = report(row("counting", 9, controls=(0.01, 0.02)), row("entity", 2))
+    page = sweep_page(made)
+    assert sweep_page(made) == page
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids)) > 3
+    assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
+
+
+@pytest.mark.slow
+def test_a_browser_draws_the_page_without_the_network(tmp_path: Path) -> None:
+    path = save_page(report(row("counting", 9, controls=(0.01, 0.02)), row("entity", 2)), tmp_path / "deep" / "r.html")
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path}", "--window-size=1100,1400"]
+    subprocess.run([*command, f"--screenshot={tmp_path / 'page.png'}", path.as_uri()], check=True, capture_output=True)
+    drawn = np.asarray(PIL.Image.open(tmp_path / "page.png").convert("RGB")).reshape(-1, 3)
+    accent = np.abs(drawn.astype(int) - (0xB3, 0x44, 0x1E)).max(axis=1) < 8
+    assert accent.sum() > 200  # points and intervals of the gains
+    assert (drawn == 255).all(axis=1).mean() < 0.97

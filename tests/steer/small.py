@@ -1,0 +1,179 @@
+"""Random models of text and multimodal families as LoadedModel, with batches that are padded on either side."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedTokenizerFast
+
+from steercache.models.families import family_of
+from steercache.models.spec import LoadedModel, ModelSpec, TokenizerBundle
+from steercache.trace.batches import PaddedBatch
+
+WIDTH, VOCAB, IMAGE_ID = 32, 97, 90
+N_LAYERS = 4
+DECODER: dict[str, Any] = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 48,
+    "num_hidden_layers": N_LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "vocab_size": VOCAB,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+_LOCAL = {"sliding_window": 5, "query_pre_attn_scalar": 8}
+_VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+TEXT: dict[str, dict[str, Any]] = {
+    "llama": DECODER,
+    "mistral": DECODER | {"sliding_window": 5},
+    "qwen2": DECODER,
+    "qwen3": DECODER,
+    "gemma2": DECODER | _LOCAL,
+    "gemma3_text": DECODER | _LOCAL,
+    "gpt2": {"n_embd": WIDTH, "n_layer": N_LAYERS, "n_head": 4, "vocab_size": VOCAB, "n_positions": 64}
+    | {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+    "gpt_neox": {k: v for k, v in DECODER.items() if k not in ("num_key_value_heads", "head_dim")},
+}
+IMAGE: dict[str, dict[str, Any]] = {
+    "paligemma": {
+        "text_config": DECODER | _LOCAL | {"model_type": "gemma2"},
+        "vision_config": _VISION | {"model_type": "siglip_vision_model", "image_size": 16, "patch_size": 8},
+        "projection_dim": WIDTH,
+        "image_token_index": IMAGE_ID,
+    },
+    "gemma3": {
+        "text_config": DECODER | _LOCAL | {"model_type": "gemma3_text"},
+        "vision_config": _VISION | {"model_type": "siglip_vision_model", "image_size": 16, "patch_size": 8},
+        "mm_tokens_per_image": 4,
+        "image_token_index": IMAGE_ID,
+    },
+    "llava": {
+        "text_config": DECODER | {"model_type": "llama"},
+        "vision_config": _VISION
+        | {"model_type": "clip_vision_model", "image_size": 16, "patch_size": 8, "projection_dim": 16},
+        "image_token_index": IMAGE_ID,
+        "vision_feature_layer": -1,
+        "image_seq_length": 4,
+    },
+    "qwen2_5_vl": {
+        "text_config": DECODER
+        | {"model_type": "qwen2_5_vl_text", "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}},
+        "vision_config": {"hidden_size": 16, "intermediate_size": 24, "depth": 1, "num_heads": 2, "patch_size": 4}
+        | {"out_hidden_size": WIDTH, "spatial_merge_size": 2, "temporal_patch_size": 1, "fullatt_block_indexes": [0]},
+        "image_token_id": IMAGE_ID,
+        "video_token_id": IMAGE_ID + 1,
+        "vision_start_token_id": IMAGE_ID + 2,
+    },
+    "idefics3": {
+        "text_config": DECODER | {"model_type": "llama"},
+        "vision_config": _VISION | {"model_type": "idefics3_vision", "image_size": 16, "patch_size": 4},
+        "scale_factor": 2,
+        "image_token_id": IMAGE_ID,
+    },
+}
+FAMILIES = (*TEXT, *IMAGE)
+N_PATCHES = 4
+
+
+def small_model(family: str, dtype: torch.dtype = torch.float32, *, seed: int = 0, **changes: Any) -> LoadedModel:
+    """A random model in eval mode; weights spread enough that answers differ between prompts."""
+    torch.manual_seed(seed)
+    sizes = (TEXT.get(family) or IMAGE[family]) | changes
+    auto: Any = AutoModelForImageTextToText if family in IMAGE else AutoModelForCausalLM
+    config = AutoConfig.for_model(family, **sizes)
+    model = auto.from_config(config)
+    for parameter in model.parameters():
+        parameter.data += 0.25 * torch.randn_like(parameter)
+    model = model.to(dtype).eval().requires_grad_(False)
+    return LoadedModel(model=model, bundle=_bundle(model))
+
+
+def _bundle(model: Any) -> TokenizerBundle:
+    words = {"<pad>": 0, "<s>": 1, "</s>": 2} | {f"w{i}": i for i in range(3, VOCAB)}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(words, unk_token="<pad>")),
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+    )
+    spec = ModelSpec(
+        name="small",
+        model_id="small",
+        fingerprint="f" * 64,
+        family=family_of(model.config.to_dict()).name,
+        modality=family_of(model.config.to_dict()).modality,
+        backbone=None,
+        n_layers=N_LAYERS,
+        hidden_size=WIDTH,
+        vision_size=None,
+        vocab_size=VOCAB,
+        dtype="bfloat16" if model.dtype == torch.bfloat16 else "float32",
+        attention="sdpa",
+        tokenizer_digest="t" * 64,
+    )
+    return TokenizerBundle(
+        tokenizer=tokenizer,
+        config=model.config,
+        family=family_of(model.config.to_dict()),
+        spec=spec,
+        special_ids=(0, 1, 2),
+    )
+
+
+def padded_batch(
+    family: str,
+    *,
+    side: str = "left",
+    lengths: tuple[int, ...] = (9, 12, 7),
+    dtype: torch.dtype = torch.float32,
+    seed: int = 3,
+) -> PaddedBatch:
+    """Prompts of several lengths; in multimodal families each begins (after BOS) with its picture's tokens."""
+    rng = np.random.default_rng(seed)
+    width = max(lengths)
+    ids = np.zeros((len(lengths), width), dtype=np.int64)
+    mask = np.zeros_like(ids)
+    starts = tuple(width - n if side == "left" else 0 for n in lengths)
+    for i, (start, n) in enumerate(zip(starts, lengths, strict=True)):
+        row = rng.integers(3, 80, size=n)
+        row[0] = 1
+        if family in IMAGE:
+            row[1 : 1 + N_PATCHES] = IMAGE_ID
+        ids[i, start : start + n] = row
+        mask[i, start : start + n] = 1
+    mask_bt = torch.from_numpy(mask)
+    generator = torch.Generator().manual_seed(seed)
+    extra: dict[str, torch.Tensor] = {}
+    pixels: dict[str, torch.Tensor] = {}
+    is_image = torch.from_numpy(ids == IMAGE_ID).long()
+    if family in ("paligemma", "gemma3", "llava"):
+        pixels["pixel_values"] = torch.randn(len(lengths), 3, 16, 16, generator=generator)
+    if family == "paligemma":
+        extra["token_type_ids"] = torch.zeros_like(mask_bt)  # the whole prompt is its prefix
+    if family == "gemma3":
+        extra["token_type_ids"] = is_image
+    if family == "idefics3":
+        pixels["pixel_values"] = torch.randn(len(lengths), 1, 3, 16, 16, generator=generator)
+    if family == "qwen2_5_vl":
+        extra["mm_token_type_ids"] = is_image
+        pixels["pixel_values"] = torch.randn(len(lengths) * 16, 3 * 4 * 4, generator=generator)
+        pixels["image_grid_thw"] = torch.tensor([[1, 4, 4]] * len(lengths))
+    return PaddedBatch(
+        input_ids=torch.from_numpy(ids),
+        attention_mask=mask_bt,
+        starts=starts,
+        lengths=lengths,
+        position_ids=(mask_bt.cumsum(1) - 1).clamp(min=0) if any(starts) else None,
+        extra=extra,
+        pixels={name: x.to(dtype) if x.is_floating_point() else x for name, x in pixels.items()},
+    )
+
+
+def directions(n: int, *, scale: float = 1.0, seed: int = 11) -> np.ndarray[Any, Any]:
+    """Random vectors (n, d), float32."""
+    return (np.random.default_rng(seed).normal(size=(n, WIDTH)) * scale).astype(np.float32)

@@ -1,0 +1,166 @@
+"""Rows of the vision tower: as many as it hands on, each where the picture says; and layouts that are kept by picture size."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from steercache.core.examples import EncodedSample, ImageRef
+from steercache.models.load import load_bundle, load_model
+from steercache.models.spec import LoadedModel
+from steercache.trace.batches import pad_batch
+from steercache.trace.capture import capture
+from steercache.trace.encode import encode_example
+from steercache.trace.patches import Picture
+from steercache.trace.prompt import decode_image, image_size
+from steercache.trace.tower import locate_patches
+from tests.models.tiny import manifest_of
+from tests.models.tiny_images import MAKERS, picture, write_tiny_images
+from tests.trace.test_images import blind_tower, dotted, example, plain_inputs, turned_picture
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {family: write_tiny_images(family, tmp_path_factory.mktemp(family)) for family in MAKERS}
+
+
+@functools.cache
+def blind(folder: Path) -> LoadedModel:
+    loaded = load_model(manifest_of(folder), cache_dir=folder / "cache", device="cpu", dtype="float32")
+    blind_tower(loaded.model)
+    return loaded
+
+
+def tower_rows(loaded: LoadedModel, *refs: ImageRef) -> tuple[EncodedSample, torch.Tensor]:
+    """A sample and what its tower hands on, shape (n, d)."""
+    sample = encode_example(example("The cat", *refs), loaded.bundle)
+    states = capture(loaded, pad_batch([sample], padding_side="right", pad_id=0), sites=["vision_out"], layers=[])
+    value = states["vision_out"][0]
+    return sample, value.reshape(-1, value.shape[-1])
+
+
+def places_of(sample: EncodedSample) -> np.ndarray:
+    assert sample.patches is not None
+    return sample.patches()
+
+
+def counted_by_hand(family: str, width: int, height: int, inputs: Any) -> int:
+    """From the views and grids that the processor reports; a view of 32 x 32 pixels has 4 x 4 patches."""
+    if family == "qwen2_5_vl":
+        return int(inputs["image_grid_thw"].prod())
+    if family == "idefics3":
+        return 16 * int(inputs["pixel_values"].shape[1])
+    if family == "llava_onevision":
+        return 16 * (1 + {(50, 80): 4, (90, 30): 3, (32, 32): 1}[width, height])
+    return 16
+
+
+@pytest.mark.parametrize("size", [(50, 80), (90, 30), (32, 32)])
+@pytest.mark.parametrize("family", MAKERS)
+def test_every_row_that_the_tower_hands_on_has_one_place(
+    family: str, size: tuple[int, int], folders: dict[str, Path]
+) -> None:
+    loaded = blind(folders[family])
+    sample, rows = tower_rows(loaded, picture(*size))
+    places = places_of(sample)
+    asked = example("The cat", picture(*size))
+    assert len(places) == len(rows) == counted_by_hand(family, *size, plain_inputs(loaded, asked))
+    assert len(np.unique(places, axis=0)) == len(places)
+    assert (places >= 0).all()
+
+
+@pytest.mark.parametrize("family", MAKERS)
+def test_two_pictures_have_the_rows_of_each_one_after_the_other(family: str, folders: dict[str, Path]) -> None:
+    loaded = blind(folders[family])
+    both, rows = tower_rows(loaded, picture(50, 80), picture(32, 64, seed=1))
+    one, rows_of_one = tower_rows(loaded, picture(50, 80))
+    places, first = places_of(both), places_of(one)
+    assert len(places) == len(rows)
+    if family == "llava_onevision":  # of several pictures only small views are read, each padded to a square
+        first = first[:16]
+    assert (places[: len(first)] == first).all()
+    assert (places[len(first) :, 0] > first[:, 0].max()).all()
+    if family != "llava_onevision":
+        torch.testing.assert_close(rows[: len(first)], rows_of_one, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", MAKERS)
+def test_a_dot_on_the_picture_moves_the_rows_whose_place_it_is(family: str, folders: dict[str, Path]) -> None:
+    loaded = blind(folders[family])
+    # LLaVA 1.5 cuts what is not square; OneVision pads what fits no canvas, and these fit one
+    for size in [(96, 96)] if family == "llava" else [(96, 96), (96, 32), (32, 96)]:
+        plain = tower_rows(loaded, dotted(*size, None))[1]
+        for dot in [(0.15, 0.15), (0.85, 0.15), (0.4, 0.9), (0.6, 0.4)]:
+            sample, rows = tower_rows(loaded, dotted(*size, dot))
+            places, change = places_of(sample), (rows - plain).norm(dim=1).numpy()
+            small = places[:, 0] == (0 if family == "llava_onevision" else places[:, 0].max())
+            for view in (small, ~small):
+                if view.any():
+                    n_rows, n_cols = places[view][:, 1:].max(axis=0) + 1
+                    _, row, col = places[view][change[view].argmax()]
+                    assert abs((col + 0.5) / n_cols - dot[0]) <= 0.5 / n_cols + 0.06, (size, dot)
+                    assert abs((row + 0.5) / n_rows - dot[1]) <= 0.5 / n_rows + 0.06, (size, dot)
+
+
+@pytest.mark.parametrize(("strategy", "first"), [("full", [0, -1, -1]), ("default", [0, 0, 0])])
+def test_a_class_token_is_a_row_without_a_place_where_it_is_handed_on(
+    strategy: str, first: list[int], folders: dict[str, Path]
+) -> None:
+    config = load_bundle(manifest_of(folders["llava"]), cache_dir=folders["llava"] / "cache").config
+    config.vision_feature_select_strategy = strategy
+    two = Picture(replacement="<image><image>.<image>", image_token="<image>", view=(32, 32), processor=None)
+    places = locate_patches("square", two, config)
+    assert len(places) == 2 * (17 if strategy == "full" else 16)
+    assert places[0].tolist() == first
+    assert places[len(places) // 2].tolist() == [1, *first[1:]]
+
+
+@pytest.mark.parametrize("family", MAKERS)
+def test_pictures_of_sizes_met_before_are_laid_out_as_if_they_were_new(family: str, folders: dict[str, Path]) -> None:
+    fresh = load_bundle(manifest_of(folders[family]), cache_dir=folders[family] / "cache")
+    known = load_bundle(manifest_of(folders[family]), cache_dir=folders[family] / "cache")
+    sizes = [(50, 80), (90, 30)]
+    for width, height in sizes:
+        encode_example(example("Another text", picture(width, height, seed=5)), known)
+    for chat in (False, True):
+        for width, height in sizes:
+            asked = example("The cat is on the table", picture(width, height), chat=chat)
+            fresh.layouts.clear()
+            one, other = encode_example(asked, fresh), encode_example(asked, known, decode=False)
+            assert one.sample_id == other.sample_id
+            for name in ("text", "char_start", "char_end", "kind", "tile", "patch_row", "patch_col", "is_control"):
+                assert np.array_equal(getattr(one, name), getattr(other, name)), name
+            assert (places_of(one) == places_of(other)).all()
+    assert len(known.layouts) == len(sizes)
+
+
+def test_a_picture_that_is_known_to_be_whole_is_decoded_once_when_its_batch_runs(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = load_bundle(manifest_of(folders["idefics3"]), cache_dir=folders["idefics3"] / "cache")
+    asked = example("The cat", picture(50, 80))
+    encode_example(asked, bundle)
+    calls: list[str] = []
+
+    def counted(data: bytes, ref: ImageRef) -> Any:
+        calls.append(ref.name)
+        return decode_image(data, ref)
+
+    monkeypatch.setattr("steercache.trace.prompt.decode_image", counted)
+    sample = encode_example(asked, bundle, decode=False)
+    assert calls == []
+    pad_batch([sample], padding_side="left", pad_id=0)
+    assert calls == ["50x80.png"]
+
+
+def test_the_size_in_the_header_is_that_of_the_picture_as_people_see_it() -> None:
+    turned = turned_picture()
+    for ref in (picture(50, 80), turned, dataclasses.replace(turned, name="again.jpg")):
+        assert image_size(ref.load(), ref) == decode_image(ref.load(), ref).size
+    assert image_size(turned.load(), turned) == (32, 96)
