@@ -225,7 +225,7 @@ def _document(
     return RunDocument(
         run_id=run_id_of(identity),
         name=manifest.name,
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        created_at=datetime.now(UTC).isoformat(timespec="microseconds"),
         model=_run_model(spec),
         datasets=inputs,
         identity=identity,

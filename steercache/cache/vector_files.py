@@ -41,7 +41,7 @@ def write_vector(path: Path, vector: SteeringVector) -> None:
         "layers": list(vector.layers),
         "provenance": vector.provenance,
         "diagnostics": [dict(d) for d in vector.diagnostics],
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created_at": datetime.now(UTC).isoformat(timespec="microseconds"),
     }
     data = save({"values": np.ascontiguousarray(vector.values)}, metadata={HEADER: canonical_json(head).decode()})
     make_folder(path.parent)

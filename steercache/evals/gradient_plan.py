@@ -136,7 +136,7 @@ def plan_gradients(
     document = RunDocument(
         run_id=run_id_of(identity),
         name=f"{spec.name}-{wish.benchmark}-gradients",
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        created_at=datetime.now(UTC).isoformat(timespec="microseconds"),
         model=_model(spec),
         datasets=(inputs,),
         identity=identity,

@@ -102,7 +102,7 @@ def _head(report: SweepReport) -> str:
 
 
 def _named(report: SweepReport) -> str:
-    saved = "" if report.created_at is None else f", {report.created_at} UTC"
+    saved = "" if report.created_at is None else f", {report.created_at[:19]} UTC"
     return f"{report.name}, sweep {report.sweep_id[:SHORT_ID]}{saved}"
 
 
