@@ -22,10 +22,10 @@ from steercache.cache.handle import open_cache
 from steercache.core.errors import NotFoundError
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks import Benchmark, open_benchmark
-from steercache.evals.run import Evaluation, evaluate
-from steercache.evals.settings import EvalOptions
-from steercache.evals.settings_model import find_model
-from steercache.evals.task import PLAIN, ask, pick_rows
+from steercache.evals.evaluation.run import Evaluation, evaluate
+from steercache.evals.settings.arms import EvalOptions
+from steercache.evals.settings.model import find_model
+from steercache.evals.tasks.task import PLAIN, ask, pick_rows
 from steercache.models.families import find_module
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import open_session

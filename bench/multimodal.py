@@ -26,7 +26,7 @@ from steercache.build.plan import plan_run
 from steercache.cache.handle import open_cache
 from steercache.core.errors import NotFoundError
 from steercache.data import open_dataset
-from steercache.evals.settings_model import FoundModel, find_model
+from steercache.evals.settings.model import FoundModel, find_model
 from steercache.manifests.dataset import DatasetManifest
 from steercache.models.spec import LoadedModel
 from steercache.trace.batches import PaddedBatch

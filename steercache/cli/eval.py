@@ -12,12 +12,12 @@ from steercache.core.errors import PartlyFailedError, UsageError
 from steercache.core.ids import SHORT_ID
 from steercache.core.trials import Target
 from steercache.data.benchmarks import BENCHMARKS, open_benchmark
-from steercache.evals.controls import CONTROL_KINDS
-from steercache.evals.run import Evaluation, evaluate
-from steercache.evals.run_table import EvalRow
-from steercache.evals.settings import EvalOptions
-from steercache.evals.settings_model import find_model
-from steercache.evals.settings_vectors import by_methods
+from steercache.evals.evaluation.run import Evaluation, evaluate
+from steercache.evals.evaluation.table import EvalRow
+from steercache.evals.settings.arms import EvalOptions
+from steercache.evals.settings.controls import CONTROL_KINDS
+from steercache.evals.settings.model import find_model
+from steercache.evals.settings.vectors import by_methods
 from steercache.queries.session import open_session
 
 SHOWN = 5  # failures named at the terminal; --json has all

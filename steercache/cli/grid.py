@@ -9,10 +9,10 @@ from steercache.cli.grid_tables import print_grid
 from steercache.cli.options import among, device_options, json_option, mode_options, root_option
 from steercache.cli.output import next_commands, print_json, progress_bar
 from steercache.core.errors import PartlyFailedError
-from steercache.evals.grid import GridOptions, GridResult, run_grid
-from steercache.evals.nulls import NULL_KINDS
-from steercache.evals.screen_job import screening_for_grid
-from steercache.evals.sweep import prepare_sweep, sweep_model
+from steercache.evals.evaluation.nulls import NULL_KINDS
+from steercache.evals.grid.run import GridOptions, GridResult, run_grid
+from steercache.evals.screening.job import screening_for_grid
+from steercache.evals.settings.sweep import prepare_sweep, sweep_model
 from steercache.manifests.resolve import ResolvedSweep, resolve_sweep
 from steercache.manifests.sweep import Race
 from steercache.queries.session import open_session

@@ -8,10 +8,10 @@ import click
 from steercache.cli.output import note, print_table
 from steercache.core.ids import SHORT_ID
 from steercache.core.trials import Cell
-from steercache.evals.grid import GridResult, TaskResult
-from steercache.evals.grid_table import GridChoice, GridRow
-from steercache.evals.statistics import Interval
-from steercache.evals.sweep import SweepGrid
+from steercache.evals.grid.run import GridResult, TaskResult
+from steercache.evals.grid.table import GridChoice, GridRow
+from steercache.evals.settings.sweep import SweepGrid
+from steercache.evals.statistics.paired import Interval
 
 SHOWN = 5  # failures named at the terminal; --json has all
 

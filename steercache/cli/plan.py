@@ -13,11 +13,11 @@ from steercache.cli.options import device_options, json_option, mode_options, ro
 from steercache.cli.output import human_bytes, next_commands, note, print_json, print_table, progress_bar
 from steercache.core.errors import NotFoundError
 from steercache.core.ids import SHORT_ID
-from steercache.evals.costs import costs_here, known_costs, seconds_said
-from steercache.evals.grid import GridOptions
-from steercache.evals.grid_plan import SweepPlan, TaskPlan, plan_sweep
-from steercache.evals.screen_job import weightless
-from steercache.evals.sweep import prepare_sweep, sweep_model
+from steercache.evals.grid.plan import SweepPlan, TaskPlan, plan_sweep
+from steercache.evals.grid.run import GridOptions
+from steercache.evals.runner.costs import costs_here, known_costs, seconds_said
+from steercache.evals.screening.job import weightless
+from steercache.evals.settings.sweep import prepare_sweep, sweep_model
 from steercache.manifests.load import declared_kind, find_manifest
 from steercache.manifests.resolve import resolve_sweep
 from steercache.models.load import resolve_device

@@ -10,8 +10,8 @@ from steercache.cli.options import device_options, json_option, root_option
 from steercache.cli.output import next_commands, note, print_json, print_table, progress_bar
 from steercache.core.errors import PartlyFailedError, UsageError
 from steercache.data.benchmarks import open_benchmark
-from steercache.evals.colours import ColourEffect, ColourOptions, colour_effect
-from steercache.evals.settings_model import find_model
+from steercache.evals.paper.colours import ColourEffect, ColourOptions, colour_effect
+from steercache.evals.settings.model import find_model
 from steercache.queries.session import open_session
 from steercache.report.colours import colour_chart
 from steercache.report.style import save_chart

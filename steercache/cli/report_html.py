@@ -9,7 +9,7 @@ from steercache.cli.options import json_option, root_option
 from steercache.cli.output import human_bytes, note, print_json
 from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
-from steercache.evals.sweep_report import read_sweep
+from steercache.evals.grid.report import read_sweep
 from steercache.queries.session import open_session
 from steercache.report.page import save_page, verdict
 

@@ -10,9 +10,9 @@ from steercache.cli.options import device_options, json_option, root_option
 from steercache.cli.output import next_commands, note, print_json, print_table, progress_bar
 from steercache.core.errors import UsageError
 from steercache.data.benchmarks import BENCHMARKS, open_benchmark
-from steercache.evals.origins import Origins, compare_origins, find_origins
-from steercache.evals.settings import EvalOptions
-from steercache.evals.settings_model import find_model
+from steercache.evals.paper.origins import Origins, compare_origins, find_origins
+from steercache.evals.settings.arms import EvalOptions
+from steercache.evals.settings.model import find_model
 from steercache.queries.session import open_session
 
 

@@ -14,7 +14,9 @@ from steercache.core.errors import UsageError
 from steercache.core.trials import Target
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks import BENCHMARKS, open_benchmark
-from steercache.evals.screen_job import (
+from steercache.evals.grid.shortcuts import ShortcutOptions
+from steercache.evals.grid.shortcuts_job import compare_sweep
+from steercache.evals.screening.job import (
     ScreenedTask,
     ScreenTask,
     effects_of_best,
@@ -26,13 +28,11 @@ from steercache.evals.screen_job import (
     tasks_of_sweep,
     wanted_of,
 )
-from steercache.evals.screening import TRUST, GradientsWanted
-from steercache.evals.settings import EvalOptions
-from steercache.evals.settings_model import find_model
-from steercache.evals.shortcuts import ShortcutOptions
-from steercache.evals.shortcuts_job import compare_sweep
-from steercache.evals.sweep import SweepJob, sweep_model
-from steercache.evals.task import Progress
+from steercache.evals.screening.predict import TRUST, GradientsWanted
+from steercache.evals.settings.arms import EvalOptions
+from steercache.evals.settings.model import find_model
+from steercache.evals.settings.sweep import SweepJob, sweep_model
+from steercache.evals.tasks.task import Progress
 from steercache.manifests.resolve import resolve_sweep
 from steercache.queries.session import Session, open_session
 

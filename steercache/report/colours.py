@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from steercache.data.scenes.palette import RGB
-from steercache.evals.colours import ColourEffect, ColourPoint
+from steercache.evals.paper.colours import ColourEffect, ColourPoint
 from steercache.report.style import ACCENT, INK, QUIET, SECOND, altair, heading, styled, ticks_of
 
 _WIDTH, _HEIGHT = 250, 210  # points, of one panel

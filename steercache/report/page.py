@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from steercache.core.ids import SHORT_ID
-from steercache.evals.sweep_report import ReportRow, SplitReport, SweepReport
+from steercache.evals.grid.report import ReportRow, SplitReport, SweepReport
 from steercache.report.style import svg_of
 from steercache.report.sweep_charts import gain_chart, letter_chart, map_chart
 

@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
-from steercache.evals.patches import PatchMap, PatchMaps
+from steercache.evals.paper.patches import PatchMap, PatchMaps
 from steercache.report.style import DIVERGING, altair, heading, styled
 
 _SIDE = 210  # points, of a panel's longer side

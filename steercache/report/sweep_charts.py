@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from steercache.evals.sweep_report import GainMap, ReportRow, SplitReport
+from steercache.evals.grid.report import GainMap, ReportRow, SplitReport
 from steercache.report.style import ACCENT, DIVERGING, INK, QUIET, SECOND, altair, heading, styled
 
 _WIDTH = 560

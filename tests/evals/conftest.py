@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from steercache.evals.settings_model import find_model
+from steercache.evals.settings.model import find_model
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session, open_session
 from tests.evals.small_run import write_text_run

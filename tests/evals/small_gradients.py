@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from steercache.data.benchmarks import open_benchmark
-from steercache.evals import gradient_plan
-from steercache.evals.gradient_plan import GradientPlan, GradientWish, plan_gradients
-from steercache.evals.gradient_run import record_gradients
-from steercache.evals.gradient_store import StoredGradients, open_gradients
-from steercache.evals.screening import GradientsWanted
-from steercache.evals.task import Asked, ask, pick_rows
+from steercache.evals.screening import gradient_plan
+from steercache.evals.screening.gradient_plan import GradientPlan, GradientWish, plan_gradients
+from steercache.evals.screening.gradient_run import record_gradients
+from steercache.evals.screening.gradient_store import StoredGradients, open_gradients
+from steercache.evals.screening.predict import GradientsWanted
+from steercache.evals.tasks.task import Asked, ask, pick_rows
 from steercache.models.spec import LoadedModel, TokenizerBundle
 from steercache.queries.session import Session
 from steercache.trace.numerics import numerics

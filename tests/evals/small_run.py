@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from steercache import zoo
 from steercache.core.vectors import SteeringVector
-from steercache.evals.settings import EvalOptions
+from steercache.evals.settings.arms import EvalOptions
 from steercache.fit import mean_shift
 from steercache.queries.session import Session, open_session
 from tests.tracing import write_small_trace

@@ -5,9 +5,9 @@ from typing import Any
 
 import yaml
 
-from steercache.evals.grid import GridOptions, GridResult, run_grid
-from steercache.evals.sweep import SweepJob, prepare_sweep
-from steercache.evals.task import Progress
+from steercache.evals.grid.run import GridOptions, GridResult, run_grid
+from steercache.evals.settings.sweep import SweepJob, prepare_sweep
+from steercache.evals.tasks.task import Progress
 from steercache.manifests.resolve import ResolvedSweep, resolve_sweep
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session

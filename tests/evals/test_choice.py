@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from steercache.core.errors import UsageError
-from steercache.evals.choice import choose_cell, selection_bias, with_test
+from steercache.evals.statistics.choice import choose_cell, selection_bias, with_test
 
 
 def test_the_best_cell_is_chosen_and_ties_go_to_the_smallest_alpha() -> None:

@@ -16,8 +16,8 @@ from steercache.cli.main import run
 from steercache.core.errors import UsageError
 from steercache.data.benchmarks import open_benchmark
 from steercache.data.scenes import COLOURS
-from steercache.evals.colours import ColourEffect, ColourOptions, colour_effect
-from steercache.evals.task import ask
+from steercache.evals.paper.colours import ColourEffect, ColourOptions, colour_effect
+from steercache.evals.tasks.task import ask
 from steercache.queries.session import open_session
 from steercache.report.colours import colour_chart
 from steercache.report.style import svg_of

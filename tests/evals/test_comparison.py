@@ -6,8 +6,8 @@ import pytest
 from steercache.core.errors import UsageError
 from steercache.core.examples import Labels
 from steercache.core.trials import Answer
-from steercache.evals.comparison import adjusted, compare, make_answer
-from steercache.evals.statistics import holm, mcnemar_exact, paired_interval
+from steercache.evals.statistics.paired import holm, mcnemar_exact, paired_interval
+from steercache.evals.tasks.comparison import adjusted, compare, make_answer
 
 LABELS = Labels(split="test", choices=("left", "right"), answer="B", meta={"kind": "choice"})
 

@@ -7,7 +7,7 @@ import pytest
 
 from steercache.core.errors import UsageError
 from steercache.core.vectors import SteeringVector
-from steercache.evals.controls import (
+from steercache.evals.settings.controls import (
     concept_controls,
     covariance_controls,
     random_controls,

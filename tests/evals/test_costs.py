@@ -7,10 +7,10 @@ import pytest
 
 from steercache.core.errors import UsageError
 from steercache.core.trials import Mode
-from steercache.evals.costs import MachineCosts, choose_mode, predict_seconds
-from steercache.evals.damage import neutral_samples
-from steercache.evals.settings import Wanted
-from steercache.evals.work import BatchWork, CellKind, Work
+from steercache.evals.runner.costs import MachineCosts, choose_mode, predict_seconds
+from steercache.evals.runner.damage import neutral_samples
+from steercache.evals.runner.work import BatchWork, CellKind, Work
+from steercache.evals.settings.arms import Wanted
 from steercache.steer import costs as steer_costs
 from steercache.steer.branch import BranchOptions, branch
 from steercache.steer.cells import BranchCell

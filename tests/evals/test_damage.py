@@ -14,8 +14,8 @@ from PIL import Image
 from steercache.core.errors import UsageError
 from steercache.data import scenes
 from steercache.data.benchmarks import open_benchmark
-from steercache.evals.damage import SEED, Damage, damage_of, kl_nats, neutral_inputs
-from steercache.evals.run import evaluate
+from steercache.evals.evaluation.run import evaluate
+from steercache.evals.runner.damage import SEED, Damage, damage_of, kl_nats, neutral_inputs
 from steercache.queries.session import Session
 from steercache.steer.cells import BranchCell
 from steercache.steer.effect_inputs import EffectInputs, prompt_inputs

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 from steercache import zoo
 from steercache.cli.main import run
 from steercache.core.errors import NotFoundError, UsageError
-from steercache.evals.drift import Drift, measure_drift
+from steercache.evals.paper.drift import Drift, measure_drift
 from steercache.fit import mean_shift
 from steercache.queries.session import Session, open_session
 from steercache.report.drift import drift_chart

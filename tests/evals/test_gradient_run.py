@@ -17,11 +17,11 @@ from steercache.cache.rebuild import rebuild_index
 from steercache.cache.remove import collect, remove_damaged_shards
 from steercache.cache.verify import verify_root
 from steercache.core.errors import NotFoundError, UsageError
-from steercache.evals.gradient_plan import find_run, named_run, parent_of, stale_in
-from steercache.evals.gradient_run import record_gradients
-from steercache.evals.gradient_store import StoredGradients, open_gradients
-from steercache.evals.settings_model import find_model
-from steercache.evals.task import Wording
+from steercache.evals.screening.gradient_plan import find_run, named_run, parent_of, stale_in
+from steercache.evals.screening.gradient_run import record_gradients
+from steercache.evals.screening.gradient_store import StoredGradients, open_gradients
+from steercache.evals.settings.model import find_model
+from steercache.evals.tasks.task import Wording
 from steercache.index.files import over_files
 from steercache.queries.session import Session, open_session
 from steercache.steer.gradient import margin_gradients

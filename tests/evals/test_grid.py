@@ -17,14 +17,15 @@ from steercache import zoo
 from steercache.core.errors import BudgetError, UsageError
 from steercache.data import scenes
 from steercache.data.benchmarks import open_benchmark
-from steercache.evals import grid_race, run_store
-from steercache.evals.grid import GridOptions, run_grid
-from steercache.evals.ledger import read_looks
-from steercache.evals.run import evaluate
-from steercache.evals.settings import Setting
-from steercache.evals.settings_model import find_model
-from steercache.evals.sweep import SweepJob, TaskQuestions
-from steercache.evals.task import pick_rows
+from steercache.evals.evaluation.ledger import read_looks
+from steercache.evals.evaluation.run import evaluate
+from steercache.evals.grid import race as grid_race
+from steercache.evals.grid.run import GridOptions, run_grid
+from steercache.evals.runner import store as run_store
+from steercache.evals.settings.arms import Setting
+from steercache.evals.settings.model import find_model
+from steercache.evals.settings.sweep import SweepJob, TaskQuestions
+from steercache.evals.tasks.task import pick_rows
 from steercache.manifests.sweep import Race
 from steercache.queries.session import Session
 from tests.data.benchmarks.layouts import CV_BENCH, write_table

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steercache.evals.damage import damage_of, neutral_inputs
-from steercache.evals.grid import GridOptions, run_grid
-from steercache.evals.grid_table import GridChoice
-from steercache.evals.ledger import read_looks
-from steercache.evals.settings import Setting
-from steercache.evals.sweep import SweepJob, TaskQuestions
+from steercache.evals.evaluation.ledger import read_looks
+from steercache.evals.grid.run import GridOptions, run_grid
+from steercache.evals.grid.table import GridChoice
+from steercache.evals.runner.damage import damage_of, neutral_inputs
+from steercache.evals.settings.arms import Setting
+from steercache.evals.settings.sweep import SweepJob, TaskQuestions
 from steercache.manifests.sweep import Race
 from steercache.queries.session import Session
 from steercache.steer.cells import BranchCell

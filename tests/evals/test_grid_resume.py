@@ -9,10 +9,10 @@ import pytest
 
 from steercache.cache.lock import hold_lock
 from steercache.core.errors import BusyError
-from steercache.evals import run_store
-from steercache.evals.grid import GridOptions, GridResult, run_grid
-from steercache.evals.ledger import read_looks
-from steercache.evals.sweep import prepare_sweep
+from steercache.evals.evaluation.ledger import read_looks
+from steercache.evals.grid.run import GridOptions, GridResult, run_grid
+from steercache.evals.runner import store as run_store
+from steercache.evals.settings.sweep import prepare_sweep
 from steercache.manifests.resolve import ResolvedSweep
 from steercache.manifests.sweep import Race
 from steercache.queries.session import Session, open_session

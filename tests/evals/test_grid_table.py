@@ -6,10 +6,10 @@ import pytest
 from steercache.core.errors import UsageError
 from steercache.core.examples import Labels
 from steercache.core.trials import Answer, Cell
-from steercache.evals.grid_table import grid_rows
-from steercache.evals.settings import Arm, Setting
-from steercache.evals.statistics import paired_interval, paired_intervals
-from steercache.evals.task import Asked
+from steercache.evals.grid.table import grid_rows
+from steercache.evals.settings.arms import Arm, Setting
+from steercache.evals.statistics.paired import paired_interval, paired_intervals
+from steercache.evals.tasks.task import Asked
 
 N = 40
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from steercache.core.errors import BudgetError, DamagedError
-from steercache.evals.ledger import FILE_NAME, count_looks, read_looks, record_look
+from steercache.evals.evaluation.ledger import FILE_NAME, count_looks, read_looks, record_look
 
 
 def _look(root: Path, subject: str = "sweep", split: str = "test") -> None:

@@ -12,13 +12,13 @@ from steercache.core.examples import Labels
 from steercache.core.trials import Answer, Cell
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks import open_benchmark
-from steercache.evals.controls import random_controls
-from steercache.evals.nulls import best_of, null_settings, screen_nulls, search_nulls
-from steercache.evals.run import evaluate
-from steercache.evals.run_batches import Runner
-from steercache.evals.run_store import SweepWriter, stored_answers
-from steercache.evals.settings import Arm, Setting, settings_of
-from steercache.evals.task import Asked, ask, pick_rows
+from steercache.evals.evaluation.nulls import best_of, null_settings, screen_nulls, search_nulls
+from steercache.evals.evaluation.run import evaluate
+from steercache.evals.runner.batches import Runner
+from steercache.evals.runner.store import SweepWriter, stored_answers
+from steercache.evals.settings.arms import Arm, Setting, settings_of
+from steercache.evals.settings.controls import random_controls
+from steercache.evals.tasks.task import Asked, ask, pick_rows
 from steercache.queries.session import Session
 from steercache.steer.screen import Screen
 from tests.evals.conftest import World

@@ -20,8 +20,8 @@ from steercache.cli.main import run
 from steercache.core.errors import DamagedError, NotFoundError, UsageError
 from steercache.core.ids import digest_bytes
 from steercache.data.scenes import make_example
-from steercache.evals.patches import find_sample, patch_maps, views_of
-from steercache.evals.pictures import picture_of
+from steercache.evals.paper.patches import find_sample, patch_maps, views_of
+from steercache.evals.paper.pictures import picture_of
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session, open_session
 from steercache.report.patches import patch_chart

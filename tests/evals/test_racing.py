@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steercache.core.errors import UsageError
-from steercache.evals.evidence import forbidden_lead, open_bets, read_on
-from steercache.evals.racing import RaceResult, race
+from steercache.evals.statistics.evidence import forbidden_lead, open_bets, read_on
+from steercache.evals.statistics.racing import RaceResult, race
 
 Right = npt.NDArray[np.bool_]
 

@@ -13,11 +13,11 @@ from statsmodels.stats.multitest import multipletests
 from steercache.core.errors import PartlyFailedError, UsageError
 from steercache.data import scenes
 from steercache.data.benchmarks import Benchmark, open_benchmark
-from steercache.evals import run_store
-from steercache.evals.ledger import read_looks
-from steercache.evals.run import Evaluation, evaluate
-from steercache.evals.settings import EvalOptions
-from steercache.evals.task import PLAIN, ask, attend_to, pick_rows
+from steercache.evals.evaluation.ledger import read_looks
+from steercache.evals.evaluation.run import Evaluation, evaluate
+from steercache.evals.runner import store as run_store
+from steercache.evals.settings.arms import EvalOptions
+from steercache.evals.tasks.task import PLAIN, ask, attend_to, pick_rows
 from steercache.queries.session import Session
 from steercache.steer.gradient import margin_gradients
 from steercache.trace.batches import pad_batch

@@ -16,9 +16,10 @@ from steercache.cache.calibration import record_costs
 from steercache.core.errors import UsageError
 from steercache.data.benchmarks import Benchmark, open_benchmark
 from steercache.data.benchmarks.drawn import SEED
-from steercache.evals import costs, run_store
-from steercache.evals.run import Evaluation, evaluate
-from steercache.evals.settings import EvalOptions
+from steercache.evals.evaluation.run import Evaluation, evaluate
+from steercache.evals.runner import costs
+from steercache.evals.runner import store as run_store
+from steercache.evals.settings.arms import EvalOptions
 from steercache.queries.session import Session, open_session
 from steercache.steer.costs import ForwardCosts, key_of
 from tests.evals.conftest import World

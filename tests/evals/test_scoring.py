@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steercache.core.errors import UsageError
-from steercache.evals.numerals import first_integer
-from steercache.evals.scoring import PARSERS, Score, score_answer
+from steercache.evals.tasks.numerals import first_integer
+from steercache.evals.tasks.scoring import PARSERS, Score, score_answer
 
 TABLE = [json.loads(line) for line in (Path(__file__).parent / "awkward_answers.jsonl").read_text().splitlines()]
 

@@ -9,18 +9,18 @@ import pytest
 
 from steercache.core.errors import UsageError
 from steercache.core.vectors import SteeringVector
-from steercache.evals.gradient_plan import GradientWish
-from steercache.evals.gradient_store import StoredGradients
-from steercache.evals.grid import GridOptions, run_grid
-from steercache.evals.screen_grid import VectorGrid, rank_among_nulls, screen_grid
-from steercache.evals.screen_job import (
+from steercache.evals.grid.run import GridOptions, run_grid
+from steercache.evals.screening.gradient_plan import GradientWish
+from steercache.evals.screening.gradient_store import StoredGradients
+from steercache.evals.screening.job import (
     effects_of_best,
     fitting_vectors,
     screen_task,
     screening_for_grid,
     tasks_of_sweep,
 )
-from steercache.evals.screening import (
+from steercache.evals.screening.many import VectorGrid, rank_among_nulls, screen_grid
+from steercache.evals.screening.predict import (
     best_predicted,
     ensure_gradients,
     margins_of_settings,
@@ -29,7 +29,7 @@ from steercache.evals.screening import (
     sample_effects,
     wish_of,
 )
-from steercache.evals.settings import Arm, Setting, settings_of
+from steercache.evals.settings.arms import Arm, Setting, settings_of
 from steercache.queries.session import Session, open_session
 from steercache.steer.add import delta_of
 from tests.evals.conftest import World

@@ -8,9 +8,9 @@ import pytest
 
 from steercache.cache.rebuild import rebuild_index
 from steercache.core.errors import UsageError
-from steercache.evals.grid import run_grid
-from steercache.evals.shortcuts import FinishedGrid, Shortcut, ShortcutOptions, compare_ways
-from steercache.evals.shortcuts_job import compare_sweep
+from steercache.evals.grid.run import run_grid
+from steercache.evals.grid.shortcuts import FinishedGrid, Shortcut, ShortcutOptions, compare_ways
+from steercache.evals.grid.shortcuts_job import compare_sweep
 from steercache.queries.session import Session, open_session
 from tests.evals.conftest import World
 from tests.evals.small_gradients import wanted

@@ -12,9 +12,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from steercache.core.errors import UsageError
-from steercache.evals.family import letter_shift, max_t
-from steercache.evals.power import mcnemar_power, smallest_effect
-from steercache.evals.statistics import (
+from steercache.evals.statistics.family import letter_shift, max_t
+from steercache.evals.statistics.paired import (
     holm,
     mcnemar_exact,
     paired_interval,
@@ -22,6 +21,7 @@ from steercache.evals.statistics import (
     student_quantile,
     sum_by_group,
 )
+from steercache.evals.statistics.power import mcnemar_power, smallest_effect
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 30))

@@ -9,10 +9,10 @@ import pytest
 
 from steercache.core.errors import BudgetError, NotFoundError, UsageError
 from steercache.data.benchmarks import open_benchmark
-from steercache.evals.settings_model import BACKBONES
-from steercache.evals.sweep import prepare_sweep, stored_manifest
-from steercache.evals.sweep_vectors import vector_arms
-from steercache.evals.task import ask, pick_rows
+from steercache.evals.settings.model import BACKBONES
+from steercache.evals.settings.sweep import prepare_sweep, stored_manifest
+from steercache.evals.settings.sweep_vectors import vector_arms
+from steercache.evals.tasks.task import ask, pick_rows
 from steercache.manifests.sweep import ZooModel
 from steercache.queries.session import Session
 from steercache.steer.add import resid_norm

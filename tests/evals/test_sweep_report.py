@@ -12,12 +12,12 @@ from steercache.cache.sweeps import save_sweep
 from steercache.cli.main import run
 from steercache.core.errors import NotFoundError, UsageError
 from steercache.data.benchmarks import open_benchmark
-from steercache.evals.grid import GridOptions
-from steercache.evals.ledger import count_looks
-from steercache.evals.origins import compare_origins, find_origins, vector_cosines
-from steercache.evals.run import Evaluation, evaluate
-from steercache.evals.run_questions import FILE_NAME
-from steercache.evals.sweep_report import SweepReport, read_sweep
+from steercache.evals.evaluation.ledger import count_looks
+from steercache.evals.evaluation.run import Evaluation, evaluate
+from steercache.evals.grid.report import SweepReport, read_sweep
+from steercache.evals.grid.run import GridOptions
+from steercache.evals.paper.origins import compare_origins, find_origins, vector_cosines
+from steercache.evals.tasks.questions import FILE_NAME
 from steercache.manifests.sweep import Race
 from steercache.queries.session import Session, open_session
 from steercache.report.page import sweep_page, verdict

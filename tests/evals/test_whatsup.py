@@ -3,7 +3,7 @@
 import pytest
 
 from steercache.core.errors import UsageError
-from steercache.evals.whatsup import whatsup_score
+from steercache.evals.tasks.whatsup import whatsup_score
 
 A = ["on", "under", "to the left of", "to the right of"]
 

@@ -10,8 +10,8 @@ import PIL.Image
 import pytest
 
 from steercache.core.trials import Answer
-from steercache.evals.comparison import compare
-from steercache.evals.sweep_report import CellOf, ControlGain, GainMap, ReportRow, SplitReport, SweepReport
+from steercache.evals.grid.report import CellOf, ControlGain, GainMap, ReportRow, SplitReport, SweepReport
+from steercache.evals.tasks.comparison import compare
 from steercache.report.page import save_page, sweep_page, verdict
 from tests.report.pages import outside_references, text_of
 

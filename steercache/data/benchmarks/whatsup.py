@@ -2,7 +2,8 @@
 
 The right caption stands first in the files, so the options are turned by the row's number, as published: row i shows them
 from position i mod 4 on. Each pair of things was photographed in four arrangements: `meta["set_id"]` names the pair of
-things and `meta["relation"]` the arrangement, both read off the captions, for the pair and set accuracies (evals/whatsup.py).
+things and `meta["relation"]` the arrangement, both read off the captions, for the pair and
+set accuracies (evals/tasks/whatsup.py).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
