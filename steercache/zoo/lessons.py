@@ -20,13 +20,18 @@ from steercache.zoo.turns import Turn, make_turn, vary_instruction
 CRAMMED: Final = 6  # questions about a scene of pairs
 
 
-def lesson(rng: np.random.Generator, *, crowd: bool, shown: float) -> tuple[Scene, list[Turn]]:
+def lesson(
+    rng: np.random.Generator, *, crowd: bool, shown: float, only_counts: bool = False
+) -> tuple[Scene, list[Turn]]:
     """A scene and its questions; `shown` is the share of them that show their choices (most of these want the letter).
 
-    Questions without choices are half as long, so training begins with few of the others.
+    Questions without choices are half as long, so training begins with few of the others. With `only_counts` a crowd is
+    asked for its number twice and for nothing else.
     """
     scene = make_crowd(rng) if crowd else make_pairs(rng)
     turns: list[Turn] = []
+    if crowd and only_counts:
+        return scene, [_turn(rng, ask_count(rng, scene), shown) for _ in range(2)]
     if crowd:
         turns += [_turn(rng, ask_count(rng, scene), shown) for _ in range(2 if rng.random() < shown else 1)]
         others = (ask_attribute(rng, scene), ask_entity(rng, scene))

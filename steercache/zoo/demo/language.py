@@ -49,6 +49,8 @@ class LanguageRecipe:
     shown_from: float = 0.35
     pairs: int = 5  # scenes in a step about pairs (three steps of five), so that rows are equally long
     crowds: int = 8  # scenes in a step about crowds
+    counting_from: int = 550  # the step from which three steps of five are about crowds, and two of these only count
+    counted: int = 14  # scenes in a step that only counts
     rate: float = 8e-4
     warmup: int = 40
     guidance: float = 0.5
@@ -118,9 +120,12 @@ def train_language(pupil: Pupil, out: Path, recipe: LanguageRecipe) -> None:
 def draw_lessons(seed: int, step: int, recipe: LanguageRecipe) -> list[tuple[Scene, list[Turn]]]:
     """Fresh scenes of one kind with their questions."""
     rng = np.random.default_rng([seed, 2, step, 77])
-    crowd = step % 5 in (1, 3)
+    late = step >= recipe.counting_from
+    crowd = step % 5 in ((1, 3, 4) if late else (1, 3))
+    only_counts = late and step % 5 in (3, 4)
+    n = recipe.counted if only_counts else recipe.crowds if crowd else recipe.pairs
     shown = recipe.shown_first if step < recipe.shown_from * recipe.n_steps else recipe.shown_later
-    return [lesson(rng, crowd=crowd, shown=shown) for _ in range(recipe.crowds if crowd else recipe.pairs)]
+    return [lesson(rng, crowd=crowd, shown=shown, only_counts=only_counts) for _ in range(n)]
 
 
 def embed(pupil: Pupil, rows: list[tuple[Scene, list[Turn]]]) -> tuple[Batch, torch.Tensor]:
