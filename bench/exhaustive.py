@@ -1,0 +1,113 @@
+"""Grids that were run whole, with the gradients that predict them: what the benches of screening and of shortcuts look at.
+
+*fitted*: the mean shift of spatial words on SmolLM2's cached sentences, on image tokens, questions of relations. *planted*: at
+every layer the mean gradient of the answer margin over other questions, so that its gain in margin is real by design; questions
+for a count. Both are brought to the median norm of the steered rows, which strengths count in. An answer is one token.
+"""
+
+import functools
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.cells import (
+    Grid,
+    Questions,
+    in_norms,
+    layers_of,
+    make_grid,
+    open_model,
+    questions,
+    random_vector,
+    row_norms,
+    run_exactly,
+)
+from steercache.build.engine import build_run
+from steercache.build.job import prepare_trace
+from steercache.build.plan import plan_run
+from steercache.cache.handle import open_cache
+from steercache.evals.grid.shortcuts import FinishedGrid
+from steercache.evals.grid.shortcuts_job import finished_grid
+from steercache.evals.runner.store import Said
+from steercache.evals.screening.gradient_plan import GradientWish
+from steercache.evals.screening.gradient_store import StoredGradients
+from steercache.evals.screening.predict import GradientsWanted, ensure_gradients
+from steercache.fit import mean_shift
+from steercache.manifests.load import find_manifest
+from steercache.models.spec import LoadedModel
+from steercache.queries.session import Session, open_session
+from steercache.steer.screen import answer_gradients
+
+RUN, CONCEPT, QUERY = "smollm2-concepts", "spatial_relationship", "anchor_vs_control"
+N_PLANTING = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """One vector's grid, answered and predicted, with the seconds that each took."""
+
+    name: str
+    grid: Grid
+    finished: FinishedGrid = field(repr=False)
+    exact_s: float
+    gradients_s: float
+
+
+def fitted_directions(loaded: LoadedModel, session: Session) -> np.ndarray[Any, Any]:
+    """The mean shift of a concept on the text backbone, at the grid's layers (l, d); traced first where the cache lacks it."""
+    prepared = prepare_trace(find_manifest(RUN, kind="trace"), cache_root=session.cache.root, device="cpu")
+    build_run(session.cache, plan_run(prepared.job, cache=session.cache), prepared)
+    vector = mean_shift(session.select(QUERY, run=RUN, concept=CONCEPT), layers=layers_of(loaded))
+    return np.stack([vector.at(layer) for layer in layers_of(loaded)])
+
+
+def planted_directions(loaded: LoadedModel, session: Session, others: Questions) -> np.ndarray[Any, Any]:
+    """The mean gradient of the answer margin over questions that the grid is not asked, (l, d)."""
+    screen = gradients_of(loaded, session, others).screen("image")
+    return np.stack([answer_gradients(screen, layer).mean(axis=0) for layer in layers_of(loaded)])
+
+
+def gradients_of(loaded: LoadedModel, session: Session, asked: Questions) -> StoredGradients:
+    """Gradients on image tokens at the grid's layers, recorded into the cache."""
+    wish = GradientWish(benchmark="scenes", layers=layers_of(loaded), targets=("image",))
+    wanted = GradientsWanted(bundle=loaded.bundle, load=lambda: loaded, device="cpu")
+    return ensure_gradients(session, asked.asked, wish, wanted)
+
+
+@functools.cache
+def whole_grid(kind: str, model: str, n: int) -> Whole:
+    """The grid `kind` ("fitted", "planted", or "random", which needs no other model) over `n` questions. Run once a process."""
+    work = Path(tempfile.mkdtemp(prefix="bench-whole-"))
+    try:
+        loaded = open_model(model, work / "root")
+        open_cache(work / "root", create=True)
+        session = open_session(work / "root")
+        asked = questions(loaded, "Count" if kind == "planted" else "Relation", n=n)
+        norms = row_norms(loaded, asked.asked, "image")
+        if kind == "random":
+            vector = random_vector(loaded, norms)
+        elif kind == "planted":
+            others = questions(loaded, "Count", n=min(N_PLANTING, n), skip=n)
+            vector = in_norms(kind, planted_directions(loaded, session, others), norms, loaded, method="gradient")
+        else:
+            vector = in_norms(kind, fitted_directions(loaded, session), norms, loaded, method="mean_shift")
+        grid = make_grid(loaded, vector, "image", max_new_tokens=1)
+        print(f"  {kind}: {len(grid.settings)} cells x {n} questions ...", file=sys.stderr, flush=True)
+        start = time.perf_counter()
+        found = run_exactly(session, loaded, asked.asked, grid)
+        exact_s = time.perf_counter() - start
+        start = time.perf_counter()
+        gradients = gradients_of(loaded, session, asked)
+        gradients_s = time.perf_counter() - start
+        known: Mapping[Any, Said] = {k: Said(raw=a.raw or "", margin=a.margin) for k, a in found.answers.items()}
+        finished = finished_grid(gradients, grid.arm, grid.settings, grid.baseline.cell.cell_id, known)
+        return Whole(name=kind, grid=grid, finished=finished, exact_s=exact_s, gradients_s=gradients_s)
+    finally:
+        shutil.rmtree(work)

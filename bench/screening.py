@@ -1,0 +1,125 @@
+"""Screening: how well gradients predict an exact grid, and how fast thousands of vectors are screened.
+
+Cells are compared by the change of their mean answer margin, at strengths up to half the median norm of the steered rows.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from bench.exhaustive import Whole, whole_grid
+from bench.turns import Row
+from steercache.core.errors import NotFoundError
+from steercache.evals.grid.shortcuts import FinishedGrid
+from steercache.steer.screen import Screen, each_layer_shifts, mean_shifts, predict
+
+KINDS = ("fitted", "planted")
+N_QUESTIONS = 64
+TURNS = 5
+SIZE = (16, 10_000, 500, 576)  # layers, vectors, samples, width
+
+
+def shifts_of(grid: FinishedGrid) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Predicted and exact change of the mean answer margin, cell by cell."""
+    predicted = (grid.predicted - grid.base_predicted).mean(axis=1)
+    exact = (grid.margin - grid.base_margin).mean(axis=1)
+    return predicted, exact
+
+
+def bench_prediction(wholes: Sequence[Whole]) -> list[Row]:
+    """The rank correlation over the cells of each grid, and over all of them."""
+    pairs = [(whole.name, *shifts_of(whole.finished)) for whole in wholes]
+    if len(pairs) > 1:
+        pairs.append(("all", np.concatenate([p for _, p, _ in pairs]), np.concatenate([e for _, _, e in pairs])))
+    rows = []
+    for name, predicted, exact in pairs:
+        rho = float(spearmanr(predicted, exact).statistic)
+        rows.append(
+            {
+                "name": f"screening: Spearman of predicted and exact mean margin shift, {name} vectors",
+                "value": rho,
+                "target": ">= 0.9",
+                "met": rho >= 0.9,
+                "n_cells": len(exact),
+                "n_samples": wholes[0].finished.n_samples,
+                "largest_exact_shift": float(np.abs(exact).max()),
+            }
+        )
+    exact_s, gradients_s = (sum(getattr(w, name) for w in wholes) for name in ("exact_s", "gradients_s"))
+    rows.append(
+        {
+            "name": "recording gradients, as a share of running the same grids exactly",
+            "ratio": gradients_s / exact_s,
+            "ours_s": gradients_s,
+            "peer_s": exact_s,
+            "target": "<= 0.2",
+            "met": gradients_s / exact_s <= 0.2,
+        }
+    )
+    return rows
+
+
+def bench_speed(size: tuple[int, int, int, int], turns: int) -> list[Row]:
+    """From gradients in memory to the effect of every vector: its mean, sample by sample, and as a curve of accuracy."""
+    n_layers, n_vectors, n_samples, width = size
+    rng = np.random.default_rng(0)
+    gradients = rng.normal(size=(n_layers, n_samples, 2, width)).astype(np.float32)
+    gradients[:, :, 1] = -gradients[:, :, 0]
+    margins = rng.normal(size=(n_samples, 1)).astype(np.float32) * np.array([[1, -1]], np.float32)
+    vectors = rng.normal(size=(n_vectors, width)).astype(np.float32)
+    screen = Screen(
+        layers=tuple(range(n_layers)),
+        gradient_of=lambda layer: gradients[layer],
+        margins=margins,
+        right=np.zeros(n_samples, np.int64),
+    )
+    predict(screen, vectors[:100], [0.1])
+    what = f"screening {n_layers} layers x {n_vectors:,} vectors x {n_samples} samples"
+    calls: list[tuple[str, Callable[[], Any]]] = [
+        ("mean shift", lambda: mean_shifts(screen, vectors)),
+        ("shift of every sample", lambda: _by_sample(screen, vectors)),
+        ("shift, accuracy, helped and hurt at one strength", lambda: predict(screen, vectors, [0.2])),
+    ]
+    rows = []
+    for name, call in calls:
+        value = statistics.median(_seconds(call) for _ in range(turns))
+        rows.append({"name": f"{what}: {name}", "value_s": value, "target": "< 2", "met": value < 2, "n": turns})
+    return rows
+
+
+def _by_sample(screen: Screen, vectors: np.ndarray[Any, Any]) -> list[Any]:
+    """Of every sample's shift the largest of each vector: something has to be read of each layer before the next."""
+    return [shifts.max(axis=0) for _, shifts in each_layer_shifts(screen, vectors)]
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def run(
+    *,
+    model: str = "demo",
+    kinds: Sequence[str] = KINDS,
+    n: int = N_QUESTIONS,
+    size: tuple[int, int, int, int] = SIZE,
+    turns: int = TURNS,
+) -> Iterator[Row]:
+    """All lines; the exact grids take about five minutes on two quiet cores, and `shortcuts` in the same process reads them."""
+    yield from bench_speed(size, turns)
+    try:
+        yield from bench_prediction([whole_grid(kind, model, n) for kind in kinds])
+    except NotFoundError as error:
+        print(f"screening: left out: {error}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    for row in run():
+        print(json.dumps(row), flush=True)
