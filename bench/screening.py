@@ -4,10 +4,13 @@ Cells are compared by the change of their mean answer margin, at strengths up to
 """
 
 import json
+import shutil
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +19,13 @@ from scipy.stats import spearmanr
 from bench.exhaustive import Whole, whole_grid
 from bench.turns import Row
 from steercache.core.errors import NotFoundError
+from steercache.core.layout import ShardRecord, SiteLayout, StoreLayout
 from steercache.evals.grid.shortcuts import FinishedGrid
+from steercache.evals.screening.gradient_plan import SITE
 from steercache.steer.screen import Screen, each_layer_shifts, mean_shifts, predict
+from steercache.store.generation import create_generation
+from steercache.store.reader import GenerationReader, open_generation
+from steercache.store.shard import ShardWriter
 
 KINDS = ("fitted", "planted")
 N_QUESTIONS = 64
@@ -66,16 +74,48 @@ def bench_prediction(wholes: Sequence[Whole]) -> list[Row]:
 
 
 def bench_speed(size: tuple[int, int, int, int], turns: int) -> list[Row]:
-    """From gradients in memory to the effect of every vector: its mean, sample by sample, and as a curve of accuracy."""
-    n_layers, n_vectors, n_samples, width = size
-    rng = np.random.default_rng(0)
-    gradients = rng.normal(size=(n_layers, n_samples, 2, width)).astype(np.float32)
+    """From gradients in a generation on disk to the effect of every vector: its mean, sample by sample, and on accuracy."""
+    work = Path(tempfile.mkdtemp(prefix="bench-screening-"))
+    try:
+        with store_gradients(work / "g0001", size) as reader:
+            return time_screening(reader, size, turns)
+    finally:
+        shutil.rmtree(work)
+
+
+def store_gradients(path: Path, size: tuple[int, int, int, int]) -> GenerationReader:
+    """Gradients of two options a sample, as a gradient run keeps them: a row each, float32, raw."""
+    n_layers, _, n_samples, width = size
+    n_rows = 2 * n_samples
+    gradients = np.random.default_rng(0).normal(size=(n_layers, n_samples, 2, width)).astype(np.float32)
     gradients[:, :, 1] = -gradients[:, :, 0]
+    layout = StoreLayout(
+        sites=(SiteLayout(site=SITE, layers=tuple(range(n_layers)), width=width),),
+        dtype="float32",
+        n_shards=1,
+        rows_per_shard=n_rows,
+        chunk_rows=n_rows,
+    )
+    create_generation(path, layout, attributes={})
+    writer = ShardWriter(path, layout, 0, n_rows=n_rows)
+    for layer in range(n_layers):
+        writer.write(SITE, layer, 0, gradients[layer].reshape(n_rows, width))
+    column = np.arange(n_rows, dtype=np.int32)
+    files = writer.finish(sample_idx=column, position=column, token_id=column)
+    record = ShardRecord(shard_idx=0, first_sample=0, n_samples=n_samples, n_rows=n_rows, input_digest="", files=files)
+    return open_generation(path, [record])
+
+
+def time_screening(reader: GenerationReader, size: tuple[int, int, int, int], turns: int) -> list[Row]:
+    """Seconds of each depth of screening, gathering from the store included."""
+    n_layers, n_vectors, n_samples, width = size
+    rows_nk = np.arange(2 * n_samples).reshape(n_samples, 2)
+    rng = np.random.default_rng(1)
     margins = rng.normal(size=(n_samples, 1)).astype(np.float32) * np.array([[1, -1]], np.float32)
     vectors = rng.normal(size=(n_vectors, width)).astype(np.float32)
     screen = Screen(
         layers=tuple(range(n_layers)),
-        gradient_of=lambda layer: gradients[layer],
+        gradient_of=lambda layer: reader.gather(SITE, layer, rows_nk.reshape(-1)).reshape(n_samples, 2, width),
         margins=margins,
         right=np.zeros(n_samples, np.int64),
     )

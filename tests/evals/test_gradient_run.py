@@ -90,6 +90,16 @@ def test_rows_say_what_they_are_and_join_samples_in_sql(world: World, recorded: 
         session.query("image_rows")
 
 
+def test_a_question_takes_a_row_for_each_target_and_option_however_many_tokens_it_has(
+    world: World, recorded: StoredGradients
+) -> None:
+    plan, width = small_plan(world.loaded.bundle), world.loaded.spec.hidden_size
+    assert plan.n_bytes == 14 * 2 * 5 * len(LAYERS) * width * 4
+    long = max(s.one.encoded.n_tokens for s in plan.samples if s.one.encoded is not None)
+    assert long > 2 * 5  # so that its activations, at these layers, take more than its gradients
+    assert len({row for rows in recorded.rows.values() for row in rows.reshape(-1).tolist()}) == 14 * 2 * 5
+
+
 def test_row_norms_are_medians_over_the_steered_tokens_but_the_first(world: World, recorded: StoredGradients) -> None:
     one = small_plan(world.loaded.bundle).samples[0].one
     assert one.encoded is not None

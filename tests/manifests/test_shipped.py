@@ -9,7 +9,7 @@ from steercache.core.shipped import shipped_folder
 from steercache.manifests.documents import KINDS
 from steercache.manifests.load import FOLDERS, manifest_files, read_manifest
 from steercache.manifests.model import GgufModel, HubModel
-from steercache.manifests.resolve import check_file, resolve_trace
+from steercache.manifests.resolve import check_file, resolve_sweep, resolve_trace
 from steercache.manifests.schema import json_schema, schema_text
 
 SHIPPED = manifest_files()
@@ -70,3 +70,17 @@ def test_every_field_of_a_kind_is_explained_by_its_schema_or_by_its_name(kind: s
     assert schema["additionalProperties"] is False
     assert schema["description"]
     assert all(definition.get("description") or "enum" in definition for definition in schema["$defs"].values())
+
+
+@pytest.mark.parametrize("task", ["count", "relation"])
+def test_the_papers_grids_ship(task: str) -> None:
+    """arXiv 2505.14071: layers and strengths of PaliGemma2-3B, on every target; at most 20 new tokens."""
+    strengths = {"shift": (0.1, 0.2, 0.4, 0.6, 0.8, 1.0), "unit": (5, 10, 20, 30, 40, 50, 60)}
+    for kind, alphas in strengths.items():
+        sweep = resolve_sweep(f"paligemma2-3b-{task}-{kind}").sweep
+        assert sweep.resolve_layers(26) == tuple(range(5, 21))
+        assert sweep.alphas == alphas
+        assert set(sweep.targets) == {"image", "text", "both"}
+        assert sweep.alpha_unit == "raw"
+        assert sweep.decoding.max_new_tokens == 20
+        assert all(one.rule == "paper" for one in sweep.tasks)
