@@ -22,6 +22,10 @@ from tests.data.benchmarks.layouts import (
     write_table,
 )
 
+CLEVR_LAYOUTS = [
+    ("clevr", "questions/CLEVR_val_questions.json", "images/val"),
+    ("super-clevr", "superCLEVR_questions_30k.json", "images"),
+]
 NAMES = {"a": "controlled_images", "b": "controlled_clevr"}
 
 
@@ -215,6 +219,25 @@ def test_clevr_count_rows_that_are_wrong_are_named(tmp_path: Path) -> None:
     assert len(bench) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "schema"),
+    [
+        ("clevr-count", "data/test-00000-of-00001.parquet", CLEVR_COUNT),
+        ("whatsup-a", "data/Controlled_Images_A-00000-of-00001.parquet", WHATSUP),
+        ("whatsup-b", "data/Controlled_Images_B-00000-of-00001.parquet", WHATSUP),
+    ],
+)
+def test_every_column_that_is_missing_or_of_another_type_is_named(
+    tmp_path: Path, name: str, file: str, schema: pa.Schema
+) -> None:
+    picture, *others = schema.names
+    write_table(tmp_path / file, [{picture: 1, "more": 2}], pa.schema([(picture, pa.int64()), ("more", pa.int64())]))
+    with pytest.raises(ManifestError) as caught:
+        open_benchmark(name, tmp_path)
+    problems = {(p.loc, p.kind) for p in caught.value.problems}
+    assert problems == {(picture, "wrong_type"), *((other, "missing_column") for other in others)}
+
+
 def _clevr(folder: Path, rows: list[Any], *, file: str, images: str) -> Path:
     (folder / images).mkdir(parents=True)
     for i in range(4):
@@ -223,13 +246,7 @@ def _clevr(folder: Path, rows: list[Any], *, file: str, images: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    ("name", "file", "images"),
-    [
-        ("clevr", "questions/CLEVR_val_questions.json", "images/val"),
-        ("super-clevr", "superCLEVR_questions_30k.json", "images"),
-    ],
-)
+@pytest.mark.parametrize(("name", "file", "images"), CLEVR_LAYOUTS)
 def test_clevr_questions_are_sorted_by_the_form_of_their_answer(
     tmp_path: Path, name: str, file: str, images: str
 ) -> None:
@@ -252,7 +269,8 @@ def test_clevr_questions_are_sorted_by_the_form_of_their_answer(
     assert len(open_benchmark(name, tmp_path, task="Count")) == 2
 
 
-def test_clevr_rows_that_are_wrong_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "file", "images"), CLEVR_LAYOUTS)
+def test_clevr_rows_that_are_wrong_are_named(tmp_path: Path, name: str, file: str, images: str) -> None:
     good = {"image_filename": "CLEVR_val_000000.png", "question": "How many?", "answer": "1"}
     rows = [
         good,
@@ -263,8 +281,7 @@ def test_clevr_rows_that_are_wrong_are_named(tmp_path: Path) -> None:
         good | {"answer": [1]},
         3,
     ]
-    folder = _clevr(tmp_path, rows, file="questions/CLEVR_val_questions.json", images="images/val")
-    bench = open_benchmark("clevr", folder)
+    bench = open_benchmark(name, _clevr(tmp_path, rows, file=file, images=images))
     assert [f.kind for f in bench.failures] == [
         "outside_folder",
         "missing_image",
@@ -273,20 +290,24 @@ def test_clevr_rows_that_are_wrong_are_named(tmp_path: Path) -> None:
         "wrong_type",
         "wrong_type",
     ]
-    assert [f.place for f in bench.failures][-1] == "CLEVR_val_questions.json:7"
+    assert [f.place for f in bench.failures][-1] == f"{Path(file).name}:7"
     assert bench.n_rows == 7
 
 
-def test_clevr_files_of_another_shape_are_refused_with_every_missing_key(tmp_path: Path) -> None:
-    file = tmp_path / "questions" / "CLEVR_val_questions.json"
+@pytest.mark.parametrize(("name", "path", "images"), CLEVR_LAYOUTS)
+def test_clevr_files_of_another_shape_are_refused_with_every_missing_key(
+    tmp_path: Path, name: str, path: str, images: str
+) -> None:
+    (tmp_path / images).mkdir(parents=True)
+    file = tmp_path / path
     write_json(file, {"questions": [{"question": "Q", "split": "test"}]})
     with pytest.raises(ManifestError) as caught:
-        open_benchmark("clevr", tmp_path)
+        open_benchmark(name, tmp_path)
     assert {p.loc for p in caught.value.problems} == {"image_filename", "answer"}
     for text in ("{", "[1, 2]", '{"questions": {}}', '{"questions": []}', "\udcff".encode("utf-8", "surrogateescape")):
         file.write_bytes(text if isinstance(text, bytes) else text.encode())
         with pytest.raises(ManifestError):
-            open_benchmark("clevr", tmp_path)
+            open_benchmark(name, tmp_path)
 
 
 def test_sets_that_are_not_on_the_hub_ask_for_a_folder() -> None:
