@@ -84,7 +84,7 @@ def prepare(
     for arm in arms:
         if arm.vector is not None and arm.role == "control":
             save_vector(session.cache, arm.vector)
-    manifest = _manifest(loaded, benchmark, arms, options=options, asked=asked)
+    manifest = _manifest(loaded, benchmark, arms, options=options, asked=asked, lineages=lineages)
     name = f"eval-{loaded.spec.name}-{benchmark.name}"
     cell_ids = [s.cell.cell_id for arm in arms for s in settings_of(arm, loaded, options)]
     runner = Runner(
@@ -145,6 +145,7 @@ def _manifest(
     *,
     options: EvalOptions,
     asked: Mapping[Part, Sequence[Asked]],
+    lineages: Mapping[str, str],
 ) -> dict[str, Any]:
     """What was asked for: enough to know the sweep again, nothing of how fast it ran."""
     return {
@@ -164,6 +165,7 @@ def _manifest(
                 "name": arm.name,
                 "role": arm.role,
                 "vector": None if arm.vector is None else arm.vector.vector_id,
+                "lineage": None if arm.vector is None else lineages.get(arm.vector.vector_id),
                 "attend": arm.wording.attend,
                 "control_of": arm.of,
             }
