@@ -10,7 +10,7 @@ import pytest
 from steercache.core.errors import BudgetError, NotFoundError, UsageError
 from steercache.data.benchmarks import open_benchmark
 from steercache.evals.settings.model import BACKBONES
-from steercache.evals.settings.sweep import prepare_sweep, stored_manifest
+from steercache.evals.settings.sweep import prepare_sweep, stored_manifest, sweep_model
 from steercache.evals.settings.sweep_vectors import vector_arms
 from steercache.evals.tasks.task import ask, pick_rows
 from steercache.manifests.sweep import ZooModel
@@ -139,3 +139,11 @@ def test_more_cells_than_anybody_runs_are_refused_before_a_question_is_read(
 
 def test_the_zoo_models_that_a_manifest_can_name_are_the_multimodal_ones() -> None:
     assert set(ZooModel.model_fields["zoo"].annotation.__args__) == set(BACKBONES)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("model", ["tiny", {"zoo": "tiny"}], ids=["a shipped manifest", "the zoo"])
+def test_a_model_of_the_zoo_is_put_together_below_the_cache(model: object, world: World, tmp_path: Path) -> None:
+    found = sweep_model(write_sweep(tmp_path, model=model), tmp_path / "root")
+    bundle = found.bundle(tmp_path / "root")
+    assert (bundle.spec.name, bundle.spec.backbone) == ("tiny", "tiny-backbone")
+    assert bundle.spec.fingerprint == world.loaded.spec.fingerprint

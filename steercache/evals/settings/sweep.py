@@ -22,6 +22,7 @@ from steercache.manifests.resolve import ResolvedSweep
 from steercache.manifests.sweep import SweepManifest, SweepTask, ZooModel
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session
+from steercache.zoo import in_place
 
 MAX_CELLS: Final = 200_000  # more is a slip of the pen: the published grids have some hundreds
 
@@ -78,7 +79,8 @@ class SweepJob:
 def sweep_model(resolved: ResolvedSweep, root: Path) -> FoundModel:
     """The model of a sweep; one of the zoo's is built below `root` once. Raises as `settings_model.find_model`."""
     if resolved.model is not None:
-        return FoundModel(manifest=resolved.model.document, base_dir=resolved.model.base_dir)
+        manifest = in_place(resolved.model.document, root)
+        return FoundModel(manifest=manifest, base_dir=resolved.model.base_dir)
     assert isinstance(resolved.sweep.model, ZooModel)
     return zoo_model(resolved.sweep.model.zoo, root)
 
