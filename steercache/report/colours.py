@@ -40,7 +40,7 @@ def _x(found: ColourEffect) -> Any:
     scale = (
         alt.Scale(type="symlog", constant=sizes[0], nice=False) if sizes[-1] > 8 * sizes[0] else alt.Scale(nice=False)
     )
-    axis = alt.Axis(values=[p.alpha for p in found.points], grid=False, labelOverlap="greedy", format="~g")
+    axis = alt.Axis(values=[p.alpha for p in found.points], grid=False, labelOverlap="greedy", format=".6~g")
     return alt.X("alpha:Q", title=_UNITS[found.alpha_unit], axis=axis, scale=scale)
 
 
@@ -102,7 +102,7 @@ def _breakdown(found: ColourEffect) -> Any:
     ]
     layers = [_curve(found, rows, _WHOLE, colour) for _, colour, rows in both]
     for name, colour, rows in both:
-        over = rows[0]["mass"] < 0.88  # where there is room
+        over = rows[0]["mass"] < 0.7  # where there is room
         text = alt.Chart(alt.Data(values=rows[:1])).mark_text(
             align="left", dx=7, dy=-14 if over else 14, fontSize=11, color=colour
         )
