@@ -166,7 +166,8 @@ def _resumable(begun: RunDocument, wanted: RunDocument, paths: RunPaths, *, forc
         raise UsageError(
             f"the run {begun.name!r} was begun under other numerics: {'; '.join(differences)}",
             place=str(paths.folder),
-            hint="build under the same settings, or --force to mix them (recorded), or `steercache cache rm` the run",
+            hint="build under the same settings, or --force to mix them (recorded), or begin anew after"
+            f" `steercache cache rm {begun.name}`",
         )
     return replace(wanted, numerics={**wanted.numerics, FORCED_OVER: begun.numerics})
 

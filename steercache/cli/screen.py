@@ -148,7 +148,7 @@ def _job_of_sweep(
     session: Session, name: str, asked: dict[str, Any], progress: Progress
 ) -> tuple[tuple[ScreenTask, ...], GradientsWanted, SweepJob]:
     if asked["names"] or asked["all_vectors"]:
-        raise UsageError("a sweep names its own vectors", hint="steercache screen MODEL BENCHMARK --vector ...")
+        raise UsageError("a sweep names its own vectors", hint="steercache screen MODEL BENCHMARK --vector NAME")
     resolved = resolve_sweep(name, search=(Path(),))
     root = session.cache.root
     wanted = _wanted(sweep_model(resolved, root), root, asked)

@@ -109,7 +109,7 @@ def refit(name: str, root: Path, as_json: bool) -> None:
     if found and found[0] == "values":
         raise DamagedError(
             f"fitted again, {first.name!r} has other values; " + ("; ".join(found[1:]) or "nothing else changed"),
-            hint=f"steercache fit ... --name {first.name} saves the new one beside it",
+            hint=f"fitted again under the name {first.name}, the new one is saved beside it: `steercache fit --help`",
         )
     if found and not as_json:
         click.echo(f"{first.name}: the same values, though {'; '.join(found)}")

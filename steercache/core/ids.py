@@ -51,6 +51,6 @@ def resolve_name(wanted: str, candidates: Iterable[tuple[str, str]], *, noun: st
     if matches:
         shown = ", ".join(m[:SHORT_ID] for m in matches[:5])
         raise NotFoundError(f"the prefix {wanted!r} fits {len(matches)} {noun}s: {shown}", hint="give more digits")
-    names = list(dict.fromkeys(name for _, name in known if name))[:8]
+    names = sorted(list(dict.fromkeys(name for _, name in known if name))[:8])
     has = f"there are: {', '.join(names)}" if names else f"there is no {noun} yet"
     raise NotFoundError(f"no {noun} named {wanted!r}; {has}", hint=list_command)

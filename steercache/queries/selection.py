@@ -41,7 +41,7 @@ def picked_rows(
         runs.update(pc.unique(batch["run_id"]).to_pylist())
         batches.append(batch.select(kept))
     if not runs:
-        raise QueryError("the query picked no rows", hint="steercache query concept_counts shows what is labelled")
+        raise QueryError("the query picked no rows", hint="`steercache query concept_counts` shows what is labelled")
     if len(runs) > 1 or None in runs:
         named = ", ".join(sorted(str(r)[:SHORT_ID] for r in runs))
         raise QueryError(f"a selection is of one run, these rows are of {len(runs)}: {named}", hint="-p run=RUN")

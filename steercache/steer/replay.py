@@ -113,7 +113,7 @@ def replay(
 def check_fit(loaded: LoadedModel, batch: PaddedBatch, stored: StoredBatch, options: BranchOptions) -> None:
     """Raises UsageError when the stored rows are not what this model would compute on this batch."""
     facts, spec = stored.facts, loaded.spec
-    again = "trace the data with this model again: `steercache build`"
+    again = f"trace the data with this model again: `steercache build {facts.name}`"
     if options.max_new_tokens != 1:
         raise UsageError(
             "a replay gives first tokens only: keys and values of the blocks below are not stored", hint="branch"

@@ -53,7 +53,7 @@ WRONG = [
     ("fit mean-shift --query 'select run_id, row_idx from tokens'", USAGE, "no labels"),
     ("fit mean-shift --all-concepts --concept counting", USAGE, "--all-concepts"),
     ("fit mean-shift --all-concepts --name one", USAGE, "--name"),
-    ("vectors show nobody", NOT_FOUND, "there are: counting-probe, counting"),
+    ("vectors show nobody", NOT_FOUND, "there are: counting, counting-probe"),
     ("vectors refit nobody", NOT_FOUND, "'nobody'"),
     ("vectors compare counting", USAGE, "two"),
     ("steer nobody hello --layer 0", NOT_FOUND, "'nobody'"),
