@@ -49,7 +49,9 @@ def compact_run(
         old = current_generation(paths)
         records = committed_shards(paths, old)
         if len(records) < len(document.shards):
-            raise UsageError(f"the run {document.name!r} is not complete", hint=f"finish it first: steercache build {document.name}")
+            raise UsageError(
+                f"the run {document.name!r} is not complete", hint=f"finish it first: steercache build {document.name}"
+            )
         source = open_generation(paths.generation(old), records)
         if source.codec == codec:
             raise UsageError(f"the run {document.name!r} has the codec {codec!r} already ({old})")

@@ -170,7 +170,9 @@ def _sweep_with(session: Session, ids: Sequence[str]) -> str:
         with session.cache.connection() as con:
             rows = con.execute(_SWEEP, cells).fetchall()
     if not rows:
-        raise UsageError("no sweep of this cache has all of these cells", hint="run one: steercache grid SWEEP --no-race")
+        raise UsageError(
+            "no sweep of this cache has all of these cells", hint="run one: steercache grid SWEEP --no-race"
+        )
     return str(rows[0][0])
 
 
