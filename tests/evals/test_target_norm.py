@@ -230,7 +230,7 @@ def test_nulls_of_a_screening_are_counted_in_the_norms_of_each_target(
         (rank,) = ranks_of_best(own_session, screened, count=39, n=1)
         ranks.append(rank)
     assert ranks[0].p == ranks[1].p
-    assert ranks[0].at_layer == pytest.approx(ranks[1].at_layer)
+    assert ranks[0].at_layer["text"] == pytest.approx(ranks[1].at_layer["text"])
     norms = row_norms_of(own_session.cache, world.loaded.bundle, questions(world.loaded.bundle), load=no_model)
     length = np.linalg.norm(own_session.vector("counting").at(3))
     assert ranks[1].shift

@@ -220,7 +220,9 @@ def _with_norms(session: Session, task: ScreenTask, wanted: GradientsWanted) -> 
         return grid
     found = row_norms_of(session.cache, wanted.bundle, task.asked, load=wanted.load)
     options = EvalOptions(layers=grid.layers, alphas=grid.alphas, alpha_unit=grid.alpha_unit, row_norms=found)
-    norms = {t: tuple(options.norm_of(t, layer) or 0.0 for layer in grid.layers) for t in grid.targets}
+    norms: dict[str, tuple[float, ...]] = {
+        t: tuple(options.norm_of(t, layer) or 0.0 for layer in grid.layers) for t in grid.targets
+    }
     return replace(grid, row_norms=norms)
 
 

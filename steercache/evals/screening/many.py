@@ -187,7 +187,7 @@ def rank_among_nulls(
         except SteercacheError as error:
             ranks.append(_unranked(name, vector.vector_id, error.message))
             continue
-        norms = None if grid.row_norms is None else {t: np.float32(n) for t, n in grid.row_norms.items()}
+        norms = None if grid.row_norms is None else {t: np.asarray(n, np.float32) for t, n in grid.row_norms.items()}
         found = screen_nulls(
             screens,
             at_layers,
