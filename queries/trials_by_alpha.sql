@@ -10,7 +10,7 @@
 --   layer: decoder block
 --   target: tokens that were steered
 --   alpha: strength
---   alpha_unit: raw or resid_norm
+--   alpha_unit: raw, resid_norm or target_norm
 --   n: answers
 --   n_failed: of them, failed
 --   accuracy: share of right answers, failed ones counted as wrong; NULL when the task has no right answer

@@ -93,6 +93,11 @@ class RootPaths:
         return self.root / "models"
 
     @property
+    def row_norms(self) -> Path:
+        """Folder of `<questions>.json`: norms that strengths are counted in. Part of what cells are: not to be deleted."""
+        return self.root / "row_norms"
+
+    @property
     def calibration(self) -> Path:
         return self.root / "calibration.json"
 

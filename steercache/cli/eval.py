@@ -6,7 +6,7 @@ from typing import Any, get_args
 import click
 
 from steercache.cli.fit import parse_layers
-from steercache.cli.options import among, device_options, json_option, mode_options, root_option, words
+from steercache.cli.options import among, device_options, json_option, mode_options, root_option, unit_option, words
 from steercache.cli.output import next_commands, note, print_json, print_table, progress_bar
 from steercache.core.errors import PartlyFailedError, UsageError
 from steercache.core.ids import SHORT_ID
@@ -30,7 +30,7 @@ SHOWN = 5  # failures named at the terminal; --json has all
 @click.option("--methods", help="Also the newest vectors of the same concept and run by these, such as linear_probe.")
 @click.option("--layer", "layers", help="Block, or several to choose among: 5,8-10.")
 @click.option("--alpha", "alphas", default="1", show_default=True, help="Strength, or several: 0.5,1,2.")
-@click.option("--unit", type=click.Choice(["raw", "resid_norm"]), default="raw", show_default=True, help="Of alpha.")
+@unit_option
 @click.option(
     "--target", "targets", default="image", show_default=True, help="image, text, both; or several: image,text."
 )

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
 from steercache.core.errors import UsageError
+from steercache.core.trials import AlphaUnit
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -18,6 +19,13 @@ root_option = click.option(
     show_default=True,
     show_envvar=True,
     help="The cache's folder.",
+)
+unit_option = click.option(
+    "--unit",
+    type=click.Choice(get_args(AlphaUnit)),
+    default="raw",
+    show_default=True,
+    help="Of alpha: multiples of the vector, or of the median norm of the rows it was fitted on, or that are steered.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout, and nothing else there.")
 

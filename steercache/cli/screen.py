@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from steercache.cli.fit import parse_layers
-from steercache.cli.options import device_options, json_option, root_option
+from steercache.cli.options import device_options, json_option, root_option, unit_option
 from steercache.cli.output import next_commands, print_json, progress_bar
 from steercache.cli.screen_compare import compared_json, print_compared
 from steercache.cli.screen_tables import as_json, print_screened
@@ -45,7 +45,7 @@ _TARGETS = ("image", "text", "both", "all", "last")
 @click.option("--all-vectors", is_flag=True, help="Every vector of the cache that fits the model.")
 @click.option("--layer", "layers", help="Blocks: 5,8-10; by default all that every vector has.")
 @click.option("--alpha", "alphas", default="1", show_default=True, help="Strength, or several: 0.5,1,2.")
-@click.option("--unit", type=click.Choice(["raw", "resid_norm"]), default="raw", show_default=True, help="Of alpha.")
+@unit_option
 @click.option("--target", "targets", default="image", show_default=True, help="image, text, both; or several.")
 @click.option("--task", help="One task of the benchmark, such as Relation.")
 @click.option("--form", type=click.Choice(["letter", "number", "word"]), default="letter", show_default=True)

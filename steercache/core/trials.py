@@ -6,16 +6,19 @@ from typing import Any, Literal
 
 from steercache.core.ids import digest
 
-AlphaUnit = Literal[
-    "raw", "resid_norm"
-]  # resid_norm: multiples of the median norm of the target rows, position 0 left out
+# raw: multiples of the vector. The others count in median row norms, position 0 left out: resid_norm in that of the rows the
+# vector was fitted on, target_norm in that of the rows that are steered.
+AlphaUnit = Literal["raw", "resid_norm", "target_norm"]
 Target = Literal["image", "text", "both", "all", "last"]
 Mode = Literal["full", "replay", "branch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One setting: `alpha` times `vector_id` at block `layer` on the `target` tokens. `vector_id` None is the baseline."""
+    """One setting: `alpha` times `vector_id` at block `layer` on the `target` tokens. `vector_id` None is the baseline.
+
+    `unit_norm` is what alpha counts in where `alpha_unit` is "target_norm", as measured (None: not yet, or another unit).
+    """
 
     vector_id: str | None
     layer: int | None
@@ -24,13 +27,17 @@ class Cell:
     model_fingerprint: str
     prompt_id: str
     alpha_unit: AlphaUnit = "raw"
+    unit_norm: float | None = None
     site: str = "resid_post"
     decoding: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def cell_id(self) -> str:
         """Hash of everything that decides the answers; equal cells are shared between sweeps."""
-        return digest({name: getattr(self, name) for name in self.__slots__} | {"decoding": dict(self.decoding)})
+        fields = {name: getattr(self, name) for name in self.__slots__} | {"decoding": dict(self.decoding)}
+        if self.unit_norm is None:
+            del fields["unit_norm"]  # ids from before there was this field stay as they are
+        return digest(fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,8 +103,9 @@ class SweepManifest(Document):
     """`all`, a list of block numbers, or a range with `stop` included."""
     alphas: Annotated[tuple[Alpha, ...], Field(min_length=1, max_length=1000)]
     """Strengths other than 0, which is the baseline and always runs."""
-    alpha_unit: Literal["raw", "resid_norm"] = "raw"
-    """`raw` multiplies the vector; `resid_norm` counts in median norms of the rows it was fitted on."""
+    alpha_unit: Literal["raw", "resid_norm", "target_norm"] = "raw"
+    """`raw` multiplies the vector; `resid_norm` counts in median norms of the rows it was fitted on, `target_norm` in those of
+    the rows that are steered (by layer, target and task, over the first questions of the search split)."""
     targets: Annotated[tuple[SweepTarget, ...], Field(min_length=1)] = ("image",)
     tasks: Annotated[tuple[SweepTask, ...], Field(min_length=1, max_length=256)]
     splits: Annotated[tuple[SweepSplit, ...], Field(min_length=1)] = ("search", "test")

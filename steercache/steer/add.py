@@ -52,12 +52,18 @@ def direction_at(vector: SteeringVector, layer: int) -> npt.NDArray[np.float32]:
 
 
 def delta_of(
-    vector: SteeringVector, layer: int, *, alpha: float, alpha_unit: AlphaUnit = "raw"
+    vector: SteeringVector,
+    layer: int,
+    *,
+    alpha: float,
+    alpha_unit: AlphaUnit = "raw",
+    row_norm: float | None = None,
 ) -> npt.NDArray[np.float32]:
     """What is added at `layer`, shape (d,), float32.
 
     "raw" is alpha * v. "resid_norm" is v brought to unit length, times alpha times the median norm of the rows it was fitted
-    on (position 0 left out), as the vector's diagnostics hold it.
+    on (position 0 left out), as the vector's diagnostics hold it. "target_norm" is the same with `row_norm`, the median norm of
+    the rows that are steered.
 
     Raises:
         UsageError: the vector has no such layer, alpha is not finite, the unit is unknown, or it has no norm to go by.
@@ -65,12 +71,19 @@ def delta_of(
     direction = direction_at(vector, layer)
     if alpha_unit == "raw":
         return scale_direction(direction, alpha)
-    if alpha_unit != "resid_norm":
-        raise UsageError(f"no alpha unit named {alpha_unit!r}", hint="choose raw or resid_norm")
+    if alpha_unit not in ("resid_norm", "target_norm"):
+        raise UsageError(f"no alpha unit named {alpha_unit!r}", hint="choose raw, resid_norm or target_norm")
     norm = float(np.linalg.norm(direction))
     if norm == 0:
         raise UsageError(f"the vector {vector.name!r} is zero at layer {layer}: it has no direction")
-    return scale_direction(direction, alpha * resid_norm(vector, layer) / norm)
+    if alpha_unit == "resid_norm":
+        row_norm = resid_norm(vector, layer)
+    elif row_norm is None:
+        raise UsageError(
+            "target_norm counts in norms of the rows that are steered, which were not measured here",
+            hint="grid, screen and eval measure them; or give alpha in raw units or as resid_norm",
+        )
+    return scale_direction(direction, alpha * row_norm / norm)
 
 
 def resid_norm(vector: SteeringVector, layer: int) -> float:

@@ -94,7 +94,7 @@ def margin_gradients(
         values=values.float().cpu().numpy(),
         margins=margins_bk.detach().float().cpu().numpy(),
         n_steered=masks_bqt.sum(2).int().cpu().numpy(),
-        row_norms=_row_norms(outputs, masks_bqt & ~prompts.tokens.first_bt[:, None]),
+        row_norms=median_norms(outputs, masks_bqt & ~prompts.tokens.first_bt[:, None]),
     )
 
 
@@ -145,8 +145,8 @@ def _backward(margins_bk: torch.Tensor, outputs: list[torch.Tensor], masks_bqt: 
     return values
 
 
-def _row_norms(outputs: Sequence[torch.Tensor], masks_bqt: torch.Tensor) -> Floats:
-    """Median norm of the masked rows, (layer, b, target)."""
+def median_norms(outputs: Sequence[torch.Tensor], masks_bqt: torch.Tensor) -> Floats:
+    """Median norm of the masked rows of every block output (b, t, d), (layer, b, target); NaN where a mask has none."""
     norms_lbt = np.stack([x.detach().float().norm(dim=-1).cpu().numpy() for x in outputs])
     masks = masks_bqt.cpu().numpy()
     found = np.full((len(outputs), *masks.shape[:2]), np.nan, dtype=np.float32)

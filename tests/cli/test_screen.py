@@ -56,6 +56,49 @@ def test_a_benchmark_is_screened_with_named_vectors_and_says_who_is_helped(work:
     ]  # of three, two of other width
 
 
+def test_strengths_in_norms_of_the_steered_rows_mean_the_same_to_screen_grid_and_eval(
+    work: Path, terminal: Terminal
+) -> None:
+    write_sweep(alphas=[0.05, 0.4], alpha_unit="target_norm", splits=["search"])
+    assert terminal("screen", "sweep.yaml", "--nulls", "5") == 0, terminal.err
+    (kept,) = Path("cache/row_norms").iterdir()
+    measured = kept.read_bytes()
+    assert terminal("grid", "sweep.yaml", "--json") == 0, terminal.err
+    assert json.loads(terminal.out)["tasks"][0]["n_computed"] == 9 * 6
+    asked = (
+        "--layer",
+        "1,3",
+        "--alpha",
+        "0.05,0.4",
+        "--target",
+        "image,text",
+        "--allow-foreign",
+        "--unit",
+        "target_norm",
+    )
+    assert terminal("screen", *WORDS[1:], *asked, "--json") == 0, terminal.err
+    assert json.loads(terminal.out)["tasks"][0]["cells"][0]["alpha_unit"] == "target_norm"
+    alone = (
+        "--split",
+        "search",
+        "--controls",
+        "0",
+        "--prompting",
+        "",
+        "--max-new-tokens",
+        "2",
+        "--no-damage",
+        "--json",
+    )
+    assert terminal("eval", *WORDS[1:], *asked, *alone) == 0, terminal.err
+    answered = json.loads(terminal.out)
+    assert (answered["n_computed"], answered["n_reused"]) == (0, 9 * 6)
+    assert terminal("grid", "sweep.yaml", "--json") == 0, terminal.err
+    assert json.loads(terminal.out)["tasks"][0]["n_computed"] == 0
+    assert terminal("screen", "sweep.yaml", "--compare", "--resamples", "5") == 0, terminal.err
+    assert [path.read_bytes() for path in Path("cache/row_norms").iterdir()] == [measured]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

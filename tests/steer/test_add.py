@@ -67,7 +67,16 @@ def test_resid_norm_means_multiples_of_the_median_row() -> None:
     assert (delta_of(v, 2, alpha=0.5) == np.float32(0.5) * v.at(2)).all()
 
 
+def test_target_norm_means_multiples_of_the_norm_given_whatever_the_vector_was_fitted_on() -> None:
+    v = vector(2, diagnostics=({"layer": 2, "resid_norm": 50.0},))
+    delta_d = delta_of(v, 2, alpha=-0.5, alpha_unit="target_norm", row_norm=8.0)
+    assert np.linalg.norm(delta_d) == pytest.approx(4.0, rel=1e-6)
+    np.testing.assert_allclose(delta_d, -4.0 * v.at(2) / np.linalg.norm(v.at(2)), rtol=1e-5)
+
+
 def test_what_cannot_be_added_is_refused() -> None:
+    with pytest.raises(UsageError, match="not measured here"):
+        delta_of(vector(2), 2, alpha=1.0, alpha_unit="target_norm")
     with pytest.raises(UsageError, match="finite"):
         delta_of(vector(2), 2, alpha=float("nan"))
     with pytest.raises(UsageError, match="finite"):

@@ -1,7 +1,7 @@
 """An evaluation before it runs: what is asked, who competes, and what is known already."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from steercache.core.ids import digest
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks.questions import Benchmark
 from steercache.evals.runner.batches import Runner
+from steercache.evals.runner.row_norms import row_norms_of
 from steercache.evals.runner.store import SweepWriter, stored_answers
 from steercache.evals.settings.arms import Arm, EvalOptions, settings_of
 from steercache.evals.settings.vectors import check_vector, control_arms
@@ -59,6 +60,8 @@ def prepare(
 ) -> EvalJob:
     """Check what was asked for, encode the questions, make the controls, and look up what is answered already.
 
+    The job's `options` have the norms of the steered rows where alpha counts in them.
+
     Raises:
         UsageError, PartlyFailedError: as `run.evaluate`.
     """
@@ -81,6 +84,13 @@ def prepare(
         if wording is not None:
             reworded[split] = reword(asked[split], rows, wording, loaded.bundle)
     _check_some(asked)
+    if options.alpha_unit == "target_norm" and vectors:
+        searched = asked.get("search")
+        if searched is None:  # a setting is the same thing on both splits
+            rows = pick_rows(benchmark, "search", n=options.n, orphans="test")
+            searched = ask(rows, loaded.bundle, split="search", progress=progress)
+        norms = row_norms_of(session.cache, loaded.bundle, searched, load=lambda: loaded)
+        options = replace(options, row_norms=norms)
     for arm in arms:
         if arm.vector is not None and arm.role == "control":
             save_vector(session.cache, arm.vector)

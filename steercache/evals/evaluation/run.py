@@ -88,7 +88,7 @@ def evaluate(
         PartlyFailedError: nothing could be asked.
     """
     job = prepare(session, loaded, benchmark, vectors=vectors, options=options, progress=progress)
-    settings = {arm.name: settings_of(arm, loaded, options) for arm in job.arms}
+    settings = {arm.name: settings_of(arm, loaded, job.options) for arm in job.arms}
     chosen = {name: some[0] for name, some in settings.items()}
     rows: list[EvalRow] = []
     tables: dict[Part, dict[Key, Answer]] = {}

@@ -12,6 +12,7 @@ from steercache.core.trials import Mode
 from steercache.evals.grid.run import GridOptions
 from steercache.evals.runner.costs import MachineCosts, ModeChoice, choose_mode, predict_seconds
 from steercache.evals.runner.mode import begun_in, rows_for
+from steercache.evals.runner.row_norms import with_target_norms
 from steercache.evals.runner.store import stored_answers
 from steercache.evals.runner.work import work_of
 from steercache.evals.settings.arms import Setting, Wanted
@@ -65,6 +66,7 @@ def plan_sweep(job: SweepJob, costs: MachineCosts, options: GridOptions, *, want
 def _plan_task(
     job: SweepJob, task: TaskQuestions, costs: MachineCosts, options: GridOptions, wanted: Wanted
 ) -> TaskPlan:
+    job = with_target_norms(job, task)  # where they are not measured yet, nothing is answered yet
     cache, grid = job.session.cache, job.grid
     manifest = stored_manifest(job, task, options.how)
     sweep_id = digest({"name": f"{job.sweep.name}: {task.name}", "manifest": manifest})

@@ -21,6 +21,7 @@ from steercache.evals.runner.batches import Runner
 from steercache.evals.runner.costs import MachineCosts, ModeChoice, costs_here
 from steercache.evals.runner.damage import Damage, damage_of, neutral_inputs
 from steercache.evals.runner.mode import Chooser
+from steercache.evals.runner.row_norms import with_target_norms
 from steercache.evals.runner.store import Key, SweepWriter, stored_answers
 from steercache.evals.settings.arms import Arm, Setting, Wanted
 from steercache.evals.settings.controls import ControlKind
@@ -164,8 +165,9 @@ def run_grid(
         )
     results = []
     for task in job.tasks:
-        picked = _screened(job, task, options.screen_first, screening)
-        results.append(_run_task(job, task, options, picked, costs=costs, search=search))
+        in_norms = with_target_norms(job, task, load=lambda: job.loaded)
+        picked = _screened(in_norms, task, options.screen_first, screening)
+        results.append(_run_task(in_norms, task, options, picked, costs=costs, search=search))
     return GridResult(
         sweep=job.sweep.name,
         model=job.loaded.spec.name,

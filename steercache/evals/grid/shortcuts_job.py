@@ -10,6 +10,7 @@ from steercache.cache.sweep_files import write_searches
 from steercache.core.errors import UsageError
 from steercache.core.vectors import SteeringVector
 from steercache.evals.grid.shortcuts import FinishedGrid, Shortcut, ShortcutOptions, compare_ways
+from steercache.evals.runner.row_norms import with_target_norms
 from steercache.evals.runner.store import Key, Said, stored_answers
 from steercache.evals.screening.gradient_store import StoredGradients
 from steercache.evals.screening.predict import TRUST, GradientsWanted, ensure_gradients, margins_of_settings, wish_of
@@ -73,6 +74,7 @@ def _compare_task(
     trust: float,
     progress: Progress | None,
 ) -> list[Compared]:
+    job = with_target_norms(job, task, load=wanted.load)
     cells, session = job.grid.cells, job.session
     ids = [job.grid.baseline.cell.cell_id, *(s.cell.cell_id for s in cells)]
     known = stored_answers(session.cache, ids)
@@ -210,10 +212,10 @@ def _is_right(one: Asked, said: Said) -> bool:
 
 def _fitted_step(vector: SteeringVector, setting: Setting) -> float:
     """What is added in median norms of the rows that the vector was fitted on; NaN where it does not say."""
-    layer, alpha = setting.cell.layer, abs(setting.cell.alpha)
+    layer, alpha, unit_norm = setting.cell.layer, abs(setting.cell.alpha), setting.cell.unit_norm
     if setting.cell.alpha_unit == "resid_norm":
         return alpha
     found = next((d for d in vector.diagnostics if d.get("layer") == layer), {})
     norm = found.get("resid_norm")
     assert layer is not None
-    return float(alpha * np.linalg.norm(vector.at(layer)) / norm) if norm else float("nan")
+    return float(alpha * (unit_norm or np.linalg.norm(vector.at(layer))) / norm) if norm else float("nan")

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from steercache.cache.vectors import list_vectors
 from steercache.core.errors import PartlyFailedError, SteercacheError, UsageError
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks.questions import Benchmark
+from steercache.evals.runner.row_norms import row_norms_of
 from steercache.evals.screening.gradient_plan import GradientWish
 from steercache.evals.screening.gradient_store import StoredGradients
 from steercache.evals.screening.many import NullRank, ScreenedGrid, VectorGrid, rank_among_nulls, screen_grid
@@ -31,7 +32,6 @@ from steercache.evals.tasks.task import Asked, Progress, ask, pick_rows
 from steercache.manifests.resolve import ResolvedSweep
 from steercache.models.spec import LoadedModel, TokenizerBundle
 from steercache.queries.session import Session
-from steercache.steer.add import delta_of
 from steercache.steer.screen import answer_margins
 
 
@@ -158,7 +158,11 @@ def screen_task(
     trust: float = TRUST,
     progress: Progress | None = None,
 ) -> ScreenedTask:
-    """Predict a task's grid; gradients that the cache lacks are recorded first. Raises as `screening.ensure_gradients`."""
+    """Predict a task's grid; gradients and row norms that the cache lacks are recorded first, by a model that is loaded once.
+
+    Raises as `screening.ensure_gradients`.
+    """
+    wanted = replace(wanted, load=cache(wanted.load))
     wish = GradientWish(benchmark=task.benchmark, layers=task.grid.layers, targets=task.grid.targets)
     gradients = ensure_gradients(session, task.asked, wish, wanted, progress=progress)
     margins = answer_margins(gradients.screen(task.grid.targets[0]))
@@ -169,7 +173,7 @@ def screen_task(
         n_samples=len(gradients.samples),
         n_left_out=gradients.n_left_out,
         base_margin=float(margins.mean()),
-        grid=screen_grid(gradients, task.grid, trust=trust, progress=progress),
+        grid=screen_grid(gradients, _with_norms(session, task, wanted), trust=trust, progress=progress),
     )
 
 
@@ -179,8 +183,7 @@ def effects_of_best(
     """For the best predicted vectors, the samples that their best cell helps and hurts most."""
     found, grid = {}, screened.grid.grid
     for row in screened.grid.best_of_each(by=by)[:n_vectors]:
-        vector = grid.vectors[grid.names.index(row.vector)]
-        delta_d = delta_of(vector, row.layer, alpha=row.alpha, alpha_unit=grid.alpha_unit)
+        delta_d = grid.delta(grid.names.index(row.vector), row.layer, row.target, alpha=row.alpha)
         found[row.vector] = sample_effects(
             screened.gradients, row.target, row.layer, delta_d, n=n, trust=screened.grid.trust
         )
@@ -208,6 +211,19 @@ def screening_for_grid(
         return {name: best_predicted(gradients, some, first, by=by) for name, some in job.grid.settings.items()}
 
     return screening
+
+
+def _with_norms(session: Session, task: ScreenTask, wanted: GradientsWanted) -> VectorGrid:
+    """A task's grid with the norms of the rows that it steers, where alpha counts in them: those that `grid` goes by."""
+    grid = task.grid
+    if grid.alpha_unit != "target_norm":
+        return grid
+    found = row_norms_of(session.cache, wanted.bundle, task.asked, load=wanted.load)
+    options = EvalOptions(layers=grid.layers, alphas=grid.alphas, alpha_unit=grid.alpha_unit, row_norms=found)
+    norms: dict[str, tuple[float, ...]] = {
+        t: tuple(options.norm_of(t, layer) or 0.0 for layer in grid.layers) for t in grid.targets
+    }
+    return replace(grid, row_norms=norms)
 
 
 def _grid(arms: Sequence[Arm], options: EvalOptions) -> VectorGrid:

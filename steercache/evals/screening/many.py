@@ -1,6 +1,6 @@
 """Thousands of vectors at once: vectors x layers x strengths x targets predicted as arrays; only what is shown becomes rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -24,7 +24,8 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorGrid:
-    """What is tried: every vector at every layer, strength and target. `names` tell the vectors apart."""
+    """What is tried: every vector at every layer, strength and target. `names` tell the vectors apart; `row_norms` has by
+    target, for every one of `layers`, what alpha counts in, for the unit "target_norm"."""
 
     names: tuple[str, ...]
     vectors: tuple[SteeringVector, ...] = field(repr=False)
@@ -32,6 +33,12 @@ class VectorGrid:
     alphas: tuple[float, ...]
     targets: tuple[Target, ...]
     alpha_unit: AlphaUnit = "raw"
+    row_norms: Mapping[str, tuple[float, ...]] | None = field(default=None, repr=False)
+
+    def delta(self, v: int, layer: int, target: str, *, alpha: float = 1.0) -> Floats:
+        """What is added of a vector, by its place, at one layer on one target (d,). Raises as `steer.add.delta_of`."""
+        norm = None if self.row_norms is None else self.row_norms[target][self.layers.index(layer)]
+        return delta_of(self.vectors[v], layer, alpha=alpha, alpha_unit=self.alpha_unit, row_norm=norm)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +130,10 @@ def screen_grid(
     asked_va = np.broadcast_to(np.asarray(grid.alphas, np.float32), size[2:])
     base = 0.0
     for i, layer in enumerate(grid.layers):
-        units_vd = np.stack([delta_of(v, layer, alpha=1.0, alpha_unit=grid.alpha_unit) for v in grid.vectors])
+        units_vd = np.empty(0, np.float32)
         for t, target in enumerate(grid.targets):
+            if t == 0 or grid.row_norms is not None:  # otherwise the same for every target
+                units_vd = np.stack([grid.delta(v, layer, target) for v in range(len(grid.vectors))])
             found, step[t, i] = predict_layer(gradients, target, layer, units_vd, asked_va, trust=trust)
             shift[t, i], accuracy[t, i] = found.shift[0], found.accuracy[0]
             helped[t, i], hurt[t, i] = found.helped[0], found.hurt[0]
@@ -169,14 +178,25 @@ def rank_among_nulls(
     ranks = []
     for v in which:
         vector, name = grid.vectors[v], grid.names[v]
-        added = np.stack([delta_of(vector, i, alpha=1.0, alpha_unit=grid.alpha_unit) for i in grid.layers])
+        added = np.stack(
+            [delta_of(vector, i, alpha=1.0, alpha_unit=grid.alpha_unit, row_norm=1.0) for i in grid.layers]
+        )
         at_layers = replace(vector, layers=grid.layers, values=added, diagnostics=())
         try:
             nulls = covariance_controls(at_layers, rows_of(session, vector).gather, count=count, seed=seed)
         except SteercacheError as error:
             ranks.append(_unranked(name, vector.vector_id, error.message))
             continue
-        found = screen_nulls(screens, at_layers, nulls, layers=grid.layers, alphas=grid.alphas)
+        norms = None if grid.row_norms is None else {t: np.asarray(n, np.float32) for t, n in grid.row_norms.items()}
+        found = screen_nulls(
+            screens,
+            at_layers,
+            nulls,
+            layers=grid.layers,
+            alphas=grid.alphas,
+            alpha_unit="raw" if norms is None else "target_norm",
+            row_norms=norms,
+        )
         ranks.append(
             NullRank(
                 vector=name,

@@ -118,9 +118,11 @@ def _predict_at(
     gradients: StoredGradients, target: str, layer: int, settings: Sequence[Setting], trust: float
 ) -> dict[int, Predicted]:
     """Settings of one layer and target, by the identity of the setting; those of one vector share its row of the product."""
-    by_vector: dict[tuple[int, str], list[Setting]] = {}
+    by_vector: dict[tuple[int, str, float | None], list[Setting]] = {}
     for setting in settings:
-        by_vector.setdefault((id(setting.arm.vector), setting.cell.alpha_unit), []).append(setting)
+        by_vector.setdefault((id(setting.arm.vector), setting.cell.alpha_unit, setting.cell.unit_norm), []).append(
+            setting
+        )
     units_vd = np.stack([_unit_delta(some[0], gradients) for some in by_vector.values()])
     asked_va = np.zeros((len(units_vd), max(map(len, by_vector.values()))), dtype=np.float32)
     for v, some in enumerate(by_vector.values()):
@@ -164,7 +166,7 @@ def _unit_delta(setting: Setting, gradients: StoredGradients) -> Floats:
     width = gradients.document.model.hidden_size
     if vector.hidden_size != width:
         raise UsageError(f"the vector {vector.name!r} is {vector.hidden_size} wide, the gradients {width}")
-    return delta_of(vector, layer, alpha=1.0, alpha_unit=setting.cell.alpha_unit)
+    return delta_of(vector, layer, alpha=1.0, alpha_unit=setting.cell.alpha_unit, row_norm=setting.cell.unit_norm)
 
 
 def _within(alpha: float, length: float, norm: float, trust: float) -> float:

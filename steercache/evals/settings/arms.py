@@ -1,6 +1,6 @@
 """What is tried: arms (a baseline, a wording, a vector, a control), each with the settings it may choose among."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Literal
@@ -34,6 +34,7 @@ class EvalOptions:
     setting nothing is chosen. `prompting` None asks in words for the first vector's concept; "" leaves that baseline out.
     `damage`: also measure what the chosen settings do to unrelated prompts. `mode` says how answers are computed; "auto" takes
     the quickest way that is exact, by costs measured on this machine (again with `recalibrate`), None branches unasked.
+    `row_norms` has by target, layer after layer, what the unit "target_norm" counts in; None until it is measured.
     """
 
     layers: tuple[int, ...]
@@ -53,6 +54,7 @@ class EvalOptions:
     damage: bool = True
     mode: Wanted | None = None
     recalibrate: bool = False
+    row_norms: Mapping[str, Sequence[float | None]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not self.layers or not self.alphas or not self.targets:
@@ -75,6 +77,21 @@ class EvalOptions:
     def n_settings(self) -> int:
         """Settings that each vector chooses among."""
         return len(self.layers) * len(self.alphas) * len(self.targets)
+
+    def norm_of(self, target: str, layer: int) -> float | None:
+        """What alpha counts in at a layer on a target's rows; None for other units, or where nothing was measured.
+
+        Raises:
+            UsageError: none of the questions measured has such a row.
+        """
+        if self.alpha_unit != "target_norm" or self.row_norms is None:
+            return None
+        norm = self.row_norms[target][layer]
+        if norm is None:
+            raise UsageError(
+                f"no {target} rows but the first: there is no norm to go by", hint="give alpha in raw units"
+            )
+        return norm
 
     def limit_of(self, kind: str) -> int:
         """New tokens at most for answers of a kind."""
@@ -121,7 +138,9 @@ class Setting:
         vector, layer = self.arm.vector, self.cell.layer
         if vector is None or layer is None:
             return np.zeros(hidden_size, dtype=np.float32)
-        return delta_of(vector, layer, alpha=self.cell.alpha, alpha_unit=self.cell.alpha_unit)
+        return delta_of(
+            vector, layer, alpha=self.cell.alpha, alpha_unit=self.cell.alpha_unit, row_norm=self.cell.unit_norm
+        )
 
 
 def settings_of(arm: Arm, loaded: LoadedModel, options: EvalOptions) -> tuple[Setting, ...]:
@@ -140,6 +159,7 @@ def settings_of(arm: Arm, loaded: LoadedModel, options: EvalOptions) -> tuple[Se
                 layer=layer,
                 alpha=alpha,
                 alpha_unit=options.alpha_unit if arm.vector is not None else "raw",
+                unit_norm=None if layer is None else options.norm_of(target, layer),
                 target=target,
                 model_fingerprint=loaded.spec.fingerprint,
                 prompt_id=arm.wording.prompt_id,

@@ -4,7 +4,7 @@ The grid engine runs these cells, a screening predicts them: both begin here, so
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,8 +29,8 @@ MAX_CELLS: Final = 200_000  # more is a slip of the pen: the published grids hav
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepGrid:
-    """Every cell of a sweep, the same for all its tasks. `settings` are those of each arm (a vector), by the arm's name, in
-    order of preference among equals: strength aside, target and layer as the manifest has them."""
+    """Every cell of a sweep, the same for all its tasks (but `with_norms`). `settings` are those of each arm (a vector), by the
+    arm's name, in order of preference among equals: strength aside, target and layer as the manifest has them."""
 
     options: EvalOptions
     baseline: Setting
@@ -41,6 +41,12 @@ class SweepGrid:
     def cells(self) -> tuple[Setting, ...]:
         """The settings of all arms, arm after arm, without the baseline."""
         return tuple(setting for arm in self.arms for setting in self.settings[arm.name])
+
+    def with_norms(self, loaded: LoadedModel, row_norms: Mapping[str, Sequence[float | None]]) -> "SweepGrid":
+        """The same cells in the unit "target_norm" of one task, whose steered rows have these norms (`EvalOptions`)."""
+        options = replace(self.options, row_norms=row_norms)
+        settings = {arm.name: settings_of(arm, loaded, options) for arm in self.arms}
+        return replace(self, options=options, settings=settings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
