@@ -174,7 +174,7 @@ class BenchmarkSource(Document):
 
     type: Literal["benchmark"]
     benchmark: Name
-    """A name such as cv_bench or scenes: a wrong one is answered with all of them."""
+    """A name such as cv-bench or scenes: a wrong one is answered with all of them."""
     path: FileName | None = None
     """Local folder; without one the hub is asked."""
     task: Text | None = None
