@@ -1,5 +1,7 @@
 """Make the index again from the files: what `rebuild` restores is everything the index ever held."""
 
+from collections.abc import Callable
+
 from steercache.cache.catch_up import CATCH_UP_WAIT_S, catch_up, files_seen
 from steercache.cache.entries import all_sweep_files, all_vector_rows
 from steercache.cache.handle import Cache
@@ -8,8 +10,10 @@ from steercache.index.database import UnreadableIndexError
 from steercache.index.files import rebuild
 
 
-def rebuild_index(cache: Cache) -> None:
+def rebuild_index(cache: Cache, *, on_shards: Callable[[int], None] = lambda n_new: None) -> int:
     """Write a new index beside the old one and put it in its place by a rename; killed anywhere, one of the two is there.
+
+    `on_shards` hears of every few shards that came in. Returns the number of all.
 
     Raises:
         BusyError: another process has the index open.
@@ -17,7 +21,7 @@ def rebuild_index(cache: Cache) -> None:
     """
     seen = files_seen(cache.paths)  # before the work: what changes meanwhile differs next time
     vectors, sweeps = all_vector_rows(cache.paths), all_sweep_files(cache.paths)
-    rebuild(cache.paths.index, cache.run_files(), vectors, sweeps, seen=seen)
+    return rebuild(cache.paths.index, cache.run_files(), vectors, sweeps, seen=seen, on_shards=on_shards)
 
 
 def catch_up_or_rebuild(cache: Cache, *, wait_s: float = CATCH_UP_WAIT_S) -> str | None:

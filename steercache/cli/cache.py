@@ -12,7 +12,7 @@ from steercache.cache.status import cache_status
 from steercache.cache.verify import Finding, verify_root
 from steercache.cli.options import json_option, root_option
 from steercache.cli.output import human_bytes, next_commands, note, print_json, print_table, progress_bar
-from steercache.core.errors import DamagedError
+from steercache.core.errors import DamagedError, UsageError
 from steercache.core.ids import SHORT_ID
 from steercache.core.layout import CodecName
 
@@ -101,20 +101,32 @@ def verify(runs: tuple[str, ...], root: Path, as_json: bool) -> None:
 
 @cache.command()
 @root_option
-def rebuild(root: Path) -> None:
+@json_option
+def rebuild(root: Path, as_json: bool) -> None:
     """Make index.duckdb again from the files beside it.
 
     \b
     steercache cache rebuild
     """
     opened = open_cache(root)
-    rebuild_index(opened)
-    click.echo(f"{opened.paths.index} rebuilt from {len(opened.documents())} runs")
+    with progress_bar("rebuilding", total=None, unit="shards", quiet=as_json) as bar:
+        n_shards = rebuild_index(opened, on_shards=bar.advance)
+    n_runs = len(opened.documents())
+    if as_json:
+        print_json({"index": opened.paths.index, "n_runs": n_runs, "n_shards": n_shards})
+        return
+    click.echo(f"{opened.paths.index} rebuilt from {n_runs} runs, {n_shards} shards")
 
 
 @cache.command()
 @click.argument("run")
-@click.option("--codec", type=click.Choice(["blosc", "pcodec", "int8", "raw"]), default="blosc", show_default=True)
+@click.option(
+    "--codec",
+    type=click.Choice(["blosc", "pcodec", "int8", "raw"]),
+    default="blosc",
+    show_default=True,
+    help="Of the new generation: blosc (zstd, shuffled) and pcodec lose nothing, int8 has one scale per row.",
+)
 @root_option
 @json_option
 def compact(run: str, codec: CodecName, root: Path, as_json: bool) -> None:
@@ -145,7 +157,8 @@ def compact(run: str, codec: CodecName, root: Path, as_json: bool) -> None:
 @click.option("--shards", is_flag=True, help="Only the shards that are damaged, so that a build makes them again.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @root_option
-def rm(run: str, shards: bool, yes: bool, root: Path) -> None:
+@json_option
+def rm(run: str, shards: bool, yes: bool, root: Path, as_json: bool) -> None:
     """Remove RUN with its rows; vectors fitted from it stay.
 
     \b
@@ -156,15 +169,24 @@ def rm(run: str, shards: bool, yes: bool, root: Path) -> None:
     name = opened.run_document(run_id).name
     if shards:
         damaged = remove_damaged_shards(opened, run_id)
+        if as_json:
+            print_json({"run_id": run_id, "name": name, "shards": damaged})
+            return
         click.echo(
             f"{len(damaged)} damaged shards of {name} un-committed{': ' if damaged else ''}{', '.join(map(str, damaged))}"
         )
         if damaged:
             next_commands(f"steercache build {name}")
         return
+    if as_json and not yes:
+        raise UsageError("a program that reads JSON is not asked", hint=f"steercache cache rm {name} --yes --json")
     if not yes:
-        click.confirm(f"remove the run {name} ({run_id[:SHORT_ID]}) and its activations?", abort=True)
-    click.echo(f"removed {name}, {human_bytes(remove_run(opened, run_id))} freed")
+        click.confirm(f"remove the run {name} ({run_id[:SHORT_ID]}) and its activations?", abort=True, err=True)
+    n_bytes = remove_run(opened, run_id)
+    if as_json:
+        print_json({"run_id": run_id, "name": name, "n_bytes": n_bytes})
+        return
+    click.echo(f"removed {name}, {human_bytes(n_bytes)} freed")
 
 
 @cache.command()

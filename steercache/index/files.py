@@ -68,9 +68,10 @@ def rebuild(
     *,
     seen: Mapping[str, int] | None = None,
     wait_s: float = REBUILD_WAIT_S,
-) -> None:
+    on_shards: Callable[[int], None] = lambda n_new: None,
+) -> int:
     """Make the index at `path` again, equal to the state `seen` of the files. Readers keep the old one until the new one
-    takes its name; writers wait.
+    takes its name; writers wait. `on_shards` hears of every few shards that came in. Returns the number of all.
 
     Killed anywhere, the old or the new index is there: nothing is written into either once it has its name.
 
@@ -78,7 +79,7 @@ def rebuild(
         BusyError: another process has the index open.
         DamagedError: a file that it is made from is missing or not readable; nothing is replaced.
     """
-    new = path.with_name(path.name + ".new")
+    new, n_shards = path.with_name(path.name + ".new"), 0
     with writers_lock(path, wait_s):
         for leftover in (new, wal_of(new)):
             leftover.unlink(missing_ok=True)
@@ -87,13 +88,15 @@ def rebuild(
             with naming_damage(new):
                 _in_transaction(con, lambda: migrate(con))
                 for run in runs:
-                    _fill_run(con, run)
+                    _fill_run(con, run, on_shards)
+                    n_shards += len(run.shards)
                 _in_transaction(con, lambda: _fill_rest(con, vectors, sweeps))
                 _in_transaction(con, lambda: write_seen(con, seen or {}))
                 con.execute("CHECKPOINT")
         finally:
             con.close()
         _swap(path, new, wait_s)
+    return n_shards
 
 
 def over_files(
@@ -123,11 +126,13 @@ def over_files(
     return con
 
 
-def _fill_run(con: duckdb.DuckDBPyConnection, run: RunFiles) -> None:
+def _fill_run(con: duckdb.DuckDBPyConnection, run: RunFiles, on_shards: Callable[[int], None]) -> None:
     parts = list(zip(run.shards, run.tokens, run.samples, strict=True))
     _in_transaction(con, lambda: put_run(con, run.run))
     for first in range(0, len(parts), _PER_TRANSACTION):
-        _in_transaction(con, partial(_fill_shards, con, run, parts[first : first + _PER_TRANSACTION]))
+        some = parts[first : first + _PER_TRANSACTION]
+        _in_transaction(con, partial(_fill_shards, con, run, some))
+        on_shards(len(some))
 
 
 def _fill_shards(con: duckdb.DuckDBPyConnection, run: RunFiles, parts: list[tuple[ShardRecord, Path, Path]]) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from steercache.cli.main import COMMANDS, run
 from steercache.core import errors
-from tests.cli.small import Terminal
+from tests.cli.small import RUN, Terminal
 
 HEAVY = {"torch", "zarr", "duckdb", "numpy", "pyarrow", "rich", "transformers", "nnsight", "sklearn", "pydantic"}
 IMPORTED = """
@@ -198,6 +198,7 @@ def test_json_is_the_only_thing_on_stdout(work: Path, terminal: Terminal) -> Non
         ("cache", "status"),
         ("cache", "verify"),
         ("cache", "gc", "--dry-run"),
+        ("cache", "rebuild"),
         ("plan", "my-trace.yaml"),
         ("build", "my-trace.yaml"),
         ("query", "--list"),
@@ -206,6 +207,22 @@ def test_json_is_the_only_thing_on_stdout(work: Path, terminal: Terminal) -> Non
     ):
         assert terminal(*words, "--json") == 0, terminal.err
         json.loads(terminal.out)
+
+
+def test_a_run_is_removed_and_its_damage_undone_with_json_as_the_only_thing_on_stdout(
+    work: Path, terminal: Terminal
+) -> None:
+    assert terminal("cache", "rebuild", "--json") == 0, terminal.err
+    n_shards = json.loads(terminal.out)["n_shards"]
+    assert n_shards == len(list(work.glob("cache/runs/*/shards/*/*.json"))) > 1
+    next(work.glob("cache/runs/*/rows/*.parquet")).unlink()
+    assert terminal("cache", "rm", RUN, "--shards", "--json") == 0, terminal.err
+    assert len(json.loads(terminal.out)["shards"]) == 1
+    assert terminal("cache", "rm", RUN, "--json") == 2, "nobody is there to answer"
+    assert (terminal.out, "--yes" in terminal.err) == ("", True)
+    assert terminal("cache", "rm", RUN, "--yes", "--json") == 0, terminal.err
+    assert json.loads(terminal.out)["n_bytes"] > 1000
+    assert list(work.glob("cache/runs/*")) == []
 
 
 def test_version_is_the_packages(terminal: Terminal) -> None:
