@@ -34,22 +34,48 @@ SHOWN = 5  # failures named at the terminal; --json has all
 @click.option(
     "--target", "targets", default="image", show_default=True, help="image, text, both; or several: image,text."
 )
-@click.option("--split", type=click.Choice(["search", "test", "both"]), default="both", show_default=True)
+@click.option(
+    "--split",
+    type=click.Choice(["search", "test", "both"]),
+    default="both",
+    show_default=True,
+    help="search chooses, test is asked once; both does both.",
+)
 @click.option(
     "--rule", type=click.Choice(["grouped", "paper"]), default="grouped", show_default=True, help="Of the splits."
 )
 @click.option("--task", help="One task of the benchmark, such as Relation.")
-@click.option("--form", type=click.Choice(["letter", "number", "word"]), default="letter", show_default=True)
+@click.option(
+    "--form",
+    type=click.Choice(["letter", "number", "word"]),
+    default="letter",
+    show_default=True,
+    help="How the model is asked to answer.",
+)
 @click.option("--n", type=click.IntRange(1), help="Questions per split; all by default.")
 @click.option("--controls", type=click.IntRange(0), default=20, show_default=True, help="Per vector.")
-@click.option("--control-kinds", default=",".join(CONTROL_KINDS), show_default=True)
+@click.option("--control-kinds", default=",".join(CONTROL_KINDS), show_default=True, help="Separated by commas.")
 @click.option("--prompting", help="Words of the prompting baseline; by default the concept's. '' leaves it out.")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="The set's files; the hub by default.")
 @click.option(
     "--max-new-tokens", type=click.IntRange(1, 4096), help="By default 8 for letters and counts, 20 for words."
 )
-@click.option("--tokens-per-batch", type=click.IntRange(1), default=4096, show_default=True)
-@click.option("--memory", "memory_mib", metavar="MIB", type=click.IntRange(1), default=2048, show_default=True)
+@click.option(
+    "--tokens-per-batch",
+    type=click.IntRange(1),
+    default=4096,
+    show_default=True,
+    help="Padded tokens of one unsteered forward.",
+)
+@click.option(
+    "--memory",
+    "memory_mib",
+    metavar="MIB",
+    type=click.IntRange(1),
+    default=2048,
+    show_default=True,
+    help="Beside the model's weights.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of controls and intervals.")
 @mode_options
 @click.option(

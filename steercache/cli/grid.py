@@ -33,7 +33,7 @@ from steercache.queries.session import open_session
     show_default=True,
     help="Null directions per vector that get the same search: their best gains say what the vector's is worth.",
 )
-@click.option("--null-kinds", default=",".join(NULL_KINDS), show_default=True)
+@click.option("--null-kinds", default=",".join(NULL_KINDS), show_default=True, help="Separated by commas.")
 @click.option(
     "--damage/--no-damage",
     default=True,

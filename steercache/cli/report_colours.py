@@ -28,13 +28,33 @@ from steercache.report.style import save_chart
     help="Strengths, such as 1,2,4; by default up to four times the length of a target token's row.",
 )
 @click.option("--unit", type=click.Choice(["raw", "resid_norm"]), default="raw", show_default=True, help="Of alpha.")
-@click.option("--target", type=click.Choice(["image", "text", "both"]), default="image", show_default=True)
+@click.option(
+    "--target",
+    type=click.Choice(["image", "text", "both"]),
+    default="image",
+    show_default=True,
+    help="Which tokens are steered.",
+)
 @click.option("--n", type=click.IntRange(1), default=48, show_default=True, help="Questions.")
 @click.option("--random", "n_random", type=click.IntRange(0), default=20, show_default=True, help="Random directions.")
 @click.option("--open", "open_question", is_flag=True, help="Ask without the choices.")
 @click.option("--shifted", is_flag=True, help="Other outlines, palettes and backgrounds.")
-@click.option("--tokens-per-batch", type=click.IntRange(1), default=4096, show_default=True)
-@click.option("--memory", "memory_mib", metavar="MIB", type=click.IntRange(1), default=1024, show_default=True)
+@click.option(
+    "--tokens-per-batch",
+    type=click.IntRange(1),
+    default=4096,
+    show_default=True,
+    help="Padded tokens of one unsteered forward.",
+)
+@click.option(
+    "--memory",
+    "memory_mib",
+    metavar="MIB",
+    type=click.IntRange(1),
+    default=1024,
+    show_default=True,
+    help="Beside the model's weights.",
+)
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of random directions and intervals."
 )

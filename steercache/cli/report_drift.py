@@ -17,7 +17,7 @@ from steercache.report.style import save_chart
 @click.command("drift")
 @click.argument("run")
 @click.argument("other")
-@click.option("--site", default="resid_post", show_default=True)
+@click.option("--site", default="resid_post", show_default=True, help="Where the rows were taken.")
 @click.option("--layers", help="Such as 5,10,12-20; all that both runs kept by default.")
 @click.option(
     "--text-only", is_flag=True, help="Match inputs by their text tokens: words beside a picture, or in a template."

@@ -48,8 +48,16 @@ _TARGETS = ("image", "text", "both", "all", "last")
 @unit_option
 @click.option("--target", "targets", default="image", show_default=True, help="image, text, both; or several.")
 @click.option("--task", help="One task of the benchmark, such as Relation.")
-@click.option("--form", type=click.Choice(["letter", "number", "word"]), default="letter", show_default=True)
-@click.option("--rule", type=click.Choice(["grouped", "paper"]), default="grouped", show_default=True)
+@click.option(
+    "--form",
+    type=click.Choice(["letter", "number", "word"]),
+    default="letter",
+    show_default=True,
+    help="How the model is asked to answer.",
+)
+@click.option(
+    "--rule", type=click.Choice(["grouped", "paper"]), default="grouped", show_default=True, help="Of the splits."
+)
 @click.option("--n", type=click.IntRange(1), help="Questions of the search split; all by default.")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="The set's files; the hub by default.")
 @click.option("--allow-foreign", is_flag=True, help="Take vectors of other or unknown lineage.")

@@ -30,9 +30,17 @@ from steercache.steer.live import When
     show_default=True,
     help="Which tokens; padding never. text leaves special tokens and the prompt's last one out.",
 )
-@click.option("--when", type=click.Choice(["prefill", "every"]), default="prefill", show_default=True)
+@click.option(
+    "--when",
+    type=click.Choice(["prefill", "every"]),
+    default="prefill",
+    show_default=True,
+    help="Steer the prompt's tokens only, or every generated token too.",
+)
 @click.option("--skip-first", is_flag=True, help="Leave the first token out (the attention sink).")
-@click.option("--max-new-tokens", type=click.IntRange(1, 4096), default=20, show_default=True)
+@click.option(
+    "--max-new-tokens", type=click.IntRange(1, 4096), default=20, show_default=True, help="Tokens of a continuation."
+)
 @click.option("--chat", is_flag=True, help="Put each prompt into the model's chat template.")
 @click.option(
     "--model",

@@ -31,6 +31,7 @@ def examples_of(command: click.Command) -> list[str]:
     return [line.strip() for line in (command.help or "").splitlines() if line.strip().startswith("steercache ")]
 
 
+TEXT = (("steercache", "zoo", "card"), ("steercache", "manifest", "schema"))  # a card for people; a schema is JSON
 COMMANDS = list(commands_below(steercache, ("steercache",)))
 ONLY_PARSED = (
     "steercache eval ",
@@ -54,6 +55,15 @@ def small(words: list[str]) -> list[str]:
 @pytest.mark.parametrize(("words", "command"), COMMANDS, ids=[" ".join(words) for words, _ in COMMANDS])
 def test_every_commands_help_has_an_example_that_calls_it(words: tuple[str, ...], command: click.Command) -> None:
     assert any(tuple(shlex.split(example))[: len(words)] == words for example in examples_of(command))
+
+
+@pytest.mark.parametrize(("words", "command"), COMMANDS, ids=[" ".join(words) for words, _ in COMMANDS])
+def test_every_option_is_explained_and_what_a_program_may_want_to_read_comes_as_json(
+    words: tuple[str, ...], command: click.Command
+) -> None:
+    options = {option.opts[0]: option.help for option in command.params if isinstance(option, click.Option)}
+    assert [name for name, said in options.items() if not said] == []
+    assert isinstance(command, click.Group) or "--json" in options or words in TEXT
 
 
 @pytest.mark.parametrize("example", [e for e in EXAMPLES if e.startswith(ONLY_PARSED)])
