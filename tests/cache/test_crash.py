@@ -19,8 +19,7 @@ from tests.cache.contents import files_of, tables_of
 from tests.tracing import SmallTrace, write_small_trace
 
 A_FEW = pytest.param(5, id="a-few")
-BUILDS = [A_FEW, pytest.param(100, id="many", marks=pytest.mark.slow)]
-OTHERS = [A_FEW, pytest.param(40, id="many", marks=pytest.mark.slow)]
+KILLS = [A_FEW, pytest.param(100, id="many", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +64,7 @@ def assert_equal_to(root: Path, undisturbed: Path) -> None:
     assert [finding for checked in verify_root(open_cache(root)) for finding in checked.findings] == []
 
 
-@pytest.mark.parametrize("n_kills", BUILDS)
+@pytest.mark.parametrize("n_kills", KILLS)
 def test_a_build_killed_at_random_moments_and_resumed_equals_an_undisturbed_one(
     n_kills: int, trace: SmallTrace, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -80,7 +79,7 @@ def test_a_build_killed_at_random_moments_and_resumed_equals_an_undisturbed_one(
         assert_equal_to(root, undisturbed)
 
 
-@pytest.mark.parametrize("n_kills", OTHERS)
+@pytest.mark.parametrize("n_kills", KILLS)
 def test_a_compaction_killed_at_random_moments_leaves_one_generation_in_force_and_can_be_done_again(
     n_kills: int, trace: SmallTrace, tmp_path: Path
 ) -> None:
@@ -109,7 +108,7 @@ def test_a_compaction_killed_at_random_moments_leaves_one_generation_in_force_an
         assert_equal_to(root, reference)
 
 
-@pytest.mark.parametrize("n_kills", OTHERS)
+@pytest.mark.parametrize("n_kills", KILLS)
 def test_a_rebuild_killed_at_random_moments_leaves_the_old_index_or_the_new_one(
     n_kills: int, trace: SmallTrace, tmp_path: Path
 ) -> None:
