@@ -47,6 +47,15 @@ def test_a_hub_model_has_its_published_id_and_no_invented_revision(name: str, hu
     assert source == HubModel(type="hub", id=hub_id, revision="main")
 
 
+@pytest.mark.parametrize("backbone", ["gemma-2-2b", "gemma-2-9b", "llama-3.1-8b"])
+def test_the_papers_backbones_have_a_trace_of_the_concepts_at_every_layer(backbone: str) -> None:
+    resolved = resolve_trace(f"{backbone}-concepts")
+    assert resolved.model.document.name == backbone
+    assert [dataset.document.name for dataset in resolved.datasets] == ["concepts"]
+    assert resolved.trace.layers == "all"
+    assert resolved.trace.sites == ("resid_post",)
+
+
 def test_the_default_model_names_a_file_that_its_package_has() -> None:
     source = resolve_trace("smollm2-concepts").model.document.source
     assert isinstance(source, GgufModel)
