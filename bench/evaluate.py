@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.loops import encode, mask_of
 from bench.turns import Row, row_of
 from steercache.cache.handle import open_cache
 from steercache.core.errors import NotFoundError
@@ -25,11 +26,10 @@ from steercache.data.benchmarks import Benchmark, open_benchmark
 from steercache.evals.evaluation.run import Evaluation, evaluate
 from steercache.evals.settings.arms import EvalOptions
 from steercache.evals.settings.model import find_model
-from steercache.evals.tasks.task import PLAIN, ask, pick_rows
+from steercache.evals.tasks.task import ask, pick_rows
 from steercache.models.families import find_module
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import open_session
-from steercache.trace.prompt import decode_image
 
 MODELS = ("tiny", "demo")
 N_QUESTIONS = 32
@@ -58,18 +58,9 @@ def usual(loaded: LoadedModel, examples: Any, delta: Any, options: EvalOptions) 
     blocks = find_module(loaded.model, loaded.family.blocks)
     said = []
     for example in examples:
-        put = PLAIN.put(example, loaded.bundle)
-        text = f"<image>{put.text}"
-        if put.chat:
-            content = [{"type": "image"}, {"type": "text", "text": put.text}]
-            turn = [{"role": "user", "content": content}]
-            text = loaded.processor.apply_chat_template(turn, add_generation_prompt=True)  # type: ignore[union-attr]
-        ref = example.images[0]
-        image = decode_image(ref.load(), ref)
-        inputs = loaded.processor(images=[[image]], text=[text], return_tensors="pt")  # type: ignore[misc]
-        inputs.pop("labels", None)
+        inputs = encode(loaded, [example])
         ids = inputs["input_ids"]
-        mask = (ids == loaded.config.image_token_id)[..., None]
+        mask = mask_of(loaded, inputs, "image")[..., None]
 
         def hook(module: Any, args: Any, out: Any, mask: Any = mask) -> Any:
             return out if out.shape[1] != mask.shape[1] else torch.where(mask, (out.float() + delta).to(out.dtype), out)
@@ -77,7 +68,7 @@ def usual(loaded: LoadedModel, examples: Any, delta: Any, options: EvalOptions) 
         handle = None if delta is None else blocks[options.layers[0]].register_forward_hook(hook)
         limit = options.limit_of(example.labels.meta["kind"])
         with torch.inference_mode():
-            out = loaded.model.generate(**inputs.to(loaded.model.dtype), max_new_tokens=limit, do_sample=False)
+            out = loaded.model.generate(**inputs, max_new_tokens=limit, do_sample=False)
         if handle is not None:
             handle.remove()
         said.append(loaded.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip())

@@ -30,6 +30,7 @@ from steercache.store.shard import ShardWriter
 KINDS = ("fitted", "planted")
 N_QUESTIONS = 64
 TURNS = 5
+CURVE = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5)  # strengths of an accuracy curve
 SIZE = (16, 10_000, 500, 576)  # layers, vectors, samples, width
 
 
@@ -125,6 +126,7 @@ def time_screening(reader: GenerationReader, size: tuple[int, int, int, int], tu
         ("mean shift", lambda: mean_shifts(screen, vectors)),
         ("shift of every sample", lambda: _by_sample(screen, vectors)),
         ("shift, accuracy, helped and hurt at one strength", lambda: predict(screen, vectors, [0.2])),
+        (f"the same as curves of {len(CURVE)} strengths", lambda: predict(screen, vectors, CURVE)),
     ]
     rows = []
     for name, call in calls:

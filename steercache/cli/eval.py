@@ -1,12 +1,23 @@
 """`steercache eval`: a benchmark's table, with intervals, controls and every answer kept."""
 
-from pathlib import Path
 from typing import Any, get_args
 
 import click
 
 from steercache.cli.fit import parse_layers
-from steercache.cli.options import among, device_options, json_option, mode_options, root_option, unit_option, words
+from steercache.cli.options import (
+    among,
+    batch_options,
+    device_options,
+    json_option,
+    mode_options,
+    question_options,
+    root_option,
+    rule_option,
+    split_option,
+    unit_option,
+    words,
+)
 from steercache.cli.output import next_commands, note, print_json, print_table, progress_bar
 from steercache.core.errors import PartlyFailedError, UsageError
 from steercache.core.ids import SHORT_ID
@@ -34,48 +45,17 @@ SHOWN = 5  # failures named at the terminal; --json has all
 @click.option(
     "--target", "targets", default="image", show_default=True, help="image, text, both; or several: image,text."
 )
-@click.option(
-    "--split",
-    type=click.Choice(["search", "test", "both"]),
-    default="both",
-    show_default=True,
-    help="search chooses, test is asked once; both does both.",
-)
-@click.option(
-    "--rule", type=click.Choice(["grouped", "paper"]), default="grouped", show_default=True, help="Of the splits."
-)
-@click.option("--task", help="One task of the benchmark, such as Relation.")
-@click.option(
-    "--form",
-    type=click.Choice(["letter", "number", "word"]),
-    default="letter",
-    show_default=True,
-    help="How the model is asked to answer.",
-)
+@split_option
+@rule_option
+@question_options
 @click.option("--n", type=click.IntRange(1), help="Questions per split; all by default.")
 @click.option("--controls", type=click.IntRange(0), default=20, show_default=True, help="Per vector.")
 @click.option("--control-kinds", default=",".join(CONTROL_KINDS), show_default=True, help="Separated by commas.")
 @click.option("--prompting", help="Words of the prompting baseline; by default the concept's. '' leaves it out.")
-@click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="The set's files; the hub by default.")
 @click.option(
     "--max-new-tokens", type=click.IntRange(1, 4096), help="By default 8 for letters and counts, 20 for words."
 )
-@click.option(
-    "--tokens-per-batch",
-    type=click.IntRange(1),
-    default=4096,
-    show_default=True,
-    help="Padded tokens of one unsteered forward.",
-)
-@click.option(
-    "--memory",
-    "memory_mib",
-    metavar="MIB",
-    type=click.IntRange(1),
-    default=2048,
-    show_default=True,
-    help="Beside the model's weights.",
-)
+@batch_options(memory_mib=2048)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of controls and intervals.")
 @mode_options
 @click.option(

@@ -27,6 +27,35 @@ unit_option = click.option(
     show_default=True,
     help="Of alpha: multiples of the vector, or of the median norm of the rows it was fitted on, or that are steered.",
 )
+fitted_unit_option = click.option(
+    "--unit",
+    type=click.Choice(["raw", "resid_norm"]),
+    default="raw",
+    show_default=True,
+    help="Of alpha: multiples of the vector, or of the median norm of the rows it was fitted on.",
+)
+target_option = click.option(
+    "--target",
+    type=click.Choice(["image", "text", "both"]),
+    default="image",
+    show_default=True,
+    help="Which tokens are steered.",
+)
+split_option = click.option(
+    "--split",
+    type=click.Choice(["search", "test", "both"]),
+    default="both",
+    show_default=True,
+    help="search chooses, test is asked once; both does both.",
+)
+rule_option = click.option(
+    "--rule", type=click.Choice(["grouped", "paper"]), default="grouped", show_default=True, help="Of the splits."
+)
+picture_option = click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help=".png or .svg; by default below the cache's pictures/.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout, and nothing else there.")
 
 
@@ -42,6 +71,47 @@ def device_options(command: F) -> F:
         show_default=True,
         help="Dtype to compute in; auto is the checkpoint's own.",
     )(command)
+
+
+def question_options(command: F) -> F:
+    """`--task`, `--form` and `--folder`, for commands that ask a benchmark's questions."""
+    command = click.option(
+        "--folder",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="The set's files; the hub by default.",
+    )(command)
+    command = click.option(
+        "--form",
+        type=click.Choice(["letter", "number", "word"]),
+        default="letter",
+        show_default=True,
+        help="How the model is asked to answer.",
+    )(command)
+    return click.option("--task", help="One task of the benchmark, such as Relation.")(command)
+
+
+def batch_options(*, memory_mib: int) -> Callable[[F], F]:
+    """`--tokens-per-batch` and `--memory`, for commands that ask a model many questions at once."""
+
+    def add(command: F) -> F:
+        command = click.option(
+            "--memory",
+            "memory_mib",
+            metavar="MIB",
+            type=click.IntRange(1),
+            default=memory_mib,
+            show_default=True,
+            help="Beside the model's weights.",
+        )(command)
+        return click.option(
+            "--tokens-per-batch",
+            type=click.IntRange(1),
+            default=4096,
+            show_default=True,
+            help="Padded tokens of one unsteered forward.",
+        )(command)
+
+    return add
 
 
 def mode_options(command: F) -> F:

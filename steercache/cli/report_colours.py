@@ -6,7 +6,15 @@ from typing import Any
 
 import click
 
-from steercache.cli.options import device_options, json_option, root_option
+from steercache.cli.options import (
+    batch_options,
+    device_options,
+    fitted_unit_option,
+    json_option,
+    picture_option,
+    root_option,
+    target_option,
+)
 from steercache.cli.output import next_commands, note, print_json, print_table, progress_bar
 from steercache.core.errors import PartlyFailedError, UsageError
 from steercache.data.benchmarks import open_benchmark
@@ -27,43 +35,18 @@ from steercache.report.style import save_chart
     "alphas",
     help="Strengths, such as 1,2,4; by default up to four times the length of a target token's row.",
 )
-@click.option("--unit", type=click.Choice(["raw", "resid_norm"]), default="raw", show_default=True, help="Of alpha.")
-@click.option(
-    "--target",
-    type=click.Choice(["image", "text", "both"]),
-    default="image",
-    show_default=True,
-    help="Which tokens are steered.",
-)
+@fitted_unit_option
+@target_option
 @click.option("--n", type=click.IntRange(1), default=48, show_default=True, help="Questions.")
 @click.option("--random", "n_random", type=click.IntRange(0), default=20, show_default=True, help="Random directions.")
 @click.option("--open", "open_question", is_flag=True, help="Ask without the choices.")
 @click.option("--shifted", is_flag=True, help="Other outlines, palettes and backgrounds.")
-@click.option(
-    "--tokens-per-batch",
-    type=click.IntRange(1),
-    default=4096,
-    show_default=True,
-    help="Padded tokens of one unsteered forward.",
-)
-@click.option(
-    "--memory",
-    "memory_mib",
-    metavar="MIB",
-    type=click.IntRange(1),
-    default=1024,
-    show_default=True,
-    help="Beside the model's weights.",
-)
+@batch_options(memory_mib=1024)
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of random directions and intervals."
 )
 @click.option("--allow-foreign", is_flag=True, help="Take a vector of other or unknown lineage.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help=".png or .svg; by default below the cache's pictures/.",
-)
+@picture_option
 @root_option
 @device_options
 @json_option

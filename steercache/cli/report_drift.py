@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from steercache.cli.fit import parse_layers
-from steercache.cli.options import json_option, root_option
+from steercache.cli.options import json_option, picture_option, root_option
 from steercache.cli.output import print_json, print_table, progress_bar
 from steercache.evals.paper.drift import ROLES, Drift, measure_drift
 from steercache.queries.session import open_session
@@ -22,11 +22,7 @@ from steercache.report.style import save_chart
 @click.option(
     "--text-only", is_flag=True, help="Match inputs by their text tokens: words beside a picture, or in a template."
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help=".png or .svg; by default below the cache's pictures/.",
-)
+@picture_option
 @root_option
 @json_option
 def drift_command(run: str, other: str, root: Path, **asked: Any) -> None:

@@ -6,7 +6,15 @@ from typing import Any
 import click
 
 from steercache.cli.fit import parse_layers
-from steercache.cli.options import device_options, json_option, root_option
+from steercache.cli.options import (
+    device_options,
+    fitted_unit_option,
+    json_option,
+    question_options,
+    root_option,
+    split_option,
+    target_option,
+)
 from steercache.cli.output import next_commands, note, print_json, print_table, progress_bar
 from steercache.core.errors import UsageError
 from steercache.data.benchmarks import BENCHMARKS, open_benchmark
@@ -23,32 +31,12 @@ from steercache.queries.session import open_session
 @click.option("--method", default="mean_shift", show_default=True, help="How both were made.")
 @click.option("--layer", "layers", required=True, help="Block, or several to choose among: 5,8-10.")
 @click.option("--alpha", "alphas", default="1", show_default=True, help="Strength, or several: 0.5,1,2.")
-@click.option("--unit", type=click.Choice(["raw", "resid_norm"]), default="raw", show_default=True, help="Of alpha.")
-@click.option(
-    "--target",
-    type=click.Choice(["image", "text", "both"]),
-    default="image",
-    show_default=True,
-    help="Which tokens are steered.",
-)
-@click.option(
-    "--split",
-    type=click.Choice(["search", "test", "both"]),
-    default="both",
-    show_default=True,
-    help="search chooses, test is asked once; both does both.",
-)
-@click.option("--task", help="One task of the benchmark, such as Relation.")
-@click.option(
-    "--form",
-    type=click.Choice(["letter", "number", "word"]),
-    default="letter",
-    show_default=True,
-    help="How the model is asked to answer.",
-)
+@fitted_unit_option
+@target_option
+@split_option
+@question_options
 @click.option("--n", type=click.IntRange(1), help="Questions per split; all by default.")
 @click.option("--controls", type=click.IntRange(0), default=20, show_default=True, help="Per vector.")
-@click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="The set's files; the hub by default.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of controls and intervals.")
 @root_option
 @device_options

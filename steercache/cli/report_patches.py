@@ -7,7 +7,7 @@ import click
 import numpy as np
 
 from steercache.cli.fit import parse_layers
-from steercache.cli.options import json_option, root_option
+from steercache.cli.options import json_option, picture_option, root_option
 from steercache.cli.output import note, print_json, print_table
 from steercache.core.errors import UsageError
 from steercache.evals.paper.patches import PatchMaps, find_sample, patch_maps
@@ -30,11 +30,7 @@ from steercache.report.style import save_chart
     help="Where the model looks twice (tiles and the whole picture): the look with most, or with fewest patches.",
 )
 @click.option("--picture", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The picture's file.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help=".png or .svg; by default below the cache's pictures/.",
-)
+@picture_option
 @root_option
 @json_option
 def patches_command(run: str, sample: str, vector: str, root: Path, **asked: Any) -> None:

@@ -6,7 +6,14 @@ from typing import Any
 import click
 
 from steercache.cache.sweeps import save_sweep
-from steercache.cli.options import device_options, json_option, root_option, words
+from steercache.cli.options import (
+    device_options,
+    fitted_unit_option,
+    json_option,
+    picture_option,
+    root_option,
+    words,
+)
 from steercache.cli.output import next_commands, note, print_json, print_table, progress_bar
 from steercache.cli.vector_model import load_model_of
 from steercache.core.errors import UsageError
@@ -22,7 +29,7 @@ from steercache.steer.neutral import PROMPTS, WORDS
 @click.argument("vector")
 @click.option("--layer", type=int, required=True, help="Block at whose output it is added.")
 @click.option("--alpha", "alphas", default="0.5,1,2,4", show_default=True, help="Strengths.")
-@click.option("--unit", type=click.Choice(["raw", "resid_norm"]), default="raw", show_default=True, help="Of alpha.")
+@fitted_unit_option
 @click.option(
     "--tokens", type=click.Choice(["all", "text", "last"]), default="text", show_default=True, help="Which are steered."
 )
@@ -31,11 +38,7 @@ from steercache.steer.neutral import PROMPTS, WORDS
 @click.option("--random", "n_random", type=click.IntRange(0), default=20, show_default=True, help="Random directions.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the random directions.")
 @click.option("--model", help="Model manifest, by name or file; by default that of the vector's run.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help=".png or .svg; by default below the cache's pictures/.",
-)
+@picture_option
 @root_option
 @device_options
 @json_option

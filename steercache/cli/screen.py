@@ -6,7 +6,14 @@ from typing import Any
 import click
 
 from steercache.cli.fit import parse_layers
-from steercache.cli.options import device_options, json_option, root_option, unit_option
+from steercache.cli.options import (
+    device_options,
+    json_option,
+    question_options,
+    root_option,
+    rule_option,
+    unit_option,
+)
 from steercache.cli.output import next_commands, print_json, progress_bar
 from steercache.cli.screen_compare import compared_json, print_compared
 from steercache.cli.screen_tables import as_json, print_screened
@@ -47,19 +54,9 @@ _TARGETS = ("image", "text", "both", "all", "last")
 @click.option("--alpha", "alphas", default="1", show_default=True, help="Strength, or several: 0.5,1,2.")
 @unit_option
 @click.option("--target", "targets", default="image", show_default=True, help="image, text, both; or several.")
-@click.option("--task", help="One task of the benchmark, such as Relation.")
-@click.option(
-    "--form",
-    type=click.Choice(["letter", "number", "word"]),
-    default="letter",
-    show_default=True,
-    help="How the model is asked to answer.",
-)
-@click.option(
-    "--rule", type=click.Choice(["grouped", "paper"]), default="grouped", show_default=True, help="Of the splits."
-)
+@question_options
+@rule_option
 @click.option("--n", type=click.IntRange(1), help="Questions of the search split; all by default.")
-@click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="The set's files; the hub by default.")
 @click.option("--allow-foreign", is_flag=True, help="Take vectors of other or unknown lineage.")
 @click.option(
     "--by", type=click.Choice(["margin", "accuracy"]), default="margin", show_default=True, help="Best at what."

@@ -8,7 +8,7 @@ import click
 
 from steercache.cache.handle import open_cache
 from steercache.cache.vectors import load_vector
-from steercache.cli.options import device_options, json_option, root_option
+from steercache.cli.options import device_options, fitted_unit_option, json_option, root_option
 from steercache.cli.output import next_commands, print_json, print_table
 from steercache.cli.vector_model import load_model_of
 from steercache.core.errors import UsageError
@@ -22,7 +22,7 @@ from steercache.steer.live import When
 @click.argument("prompts", nargs=-1, required=True)
 @click.option("--layer", type=int, required=True, help="Block at whose output the vector is added.")
 @click.option("--alpha", "alphas", default="1", show_default=True, help="Strengths, such as 1,2,4.")
-@click.option("--unit", type=click.Choice(["raw", "resid_norm"]), default="raw", show_default=True, help="Of alpha.")
+@fitted_unit_option
 @click.option(
     "--tokens",
     type=click.Choice(["all", "text", "last", "image", "both"]),

@@ -5,14 +5,13 @@ from typing import Any
 
 from steercache.data.scenes.palette import RGB
 from steercache.evals.paper.colours import ColourEffect, ColourPoint
-from steercache.report.style import ACCENT, INK, QUIET, SECOND, altair, heading, styled, ticks_of
+from steercache.report.style import ACCENT, INK, QUIET, SECOND, alpha_axis, altair, heading, styled, ticks_of
 
 _WIDTH, _HEIGHT = 250, 210  # points, of one panel
 _REST, _REST_COLOUR = "any other token", "#cfd5da"
 _WHOLE = "probability"
 _TO_ONE = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _PERCENT = ".3~p"  # "~p" alone rounds 12 % to 10 %
-_UNITS = {"raw": "alpha (multiples of the vector)", "resid_norm": "alpha (multiples of the median row's norm)"}
 
 
 def colour_chart(found: ColourEffect) -> Any:
@@ -35,13 +34,9 @@ def colour_chart(found: ColourEffect) -> Any:
 
 def _x(found: ColourEffect) -> Any:
     """Strengths from a fraction to a hundredfold on one axis that has a 0."""
-    alt = altair()
     sizes = sorted({abs(p.alpha) for p in found.points} - {0})
-    scale = (
-        alt.Scale(type="symlog", constant=sizes[0], nice=False) if sizes[-1] > 8 * sizes[0] else alt.Scale(nice=False)
-    )
-    axis = alt.Axis(values=[p.alpha for p in found.points], grid=False, labelOverlap="greedy", format=".6~g")
-    return alt.X("alpha:Q", title=_UNITS[found.alpha_unit], axis=axis, scale=scale)
+    scale = {"type": "symlog", "constant": sizes[0]} if sizes[-1] > 8 * sizes[0] else {}
+    return alpha_axis([p.alpha for p in found.points], found.alpha_unit, nice=False, **scale)
 
 
 def _y(field: str, title: str, ticks: Sequence[float] = _TO_ONE) -> Any:

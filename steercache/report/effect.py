@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from steercache.report.style import ACCENT, INK, QUIET, altair
+from steercache.report.style import ACCENT, INK, QUIET, alpha_axis, altair
 from steercache.steer.effects import MassAtAlpha, WordMass, summarise
 
 _WIDTH, _HEIGHT = 420, 260  # points
-_UNITS = {"raw": "alpha (multiples of the vector)", "resid_norm": "alpha (multiples of the median row's norm)"}
 
 
 def effect_chart(effect: WordMass, *, title: str | None = None) -> Any:
@@ -20,7 +19,7 @@ def effect_chart(effect: WordMass, *, title: str | None = None) -> Any:
     plan = effect.plan
     points = summarise(effect)
     data = alt.Data(values=[_row(point) for point in points])
-    x = alt.X("alpha:Q", title=_UNITS[plan.alpha_unit], axis=alt.Axis(values=[p.alpha for p in points], grid=False))
+    x = alpha_axis([p.alpha for p in points], plan.alpha_unit)
     y_title = "probability of the words"
     y = alt.Y("mass:Q", title=y_title, axis=alt.Axis(format=".3~p", tickCount=5), scale=alt.Scale(zero=True))
     base = alt.Chart(data)

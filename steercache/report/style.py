@@ -2,11 +2,12 @@
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from steercache.core.errors import MissingExtraError, UsageError
+from steercache.core.trials import AlphaUnit
 
 INK: Final = "#1f2933"
 ACCENT: Final = "#b3441e"
@@ -22,6 +23,11 @@ DIVERGING: Final = (
 )  # blue, white, red: tells apart without colour sense
 PNG_SCALE: Final = 2.0
 SUFFIXES: Final = (".png", ".svg")
+_ALPHA: Final[dict[AlphaUnit, str]] = {
+    "raw": "alpha (multiples of the vector)",
+    "resid_norm": "alpha (median norms of the rows it was fitted on)",
+    "target_norm": "alpha (median norms of the rows that are steered)",
+}
 
 
 def altair() -> Any:
@@ -76,6 +82,13 @@ def save_chart(chart: Any, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     chart.save(path, scale_factor=PNG_SCALE)
     return path
+
+
+def alpha_axis(alphas: Sequence[float], unit: AlphaUnit, **scale: Any) -> Any:
+    """The horizontal axis of every curve against strength: its unit in words, a tick at each strength, unrounded."""
+    alt = altair()
+    axis = alt.Axis(values=list(alphas), grid=False, labelOverlap="greedy", format=".6~g")
+    return alt.X("alpha:Q", title=_ALPHA[unit], axis=axis, scale=alt.Scale(**scale))
 
 
 def ticks_of(values: Iterable[float]) -> tuple[float, ...]:

@@ -1,5 +1,6 @@
 """The picture of an effect: real files, and every number in them is the summary's."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,3 +53,12 @@ def test_the_chart_holds_the_summary() -> None:
     for row, point in zip(values, summarise(effect()), strict=True):
         assert row["mass"] == pytest.approx(point.mass)
         assert row["random_high"] == pytest.approx(point.random_high)
+
+
+def test_a_tick_says_its_strength_unrounded() -> None:
+    axis = effect_chart(effect()).to_dict()["layer"][0]["encoding"]["x"]["axis"]
+    assert axis["values"] == [0.0, 1.0, 2.0]
+    halves = replace(effect(), alphas=(0.0, 0.5, 1.25))
+    text = vl_convert.vegalite_to_svg(effect_chart(halves).to_dict())
+    assert ">0.5<" in text
+    assert ">1.25<" in text
