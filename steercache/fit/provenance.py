@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -42,6 +43,7 @@ def rows_digest(sel: Selection) -> str:
     return h.hexdigest()
 
 
+@cache
 def _version(name: str) -> str | None:
     try:
         return version(name)

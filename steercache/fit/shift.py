@@ -1,6 +1,7 @@
 """Mean shift: the mean of the concept's rows minus the mean of the others, not normalised (arXiv 2505.14071)."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from steercache.core.vectors import SteeringVector
 from steercache.fit.blocks import plan_blocks, weighted_sums, width_of
 from steercache.fit.provenance import describe
 from steercache.fit.sides import FloatArray, Recipe, Sides, check_recipe, split_sides
+from steercache.fit.threads import layer_threads, one_blas_thread
 
 METHOD = "mean_shift"
 
@@ -41,15 +43,16 @@ def mean_shift(
 
 
 def shift_values(sel: Selection, sides: Sides, *, layers: tuple[int, ...]) -> FloatArray:
-    """Mean of one side minus mean of the other, shape (l, d)."""
+    """Mean of one side minus mean of the other, shape (l, d); layers side by side on as many threads as pay."""
     coef_2n = sides.coef_2n()
     total_2 = coef_2n.sum(axis=1, dtype=np.float64)
     width = width_of(sel)
     blocks = plan_blocks(sel.rows, coef_2n, width=width)
     values_ld = np.empty((len(layers), width), np.float32)
-    for i, layer in enumerate(layers):
-        means_2d = weighted_sums(sel, layer, blocks) / total_2[:, None]
-        values_ld[i] = means_2d[0] - means_2d[1]
+    with one_blas_thread(), ThreadPoolExecutor(layer_threads(len(layers)), "steercache-fit") as pool:
+        for i, sums_2d in enumerate(pool.map(lambda layer: weighted_sums(sel, layer, blocks), layers)):
+            means_2d = sums_2d / total_2[:, None]
+            values_ld[i] = means_2d[0] - means_2d[1]
     return values_ld
 
 

@@ -5,6 +5,7 @@ threads spin while they wait for each other (measured: 8 s became 140 s beside a
 whatever the machine's core count is set to.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,10 +14,17 @@ _LARGE = 50_000_000  # entries of a layer's matrix (rows x width), from which th
 
 @contextmanager
 def fitting_threads(n_rows: int, width: int) -> Iterator[None]:
-    """Hold BLAS and OpenMP to one thread while a small problem is fitted; where threadpoolctl is missing, leave it alone."""
+    """Hold BLAS and OpenMP to one thread while a small problem is fitted."""
     if n_rows * width >= _LARGE:
         yield
         return
+    with one_blas_thread():
+        yield
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Hold BLAS and OpenMP to one thread; where threadpoolctl is missing, leave them alone."""
     try:
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
     except ImportError:  # comes with scikit-learn; the paper's recipe works without either
@@ -24,3 +32,8 @@ def fitting_threads(n_rows: int, width: int) -> Iterator[None]:
         return
     with threadpool_limits(limits=1):  # BLAS, and OpenMP in scikit-learn
         yield
+
+
+def layer_threads(n_layers: int) -> int:
+    """Threads for work that goes layer by layer and is bound by reading: one a core, at most eight."""
+    return max(1, min(n_layers, os.cpu_count() or 1, 8))
