@@ -5,10 +5,12 @@ tokenizing, checksums, fsyncs and the index are in ours.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from steercache.models.spec import LoadedModel
 from steercache.trace.batches import PaddedBatch, pad_batch, plan_batches
 
 N_TEXTS = 1000
-TURNS = 5
+TURNS = int(os.environ.get("BENCH_TURNS", "5"))
 PEERS = Path(".venv-peers/bin/python")
 
 
@@ -66,7 +68,7 @@ def torch_save(loaded: LoadedModel, batches: list[PaddedBatch], folder: Path) ->
             torch.save(torch.stack(out.hidden_states), folder / f"{i}.pt")
 
 
-def run(folder: Path | None = None) -> list[Row]:
+def run(folder: Path | None = None) -> Iterator[Row]:
     """Every line of the build's table."""
     work = Path(tempfile.mkdtemp(prefix="bench-build-", dir=folder))
     try:
@@ -95,11 +97,9 @@ def run(folder: Path | None = None) -> list[Row]:
                 times[name] = time.perf_counter() - start
             bare.append((times["ours"], times["bare"]))
             saved.append((times["ours"], times["saved"]))
-        rows = [
-            row_of("build, all 30 layers, against bare forward passes", bare, target="<= 1.10", faster=False),
-            row_of("build against output_hidden_states + torch.save", saved, target=">= 1", faster=True),
-        ]
-        return [*rows, sae_lens(work, texts, prepared, loaded)]
+        yield row_of("build, all 30 layers, against bare forward passes", bare, target="<= 1.10", faster=False)
+        yield row_of("build against output_hidden_states + torch.save", saved, target=">= 1", faster=True)
+        yield sae_lens(work, texts, prepared, loaded)
     finally:
         shutil.rmtree(work)
 
@@ -131,4 +131,4 @@ def sae_lens(work: Path, texts: Path, prepared: PreparedTrace, loaded: LoadedMod
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(), indent=2))
+    print(json.dumps([*run()], indent=2))

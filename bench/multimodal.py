@@ -33,7 +33,7 @@ from steercache.trace.batches import PaddedBatch
 from steercache.trace.capture import model_inputs
 
 MODELS = ("demo",)  # of the tiny one a forward takes less than the index
-N_QUESTIONS = 256
+N_QUESTIONS = 512
 TURNS = 5
 TARGET = "<= 1.15"
 

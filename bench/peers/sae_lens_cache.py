@@ -2,8 +2,8 @@
 
     python sae_lens_cache.py MODEL_FOLDER TEXTS_FILE OUT_FOLDER
 
-It packs texts into contexts without padding; batches have as many tokens as ours, values the same dtype, shuffling is off.
-Loading the model is not timed.
+It packs texts into contexts without padding; batches have as many tokens as ours, values as many bytes (float16: its files
+cannot hold bfloat16), shuffling is off. Loading the model is not timed.
 """
 
 import json
@@ -35,7 +35,7 @@ config = CacheActivationsRunnerConfig(
     context_size=CONTEXT,
     new_cached_activations_path=out,
     shuffle=False,
-    dtype="bfloat16",
+    dtype="float16",
     device="cpu",
     prepend_bos=False,
     streaming=False,

@@ -5,6 +5,8 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from steercache.build.threads import settle_helper
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -18,6 +20,7 @@ def prefetched(make: Callable[[T], R], items: Iterable[T], *, ahead: int = AHEAD
     """
     waiting: deque[Future[R]] = deque()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="steercache-reader") as pool:
+        settle_helper(lambda call: pool.submit(call).result())
         try:
             for item in items:
                 waiting.append(pool.submit(make, item))

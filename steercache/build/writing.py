@@ -5,6 +5,8 @@ from queue import Queue
 from threading import Event, Thread
 from types import TracebackType
 
+from steercache.build.threads import settle_helper
+
 Job = Callable[[], None]
 WAITING_JOBS = 2  # batches held in memory beside the one being computed
 
@@ -19,6 +21,7 @@ class WritingThread:
 
     def __enter__(self) -> "WritingThread":
         self._thread.start()
+        settle_helper(self._run_there)
         return self
 
     def __exit__(
@@ -41,6 +44,10 @@ class WritingThread:
         self._jobs.put(done.set)
         while self._error is None and not done.wait(0.05):
             pass
+
+    def _run_there(self, call: Job) -> None:
+        self.put(call)
+        self.drain()
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:

@@ -1,11 +1,12 @@
 """Keep the index equal to the files: takes in what it has not, drops what is gone.
 
-A build tells the index of each shard as it goes. Whatever was missed (a process killed between a commit and the index, an
-index that somebody held, files copied in by hand) shows in the times of a few files and folders, which are compared before
-every read.
+A build tells the index of its shards every few seconds. Whatever was missed (a process killed between a commit and the
+index, an index that somebody held, files copied in by hand) shows in the times of a few files and folders, which are compared
+before every read.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -82,20 +83,21 @@ def files_seen(paths: RootPaths) -> dict[str, int]:
     return found
 
 
-def add_shard(paths: RootPaths, document: RunDocument, record: ShardRecord) -> str | None:
-    """Put one shard that was just committed into the index; returns who holds it when it is not free."""
+def add_shards(paths: RootPaths, document: RunDocument, records: Sequence[ShardRecord]) -> str | None:
+    """Put shards that were just committed into the index; returns who holds it when it is not free."""
     run = paths.run(document.run_id)
     labels = [paths.annotation(d.dataset, d.inputs_digest) for d in document.datasets]
     try:
         with Index(paths.index, wait_s=CATCH_UP_WAIT_S).write() as connection:
-            put_shard(
-                connection,
-                document.run_id,
-                record,
-                tokens=run.tokens(record.shard_idx),
-                samples=run.samples(record.shard_idx),
-                annotations=[a for a in labels if a.exists()],
-            )
+            for record in records:
+                put_shard(
+                    connection,
+                    document.run_id,
+                    record,
+                    tokens=run.tokens(record.shard_idx),
+                    samples=run.samples(record.shard_idx),
+                    annotations=[a for a in labels if a.exists()],
+                )
     except BusyError as error:
         return error.message
     return None

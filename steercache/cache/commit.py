@@ -4,6 +4,7 @@ Order of a commit: data files, their folders, Parquet files, their folders, then
 idempotent transaction and may lag behind: a person's own `duckdb` shell never stops a build.
 """
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from steercache.cache.catch_up import add_shard
+from steercache.cache.catch_up import add_shards
 from steercache.cache.compact import recode_into
 from steercache.cache.documents import (
     PlannedShard,
@@ -37,6 +38,7 @@ from steercache.store.generation import create_generation, read_generation, set_
 from steercache.store.reader import open_generation
 from steercache.store.shard import ShardWriter
 
+TELL_EVERY_S = 5.0  # a transaction in the index takes as long as writing a few MB
 FORCED_OVER = (
     "forced_over"  # in `numerics`: what the run's first shards were made under, where --force mixed two settings
 )
@@ -60,6 +62,8 @@ class RunWriter:
         self.cache = cache
         self.document = document
         self.paths = cache.run_paths(document.run_id)
+        self._untold: list[ShardRecord] = []
+        self._told_at = time.monotonic()
 
     def pending(self) -> list[PlannedShard]:
         """Shards without a record, in order."""
@@ -76,8 +80,16 @@ class RunWriter:
         return commit_files(self.paths, planned, writer, tables)
 
     def tell_index(self, shard_idx: int) -> str | None:
-        """Put one committed shard into the index if it is free; returns who holds it otherwise, and `finish` makes it up."""
-        return add_shard(self.cache.paths, self.document, self._in_force(shard_idx))
+        """Put a committed shard into the index, at most every few seconds, with those that wait, and if it is free; returns
+        who holds it otherwise. What was not told `finish` makes up, or whoever reads before."""
+        self._untold.append(self._in_force(shard_idx))
+        now = time.monotonic()
+        if now - self._told_at < TELL_EVERY_S:
+            return None
+        held_by = add_shards(self.cache.paths, self.document, self._untold)
+        if held_by is None:
+            self._untold, self._told_at = [], now
+        return held_by
 
     def _in_force(self, shard_idx: int) -> ShardRecord:
         """The record of a shard that was just traced; of a run that was compacted, after recoding the shard as the others."""

@@ -68,8 +68,9 @@ def test_two_processes_build_two_runs_into_one_root_side_by_side(trace: SmallTra
 
 
 def test_a_shell_that_holds_the_index_does_not_stop_a_build_and_the_index_catches_up(
-    trace: SmallTrace, tmp_path: Path
+    trace: SmallTrace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("steercache.cache.commit.TELL_EVERY_S", 0.0)
     root = tmp_path / "root"
     write_small_trace(tmp_path / "first", n=10, name="first").build(root)
     hold = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"

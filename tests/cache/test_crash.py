@@ -22,6 +22,12 @@ A_FEW = pytest.param(5, id="a-few")
 KILLS = [A_FEW, pytest.param(100, id="many", marks=pytest.mark.slow)]
 
 
+@pytest.fixture(autouse=True)
+def index_told_of_every_shard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that builds of a second are killed in the index too."""
+    monkeypatch.setattr("steercache.cache.commit.TELL_EVERY_S", 0.0)
+
+
 @pytest.fixture(scope="module")
 def trace(tmp_path_factory: pytest.TempPathFactory) -> SmallTrace:
     torch.set_num_threads(1)  # a forked child cannot use its parent's thread pool
