@@ -60,6 +60,8 @@ def read_vector(path: Path) -> StoredVector:
         with safe_open(path, framework="numpy") as file:
             head = json.loads((file.metadata() or {})[HEADER])
             values = file.get_tensor("values")
+        if not isinstance(head["provenance"], dict) or not all(isinstance(d, dict) for d in head["diagnostics"]):
+            raise TypeError("provenance and diagnostics are mappings")
         vector = SteeringVector(
             name=head["name"],
             method=head["method"],
@@ -84,10 +86,15 @@ def read_vector(path: Path) -> StoredVector:
 
 
 def vector_rows(stored: StoredVector) -> list[dict[str, Any]]:
-    """A vector as rows of the index's `vectors`, one per layer."""
+    """A vector as rows of the index's `vectors`, one per layer.
+
+    Provenance is free JSON, of other programs too: what is of another type than its column is NULL there.
+    """
     vector, made = stored.vector, stored.vector.provenance
-    by_layer: dict[int, Mapping[str, Any]] = {d["layer"]: d for d in vector.diagnostics if "layer" in d}
-    query = made.get("query") or {}
+    by_layer: dict[int, Mapping[str, Any]] = {
+        d["layer"]: d for d in vector.diagnostics if isinstance(d.get("layer"), int)
+    }
+    query = _typed(made.get("query"), Mapping) or {}
     return [
         {
             "vector_id": vector.vector_id,
@@ -97,17 +104,26 @@ def vector_rows(stored: StoredVector) -> list[dict[str, Any]]:
             "site": vector.site,
             "layer": layer,
             "norm": float(norm),
-            "resid_norm": by_layer.get(layer, {}).get("resid_norm"),
-            "auc": by_layer.get(layer, {}).get("auc"),
-            "run_id": made.get("run_id"),
-            "generation": made.get("generation"),
-            "query_name": query.get("name"),
-            "query_text": query.get("text"),
+            "resid_norm": _typed(by_layer.get(layer, {}).get("resid_norm"), float),
+            "auc": _typed(by_layer.get(layer, {}).get("auc"), float),
+            "run_id": _typed(made.get("run_id"), str),
+            "generation": _typed(made.get("generation"), str),
+            "query_name": _typed(query.get("name"), str),
+            "query_text": _typed(query.get("text"), str),
             "params": made.get("params") or {},
-            "control_kind": made.get("control_kind"),
-            "control_seed": made.get("control_seed"),
+            "control_kind": _typed(made.get("control_kind"), str),
+            "control_seed": _typed(made.get("control_seed"), int),
             "created_at": stored.created_at,
             "hidden_size": vector.hidden_size,
         }
         for layer, norm in zip(vector.layers, vector.norms, strict=True)
     ]
+
+
+def _typed(value: Any, kind: type) -> Any:
+    """The value if a column of `kind` can hold it, else None; a whole number is a float too."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return value if kind in (int, float) and -(2**63) <= value < 2**63 else None
+    return value if isinstance(value, kind) else None

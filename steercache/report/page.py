@@ -133,7 +133,9 @@ def _cells(row: ReportRow) -> list[str]:
     gains = sorted(control.gain for control in row.controls)
     unit = "" if cell.alpha_unit == "raw" else " norms"
     return [
-        row.name + (f" ({row.method.replace('_', ' ')})" if row.method else ""),
+        row.name
+        + (f" ({row.method.replace('_', ' ')})" if row.method else "")
+        + (f", a vector of {row.lineage} lineage" if row.lineage in ("foreign", "unknown") else ""),
         "in words" if cell.layer is None else f"layer {cell.layer}, alpha {cell.alpha:g}{unit}, {cell.target}",
         f"{c.after:.3f}",
         f"{c.gain.estimate:+.3f} (+{c.mcnemar.helped} −{c.mcnemar.hurt})",

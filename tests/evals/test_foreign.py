@@ -9,6 +9,7 @@ import pytest
 from steercache.cli.main import run
 from steercache.core.vectors import SteeringVector
 from steercache.evals.evaluation.run import evaluate
+from steercache.evals.grid.report import read_sweep
 from steercache.queries.session import Session
 from tests.evals.conftest import World
 from tests.evals.small_run import options, vector
@@ -49,3 +50,5 @@ def test_the_lineage_of_every_vector_stays_with_the_sweep(own_session: Session, 
     said = {arm["name"]: arm["lineage"] for arm in arms if arm["role"] == "vector"}
     assert said == {"counting": "backbone", "stranger": "unknown"}
     assert [row.lineage for row in found.rows] == ["backbone", "unknown"]
+    (split,) = read_sweep(own_session, found.sweep_id).splits
+    assert {row.name: row.lineage for row in split.rows} == {"counting": "backbone", "stranger": "unknown"}

@@ -1,5 +1,7 @@
 """`steercache.open`: sql, query, select; bindings, the run that is chosen, and what a selection refuses."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +227,19 @@ def test_vectors_are_saved_found_and_used_in_sql(session: Session) -> None:
     assert session.sql(sql, id=vector.vector_id).fetchall() == [([3.0, 4.0, 0.0, 0.0], 1.0)]
     with pytest.raises(QueryError, match="no layer 9"):
         session.sql("SELECT vector($id, 9)", id=vector.vector_id)
+
+
+@pytest.mark.parametrize("odd", ["seven", [1], 2**70, True, {"a": None}])
+def test_provenance_of_odd_types_breaks_no_query(root: Path, tmp_path: Path, odd: Any) -> None:
+    shutil.copytree(root, tmp_path / "root")
+    session = open_session(tmp_path / "root")
+    known = session.vector("north-east")
+    wrong = {"control_seed": odd, "control_kind": [odd], "run_id": 3, "generation": 0.5, "query": odd, "params": {}}
+    diagnostics = tuple({"layer": layer, "auc": odd, "resid_norm": 2} for layer in known.layers)
+    session.save(replace(known, name="odd", provenance=wrong, diagnostics=diagnostics))
+    sql = "SELECT control_seed, control_kind, query_name, auc, resid_norm FROM vectors WHERE name = 'odd'"
+    assert set(session.sql(sql).fetchall()) == {(None, None, None, None, 2.0)}
+    assert session.sql("SELECT count(*) FROM runs").fetchall() == [(3,)]
 
 
 @pytest.mark.parametrize("run", ["'nosuch'", "'" + "0" * 64 + "'", "'../../etc'"])

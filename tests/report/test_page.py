@@ -122,3 +122,11 @@ def test_a_browser_draws_the_page_without_the_network(tmp_path: Path) -> None:
     accent = np.abs(drawn.astype(int) - (0xB3, 0x44, 0x1E)).max(axis=1) < 8
     assert accent.sum() > 200  # points and intervals of the gains
     assert (drawn == 255).all(axis=1).mean() < 0.97
+
+
+@pytest.mark.parametrize(
+    ("lineage", "said"), [("unknown", True), ("foreign", True), ("backbone", False), (None, False)]
+)
+def test_a_vector_of_other_or_unknown_lineage_is_named_so_in_the_table(lineage: str | None, said: bool) -> None:
+    text = text_of(sweep_page(report(replace(row("counting", 12), lineage=lineage))))
+    assert (f"a vector of {lineage} lineage" in text) == said

@@ -65,7 +65,8 @@ class ControlGain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportRow:
-    """One arm on one split, at the setting chosen on the search split; `p_holm` is adjusted for the rows of the split."""
+    """One arm on one split, at the setting chosen on the search split; `p_holm` is adjusted for the rows of the split.
+    `lineage` is None where the sweep did not record it."""
 
     name: str
     role: str
@@ -76,6 +77,7 @@ class ReportRow:
     p_holm: float
     controls: tuple[ControlGain, ...] = ()
     rank_p: float | None = None
+    lineage: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,6 +272,7 @@ def _split_report(stored: StoredSweep, split: str) -> SplitReport:
     arms = _arms(stored)
     chosen = {key: _chosen(stored, cells) for key, cells in arms.items()}
     of = {arm["vector"]: arm["control_of"] for arm in stored.manifest.get("arms", ()) if arm.get("control_of")}
+    lineage = {arm["vector"]: arm.get("lineage") for arm in stored.manifest.get("arms", ()) if arm.get("vector")}
     rows = []
     for key, cell in chosen.items():
         if cell.control_kind is not None or key in of or cell.cell_id not in answers:
@@ -290,6 +293,7 @@ def _split_report(stored: StoredSweep, split: str) -> SplitReport:
                 p_holm=1.0,
                 controls=controls,
                 rank_p=rank_p(comparison.gain.estimate, [c.gain for c in controls]) if controls else None,
+                lineage=lineage.get(key),
             )
         )
     p_holm = adjusted([row.comparison for row in rows]) if rows else ()
