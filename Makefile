@@ -27,8 +27,8 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(PYTEST)
 
-test-all: check peers
-	$(PYTEST) -m 'slow or not slow'
+test-all: check test peers
+	$(PYTEST) -m slow
 
 check: format types imports
 

@@ -59,7 +59,7 @@ def run_files(paths: RootPaths, document: RunDocument) -> RunFiles:
 
 def all_vectors(paths: RootPaths) -> list[StoredVector]:
     """Every vector of the root, oldest first."""
-    files = paths.vectors.glob("*.safetensors") if paths.vectors.is_dir() else ()
+    files = sorted(paths.vectors.glob("*.safetensors")) if paths.vectors.is_dir() else ()
     return sorted((read_vector(path) for path in files), key=lambda s: (s.created_at, s.vector.vector_id))
 
 

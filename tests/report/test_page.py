@@ -1,6 +1,7 @@
 """A page about a made-up sweep: odd names do no harm, claims are only what the numbers allow, a browser draws it."""
 
 import re
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -112,10 +113,15 @@ def test_the_same_report_is_the_same_page_and_its_pictures_share_no_id() -> None
     assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
 
 
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no browser here: apt-get install chromium")
 def test_a_browser_draws_the_page_without_the_network(tmp_path: Path) -> None:
     path = save_page(report(row("counting", 9, controls=(0.01, 0.02)), row("entity", 2)), tmp_path / "deep" / "r.html")
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    assert BROWSER is not None
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path}", "--window-size=1100,1400"]
     subprocess.run([*command, f"--screenshot={tmp_path / 'page.png'}", path.as_uri()], check=True, capture_output=True)
     drawn = np.asarray(PIL.Image.open(tmp_path / "page.png").convert("RGB")).reshape(-1, 3)
