@@ -10,7 +10,6 @@ import json
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 
 from bench.loops import encode, mask_of
-from bench.turns import Row, row_of
+from bench.turns import Row, row_of, seconds
 from steercache.cache.handle import open_cache
 from steercache.core.errors import NotFoundError
 from steercache.core.vectors import SteeringVector
@@ -159,13 +158,6 @@ def timed(ours: Callable[[], None], theirs: Callable[[], None], *, swap: bool) -
     for which in (1, 0) if swap else (0, 1):
         took[which] = seconds((ours, theirs)[which])
     return took[0], took[1]
-
-
-def seconds(call: Callable[[], Any]) -> float:
-    """How long a call takes."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def fresh_session(work: Path) -> Session:

@@ -9,8 +9,7 @@ import json
 import shutil
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 import yaml
 
 from bench.build import batches_of
-from bench.turns import Row, row_of
+from bench.turns import Row, row_of, seconds
 from steercache.build.engine import build_run
 from steercache.build.job import PreparedTrace, prepare_trace
 from steercache.build.plan import plan_run
@@ -104,13 +103,6 @@ def measure(name: str, work: Path, *, n: int, turns: int) -> Row:
     title = f"multimodal build of {name}, all {loaded.spec.n_layers} layers and rows, against bare forward passes"
     row = row_of(title, times, target=TARGET, faster=False)
     return row | {"n_samples": n, "n_rows": plan.document.n_rows, "n_bytes": plan.n_bytes}
-
-
-def seconds(call: Callable[[], None]) -> float:
-    """How long a call takes."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def run(

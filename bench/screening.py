@@ -8,7 +8,6 @@ import shutil
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from bench.exhaustive import Whole, whole_grid
-from bench.turns import Row
+from bench.turns import Row, seconds
 from steercache.core.errors import NotFoundError
 from steercache.core.layout import ShardRecord, SiteLayout, StoreLayout
 from steercache.evals.grid.shortcuts import FinishedGrid
@@ -130,7 +129,7 @@ def time_screening(reader: GenerationReader, size: tuple[int, int, int, int], tu
     ]
     rows = []
     for name, call in calls:
-        value = statistics.median(_seconds(call) for _ in range(turns))
+        value = statistics.median(seconds(call) for _ in range(turns))
         rows.append({"name": f"{what}: {name}", "value_s": value, "target": "< 2", "met": value < 2, "n": turns})
     return rows
 
@@ -138,12 +137,6 @@ def time_screening(reader: GenerationReader, size: tuple[int, int, int, int], tu
 def _by_sample(screen: Screen, vectors: np.ndarray[Any, Any]) -> list[Any]:
     """Of every sample's shift the largest of each vector: something has to be read of each layer before the next."""
     return [shifts.max(axis=0) for _, shifts in each_layer_shifts(screen, vectors)]
-
-
-def _seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def run(

@@ -20,12 +20,13 @@ def take_turns(
     for turn in range(n):
         pair = [0.0, 0.0]
         for which in ((0, 1), (1, 0))[turn % 2]:
-            pair[which] = min(_seconds((ours, peer)[which]) for _ in range(best_of))
+            pair[which] = min(seconds((ours, peer)[which]) for _ in range(best_of))
         times.append((pair[0], pair[1]))
     return row_of(name, times, target=target, faster=target.startswith(">="))
 
 
-def _seconds(work: Callable[[], Any]) -> float:
+def seconds(work: Callable[[], Any]) -> float:
+    """How long a call takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""One thread of linear algebra for small fits.
+"""How many threads a fit computes on: one for linear algebra of small problems, one a core for reading layers.
 
 A probe's products are small: spread over threads they gain little on idle cores and lose tenfold on busy ones, where BLAS
 threads spin while they wait for each other (measured: 8 s became 140 s beside another job). And one thread rounds alike
