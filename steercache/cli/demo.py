@@ -130,7 +130,7 @@ def picture_side(guide: Guide) -> None:
             guide("report", "html", result.sweep_id[:SHORT_ID], "--out", str(page))
             guide.pictures.append(page)
     with step("10. the colour experiment: “red” on the image tokens, up to the breakdown"):
-        amount = ("--n", "16", "--alpha", "0.5,1,2,8,64,512", "--layer", "12")
+        amount = ("--n", "16", "--alpha", "0.5,1,2,8,64,1024", "--layer", "12")
         guide.draw("colours.png", "report", "colours", "demo", "--vector", "red", *amount, *quick)
 
 

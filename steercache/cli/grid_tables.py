@@ -33,7 +33,10 @@ def print_grid(found: GridResult, grid: SweepGrid, *, n_shown: int) -> None:
 
 
 def _print_maps(task: TaskResult, grid: SweepGrid) -> None:
-    """Per vector and target: layers down, strengths across, gains in points; `*` chosen, brackets: dropped by a race."""
+    """Per vector and target: layers down, strengths across, gains in points; `*` chosen, brackets: dropped by a race.
+
+    Layers and strengths of which no cell was run, as in a screened sweep, are left out.
+    """
     chosen = {choice.cell.cell_id for choice in task.choices}
     options = grid.options
     for arm in grid.arms:
@@ -43,14 +46,13 @@ def _print_maps(task: TaskResult, grid: SweepGrid) -> None:
             }
             if not own:
                 continue
-            rows = [
-                [str(layer), *(_mark(own.get((layer, alpha)), chosen) for alpha in options.alphas)]
-                for layer in options.layers
-            ]
+            layers = [layer for layer in options.layers if any(at == layer for at, _ in own)]
+            alphas = [alpha for alpha in options.alphas if any(at == alpha for _, at in own)]
+            rows = [[str(layer), *(_mark(own.get((layer, alpha)), chosen) for alpha in alphas)] for layer in layers]
             unit = "" if options.alpha_unit == "raw" else " median norms"
             title = f"{arm.name}, {target} tokens: gain in points by layer and alpha{unit}"
             click.echo(title)  # longer than the table is wide
-            print_table(["layer", *(f"{alpha:g}" for alpha in options.alphas)], rows)
+            print_table(["layer", *(f"{alpha:g}" for alpha in alphas)], rows)
             click.echo()
 
 
