@@ -26,6 +26,7 @@ _AXES: dict[tuple[str, int], tuple[int | None, int]] = {
     ("position_embeddings", 4): (1, 2),  # Qwen2.5-VL: one angle for each of time, height and width
     ("cache_position", 1): (None, 0),
 }
+_FOR_THE_HEAD = "logits_to_keep"  # LLaVA-OneVision hands it on to its blocks, which do not look at it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,13 +86,13 @@ class BranchCache:
 
 
 def record_call(block: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[BlockCall, torch.Tensor]:
-    """A block's call without its hidden states and cache, and those hidden states (its input)."""
+    """A block's call without hidden states, cache and what is meant for the head; and those hidden states (its input)."""
     signature = inspect.signature(
         type(block).forward
     )  # nnsight and accelerate put a `forward` of their own on the instance
     bound = dict(signature.bind(block, *args, **kwargs).arguments)
     del bound[next(iter(bound))]
-    bound |= bound.pop("kwargs", {})
+    bound |= {name: value for name, value in bound.pop("kwargs", {}).items() if name != _FOR_THE_HEAD}
     hidden_name = next(iter(bound))
     hidden = bound.pop(hidden_name)
     caches = [name for name, value in bound.items() if isinstance(value, Cache)]

@@ -60,6 +60,14 @@ IMAGE: dict[str, dict[str, Any]] = {
         "vision_feature_layer": -1,
         "image_seq_length": 4,
     },
+    "llava_onevision": {  # a view is one patch: the whole picture small, two views side by side, and the end of their line
+        "text_config": DECODER | {"model_type": "qwen2"},
+        "vision_config": _VISION
+        | {"model_type": "siglip_vision_model", "image_size": 8, "patch_size": 8, "vision_use_head": False},
+        "image_token_index": IMAGE_ID,
+        "video_token_index": IMAGE_ID + 1,
+        "image_grid_pinpoints": [[8, 16]],
+    },
     "qwen2_5_vl": {
         "text_config": DECODER
         | {"model_type": "qwen2_5_vl_text", "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}},
@@ -159,6 +167,10 @@ def padded_batch(
         extra["token_type_ids"] = is_image
     if family == "idefics3":
         pixels["pixel_values"] = torch.randn(len(lengths), 1, 3, 16, 16, generator=generator)
+    if family == "llava_onevision":
+        pixels["pixel_values"] = torch.randn(len(lengths), 3, 3, 8, 8, generator=generator)
+        pixels["image_sizes"] = torch.tensor([[8, 16]] * len(lengths))
+        pixels["batch_num_images"] = torch.ones(len(lengths), dtype=torch.long)
     if family == "qwen2_5_vl":
         extra["mm_token_type_ids"] = is_image
         pixels["pixel_values"] = torch.randn(len(lengths) * 16, 3 * 4 * 4, generator=generator)

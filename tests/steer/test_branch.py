@@ -12,6 +12,7 @@ import torch
 import steercache
 from steercache.core.errors import BudgetError, UsageError
 from steercache.core.vectors import SteeringVector
+from steercache.models import families
 from steercache.models.spec import LoadedModel
 from steercache.steer.branch import BranchOptions, branch, branch_from
 from steercache.steer.cells import ROUNDING, BranchCell
@@ -177,7 +178,13 @@ def test_a_vector_of_zeros_is_the_unsteered_model_bit_for_bit() -> None:
 
 @pytest.mark.parametrize(
     ("family", "target", "n_run"),
-    [("idefics3", "text", 7), ("idefics3", "image", 11), ("gemma3", "text", 7), ("paligemma", "text", 12)],
+    [
+        ("idefics3", "text", 7),
+        ("idefics3", "image", 11),
+        ("llava_onevision", "text", 7),
+        ("gemma3", "text", 7),
+        ("paligemma", "text", 12),
+    ],
 )
 def test_only_what_steering_can_change_is_computed(family: str, target: str, n_run: int) -> None:
     """BOS, four image tokens and text: 12 columns in all. A prefix that attends both ways is computed whole."""
@@ -251,3 +258,7 @@ def test_hooks_are_gone_afterwards_even_when_the_forward_fails() -> None:
     with pytest.raises(IndexError):
         run_prefill(loaded, replace(batch, input_ids=batch.input_ids + 1000), layers=[0])
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in loaded.model.modules())
+
+
+def test_every_multimodal_family_of_the_table_is_branched_here() -> None:
+    assert {row.name for row in families.FAMILIES if row.modality == "image"} == set(IMAGE)
