@@ -70,8 +70,8 @@ _TEXT = {
     "sliding_window": 24,
     "query_pre_attn_scalar": 8,
 }
-_LLAMA = {k: v for k, v in _TEXT.items() if k not in ("sliding_window", "query_pre_attn_scalar")}
-_VISION = {
+LLAMA = {k: v for k, v in _TEXT.items() if k not in ("sliding_window", "query_pre_attn_scalar")}
+VISION = {
     "hidden_size": 24,
     "intermediate_size": 32,
     "num_hidden_layers": 2,
@@ -80,7 +80,7 @@ _VISION = {
     "patch_size": PATCH,
 }
 _SIZE = {"height": SIDE, "width": SIDE}
-_MEAN = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+MEAN = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 PINPOINTS = [[32, 32], [32, 64], [64, 32], [64, 64], [32, 96], [96, 32]]
 
 
@@ -91,11 +91,11 @@ def stills(processor: Any) -> Any:
 
 
 def paligemma2(tokenizer: Any) -> tuple[Any, Any]:
-    images = tf.SiglipImageProcessorPil(size=_SIZE, **_MEAN)
+    images = tf.SiglipImageProcessorPil(size=_SIZE, **MEAN)
     images.image_seq_length = 16
     processor = tf.PaliGemmaProcessor(images, tokenizer, chat_template=chat_template("paligemma"))
     config = tf.PaliGemmaConfig(
-        vision_config=_VISION | {"model_type": "siglip_vision_model", "projection_dim": WIDTH},
+        vision_config=VISION | {"model_type": "siglip_vision_model", "projection_dim": WIDTH},
         text_config=_TEXT | {"model_type": "gemma2"},
         projection_dim=WIDTH,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
@@ -105,12 +105,12 @@ def paligemma2(tokenizer: Any) -> tuple[Any, Any]:
 
 def idefics3(tokenizer: Any) -> tuple[Any, Any]:
     images = tf.Idefics3ImageProcessorPil(
-        size={"longest_edge": 3 * SIDE}, max_image_size={"longest_edge": SIDE}, do_image_splitting=True, **_MEAN
+        size={"longest_edge": 3 * SIDE}, max_image_size={"longest_edge": SIDE}, do_image_splitting=True, **MEAN
     )
     processor = tf.Idefics3Processor(images, tokenizer, image_seq_len=4, chat_template=chat_template("idefics3"))
     config = tf.Idefics3Config(
-        vision_config=_VISION,
-        text_config=_LLAMA | {"model_type": "llama"},
+        vision_config=VISION,
+        text_config=LLAMA | {"model_type": "llama"},
         scale_factor=2,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         pad_token_id=0,
@@ -119,10 +119,10 @@ def idefics3(tokenizer: Any) -> tuple[Any, Any]:
 
 
 def gemma3(tokenizer: Any) -> tuple[Any, Any]:
-    images = tf.Gemma3ImageProcessorPil(size=_SIZE, **_MEAN)
+    images = tf.Gemma3ImageProcessorPil(size=_SIZE, **MEAN)
     processor = tf.Gemma3Processor(images, tokenizer, image_seq_length=4, chat_template=chat_template("gemma3"))
     config = tf.Gemma3Config(
-        vision_config=_VISION | {"model_type": "siglip_vision_model", "vision_use_head": False},
+        vision_config=VISION | {"model_type": "siglip_vision_model", "vision_use_head": False},
         text_config=_TEXT | {"model_type": "gemma3_text"},
         mm_tokens_per_image=4,
         boi_token_index=tokenizer.convert_tokens_to_ids("<start_of_image>"),
@@ -133,7 +133,7 @@ def gemma3(tokenizer: Any) -> tuple[Any, Any]:
 
 
 def llava(tokenizer: Any) -> tuple[Any, Any]:
-    images = tf.CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=_SIZE, **_MEAN)
+    images = tf.CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=_SIZE, **MEAN)
     processor = tf.LlavaProcessor(
         images,
         tokenizer,
@@ -143,8 +143,8 @@ def llava(tokenizer: Any) -> tuple[Any, Any]:
         chat_template=chat_template("llava"),
     )
     config = tf.LlavaConfig(
-        vision_config=_VISION | {"model_type": "clip_vision_model", "projection_dim": 24},
-        text_config=_LLAMA | {"model_type": "llama"},
+        vision_config=VISION | {"model_type": "clip_vision_model", "projection_dim": 24},
+        text_config=LLAMA | {"model_type": "llama"},
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         vision_feature_layer=-2,
     )
@@ -152,7 +152,7 @@ def llava(tokenizer: Any) -> tuple[Any, Any]:
 
 
 def llava_onevision(tokenizer: Any) -> tuple[Any, Any]:
-    images = tf.LlavaOnevisionImageProcessorPil(size=_SIZE, image_grid_pinpoints=PINPOINTS, **_MEAN)
+    images = tf.LlavaOnevisionImageProcessorPil(size=_SIZE, image_grid_pinpoints=PINPOINTS, **MEAN)
     processor = stills(tf.LlavaOnevisionProcessor)(
         images,
         tokenizer,
@@ -163,8 +163,8 @@ def llava_onevision(tokenizer: Any) -> tuple[Any, Any]:
         chat_template=chat_template("llava_onevision"),
     )
     config = tf.LlavaOnevisionConfig(
-        vision_config=_VISION | {"model_type": "siglip_vision_model", "vision_use_head": False},
-        text_config=_LLAMA | {"model_type": "qwen2"},
+        vision_config=VISION | {"model_type": "siglip_vision_model", "vision_use_head": False},
+        text_config=LLAMA | {"model_type": "qwen2"},
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
         image_grid_pinpoints=PINPOINTS,
@@ -176,7 +176,7 @@ def llava_onevision(tokenizer: Any) -> tuple[Any, Any]:
 
 def qwen2_5_vl(tokenizer: Any) -> tuple[Any, Any]:
     images = tf.Qwen2VLImageProcessorPil(
-        patch_size=PATCH, merge_size=2, temporal_patch_size=2, min_pixels=16 * 16, max_pixels=96 * 96, **_MEAN
+        patch_size=PATCH, merge_size=2, temporal_patch_size=2, min_pixels=16 * 16, max_pixels=96 * 96, **MEAN
     )
     processor = stills(tf.Qwen2_5_VLProcessor)(images, tokenizer, None, chat_template=chat_template("qwen2_5_vl"))
     config = tf.Qwen2_5_VLConfig(
@@ -192,7 +192,7 @@ def qwen2_5_vl(tokenizer: Any) -> tuple[Any, Any]:
             "fullatt_block_indexes": [1],
             "out_hidden_size": WIDTH,
         },
-        text_config=_LLAMA
+        text_config=LLAMA
         | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}},
         image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
         video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
@@ -216,7 +216,11 @@ def write_tiny_images(family: str, folder: Path, *, seed: int = 0) -> Path:
     """Save a random multimodal model and its processor as `save_pretrained` does."""
     tokenizer = train_tokenizer(family)
     tokenizer.chat_template = None
-    processor, config = MAKERS[family](tokenizer)
+    return save_random(*MAKERS[family](tokenizer), folder, seed=seed)
+
+
+def save_random(processor: Any, config: Any, folder: Path, *, seed: int = 0) -> Path:
+    """Save a processor and a random model of a configuration."""
     torch.manual_seed(seed)
     model = tf.AutoModelForImageTextToText.from_config(config)
     for parameter in model.parameters():
