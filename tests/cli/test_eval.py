@@ -1,11 +1,22 @@
 """`steercache eval` and `steercache zoo` at the terminal."""
 
 import json
+import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from steercache.data.benchmarks import open_benchmark
+from steercache.queries.session import open_session
 from tests.cli.small import Terminal
+from tests.evals.small_run import vector
+
+SPLITS = ("search", "test")
+SHIFT = re.compile(r"(\w+) (\d+)->(\d+) \(right (\d+)\)")
 
 
 def test_an_evaluation_prints_a_table_or_json_and_keeps_every_answer(work: Path, terminal: Terminal) -> None:
@@ -31,6 +42,62 @@ def test_how_answers_are_computed_is_said_and_can_be_forced(work: Path, terminal
     assert (found["mode"], found["reason"]) == ("read", "all 4 answers are in the cache")
     assert terminal(*words, "--n", "5", "--mode", "replay") == 2
     assert "--mode auto" in terminal.err
+
+
+def read_plainly(raw: str, offered: Sequence[str]) -> str:
+    """A letter, in brackets or not, or a word, if it was offered."""
+    said = raw.strip().strip("()")
+    return said if said in offered else ""
+
+
+@pytest.mark.parametrize(("task", "form"), [("Count", "letter"), ("Relation", "word")])
+def test_how_often_each_answer_was_given_before_and_after_is_what_the_stored_answers_say(
+    task: str, form: Any, work: Path, terminal: Terminal
+) -> None:
+    session = open_session(work / "cache")
+    values = 3 * np.random.default_rng(0).normal(size=(6, 96)).astype(np.float32)
+    session.save(vector(values, name="pushed"))
+    words = ("eval", "tiny", "scenes", "--task", task, "--form", form, "--n", "16", "--controls", "0", "--no-damage")
+    words += ("--vector", "pushed", "--layer", "3", "--alpha", "8", "--target", "both", "--allow-foreign")
+    assert terminal(*words) == 0, terminal.err
+    printed: dict[tuple[str, str], str] = {}
+    for split, table in zip(("search", "test"), terminal.out.split(" split: ")[1:], strict=True):
+        lines = re.findall(r"^  (prompting|pushed): (.*changed)$", table, re.MULTILINE)
+        printed |= {(split, name): line for name, line in lines}
+    assert terminal(*words, "--json") == 0
+    found = json.loads(terminal.out)
+
+    asked = json.loads((work / "cache" / "sweeps" / found["sweep_id"] / "questions.json").read_text())["questions"]
+    by_place = {e.place: e.labels for e in open_benchmark("scenes", task=task, form=form).examples}
+    labels = {one["sample_id"]: by_place[one["place"]] for one in asked}
+    right = {split: Counter(labels[q["sample_id"]].answer for q in asked if q["split"] == split) for split in SPLITS}
+    said = {(split, cell): Counter[str]() for split in SPLITS for cell in ("plain", "prompting", "pushed")}
+    stored = session.sql(
+        "select split, sample_id, vector_id, prompt_id, raw from answers join cells using (sweep_id, cell_id)"
+        " where sweep_id = $sweep",
+        sweep=found["sweep_id"],
+    )
+    for split, sample_id, vector_id, prompt, raw in stored.fetchall():
+        cell = "pushed" if vector_id else "plain" if prompt == "plain" else "prompting"
+        choices = labels[sample_id].choices
+        said[split, cell][read_plainly(raw, [*"ABCDE"][: len(choices)] if form == "letter" else choices)] += 1
+
+    assert printed.keys() == {(row["split"], row["name"]) for row in found["rows"]}
+    for row in found["rows"]:
+        place = row["split"], row["name"]
+        columns = {"before": said[row["split"], "plain"], "after": said[place], "right": right[row["split"]]}
+        names = sorted({name for counts in columns.values() for name in counts}, key=lambda name: (not name, name))
+        letters = row["comparison"]["letters"]
+        assert letters["letters"] == names
+        for column, counts in columns.items():
+            assert counts.total() == 16
+            assert letters[column] == [counts[name] for name in names], (place, column)
+        lines = [(name or "unread", *(str(counts[name]) for counts in columns.values())) for name in names]
+        assert SHIFT.findall(printed[place]) == lines
+        changed = (columns["after"] - columns["before"]).total() / 16
+        assert letters["distance"] == changed
+        assert printed[place].endswith(f"; at least {changed:.0%} changed")
+    assert all(said[split, "pushed"] != said[split, "plain"] for split in SPLITS)
 
 
 @pytest.mark.parametrize(
