@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from steercache.data import scenes
 from steercache.data.benchmarks import open_benchmark
 from steercache.queries.session import open_session
 from tests.cli.small import Terminal
+from tests.data.benchmarks.layouts import CV_BENCH, write_table
 from tests.evals.small_run import vector
 
 SPLITS = ("search", "test")
@@ -98,6 +100,49 @@ def test_how_often_each_answer_was_given_before_and_after_is_what_the_stored_ans
         assert letters["distance"] == changed
         assert printed[place].endswith(f"; at least {changed:.0%} changed")
     assert all(said[split, "pushed"] != said[split, "plain"] for split in SPLITS)
+
+
+@pytest.mark.parametrize("broken", [(3, 7), (0, 3, 5, 6, 7, 11, 14)], ids=["two", "more-than-are-named"])
+def test_questions_whose_picture_is_broken_are_counted_and_named(
+    broken: Sequence[int], work: Path, terminal: Terminal
+) -> None:
+    rows = [scenes.to_row(scenes.make_example(5, 2 * i, tasks=["Count"])) for i in range(16)]
+    for i in broken:
+        whole = rows[i]["image"]["bytes"]
+        data = whole[: len(whole) // 2] if i == 3 else b"not a picture"  # a torn one has the head of a picture
+        rows[i]["image"] = {"bytes": data, "path": f"picture{i}.png"}
+    table = [{name: row.get(name) for name in CV_BENCH.names} for row in rows]
+    write_table(work / "set" / "test_2d.parquet", table, CV_BENCH)
+    words = ("eval", "tiny", "scenes", "--folder", "set", "--form", "number", "--controls", "0", "--no-damage")
+    assert terminal(*words) == 9
+    places = {f"test_2d.parquet:{i + 1}" for i in broken}
+    lines = re.findall(r"^failed \((search|test)\): (test_2d\.parquet:\d+): (.*)$", terminal.err, re.MULTILINE)
+    assert len(lines) == min(len(broken), 5)
+    assert {place for _, place, _ in lines} <= places
+    assert f"error: {len(broken)} of 16 samples failed; the first: {lines[0][1]}: {lines[0][2]}" in terminal.err
+    hint = re.search(r'^  steercache query "(.*)"$', terminal.err, re.MULTILINE)
+    assert hint is not None
+    assert terminal("query", hint[1], "--json") == 0
+    assert {row["error"].partition(": ")[0] for row in json.loads(terminal.out)} == places
+    assert terminal(*words, "--json") == 9
+    found = json.loads(terminal.out)
+    failures = [(f["split"], f["place"], f["error"]) for f in found["failures"]]
+    assert {place for _, place, _ in failures} == places
+    assert [(split, place, f"{place}: {error}") for split, place, error in lines] == failures[:5]
+    errors = {place: error for _, place, error in failures}
+    assert "(picture3.png) cannot be read" in errors["test_2d.parquet:4"]
+    assert "not a picture: it begins with b'not a pi'" in errors["test_2d.parquet:8"]
+    n_failed = Counter(split for split, _, _ in failures)
+    assert sum(found["n_samples"].values()) == 16
+    for row in found["rows"]:
+        n = row["comparison"]["n"], row["comparison"]["n_failed"]
+        assert n == (found["n_samples"][row["split"]] - n_failed[row["split"]], n_failed[row["split"]])
+    stored = open_session(work / "cache").sql(
+        "select split, count(*), count(distinct sample_id) from answers where status = 'failed' group by split"
+    )
+    assert {split: (n // 2, samples) for split, n, samples in stored.fetchall()} == {
+        split: (n, n) for split, n in n_failed.items()
+    }  # 2 cells: as it is, and asked in words
 
 
 @pytest.mark.parametrize(
