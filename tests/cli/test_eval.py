@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from steercache.data import scenes
 from steercache.data.benchmarks import open_benchmark
 from steercache.queries.session import open_session
 from tests.cli.small import Terminal
-from tests.data.benchmarks.layouts import CV_BENCH, write_table
+from tests.data.benchmarks.layouts import BLINK, CV_BENCH, blink_row, write_table
 from tests.evals.small_run import vector
 
 SPLITS = ("search", "test")
@@ -143,6 +144,18 @@ def test_questions_whose_picture_is_broken_are_counted_and_named(
     assert {split: (n // 2, samples) for split, n, samples in stored.fetchall()} == {
         split: (n, n) for split, n in n_failed.items()
     }  # 2 cells: as it is, and asked in words
+
+
+def test_columns_of_another_type_are_all_named_with_their_file(work: Path, terminal: Terminal) -> None:
+    schema = pa.schema([field for field in BLINK if field.name not in ("choices", "answer")])
+    schema = schema.append(pa.field("choices", pa.string())).append(pa.field("answer", pa.int64()))
+    rows = [blink_row(i, choices="['yes', 'no']", answer=i % 2) for i in range(2)]
+    write_table(work / "set" / "Spatial_Relation" / "val-00000-of-00001.parquet", rows, schema)
+    assert terminal("eval", "tiny", "blink", "--folder", "set") == 3
+    assert "val-00000-of-00001.parquet" in terminal.err
+    assert "choices: wanted list of texts, found string" in terminal.err
+    assert "answer: wanted text, found int64" in terminal.err
+    assert "try: " in terminal.err
 
 
 @pytest.mark.parametrize(

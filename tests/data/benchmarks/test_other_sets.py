@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sklearn.model_selection import train_test_split
 
@@ -182,6 +183,36 @@ def test_blink_without_its_columns_lists_all_that_are_missing(tmp_path: Path) ->
     with pytest.raises(ManifestError) as caught:
         open_benchmark("blink", tmp_path)
     assert {p.loc for p in caught.value.problems} == {"image_3", "explanation", "prompt"}
+
+
+@pytest.mark.parametrize(
+    ("column", "kind", "value", "wanted"),
+    [
+        ("choices", pa.string(), "['yes', 'no']", "list of texts"),
+        ("choices", pa.list_(pa.int64()), [1, 2], "list of texts"),
+        ("choices", pa.struct([("text", pa.string())]), {"text": "yes"}, "list of texts"),
+        ("answer", pa.int64(), 0, "text"),
+        ("answer", pa.list_(pa.string()), ["(A)"], "text"),
+        ("question", pa.binary(), b"Is it?", "text"),
+        ("image_1", pa.binary(), png(1), "picture {bytes, path}"),
+        ("image_2", pa.string(), "a.png", "picture {bytes, path}"),
+        ("image_1", pa.list_(BLINK.field("image_1").type), [stored(1)], "picture {bytes, path}"),
+    ],
+)
+def test_a_blink_column_of_another_type_is_named_with_its_file_and_what_was_wanted(
+    tmp_path: Path, column: str, kind: pa.DataType, value: Any, wanted: str
+) -> None:
+    schema = BLINK.set(BLINK.get_field_index(column), pa.field(column, kind))
+    name = "val-00001-of-00002.parquet"  # of two files the second one is wrong
+    write_table(tmp_path / "Spatial_Relation" / "val-00000-of-00002.parquet", [blink_row(0)], BLINK)
+    write_table(tmp_path / "Spatial_Relation" / name, [blink_row(1, **{column: value})], schema)
+    with pytest.raises(ManifestError) as caught:
+        open_benchmark("blink", tmp_path)
+    found = str(pq.read_schema(tmp_path / "Spatial_Relation" / name).field(column).type)
+    assert [(p.loc, p.kind, p.message) for p in caught.value.problems] == [
+        (column, "wrong_type", f"wanted {wanted}, found {found}")
+    ]
+    assert caught.value.place == name
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.int64()])
