@@ -20,6 +20,7 @@ from tests.cache.test_crash import duration_of, run_and_kill
 from tests.evals.conftest import World
 from tests.evals.small_sweep import stored_answers_of, write_sweep
 
+IN_NORMS = {"alpha_unit": "target_norm", "alphas": [0.5, 2]}
 KILLS = [pytest.param(3, id="a-few"), pytest.param(30, id="many", marks=pytest.mark.slow)]
 
 
@@ -53,33 +54,54 @@ def files_of_sweep(root: Path, sweep_id: str) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("options", [GridOptions(), GridOptions(race=Race(tolerance=0.2))], ids=["exact", "raced"])
+def norms_on_disk(root: Path) -> dict[str, bytes]:
+    """Norms of the steered rows, which cells in the unit "target_norm" are made of; they come before any answer."""
+    return {path.name: path.read_bytes() for path in (root / "row_norms").glob("*.json")}
+
+
+@pytest.mark.parametrize(
+    ("options", "changes"),
+    [
+        (GridOptions(), {}),
+        (GridOptions(race=Race(tolerance=0.2)), {}),
+        (GridOptions(), IN_NORMS),
+    ],
+    ids=["exact", "raced", "in-norms"],
+)
 @pytest.mark.parametrize("n_kills", KILLS)
 def test_a_grid_killed_at_random_moments_and_resumed_equals_an_undisturbed_one(
-    n_kills: int, options: GridOptions, roots: Any, world: World, tmp_path: Path
+    n_kills: int, options: GridOptions, changes: dict[str, Any], roots: Any, world: World, tmp_path: Path
 ) -> None:
-    sweep = write_sweep(tmp_path / "sweep", memory_mib=40, tokens_per_batch=600)
+    sweep = write_sweep(tmp_path / "sweep", memory_mib=40, tokens_per_batch=600, **changes)
     undisturbed, timed = roots("undisturbed"), roots("timed")
     whole = duration_of(lambda: run_at(timed, world, sweep, options))
     wanted = run_at(undisturbed, world, sweep, options).tasks[0]
     moments = random.Random(f"{n_kills} {options}")
-    n_killed = n_with_answers = round_no = 0
-    while n_killed < n_kills or not n_with_answers:
+    norms = norms_on_disk(undisturbed)
+    assert len(norms) == (1 if changes else 0)  # one task
+    first = (0.0, 0.2) if changes else (0.2, 0.9)  # before there are norms, too
+    n_killed = n_with_answers = n_without_norms = round_no = 0
+    while n_killed < n_kills or not (n_with_answers and n_without_norms):
         root = roots(f"root{round_no}")
         round_no += 1
         before: dict[tuple[str, str], dict[str, Any]] = {}
-        while run_and_kill(lambda root=root: run_at(root, world, sweep, options), moments.uniform(0.2, 0.9) * whole):
+        share = moments.uniform(*first)
+        while run_and_kill(lambda root=root: run_at(root, world, sweep, options), share * whole):
             n_killed += 1
+            assert norms_on_disk(root) in ({}, norms)
+            n_without_norms += not norms_on_disk(root)
             kept = answers_on_disk(root)
             assert {key: kept[key] for key in before} == before, "what was written is never lost or changed"
             n_with_answers += len(kept) > len(before)
-            whole *= 1.0 if len(kept) > len(before) else 1.2  # other work has slowed the machine down
-            before = kept
-            if n_killed >= n_kills and n_with_answers:
+            if share > 0.2 and len(kept) == len(before):
+                whole *= 1.2  # other work has slowed the machine down
+            before, share = kept, moments.uniform(0.2, 0.9)
+            if n_killed >= n_kills and n_with_answers and n_without_norms:
                 break
         found = run_at(root, world, sweep, options).tasks[0]
         assert found.n_reused >= sum(row["status"] == "ok" for row in before.values())
         assert found.n_reused + found.n_computed == wanted.n_computed
+        assert norms_on_disk(root) == norms
         assert found.rows == wanted.rows
         assert repr(found.choices) == repr(wanted.choices)
         assert files_of_sweep(root, found.sweep_id) == files_of_sweep(undisturbed, wanted.sweep_id)
