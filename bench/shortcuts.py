@@ -139,7 +139,7 @@ def run(
     n_resamples: int = N_RESAMPLES,
     split: int = SPLIT,
 ) -> Iterator[Row]:
-    """All lines; whole grids are those of `screening` where it ran in the same process, else run first (five minutes)."""
+    """All lines; whole grids are those of `screening` where it ran in the same process, else run first (twenty minutes)."""
     for kind in ("planted", "null"):
         yield from bench_simulated(kind, n=split, n_resamples=n_resamples)
     try:

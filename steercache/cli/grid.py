@@ -1,5 +1,6 @@
 """`steercache grid`: a sweep run exactly, or raced; the chosen cell held to the test split."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,11 @@ import click
 from steercache.cli.grid_tables import print_grid
 from steercache.cli.options import among, device_options, json_option, mode_options, root_option
 from steercache.cli.output import next_commands, print_json, progress_bar
-from steercache.core.errors import PartlyFailedError
+from steercache.core.errors import PartlyFailedError, UsageError
 from steercache.evals.evaluation.nulls import NULL_KINDS
 from steercache.evals.grid.run import GridOptions, GridResult, run_grid
 from steercache.evals.screening.job import screening_for_grid
+from steercache.evals.screening.pilot import ScreenFirst, screen_first_of
 from steercache.evals.settings.sweep import prepare_sweep, sweep_model
 from steercache.manifests.resolve import ResolvedSweep, resolve_sweep
 from steercache.manifests.sweep import Race
@@ -24,6 +26,17 @@ from steercache.queries.session import open_session
 @click.option("--tolerance", type=click.FloatRange(0, 1, max_open=True), help="Of a race: how far below the best.")
 @click.option(
     "--screen-first", metavar="K", type=click.IntRange(1), help="Run only the K best predicted cells of each vector."
+)
+@click.option(
+    "--pilot",
+    metavar="M",
+    type=click.IntRange(0),
+    help="Questions answered exactly so that predictions bend; by default 32, at most a quarter. 0: straight lines.",
+)
+@click.option(
+    "--by",
+    type=click.Choice(["margin", "accuracy"]),
+    help="Best predicted at what; by default the margin, and right answers before a race.",
 )
 @click.option(
     "--nulls",
@@ -112,6 +125,13 @@ def _race(resolved: ResolvedSweep, asked: dict[str, Any]) -> Race | None:
     return rules if asked["tolerance"] is None else rules.model_copy(update={"tolerance": asked["tolerance"]})
 
 
-def _screen_first(resolved: ResolvedSweep, asked: dict[str, Any]) -> int | None:
-    screen = resolved.sweep.screen
-    return asked["screen_first"] or (None if screen is None else screen.first)
+def _screen_first(resolved: ResolvedSweep, asked: dict[str, Any]) -> ScreenFirst | None:
+    """As the manifest says, but for what the command line says otherwise."""
+    said = {"k": asked["screen_first"], "pilot": asked["pilot"], "by": asked["by"]}
+    changes = {name: value for name, value in said.items() if value is not None}
+    written = screen_first_of(resolved.sweep)
+    if written is None and "k" not in changes:
+        if changes:
+            raise UsageError("--pilot and --by are about cells that are screened", hint="--screen-first 12")
+        return None
+    return ScreenFirst(**changes) if written is None else replace(written, **changes)

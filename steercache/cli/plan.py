@@ -17,6 +17,7 @@ from steercache.evals.grid.plan import SweepPlan, TaskPlan, plan_sweep
 from steercache.evals.grid.run import GridOptions
 from steercache.evals.runner.costs import costs_here, known_costs, seconds_said
 from steercache.evals.screening.job import weightless
+from steercache.evals.screening.pilot import screen_first_of
 from steercache.evals.settings.sweep import prepare_sweep, sweep_model
 from steercache.manifests.load import declared_kind, find_manifest
 from steercache.manifests.resolve import resolve_sweep
@@ -80,7 +81,7 @@ def _plan_sweep(manifest: str, root: Path, asked: dict[str, Any], *, quiet: bool
         loaded = found.load(root, device=asked["device"], dtype=asked["dtype"])
         costs = costs_here(session.cache, loaded, again=asked["recalibrate"])
     sweep = resolved.sweep
-    options = GridOptions(race=sweep.race, screen_first=None if sweep.screen is None else sweep.screen.first)
+    options = GridOptions(race=sweep.race, screen_first=screen_first_of(sweep))
     return plan_sweep(job, costs, options, wanted=asked["mode"])
 
 

@@ -72,6 +72,9 @@ _TARGETS = ("image", "text", "both", "all", "last")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of null directions and resamples.")
 @click.option("--compare", is_flag=True, help="What replaces the grid: from the answers of SWEEP, run exhaustively.")
 @click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.1, show_default=True, help="Cells run.")
+@click.option(
+    "--pilot", metavar="M", type=click.IntRange(0), help="With --compare: questions that bend the predictions."
+)
 @click.option("--resamples", type=click.IntRange(1), default=200, show_default=True, help="Of the search split.")
 @root_option
 @device_options
@@ -119,10 +122,16 @@ def _compare(session: Session, words: tuple[str, ...], asked: dict[str, Any]) ->
     """The answer to what replaces the grid search, for one sweep."""
     if len(words) != 1:
         raise UsageError("--compare reads the answers of a sweep", hint="steercache screen SWEEP --compare")
-    options = ShortcutOptions(share=asked["share"], n_resamples=asked["resamples"], seed=asked["seed"])
+    options = ShortcutOptions(
+        share=asked["share"],
+        pilot=asked["pilot"],
+        trust=asked["trust"],
+        n_resamples=asked["resamples"],
+        seed=asked["seed"],
+    )
     with progress_bar("reading questions", total=None, unit="", quiet=asked["as_json"]) as bar:
         _, wanted, job = _job_of_sweep(session, words[0], asked, bar.show)
-        found = compare_sweep(job, wanted, options, trust=asked["trust"], progress=bar.show)
+        found = compare_sweep(job, wanted, options, progress=bar.show)
     if asked["as_json"]:
         print_json({"model": wanted.bundle.spec.name, "compared": compared_json(found)})
         return

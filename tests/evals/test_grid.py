@@ -22,6 +22,7 @@ from steercache.evals.evaluation.run import evaluate
 from steercache.evals.grid import race as grid_race
 from steercache.evals.grid.run import GridOptions, run_grid
 from steercache.evals.runner import store as run_store
+from steercache.evals.screening.pilot import ScreenFirst
 from steercache.evals.settings.arms import Setting
 from steercache.evals.settings.model import find_model
 from steercache.evals.settings.sweep import SweepJob, TaskQuestions
@@ -348,7 +349,7 @@ def test_a_screening_decides_which_cells_are_run_and_where_a_race_begins(
         return wanted
 
     job = small_job(own_session, world.loaded, tmp_path, vectors=["counting", "entity"])
-    options = GridOptions(race=rules, screen_first=3)
+    options = GridOptions(race=rules, screen_first=ScreenFirst(k=3))
     (task,) = run_grid(job, options, screening=screening).tasks
     assert (task.n_cells, task.n_screened_out) == (6, 18)
     assert {r.cell.cell_id for r in task.rows} == {s.cell.cell_id for some in wanted.values() for s in some}
@@ -376,4 +377,4 @@ def test_cells_are_not_run_unscreened_where_a_screening_was_asked_for(
     own_session: Session, world: World, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="nothing to screen them with"):
-        small_grid(own_session, world.loaded, tmp_path, options=GridOptions(screen_first=3))
+        small_grid(own_session, world.loaded, tmp_path, options=GridOptions(screen_first=ScreenFirst(k=3)))

@@ -20,6 +20,7 @@ from steercache.evals.screening.job import (
     tasks_of_sweep,
 )
 from steercache.evals.screening.many import VectorGrid, rank_among_nulls, screen_grid
+from steercache.evals.screening.pilot import ScreenFirst
 from steercache.evals.screening.predict import (
     best_predicted,
     ensure_gradients,
@@ -257,7 +258,7 @@ def predict_direction(gradients: StoredGradients, layer: int) -> Array:
 
 def test_a_grid_runs_only_the_best_predicted_cells(own_session: Session, world: World, tmp_path: Any) -> None:
     job = small_job(own_session, world.loaded, tmp_path, splits=["search"])
-    found = run_grid(job, GridOptions(screen_first=3), screening=screening_for_grid()).tasks[0]
+    found = run_grid(job, GridOptions(screen_first=ScreenFirst(k=3)), screening=screening_for_grid()).tasks[0]
     asked, cells = job.tasks[0].asked["search"], job.grid.cells
     gradients = ensure_gradients(own_session, asked, wish_of("scenes", cells), wanted(world.loaded))
     expected = [s.cell.cell_id for s in best_predicted(gradients, cells, 3)]

@@ -38,6 +38,8 @@ def planted(*, seed: int = 0, lift: float = 0.8, good: bool = True) -> FinishedG
         base_predicted=base,
         alphas=np.tile([1.0, 2.0, 3.0, 4.0, 5.0], 8),
         layers=layers,
+        places=layers,
+        steps=np.tile([0.1, 0.2, 0.3, 0.4, 0.5], 8),
         fitted_steps=np.tile([0.1, 0.3, 0.45, 0.8, 1.0], 8),
         auc={layer: 0.5 + 0.01 * layer for layer in range(8)},
         cell_work=(9 - layers) / 10,
@@ -52,7 +54,7 @@ def by_way(ways: tuple[Shortcut, ...], measure: str) -> dict[str, Shortcut]:
 
 def test_good_predictions_keep_the_gain_at_the_cost_that_can_be_counted() -> None:
     grid = planted()
-    options = ShortcutOptions(share=0.1, n_resamples=30)
+    options = ShortcutOptions(share=0.1, pilot=0, n_resamples=30)
     ways = by_way(compare_ways(grid, options), "margin")
     exhaustive, first = ways["exhaustive"], ways["screen-first"]
     assert exhaustive.cell == first.cell == ways["screening"].cell == BEST
@@ -76,7 +78,7 @@ def test_good_predictions_keep_the_gain_at_the_cost_that_can_be_counted() -> Non
 def test_predictions_of_noise_reach_what_random_cells_do() -> None:
     shares = []
     for seed in range(8):
-        ways = by_way(compare_ways(planted(seed=seed, good=False), ShortcutOptions(n_resamples=6)), "margin")
+        ways = by_way(compare_ways(planted(seed=seed, good=False), ShortcutOptions(pilot=0, n_resamples=6)), "margin")
         shares.append([ways[name].share_kept or 0.0 for name in ("screen-first", "random cells", "exhaustive")])
     screened, blind, exhaustive = np.mean(shares, axis=0)
     assert exhaustive == 1
@@ -86,7 +88,7 @@ def test_predictions_of_noise_reach_what_random_cells_do() -> None:
 
 def test_a_race_keeps_its_promise_and_costs_less_where_a_cell_stands_out() -> None:
     grid = planted(lift=2.5)
-    ways = by_way(compare_ways(grid, ShortcutOptions(n_resamples=20, share=0.25)), "accuracy")
+    ways = by_way(compare_ways(grid, ShortcutOptions(pilot=0, n_resamples=20, share=0.25)), "accuracy")
     for name in ("racing", "screen-first + racing"):
         assert (ways[name].promise_kept or 0.0) >= 0.95
         assert ways[name].answers_share < ways["exhaustive"].answers_share
@@ -103,7 +105,7 @@ def test_equal_answers_and_equal_predictions_go_to_the_smallest_strength() -> No
         margin=np.tile(grid.base_margin, (N_CELLS, 1)),
         predicted=np.tile(grid.base_margin, (N_CELLS, 1)),
     )
-    for way in compare_ways(same, ShortcutOptions(n_resamples=3)):
+    for way in compare_ways(same, ShortcutOptions(pilot=0, n_resamples=3)):
         if way.way not in ("auc and norm", "best-auc layer", "random cells"):
             assert way.cell == 0, way.way
         assert way.gain == 0
@@ -111,7 +113,7 @@ def test_equal_answers_and_equal_predictions_go_to_the_smallest_strength() -> No
 
 
 def test_resamples_are_of_pictures_and_the_same_from_the_same_seed() -> None:
-    grid, options = planted(), ShortcutOptions(n_resamples=5, seed=3)
+    grid, options = planted(), ShortcutOptions(pilot=0, n_resamples=5, seed=3)
     assert compare_ways(grid, options) == compare_ways(grid, options)
     one = replace(grid, groups=["the only picture"] * N_SAMPLES)
     ways = by_way(compare_ways(one, options), "margin")

@@ -27,6 +27,7 @@ from steercache.evals.screening.job import (
     sweep_job,
     tasks_of_sweep,
 )
+from steercache.evals.screening.pilot import ScreenFirst
 from steercache.evals.screening.predict import ensure_gradients, predict_settings, wish_of
 from steercache.evals.settings.arms import Arm, Setting, settings_of
 from steercache.evals.tasks.task import pick_rows
@@ -212,7 +213,9 @@ def test_a_screening_predicts_the_same_additions_without_a_model_once_they_are_r
                 assert length == pytest.approx(alpha * (one.setting.cell.unit_norm or 0), rel=1e-5)
                 assert length == pytest.approx(np.linalg.norm(found.grid.grid.delta(0, layer, target, alpha=alpha)))
     live = small_job(own_session, world.loaded, tmp_path / "live", **IN_NORMS, layers=[1, 3])
-    picked = run_grid(live, GridOptions(screen_first=2, damage=False), screening=screening_for_grid()).tasks[0]
+    picked = run_grid(
+        live, GridOptions(screen_first=ScreenFirst(k=2), damage=False), screening=screening_for_grid()
+    ).tasks[0]
     best = sorted(by_place.values(), key=lambda p: -p.shift)[:2]
     assert {r.cell.cell_id for r in picked.rows} == {p.setting.cell.cell_id for p in best}
 

@@ -4,7 +4,7 @@ split, once, after an entry in the ledger. Every answer is kept as it comes, and
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from steercache.cache.lock import hold_lock
 from steercache.core.errors import UsageError
@@ -23,6 +23,7 @@ from steercache.evals.runner.damage import Damage, damage_of, neutral_inputs
 from steercache.evals.runner.mode import Chooser
 from steercache.evals.runner.row_norms import with_target_norms
 from steercache.evals.runner.store import Key, SweepWriter, stored_answers
+from steercache.evals.screening.pilot import ScreenFirst
 from steercache.evals.settings.arms import Arm, Setting, Wanted
 from steercache.evals.settings.controls import ControlKind
 from steercache.evals.settings.sweep import SweepJob, TaskQuestions, stored_manifest
@@ -33,13 +34,13 @@ from steercache.manifests.sweep import Race
 
 Choices = Mapping[str, Setting]
 # the so many best predicted settings of every vector (by its arm's name), best first
-Screening = Callable[[SweepJob, TaskQuestions, int], Mapping[str, Sequence[Setting]]]
+Screening = Callable[[SweepJob, TaskQuestions, ScreenFirst], Mapping[str, Sequence[Setting]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridOptions:
-    """How a sweep is run: with `race` its cells are raced, with `screen_first` only so many best predicted ones of each vector
-    are run, and the best predicted one is the race's first reference.
+    """How a sweep is run: with `race` its cells are raced, with `screen_first` only the best predicted ones of each vector are
+    run, and the best predicted one is the race's first reference.
 
     `nulls`: how many null directions of `null_kinds` get the same search, per vector. `damage`: measure what the chosen cells
     do to unrelated prompts. `mode` says how answers are computed; "auto" takes the quickest way that is exact by costs measured
@@ -47,7 +48,7 @@ class GridOptions:
     """
 
     race: Race | None = None
-    screen_first: int | None = None
+    screen_first: ScreenFirst | None = None
     nulls: int = 0
     null_kinds: tuple[ControlKind, ...] = NULL_KINDS
     damage: bool = True
@@ -59,8 +60,14 @@ class GridOptions:
         """What of this decides which cell sees which sample, for the sweep's identity."""
         return {
             "race": None if self.race is None else self.race.model_dump(mode="json"),
-            "screen_first": self.screen_first,
+            "screen_first": None if self.screen_first is None else asdict(self.screen_first),
         }
+
+    @property
+    def screening(self) -> ScreenFirst | None:
+        """What is asked of a screening: before a race the cells that may win it are those predicted to have most right."""
+        first = self.screen_first
+        return first if first is None or first.by or self.race is None else replace(first, by="accuracy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,13 +167,11 @@ def run_grid(
         count=options.nulls, kinds=options.null_kinds, how=options.how, race=options.race, progress=progress
     )
     if options.screen_first is not None:
-        search = replace(
-            search, screening=lambda job, task: _screened(job, task, options.screen_first, screening) or {}
-        )
+        search = replace(search, screening=lambda job, task: _screened(job, task, options.screening, screening) or {})
     results = []
     for task in job.tasks:
         in_norms = with_target_norms(job, task, load=lambda: job.loaded)
-        picked = _screened(in_norms, task, options.screen_first, screening)
+        picked = _screened(in_norms, task, options.screening, screening)
         results.append(_run_task(in_norms, task, options, picked, costs=costs, search=search))
     return GridResult(
         sweep=job.sweep.name,
@@ -177,7 +182,7 @@ def run_grid(
 
 
 def _screened(
-    job: SweepJob, task: TaskQuestions, first: int | None, screening: Screening | None
+    job: SweepJob, task: TaskQuestions, first: ScreenFirst | None, screening: Screening | None
 ) -> Mapping[str, Sequence[Setting]] | None:
     """The best predicted settings of every arm, best first; None where all are run."""
     if first is None:

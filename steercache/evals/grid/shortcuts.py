@@ -4,22 +4,28 @@ Everything is worked out from what the cache holds: the exhaustive grid's answer
 replacement; on it every way chooses as it would have. Its gain is measured there, beside that of the exhaustive winner, and
 on the pictures that were left out, which had no part in choosing.
 
+Predictions are bent by a pilot (screening.pilot), drawn anew from every resample and counted. Ways that look at right answers
+go by the predicted share of those, others by the predicted margin.
+
 Costs are counted per question in forward passes through all blocks. A cell branches, so that it costs the blocks above its
 layer; a gradient run costs one pass and, for every option but one, a backward pass through the blocks above its lowest layer
 (for inputs alone, hence about as much as a forward pass). The unsteered answers, which every way needs, are left out.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from steercache.core.errors import UsageError
+from steercache.evals.screening.pilot import fit_bends, pilot_cells, pilot_size
+from steercache.evals.screening.predict import TRUST
 from steercache.evals.statistics.choice import preference
 from steercache.evals.statistics.paired import group_index, paired_interval
 from steercache.evals.statistics.racing import race
+from steercache.steer.bend import bent, likely_right
 
 Measure = Literal["accuracy", "margin"]
 MEASURES: Final[tuple[Measure, ...]] = ("accuracy", "margin")
@@ -34,8 +40,9 @@ class FinishedGrid:
     """One vector's grid of c cells over n questions, answered exactly and predicted.
 
     `right`, `margin` (c, n) with the unsteered `base_right`, `base_margin` (n,); `predicted`, `base_predicted` are margins
-    from gradients. Per cell: `alphas`, `layers`, and `fitted_steps`, what is added in median norms of the rows that the vector
-    was fitted on (NaN where not known). `auc` is by layer, as the vector's diagnostics have it. `cell_work` (c,) and
+    from gradients, straight. Per cell: `alphas`, `layers`, `places` (those of one number bend alike), `steps`, what is added in
+    median norms of the steered rows, and `fitted_steps`, in those of the rows that the vector was fitted on (NaN where not
+    known). `auc` is by layer, as the vector's diagnostics have it. `cell_work` (c,) and
     `gradient_work` (n,) are forward passes of one question. Cells come in order of preference, strength aside.
     """
 
@@ -47,6 +54,8 @@ class FinishedGrid:
     base_predicted: Floats = field(repr=False)
     alphas: Floats
     layers: Ints
+    places: Ints
+    steps: Floats
     fitted_steps: Floats
     auc: Mapping[int, float]
     cell_work: Floats
@@ -71,9 +80,12 @@ class FinishedGrid:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShortcutOptions:
-    """`share` of the cells is run where only the best predicted are; `tolerance` and `error` are a race's promise."""
+    """`share` of the cells is run where only the best predicted are; `pilot` questions bend the predictions (None:
+    `screening.pilot_size`, 0: not at all); `tolerance` and `error` are a race's promise."""
 
     share: float = 0.1
+    pilot: int | None = None
+    trust: float = TRUST
     tolerance: float = 0.01
     error: float = 0.05
     n_resamples: int = 200
@@ -223,30 +235,31 @@ def _exhaustive(grid: FinishedGrid, questions: Ints, measure: Measure, options: 
 def _racing(grid: FinishedGrid, questions: Ints, measure: Measure, options: ShortcutOptions, seed: int) -> Found:
     """A race looks at right answers, whatever is measured."""
     order = preference(list(grid.alphas))
-    return _race(grid, order, questions, options, seed, first=None, work=0.0)
+    return _race(grid, order, questions, options, seed, first=None, work=0.0)[0]
 
 
 def _screening(grid: FinishedGrid, questions: Ints, measure: Measure, options: ShortcutOptions, seed: int) -> Found:
-    return Found(
-        cell=int(_by_prediction(grid, questions)[0]),
-        n_run=0,
-        answers=0.0,
-        work=float(grid.gradient_work[questions].sum()),
-    )
+    found = _predicted(grid, questions, measure, options, seed)
+    return Found(cell=int(found.order[0]), n_run=0, answers=found.answers, work=found.work)
 
 
 def _screen_first(grid: FinishedGrid, questions: Ints, measure: Measure, options: ShortcutOptions, seed: int) -> Found:
-    cells = np.sort(_by_prediction(grid, questions)[: _count(grid, options)])
-    return _best_run(grid, cells, questions, measure, work=float(grid.gradient_work[questions].sum()))
+    found = _predicted(grid, questions, measure, options, seed)
+    cells = np.sort(found.order[: _count(grid, options)])
+    run = _best_run(grid, cells, questions, measure, work=found.work)
+    return found.less_what_the_pilot_answered(run, cells, np.full(len(cells), len(questions)), grid)
 
 
 def _screen_and_race(
     grid: FinishedGrid, questions: Ints, measure: Measure, options: ShortcutOptions, seed: int
 ) -> Found:
-    first, *others = _by_prediction(grid, questions)[: _count(grid, options)].tolist()
+    """The race promises right answers, so that cells are screened by those, whatever is measured."""
+    found = _predicted(grid, questions, "accuracy", options, seed)
+    first, *others = found.order[: _count(grid, options)].tolist()
     cells = np.sort(np.array([first, *others], dtype=np.int64))
     cells = cells[preference(list(grid.alphas[cells]))]
-    return _race(grid, cells, questions, options, seed, first=first, work=float(grid.gradient_work[questions].sum()))
+    run, seen = _race(grid, cells, questions, options, seed, first=first, work=found.work)
+    return found.less_what_the_pilot_answered(run, cells, seen, grid)
 
 
 def _random(grid: FinishedGrid, questions: Ints, measure: Measure, options: ShortcutOptions, seed: int) -> Found:
@@ -275,12 +288,63 @@ def _auc_best(grid: FinishedGrid) -> int:
     return int(max(there, key=lambda layer: grid.auc[layer]))
 
 
-def _by_prediction(grid: FinishedGrid, questions: Ints) -> Ints:
-    """Cells by predicted mean margin on the questions, best first; of equals the smallest strength."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Predicted:
+    """Cells by prediction, best first; of equals the smallest strength. `answers` and `work` are the pilot's and the gradient
+    run's, `pilot` the pilot's cells and `n_pilot` its questions."""
+
+    order: Ints
+    answers: float
+    work: float
+    pilot: Ints
+    n_pilot: int
+
+    def less_what_the_pilot_answered(self, run: Found, cells: Ints, seen: Ints, grid: FinishedGrid) -> Found:
+        """What cells that are run cost beside the pilot, whose questions they need not answer again."""
+        again = np.where(np.isin(cells, self.pilot), np.minimum(seen, self.n_pilot), 0)
+        return replace(
+            run,
+            answers=run.answers + self.answers - float(again.sum()),
+            work=run.work - float((again * grid.cell_work[cells]).sum()),
+        )
+
+
+def _predicted(grid: FinishedGrid, questions: Ints, by: Measure, options: ShortcutOptions, seed: int) -> _Predicted:
+    """Cells ranked on the questions drawn, after a pilot on some of them."""
+    chosen = np.random.default_rng([seed, 11]).permutation(len(questions))[: pilot_size(len(questions), options.pilot)]
+    changes, spread, pilot = bent_changes(grid, questions, chosen, trust=options.trust)
+    shifts = changes.mean(axis=1)
+    score = shifts if by == "margin" else likely_right(grid.base_predicted[questions] + changes, spread)
     order = preference(list(grid.alphas))
-    shifts = grid.predicted[:, questions].mean(axis=1)
-    ranked: Ints = order[np.argsort(-shifts[order], kind="stable")]
-    return ranked
+    ranked: Ints = order[np.lexsort((-shifts[order], -score[order]))]
+    return _Predicted(
+        order=ranked,
+        answers=float(len(pilot) * len(chosen)),
+        work=float(grid.gradient_work[questions].sum() + grid.cell_work[pilot].sum() * len(chosen)),
+        pilot=pilot,
+        n_pilot=len(chosen),
+    )
+
+
+def bent_changes(grid: FinishedGrid, questions: Ints, chosen: Ints, *, trust: float) -> tuple[Floats, Floats, Ints]:
+    """Predicted changes of the margin (c, m) on `questions` (m,) after a pilot on those at `chosen`, the spread of a question's
+    margin about its prediction (c,), and the pilot's cells. Without a pilot lines stay straight and the spread is 0."""
+    changes = (grid.predicted - grid.base_predicted)[:, questions]
+    spread = np.zeros(grid.n_cells)
+    if not len(chosen):
+        return changes, spread, np.empty(0, dtype=np.int64)
+    places = [np.flatnonzero(grid.places == place) for place in sorted({*grid.places.tolist()})]
+    pilot = np.array(pilot_cells(grid.steps, [cells.tolist() for cells in places], trust=trust), dtype=np.int64)
+    moved = (grid.margin - grid.base_margin)[np.ix_(pilot, questions[chosen])]
+    row = {int(cell): at for at, cell in enumerate(pilot)}
+    rows = {i: [row[int(c)] for c in cells if int(c) in row] for i, cells in enumerate(places)}
+    bends = fit_bends(rows, grid.steps[pilot], changes[np.ix_(pilot, chosen)], moved)
+    for i, cells in enumerate(places):
+        if i in bends:
+            steps = np.minimum(np.nan_to_num(grid.steps[cells], nan=trust), trust)
+            changes[cells] = bent(bends[i], steps, changes[cells])
+            spread[cells] = bends[i].spread_at(steps)
+    return changes, spread, pilot
 
 
 def _count(grid: FinishedGrid, options: ShortcutOptions) -> int:
@@ -296,8 +360,8 @@ def _race(
     *,
     first: int | None,
     work: float,
-) -> Found:
-    """A race among cells, in order of preference, over the drawn questions."""
+) -> tuple[Found, Ints]:
+    """A race among cells, in order of preference, over the drawn questions; and how many each saw."""
 
     def evaluate(racing: Ints, samples: Ints) -> Any:
         return grid.right[np.ix_(cells[racing], questions[samples])].astype(np.int8)
@@ -306,12 +370,13 @@ def _race(
     found = race(
         len(cells), len(questions), evaluate, tolerance=options.tolerance, error=options.error, seed=seed, first=start
     )
-    return Found(
+    run = Found(
         cell=int(cells[found.best]),
         n_run=len(cells),
         answers=float(found.seen.sum()),
         work=work + float((found.seen * grid.cell_work[cells]).sum()),
     )
+    return run, found.seen
 
 
 WAYS: Final[Mapping[str, Way]] = {
@@ -324,6 +389,6 @@ WAYS: Final[Mapping[str, Way]] = {
     "auc and norm": _auc_and_norm,
     "random cells": _random,
 }
-_BLIND: Final = frozenset({"racing", "screening", "screen-first + racing", "auc and norm"})  # to what is measured
+_BLIND: Final = frozenset({"racing", "screen-first + racing", "auc and norm"})  # to what is measured
 _RACES: Final = frozenset({"racing", "screen-first + racing"})
 _CACHE_ONLY: Final = frozenset({"best-auc layer", "auc and norm"})

@@ -9,11 +9,19 @@ from steercache.cache.catch_up import catch_up
 from steercache.cache.sweep_files import write_searches
 from steercache.core.errors import UsageError
 from steercache.core.vectors import SteeringVector
-from steercache.evals.grid.shortcuts import FinishedGrid, Shortcut, ShortcutOptions, compare_ways
+from steercache.evals.grid.shortcuts import FinishedGrid, Ints, Shortcut, ShortcutOptions, compare_ways
 from steercache.evals.runner.row_norms import with_target_norms
 from steercache.evals.runner.store import Key, Said, stored_answers
 from steercache.evals.screening.gradient_store import StoredGradients
-from steercache.evals.screening.predict import TRUST, GradientsWanted, ensure_gradients, margins_of_settings, wish_of
+from steercache.evals.screening.predict import (
+    TRUST,
+    GradientsWanted,
+    by_place,
+    ensure_gradients,
+    margins_of_settings,
+    steps_of_settings,
+    wish_of,
+)
 from steercache.evals.settings.arms import Arm, Setting
 from steercache.evals.settings.sweep import SweepJob, TaskQuestions
 from steercache.evals.tasks.comparison import make_answer
@@ -52,7 +60,6 @@ def compare_sweep(
     wanted: GradientsWanted,
     options: ShortcutOptions,
     *,
-    trust: float = TRUST,
     progress: Progress | None = None,
 ) -> tuple[Compared, ...]:
     """Try every way on every vector of a sweep that was run exhaustively, and keep the result beside its answers.
@@ -60,9 +67,7 @@ def compare_sweep(
     Raises:
         UsageError: answers are missing, or have no margin; and as `screening.ensure_gradients`.
     """
-    return tuple(
-        one for task in job.tasks for one in _compare_task(job, task, wanted, options, trust=trust, progress=progress)
-    )
+    return tuple(one for task in job.tasks for one in _compare_task(job, task, wanted, options, progress=progress))
 
 
 def _compare_task(
@@ -71,7 +76,6 @@ def _compare_task(
     wanted: GradientsWanted,
     options: ShortcutOptions,
     *,
-    trust: float,
     progress: Progress | None,
 ) -> list[Compared]:
     job = with_target_norms(job, task, load=wanted.load)
@@ -85,7 +89,7 @@ def _compare_task(
     found = []
     for arm in job.grid.arms:
         settings = job.grid.settings[arm.name]
-        grid = finished_grid(gradients, arm, settings, ids[0], known, trust=trust)
+        grid = finished_grid(gradients, arm, settings, ids[0], known, trust=options.trust)
 
         def show(done: int, total: int, name: str = arm.name) -> None:
             if progress is not None:
@@ -105,7 +109,7 @@ def _compare_task(
                 ways=compare_ways(grid, options, progress=show),
             )
         )
-    _keep(session, sweep_id, found, options, trust=trust)
+    _keep(session, sweep_id, found, options)
     return found
 
 
@@ -145,12 +149,22 @@ def finished_grid(
         base_predicted=answer_margins(gradients.screen(target)).astype(np.float64),
         alphas=np.array([s.cell.alpha for s in settings], dtype=np.float64),
         layers=layers,
+        places=_numbered(settings),
+        steps=steps_of_settings(gradients, settings),
         fitted_steps=np.array([_fitted_step(vector, s) for s in settings]),
         auc={k: float(d["auc"]) for k, d in diagnostics.items() if d.get("auc") is not None},
         cell_work=np.maximum(above, 0.0),
         gradient_work=1 + (n_options - 1) * (model.n_layers - 1 - lowest) / model.n_layers,
         groups=[one.group_id for one in samples],
     )
+
+
+def _numbered(settings: Sequence[Setting]) -> Ints:
+    """The number of each cell's place: cells that bend alike."""
+    numbers = np.empty(len(settings), dtype=np.int64)
+    for number, some in enumerate(by_place(settings).values()):
+        numbers[some] = number
+    return numbers
 
 
 def _check_whole(task: TaskQuestions, ids: Sequence[str], known: Mapping[Key, Said], *, name: str) -> None:
@@ -178,12 +192,10 @@ def _sweep_with(session: Session, ids: Sequence[str]) -> str:
     return str(rows[0][0])
 
 
-def _keep(
-    session: Session, sweep_id: str, found: Sequence[Compared], options: ShortcutOptions, *, trust: float
-) -> None:
+def _keep(session: Session, sweep_id: str, found: Sequence[Compared], options: ShortcutOptions) -> None:
     rows = []
     for one in found:
-        params = {**asdict(options), "trust": trust, "gradient_run": one.gradient_run}
+        params = {**asdict(options), "gradient_run": one.gradient_run}
         for way in one.ways:
             columns = {k: v for k, v in asdict(way).items() if k != "cell"}
             rows.append(

@@ -13,6 +13,7 @@ from steercache.evals.runner.row_norms import row_norms_of
 from steercache.evals.screening.gradient_plan import GradientWish
 from steercache.evals.screening.gradient_store import StoredGradients
 from steercache.evals.screening.many import NullRank, ScreenedGrid, VectorGrid, rank_among_nulls, screen_grid
+from steercache.evals.screening.pilot import ScreenFirst, run_pilot
 from steercache.evals.screening.predict import (
     TRUST,
     By,
@@ -200,15 +201,21 @@ def ranks_of_best(
 
 
 def screening_for_grid(
-    *, by: By = "margin", progress: Progress | None = None
-) -> Callable[[SweepJob, TaskQuestions, int], Mapping[str, Sequence[Setting]]]:
-    """What `grid.run_grid` asks for the best predicted settings of every vector, best first."""
+    *, progress: Progress | None = None
+) -> Callable[[SweepJob, TaskQuestions, ScreenFirst], Mapping[str, Sequence[Setting]]]:
+    """What `grid.run_grid` asks for the best predicted settings of every vector, best first; a pilot is run where wanted."""
 
-    def screening(job: SweepJob, task: TaskQuestions, first: int) -> Mapping[str, Sequence[Setting]]:
+    def screening(job: SweepJob, task: TaskQuestions, first: ScreenFirst) -> Mapping[str, Sequence[Setting]]:
         wanted = GradientsWanted(bundle=job.loaded.bundle, load=lambda: job.loaded, device=str(job.loaded.model.device))
         wish = wish_of(task.benchmark.name, job.grid.cells)
         gradients = ensure_gradients(job.session, task.asked["search"], wish, wanted, progress=progress)
-        return {name: best_predicted(gradients, some, first, by=by) for name, some in job.grid.settings.items()}
+        pilot = run_pilot(job, task, gradients, n=first.pilot, progress=progress)
+        bends = None if pilot is None else pilot.bends
+        by: By = first.by or "margin"
+        return {
+            name: best_predicted(gradients, some, first.k, by=by, bends=bends)
+            for name, some in job.grid.settings.items()
+        }
 
     return screening
 

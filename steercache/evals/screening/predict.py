@@ -1,12 +1,13 @@
 """What every setting of a grid would do, predicted from stored gradients: the model runs once to record them, never again.
 
-A prediction is a straight line along a vector. Lines hold for weak strengths: what is added is measured in median norms of the
-rows it is added to, and beyond `TRUST` of them no more is promised than at that point (such cells are marked, and rank behind
-their weaker sisters). Only the search split is ever screened: a prediction from the test split's answers would be a look at it.
+A prediction is a straight line along a vector, or what a pilot (pilot.py) bends it to. Neither holds for ever: what is added is
+measured in median norms of the rows it is added to, and beyond `TRUST` of them no more is promised than at that point (such
+cells are marked, and rank behind their weaker sisters). Only the search split is ever screened: a prediction from the test
+split's answers would be a look at it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Final, Literal
 
@@ -24,6 +25,7 @@ from steercache.models.load import resolve_device
 from steercache.models.spec import LoadedModel, TokenizerBundle
 from steercache.queries.session import Session
 from steercache.steer.add import delta_of
+from steercache.steer.bend import Bend, bent, likely_right
 from steercache.steer.screen import Prediction, answer_margins, margins_after, predict
 from steercache.trace.numerics import numerics
 
@@ -31,12 +33,14 @@ TRUST: Final = 0.5  # median norms; the issue's own limit for what a prediction 
 By = Literal["margin", "accuracy"]
 Floats = npt.NDArray[np.float32]
 Load = Callable[[], LoadedModel]
+Place = tuple[str, str, int, bool]  # vector, target, layer, and whether it is subtracted: cells that bend alike
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predicted:
-    """One setting. `shift` is the change of the mean answer margin, `accuracy` the share of margins above 0 afterwards,
-    `helped` and `hurt` count samples whose margin grows or shrinks.
+    """One setting. `shift` is the change of the mean answer margin, `accuracy` the share of margins above 0 afterwards (after a
+    pilot the expected share, margins being known up to its spread), `helped` and `hurt` count samples whose margin grows or
+    shrinks.
 
     `step` is the length of what is added in median norms of the target's rows (None where that is not known); `beyond` says
     that it is more than can be trusted, so that the numbers are those at the limit.
@@ -97,9 +101,13 @@ def _is_whole(session: Session, plan: GradientPlan, run_id: str) -> bool:
 
 
 def predict_settings(
-    gradients: StoredGradients, settings: Sequence[Setting], *, trust: float = TRUST
+    gradients: StoredGradients,
+    settings: Sequence[Setting],
+    *,
+    trust: float = TRUST,
+    bends: Mapping[Place, Bend] | None = None,
 ) -> tuple[Predicted, ...]:
-    """A prediction for every setting with a vector, in the order given.
+    """A prediction for every setting with a vector, in the order given; straight where `bends` has nothing of its place.
 
     Raises:
         UsageError: a layer or target without gradients, a setting without a vector, or a vector of another width.
@@ -107,7 +115,48 @@ def predict_settings(
     made: dict[int, Predicted] = {}
     for (target, layer), some in groupby(sorted(settings, key=_place_of), key=_place_of):
         made |= _predict_at(gradients, target, layer, list(some), trust)
-    return tuple(made[id(s)] for s in settings)
+    predicted = [made[id(s)] for s in settings]
+    for place, at in by_place(settings).items():
+        if bends is not None and place in bends:
+            for i, one in zip(at, _bent(gradients, [predicted[i] for i in at], bends[place], trust), strict=True):
+                predicted[i] = one
+    return tuple(predicted)
+
+
+def _bent(gradients: StoredGradients, straight: Sequence[Predicted], bend: Bend, trust: float) -> list[Predicted]:
+    """Predictions at one place after a pilot."""
+    settings = [one.setting for one in straight]
+    base_n = answer_margins(gradients.screen(str(settings[0].cell.target))).astype(np.float64)
+    steps_c = np.minimum([trust if one.step is None else one.step for one in straight], trust)
+    changes_cn = bent(bend, steps_c, margins_of_settings(gradients, settings, trust=trust) - base_n)
+    accuracy_c = likely_right(base_n + changes_cn, bend.spread_at(steps_c))
+    return [
+        replace(
+            one,
+            shift=float(changes_n.mean()),
+            accuracy=float(accuracy),
+            helped=int((changes_n > 0).sum()),
+            hurt=int((changes_n < 0).sum()),
+        )
+        for one, changes_n, accuracy in zip(straight, changes_cn, accuracy_c, strict=True)
+    ]
+
+
+def by_place(settings: Sequence[Setting]) -> dict[Place, list[int]]:
+    """Where the settings of every place stand."""
+    places: dict[Place, list[int]] = {}
+    for i, setting in enumerate(settings):
+        cell = setting.cell
+        layer = -1 if cell.layer is None else cell.layer
+        places.setdefault((str(cell.vector_id), str(cell.target), layer, cell.alpha < 0), []).append(i)
+    return places
+
+
+def steps_of_settings(gradients: StoredGradients, settings: Sequence[Setting]) -> npt.NDArray[np.float64]:
+    """How much each adds, in median norms of its target's rows (c,); NaN where that is not known."""
+    lengths = [abs(s.cell.alpha) * float(np.linalg.norm(_unit_delta(s, gradients))) for s in settings]
+    norms = [gradients.row_norm(*_place_of(s)) for s in settings]
+    return np.array([length / norm if norm > 0 else np.nan for length, norm in zip(lengths, norms, strict=True)])
 
 
 def _place_of(setting: Setting) -> tuple[str, int]:
@@ -205,10 +254,17 @@ def ranked(predicted: Sequence[Predicted], *, by: By = "margin") -> tuple[Predic
 
 
 def best_predicted(
-    gradients: StoredGradients, settings: Sequence[Setting], k: int, *, by: By = "margin", trust: float = TRUST
+    gradients: StoredGradients,
+    settings: Sequence[Setting],
+    k: int,
+    *,
+    by: By = "margin",
+    trust: float = TRUST,
+    bends: Mapping[Place, Bend] | None = None,
 ) -> tuple[Setting, ...]:
     """The k settings predicted to be best, best first. Raises as `predict_settings`."""
-    return tuple(one.setting for one in ranked(predict_settings(gradients, settings, trust=trust), by=by)[:k])
+    predicted = predict_settings(gradients, settings, trust=trust, bends=bends)
+    return tuple(one.setting for one in ranked(predicted, by=by)[:k])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
