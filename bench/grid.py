@@ -1,10 +1,10 @@
 """The exact grid against the published loop, against a batched loop of full forwards, and against what FLOPs allow.
 
-The shipped model in the dtype in which the published loop is faster on this machine: 16 layers, seven strengths of one vector, questions about drawn
-scenes. Ours is what `steercache grid` runs, every answer stored and indexed, into an empty cache each time. The loops get ready
-encodings and take turns with ours over a part of the cells that goes through all layers (what a full forward costs does not
-hang on the layer); compared is the time per cell and question. The answers of that part are compared with the published loop's:
-they must be the same but for near-ties, which are counted.
+The shipped model in the dtype in which the published loop is faster on this machine: 16 layers, seven strengths of one vector,
+questions about drawn scenes. Ours is what `steercache grid` runs, every answer stored and indexed, in an empty cache each time.
+The loops get ready encodings and take turns with ours over a part of the cells that goes through all layers (what a full
+forward costs does not hang on the layer); compared is the time per cell and question. The answers of that part are compared
+with the published loop's: they must be the same but for near-ties, which are counted.
 """
 
 import json

@@ -179,7 +179,7 @@ def run(
     size: tuple[int, int, int, int] = SIZE,
     turns: int = TURNS,
 ) -> Iterator[Row]:
-    """All lines; the exact grids take about twenty minutes on two quiet cores, and `shortcuts` in the same process reads them."""
+    """All lines; the exact grids take twenty minutes on two quiet cores, and `shortcuts` in the same process reads them."""
     yield from bench_speed(size, turns)
     try:
         yield from bench_prediction([whole_grid(kind, model, n) for kind in kinds])

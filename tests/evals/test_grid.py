@@ -344,8 +344,8 @@ def test_a_screening_decides_which_cells_are_run_and_where_a_race_begins(
     monkeypatch.setattr(grid_race, "race", race)
     wanted: dict[str, Sequence[Setting]] = {}
 
-    def screening(job: SweepJob, task: TaskQuestions, k: int) -> dict[str, Sequence[Setting]]:
-        wanted.update({arm: some[::-1][: 2 * k : 2] for arm, some in job.grid.settings.items()})
+    def screening(job: SweepJob, task: TaskQuestions, first: ScreenFirst) -> dict[str, Sequence[Setting]]:
+        wanted.update({arm: some[::-1][: 2 * first.k : 2] for arm, some in job.grid.settings.items()})
         return wanted
 
     job = small_job(own_session, world.loaded, tmp_path, vectors=["counting", "entity"])
