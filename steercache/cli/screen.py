@@ -85,7 +85,7 @@ def screen(words: tuple[str, ...], root: Path, **asked: Any) -> None:
     SWEEP is a sweep manifest; or name MODEL and BENCHMARK with --vector, --layer and --alpha. What is needed once is a
     gradient run over the search split: it is recorded if the cache has none (safe to kill, resumes), and from then on no model
     is loaded. Predictions are straight lines, good for weak strengths: beyond --trust median norms of the steered rows no more
-    is promised than there. The test split is never looked at.
+    is promised than there, and `grid --screen-first` bends them by a pilot. The test split is never looked at.
 
     \b
     steercache screen tiny-scenes
