@@ -1,9 +1,9 @@
 """Grids that were run whole, with the gradients that predict them: what the benches of screening and of shortcuts look at.
 
-Questions of relations, image tokens. *fitted*: the mean shift of spatial words on SmolLM2's cached sentences. *planted*: at every
-layer the mean gradient of the answer margin over other questions, so that its gain in margin is real by design (on questions for a
-count it was not: 384 of them made a vector that harms at a fifth of a norm). Both are brought to the median norm of the steered
-rows, which strengths count in. An answer is one token.
+Questions of relations, image tokens. *fitted*: the mean shift of spatial words on SmolLM2's cached sentences. *planted*: at
+every layer the mean gradient of the answer margin over other questions, so that its gain in margin is real by design (on
+questions for a count it was not: 384 of them made a vector that harms at a fifth of a norm). Both are brought to the median
+norm of the steered rows, which strengths count in. An answer is one token.
 """
 
 import functools
