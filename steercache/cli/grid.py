@@ -31,7 +31,7 @@ from steercache.queries.session import open_session
     "--pilot",
     metavar="M",
     type=click.IntRange(0),
-    help="Questions answered exactly so that predictions bend; by default 32, at most a quarter. 0: straight lines.",
+    help="Questions answered exactly so that predictions bend; by default 40, at most a third. 0: straight lines.",
 )
 @click.option(
     "--by",

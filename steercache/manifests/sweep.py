@@ -76,7 +76,7 @@ class Screen(Document):
     """How many cells of every vector are run."""
     pilot: Annotated[int, Field(ge=0)] | None = None
     """Questions answered exactly at one or two strengths of every layer, so that predictions bend; 0 leaves them straight. By
-    default 32, at most a quarter of the questions."""
+    default 40, at most a third of the questions."""
     by: Literal["margin", "accuracy"] | None = None
     """Best predicted at what; by default the answer margin, and right answers before a race."""
 

@@ -4,10 +4,10 @@ A gradient says what a weak vector does. At half a median norm the damage that e
 was meant for, and it differs between layers: lines alone rank cells badly. So a few questions (a *pilot*) are answered exactly
 at one or two strengths, and each question's change of margin at step s, in median norms of the steered rows, becomes
 
-    slope(s) * line + offset(s),    slope(s) = 1 + u s^2 + w s^4,    offset(s) = a s^2 + b s^4,
+    slope(s) * line + offset(s),    slope(s) = 1 + u s^2 + w s^3,    offset(s) = a s^2 + b s^3,
 
-`line` being what its gradient says. At s = 0 that is the line itself; odd powers are left to the gradient. Slope and offset at
-the pilot's strengths come from a regression over its questions, so that the mean over all questions takes their lines into
+`line` being what its gradient says: the line itself at s = 0, and two more terms of its expansion. Slope and offset at the
+pilot's strengths come from a regression over its questions, so that the mean over all questions takes their lines into
 account (a regression estimator: Cochran, Sampling Techniques, 1977, chapter 7). The slope is kept within [0, 1]: far out a
 gradient says less of a question, never the contrary.
 """
@@ -22,12 +22,15 @@ import torch
 from steercache.core.errors import UsageError
 
 Floats = npt.NDArray[np.float64]
-POWERS: Final = (2, 4)
+POWERS: Final = (2, 3)
+NEAR: Final = (
+    0.6  # of the pilot's largest strength: where its other one is best; lower, and what lies between is missed
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bend:
-    """Coefficients of s^2 and s^4 of the slope (without its 1) and of the offset; `steps` (p,) are the pilot's strengths, and
+    """Coefficients of s^2 and s^3 of the slope (without its 1) and of the offset; `steps` (p,) are the pilot's strengths, and
     `spread` (p,) the standard deviation there of a question's change about its prediction."""
 
     slope: Floats
@@ -90,13 +93,13 @@ def likely_right(margins_cn: npt.ArrayLike, spread_c: npt.ArrayLike) -> Floats:
 
 def pilot_places(steps: npt.ArrayLike, *, trust: float) -> tuple[int, ...]:
     """Which of some strengths, in median norms, a pilot is run at: the largest within `trust` (or a tenth
-    beyond: norms differ between questions), and that nearest to 0.4 of it; none where all are 0 or further."""
+    beyond: norms differ between questions), and that nearest to `NEAR` of it; none where all are 0 or further."""
     s = np.asarray(steps, dtype=np.float64)
     there = np.flatnonzero((s > 0) & (s <= trust * 1.1))
     if not there.size:
         return ()
     far = int(there[np.argmax(s[there])])
-    near = int(there[np.argmin(np.abs(s[there] - 0.4 * s[far]))])
+    near = int(there[np.argmin(np.abs(s[there] - NEAR * s[far]))])
     return (far,) if s[near] == s[far] else (near, far)
 
 
@@ -106,7 +109,7 @@ def _powers(steps: npt.ArrayLike) -> Floats:
 
 
 def _through(s: Floats, values: Floats) -> Floats:
-    """Coefficients of s^2 and s^4 through one or two values; of more, the closest."""
+    """Coefficients of the powers through one or two values; of more, the closest."""
     if s.size == 1:
         return np.array([values[0] / s[0] ** POWERS[0], 0.0])
     return np.asarray(np.linalg.lstsq(_powers(s), values, rcond=None)[0])

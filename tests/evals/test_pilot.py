@@ -92,9 +92,15 @@ def test_a_grid_screens_after_its_pilot_and_races_go_by_right_answers(
     assert {row.cell.cell_id for row in found.tasks[0].rows} == {s.cell.cell_id for s in expected}
 
 
-def test_the_size_is_a_quarter_at_most_and_too_few_questions_make_none() -> None:
-    assert [pilot_size(n, None) for n in (500, 128, 100, 16, 15)] == [32, 32, 25, 4, 0]
-    assert [pilot_size(n, wanted) for n, wanted in ((500, 64), (20, 64), (500, 0), (500, 3))] == [64, 20, 0, 0]
+def test_the_size_is_a_third_at_most_and_too_few_questions_make_none() -> None:
+    assert [pilot_size(n, None) for n in (500, 128, 96, 24, 23)] == [40, 40, 32, 8, 0]
+    assert [pilot_size(n, wanted) for n, wanted in ((500, 64), (20, 64), (500, 0), (500, 3), (500, 1))] == [
+        64,
+        20,
+        0,
+        3,
+        0,
+    ]
 
 
 def test_options_of_a_screening_are_part_of_what_a_sweep_is_and_a_race_wants_right_answers() -> None:
@@ -142,7 +148,7 @@ def test_a_pilot_sees_the_damage_that_lines_do_not_and_its_cost_is_counted() -> 
     changes, spread, pilot = bent_changes(grid, every, every[:32], trust=0.5)
     assert np.corrcoef(changes.mean(axis=1), exact)[0, 1] > 0.95
     assert np.corrcoef((grid.predicted - grid.base_predicted).mean(axis=1), exact)[0, 1] < 0.5
-    assert pilot.tolist() == [5 * layer + k for layer in range(8) for k in (1, 4)]
+    assert pilot.tolist() == [5 * layer + k for layer in range(8) for k in (2, 4)]
     assert (spread > 0).all()
     straight = {(w.way, w.measure): w for w in compare_ways(grid, ShortcutOptions(pilot=0, n_resamples=40))}
     bent = {(w.way, w.measure): w for w in compare_ways(grid, ShortcutOptions(n_resamples=40))}
@@ -151,10 +157,10 @@ def test_a_pilot_sees_the_damage_that_lines_do_not_and_its_cost_is_counted() -> 
     assert kept[1] > 0.95
     n, work = grid.n_samples, grid.cell_work
     way = bent["screening", "margin"]
-    assert way.answers == 16 * 32
-    assert way.work == pytest.approx(1.9 * n + 32 * work[pilot].sum())
+    assert way.answers == 16 * 40
+    assert way.work == pytest.approx(1.9 * n + 40 * work[pilot].sum())
     first = bent["screen-first", "margin"]
-    assert 4 * n <= first.answers <= 4 * n + 16 * 32  # cells of the pilot that are run answer the rest only
+    assert 4 * n <= first.answers <= 4 * n + 16 * 40  # cells of the pilot that are run answer the rest only
     assert first.answers_share < 0.2
 
 

@@ -29,8 +29,8 @@ from steercache.manifests.sweep import SweepManifest
 from steercache.steer.bend import Bend, fit_bend, pilot_places
 from steercache.steer.screen import answer_margins
 
-PILOT: Final = 32  # questions, but at most a quarter of the split
-FEWEST: Final = 4  # fewer say nothing: lines stay straight
+PILOT: Final = 40  # questions, but at most a third of the split
+FEWEST: Final = 8  # fewer say too little, unless they are asked for: lines stay straight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +59,9 @@ def screen_first_of(sweep: SweepManifest) -> ScreenFirst | None:
 
 
 def pilot_size(n_samples: int, wanted: int | None) -> int:
-    """Questions of a pilot: as many as are wanted, by default `PILOT` or a quarter of them all; 0 for too few to say much."""
-    size = min(PILOT, n_samples // 4) if wanted is None else min(wanted, n_samples)
-    return size if size >= FEWEST else 0
+    """Questions of a pilot: as many as are wanted, by default `PILOT` or a third of them all; 0 for too few to say much."""
+    size, least = (min(PILOT, n_samples // 3), FEWEST) if wanted is None else (min(wanted, n_samples), 2)
+    return size if size >= least else 0
 
 
 def pilot_cells(steps: npt.ArrayLike, places: Sequence[Sequence[int]], *, trust: float = TRUST) -> list[int]:
