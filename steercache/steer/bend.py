@@ -23,9 +23,7 @@ from steercache.core.errors import UsageError
 
 Floats = npt.NDArray[np.float64]
 POWERS: Final = (2, 3)
-NEAR: Final = (
-    0.6  # of the pilot's largest strength: where its other one is best; lower, and what lies between is missed
-)
+NEAR: Final = 0.6  # of the pilot's largest strength is its other one: from lower ones, what lies between was missed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +90,8 @@ def likely_right(margins_cn: npt.ArrayLike, spread_c: npt.ArrayLike) -> Floats:
 
 
 def pilot_places(steps: npt.ArrayLike, *, trust: float) -> tuple[int, ...]:
-    """Which of some strengths, in median norms, a pilot is run at: the largest within `trust` (or a tenth
-    beyond: norms differ between questions), and that nearest to `NEAR` of it; none where all are 0 or further."""
+    """Which of some strengths, in median norms, a pilot is run at: the largest within `trust` (or a tenth beyond: norms differ
+    between questions), and that nearest to `NEAR` of it; none where all are 0 or further."""
     s = np.asarray(steps, dtype=np.float64)
     there = np.flatnonzero((s > 0) & (s <= trust * 1.1))
     if not there.size:

@@ -85,7 +85,7 @@ def test_a_grid_killed_at_random_moments_and_resumed_equals_an_undisturbed_one(
         root = roots(f"root{round_no}")
         round_no += 1
         before: dict[tuple[str, str], dict[str, Any]] = {}
-        share = moments.uniform(*first)
+        share, n_before = moments.uniform(*first), n_killed
         while run_and_kill(lambda root=root: run_at(root, world, sweep, options), share * whole):
             n_killed += 1
             assert norms_on_disk(root) in ({}, norms)
@@ -98,6 +98,8 @@ def test_a_grid_killed_at_random_moments_and_resumed_equals_an_undisturbed_one(
             before, share = kept, moments.uniform(0.2, 0.9)
             if n_killed >= n_kills and n_with_answers and n_without_norms:
                 break
+        if n_killed == n_before:
+            whole *= 0.8  # or has left it, and it is done before it is killed
         found = run_at(root, world, sweep, options).tasks[0]
         assert found.n_reused >= sum(row["status"] == "ok" for row in before.values())
         assert found.n_reused + found.n_computed == wanted.n_computed

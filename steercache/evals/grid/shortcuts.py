@@ -333,17 +333,15 @@ def bent_changes(grid: FinishedGrid, questions: Ints, chosen: Ints, *, trust: fl
     spread = np.zeros(grid.n_cells)
     if not len(chosen):
         return changes, spread, np.empty(0, dtype=np.int64)
-    places = [np.flatnonzero(grid.places == place) for place in sorted({*grid.places.tolist()})]
-    pilot = np.array(pilot_cells(grid.steps, [cells.tolist() for cells in places], trust=trust), dtype=np.int64)
+    places = {place: np.flatnonzero(grid.places == place).tolist() for place in sorted({*grid.places.tolist()})}
+    cells = pilot_cells(grid.steps, list(places.values()), trust=trust)
+    pilot = np.array(cells, dtype=np.int64)
     moved = (grid.margin - grid.base_margin)[np.ix_(pilot, questions[chosen])]
-    row = {int(cell): at for at, cell in enumerate(pilot)}
-    rows = {i: [row[int(c)] for c in cells if int(c) in row] for i, cells in enumerate(places)}
-    bends = fit_bends(rows, grid.steps[pilot], changes[np.ix_(pilot, chosen)], moved)
-    for i, cells in enumerate(places):
-        if i in bends:
-            steps = np.minimum(np.nan_to_num(grid.steps[cells], nan=trust), trust)
-            changes[cells] = bent(bends[i], steps, changes[cells])
-            spread[cells] = bends[i].spread_at(steps)
+    bends = fit_bends(places, cells, grid.steps[pilot], changes[np.ix_(pilot, chosen)], moved)
+    for place, bend in bends.items():
+        steps = np.minimum(np.nan_to_num(grid.steps[places[place]], nan=trust), trust)
+        changes[places[place]] = bent(bend, steps, changes[places[place]])
+        spread[places[place]] = bend.spread_at(steps)
     return changes, spread, pilot
 
 

@@ -5,7 +5,7 @@ Its cells are cells of the grid like any others: their answers are kept, and a g
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ from steercache.steer.screen import answer_margins
 
 PILOT: Final = 40  # questions, but at most a third of the split
 FEWEST: Final = 8  # fewer say too little, unless they are asked for: lines stay straight
+P = TypeVar("P")  # what names a place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,24 +120,24 @@ def run_pilot(
     exact_pm = np.array([[np.nan if m is None else m for m in row] for row in margins], dtype=np.float64)
     base_n = answer_margins(gradients.screen(str(settings[0].cell.target))).astype(np.float64)
     lines_pm = margins_of_settings(gradients, [settings[i] for i in cells], trust=np.inf)[:, chosen] - base_n[chosen]
-    row = {i: at for at, i in enumerate(cells)}
-    bends = fit_bends(
-        {p: [row[i] for i in some if i in row] for p, some in places.items()},
-        steps[cells],
-        lines_pm,
-        exact_pm - base_n[chosen],
-    )
+    bends = fit_bends(places, cells, steps[cells], lines_pm, exact_pm - base_n[chosen])
     return Pilot(bends=bends, n_samples=size, n_answers=len(answers))
 
 
 def fit_bends(
-    places: Mapping[Any, Sequence[int]], steps_p: npt.ArrayLike, lines_pm: npt.ArrayLike, moved_pm: npt.ArrayLike
-) -> dict[Any, Bend]:
-    """A bend for every place whose cells stand in rows p of the pilot; questions that lack a margin there are left out."""
+    places: Mapping[P, Sequence[int]],
+    cells: Sequence[int],
+    steps_p: npt.ArrayLike,
+    lines_pm: npt.ArrayLike,
+    moved_pm: npt.ArrayLike,
+) -> dict[P, Bend]:
+    """A bend for every place that has some of the pilot's `cells` (p,), whose rows the arrays have; questions without a margin
+    there are left out."""
     steps, lines, moved = (np.asarray(x, dtype=np.float64) for x in (steps_p, lines_pm, moved_pm))
+    row = {cell: at for at, cell in enumerate(cells)}
     found = {}
-    for place, rows in places.items():
-        at = list(rows)
+    for place, some in places.items():
+        at = [row[cell] for cell in some if cell in row]
         known = ~np.isnan(moved[at]).any(axis=0)
         if at and known.sum() >= 2:
             found[place] = fit_bend(steps[at], lines[at][:, known], moved[at][:, known])
