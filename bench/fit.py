@@ -1,7 +1,8 @@
 """Mean shift of every layer from a warm cache, SQL included, against forward passes over the same sentences.
 
 1,120 sentences: the shipped ones behind seven openings, all under one concept, so that the selection takes nearly every row.
-SmolLM2-135M in bfloat16, 30 layers. The forward passes are those of the build: the decoder alone, without its head.
+SmolLM2-135M in the dtype that is faster here, 30 layers. The forward passes are those of the build: the decoder alone,
+without its head.
 """
 
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from bench.build import bare_forwards, batches_of
 from bench.texts import write_trace
-from bench.turns import Row, take_turns
+from bench.turns import Row, fast_dtype, take_turns
 from steercache.build.engine import build_run
 from steercache.build.job import PreparedTrace, prepare_trace
 from steercache.build.plan import plan_run
@@ -51,7 +52,8 @@ def run(folder: Path | None = None) -> list[Row]:
     work = Path(tempfile.mkdtemp(prefix="bench-fit-", dir=folder))
     try:
         manifest = write_trace(work, datasets=[write_sentences(work)])
-        prepared = prepare_trace(manifest, cache_root=work / "root", device="cpu", dtype="bfloat16")
+        dtype = fast_dtype()
+        prepared = prepare_trace(manifest, cache_root=work / "root", device="cpu", dtype=dtype)
         loaded = prepared.load()
         cache = open_cache(work / "root", create=True)
         plan = plan_run(prepared.job, cache=cache)
@@ -60,7 +62,8 @@ def run(folder: Path | None = None) -> list[Row]:
         fit_all(session)
         peer = partial(bare_forwards, loaded, batches_of(prepared, loaded, plan))
         name = f"mean shift, all 30 layers, {plan.document.n_samples:,} sentences, against forward passes"
-        return [take_turns(name, partial(fit_all, session), peer, n=TURNS, target=">= 100")]
+        row = take_turns(name, partial(fit_all, session), peer, n=TURNS, target=">= 100")
+        return [row | {"dtype": dtype, "n_bytes": plan.n_bytes}]
     finally:
         shutil.rmtree(work)
 
