@@ -128,6 +128,11 @@ def _print_notes(task: TaskResult) -> None:
         note(
             f"screened: the {task.n_cells} best predicted of {n_all} cells were run; no p over the family of all cells"
         )
+        note(
+            f"pilot: {task.n_pilot_answers:,} answers to {task.n_pilot} of the questions bent the predictions"
+            if task.n_pilot
+            else "no pilot: predictions are straight lines along the gradients, weak where damage is large (--pilot 40)"
+        )
     _print_races(task.choices, task)
     for choice in task.choices:
         if choice.lineage in ("foreign", "unknown"):

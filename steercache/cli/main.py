@@ -5,7 +5,8 @@ import gc
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from typing import Any
@@ -18,6 +19,7 @@ from steercache.core.errors import (
     MissingExtraError,
     QueryError,
     SteercacheError,
+    SteercacheWarning,
     UsageError,
 )
 
@@ -99,6 +101,7 @@ def steercache() -> None:
 
 def main() -> None:
     """Entry point of the installed program."""
+    warnings.showwarning = _in_one_line(warnings.showwarning)
     code = run(sys.argv[1:])
     gc.collect()  # what errors left in cycles goes now: DuckDB's binding complains of what outlives the interpreter
     sys.exit(code)
@@ -133,6 +136,18 @@ def run(words: Sequence[str]) -> int:
     except Exception as error:
         return _fail(_bug_message(error), code=OUR_BUG)
     return code if isinstance(code, int) else 0
+
+
+def _in_one_line(others: Callable[..., None]) -> Callable[..., None]:
+    """Our own warnings without file and line of the program; `others` shows everybody else's."""
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if issubclass(category, SteercacheWarning):
+            click.echo(f"note: {message}", err=True)
+        else:
+            others(message, category, *rest, **more)
+
+    return show
 
 
 def _fail(message: str, *, code: int) -> int:

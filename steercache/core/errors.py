@@ -37,6 +37,10 @@ class SteercacheError(Exception):
         return "\n".join(lines)
 
 
+class SteercacheWarning(UserWarning):
+    """Nothing is wrong, but a person would rather know; at the terminal one line, in Python an ordinary warning."""
+
+
 class UsageError(SteercacheError):
     """The call's own words are off: an unknown option value, a layer that the model does not have."""
 

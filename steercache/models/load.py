@@ -25,6 +25,7 @@ from steercache.models.checkpoint import Checkpoint, find_checkpoint
 from steercache.models.families import Family, family_of
 from steercache.models.fingerprint import fingerprint, tensor_index
 from steercache.models.quiet import SAFE, quiet
+from steercache.models.slow_dtype import warn_if_slow
 from steercache.models.spec import LoadedModel, ModelSpec, TokenizerBundle
 from steercache.models.tokenizers import read_tokenizer, set_template, special_ids, tokenizer_digest
 
@@ -61,6 +62,8 @@ def load_model(
 ) -> LoadedModel:
     """The model in eval mode without gradients, on `device` or spread by `device_map` (see accelerate).
 
+    Warns (`SlowDtypeWarning`) where the CPU has no units for the dtype.
+
     Raises:
         as `load_bundle`, and BudgetError when it does not fit into memory.
     """
@@ -83,6 +86,7 @@ def load_model(
         _refuse_random_weights(info, opened.checkpoint)
         model = model.eval().requires_grad_(False)
         model = model if place is None else model.to(place)
+    warn_if_slow(model)
     return LoadedModel(model=model, bundle=bundle)
 
 

@@ -25,6 +25,10 @@ def test_a_sweep_is_predicted_run_in_part_and_compared(work: Path, terminal: Ter
     run = json.loads(terminal.out)["tasks"][0]
     assert {row["cell"]["layer"] for row in run["rows"]} <= {cell["layer"] for cell in task["cells"]}
     assert (run["n_cells"], run["n_screened_out"]) == (2, 6)
+    assert (run["n_pilot"], run["n_pilot_answers"]) == (0, 0), "6 questions are too few for a pilot of a third"
+    for pilot, said in (("0", "no pilot: predictions are straight lines"), ("3", "answers to 3 of the questions bent")):
+        assert terminal("grid", "sweep.yaml", "--screen-first", "2", "--pilot", pilot) == 0, terminal.err
+        assert said in terminal.err
     assert terminal("screen", "sweep.yaml", "--compare") == 2, "only a part of the grid was run"
     assert "steercache grid" in terminal.err
     assert terminal("grid", "sweep.yaml", "--json") == 0, terminal.err

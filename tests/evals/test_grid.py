@@ -22,7 +22,7 @@ from steercache.evals.evaluation.run import evaluate
 from steercache.evals.grid import race as grid_race
 from steercache.evals.grid.run import GridOptions, run_grid
 from steercache.evals.runner import store as run_store
-from steercache.evals.screening.pilot import ScreenFirst
+from steercache.evals.screening.pilot import Picked, ScreenFirst
 from steercache.evals.settings.arms import Setting
 from steercache.evals.settings.model import find_model
 from steercache.evals.settings.sweep import SweepJob, TaskQuestions
@@ -344,9 +344,9 @@ def test_a_screening_decides_which_cells_are_run_and_where_a_race_begins(
     monkeypatch.setattr(grid_race, "race", race)
     wanted: dict[str, Sequence[Setting]] = {}
 
-    def screening(job: SweepJob, task: TaskQuestions, first: ScreenFirst) -> dict[str, Sequence[Setting]]:
+    def screening(job: SweepJob, task: TaskQuestions, first: ScreenFirst) -> Picked:
         wanted.update({arm: some[::-1][: 2 * first.k : 2] for arm, some in job.grid.settings.items()})
-        return wanted
+        return Picked(settings=wanted)
 
     job = small_job(own_session, world.loaded, tmp_path, vectors=["counting", "entity"])
     options = GridOptions(race=rules, screen_first=ScreenFirst(k=3))

@@ -10,8 +10,7 @@ from steercache.evals.evaluation.ledger import read_looks
 from steercache.evals.grid.run import GridOptions, run_grid
 from steercache.evals.grid.table import GridChoice
 from steercache.evals.runner.damage import damage_of, neutral_inputs
-from steercache.evals.screening.pilot import ScreenFirst
-from steercache.evals.settings.arms import Setting
+from steercache.evals.screening.pilot import Picked, ScreenFirst
 from steercache.evals.settings.sweep import SweepJob, TaskQuestions
 from steercache.manifests.sweep import Race
 from steercache.queries.session import Session
@@ -104,9 +103,9 @@ def test_nulls_are_screened_as_the_vector_was(
 ) -> None:
     screened: list[str] = []
 
-    def screening(job: SweepJob, task: TaskQuestions, first: ScreenFirst) -> dict[str, tuple[Setting, ...]]:
+    def screening(job: SweepJob, task: TaskQuestions, first: ScreenFirst) -> Picked:
         screened.extend(job.grid.settings)
-        return {name: some[first.k + 1 : 1 : -1] for name, some in job.grid.settings.items()}
+        return Picked(settings={name: some[first.k + 1 : 1 : -1] for name, some in job.grid.settings.items()})
 
     options = GridOptions(race=rules, screen_first=ScreenFirst(k=3), nulls=2, null_kinds=("random",), damage=False)
     job = small_job(own_session, world.loaded, tmp_path, n=6, splits=["search"])

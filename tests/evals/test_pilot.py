@@ -90,6 +90,7 @@ def test_a_grid_screens_after_its_pilot_and_races_go_by_right_answers(
     assert pilot is not None
     expected = best_predicted(gradients, cells, 3, bends=pilot.bends)
     assert {row.cell.cell_id for row in found.tasks[0].rows} == {s.cell.cell_id for s in expected}
+    assert (found.tasks[0].n_pilot, found.tasks[0].n_pilot_answers) == (N_PILOT, pilot.n_answers)
 
 
 def test_the_size_is_a_third_at_most_and_too_few_questions_make_none() -> None:

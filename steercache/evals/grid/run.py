@@ -23,7 +23,7 @@ from steercache.evals.runner.damage import Damage, damage_of, neutral_inputs
 from steercache.evals.runner.mode import Chooser
 from steercache.evals.runner.row_norms import with_target_norms
 from steercache.evals.runner.store import Key, SweepWriter, stored_answers
-from steercache.evals.screening.pilot import ScreenFirst
+from steercache.evals.screening.pilot import Picked, Pilot, ScreenFirst
 from steercache.evals.settings.arms import Arm, Setting, Wanted
 from steercache.evals.settings.controls import ControlKind
 from steercache.evals.settings.sweep import SweepJob, TaskQuestions, stored_manifest
@@ -34,7 +34,7 @@ from steercache.manifests.sweep import Race
 
 Choices = Mapping[str, Setting]
 # the so many best predicted settings of every vector (by its arm's name), best first
-Screening = Callable[[SweepJob, TaskQuestions, ScreenFirst], Mapping[str, Sequence[Setting]]]
+Screening = Callable[[SweepJob, TaskQuestions, ScreenFirst], Picked]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,8 @@ class GridOptions:
 class TaskResult:
     """One task's table, and what has to be known beside it.
 
-    `n_cells` were run; `n_screened_out` were predicted to be worse, and not run.
+    `n_cells` were run; `n_screened_out` were predicted to be worse, and not run. The predictions
+    were bent by a pilot of `n_pilot` questions (0: they are straight lines), which took `n_pilot_answers`.
     `baseline` is the share of right answers by split. `rows` are over the search split. `races` is by vector. `n_looks` is how
     often this test split was looked at, this time included (None: not looked at). `near_ties` are (cell, sample) whose answer
     another batching may change, of those computed now; `computed_in_full` are cells that could not branch, with the reason.
@@ -89,6 +90,8 @@ class TaskResult:
     n_samples: Mapping[str, int]
     n_cells: int
     n_screened_out: int
+    n_pilot: int
+    n_pilot_answers: int
     rows: tuple[GridRow, ...]
     choices: tuple[GridChoice, ...]
     races: Mapping[str, RaceSummary]
@@ -167,11 +170,13 @@ def run_grid(
         count=options.nulls, kinds=options.null_kinds, how=options.how, race=options.race, progress=progress
     )
     if options.screen_first is not None:
-        search = replace(search, screening=lambda job, task: _screened(job, task, options.screening, screening) or {})
+        search = replace(
+            search, screening=lambda job, task: _screened(job, task, options.screening, screening).settings
+        )
     results = []
     for task in job.tasks:
         in_norms = with_target_norms(job, task, load=lambda: job.loaded)
-        picked = _screened(in_norms, task, options.screening, screening)
+        picked = None if options.screen_first is None else _screened(in_norms, task, options.screening, screening)
         results.append(_run_task(in_norms, task, options, picked, costs=costs, search=search))
     return GridResult(
         sweep=job.sweep.name,
@@ -181,13 +186,9 @@ def run_grid(
     )
 
 
-def _screened(
-    job: SweepJob, task: TaskQuestions, first: ScreenFirst | None, screening: Screening | None
-) -> Mapping[str, Sequence[Setting]] | None:
-    """The best predicted settings of every arm, best first; None where all are run."""
-    if first is None:
-        return None
-    if screening is None:
+def _screened(job: SweepJob, task: TaskQuestions, first: ScreenFirst | None, screening: Screening | None) -> Picked:
+    """What a screening picks of the task's cells."""
+    if screening is None or first is None:
         raise UsageError("cells are to be screened, and there is nothing to screen them with", hint="run all of them")
     return screening(job, task, first)
 
@@ -196,7 +197,7 @@ def _run_task(
     job: SweepJob,
     task: TaskQuestions,
     options: GridOptions,
-    picked: Mapping[str, Sequence[Setting]] | None,
+    picked: Picked | None,
     *,
     costs: MachineCosts | None,
     search: NullSearch,
@@ -207,8 +208,8 @@ def _run_task(
     sweep_id = digest({"name": name, "manifest": manifest})
     open_to, first = dict(grid.settings), {}
     if picked is not None:
-        first = {arm: some[0] for arm, some in picked.items()}
-        ids = {s.cell.cell_id for some in picked.values() for s in some}
+        first = {arm: some[0] for arm, some in picked.settings.items()}
+        ids = {s.cell.cell_id for some in picked.settings.values() for s in some}
         open_to = {arm: tuple(s for s in some if s.cell.cell_id in ids) for arm, some in open_to.items()}
     with hold_lock(cache.paths.sweep(sweep_id) / "lock", what=f"the sweep {name}"):
         n_cells = sum(map(len, open_to.values()))
@@ -239,7 +240,7 @@ def _run_task(
         cells = [s.branch_cell(s.cell.cell_id, job.loaded.spec.hidden_size) for s in chosen.values()]
         inputs = neutral_inputs(job.loaded, tokens_per_batch=grid.options.tokens_per_batch)
         run.damage = damage_of(job.loaded, cells, inputs, memory_mib=grid.options.memory_mib)
-    return _result(run, chosen)
+    return _result(run, chosen, None if picked is None else picked.pilot)
 
 
 def _place_among_nulls(run: _Run, chosen: Choices, search: NullSearch) -> None:
@@ -299,7 +300,7 @@ def _test(run: _Run, chosen: Choices) -> None:
     run.answers["test"] = run.runner.run(asked, settings)
 
 
-def _result(run: _Run, chosen: Choices) -> TaskResult:
+def _result(run: _Run, chosen: Choices, pilot: Pilot | None) -> TaskResult:
     task, seed = run.task, run.job.sweep.seed
     cells = [s for some in run.open_to.values() for s in some]
     rows = grid_rows(
@@ -331,6 +332,8 @@ def _result(run: _Run, chosen: Choices) -> TaskResult:
         n_samples={str(split): len(some) for split, some in task.asked.items()},
         n_cells=len(cells),
         n_screened_out=len(run.job.grid.cells) - len(cells),
+        n_pilot=0 if pilot is None else pilot.n_samples,
+        n_pilot_answers=0 if pilot is None else pilot.n_answers,
         rows=rows,
         choices=tuple(_choice(run, arm, chosen[arm.name]) for arm in run.arms),
         races=run.races,

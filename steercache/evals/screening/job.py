@@ -13,7 +13,7 @@ from steercache.evals.runner.row_norms import row_norms_of
 from steercache.evals.screening.gradient_plan import GradientWish
 from steercache.evals.screening.gradient_store import StoredGradients
 from steercache.evals.screening.many import NullRank, ScreenedGrid, VectorGrid, rank_among_nulls, screen_grid
-from steercache.evals.screening.pilot import ScreenFirst, run_pilot
+from steercache.evals.screening.pilot import Picked, ScreenFirst, run_pilot
 from steercache.evals.screening.predict import (
     TRUST,
     By,
@@ -24,7 +24,7 @@ from steercache.evals.screening.predict import (
     sample_effects,
     wish_of,
 )
-from steercache.evals.settings.arms import Arm, EvalOptions, Setting
+from steercache.evals.settings.arms import Arm, EvalOptions
 from steercache.evals.settings.model import FoundModel
 from steercache.evals.settings.sweep import SweepJob, TaskQuestions, prepare_sweep
 from steercache.evals.settings.sweep_vectors import vector_arms
@@ -200,22 +200,21 @@ def ranks_of_best(
     return rank_among_nulls(session, screened.gradients, screened.grid.grid, which, count=count, seed=seed)
 
 
-def screening_for_grid(
-    *, progress: Progress | None = None
-) -> Callable[[SweepJob, TaskQuestions, ScreenFirst], Mapping[str, Sequence[Setting]]]:
+def screening_for_grid(*, progress: Progress | None = None) -> Callable[[SweepJob, TaskQuestions, ScreenFirst], Picked]:
     """What `grid.run_grid` asks for the best predicted settings of every vector, best first; a pilot is run where wanted."""
 
-    def screening(job: SweepJob, task: TaskQuestions, first: ScreenFirst) -> Mapping[str, Sequence[Setting]]:
+    def screening(job: SweepJob, task: TaskQuestions, first: ScreenFirst) -> Picked:
         wanted = GradientsWanted(bundle=job.loaded.bundle, load=lambda: job.loaded, device=str(job.loaded.model.device))
         wish = wish_of(task.benchmark.name, job.grid.cells)
         gradients = ensure_gradients(job.session, task.asked["search"], wish, wanted, progress=progress)
         pilot = run_pilot(job, task, gradients, n=first.pilot, progress=progress)
         bends = None if pilot is None else pilot.bends
         by: By = first.by or "margin"
-        return {
+        settings = {
             name: best_predicted(gradients, some, first.k, by=by, bends=bends)
             for name, some in job.grid.settings.items()
         }
+        return Picked(settings=settings, pilot=pilot)
 
     return screening
 

@@ -23,6 +23,7 @@ from steercache.evals.screening.predict import (
     margins_of_settings,
     steps_of_settings,
 )
+from steercache.evals.settings.arms import Setting
 from steercache.evals.settings.sweep import SweepJob, TaskQuestions, stored_manifest
 from steercache.evals.tasks.task import Progress
 from steercache.manifests.sweep import SweepManifest
@@ -57,6 +58,14 @@ def screen_first_of(sweep: SweepManifest) -> ScreenFirst | None:
     """What a sweep's manifest says of it; None where all cells are run."""
     screen = sweep.screen
     return None if screen is None else ScreenFirst(k=screen.first, pilot=screen.pilot, by=screen.by)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picked:
+    """The best predicted settings of every arm, best first, and the pilot that bent predictions (None: they are straight)."""
+
+    settings: Mapping[str, Sequence[Setting]]
+    pilot: Pilot | None = None
 
 
 def pilot_size(n_samples: int, wanted: int | None) -> int:
