@@ -117,19 +117,22 @@ def for_transformers_4(folder: Path) -> None:
 def sae_lens(work: Path, texts: Path, prepared: PreparedTrace, loaded: LoadedModel) -> Row:
     """One layer by sae-lens' CacheActivationsRunner, in its own environment, against our build of that layer and of all 30.
 
-    Both stop a forward pass behind that layer, so all 30 are twice the computing: their ratio is stated beside.
+    Compared is the time per token. Both stop a forward pass behind that layer, so all 30 are twice the computing: their ratio
+    is stated beside.
     """
     loaded.model.save_pretrained(work / "hf")
     loaded.tokenizer.save_pretrained(work / "hf")
     for_transformers_4(work / "hf")
     dtype = str(loaded.model.dtype).removeprefix("torch.")
     one = prepare_trace(write_trace(work, layers=[LAYER]), cache_root=work / "models", device="cpu", dtype=dtype)
+    n_rows = plan_run(one.job).document.n_rows
     times: dict[str, list[tuple[float, float]]] = {"build of one layer": [], "build of all 30 layers": []}
     for turn in range(3):
         shutil.rmtree(work / "root", ignore_errors=True)
         command = [PEERS, "bench/peers/sae_lens_cache.py", work / "hf", texts, work / f"sae{turn}", dtype]
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        theirs = float(json.loads(said.splitlines()[-1])["seconds"])
+        answer = json.loads(said.splitlines()[-1])
+        theirs = answer["seconds"] * n_rows / answer["n_tokens"]  # it leaves out what does not fill a batch
         for what, asked in zip(times, (one, prepared), strict=True):
             cache = open_cache(work / "root", create=True)
             ready = PreparedTrace(job=asked.job, load=lambda: loaded, again=asked.again)

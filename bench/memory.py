@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from bench.texts import write_texts, write_trace
-from bench.turns import Row
+from bench.turns import Row, fast_dtype
 
 MIB = 2**20
 ALLOWED_MIB = 300
@@ -24,7 +24,7 @@ from steercache.build.engine import build_run
 from steercache.build.job import prepare_trace
 from steercache.build.plan import plan_run
 from steercache.cache.handle import open_cache
-prepared = prepare_trace(Path(sys.argv[1]), cache_root=Path(sys.argv[2]), device="cpu")
+prepared = prepare_trace(Path(sys.argv[1]), cache_root=Path(sys.argv[2]), device="cpu", dtype=sys.argv[4])
 if sys.argv[3] == "build":
     cache = open_cache(Path(sys.argv[2]), create=True)
     build_run(cache, plan_run(prepared.job, cache=cache), prepared)
@@ -46,7 +46,7 @@ def peak_bytes(work: Path, n: int, *, what: str) -> int:
     folder.mkdir()
     write_texts(folder, n=n, sentences=(1, 1))
     write_trace(folder, layers=[0], rows={"policy": "last"})
-    command = [sys.executable, "-c", CODE, str(folder / "trace.yaml"), str(work / "root"), what]
+    command = [sys.executable, "-c", CODE, str(folder / "trace.yaml"), str(work / "root"), what, fast_dtype()]
     said = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ}).stdout
     return int(said.split()[-1])
 
