@@ -1,6 +1,8 @@
 """Samples into shards: a fixed number of row slots each, filled with whole samples in data-set order."""
 
+import math
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -9,18 +11,25 @@ from steercache.cache.documents import PlannedShard
 from steercache.core.ids import digest_bytes
 
 MIB = 2**20
+MOST_SAMPLES: Final = 8192  # a shard's samples are encoded at once, some 5 KiB each
 Counts = npt.NDArray[np.int64]
 
 
-def choose_rows_per_shard(row_bytes: int, *, shard_mib: int, chunk_rows: int, longest_sample: int) -> int:
-    """Row slots so that a shard has about `shard_mib`, at least the longest sample, a multiple of `chunk_rows`.
+def choose_rows_per_shard(
+    row_bytes: int, *, shard_mib: int, chunk_rows: int, longest_sample: int, rows_per_sample: float = math.inf
+) -> int:
+    """Row slots so that a shard has about `shard_mib` and `MOST_SAMPLES` at most, at least the longest sample, a multiple of
+    `chunk_rows`. `rows_per_sample` is what samples keep on average.
 
     >>> choose_rows_per_shard(1024, shard_mib=1, chunk_rows=256, longest_sample=10)
     1024
     >>> choose_rows_per_shard(1024, shard_mib=1, chunk_rows=256, longest_sample=1025)
     1280
+    >>> choose_rows_per_shard(1024, shard_mib=256, chunk_rows=256, longest_sample=1, rows_per_sample=1)
+    8192
     """
-    wanted = max(shard_mib * MIB // row_bytes // chunk_rows, 1) * chunk_rows
+    by_bytes = shard_mib * MIB // row_bytes
+    wanted = max(int(min(by_bytes, MOST_SAMPLES * rows_per_sample)) // chunk_rows, 1) * chunk_rows
     needed = -(-longest_sample // chunk_rows) * chunk_rows
     return max(wanted, needed)
 

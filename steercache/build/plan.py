@@ -1,5 +1,6 @@
 """A pass over the data that fixes a run's shape before the first forward: what will be written, and what it will cost."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ def plan_run(job: TraceJob, *, cache: Cache | None = None, progress: Progress = 
             )
         progress("reading inputs", len(seen.rows), len(seen.rows))
         inputs = _inputs_by_dataset(starts, seen)
-        rows_per_shard = _rows_per_shard(job, sites, max(seen.rows))
+        rows_per_shard = _rows_per_shard(job, sites, max(seen.rows), mean=sum(seen.rows) / len(seen.rows))
         if packing is not None and packing.rows_per_shard != rows_per_shard:
             packing = _pack_again(job, rows_per_shard)
         document = _document(
@@ -161,12 +162,22 @@ def _inputs_by_dataset(starts: dict[str, int], seen: Seen) -> tuple[DatasetInput
     )
 
 
-def _rows_per_shard(job: TraceJob, sites: tuple[SiteLayout, ...], longest_sample: int) -> int:
-    """Row slots of a shard; the largest sample keeps `longest_sample` rows. Raises ManifestError when they are too few."""
+def _rows_per_shard(
+    job: TraceJob, sites: tuple[SiteLayout, ...], longest_sample: int, *, mean: float = math.inf
+) -> int:
+    """Row slots of a shard; the largest sample keeps `longest_sample` rows, one on average `mean`.
+
+    Raises:
+        ManifestError: the manifest's own are too few.
+    """
     manifest = job.manifest
     row_bytes = sum(len(s.layers) * s.width for s in sites) * ITEM_BYTES[_dtype(job)]
     found = manifest.rows_per_shard or choose_rows_per_shard(
-        row_bytes, shard_mib=manifest.shard_mib, chunk_rows=manifest.chunk_rows, longest_sample=longest_sample
+        row_bytes,
+        shard_mib=manifest.shard_mib,
+        chunk_rows=manifest.chunk_rows,
+        longest_sample=longest_sample,
+        rows_per_sample=mean,
     )
     if longest_sample > found:
         raise ManifestError(
