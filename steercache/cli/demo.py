@@ -26,11 +26,13 @@ TASKS = (("demo-relation", "Relation", "letter"), ("demo-count", "Count", "numbe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guide:
-    """Runs commands of the program in this process, showing each before it runs. `quick` is the dtype to ask questions in."""
+    """Runs commands of the program in this process, showing each before it runs. `quick` is the dtype to ask questions in,
+    `own` the option that models are traced and steered with."""
 
     program: click.Command
     root: Path
     quick: str
+    own: tuple[str, ...] = ()
     pictures: list[Path] = field(default_factory=list)
 
     def __call__(self, *words: str) -> Any:
@@ -62,7 +64,7 @@ def demo(context: click.Context, root: Path, text_only: bool) -> None:
     steercache demo
     """
     started = time.monotonic()
-    guide = Guide(program=context.find_root().command, root=root, quick=quick_dtype())
+    guide = Guide(program=context.find_root().command, root=root, quick=quick_dtype(), own=own_dtype())
     click.echo("SmolLM2-135M, and the demo model grown from it, which sees drawn scenes; everything on this machine.\n")
     text_side(guide)
     if not text_only:
@@ -83,8 +85,8 @@ def demo(context: click.Context, root: Path, text_only: bool) -> None:
 def text_side(guide: Guide) -> None:
     """From a text model's activations to vectors that change what it says."""
     with step("1. trace every layer of a language model once, into the cache"):
-        guide("build", "smollm2-concepts")
-        guide("build", "smollm2-colours")
+        guide("build", "smollm2-concepts", *guide.own)
+        guide("build", "smollm2-colours", *guide.own)
     with step("2. activations are rows: ask in SQL"):
         guide("query", LOOK)
     with step("3. fit vectors for all 30 layers, from the cache, without the model"):
@@ -95,22 +97,22 @@ def text_side(guide: Guide) -> None:
     with step(f"4. add one at block {LAYER}, and let the model write"):
         prompts = ("On the way home we saw", "In the kitchen there were")
         strength = ("--layer", str(LAYER), "--alpha", "1,2,4", "--tokens", "text", "--skip-first")
-        guide("steer", "counting", *prompts, *strength, "--max-new-tokens", "16")
+        guide("steer", "counting", *prompts, *strength, "--max-new-tokens", "16", *guide.own)
     with step("5. measure it: probability of a concept's words, beside 20 random directions of equal length"):
         for concept in SHOWN:
-            guide.draw(f"words-{concept}.png", "report", "words", concept, "--layer", str(LAYER))
+            guide.draw(f"words-{concept}.png", "report", "words", concept, "--layer", str(LAYER), *guide.own)
 
 
 def picture_side(guide: Guide) -> None:
     """The same vectors on the image tokens of the multimodal model."""
     quick = ("--dtype", guide.quick)
     with step("6. the multimodal model: how far has its language side moved from the text model?"):
-        guide("build", "demo-concepts")
+        guide("build", "demo-concepts", *guide.own)
         guide.draw(
             "drift.png", "report", "drift", "smollm2-concepts", "demo-concepts", "--layers", "0,5,10,15,20,25,29"
         )
     with step("7. image tokens are rows too: a text vector laid over a picture"):
-        guide("build", "demo-pictures")
+        guide("build", "demo-pictures", *guide.own)
         for vector in ("red", "spatial_relationship"):
             guide.draw(f"patches-{vector}.png", "report", "patches", "demo-pictures", "3", vector, "--layer", "1,9,17")
     with step("8. which layer and strength? predicted from gradients, run exactly, and again for 20 null directions"):
@@ -139,6 +141,16 @@ def quick_dtype() -> str:
     import torch
 
     return "auto" if torch.cuda.is_available() or torch.backends.mps.is_available() else "float32"
+
+
+def own_dtype() -> tuple[str, ...]:
+    """Nothing where models run well in the dtype of their weights; on a CPU that emulates bfloat16, `--dtype float32`."""
+    import torch
+
+    from steercache.models.slow_dtype import SLOW, times_float32
+
+    on_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    return () if on_gpu or times_float32(torch.bfloat16) < SLOW else ("--dtype", "float32")
 
 
 @contextmanager

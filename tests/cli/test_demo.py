@@ -33,12 +33,12 @@ class Reader(click.Group):
         return SimpleNamespace(tasks=[SimpleNamespace(choices=[choice], sweep_id="ba9876543210")])
 
 
-@pytest.fixture
-def lines(tmp_path: Path) -> list[list[str]]:
+@pytest.fixture(params=[(), ("--dtype", "float32")], ids=["own", "float32"])
+def lines(request: pytest.FixtureRequest, tmp_path: Path) -> list[list[str]]:
     """The command lines of both halves."""
     program = Reader("steercache")
     program.lines = []
-    guide = demo.Guide(program=program, root=tmp_path, quick="float32")
+    guide = demo.Guide(program=program, root=tmp_path, quick="float32", own=request.param)
     demo.text_side(guide)
     demo.picture_side(guide)
     assert len(guide.pictures) == len({picture.name for picture in guide.pictures})
@@ -65,3 +65,14 @@ def test_the_chosen_cell_is_what_the_shifted_set_is_asked_with(lines: list[list[
         given = dict(pairwise(words))
         assert (given["--layer"], given["--alpha"], given["--unit"]) == ("9", "0.3", "resid_norm")
         assert (given["--vector"], given["--target"]) == ("0123456789ab", "image")
+
+
+@pytest.mark.parametrize("lines", [("--dtype", "float32")], indirect=True)
+def test_where_bfloat16_is_emulated_every_model_is_run_in_float32(lines: list[list[str]]) -> None:
+    loading = [
+        w
+        for w in lines
+        if w[0] in ("build", "steer", "grid", "eval") or w[:2] in (["report", "words"], ["report", "colours"])
+    ]
+    assert len(loading) >= 11
+    assert all(("--dtype", "float32") in pairwise(words) for words in loading)
