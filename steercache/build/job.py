@@ -14,7 +14,6 @@ from steercache.data import open_dataset
 from steercache.manifests.resolve import ResolvedTrace, resolve_trace
 from steercache.models.load import load_bundle, load_model, resolve_device
 from steercache.models.spec import LoadedModel, ModelSpec
-from steercache.trace.batches import BATCH_PLAN
 from steercache.trace.numerics import numerics
 from steercache.zoo import in_place
 
@@ -82,4 +81,4 @@ def load_with_threads(load: Callable[[], LoadedModel], n_threads: int | None) ->
 def _numerics(resolved: ResolvedTrace, spec: ModelSpec, *, device: str) -> dict[str, Any]:
     asked = resolved.trace.numerics_identity()
     found = numerics(attention=spec.attention, device=resolve_device(device), n_threads=asked["threads"])
-    return {**asked, **found, "batch_plan": BATCH_PLAN}
+    return {**asked, **found}

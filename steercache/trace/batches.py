@@ -2,16 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from steercache.core.examples import EncodedSample
-
-PADDING: Final = 64  # one part in so many of a batch's budget may be padding
-BATCH_PLAN: Final = f"padding <= max(longest, 1/{PADDING})"  # a run is not gone on with in batches of another plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,27 +31,19 @@ class PaddedBatch:
 def plan_batches(lengths: Sequence[int], *, tokens_per_batch: int) -> tuple[tuple[int, ...], ...]:
     """Pack samples, longest first, into batches of at most `tokens_per_batch` padded tokens; a longer sample runs alone.
 
-    A batch whose padding would come to more than its longest sample, and than a `PADDING`th of the budget, is closed before it
-    is full: one more forward pass costs no more than that. Equal lengths keep their order, so that the plan depends on nothing
-    but the arguments.
+    Equal lengths keep their order, so that the plan depends on nothing but the arguments.
 
     >>> plan_batches([3, 9, 4, 4], tokens_per_batch=12)
     ((1,), (2, 3, 0))
-    >>> plan_batches([3, 9, 4, 4], tokens_per_batch=64)
-    ((1, 2), (3, 0))
     """
     if tokens_per_batch < 1:
         raise ValueError(f"tokens_per_batch is {tokens_per_batch}")
     batches: list[tuple[int, ...]] = []
     batch: list[int] = []
-    padding = 0
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if batch:
-            width = lengths[batch[0]]
-            padding += width - lengths[i]
-            if (len(batch) + 1) * width > tokens_per_batch or padding > max(width, tokens_per_batch // PADDING):
-                batches.append(tuple(batch))
-                batch, padding = [], 0
+        if batch and (len(batch) + 1) * lengths[batch[0]] > tokens_per_batch:
+            batches.append(tuple(batch))
+            batch = []
         batch.append(i)
     return (*batches, tuple(batch)) if batch else tuple(batches)
 

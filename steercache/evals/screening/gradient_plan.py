@@ -22,7 +22,6 @@ from steercache.evals.runner.batches import answer_options
 from steercache.evals.tasks.task import PLAIN, Asked, Wording
 from steercache.models.spec import ModelSpec, TokenizerBundle
 from steercache.steer.gradient import MARGIN
-from steercache.trace.batches import BATCH_PLAN
 
 SITE: Final = "margin_grad"
 ROW_KIND: Final = "sample_target"
@@ -141,12 +140,7 @@ def plan_gradients(
         model=_model(spec),
         datasets=(inputs,),
         identity=identity,
-        numerics={
-            **numerics,
-            "tokens_per_batch": wish.tokens_per_batch,
-            "padding_side": "left",
-            "batch_plan": BATCH_PLAN,
-        },
+        numerics={**numerics, "tokens_per_batch": wish.tokens_per_batch, "padding_side": "left"},
         manifest={
             "kind": "gradients",
             "benchmark": wish.benchmark,
