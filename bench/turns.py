@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from steercache.models.slow_dtype import times_float32
+
 Row = dict[str, Any]
 
 
@@ -39,12 +41,7 @@ def fast_dtype() -> str:
 
     Forward passes that nobody would wait for are no peer, so every bench that has them runs in this one.
     """
-    took = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        x, w = torch.ones(1024, 576, dtype=dtype), torch.ones(1536, 576, dtype=dtype)
-        torch.nn.functional.linear(x, w)
-        took[dtype] = min(seconds(lambda x=x, w=w: torch.nn.functional.linear(x, w)) for _ in range(5))
-    return str(min(took, key=lambda dtype: took[dtype])).removeprefix("torch.")
+    return "float32" if times_float32(torch.bfloat16) > 1 else "bfloat16"
 
 
 def row_of(name: str, times: list[tuple[float, float]], *, target: str, faster: bool) -> Row:

@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 CONTEXT, BATCH, LAYER, WIDTH = 64, 32, 15, 576
 
 model_folder, texts_file, out, dtype = sys.argv[1:]
+torch_dtype = getattr(torch, dtype)
 texts = Path(texts_file).read_text().splitlines()
 n_tokens = sum(len(ids) for ids in AutoTokenizer.from_pretrained(model_folder)(texts)["input_ids"])
 n_kept = n_tokens // (CONTEXT * BATCH) * CONTEXT * BATCH
@@ -26,15 +27,12 @@ config = CacheActivationsRunnerConfig(
     dataset_path=texts_file,
     model_name=model_folder,
     model_class_name="AutoModelForCausalLM",
-    model_from_pretrained_kwargs={"torch_dtype": getattr(torch, dtype)},
+    model_from_pretrained_kwargs={"torch_dtype": torch_dtype},
     model_batch_size=BATCH,
     hook_name=f"model.layers.{LAYER}",
     d_in=WIDTH,
     training_tokens=n_kept,
-    buffer_size_gb=(n_kept + 1)
-    * WIDTH
-    * getattr(torch, dtype).itemsize
-    / 1e9,  # one buffer: it always fills whole ones
+    buffer_size_gb=(n_kept + 1) * WIDTH * torch_dtype.itemsize / 1e9,  # one buffer: it always fills whole ones
     context_size=CONTEXT,
     new_cached_activations_path=out,
     shuffle=False,

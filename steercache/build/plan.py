@@ -127,7 +127,7 @@ def _inputs(job: TraceJob) -> Iterator[InputSample]:
 
 
 def _start_sharing(job: TraceJob, sites: tuple[SiteLayout, ...]) -> SharedPacking | None:
-    """What packs samples that share rows, with the size of shard that the manifest comes to unless a sample is longer."""
+    """What packs samples that share rows, with the shards that the manifest comes to unless its samples are long, or short."""
     if not job.manifest.share_prefix:
         return None
     check_sharing(job.bundle, place=f"trace {job.manifest.name}: share_prefix")
@@ -135,7 +135,7 @@ def _start_sharing(job: TraceJob, sites: tuple[SiteLayout, ...]) -> SharedPackin
 
 
 def _pack_again(job: TraceJob, rows_per_shard: int) -> SharedPacking:
-    """The inputs once more: the longest sample made shards larger than was known when they were packed."""
+    """The inputs once more: the samples made shards larger or smaller than was known when they were packed."""
     packing = SharedPacking(rows_per_shard)
     for sample in _inputs(job):
         packing.add(sample.encoded, kept_rows(sample.units, job.manifest.rows).positions)

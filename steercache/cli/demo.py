@@ -138,9 +138,7 @@ def picture_side(guide: Guide) -> None:
 
 def quick_dtype() -> str:
     """The dtype to ask questions in: the model's own on a GPU; on a CPU float32, as fast there and without its near-ties."""
-    import torch
-
-    return "auto" if torch.cuda.is_available() or torch.backends.mps.is_available() else "float32"
+    return "auto" if on_gpu() else "float32"
 
 
 def own_dtype() -> tuple[str, ...]:
@@ -149,8 +147,14 @@ def own_dtype() -> tuple[str, ...]:
 
     from steercache.models.slow_dtype import SLOW, times_float32
 
-    on_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    return () if on_gpu or times_float32(torch.bfloat16) < SLOW else ("--dtype", "float32")
+    return () if on_gpu() or times_float32(torch.bfloat16) < SLOW else ("--dtype", "float32")
+
+
+def on_gpu() -> bool:
+    """Whether models run on an accelerator here."""
+    import torch
+
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
 @contextmanager

@@ -71,11 +71,11 @@ def grid(sweep: str, root: Path, **asked: Any) -> GridResult:
     steercache grid demo-scenes --race --screen-first 12
     """
     resolved = _with_options(resolve_sweep(sweep, search=(Path(),)), asked)
+    options = _grid_options(resolved, asked)  # what is asked for wrongly is said before the model is loaded
     session = open_session(root)
     loaded = sweep_model(resolved, root).load(root, device=asked["device"], dtype=asked["dtype"])
     with progress_bar("reading questions", total=None, unit="", quiet=asked["as_json"]) as bar:
         job = prepare_sweep(session, loaded, resolved, progress=bar.show)
-        options = _grid_options(resolved, asked)
         found = run_grid(job, options, screening=screening_for_grid(progress=bar.show), progress=bar.show)
     if asked["as_json"]:
         print_json(found)

@@ -169,14 +169,13 @@ def run_grid(
     search = NullSearch(
         count=options.nulls, kinds=options.null_kinds, how=options.how, race=options.race, progress=progress
     )
-    if options.screen_first is not None:
-        search = replace(
-            search, screening=lambda job, task: _screened(job, task, options.screening, screening).settings
-        )
+    first = options.screening
+    if first is not None:
+        search = replace(search, screening=lambda job, task: _screened(job, task, first, screening).settings)
     results = []
     for task in job.tasks:
         in_norms = with_target_norms(job, task, load=lambda: job.loaded)
-        picked = None if options.screen_first is None else _screened(in_norms, task, options.screening, screening)
+        picked = None if first is None else _screened(in_norms, task, first, screening)
         results.append(_run_task(in_norms, task, options, picked, costs=costs, search=search))
     return GridResult(
         sweep=job.sweep.name,
@@ -186,9 +185,9 @@ def run_grid(
     )
 
 
-def _screened(job: SweepJob, task: TaskQuestions, first: ScreenFirst | None, screening: Screening | None) -> Picked:
+def _screened(job: SweepJob, task: TaskQuestions, first: ScreenFirst, screening: Screening | None) -> Picked:
     """What a screening picks of the task's cells."""
-    if screening is None or first is None:
+    if screening is None:
         raise UsageError("cells are to be screened, and there is nothing to screen them with", hint="run all of them")
     return screening(job, task, first)
 
