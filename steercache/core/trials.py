@@ -45,7 +45,7 @@ class Answer:
     """What one sample got in one cell. `status` is "ok" or "failed"; a failed sample stays in the table, with its `error`.
 
     `margin` is log p(right) - max log p(wrong) where the answers are options; `score` is a task's own number (a probability
-    mass, say).
+    mass, say). `mode` is how it was computed; None where nothing was, or where older files do not say.
     """
 
     cell_id: str
@@ -58,3 +58,4 @@ class Answer:
     score: float | None = None
     status: Literal["ok", "failed"] = "ok"
     error: str | None = None
+    mode: Mode | None = None

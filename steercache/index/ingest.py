@@ -20,6 +20,14 @@ from steercache.index.rows import Row, insert, replace
 from steercache.index.schemas import ANSWERS, SAMPLES, TOKENS, check_parquet
 
 Connection = duckdb.DuckDBPyConnection
+_MODES = """
+UPDATE cells SET mode = found.mode, exact = true
+FROM (
+    SELECT cell_id, arg_min(mode, list_position(['full', 'replay', 'branch'], mode)) AS mode
+    FROM answers WHERE sweep_id = ? AND mode IS NOT NULL GROUP BY cell_id
+) found
+WHERE cells.sweep_id = ? AND cells.cell_id = found.cell_id
+"""
 _PER_RUN = ("tokens", "samples", "shards", "sites", "runs")
 
 
@@ -114,13 +122,13 @@ def put_searches(con: Connection, sweep_id: str, rows: Sequence[Row]) -> None:
 
 
 def put_answers(con: Connection, sweep_id: str, answers: Path) -> None:
-    """Take in one part of a sweep's answers; `trials` counts them.
+    """Take in one part of a sweep's answers, after its cells; `trials` counts them, and `cells` say how they were computed.
 
     Raises:
         DamagedError: the Parquet file is missing or not what it should be.
     """
     check_parquet(answers, ANSWERS)
-    with blaming(answers), views(con, answers_file=f"FROM {table_of(answers)}"):
+    with blaming(answers), views(con, answers_file=rows_of(answers, ANSWERS)):
         con.execute(
             "DELETE FROM answers WHERE sweep_id = ? AND (cell_id, sample_id) IN"
             " (SELECT (cell_id, sample_id) FROM answers_file)",
@@ -130,6 +138,7 @@ def put_answers(con: Connection, sweep_id: str, answers: Path) -> None:
             f"INSERT INTO answers BY NAME SELECT ? AS sweep_id, {', '.join(ANSWERS.names)} FROM answers_file",
             [sweep_id],
         )
+        con.execute(_MODES, [sweep_id, sweep_id])
 
 
 def shard_row(run_id: str, record: ShardRecord, *, files: Sequence[Path]) -> dict[str, Any]:

@@ -33,7 +33,10 @@ TOKENS = pa.schema(
     ]
 )
 GRADIENT_COLUMNS = frozenset({"target", "option_idx", "margin", "n_steered", "row_norms"})
-ADDED_LATER = GRADIENT_COLUMNS | {"token_type"}  # files from before a column was added lack it, and read as null
+ADDED_LATER = GRADIENT_COLUMNS | {
+    "token_type",
+    "mode",
+}  # files from before a column was added lack it, and read as null
 
 SAMPLES = pa.schema(
     [
@@ -82,6 +85,7 @@ ANSWERS = pa.schema(
         pa.field("score", pa.float32()),
         pa.field("status", pa.string(), nullable=False),
         pa.field("error", pa.string()),
+        pa.field("mode", pa.string()),
     ]
 )
 

@@ -328,7 +328,14 @@ def _as_trials(
             )
             cells.append(cell)
             answers += [
-                Answer(cell_id=cell.cell_id, sample_id=sample_id, split=inputs.split, raw=text, score=float(score))
+                Answer(
+                    cell_id=cell.cell_id,
+                    sample_id=sample_id,
+                    split=inputs.split,
+                    raw=text,
+                    score=float(score),
+                    mode="branch",
+                )
                 for sample_id, text, score in zip(inputs.sample_ids, inputs.texts, score_vap[v, a], strict=True)
             ]
     return tuple(cells), tuple(answers)

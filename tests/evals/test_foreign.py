@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from steercache.evals.grid.report import read_sweep
 from steercache.queries.session import Session
 from tests.evals.conftest import World
 from tests.evals.small_run import options, vector
+from tests.evals.small_sweep import small_grid
 from tests.evals.test_run import counts
 
 
@@ -52,3 +54,11 @@ def test_the_lineage_of_every_vector_stays_with_the_sweep(own_session: Session, 
     assert [row.lineage for row in found.rows] == ["backbone", "unknown"]
     (split,) = read_sweep(own_session, found.sweep_id).splits
     assert [row.lineage for row in split.rows] == ["backbone", "unknown"]
+
+
+def test_the_lineage_of_a_vector_stays_with_a_grid(own_session: Session, world: World, tmp_path: Path) -> None:
+    own_session.save(stranger())
+    changes = {"vectors": ["counting", "stranger"], "allow_foreign": True, "layers": [2], "alphas": [4]}
+    (task,) = small_grid(own_session, world.loaded, tmp_path, n=3, **changes).tasks
+    (split, *_) = read_sweep(own_session, task.sweep_id).splits
+    assert [row.lineage for row in split.rows] == [choice.lineage for choice in task.choices] == ["backbone", "unknown"]

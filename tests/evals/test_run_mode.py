@@ -114,6 +114,10 @@ def test_answers_are_the_same_however_they_were_got(own: Any, world: World) -> N
         assert (choice.mode, choice.forced, choice.n_to_compute, choice.n_cached) == (mode, True, 9 * 6, 0)
         assert set(choice.seconds) == {"full", "branch", "replay"}
         assert not found[mode].computed_in_full
+        said = session.sql(
+            "select distinct c.mode, c.exact, a.mode from cells c join answers a using (sweep_id, cell_id)"
+        )
+        assert said.fetchall() == [(mode, True, mode)]
     assert len(answers["full"]) == 54
     assert answers["full"].keys() == answers["branch"].keys() == answers["replay"].keys()
     ties = {key for one in found.values() for key in one.near_ties}

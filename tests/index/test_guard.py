@@ -167,7 +167,7 @@ def test_nothing_reaches_a_file_a_setting_or_python(con: duckdb.DuckDBPyConnecti
         ("SELECT count(*) FROM range(1000000000000)", "0.8 s"),
         ("SELECT * FROM range(1000000000000)", "more than 100,000 rows"),
         ("SELECT a.range AS x, b.range AS y FROM range(100000) a, range(100000) b ORDER BY x * y", "0.8 s|memory|disk"),
-        ("SELECT list(a.range) FROM range(100000) a, range(100000) b", "memory"),
+        ("SELECT list(a.range) FROM range(100000) a, range(100000) b", "0.8 s|memory"),
         ("SELECT range(1000000000)", "memory"),
         ("SELECT generate_series(1, 10000000000)", "larger than"),
         ("SELECT repeat('x', 4000000000)", "repeat"),

@@ -22,7 +22,7 @@ from steercache.index.ingest import (
 )
 from steercache.index.schemas import ADDED_LATER, TOKENS
 from tests.index.contents import MAT, every_table, fill, put_part, some_runs, some_sweeps, some_vectors
-from tests.index.small import RUN_A, RUN_B, cell_row, span, write_labels
+from tests.index.small import RUN_A, RUN_B, answer_row, cell_row, span, write_labels, write_sweep
 
 
 @pytest.fixture
@@ -138,6 +138,26 @@ def test_settings_put_in_twice_are_there_once_for_each_sweep(index: Index) -> No
             put_cells(con, [cell_row("c", "s1", mode=mode), cell_row("c", "s2", mode=mode), cell_row("d", "s1")])
         found = con.execute("SELECT sweep_id, cell_id, mode FROM cells ORDER BY ALL").fetchall()
     assert found == [("s1", "c", "full"), ("s1", "d", None), ("s2", "c", "full")]
+
+
+def test_cells_say_how_their_answers_were_computed(index: Index, tmp_path: Path) -> None:
+    cells = [cell_row(name, "s1") for name in ("both", "read", "failed", "old")]
+    told = {"both": ["replay", "full"], "read": ["replay", "replay"], "failed": [None, None]}
+    some = [answer_row(c, sample, mode=m) for c, modes in told.items() for sample, m in zip("xy", modes, strict=True)]
+    new = write_sweep(tmp_path / "new", "s1", cells, some)
+    old = write_sweep(tmp_path / "old", "s1", cells, [answer_row("old", "x")])
+    pq.write_table(pq.read_table(old.answers[0]).drop_columns("mode"), old.answers[0])
+    with index.write() as con:
+        put_cells(con, cells)
+        for sweep in (new, old):
+            put_answers(con, "s1", sweep.answers[0])
+        found = con.execute("SELECT cell_id, mode, exact FROM cells").fetchall()
+    assert {cell: (mode, exact) for cell, mode, exact in found} == {
+        "both": ("full", True),
+        "read": ("replay", True),
+        "failed": (None, None),
+        "old": (None, None),
+    }
 
 
 def test_answers_of_a_part_written_again_replace_those_of_the_part(index: Index, sweeps: list[SweepFiles]) -> None:

@@ -272,7 +272,8 @@ def _split_report(stored: StoredSweep, split: str) -> SplitReport:
     arms = _arms(stored)
     chosen = {key: _chosen(stored, cells) for key, cells in arms.items()}
     of = {arm["vector"]: arm["control_of"] for arm in stored.manifest.get("arms", ()) if arm.get("control_of")}
-    lineage = {arm["vector"]: arm.get("lineage") for arm in stored.manifest.get("arms", ()) if arm.get("vector")}
+    lineage = dict(stored.manifest.get("lineages", {}))  # of a grid; an evaluation has it with its arms
+    lineage |= {arm["vector"]: arm.get("lineage") for arm in stored.manifest.get("arms", ()) if arm.get("vector")}
     rows = []
     for key, cell in chosen.items():
         if cell.control_kind is not None or key in of or cell.cell_id not in answers:

@@ -106,7 +106,7 @@ class Runner:
             if bool(result.near_tie_b[i]):
                 self.near_ties.append((result.key, one.sample_id))
             raw = self.loaded.tokenizer.decode(list(result.tokens[i]), skip_special_tokens=True).strip()
-            answers.append(_answer(one, result.key, Said(raw=raw, margin=margin_b[i])))
+            answers.append(_answer(one, result.key, Said(raw=raw, margin=margin_b[i], mode=result.mode)))
         self.n_computed += len(answers)
         return answers
 
@@ -201,4 +201,4 @@ def failed_answer(one: Asked, cell_id: str) -> Answer:
 
 def _answer(one: Asked, cell_id: str, said: Said) -> Answer:
     labels = replace(one.labels, split=one.split)
-    return make_answer(labels, said.raw, cell_id=cell_id, sample_id=one.sample_id, margin=said.margin)
+    return make_answer(labels, said.raw, cell_id=cell_id, sample_id=one.sample_id, margin=said.margin, mode=said.mode)

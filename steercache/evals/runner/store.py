@@ -7,24 +7,25 @@ from typing import Any, Final
 
 from steercache.cache.handle import Cache
 from steercache.cache.sweeps import add_answers, begin_sweep, save_sweep
-from steercache.core.trials import Answer, Cell
+from steercache.core.trials import Answer, Cell, Mode
 
 EVERY_S: Final = 1.0  # between two writings: what a kill may cost, beside the answers being computed
 SHARE: Final = 20  # writing takes at most one part in so many of the time
 Key = tuple[str, str]  # cell, sample
 
 _STORED = """
-SELECT cell_id, sample_id, min(raw) AS raw, min(margin) AS margin FROM answers
+SELECT cell_id, sample_id, min(raw) AS raw, min(margin) AS margin, min(mode) AS mode FROM answers
 WHERE status = 'ok' AND cell_id IN (SELECT unnest($cells)) GROUP BY cell_id, sample_id
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """What the model wrote to one sample in one cell, and how clearly."""
+    """What the model wrote to one sample in one cell, how clearly, and how that was computed."""
 
     raw: str
     margin: float | None = None
+    mode: Mode | None = None
 
 
 def stored_answers(cache: Cache, cell_ids: Sequence[str]) -> dict[Key, Said]:
@@ -33,7 +34,7 @@ def stored_answers(cache: Cache, cell_ids: Sequence[str]) -> dict[Key, Said]:
         return {}
     with cache.connection() as con:
         rows = con.execute(_STORED, {"cells": list(cell_ids)}).fetchall()
-    return {(cell, sample): Said(raw=raw, margin=margin) for cell, sample, raw, margin in rows}
+    return {(cell, sample): Said(raw=raw, margin=margin, mode=mode) for cell, sample, raw, margin, mode in rows}
 
 
 @dataclass(slots=True, kw_only=True)

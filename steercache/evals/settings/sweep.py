@@ -160,6 +160,7 @@ def stored_manifest(job: SweepJob, task: TaskQuestions, how: Mapping[str, Any]) 
         "task": task.wanted.model_dump(mode="json", exclude={"folder"}),
         "samples": {split: digest([one.sample_id for one in some]) for split, some in task.asked.items()},
         "vectors": {arm.name: arm.vector.vector_id for arm in job.grid.arms if arm.vector is not None},
+        "lineages": dict(job.lineages),
         "grid": {
             "layers": list(job.grid.options.layers),
             "alphas": list(sweep.alphas),

@@ -7,7 +7,7 @@ import numpy as np
 
 from steercache.core.errors import UsageError
 from steercache.core.examples import Labels
-from steercache.core.trials import Answer
+from steercache.core.trials import Answer, Mode
 from steercache.evals.statistics.family import LetterShift, letter_shift, max_t
 from steercache.evals.statistics.paired import Interval, McNemar, holm, mcnemar_exact, paired_interval
 from steercache.evals.statistics.power import smallest_effect
@@ -22,6 +22,7 @@ def make_answer(
     sample_id: str,
     margin: float | None = None,
     error: str | None = None,
+    mode: Mode | None = None,
 ) -> Answer:
     """Score a model's words by the sample's labels (`meta["kind"]`); without words the answer is a failed one.
 
@@ -41,6 +42,7 @@ def make_answer(
         margin=margin,
         status="failed" if raw is None else "ok",
         error=error or ("no answer was given" if raw is None else None),
+        mode=mode,
     )
 
 
