@@ -17,6 +17,7 @@ from steercache.cache.documents import PlannedShard
 from steercache.cache.handle import Cache
 from steercache.cache.status import free_bytes
 from steercache.core.errors import BudgetError
+from steercache.models.memory import freed_memory_kept
 from steercache.models.spec import LoadedModel
 from steercache.store.shard import ShardWriter
 
@@ -122,7 +123,7 @@ def _trace_here(
         on_tokens=options.on_tokens,
     )
     started = time.monotonic()
-    with WritingThread() as writing:
+    with freed_memory_kept(), WritingThread() as writing:
         for planned in pending:
             tracer.trace(planned, writing)
     model, n_tokens = run.document.model, sum(s.n_tokens for s in pending)

@@ -13,6 +13,7 @@ from steercache.cache.commit import RunWriter, ShardTables, commit_files, open_s
 from steercache.cache.documents import PlannedShard, RunDocument
 from steercache.cache.paths import RunPaths
 from steercache.core.errors import SteercacheError
+from steercache.models.memory import freed_memory_kept
 from steercache.store.shard import ShardWriter
 
 _tracer: ShardTracer | None = None  # this process's own, made by `_start`
@@ -79,5 +80,5 @@ def _start(paths: RunPaths, document: RunDocument, again: Callable[[], PreparedT
 def _trace_one(planned: PlannedShard) -> None:
     if _tracer is None:
         raise RuntimeError("the worker was not started")
-    with WritingThread() as writing:
+    with freed_memory_kept(), WritingThread() as writing:
         _tracer.trace(planned, writing)

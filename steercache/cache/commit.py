@@ -38,7 +38,8 @@ from steercache.store.generation import create_generation, read_generation, set_
 from steercache.store.reader import open_generation
 from steercache.store.shard import ShardWriter
 
-TELL_EVERY_S = 5.0  # a transaction in the index takes as long as writing a few MB
+TELL_EVERY_S = 5.0  # between two transactions in the index, each of which takes as long as writing a few MB
+TELL_SHARE = 100  # they take at most one part in so many of the time
 FORCED_OVER = (
     "forced_over"  # in `numerics`: what the run's first shards were made under, where --force mixed two settings
 )
@@ -63,7 +64,7 @@ class RunWriter:
         self.document = document
         self.paths = cache.run_paths(document.run_id)
         self._untold: list[ShardRecord] = []
-        self._told_at = time.monotonic()
+        self._due = time.monotonic() + TELL_EVERY_S
 
     def pending(self) -> list[PlannedShard]:
         """Shards without a record, in order."""
@@ -83,12 +84,13 @@ class RunWriter:
         """Put a committed shard into the index, at most every few seconds, with those that wait, and if it is free; returns
         who holds it otherwise. What was not told `finish` makes up, or whoever reads before."""
         self._untold.append(self._in_force(shard_idx))
-        now = time.monotonic()
-        if now - self._told_at < TELL_EVERY_S:
+        start = time.monotonic()
+        if start < self._due:
             return None
         held_by = add_shards(self.cache.paths, self.document, self._untold)
         if held_by is None:
-            self._untold, self._told_at = [], now
+            now = time.monotonic()
+            self._untold, self._due = [], now + max(TELL_EVERY_S, TELL_SHARE * (now - start))
         return held_by
 
     def _in_force(self, shard_idx: int) -> ShardRecord:

@@ -15,7 +15,7 @@ import duckdb
 from steercache.core.ids import digest
 from steercache.core.layout import ShardRecord
 from steercache.index.labels import SAMPLES_OF_FILE, TOKENS_OF_FILE, relabel_samples, relabel_tokens
-from steercache.index.parquet import blaming, check_labels, labels_of, rows_of, table_of, views
+from steercache.index.parquet import blaming, check_labels, labels_of, rows_of, views
 from steercache.index.rows import Row, insert, replace
 from steercache.index.schemas import ANSWERS, SAMPLES, TOKENS, check_parquet
 

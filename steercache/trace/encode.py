@@ -213,8 +213,10 @@ def _tokenize(prompt: Prompt, tokenizer: Any, *, place: str) -> tuple[IntArray, 
         raise EncodingProblem("empty", "the text has no tokens", place=place)
     added = np.array(encoding.special_tokens_mask, dtype=bool)
     spans = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
+    text = prompt.expanded
     for i, (start, end) in enumerate(encoding.offsets):
-        spans[i] = _without_spaces(prompt.expanded, start, end)
+        if start < end and (text[start].isspace() or text[end - 1].isspace()):
+            spans[i] = _without_spaces(text, start, end)
     spans[added] = -1
     return np.array(encoding.ids, dtype=np.int32), spans, added
 
@@ -222,7 +224,7 @@ def _tokenize(prompt: Prompt, tokenizer: Any, *, place: str) -> tuple[IntArray, 
 def _without_spaces(text: str, start: int, end: int) -> tuple[int, int]:
     """A span without blanks at its ends, as some tokenizers give it and others do not; blanks alone stay as they are."""
     piece = text[start:end]
-    if not piece or piece.isspace():
+    if piece.isspace():
         return start, end
     return end - len(piece.lstrip()), start + len(piece.rstrip())
 

@@ -71,6 +71,7 @@ def test_a_shell_that_holds_the_index_does_not_stop_a_build_and_the_index_catche
     trace: SmallTrace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("steercache.cache.commit.TELL_EVERY_S", 0.0)
+    monkeypatch.setattr("steercache.cache.commit.TELL_SHARE", 0)
     root = tmp_path / "root"
     write_small_trace(tmp_path / "first", n=10, name="first").build(root)
     hold = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"

@@ -26,6 +26,7 @@ KILLS = [A_FEW, pytest.param(100, id="many", marks=pytest.mark.slow)]
 def index_told_of_every_shard(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that builds of a second are killed in the index too."""
     monkeypatch.setattr("steercache.cache.commit.TELL_EVERY_S", 0.0)
+    monkeypatch.setattr("steercache.cache.commit.TELL_SHARE", 0)
 
 
 @pytest.fixture(scope="module")
