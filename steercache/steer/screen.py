@@ -128,13 +128,16 @@ def predict(
     shift, accuracy = np.empty(size, np.float32), np.empty(size, np.float32)
     helped, hurt = np.empty(size, np.int32), np.empty(size, np.int32)
     for i, part, moved in _moves(screen, vectors, memory_bytes):
+        led, change, flags = torch.empty_like(moved), *(torch.empty(moved.shape[:2]) for _ in range(2))
         for j in range(size[2]):
-            margins = torch.addcmul(leads, alphas_lva[i, part, j, None, None], moved).amin(2)
-            change = margins - start
+            torch.addcmul(leads, alphas_lva[i, part, j, None, None], moved, out=led)
+            margins = led[:, :, 0] if led.shape[2] == 1 else led.amin(2)
+            torch.sub(margins, start, out=change)
             shift[i, part, j] = change.mean(1).numpy()
-            accuracy[i, part, j] = (margins > 0).float().mean(1).numpy()
-            helped[i, part, j] = (change > 0).sum(1).numpy()
-            hurt[i, part, j] = (change < 0).sum(1).numpy()
+            # Flags of 0.0 and 1.0 are written and added up several times faster than booleans.
+            accuracy[i, part, j] = torch.gt(margins, 0, out=flags).mean(1).numpy()
+            helped[i, part, j] = torch.gt(change, 0, out=flags).sum(1).numpy()
+            hurt[i, part, j] = torch.lt(change, 0, out=flags).sum(1).numpy()
     return Prediction(
         layers=screen.layers,
         alphas=alphas_lva.numpy(),
