@@ -26,6 +26,7 @@ from steercache.evals.grid.shortcuts_job import compare_sweep
 from steercache.evals.screening.job import (
     ScreenedTask,
     ScreenTask,
+    bent_by_pilot,
     effects_of_best,
     fitting_vectors,
     ranks_of_best,
@@ -73,7 +74,10 @@ _TARGETS = ("image", "text", "both", "all", "last")
 @click.option("--compare", is_flag=True, help="What replaces the grid: from the answers of SWEEP, run exhaustively.")
 @click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.1, show_default=True, help="Cells run.")
 @click.option(
-    "--pilot", metavar="M", type=click.IntRange(0), help="With --compare: questions that bend the predictions."
+    "--pilot",
+    metavar="M",
+    type=click.IntRange(0),
+    help="Of a SWEEP: questions answered exactly so that predictions bend, 40 say. None unless with --compare.",
 )
 @click.option("--resamples", type=click.IntRange(1), default=200, show_default=True, help="Of the search split.")
 @root_option
@@ -84,11 +88,13 @@ def screen(words: tuple[str, ...], root: Path, **asked: Any) -> None:
 
     SWEEP is a sweep manifest; or name MODEL and BENCHMARK with --vector, --layer and --alpha. What is needed once is a
     gradient run over the search split: it is recorded if the cache has none (safe to kill, resumes), and from then on no model
-    is loaded. Predictions are straight lines, good for weak strengths: beyond --trust median norms of the steered rows no more
-    is promised than there, and `grid --screen-first` bends them by a pilot. The test split is never looked at.
+    is loaded. Predictions are straight lines, good for weak strengths, and beyond --trust median norms of the steered rows no
+    more is promised than there. At half a norm damage may be as large: --pilot 40 answers a few questions exactly, as `grid
+    --screen-first` does, and bends the lines by them. The test split is never looked at.
 
     \b
     steercache screen tiny-scenes
+    steercache screen demo-scenes --pilot 40
     steercache screen tiny scenes --task Count --form number --vector counting --layer 1-4 --alpha 2,4,8 --nulls 1000
     steercache screen tiny scenes --task Relation --all-vectors --samples 3
     steercache screen tiny-scenes --compare
@@ -100,8 +106,8 @@ def screen(words: tuple[str, ...], root: Path, **asked: Any) -> None:
         _compare(session, words, asked)
         return
     with progress_bar("reading questions", total=None, unit="", quiet=asked["as_json"]) as bar:
-        tasks, wanted = (_of_sweep if len(words) == 1 else _of_benchmark)(session, words, asked, bar.show)
-        found = [_screened(session, task, wanted, asked, bar.show) for task in tasks]
+        tasks, wanted, job = (_job_of_sweep if len(words) == 1 else _of_benchmark)(session, words, asked, bar.show)
+        found = [_screened(session, i, task, wanted, job, asked, bar.show) for i, task in enumerate(tasks)]
     if asked["as_json"]:
         print_json(
             {
@@ -130,7 +136,7 @@ def _compare(session: Session, words: tuple[str, ...], asked: dict[str, Any]) ->
         seed=asked["seed"],
     )
     with progress_bar("reading questions", total=None, unit="", quiet=asked["as_json"]) as bar:
-        _, wanted, job = _job_of_sweep(session, words[0], asked, bar.show)
+        _, wanted, job = _job_of_sweep(session, words, asked, bar.show)
         found = compare_sweep(job, wanted, options, progress=bar.show)
     if asked["as_json"]:
         print_json({"model": wanted.bundle.spec.name, "compared": compared_json(found)})
@@ -141,9 +147,17 @@ def _compare(session: Session, words: tuple[str, ...], asked: dict[str, Any]) ->
 
 
 def _screened(
-    session: Session, task: ScreenTask, wanted: GradientsWanted, asked: dict[str, Any], progress: Progress
+    session: Session,
+    place: int,
+    task: ScreenTask,
+    wanted: GradientsWanted,
+    job: SweepJob | None,
+    asked: dict[str, Any],
+    progress: Progress,
 ) -> tuple[ScreenedTask, Any, Any]:
     found = screen_task(session, task, wanted, trust=asked["trust"], progress=progress)
+    if asked["pilot"] and job is not None:
+        found = bent_by_pilot(job, job.tasks[place], found, wanted, n=asked["pilot"], progress=progress)
     by, top = asked["by"], asked["top"]
     n, nulls = asked["n_samples"], asked["nulls"]
     effects = effects_of_best(found, n=n, n_vectors=top, by=by) if n else {}
@@ -151,19 +165,12 @@ def _screened(
     return found, effects, ranks
 
 
-def _of_sweep(
-    session: Session, words: tuple[str, ...], asked: dict[str, Any], progress: Progress
-) -> tuple[tuple[ScreenTask, ...], GradientsWanted]:
-    tasks, wanted, _ = _job_of_sweep(session, words[0], asked, progress)
-    return tasks, wanted
-
-
 def _job_of_sweep(
-    session: Session, name: str, asked: dict[str, Any], progress: Progress
+    session: Session, words: tuple[str, ...], asked: dict[str, Any], progress: Progress
 ) -> tuple[tuple[ScreenTask, ...], GradientsWanted, SweepJob]:
     if asked["names"] or asked["all_vectors"]:
         raise UsageError("a sweep names its own vectors", hint="steercache screen MODEL BENCHMARK --vector NAME")
-    resolved = resolve_sweep(name, search=(Path(),))
+    resolved = resolve_sweep(words[0], search=(Path(),))
     root = session.cache.root
     wanted = _wanted(sweep_model(resolved, root), root, asked)
     job = sweep_job(session, resolved, wanted, progress=progress)
@@ -172,8 +179,10 @@ def _job_of_sweep(
 
 def _of_benchmark(
     session: Session, words: tuple[str, ...], asked: dict[str, Any], progress: Progress
-) -> tuple[tuple[ScreenTask, ...], GradientsWanted]:
+) -> tuple[tuple[ScreenTask, ...], GradientsWanted, None]:
     model, benchmark = words
+    if asked["pilot"]:
+        raise UsageError("a pilot runs cells of a sweep", hint="steercache screen SWEEP --pilot 40")
     if benchmark not in BENCHMARKS:
         raise UsageError(f"no benchmark named {benchmark!r}", hint=f"one of: {', '.join(BENCHMARKS)}")
     root, wide = session.cache.root, tuple(dict.fromkeys(parse_layers(asked["layers"]) or ()))
@@ -195,7 +204,7 @@ def _of_benchmark(
         n=asked["n"],
         allow_foreign=asked["allow_foreign"],
     )
-    return (task_of_benchmark(session, wanted, questions, vectors, options, progress=progress),), wanted
+    return (task_of_benchmark(session, wanted, questions, vectors, options, progress=progress),), wanted, None
 
 
 def _wanted(found: Any, root: Path, asked: dict[str, Any]) -> GradientsWanted:

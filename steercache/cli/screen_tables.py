@@ -24,6 +24,8 @@ def as_json(found: ScreenedTask, effects: Effects, ranks: Sequence[NullRank], *,
         "base_accuracy": found.grid.base_accuracy,
         "base_margin": found.base_margin,
         "n_cells": found.grid.n_cells,
+        "n_pilot": 0 if found.pilot is None else found.pilot.n_samples,
+        "n_pilot_answers": 0 if found.pilot is None else found.pilot.n_answers,
         "cells": found.grid.best(n, by=by),
         "vectors": found.grid.best_of_each(by=by)[:n],
         "nulls": ranks,
@@ -58,6 +60,9 @@ def print_screened(
         note(
             f"{found.n_left_out} questions left out: no options that their first tokens tell apart, or not to be asked"
         )
+    if found.pilot is not None:
+        bent = f"{found.pilot.n_answers:,} answers to {found.pilot.n_samples} of the questions bent the predictions"
+        note(f"pilot: {bent}" + ("; samples and ranks are along straight lines" if ranks or effects else ""))
     note(f"predicted, not run; gradients: {found.gradients.document.name} {found.run_id[:SHORT_ID]}")
 
 

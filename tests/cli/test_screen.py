@@ -26,6 +26,12 @@ def test_a_sweep_is_predicted_run_in_part_and_compared(work: Path, terminal: Ter
     assert {row["cell"]["layer"] for row in run["rows"]} <= {cell["layer"] for cell in task["cells"]}
     assert (run["n_cells"], run["n_screened_out"]) == (2, 6)
     assert (run["n_pilot"], run["n_pilot_answers"]) == (0, 0), "6 questions are too few for a pilot of a third"
+    assert terminal("screen", "sweep.yaml", "--pilot", "3", "--json") == 0, terminal.err
+    (bent,) = json.loads(terminal.out)["tasks"]
+    assert (bent["n_pilot"], bent["n_pilot_answers"] % 3, bent["n_cells"]) == (3, 0, 8)
+    assert bent["n_pilot_answers"] > 0
+    assert terminal("screen", "sweep.yaml", "--pilot", "3", "--samples", "1") == 0, terminal.err
+    assert "answers to 3 of the questions bent the predictions; samples and ranks are along straight" in terminal.err
     for pilot, said in (("0", "no pilot: predictions are straight lines"), ("3", "answers to 3 of the questions bent")):
         assert terminal("grid", "sweep.yaml", "--screen-first", "2", "--pilot", pilot) == 0, terminal.err
         assert said in terminal.err
@@ -51,6 +57,8 @@ def test_a_benchmark_is_screened_with_named_vectors_and_says_who_is_helped(work:
     (task,) = json.loads(terminal.out)["tasks"]
     right = [cell["accuracy"] for cell in task["cells"]]
     assert right == sorted(right, reverse=True)
+    assert terminal(*SMALL, "--pilot", "3") == 2
+    assert "steercache screen SWEEP --pilot" in terminal.err
     assert terminal(*SMALL[:-1], "--all-vectors") == 2
     assert "does not say its origin" in terminal.err
     everything = [word for word in SMALL if word not in ("--vector", "made")]

@@ -9,7 +9,8 @@ import pytest
 from steercache.core.errors import UsageError
 from steercache.evals.grid.run import GridOptions, run_grid
 from steercache.evals.grid.shortcuts import FinishedGrid, ShortcutOptions, bent_changes, compare_ways
-from steercache.evals.screening.job import screening_for_grid
+from steercache.evals.runner.row_norms import with_target_norms
+from steercache.evals.screening.job import bent_by_pilot, screen_task, screening_for_grid, tasks_of_sweep
 from steercache.evals.screening.pilot import ScreenFirst, pilot_size, run_pilot
 from steercache.evals.screening.predict import (
     best_predicted,
@@ -77,6 +78,28 @@ def test_its_answers_are_the_grids_and_predictions_go_through_their_mean(
     again = run_pilot(job, task, gradients, n=N_PILOT)
     assert again is not None
     assert again.bends.keys() == pilot.bends.keys()
+
+
+def test_a_screened_sweep_is_bent_as_its_settings_are(own_session: Session, world: World, tmp_path: Any) -> None:
+    for unit in ("raw", "target_norm"):
+        changes = {"splits": ["search"], "alphas": [0.3, 0.45], "alpha_unit": unit, "name": unit}
+        job = small_job(own_session, world.loaded, tmp_path, **changes)
+        (task,), asked_for = tasks_of_sweep(job), wanted(world.loaded)
+        straight = screen_task(own_session, task, asked_for)
+        found = bent_by_pilot(job, job.tasks[0], straight, asked_for, n=N_PILOT)
+        assert found.pilot is not None
+        ready = with_target_norms(job, job.tasks[0], load=lambda: world.loaded)
+        expected = predict_settings(found.gradients, ready.grid.cells, bends=found.pilot.bends)
+        key = lambda cell: (cell.target, cell.layer, cell.alpha)  # noqa: E731
+        by_cell = {key(one.setting.cell): one for one in expected}
+        rows = found.grid.best(found.grid.n_cells)
+        assert len(rows) == len(by_cell) == len(job.grid.cells)
+        for row in rows:
+            one = by_cell[key(row)]
+            assert (row.shift, row.accuracy) == pytest.approx((one.shift, one.accuracy), abs=1e-6)
+            assert (row.helped, row.hurt) == (one.helped, one.hurt)
+        assert not np.allclose(found.grid.shift, straight.grid.shift, atol=1e-3)
+        assert bent_by_pilot(job, job.tasks[0], straight, asked_for, n=1) is straight
 
 
 def test_a_grid_screens_after_its_pilot_and_races_go_by_right_answers(

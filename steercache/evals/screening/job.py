@@ -9,11 +9,11 @@ from steercache.cache.vectors import list_vectors
 from steercache.core.errors import PartlyFailedError, SteercacheError, UsageError
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks.questions import Benchmark
-from steercache.evals.runner.row_norms import row_norms_of
+from steercache.evals.runner.row_norms import row_norms_of, with_target_norms
 from steercache.evals.screening.gradient_plan import GradientWish
 from steercache.evals.screening.gradient_store import StoredGradients
 from steercache.evals.screening.many import NullRank, ScreenedGrid, VectorGrid, rank_among_nulls, screen_grid
-from steercache.evals.screening.pilot import Picked, ScreenFirst, run_pilot
+from steercache.evals.screening.pilot import Picked, Pilot, ScreenFirst, run_pilot
 from steercache.evals.screening.predict import (
     TRUST,
     By,
@@ -21,6 +21,7 @@ from steercache.evals.screening.predict import (
     SampleEffect,
     best_predicted,
     ensure_gradients,
+    predict_settings,
     sample_effects,
     wish_of,
 )
@@ -49,7 +50,8 @@ class ScreenTask:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScreenedTask:
     """One task's predictions. `base_margin` is the mean answer margin without a vector; `n_left_out` questions have no
-    options that their first tokens tell apart, or could not be asked: nothing is predicted of them."""
+    options that their first tokens tell apart, or could not be asked: nothing is predicted of them. Without a `pilot`
+    predictions are straight lines."""
 
     name: str
     benchmark: str
@@ -58,6 +60,7 @@ class ScreenedTask:
     n_left_out: int
     base_margin: float
     grid: ScreenedGrid
+    pilot: Pilot | None = None
 
     @property
     def run_id(self) -> str:
@@ -74,7 +77,7 @@ def wanted_of(
     found: FoundModel, root: Path, *, device: str, dtype: str, run: str | None, force: bool
 ) -> GradientsWanted:
     """How gradients of a model may be had; its weights are read only if some have to be recorded."""
-    load = partial(found.load, root, device=device, dtype=dtype)
+    load = cache(partial(found.load, root, device=device, dtype=dtype))
     return GradientsWanted(bundle=found.bundle(root, dtype=dtype), load=load, device=device, run=run, force=force)
 
 
@@ -159,11 +162,10 @@ def screen_task(
     trust: float = TRUST,
     progress: Progress | None = None,
 ) -> ScreenedTask:
-    """Predict a task's grid; gradients and row norms that the cache lacks are recorded first, by a model that is loaded once.
+    """Predict a task's grid; gradients and row norms that the cache lacks are recorded first.
 
     Raises as `screening.ensure_gradients`.
     """
-    wanted = replace(wanted, load=cache(wanted.load))
     wish = GradientWish(benchmark=task.benchmark, layers=task.grid.layers, targets=task.grid.targets)
     gradients = ensure_gradients(session, task.asked, wish, wanted, progress=progress)
     margins = answer_margins(gradients.screen(task.grid.targets[0]))
@@ -178,10 +180,31 @@ def screen_task(
     )
 
 
+def bent_by_pilot(
+    job: SweepJob,
+    task: TaskQuestions,
+    screened: ScreenedTask,
+    wanted: GradientsWanted,
+    *,
+    n: int | None = None,
+    progress: Progress | None = None,
+) -> ScreenedTask:
+    """A sweep's task predicted after a pilot of `n` questions (None: `pilot_size`), whose answers count as the sweep's own;
+    as it was where that is too few. Raises as `pilot.run_pilot`.
+    """
+    loaded, trust = wanted.load(), screened.grid.trust
+    ready = with_target_norms(replace(job, loaded=loaded), task, load=lambda: loaded)
+    pilot = run_pilot(ready, task, screened.gradients, n=n, trust=trust, progress=progress)
+    if pilot is None:
+        return screened
+    predicted = predict_settings(screened.gradients, ready.grid.cells, trust=trust, bends=pilot.bends)
+    return replace(screened, grid=screened.grid.with_predictions(predicted), pilot=pilot)
+
+
 def effects_of_best(
     screened: ScreenedTask, *, n: int, n_vectors: int, by: By = "margin"
 ) -> Mapping[str, Mapping[str, tuple[SampleEffect, ...]]]:
-    """For the best predicted vectors, the samples that their best cell helps and hurts most."""
+    """For the best predicted vectors, the samples that their best cell helps and hurts most, along straight lines."""
     found, grid = {}, screened.grid.grid
     for row in screened.grid.best_of_each(by=by)[:n_vectors]:
         delta_d = grid.delta(grid.names.index(row.vector), row.layer, row.target, alpha=row.alpha)
@@ -194,7 +217,7 @@ def effects_of_best(
 def ranks_of_best(
     session: Session, screened: ScreenedTask, *, count: int, n: int, by: By = "margin", seed: int = 0
 ) -> tuple[NullRank, ...]:
-    """Ranks among null directions of the n best predicted vectors."""
+    """Ranks among null directions of the n best predicted vectors, all along straight lines."""
     names = [row.vector for row in screened.grid.best_of_each(by=by)[:n]]
     which = [screened.grid.grid.names.index(name) for name in names]
     return rank_among_nulls(session, screened.gradients, screened.grid.grid, which, count=count, seed=seed)

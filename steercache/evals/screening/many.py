@@ -11,7 +11,7 @@ from steercache.core.trials import AlphaUnit, Target
 from steercache.core.vectors import SteeringVector
 from steercache.evals.evaluation.nulls import screen_nulls
 from steercache.evals.screening.gradient_store import StoredGradients
-from steercache.evals.screening.predict import TRUST, By, predict_layer
+from steercache.evals.screening.predict import TRUST, By, Predicted, predict_layer
 from steercache.evals.settings.controls import covariance_controls
 from steercache.evals.settings.vectors import rows_of
 from steercache.evals.tasks.task import Progress
@@ -87,6 +87,22 @@ class ScreenedGrid:
         own = [self._rows(cells_tlva[:, :, v].reshape(-1), 1, by)[0] for v in range(len(self.grid.vectors))]
         score = (lambda r: (-r.shift,)) if by == "margin" else (lambda r: (-r.accuracy, -r.shift))
         return tuple(sorted(own, key=score))
+
+    def with_predictions(self, predicted: Sequence[Predicted]) -> "ScreenedGrid":
+        """The same grid with other predictions of some of its cells: those that a pilot bent."""
+        grid = self.grid
+        shift, accuracy = self.shift.copy(), self.accuracy.copy()
+        helped, hurt = self.helped.copy(), self.hurt.copy()
+        for one in predicted:
+            cell = one.setting.cell
+            at = (
+                grid.targets.index(cell.target),
+                grid.layers.index(-1 if cell.layer is None else cell.layer),
+                grid.names.index(one.setting.arm.name),
+                grid.alphas.index(cell.alpha),
+            )
+            shift[at], accuracy[at], helped[at], hurt[at] = one.shift, one.accuracy, one.helped, one.hurt
+        return replace(self, shift=shift, accuracy=accuracy, helped=helped, hurt=hurt)
 
     def _rows(self, cells: npt.NDArray[np.int64], n: int, by: By) -> tuple[ScreenRow, ...]:
         t, i, v, a = np.unravel_index(cells, self.shift.shape)
