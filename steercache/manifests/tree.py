@@ -180,8 +180,11 @@ def _scalar(node: yaml.ScalarNode, path: Path, walk: _Walk) -> Any:
     name = node.tag.removeprefix(_TAG)
     if name == "str":
         if any("\ud800" <= c <= "\udfff" for c in text):
-            walk.problem(path, "encoding", "holds half a surrogate pair, which is no character", node)
-            return None
+            try:  # JSON writes a character beyond the first 65,536 as two escapes, which YAML reads one by one
+                text = text.encode("utf-16", "surrogatepass").decode("utf-16")
+            except UnicodeDecodeError:
+                walk.problem(path, "encoding", "holds half a surrogate pair, which is no character", node)
+                return None
         if node.style is None and _OTHER_IN_YAML_1_1.match(text):
             walk.problem(path, "ambiguous_number", f"{text} means different things to different readers; {_SAY}", node)
             return None

@@ -101,6 +101,14 @@ def test_valid_documents_with_a_value_changed_never_give_a_traceback(data: st.Da
     read_or_refuse(yaml.safe_dump(tree))
 
 
+def test_json_says_characters_beyond_the_first_plane_in_two_escapes() -> None:
+    tree = {"kind": "dataset", "version": 1, "name": "d", "source": {"type": "text", "path": "\U0001f600.txt"}}
+    for written in (json.dumps(tree), json.dumps(tree, ensure_ascii=False), yaml.safe_dump(tree)):
+        assert outcome(written).model_dump()["source"]["path"] == "\U0001f600.txt"  # type: ignore[union-attr]
+    halved = json.dumps(tree).replace("\\ude00", "")
+    assert [p.kind for p in outcome(halved).problems] == ["encoding"]  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("text", "kind"),
     [

@@ -162,10 +162,11 @@ def screen_task(
     trust: float = TRUST,
     progress: Progress | None = None,
 ) -> ScreenedTask:
-    """Predict a task's grid; gradients and row norms that the cache lacks are recorded first.
+    """Predict a task's grid; gradients and row norms that the cache lacks are recorded first, by a model that is loaded once.
 
     Raises as `screening.ensure_gradients`.
     """
+    wanted = replace(wanted, load=cache(wanted.load))
     wish = GradientWish(benchmark=task.benchmark, layers=task.grid.layers, targets=task.grid.targets)
     gradients = ensure_gradients(session, task.asked, wish, wanted, progress=progress)
     margins = answer_margins(gradients.screen(task.grid.targets[0]))
