@@ -137,7 +137,7 @@ def picture_side(guide: Guide) -> None:
 
 
 def quick_dtype() -> str:
-    """The dtype to ask questions in: the model's own on a GPU; on a CPU float32, as fast there and without its near-ties."""
+    """The dtype to ask questions in: the model's own on a GPU; on a CPU float32, without the near-ties of bfloat16."""
     return "auto" if on_gpu() else "float32"
 
 
