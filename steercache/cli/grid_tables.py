@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from steercache.cli.output import note, print_table
+from steercache.cli.screen_tables import pilot_note
 from steercache.core.ids import SHORT_ID
 from steercache.core.trials import Cell
 from steercache.evals.grid.run import GridResult, TaskResult
@@ -128,11 +129,7 @@ def _print_notes(task: TaskResult) -> None:
         note(
             f"screened: the {task.n_cells} best predicted of {n_all} cells were run; no p over the family of all cells"
         )
-        note(
-            f"pilot: {task.n_pilot_answers:,} answers to {task.n_pilot} of the questions bent the predictions"
-            if task.n_pilot
-            else "no pilot: predictions are straight lines along the gradients, weak where damage is large (--pilot 40)"
-        )
+        note(pilot_note(task.n_pilot, task.n_pilot_answers))
     _print_races(task.choices, task)
     for choice in task.choices:
         if choice.lineage in ("foreign", "unknown"):

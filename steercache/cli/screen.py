@@ -107,7 +107,13 @@ def screen(words: tuple[str, ...], root: Path, **asked: Any) -> None:
         return
     with progress_bar("reading questions", total=None, unit="", quiet=asked["as_json"]) as bar:
         tasks, wanted, job = (_job_of_sweep if len(words) == 1 else _of_benchmark)(session, words, asked, bar.show)
-        found = [_screened(session, i, task, wanted, job, asked, bar.show) for i, task in enumerate(tasks)]
+        screened = [screen_task(session, task, wanted, trust=asked["trust"], progress=bar.show) for task in tasks]
+        if asked["pilot"] and job is not None:
+            screened = [
+                bent_by_pilot(job, questions, one, wanted, n=asked["pilot"], progress=bar.show)
+                for questions, one in zip(job.tasks, screened, strict=True)
+            ]
+        found = [(one, *_beside(session, one, asked)) for one in screened]
     if asked["as_json"]:
         print_json(
             {
@@ -146,23 +152,12 @@ def _compare(session: Session, words: tuple[str, ...], asked: dict[str, Any]) ->
     next_commands(f"steercache query what_replaces_the_grid -p sweep={found[0].sweep_id}{at_root}")
 
 
-def _screened(
-    session: Session,
-    place: int,
-    task: ScreenTask,
-    wanted: GradientsWanted,
-    job: SweepJob | None,
-    asked: dict[str, Any],
-    progress: Progress,
-) -> tuple[ScreenedTask, Any, Any]:
-    found = screen_task(session, task, wanted, trust=asked["trust"], progress=progress)
-    if asked["pilot"] and job is not None:
-        found = bent_by_pilot(job, job.tasks[place], found, wanted, n=asked["pilot"], progress=progress)
-    by, top = asked["by"], asked["top"]
-    n, nulls = asked["n_samples"], asked["nulls"]
+def _beside(session: Session, found: ScreenedTask, asked: dict[str, Any]) -> tuple[Any, Any]:
+    """Samples of the best vectors, and their ranks among nulls, where they are asked for."""
+    by, top, n, nulls = asked["by"], asked["top"], asked["n_samples"], asked["nulls"]
     effects = effects_of_best(found, n=n, n_vectors=top, by=by) if n else {}
     ranks = ranks_of_best(session, found, count=nulls, n=top, by=by, seed=asked["seed"]) if nulls else ()
-    return found, effects, ranks
+    return effects, ranks
 
 
 def _job_of_sweep(

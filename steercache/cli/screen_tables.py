@@ -60,10 +60,17 @@ def print_screened(
         note(
             f"{found.n_left_out} questions left out: no options that their first tokens tell apart, or not to be asked"
         )
-    if found.pilot is not None:
-        bent = f"{found.pilot.n_answers:,} answers to {found.pilot.n_samples} of the questions bent the predictions"
-        note(f"pilot: {bent}" + ("; samples and ranks are along straight lines" if ranks or effects else ""))
+    pilot = found.pilot
+    said = pilot_note(0, 0) if pilot is None else pilot_note(pilot.n_samples, pilot.n_answers)
+    note(said + ("; samples and ranks are along straight lines" if pilot is not None and (ranks or effects) else ""))
     note(f"predicted, not run; gradients: {found.gradients.document.name} {found.run_id[:SHORT_ID]}")
+
+
+def pilot_note(n_samples: int, n_answers: int) -> str:
+    """What a pilot asked, or that there was none."""
+    if n_samples:
+        return f"pilot: {n_answers:,} answers to {n_samples} of the questions bent the predictions"
+    return "no pilot: predictions are straight lines along the gradients, weak where damage is large (--pilot 40, of a sweep)"
 
 
 def _row(row: ScreenRow) -> list[Any]:

@@ -33,10 +33,8 @@ TOKENS = pa.schema(
     ]
 )
 GRADIENT_COLUMNS = frozenset({"target", "option_idx", "margin", "n_steered", "row_norms"})
-ADDED_LATER = GRADIENT_COLUMNS | {
-    "token_type",
-    "mode",
-}  # files from before a column was added lack it, and read as null
+# Files from before a column was added lack it, and read as null.
+ADDED_LATER = GRADIENT_COLUMNS | {"token_type", "mode"}
 
 SAMPLES = pa.schema(
     [

@@ -1,6 +1,6 @@
 """Memory that forward passes free stays with the process while a long piece of work runs.
 
-Every batch of a trace or a grid keeps block outputs for a while and then frees them all. glibc gives such memory back to the
+Every batch of a trace keeps block outputs for a while and then frees them all. glibc gives such memory back to the
 system, and the next batch has its pages made and zeroed anew: a traced pass of SmolLM2-135M took 7 % longer for it.
 """
 

@@ -4,7 +4,7 @@ After bare prompts, or after questions about pictures: one unsteered pass per ba
 from it (`steer.branch`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from steercache.core.errors import UsageError
-from steercache.core.trials import AlphaUnit, Answer, Cell, Target
+from steercache.core.trials import AlphaUnit, Answer, Cell, Mode, Target
 from steercache.core.vectors import SteeringVector
 from steercache.models.spec import LoadedModel
 from steercache.steer.add import delta_of, direction_at
@@ -129,6 +129,7 @@ def word_mass_effect(
         for a in range(1, len(alphas))
     }
     probability = np.empty((len(vectors), len(alphas), inputs.n, len(tokens)))
+    modes: dict[tuple[int, int], Mode] = {(0, 0): "full"}
     first = done = 0
     for batch in inputs.batches():
         here = slice(first, first := first + len(batch.lengths))
@@ -137,12 +138,14 @@ def word_mass_effect(
         if prefill.logits_bv is None:
             raise UsageError("the model gave no logits")
         probability[:, 0, here] = _probabilities(prefill.logits_bv, ids)
-        for (v, a), found in _steered(prefill, deltas, plan=plan, ids=ids, skip_first=inputs.skip_first):
-            probability[v, a, here] = found
+        for setting, mode, found in _steered(prefill, deltas, plan=plan, ids=ids, skip_first=inputs.skip_first):
+            probability[*setting, here], modes[setting] = found, mode
             done += len(found)
             if progress is not None:
                 progress("settings", done, inputs.n * len(deltas))
-    cells, answers = _as_trials(loaded, vectors, plan=plan, inputs=inputs, words=tuple(tokens), vapw=probability)
+    cells, answers = _as_trials(
+        loaded, vectors, plan=plan, inputs=inputs, words=tuple(tokens), vapw=probability, modes=modes
+    )
     return WordMass(
         plan=plan,
         concept=vector.concept,
@@ -270,7 +273,7 @@ def _steered(
     ids: Sequence[tuple[int, ...]],
     skip_first: bool,
 ) -> Any:
-    """((direction, alpha), probabilities (b, w)) of every setting over one batch."""
+    """((direction, alpha), how computed, probabilities (b, w)) of every setting over one batch."""
     mask_bt = target_mask(
         plan.target, prefill.prompts.tokens, vocabulary=prefill.parts.vocabulary, skip_first=skip_first
     )
@@ -280,7 +283,7 @@ def _steered(
     ]
     options = BranchOptions(max_new_tokens=1, memory_budget_bytes=plan.memory_mib * MIB)
     for result in branch_from(prefill, cells, options):
-        yield keys[result.key], _probabilities(result.logits_bv, ids)
+        yield keys[result.key], result.mode, _probabilities(result.logits_bv, ids)
 
 
 @torch.inference_mode()
@@ -300,6 +303,7 @@ def _as_trials(
     inputs: EffectInputs,
     words: tuple[str, ...],
     vapw: Masses,
+    modes: Mapping[tuple[int, int], Mode],
 ) -> tuple[tuple[Cell, ...], tuple[Answer, ...]]:
     """Every setting as a cell (every word of it, with `plan.apart`), every input's probability as the score of an answer;
     alpha 0 is one cell without a vector."""
@@ -334,7 +338,7 @@ def _as_trials(
                     split=inputs.split,
                     raw=text,
                     score=float(score),
-                    mode="branch",
+                    mode=modes[v, a],
                 )
                 for sample_id, text, score in zip(inputs.sample_ids, inputs.texts, score_vap[v, a], strict=True)
             ]

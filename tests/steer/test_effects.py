@@ -127,6 +127,8 @@ def test_every_setting_is_a_cell_and_every_prompt_an_answer() -> None:
     effect = word_mass_effect(loaded(), vector(1), PLAN)
     assert len(effect.cells) == 1 + 4 * 2 == len({c.cell_id for c in effect.cells})
     assert len(effect.answers) == len(effect.cells) * 3
+    plain = {c.cell_id for c in effect.cells if c.vector_id is None}
+    assert {(a.cell_id in plain, a.mode) for a in effect.answers} == {(True, "full"), (False, "branch")}
     assert effect.cells[0].vector_id is None
     by_cell = {c.cell_id: [a.score for a in effect.answers if a.cell_id == c.cell_id] for c in effect.cells}
     strongest = next(c for c in effect.cells if c.vector_id == vector(1).vector_id and c.alpha == 2.0)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 from steercache.cache.vectors import list_vectors
@@ -77,7 +77,7 @@ def wanted_of(
     found: FoundModel, root: Path, *, device: str, dtype: str, run: str | None, force: bool
 ) -> GradientsWanted:
     """How gradients of a model may be had; its weights are read only if some have to be recorded."""
-    load = cache(partial(found.load, root, device=device, dtype=dtype))
+    load = partial(found.load, root, device=device, dtype=dtype)
     return GradientsWanted(bundle=found.bundle(root, dtype=dtype), load=load, device=device, run=run, force=force)
 
 
@@ -162,11 +162,10 @@ def screen_task(
     trust: float = TRUST,
     progress: Progress | None = None,
 ) -> ScreenedTask:
-    """Predict a task's grid; gradients and row norms that the cache lacks are recorded first, by a model that is loaded once.
+    """Predict a task's grid; gradients and row norms that the cache lacks are recorded first.
 
     Raises as `screening.ensure_gradients`.
     """
-    wanted = replace(wanted, load=cache(wanted.load))
     wish = GradientWish(benchmark=task.benchmark, layers=task.grid.layers, targets=task.grid.targets)
     gradients = ensure_gradients(session, task.asked, wish, wanted, progress=progress)
     margins = answer_margins(gradients.screen(task.grid.targets[0]))

@@ -6,6 +6,7 @@ cells are marked, and rank behind their weaker sisters). Only the search split i
 split's answers would be a look at it.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -58,13 +59,16 @@ class Predicted:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradientsWanted:
     """Whose gradients, and how they may be had: `run` names one, `force` records on under other numerics, `load` brings the
-    model if anything has to be recorded."""
+    model if anything has to be recorded, and is called once."""
 
     bundle: TokenizerBundle = field(repr=False)
     load: Load = field(repr=False)
     device: str = "auto"
     run: str | None = None
     force: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "load", functools.cache(self.load))
 
 
 def ensure_gradients(
