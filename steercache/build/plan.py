@@ -15,7 +15,7 @@ from steercache.build.packing import choose_rows_per_shard, digest_of_inputs, pa
 from steercache.build.rows import depends_on_labels, kept_rows
 from steercache.build.seen import Seen
 from steercache.build.sharing import SharedPacking, check_sharing
-from steercache.cache.documents import DatasetInputs, RunDocument, RunModel, installed_versions, run_id_of
+from steercache.cache.documents import DatasetInputs, RunDocument, installed_versions, run_id_of, run_model
 from steercache.cache.handle import Cache
 from steercache.cache.rebuild import catch_up_or_rebuild
 from steercache.core.errors import ManifestError, UsageError
@@ -237,7 +237,7 @@ def _document(
         run_id=run_id_of(identity),
         name=manifest.name,
         created_at=datetime.now(UTC).isoformat(timespec="microseconds"),
-        model=_run_model(spec),
+        model=run_model(job.bundle),
         datasets=inputs,
         identity=identity,
         numerics=job.numerics,
@@ -263,16 +263,3 @@ def _site(name: Any, job: TraceJob) -> SiteLayout:
     if name == "connector_out":
         return SiteLayout(site=name, layers=(-1,), width=spec.hidden_size)
     return SiteLayout(site=name, layers=job.manifest.resolve_layers(spec.n_layers), width=spec.hidden_size)
-
-
-def _run_model(spec: ModelSpec) -> RunModel:
-    return RunModel(
-        name=spec.name,
-        model_id=spec.model_id,
-        fingerprint=spec.fingerprint,
-        modality=spec.modality,
-        dtype=spec.dtype,
-        hidden_size=spec.hidden_size,
-        n_layers=spec.n_layers,
-        backbone=spec.backbone,
-    )

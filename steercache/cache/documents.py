@@ -11,10 +11,13 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from steercache.core.errors import DamagedError, NotFoundError
+from steercache.core.frame import ViewFrame
 from steercache.core.ids import canonical_json, digest
 from steercache.core.layout import ShardRecord, StoreLayout
+from steercache.models.spec import TokenizerBundle
 from steercache.store.documents import shard_record_from_json, shard_record_to_json
 from steercache.store.durable import write_file_atomically
+from steercache.trace.frame import frame_of
 
 FORMAT = 1
 _VERSIONED = ("steercache", "torch", "transformers", "nnsight", "tokenizers", "numpy", "zarr", "duckdb")
@@ -44,7 +47,7 @@ class DatasetInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunModel:
-    """The model as far as a cache needs to know it."""
+    """The model as far as a cache needs to know it. `frame` is what its view shows of a picture; None for all of it."""
 
     name: str
     model_id: str
@@ -54,6 +57,7 @@ class RunModel:
     hidden_size: int
     n_layers: int
     backbone: str | None = None
+    frame: ViewFrame | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +88,22 @@ class RunDocument:
     @property
     def n_samples(self) -> int:
         return sum(s.n_samples for s in self.shards)
+
+
+def run_model(bundle: TokenizerBundle) -> RunModel:
+    """What a run's document keeps of its model."""
+    spec = bundle.spec
+    return RunModel(
+        name=spec.name,
+        model_id=spec.model_id,
+        fingerprint=spec.fingerprint,
+        modality=spec.modality,
+        dtype=spec.dtype,
+        hidden_size=spec.hidden_size,
+        n_layers=spec.n_layers,
+        backbone=spec.backbone,
+        frame=frame_of(bundle),
+    )
 
 
 def run_id_of(identity: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from steercache.manifests.tree import MAX_BYTES, Tree, read_tree
 
 VERSION = 1
 SUFFIXES = (".yaml", ".yml")
+FILES = (*SUFFIXES, ".json")  # a name that ends so is a file's: JSON is YAML, though nobody looks for it by name
 FOLDERS = ("models", "datasets", "traces", "sweeps")
 
 
@@ -69,7 +70,7 @@ def find_manifest(path_or_name: str | Path, *, kind: str | None = None, search: 
         NotFoundError: no such file or name.
     """
     text = str(path_or_name)
-    if isinstance(path_or_name, Path) or "/" in text or "\\" in text or text.endswith(SUFFIXES):
+    if isinstance(path_or_name, Path) or "/" in text or "\\" in text or text.endswith(FILES):
         path = Path(path_or_name)
         if not _is_file(path):
             raise NotFoundError("there is no such manifest file", place=text, hint="steercache manifest list")

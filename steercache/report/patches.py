@@ -12,6 +12,8 @@ import PIL.ImageOps
 from steercache.evals.paper.patches import PatchMap, PatchMaps
 from steercache.report.style import DIVERGING, altair, heading, styled
 
+Box = tuple[float, float, float, float]  # left, top, right, bottom, as fractions of the picture
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 _SIDE = 210  # points, of a panel's longer side
 _PIXELS = 640  # of the picture's longer side, as embedded
 _COLUMNS = 5  # at most in a line
@@ -27,7 +29,8 @@ def patch_chart(maps: PatchMaps, picture: bytes) -> Any:
     alt = altair()
     image = _open(picture)
     size = _size(image)
-    panels = [_photo(image, size), *(_map(one, image, size) for one in maps.maps)]
+    box = WHOLE if maps.frame is None else maps.frame.box(*image.size)
+    panels = [_photo(image, size), *(_map(one, image, size, box) for one in maps.maps)]
     asked = maps.sample.question or f"sample {maps.sample.sample_idx} of {maps.sample.dataset}"
     answer = f" ({maps.sample.answer})" if maps.sample.answer else ""
     concept = "" if maps.concept in (None, maps.vector) else f" ({maps.concept})"
@@ -45,17 +48,19 @@ def _photo(image: PIL.Image.Image, size: tuple[int, int]) -> Any:
     return _embedded(image, size).properties(width=size[0], height=size[1], title=heading("the picture", " ", size=12))
 
 
-def _map(one: PatchMap, image: PIL.Image.Image, size: tuple[int, int]) -> Any:
+def _map(one: PatchMap, image: PIL.Image.Image, size: tuple[int, int], box: Box) -> Any:
+    """One layer's patches where they lie; what the model saw as a border around the picture is cut off."""
     alt = altair()
+    left, top, right, bottom = box
     grid_rc = one.centred_rc
     n_rows, n_cols = grid_rc.shape
     limit = float(np.nanquantile(np.abs(grid_rc), _CLIP)) or 1.0
     rows = [
         {
-            "x": c / n_cols,
-            "x2": (c + 1) / n_cols,
-            "y": r / n_rows,
-            "y2": (r + 1) / n_rows,
+            "x": left + c / n_cols * (right - left),
+            "x2": left + (c + 1) / n_cols * (right - left),
+            "y": top + r / n_rows * (bottom - top),
+            "y2": top + (r + 1) / n_rows * (bottom - top),
             "value": float(grid_rc[r, c]),
         }
         for r in range(n_rows)
@@ -74,7 +79,7 @@ def _map(one: PatchMap, image: PIL.Image.Image, size: tuple[int, int]) -> Any:
     )
     cells = (
         alt.Chart(alt.Data(values=rows))
-        .mark_rect(opacity=0.62, strokeWidth=0)
+        .mark_rect(opacity=0.62, strokeWidth=0, clip=True)
         .encode(
             x=_axis("x"),
             x2="x2:Q",

@@ -1,5 +1,6 @@
 """Patch maps: a planted direction lies where it was planted; projections are those of the rows; pictures those traced."""
 
+import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
@@ -18,6 +20,7 @@ from steercache.build.plan import plan_run
 from steercache.cache.handle import open_cache
 from steercache.cli.main import run
 from steercache.core.errors import DamagedError, NotFoundError, UsageError
+from steercache.core.frame import ViewFrame
 from steercache.core.ids import digest_bytes
 from steercache.data.scenes import make_example
 from steercache.evals.paper.patches import find_sample, patch_maps, views_of
@@ -177,6 +180,19 @@ def test_the_chart_holds_every_patch_of_every_layer(plain: Session) -> None:
         np.testing.assert_allclose(np.sort(values), np.sort(one.centred_rc.ravel()))
         places = {(row["y"], row["x"]): row["value"] for row in panel["layer"][1]["data"]["values"]}
         assert places[0.4, 0.8] == pytest.approx(one.centred_rc[2, 4])
+
+
+def test_a_cropped_view_lies_on_the_picture_s_middle(plain: Session) -> None:
+    stream = io.BytesIO()
+    PIL.Image.new("RGB", (300, 100)).save(stream, format="PNG")
+    maps = patch_maps(plain, find_sample(plain, None, "1"), "planted", layers=[1])
+    for edge, across, down in (("shortest", (1 / 3, 2 / 3), (0, 1)), ("longest", (0, 1), (-1, 2))):
+        framed = replace(maps, frame=ViewFrame(edge=edge, share=1.0))  # type: ignore[arg-type]
+        cells = patch_chart(framed, stream.getvalue()).to_dict()["concat"][1]["layer"][1]
+        rows = cells["data"]["values"]
+        for low, high, ends in (("x", "x2", across), ("y", "y2", down)):
+            assert (min(r[low] for r in rows), max(r[high] for r in rows)) == pytest.approx(ends)
+        assert cells["mark"]["clip"]
 
 
 def test_the_command_writes_the_picture_and_the_numbers(

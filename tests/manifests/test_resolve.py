@@ -126,3 +126,13 @@ def test_a_name_that_nothing_answers_to_says_the_nearest_one() -> None:
         resolve_trace("smollm2-concept")
     with pytest.raises(NotFoundError, match="is no trace manifest"):
         resolve_trace("concepts")
+
+
+def test_a_file_of_json_is_a_file_and_not_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.json").write_text(
+        '{"kind": "model", "version": 1, "name": "m", "source": {"type": "hub", "id": "a/b"}}'
+    )
+    assert load_manifest("m.json").name == "m"
+    with pytest.raises(NotFoundError, match="no such manifest file"):
+        load_manifest("n.json")

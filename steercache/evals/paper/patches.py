@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from steercache.core.errors import NotFoundError, UsageError
+from steercache.core.frame import ViewFrame
 from steercache.core.ids import SHORT_ID
 from steercache.queries.session import Session
 
@@ -64,7 +65,8 @@ class PatchMap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatchMaps:
-    """The maps of one sample, a layer each; `view` says which of the model's looks at the picture they cover."""
+    """The maps of one sample, a layer each; `view` says which of the model's looks at the picture they cover, `frame` what
+    that look shows of it (None: all)."""
 
     sample: Sample
     vector: str
@@ -72,6 +74,7 @@ class PatchMaps:
     site: str
     view: str
     maps: tuple[PatchMap, ...]
+    frame: ViewFrame | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -152,6 +155,7 @@ def patch_maps(
         site=direction.site,
         view=view,
         maps=tuple(maps),
+        frame=document.model.frame,
         notes=tuple(dict.fromkeys(notes)),
     )
 

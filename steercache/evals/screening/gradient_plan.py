@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from steercache.build.packing import choose_rows_per_shard, digest_of_inputs, pack_shards
-from steercache.cache.documents import DatasetInputs, RunDocument, RunModel, installed_versions, run_id_of
+from steercache.cache.documents import DatasetInputs, RunDocument, installed_versions, run_id_of, run_model
 from steercache.cache.handle import Cache
 from steercache.core.errors import NotFoundError, UsageError
 from steercache.core.ids import SHORT_ID, digest
@@ -20,7 +20,7 @@ from steercache.core.layout import ITEM_BYTES, SiteLayout, StoreLayout
 from steercache.core.trials import Target
 from steercache.evals.runner.batches import answer_options
 from steercache.evals.tasks.task import PLAIN, Asked, Wording
-from steercache.models.spec import ModelSpec, TokenizerBundle
+from steercache.models.spec import TokenizerBundle
 from steercache.steer.gradient import MARGIN
 
 SITE: Final = "margin_grad"
@@ -137,7 +137,7 @@ def plan_gradients(
         run_id=run_id_of(identity),
         name=f"{spec.name}-{wish.benchmark}-gradients",
         created_at=datetime.now(UTC).isoformat(timespec="microseconds"),
-        model=_model(spec),
+        model=run_model(bundle),
         datasets=(inputs,),
         identity=identity,
         numerics={**numerics, "tokens_per_batch": wish.tokens_per_batch, "padding_side": "left"},
@@ -256,16 +256,3 @@ GROUP BY r.run_id, r.created_at
 HAVING count(DISTINCT s.sample_id) = $n
 ORDER BY r.created_at DESC, r.run_id
 """
-
-
-def _model(spec: ModelSpec) -> RunModel:
-    return RunModel(
-        name=spec.name,
-        model_id=spec.model_id,
-        fingerprint=spec.fingerprint,
-        modality=spec.modality,
-        dtype=spec.dtype,
-        hidden_size=spec.hidden_size,
-        n_layers=spec.n_layers,
-        backbone=spec.backbone,
-    )
