@@ -43,7 +43,8 @@ class Picture:
 
 
 def square(picture: Picture) -> Coordinates:
-    """Every run of tokens is one square view, row by row; several runs are crops (Gemma 3's pan and scan)."""
+    """Every run of tokens is one square view, row by row. (Gemma 3's processor makes crops as well where its
+    caller asks for pan and scan; its default, which transformers takes whatever the checkpoint says, does not.)"""
     return np.concatenate([grid_of(tile, *_side(n)) for tile, n in enumerate(picture.runs)])
 
 

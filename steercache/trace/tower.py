@@ -18,7 +18,7 @@ Shape = tuple[int, int]  # lines and columns of patches in one view
 
 
 def square(picture: Picture, shape: Shape, config: Any) -> Coordinates:
-    """Every view by itself; several are crops (Gemma 3's pan and scan)."""
+    """Every view by itself, row by row."""
     return np.concatenate([grid_of(view, *shape) for view in range(len(picture.runs))])
 
 
