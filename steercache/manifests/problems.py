@@ -97,7 +97,7 @@ def _message(type_: str, error: dict[str, Any], context: dict[str, Any], path: P
     if type_ == "missing" or type_ == "union_tag_not_found":
         return "is missing"
     if type_ == "extra_forbidden":
-        return f"is not a field{close_match(str(path[-1]), field_names(document))}"
+        return f"is not a field{_field_hint(str(path[-1]), document)}"
     if type_ in ("literal_error", "union_tag_invalid"):
         expected = str(context.get("expected") or context.get("expected_tags"))
         choices = [choice.strip(" '\"") for choice in expected.replace(" or ", ", ").split(",")]
@@ -133,21 +133,33 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def field_names(document: type[BaseModel]) -> list[str]:
-    """Names of the fields of a document and of everything inside it."""
-    found: dict[str, None] = {}
-    seen: set[type[BaseModel]] = set()
-    _collect(document, found, seen)
-    return list(found)
+def _field_hint(word: str, document: type[BaseModel]) -> str:
+    """Where else the document has this field, or the nearest word that is one."""
+    places = field_places(document)
+    if word not in places:
+        return close_match(word, places)
+    return f" here; it belongs in {' or '.join(f'`{p}`' if p else 'the document itself' for p in places[word])}"
 
 
-def _collect(annotation: Any, found: dict[str, None], seen: set[type[BaseModel]]) -> None:
+def field_places(document: type[BaseModel]) -> dict[str, list[str]]:
+    """Every field of a document and of what is inside it, with the dotted places of the mappings that have it.
+
+    The document's own place is "".
+    """
+    found: dict[str, list[str]] = {}
+    _collect(document, "", found, seen=set())
+    return found
+
+
+def _collect(annotation: Any, place: str, found: dict[str, list[str]], *, seen: set[tuple[str, Any]]) -> None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        if annotation in seen:
+        if (place, annotation) in seen:
             return
-        seen.add(annotation)
+        seen.add((place, annotation))
         for name, info in annotation.model_fields.items():
-            found[name] = None
-            _collect(info.annotation, found, seen)
+            places = found.setdefault(name, [])
+            if place not in places:
+                places.append(place)
+            _collect(info.annotation, f"{place}.{name}".strip("."), found, seen=seen)
     for argument in getattr(annotation, "__args__", ()):
-        _collect(argument, found, seen)
+        _collect(argument, place, found, seen=seen)

@@ -67,3 +67,16 @@ def wrong_by_shape_alone(path: Path) -> bool:
 def test_the_schema_refuses_what_is_wrong_by_its_shape(path: Path) -> None:
     value = read_tree(path.read_text(), file=path.name).value
     assert not jsonschema.Draft202012Validator(json_schema(value["kind"])).is_valid(value)
+
+
+def test_a_field_that_stands_in_the_wrong_mapping_is_sent_to_the_right_one() -> None:
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(HERE / "invalid" / "trace-field-of-its-data-set.yaml")
+    (problem,) = caught.value.problems
+    assert problem.message == "is not a field here; it belongs in `datasets`"
+    text = "kind: dataset\nversion: 1\nname: d\nsource: {type: text, path: t.txt, limit: 4}\n"
+    with pytest.raises(ManifestError) as caught:
+        parse_manifest(text, file="d.yaml")
+    assert {p.loc: p.message for p in caught.value.problems} == {
+        "source.limit": "is not a field here; it belongs in the document itself",
+    }

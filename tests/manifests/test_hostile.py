@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from steercache.core.errors import ManifestError, NotFoundError
 from steercache.manifests.documents import KINDS, Manifest
 from steercache.manifests.load import find_manifest, load_manifest, parse_manifest, read_manifest
-from steercache.manifests.problems import MAX_PROBLEMS, field_names
+from steercache.manifests.problems import MAX_PROBLEMS, field_places
 from steercache.manifests.resolve import resolve_trace
 
 VALID = [path.read_text() for path in sorted((Path(__file__).parent / "valid").glob("*.yaml"))]
 WORDS = sorted(
-    {name for document in KINDS.values() for name in field_names(document)} | {*KINDS, "hub", "jsonl", "all"}
+    {name for document in KINDS.values() for name in field_places(document)} | {*KINDS, "hub", "jsonl", "all"}
 )
 FAST = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
