@@ -33,8 +33,8 @@ class ModelSpec:
 class TokenizerBundle:
     """Everything about a model that can be had without its weights in memory.
 
-    `special_ids` are the tokens that mark structure rather than text, ascending. `layouts` is where encoding keeps what the
-    processor makes of pictures by their sizes.
+    `special_ids` are the tokens that mark structure rather than text, ascending. `layouts` and `forms` are where encoding keeps
+    what the processor makes of pictures, by their sizes, and what stands around a prompt's own text.
     """
 
     tokenizer: Any = field(repr=False)
@@ -44,6 +44,7 @@ class TokenizerBundle:
     spec: ModelSpec
     special_ids: tuple[int, ...] = field(repr=False, default=())
     layouts: dict[Any, Any] = field(repr=False, compare=False, default_factory=dict)
+    forms: dict[Any, Any] = field(repr=False, compare=False, default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

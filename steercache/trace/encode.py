@@ -12,7 +12,7 @@ from steercache.core.examples import TOKEN_KINDS, BoolArray, EncodedSample, Exam
 from steercache.models.families import Family
 from steercache.models.spec import TokenizerBundle
 from steercache.trace.patches import PatchError, Picture, locate
-from steercache.trace.prompt import ImageError, Insert, Prompt, expand, pixels_later
+from steercache.trace.prompt import ImageError, Insert, Prompt, expand, pixel_inputs
 from steercache.trace.template import TemplateError, render
 from steercache.trace.tower import locate_patches
 
@@ -70,7 +70,7 @@ def encode_example(
         text_start=prompt.start,
         image_digests=prompt.image_digests,
         extra=extra,
-        pixels=pixels_later(example, bundle) if example.images else None,
+        pixels=partial(pixel_inputs, example.images, bundle) if example.images else None,
         patches=partial(_tower_places, prompt.pictures, bundle) if example.images else None,
     )
 

@@ -34,6 +34,7 @@ class Picture:
     grid: tuple[int, int] = (0, 0)
     size: tuple[int, int] = (0, 0)
     processor: Any = field(repr=False)
+    places: dict[str, Coordinates] = field(repr=False, compare=False, default_factory=dict)  # by layout, once known
 
     @property
     def runs(self) -> list[int]:
@@ -145,7 +146,9 @@ def locate(layout: str, picture: Picture) -> Coordinates:
     Raises:
         PatchError: they are not as many as the layout has places.
     """
-    found = PATCHES[layout](picture)
-    if len(found) != sum(picture.runs):
-        raise PatchError(f"{sum(picture.runs)} image tokens, {len(found)} places on the picture")
-    return found
+    if layout not in picture.places:
+        found = PATCHES[layout](picture)
+        if len(found) != sum(picture.runs):
+            raise PatchError(f"{sum(picture.runs)} image tokens, {len(found)} places on the picture")
+        picture.places[layout] = found
+    return picture.places[layout]

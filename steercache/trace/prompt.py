@@ -4,7 +4,6 @@ import io
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,11 @@ from steercache.core.examples import Example, ImageRef
 from steercache.core.ids import digest_bytes
 from steercache.models.spec import TokenizerBundle
 from steercache.trace.patches import Picture
-from steercache.trace.template import MARK, TemplateError, apply_template
+from steercache.trace.template import MARK, TemplateError, apply_template, own_start
 
 KNOWN_LAYOUTS = 1024  # combinations of picture sizes whose layout is kept: some kilobytes each
 QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+_PNG_SAYS_MORE = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # where a PNG keeps how it is turned
 
 
 class ImageError(Exception):
@@ -169,8 +169,14 @@ def image_size(data: bytes, ref: ImageRef) -> tuple[int, int]:
     """Width and height of a picture, turned as its EXIF says, from its header. Raises ImageError naming it."""
     try:
         with PIL.Image.open(io.BytesIO(data)) as opened:
+            if (
+                opened.format == "TIFF"
+            ):  # versions of Pillow differ in whether its size is already that of the turned one
+                return decode_image(data, ref).size
             width, height = opened.size
-            turned = opened.getexif().get(PIL.ExifTags.Base.Orientation) in QUARTER_TURNS
+            # Pillow decodes a whole PNG to look for EXIF data behind the pixels.
+            may_turn = opened.format != "PNG" or any(mark in data for mark in _PNG_SAYS_MORE)
+            turned = may_turn and opened.getexif().get(PIL.ExifTags.Base.Orientation) in QUARTER_TURNS
     except (OSError, ValueError, SyntaxError) as error:
         raise ImageError(f"the picture {ref.name} cannot be read: {error}") from error
     return (height, width) if turned else (width, height)
@@ -178,26 +184,32 @@ def image_size(data: bytes, ref: ImageRef) -> tuple[int, int]:
 
 def process(processor: Any, images: list[PIL.Image.Image], text: str) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
     """The processor's own output, and what it put in the place of every placeholder."""
-    try:
-        output = processor(images=[images], text=[text], return_text_replacement_offsets=True)
-    except (ValueError, TypeError, IndexError, KeyError) as error:
-        raise ImageError(f"the processor refuses it: {str(error).splitlines()[0]}") from error
+    output = _called(processor, images=[images], text=[text], return_text_replacement_offsets=True)
     replaced = [item for item in output["text_replacement_offsets"][0] if item["type"] == "image"]
     if len(replaced) != len(images):
         raise ImageError(f"{len(images)} pictures, {len(replaced)} places for them in the prompt")
     return output, replaced
 
 
-def pixel_inputs(images: tuple[ImageRef, ...], text: str, bundle: TokenizerBundle) -> dict[str, torch.Tensor]:
-    """The image tensors of one sample, decoded now: what `EncodedSample.pixels` calls when its batch runs."""
+def _called(processor: Any, **inputs: Any) -> Mapping[str, Any]:
+    """What the processor makes of its inputs. Raises ImageError with its reason."""
+    try:
+        output: Mapping[str, Any] = processor(**inputs)
+    except (ValueError, TypeError, IndexError, KeyError) as error:
+        raise ImageError(f"the processor refuses it: {str(error).splitlines()[0]}") from error
+    return output
+
+
+def pixel_inputs(images: tuple[ImageRef, ...], bundle: TokenizerBundle) -> dict[str, torch.Tensor]:
+    """The image tensors of one sample, decoded now: what `EncodedSample.pixels` calls when its batch runs.
+
+    The processor gets the pictures alone: its tokens take as long as a small picture, and the sample has them already.
+    """
+    processor: Any = bundle.processor
     decoded = [decode_image(ref.load(), ref) for ref in images]
-    output, _ = process(bundle.processor, decoded, text)
+    text = [processor.image_token * len(decoded)] if bundle.family.bos_in_text else None  # PaliGemma's warns without
+    output = _called(processor, images=[decoded], text=text)
     return {name: as_tensor(output[name]) for name in bundle.family.needs if name in output}
-
-
-def pixels_later(example: Example, bundle: TokenizerBundle) -> Any:
-    """A call that makes the image tensors, to be made when they are needed."""
-    return partial(pixel_inputs, example.images, _with_placeholders(example, bundle, example.text), bundle)
 
 
 def as_tensor(value: Any) -> torch.Tensor:
@@ -234,13 +246,14 @@ def _own_start(example: Example, shown: str, bundle: TokenizerBundle, images: li
         before, found, _ = shown.partition(own)
         if found:
             return len(before)
-    else:
-        marked = _with_placeholders(example, bundle, MARK)
-        before, mark, after = _laid_out(bundle.processor, images, marked).partition(MARK)
-        for text, cut in ((own, 0), (own.strip(), len(own) - len(own.lstrip()))):
-            if mark and shown == before + text + after:
-                return len(before) - cut
-    raise TemplateError("the prompt form changes the text, so that characters cannot be followed into it")
+        raise TemplateError("the prompt's form changes the text, so that characters cannot be followed into it")
+    return own_start(
+        shown,
+        own,
+        bundle,
+        key=("images", example.chat, example.system, len(images)),
+        marked=lambda: _laid_out(bundle.processor, images, _with_placeholders(example, bundle, MARK)),
+    )
 
 
 def _splice(shown: str, layout: _Layout) -> tuple[str, tuple[Insert, ...]]:

@@ -1,5 +1,6 @@
 """An example as the text that the model reads: bare, or through the tokenizer's chat template."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ from steercache.core.examples import Example
 from steercache.models.spec import TokenizerBundle
 
 MARK = "\ue000steercache\ue001"  # private-use characters: in nobody's template
+KNOWN_FORMS = 1024  # system prompts, mostly one
+_Form = tuple[str, str, str]  # what stands before an example's own text, MARK in its place, and what follows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +39,40 @@ def render(example: Example, bundle: TokenizerBundle) -> Rendered:
         bos = bundle.tokenizer.bos_token if bundle.family.bos_in_text else ""
         return Rendered(text=bos + example.text + example.completion, start=len(bos), add_special=True)
     prompt = apply_template(bundle, example.text, system=example.system)
-    before, mark, after = apply_template(bundle, MARK, system=example.system).partition(MARK)
-    own = example.text
+    start = own_start(
+        prompt,
+        example.text,
+        bundle,
+        key=("text", example.system),
+        marked=lambda: apply_template(bundle, MARK, system=example.system),
+    )
+    return Rendered(text=prompt + example.completion, start=start, add_special=False)
+
+
+def own_start(prompt: str, own: str, bundle: TokenizerBundle, *, key: Any, marked: Callable[[], str]) -> int:
+    """Where an example's own text begins in `prompt`. `marked` makes the prompt with MARK in the text's place, which is the
+    same for every example with this `key`.
+
+    Raises:
+        TemplateError: the text does not stand there as it was.
+    """
+    start = _start_within(prompt, own, bundle.forms.get(key))
+    if start is None:  # not met before, or changed since: a template may write the date
+        if len(bundle.forms) >= KNOWN_FORMS:
+            bundle.forms.clear()
+        bundle.forms[key] = marked().partition(MARK)
+        start = _start_within(prompt, own, bundle.forms[key])
+    if start is None:
+        raise TemplateError("the prompt's form changes the text, so that characters cannot be followed into it")
+    return start
+
+
+def _start_within(prompt: str, own: str, form: _Form | None) -> int | None:
+    before, mark, after = form or ("", "", "")
     for text, cut in ((own, 0), (own.strip(), len(own) - len(own.lstrip()))):  # some templates trim the turn
         if mark and prompt == before + text + after:
-            return Rendered(text=prompt + example.completion, start=len(before) - cut, add_special=False)
-    raise TemplateError("the chat template changes the text, so that characters cannot be followed into it")
+            return len(before) - cut
+    return None
 
 
 def apply_template(bundle: TokenizerBundle, user: str, *, system: str | None, n_images: int = 0) -> str:

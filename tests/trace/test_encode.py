@@ -255,6 +255,17 @@ def test_a_template_that_trims_the_turn_keeps_anchors_where_they_are(tiny: Token
     assert [m for m, is_anchor in zip(marked, sample.is_anchor, strict=True) if is_anchor] == ["on"]
 
 
+def test_a_template_that_writes_something_else_each_day_is_followed(tiny: TokenizerBundle) -> None:
+    starts = []
+    for day in ("Monday", "Tuesday", "Wednesday"):
+        template = "Today is " + day + ". {% for m in messages %}<|user|>{{ m['content'] }}{% endfor %}"
+        bundle = with_template(tiny, template)  # shares what the first day's form was kept in
+        sample = encode_example(example("The cat is on the table", (11, 13), chat=True), bundle)
+        assert sample.text[sample.text_start :] == "The cat is on the table"
+        starts.append(sample.text_start)
+    assert len(set(starts)) == 3
+
+
 @pytest.mark.parametrize(
     "template",
     [

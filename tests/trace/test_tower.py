@@ -2,10 +2,13 @@
 
 import dataclasses
 import functools
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.ExifTags
+import PIL.Image
 import pytest
 import torch
 
@@ -16,7 +19,7 @@ from steercache.trace.batches import pad_batch
 from steercache.trace.capture import capture
 from steercache.trace.encode import encode_example
 from steercache.trace.patches import Picture
-from steercache.trace.prompt import decode_image, image_size
+from steercache.trace.prompt import ImageError, decode_image, image_size, pixel_inputs
 from steercache.trace.tower import locate_patches
 from tests.models.tiny import manifest_of
 from tests.models.tiny_images import MAKERS, picture, write_tiny_images
@@ -164,3 +167,40 @@ def test_the_size_in_the_header_is_that_of_the_picture_as_people_see_it() -> Non
     for ref in (picture(50, 80), turned, dataclasses.replace(turned, name="again.jpg")):
         assert image_size(ref.load(), ref) == decode_image(ref.load(), ref).size
     assert image_size(turned.load(), turned) == (32, 96)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_a_header_says_how_a_picture_is_turned_in_every_form(form: str, orientation: int) -> None:
+    exif = PIL.Image.Exif()
+    exif[PIL.ExifTags.Base.Orientation] = orientation
+    stream = io.BytesIO()
+    PIL.Image.new("RGB", (96, 32)).save(stream, format=form, exif=exif)
+    ref = ImageRef(name=f"turned.{form}", load=stream.getvalue)
+    assert image_size(ref.load(), ref) == decode_image(ref.load(), ref).size
+    assert image_size(ref.load(), ref) == ((32, 96) if orientation > 4 else (96, 32))
+
+
+def test_the_size_of_a_png_is_read_without_its_pixels() -> None:
+    whole = picture(50, 80).load()
+    at = whole.index(b"IDAT") + 4
+    torn = whole[:at] + bytes(len(whole) - at)
+    ref = ImageRef(name="torn.png", load=lambda: torn)
+    assert image_size(torn, ref) == (50, 80)
+    with pytest.raises(ImageError, match=r"torn\.png"):
+        decode_image(torn, ref)
+
+
+@pytest.mark.parametrize("family", MAKERS)
+def test_pictures_alone_give_the_tensors_that_they_give_in_a_prompt(
+    family: str, folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = load_model(manifest_of(folders[family]), cache_dir=folders[family] / "cache", device="cpu")
+    asked = example("The cat", picture(50, 80), picture(90, 30, seed=1))
+    plain = plain_inputs(loaded, asked)
+    capsys.readouterr()
+    found = pixel_inputs(asked.images, loaded.bundle)
+    assert set(found) == {name for name in plain if name in loaded.family.needs}
+    for name, tensor in found.items():
+        assert torch.equal(tensor, plain[name]), name
+    assert capsys.readouterr() == ("", "")
