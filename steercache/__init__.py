@@ -9,17 +9,19 @@
 Names are looked up when they are first used, so that importing the package loads nothing heavy.
 """
 
-from importlib import import_module
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from importlib import import_module as _import_module
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
-if TYPE_CHECKING:
-    from steercache import fit, steer
+if _TYPE_CHECKING:
+    from steercache import fit as fit
     from steercache.core.selection import Selection
     from steercache.core.vectors import SteeringVector
     from steercache.queries.session import open_session as open
+    from steercache.steer.live import steer as steer
 
-__version__ = version("steercache")
+__version__ = _version("steercache")
 __all__ = ["Selection", "SteeringVector", "fit", "open", "steer"]
 
 _WHERE = {
@@ -31,9 +33,13 @@ _WHERE = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
+def __getattr__(name: str) -> _Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'steercache' has no attribute {name!r}")
     module_name, attribute = _WHERE[name]
-    module = import_module(module_name)
+    module = _import_module(module_name)
     return getattr(module, attribute) if attribute else module

@@ -1,19 +1,26 @@
 """The vectors of a cache: saved under their id, found by name, id or prefix."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from steercache.cache.entries import all_vectors
 from steercache.cache.handle import Cache
 from steercache.cache.vector_files import StoredVector, read_vector, vector_rows, write_vector
-from steercache.core.errors import BusyError
+from steercache.core.errors import BusyError, DamagedError, NotFoundError
 from steercache.core.ids import resolve_name
 from steercache.core.vectors import SteeringVector
 from steercache.index.ingest import put_vector
 
 
 def save_vector(cache: Cache, vector: SteeringVector) -> Path:
-    """Write a vector under its id and tell the index; saved again, it takes the place of itself."""
+    """Write a vector under its id and tell the index.
+
+    Saved again, it takes the place of itself: it keeps its first name, and what was measured about it unless it brings new
+    measurements.
+    """
     path = cache.paths.vector(vector.vector_id)
+    if (stored := stored_vector(cache, vector.vector_id)) is not None:
+        vector = replace(vector, name=stored.name, diagnostics=vector.diagnostics or stored.diagnostics)
     write_vector(path, vector)
     try:
         with cache.index.write() as connection:
@@ -22,6 +29,14 @@ def save_vector(cache: Cache, vector: SteeringVector) -> Path:
     except BusyError:
         pass  # the file is the truth: `catch_up` takes it in when the index is free
     return path
+
+
+def stored_vector(cache: Cache, vector_id: str) -> SteeringVector | None:
+    """The vector that is saved under an id; None for none, or for a file that cannot be read."""
+    try:
+        return read_vector(cache.paths.vector(vector_id)).vector
+    except (NotFoundError, DamagedError):
+        return None
 
 
 def list_vectors(cache: Cache) -> list[StoredVector]:
@@ -33,5 +48,8 @@ def load_vector(cache: Cache, wanted: str) -> SteeringVector:
     """The vector that answers to a name, an id or a unique prefix. Raises NotFoundError, DamagedError."""
     stored = list_vectors(cache)
     candidates = [(s.vector.vector_id, s.vector.name) for s in stored]
-    vector_id = resolve_name(wanted, candidates, noun="vector", list_command="steercache vectors list")
+    fitted = [s.vector.name for s in stored if "control_kind" not in s.vector.provenance]
+    vector_id = resolve_name(
+        wanted, candidates, noun="vector", list_command="steercache vectors list", named_first=fitted
+    )
     return next(s.vector for s in stored if s.vector.vector_id == vector_id)

@@ -18,6 +18,7 @@ from steercache.queries.session import Session, open_session
 
 F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_QUERY = "anchor_vs_control"
+DEFAULT_SITE = "resid_post"
 _LAYERS = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")  # no model has 10,000 blocks
 
 
@@ -30,7 +31,7 @@ def _fit_options(command: F) -> F:
             click.option("--query", default=DEFAULT_QUERY, show_default=True, help="Named selection, or SQL."),
             click.option("-p", "pairs", multiple=True, metavar="NAME=VALUE", help="More bindings; may be repeated."),
             click.option("--run", help="Run by name, id or prefix; needed when the query leaves a choice."),
-            click.option("--site", default="resid_post", show_default=True, help="Where the rows were taken."),
+            click.option("--site", default=DEFAULT_SITE, show_default=True, help="Where the rows were taken."),
             click.option(
                 "--recipe",
                 type=click.Choice(["default", "paper"]),
@@ -84,10 +85,10 @@ def probe_command(seed: int, **asked: Any) -> None:
 
 
 def _run(method: str, asked: dict[str, Any], options: dict[str, Any]) -> None:
+    if asked["name"] and asked["all_concepts"]:
+        raise UsageError("--name goes with one concept", hint="leave it out: each vector is named after its concept")
     session = open_session(asked["root"])
     concepts = _concepts(session, asked)
-    if asked["name"] and len(concepts) > 1:
-        raise UsageError("--name goes with one concept", hint="leave it out: each vector is named after its concept")
     options |= {"recipe": asked["recipe"], "layers": parse_layers(asked["layers"]), "name": asked["name"]}
     fitted = []
     for concept in concepts:
@@ -96,7 +97,7 @@ def _run(method: str, asked: dict[str, Any], options: dict[str, Any]) -> None:
             if "concept" in bindings:
                 raise UsageError("the concept is given twice", hint="either --concept or -p concept=...")
             bindings["concept"] = concept
-        sel = session.select(asked["query"], run=asked["run"], site=asked["site"], **bindings)
+        sel = session.select(asked["query"], **_placed(bindings, asked))
         vector = METHODS[method](sel, **options)
         if not asked["no_diagnose"]:
             vector = diagnose(sel, vector, others=_siblings(session, vector))
@@ -113,19 +114,49 @@ def _run(method: str, asked: dict[str, Any], options: dict[str, Any]) -> None:
     _suggest(fitted[0])
 
 
+def _placed(bindings: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """Bindings with the run and the site, which have options of their own and may be bound by -p as well."""
+    for name, usual in (("run", None), ("site", DEFAULT_SITE)):
+        if name in bindings and asked[name] != usual:
+            raise UsageError(f"the {name} is given twice", hint=f"either --{name} or -p {name}=...")
+        bindings.setdefault(name, asked[name])
+    return bindings
+
+
 def _concepts(session: Session, asked: dict[str, Any]) -> Sequence[str | None]:
+    """What to fit, one after the other. For all concepts the run is chosen first, so that all are of one run."""
     if not asked["all_concepts"]:
         return (asked["concept"],)
     if asked["concept"]:
         raise UsageError("--concept and --all-concepts exclude each other")
-    run = session.cache.resolve_run(asked["run"]) if asked["run"] else None
+    bound = parse_bindings(asked["pairs"], asked["query"]).get("run")
+    wanted = asked["run"] or bound
+    run = session.cache.resolve_run(wanted) if wanted else _labelled_run(session)
+    if bound is None:
+        asked["run"] = run
     rows = session.sql(
-        "select distinct concept from samples where concept is not null and ($run is null or run_id = $run) order by 1",
-        run=run,
+        "select distinct concept from samples where concept is not null and run_id = $run order by 1", run=run
     ).fetchall()
     if not rows:
-        raise NotFoundError("no sample has a concept", hint="steercache query runs_overview")
+        raise NotFoundError("no sample of this run has a concept", place=run, hint="steercache query runs_overview")
     return [row[0] for row in rows]
+
+
+def _labelled_run(session: Session) -> str:
+    """The newest complete text run with concepts. Raises QueryError where several models have one, NotFoundError for none."""
+    found = session.sql(
+        "select run_id, name, model_fingerprint from runs r where complete and modality = 'text'"
+        " and row_kind is distinct from 'sample_target'"
+        " and exists (from samples s where s.run_id = r.run_id and s.concept is not null)"
+        " order by created_at desc, run_id"
+    ).fetchall()
+    if not found:
+        raise NotFoundError("no complete text run has concepts", hint="steercache query runs_overview")
+    if len({fingerprint for _, _, fingerprint in found}) > 1:
+        named = ", ".join(name for _, name, _ in found[:8])
+        raise UsageError(f"runs of several models have concepts: {named}", hint=f"--run {found[0][1]}")
+    note(f"run {found[0][1]} ({found[0][0][:SHORT_ID]})")
+    return str(found[0][0])
 
 
 def parse_bindings(pairs: Sequence[str], query: str) -> dict[str, Any]:
@@ -221,9 +252,12 @@ def _say_caveats(vector: SteeringVector) -> None:
 
 
 def _suggest(vector: SteeringVector) -> None:
+    next_commands(f"steercache vectors show {vector.name}", steer_command(vector))
+
+
+def steer_command(vector: SteeringVector) -> str:
+    """How to try a vector: at an early block, so strong that it shows (a probe has unit norm), the first token left alone."""
     early = vector.layers[len(vector.layers) // 5]
     alpha = "1,2,4" if vector.method == "mean_shift" else "10,20,40"
-    next_commands(
-        f"steercache vectors show {vector.name}",
-        f'steercache steer {vector.name} "On the way home we saw" --layer {early} --alpha {alpha} --tokens text',
-    )
+    words = f"--layer {early} --alpha {alpha} --tokens text --skip-first"
+    return f'steercache steer {vector.name} "On the way home we saw" {words}'

@@ -1,6 +1,8 @@
 """How results reach the terminal: JSON on stdout for programs, tables and notes for people."""
 
 import json
+import math
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ stderr = Console(stderr=True, highlight=False)
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
-    click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False))
+    click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def _plain(value: Any) -> Any:
@@ -28,6 +30,8 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no NaN
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
@@ -53,6 +57,7 @@ def note(text: str) -> None:
     stderr.print(text, soft_wrap=True, markup=False)
 
 
+ROOTLESS = ("manifest",)  # commands that look into no cache
 GUIDED = "guided"  # a command that is run by another one, which says itself what comes next
 
 
@@ -63,7 +68,16 @@ def next_commands(*commands: str) -> None:
         return
     stderr.print("next:", style="dim")
     for command in commands:
-        stderr.print(f"  {command}", markup=False, soft_wrap=True)  # to be copied as one line
+        at_root = "" if context is None or "--root" in command else _same_root(context, command)
+        stderr.print(f"  {command}{at_root}", markup=False, soft_wrap=True)  # to be copied as one line
+
+
+def _same_root(context: click.Context, command: str) -> str:
+    """` --root DIR` where the command that runs was given one and the next one takes one."""
+    given = context.get_parameter_source("root") is click.core.ParameterSource.COMMANDLINE
+    if not given or command.split()[1] in ROOTLESS:
+        return ""
+    return f" --root {shlex.quote(str(context.params['root']))}"
 
 
 def human_bytes(n_bytes: float) -> str:

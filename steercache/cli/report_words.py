@@ -21,8 +21,10 @@ from steercache.core.vectors import SteeringVector
 from steercache.queries.session import open_session
 from steercache.report.effect import effect_chart
 from steercache.report.style import save_chart
-from steercache.steer.effects import MassAtAlpha, WordMass, WordMassPlan, summarise, word_mass_effect
+from steercache.steer.effects import MassAtAlpha, WordMass, WordMassPlan, rank_of_best, summarise, word_mass_effect
 from steercache.steer.neutral import PROMPTS, WORDS
+
+ENOUGH = 19  # random directions: with fewer the least possible p is above .05
 
 
 @click.command("words")
@@ -45,7 +47,8 @@ from steercache.steer.neutral import PROMPTS, WORDS
 def words_command(vector: str, root: Path, **asked: Any) -> None:
     """Add VECTOR to plain prompts and follow the probability that one of its concept's words comes next.
 
-    Beside it, random directions of equal norm. Every probability is kept as a trial.
+    The prompts' first token, the attention sink, is left alone (`steer --skip-first` does the same). Beside the vector,
+    random directions of equal norm. Every probability is kept as a trial.
 
     \b
     steercache report words counting --layer 6 --alpha 1,2,4
@@ -56,6 +59,8 @@ def words_command(vector: str, root: Path, **asked: Any) -> None:
     loaded = load_model_of(session.cache, direction, asked["model"], device=asked["device"], dtype=asked["dtype"])
     with progress_bar("settings", total=None, unit="", quiet=asked["as_json"]) as bar:
         effect = word_mass_effect(loaded, direction, plan, progress=bar.show)
+    for random in effect.vectors[1:]:
+        session.save(random)
     manifest = {"kind": "word_mass", "vector": direction.vector_id, **plan.manifest()}
     sweep_id = save_sweep(
         session.cache, f"words-{direction.name}", manifest=manifest, cells=effect.cells, answers=effect.answers
@@ -68,7 +73,7 @@ def words_command(vector: str, root: Path, **asked: Any) -> None:
         return
     _print(direction, effect, points)
     click.echo(str(path))
-    next_commands("steercache query trials_by_alpha")
+    next_commands(f"steercache query words_by_alpha -p sweep=words-{direction.name} -p controls=false")
 
 
 def _plan(vector: SteeringVector, asked: dict[str, Any]) -> WordMassPlan:
@@ -76,6 +81,9 @@ def _plan(vector: SteeringVector, asked: dict[str, Any]) -> WordMassPlan:
         alphas = tuple(dict.fromkeys(float(part) for part in words(asked["alphas"])))
     except ValueError:
         raise UsageError(f"{asked['alphas']!r} is no list of numbers", hint="--alpha 1,2,4") from None
+    alphas = tuple(a for a in alphas if a != 0)  # the model itself is always there
+    if not alphas:
+        raise UsageError("no strength but 0, which is the model itself", hint="--alpha 1,2,4")
     listed = tuple(words(asked["listed"] or "")) or WORDS.get(vector.concept or "", ())
     if not listed:
         raise UsageError(
@@ -85,7 +93,7 @@ def _plan(vector: SteeringVector, asked: dict[str, Any]) -> WordMassPlan:
         words=listed,
         prompts=asked["prompts"] or PROMPTS,
         layer=asked["layer"],
-        alphas=tuple(a for a in alphas if a != 0),
+        alphas=alphas,
         target=asked["tokens"],
         alpha_unit=asked["unit"],
         n_random=asked["n_random"],
@@ -99,29 +107,33 @@ def _print(vector: SteeringVector, effect: WordMass, points: tuple[MassAtAlpha, 
         [
             f"{p.alpha:g}",
             p.mass,
-            f"{p.low:.3f} to {p.high:.3f}",
-            f"{p.random_low:.3f} to {p.random_high:.3f}" if beside else "-",
+            f"{p.low:.3g} to {p.high:.3g}" if effect.n_inputs > 1 else "-",
+            f"{p.random_low:.3g} to {p.random_high:.3g}" if beside else "-",
             p.p_random if beside and p.alpha != 0 else None,
         ]
-        for p in points
+        for p in sorted(points, key=lambda p: p.alpha)
     ]
     plan = effect.plan
-    title = f"{vector.name} on the {plan.target} tokens at layer {plan.layer}, {len(plan.prompts)} prompts"
+    title = f"{vector.name}, layer {plan.layer}, {plan.target} tokens but the first, {effect.n_inputs} prompts"
     print_table(["alpha", "words", "95 %", "random", "p"], rows, title=title)
-    click.echo(found_in(points))
+    click.echo(found_in(effect, points))
     if effect.left_out:
         note(f"several tokens, so not counted: {', '.join(effect.left_out)}")
 
 
-def found_in(points: tuple[MassAtAlpha, ...]) -> str:
-    """What the curve shows at its highest point, whether or not it is an effect."""
+def found_in(effect: WordMass, points: tuple[MassAtAlpha, ...]) -> str:
+    """What the curve shows at its highest point, beside the random directions at theirs: whether or not it is an effect."""
     plain, *steered = points
     best = max(steered, key=lambda p: p.mass)
-    moved = (
-        f"{plain.mass:.3f} -> {best.mass:.3f} [{best.low:.3f}, {best.high:.3f}] at alpha {best.alpha:g}, its highest"
-    )
-    if best.random_high != best.random_high:  # no random directions: NaN
+    interval = f" [{best.low:.3g}, {best.high:.3g}]" if effect.n_inputs > 1 else ""
+    moved = f"{plain.mass:.3g} -> {best.mass:.3g}{interval} at alpha {best.alpha:g}, its highest"
+    mean_va = effect.mass_vap[:, 1:].mean(axis=2)
+    rank = rank_of_best(mean_va)
+    if rank is None:
         return moved
-    beside = f"random directions there {best.random_low:.3f} to {best.random_high:.3f} (p = {best.p_random:.3f})"
-    verdict = "beyond all of them" if best.mass > best.random_high else "no effect beyond random directions"
-    return f"{moved}; {beside}: {verdict}"
+    highest = mean_va[1:].max(axis=1)
+    beside = f"random directions at their highest {highest.min():.3g} to {highest.max():.3g} (p = {rank:.3f})"
+    if best.mass <= highest.max():
+        return f"{moved}; {beside}: no rise beyond random directions"
+    few = f", too few to tell: {ENOUGH} would be enough" if len(highest) < ENOUGH else ""
+    return f"{moved}; {beside}: beyond all of them{few}"

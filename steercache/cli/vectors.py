@@ -8,7 +8,7 @@ import click
 
 from steercache.cache.handle import open_cache
 from steercache.cache.vectors import list_vectors, load_vector
-from steercache.cli.fit import describe_vector, print_layers
+from steercache.cli.fit import describe_vector, print_layers, steer_command
 from steercache.cli.options import json_option, root_option
 from steercache.cli.output import next_commands, print_json, print_table
 from steercache.core.errors import DamagedError
@@ -81,11 +81,7 @@ def show(name: str, root: Path, as_json: bool) -> None:
     print_table(["what", "value"], facts, title=vector.name)
     click.echo()
     print_layers(vector)
-    early = vector.layers[len(vector.layers) // 5]
-    next_commands(
-        f"steercache vectors refit {vector.name}",
-        f'steercache steer {vector.name} "On the way home we saw" --layer {early}',
-    )
+    next_commands(f"steercache vectors refit {vector.name}", steer_command(vector))
 
 
 @vectors.command()
@@ -109,7 +105,7 @@ def refit(name: str, root: Path, as_json: bool) -> None:
     if found and found[0] == "values":
         raise DamagedError(
             f"fitted again, {first.name!r} has other values; " + ("; ".join(found[1:]) or "nothing else changed"),
-            hint=f"fitted again under the name {first.name}, the new one is saved beside it: `steercache fit --help`",
+            hint="nothing was saved; to keep the new one beside it, fit with the same query: `steercache fit --help`",
         )
     if found and not as_json:
         click.echo(f"{first.name}: the same values, though {'; '.join(found)}")

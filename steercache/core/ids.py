@@ -7,6 +7,7 @@ from typing import Any
 
 from steercache.core.errors import NotFoundError
 
+_SHOWN = 20  # names in a message
 SHORT_ID = 12  # hex digits shown to people; 48 bits are enough for one cache
 
 
@@ -33,10 +34,18 @@ def digest_bytes(*parts: bytes) -> str:
     return h.hexdigest()
 
 
-def resolve_name(wanted: str, candidates: Iterable[tuple[str, str]], *, noun: str, list_command: str) -> str:
+def resolve_name(
+    wanted: str,
+    candidates: Iterable[tuple[str, str]],
+    *,
+    noun: str,
+    list_command: str,
+    named_first: Iterable[str] | None = None,
+) -> str:
     """Return the id that `wanted` names: a whole name, a whole id, or a unique prefix of an id.
 
-    `candidates` are (id, name) pairs, newest first; of several with one name the newest wins.
+    `candidates` are (id, name) pairs, newest first; of several with one name the newest wins. A message lists their names, or
+    `named_first` where the others would drown those that people gave.
 
     Raises:
         NotFoundError: nothing answers to `wanted`, or a prefix is shared by several.
@@ -51,6 +60,7 @@ def resolve_name(wanted: str, candidates: Iterable[tuple[str, str]], *, noun: st
     if matches:
         shown = ", ".join(m[:SHORT_ID] for m in matches[:5])
         raise NotFoundError(f"the prefix {wanted!r} fits {len(matches)} {noun}s: {shown}", hint="give more digits")
-    names = sorted(list(dict.fromkeys(name for _, name in known if name))[:8])
-    has = f"there are: {', '.join(names)}" if names else f"there is no {noun} yet"
+    names = sorted({name for name in named_first or [] if name} or {name for _, name in known if name})
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    has = f"there are: {', '.join(names[:_SHOWN])}{more}" if names else f"there is no {noun} yet"
     raise NotFoundError(f"no {noun} named {wanted!r}; {has}", hint=list_command)

@@ -7,6 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from steercache.core.ids import SHORT_ID
+
 RowIndex = npt.NDArray[np.int64]
 
 
@@ -51,13 +53,13 @@ class QueryRecord:
     bindings: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Selection:
     """Rows of one run, ascending by `rows`, without duplicates; every array has shape (n,).
 
     `label` is 1 for the concept's side and 0 for the other; `pair` numbers contrastive pairs; `weight` counts a row more or
-    less. `sample_idx`, `position` and `token_id` say where each row came from, so that folds can keep sentences and words
-    together.
+    less. `sample_idx`, `position` and `token_id` say where each row came from; `word` numbers tokens that differ only in a
+    space before them or in capitals alike. So folds can keep sentences and words together.
     """
 
     source: RowSource = field(repr=False, compare=False)
@@ -69,12 +71,18 @@ class Selection:
     label: npt.NDArray[np.int8] | None = None
     pair: RowIndex | None = None
     weight: npt.NDArray[np.float32] | None = None
+    word: RowIndex | None = None
     concept: str | None = None
     site: str = "resid_post"
 
     def __post_init__(self) -> None:
         if np.any(np.diff(self.rows) <= 0):
             raise ValueError("rows of a selection must ascend without duplicates")
+
+    def __repr__(self) -> str:
+        of = f" of {self.concept!r}" if self.concept else ""
+        name = self.query.name or "inline SQL"
+        return f"<{len(self):,} rows{of} by {name}, run {self.run_id[:SHORT_ID]}, {self.site}>"
 
     def __len__(self) -> int:
         return len(self.rows)

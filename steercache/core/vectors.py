@@ -7,16 +7,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from steercache.core.ids import canonical_json, digest_bytes
+from steercache.core.ids import SHORT_ID, canonical_json, digest_bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SteeringVector:
     """Directions in the residual stream, one per layer, in float32.
 
     `values` has shape (l, d), row i belonging to block `layers[i]`; added at the output of that block (site `resid_post`)
     as h + alpha * v. `provenance` holds JSON values only and no clock time: fitting again gives the same id.
-    `diagnostics` (per layer: auc, norm, resid_norm, ...) are measurements about the vector, not part of its id.
+    `diagnostics` (per layer: auc, norm, resid_norm, ...) are measurements about the vector, not part of its id. Vectors are
+    equal when their ids are.
     """
 
     name: str
@@ -31,6 +32,17 @@ class SteeringVector:
     def __post_init__(self) -> None:
         if self.values.dtype != np.float32 or self.values.ndim != 2 or len(self.values) != len(self.layers):
             raise ValueError(f"values of shape {self.values.shape}, {self.values.dtype} for {len(self.layers)} layers")
+
+    def __eq__(self, other: object) -> bool:
+        return self.vector_id == other.vector_id if isinstance(other, SteeringVector) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.vector_id)
+
+    def __repr__(self) -> str:
+        n_layers, width = self.values.shape
+        at = f"layer {self.layers[0]}" if n_layers == 1 else f"{n_layers} layers"
+        return f"<SteeringVector {self.name!r}: {self.method}, {at} of {width}, {self.vector_id[:SHORT_ID]}>"
 
     @property
     def vector_id(self) -> str:
@@ -50,10 +62,10 @@ class SteeringVector:
         return int(self.values.shape[1])
 
     def at(self, layer: int) -> npt.NDArray[np.float32]:
-        """The direction of one block, shape (d,). Raises KeyError when the vector has no such layer."""
+        """A copy of the direction of one block, shape (d,). Raises KeyError when the vector has no such layer."""
         if layer not in self.layers:
             raise KeyError(layer)
-        row: npt.NDArray[np.float32] = self.values[self.layers.index(layer)]
+        row: npt.NDArray[np.float32] = self.values[self.layers.index(layer)].copy()
         return row
 
     @property

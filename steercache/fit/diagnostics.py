@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from steercache.core.errors import UsageError
+from steercache.core.ids import SHORT_ID
 from steercache.core.selection import Selection
 from steercache.core.vectors import SteeringVector
 from steercache.fit import probe, shift
@@ -16,6 +17,7 @@ from steercache.fit.bootstrap import Fit, draw_counts, refit_draws, shift_draws
 from steercache.fit.compare import cosine
 from steercache.fit.convex import fit_convex
 from steercache.fit.folds import FoldArray, assign_folds, group_rows, usable_folds, without
+from steercache.fit.provenance import rows_digest
 from steercache.fit.scores import fold_aucs, token_scores
 from steercache.fit.sgd import fit_paper
 from steercache.fit.sides import FloatArray, Sides, check_recipe, split_sides
@@ -43,10 +45,15 @@ def diagnose(
     A number that cannot be had is None. A probe keeps the penalty that was chosen on all rows.
 
     Raises:
-        UsageError: the selection does not belong to the vector (run, site or layers).
+        UsageError: the vector was not fitted on this selection (another run, site or rows, or layers that it lacks).
     """
     if sel.run_id != vector.provenance.get("run_id", sel.run_id) or sel.site != vector.site:
         raise UsageError(f"the selection is of run {sel.run_id}, {sel.site}; {vector.name!r} was not fitted on it")
+    if (fitted_on := (vector.provenance.get("rows") or {}).get("digest")) not in (None, rows_digest(sel)):
+        raise UsageError(
+            f"{vector.name!r} was fitted on other rows of this run ({str(fitted_on)[:SHORT_ID]})",
+            hint="give the selection that it was fitted on",
+        )
     shift.wanted_layers(sel, vector.layers)
     recipe = check_recipe(vector.provenance.get("recipe", "default"))
     sides = split_sides(sel, recipe=recipe)

@@ -15,15 +15,15 @@ FoldArray = npt.NDArray[np.int64]
 def group_rows(sel: Selection, sides: Sides) -> RowIndex:
     """Number the groups that folds must keep whole, shape (n,).
 
-    Two sentences are of one group when the concept's rows of both hold the same token (its anchor word, or a part of it), or
-    when a chain of such sentences leads from one to the other. Contrastive pairs are grouped by pair and sentence instead:
-    their two sides end in the same token, which tells nothing.
+    Two sentences are of one group when the concept's rows of both hold the same word (the anchor, or a token of it; with or
+    without a space or capitals), or when a chain of such sentences leads from one to the other. Contrastive pairs are grouped
+    by pair and sentence instead: their two sides end in the same token, which tells nothing.
     """
     sample = np.unique(sel.sample_idx, return_inverse=True)[1].astype(np.int64)
     if sel.pair is not None:
         return _components(sample, np.unique(sel.pair, return_inverse=True)[1].astype(np.int64), sample)
-    token = np.unique(sel.token_id[sides.label], return_inverse=True)[1].astype(np.int64)
-    return _components(sample[sides.label], token, sample)
+    word = np.unique((sel.token_id if sel.word is None else sel.word)[sides.label], return_inverse=True)[1]
+    return _components(sample[sides.label], word.astype(np.int64), sample)
 
 
 def assign_folds(groups: RowIndex, label: BoolArray, *, n_folds: int = N_FOLDS) -> FoldArray:

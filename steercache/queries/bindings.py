@@ -58,7 +58,7 @@ def newest_run(ask: Ask, *, modality: str | None, concept: str | None, param: st
         raise _no_run(ask, found, modality, concept, param)
     if len({fingerprint for _, _, _, fingerprint, _ in complete}) > 1:
         shown = "\n".join(f"  {name} ({model}) {run_id[:SHORT_ID]}" for run_id, name, model, _, _ in complete[:8])
-        raise QueryError(f"runs of several models fit; which one?\n{shown}", hint=f"-p {param}={complete[0][1]}")
+        raise QueryError(f"runs of several models fit; which one?\n{shown}", hint=_say_run(param, complete[0][1]))
     return str(complete[0][0])
 
 
@@ -66,7 +66,7 @@ def _no_run(ask: Ask, found: Rows, modality: str | None, concept: str | None, pa
     kind = f"complete {modality} run" if modality else "complete run"
     if found:
         names = ", ".join(str(row[1]) for row in found)
-        hint = f"finish its build, or take it as it is: -p {param}={found[0][1]}"
+        hint = f"finish its build, or take it as it is: {_say_run(param, found[0][1])}"
         return NotFoundError(f"no {kind} yet; not complete: {names}", hint=hint)
     if concept is None:
         return NotFoundError(f"there is no {kind} yet", hint="steercache build smollm2-concepts")
@@ -75,6 +75,10 @@ def _no_run(ask: Ask, found: Rows, modality: str | None, concept: str | None, pa
     has = f"; concepts: {', '.join(known)}" if known else "; no run has labelled concepts"
     hint = f"did you mean {close[0]}?" if close else "steercache query concept_counts"
     return NotFoundError(f"no {kind} has the concept {concept!r}{has}", hint=hint)
+
+
+def _say_run(param: str, name: str) -> str:
+    return f"-p {param}={name} at the terminal, {param}={name!r} in Python"
 
 
 def _names_problem(query: Query, unknown: list[str], missing: list[str]) -> str:

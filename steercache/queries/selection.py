@@ -13,7 +13,8 @@ from steercache.core.ids import SHORT_ID
 
 # Where each picked row came from; run on the picked rows, registered as `picked`.
 PLACES = """
-SELECT t.row_idx, t.sample_idx, t.position, t.token_id
+SELECT t.row_idx, t.sample_idx, t.position, t.token_id,
+    coalesce((hash(lower(ltrim(t.piece, 'Ġ▁ '))) >> 1)::BIGINT, t.token_id) AS word
 FROM tokens t
 JOIN picked p ON t.row_idx = p.row_idx
 WHERE t.run_id = $run AND t.row_idx BETWEEN $first AND $last

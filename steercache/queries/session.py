@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from steercache.cache.documents import shares_rows
 from steercache.cache.handle import Cache, open_cache
-from steercache.cache.vectors import load_vector, save_vector
-from steercache.core.errors import QueryError
-from steercache.core.ids import resolve_name
+from steercache.cache.vectors import load_vector, save_vector, stored_vector
+from steercache.core.errors import QueryError, UsageError
+from steercache.core.ids import SHORT_ID, resolve_name
 from steercache.core.selection import QueryRecord, Selection
 from steercache.core.vectors import SteeringVector
 from steercache.index.functions import register_functions
@@ -52,6 +52,9 @@ class Session:
         self.cache = cache
         self.library = library
         self.limits = limits
+
+    def __repr__(self) -> str:
+        return f"<cache {str(self.cache.root)!r}>"
 
     def sql(self, sql: str, /, **bindings: Any) -> Relation:
         """The result of one SELECT; `$name` in it takes the value of the keyword `name`.
@@ -105,7 +108,17 @@ class Session:
         return load_vector(self.cache, name)
 
     def save(self, vector: SteeringVector) -> Path:
-        """Keep a vector in the cache; returns its file."""
+        """Keep a vector in the cache; returns its file. Saved again, it keeps the diagnostics that it does not bring.
+
+        Raises:
+            UsageError: the same vector is saved under another name.
+        """
+        stored = stored_vector(self.cache, vector.vector_id)
+        if stored is not None and stored.name != vector.name:
+            raise UsageError(
+                f"this vector is saved already, under the name {stored.name!r} ({vector.vector_id[:SHORT_ID]})",
+                hint=f"use that name: steercache vectors show {stored.name}",
+            )
         return save_vector(self.cache, vector)
 
     def read(self, name_or_sql: str) -> tuple[Query | None, str]:
@@ -140,6 +153,7 @@ class Session:
             sample_idx=places["sample_idx"].cast(pa.int64()).to_numpy(),
             position=places["position"].to_numpy(),
             token_id=places["token_id"].to_numpy(),
+            word=places["word"].to_numpy(),
             label=label_of(picked),
             pair=pair_of(picked),
             weight=weight_of(picked),

@@ -32,7 +32,7 @@ def effect_chart(effect: WordMass, *, title: str | None = None) -> Any:
         x=x, y=y
     )
     heading = alt.TitleParams(
-        title or f"{effect.concept or 'vector'}, layer {plan.layer}, {plan.target} tokens",
+        title or f"{effect.vectors[0].name}, layer {plan.layer}, {plan.target} tokens",
         subtitle=[_legend(effect), _words(effect)],
         anchor="start",
         color=INK,
@@ -41,7 +41,8 @@ def effect_chart(effect: WordMass, *, title: str | None = None) -> Any:
         subtitleFontSize=11,
         offset=12,
     )
-    chart = (band + chance + bars + line).properties(width=_WIDTH, height=_HEIGHT, title=heading)
+    beside = (band + chance) if len(effect.vectors) > 1 else base.mark_point(opacity=0).encode(x=x)
+    chart = (beside + bars + line).properties(width=_WIDTH, height=_HEIGHT, title=heading)
     return chart.configure_view(stroke=None).configure_axis(
         labelColor=INK, titleColor=INK, titleFontWeight="normal", gridColor="#e4e8ec", domainColor=QUIET
     )
@@ -53,9 +54,10 @@ def _row(point: MassAtAlpha) -> dict[str, float]:
 
 def _legend(effect: WordMass) -> str:
     n_random, n_prompts = len(effect.vectors) - 1, effect.n_inputs
-    return (
-        f"red: the vector, mean of {n_prompts} prompts, 95 % interval; grey: {n_random} random directions of equal norm"
+    own = (
+        f"red: the vector, mean of {n_prompts} prompts, 95 % interval" if n_prompts > 1 else "red: the vector, 1 prompt"
     )
+    return f"{own}; grey: {n_random} random directions of equal norm, dashed their mean" if n_random else own
 
 
 def _words(effect: WordMass) -> str:

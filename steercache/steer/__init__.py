@@ -47,8 +47,8 @@ class _CallableRoom(ModuleType):
         when: When = "prefill",
         alpha_unit: AlphaUnit = "raw",
         skip_first: bool = False,
+        tokenizer: Any = None,
     ) -> AbstractContextManager[Any]:
-        """See `steercache.steer.live.steer`."""
         return steer(
             model,
             vector,
@@ -58,7 +58,10 @@ class _CallableRoom(ModuleType):
             when=when,
             alpha_unit=alpha_unit,
             skip_first=skip_first,
+            tokenizer=tokenizer,
         )
+
+    __call__.__doc__ = steer.__doc__
 
 
 sys.modules[__name__].__class__ = _CallableRoom

@@ -90,7 +90,8 @@ class WordMass:
 class MassAtAlpha:
     """One point of the curve: the vector's mean mass with a 95 % interval over prompts, and the random directions' means.
 
-    `p_random` is (1 + random directions at least as high) / (1 + their number): its least value is 1 / 21 with 20.
+    `p_random` is (1 + random directions at least as high) / (1 + their number): its least value is 1 / 21 with 20. Without
+    random directions all that is said of them is NaN.
     """
 
     alpha: float
@@ -184,20 +185,30 @@ def summarise_mass(mass_vap: Masses, alphas: Sequence[float], *, seed: int = 0) 
     for a, alpha in enumerate(alphas):
         own = mass_vap[0, a]
         low, high = np.percentile(own[drawn].mean(axis=1), (2.5, 97.5))
-        random = mass_vap[1:, a].mean(axis=1) if len(mass_vap) > 1 else np.full(1, np.nan)
+        random = mass_vap[1:, a].mean(axis=1)
+        rank = (1 + np.count_nonzero(random >= own.mean())) / (1 + len(random))
         points.append(
             MassAtAlpha(
                 alpha=alpha,
                 mass=float(own.mean()),
                 low=float(low),
                 high=float(high),
-                random_mean=float(random.mean()),
-                random_low=float(random.min()),
-                random_high=float(random.max()),
-                p_random=float((1 + np.count_nonzero(random >= own.mean())) / (1 + len(random))),
+                random_mean=float(random.mean()) if len(random) else np.nan,
+                random_low=float(random.min()) if len(random) else np.nan,
+                random_high=float(random.max()) if len(random) else np.nan,
+                p_random=float(rank) if len(random) else np.nan,
             )
         )
     return tuple(points)
+
+
+def rank_of_best(mass_va: Masses) -> float | None:
+    """Rank of the vector's highest point among the random directions' highest points, which no choice of a strength flatters;
+    `mass_va` has shape (directions, alphas), the vector first. None without random directions."""
+    if len(mass_va) == 1:
+        return None
+    best_v = mass_va.max(axis=1)
+    return float((1 + np.count_nonzero(best_v[1:] >= best_v[0])) / len(best_v))
 
 
 def random_directions(vector: SteeringVector, *, layer: int, n: int, seed: int) -> tuple[SteeringVector, ...]:

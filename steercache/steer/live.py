@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from steercache.core.errors import UsageError
@@ -13,6 +14,7 @@ from steercache.core.trials import AlphaUnit
 from steercache.core.vectors import SteeringVector
 from steercache.models.families import family_of, find_module
 from steercache.models.spec import LoadedModel
+from steercache.models.tokenizers import special_ids
 from steercache.steer.add import add_vector, delta_of
 from steercache.steer.targets import TARGETS, TargetLike, Vocabulary, target_mask
 from steercache.steer.watch import Watch
@@ -31,10 +33,10 @@ class Parts:
     vocabulary: Vocabulary
 
 
-def parts_of(model: Any) -> Parts:
+def parts_of(model: Any, *, tokenizer: Any = None) -> Parts:
     """Find blocks and special ids of a LoadedModel or a transformers model.
 
-    Without a tokenizer (a plain model) the special ids are those that its configuration names: bos, eos, pad.
+    Without a tokenizer the special ids of a plain model are those that its configuration names: bos, eos, pad.
 
     Raises:
         NotFoundError: the model's type is not in the table of families.
@@ -44,7 +46,8 @@ def parts_of(model: Any) -> Parts:
     else:
         if not hasattr(model, "config"):
             raise UsageError(f"a {type(model).__name__} cannot be steered: give a transformers model or a LoadedModel")
-        module, family, special = model, family_of(model.config.to_dict()), _configured_ids(model.config)
+        module, family = model, family_of(model.config.to_dict())
+        special = _configured_ids(model.config) if tokenizer is None else set(special_ids(tokenizer, family))
     text_config = module.config.get_text_config()
     return Parts(
         model=module,
@@ -66,19 +69,36 @@ def steer(
     when: When = "prefill",
     alpha_unit: AlphaUnit = "raw",
     skip_first: bool = False,
+    tokenizer: Any = None,
 ) -> Iterator[Any]:
     """Add alpha times `vector` to the output of block `layer` at the target tokens, for as long as the context is open.
 
     `layer` may name several blocks; each gets its own direction. Contexts nest: what the outer one added stays. "prefill"
     steers the prompt only, "every" the generated tokens too. `skip_first` leaves out the first token, the attention sink.
-    (More parameters than house style allows: the call reads as one sentence.) Yields the model.
+    The targets text and both leave special tokens out: which those are a plain transformers model does not know, so they
+    want its `tokenizer`. (More parameters than house style allows: the call reads as one sentence.) Yields the model.
+
+    A forward pass of one token behind a key/value cache is taken for a generated one. So a prompt that `generate` reads in
+    chunks (`prefill_chunk_size`) is followed with the target all only, and only if its last chunk has several tokens; without a
+    cache, a prompt that is the one before and one token more is taken for a step of generation: open a context for each.
 
     Raises:
-        UsageError: an unknown layer, target, unit or time, a vector of another width or site, an alpha that is not finite;
-            and during a forward pass when the target hits nothing of a prompt.
+        UsageError: no vector, an unknown layer, target, unit or time, a vector of another width or site, an alpha that is not
+            finite, a plain model without its tokenizer where that is wanted; and during a forward pass when the target hits
+            nothing of a prompt.
         NotFoundError: the model's type is not in the table of families.
     """
-    parts = parts_of(model)
+    if not isinstance(vector, SteeringVector):
+        raise UsageError(
+            f"a SteeringVector is wanted, not {vector!r:.60}",
+            hint="cache.vector(NAME) gives one, steercache.fit makes one",
+        )
+    if target in ("text", "both") and tokenizer is None and not isinstance(model, LoadedModel):
+        raise UsageError(
+            f"the target {target} leaves special tokens out, and a plain model does not know which those are",
+            hint="steer(..., tokenizer=tokenizer)",
+        )
+    parts = parts_of(model, tokenizer=tokenizer)
     deltas = {one: delta_of(vector, one, alpha=alpha, alpha_unit=alpha_unit) for one in _layers(layer)}
     _check(parts, vector, layers=tuple(deltas), target=target, when=when)
     if not any(delta.any() for delta in deltas.values()):
@@ -149,6 +169,8 @@ def _layers(layer: int | Sequence[int]) -> tuple[int, ...]:
         return (operator.index(layer),)  # type: ignore[arg-type]
     except TypeError:
         pass
+    if isinstance(layer, np.ndarray):
+        layer = layer.ravel().tolist()
     if isinstance(layer, Sequence) and layer and all(hasattr(one, "__index__") for one in layer):
         return tuple(dict.fromkeys(operator.index(one) for one in layer))
     raise UsageError(f"layer must be a block's number or several, not {layer!r}")

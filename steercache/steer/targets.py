@@ -84,7 +84,8 @@ def target_mask(
     A callable gets the token ids (b, t) and returns the mask. A mask as an array names tokens of the prompt.
 
     Raises:
-        UsageError: an unknown name, a mask of another shape, or a prompt in which nothing is hit.
+        UsageError: an unknown name, a mask of another shape, or prompts in which nothing is hit: any of the batch for a
+            target by name, all of them for a mask or a callable, which may leave some alone.
     """
     if isinstance(target, str):
         if target not in TARGETS:
@@ -98,10 +99,20 @@ def target_mask(
         mask_bt = torch.zeros_like(tokens.real_bt)
     if skip_first:
         mask_bt = mask_bt & ~tokens.first_bt
-    if tokens.prompt and not bool(mask_bt.any()):
-        what = repr(target) if isinstance(target, str) else "given"
-        raise UsageError(f"the target {what} hits no token of the prompt, so nothing would be steered")
+    if tokens.prompt:
+        _refuse_missed(target, mask_bt)
     return mask_bt
+
+
+def _refuse_missed(target: TargetLike, mask_bt: torch.Tensor) -> None:
+    missed = (~mask_bt.any(dim=1)).nonzero().flatten().tolist()
+    if not missed or (len(missed) < len(mask_bt) and not isinstance(target, str)):
+        return
+    what = repr(target) if isinstance(target, str) else "given"
+    which = (
+        "the prompt" if len(mask_bt) == 1 else f"prompt {', '.join(str(i + 1) for i in missed[:8])} of {len(mask_bt)}"
+    )
+    raise UsageError(f"the target {what} hits no token of {which}, so nothing would be steered there")
 
 
 def _ids(tokens: Tokens) -> torch.Tensor:

@@ -13,8 +13,9 @@ from steercache.steer.targets import Tokens
 class Watch:
     """What the forward pass that is running was given: `parts` lie side by side along the token axis, () between passes.
 
-    A pass is the prompt's when the key/value cache is empty or when it brings more than one new token (a prompt in chunks,
-    the next turn of a chat). Two cases need care. Assisted decoding checks several drafted tokens at once, which looks like
+    A pass is the prompt's when the key/value cache is empty or when it brings more than one new token (the next turn of a
+    chat). Three cases need care. Of a prompt in chunks every chunk has a last token, and a chunk of one token looks generated:
+    follow it with the target all. Assisted decoding checks several drafted tokens at once, which looks like
     a prompt: use plain decoding. Generation with use_cache=False runs the whole sequence again at each step: a pass that
     appends one token to the pass before it is taken for such a step, its prompt being that of the first pass.
     """

@@ -3,6 +3,8 @@
 import ast
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -63,3 +65,18 @@ def test_the_notebook_uses_names_of_the_door_and_sql_that_runs(work: Path, termi
     assert terminal("query", str(sql), "--json") == 0, terminal.err
     names = [c.value for c in ast.walk(tree) if isinstance(c, ast.Constant) and c.value in load_library()]
     assert names == ["anchor_vs_control"]
+
+
+@pytest.mark.slow
+def test_the_notebook_is_typed_and_completes(tmp_path: Path) -> None:
+    snippet = tmp_path / "snippet.py"
+    snippet.write_text("from typing import Any\n\nmodel: Any = None\n" + BLOCKS["python"])
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--cache-dir", str(tmp_path), str(snippet)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (checked.returncode, checked.stdout) == (0, "")
+    assert {"open", "fit", "steer"} <= set(dir(steercache))
+    assert not {name for name in dir(steercache) if name not in steercache.__all__} - {"__version__"}

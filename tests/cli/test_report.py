@@ -80,3 +80,29 @@ def test_tables_and_pages_are_made_without_torch(work: Path) -> None:
     lines = (f"report drift {RUN} {RUN}", "report html none-such", "report patches --help")
     done = subprocess.run([sys.executable, "-c", LOADED, *lines], capture_output=True, text=True, check=True)
     assert done.stderr.splitlines()[-1] == "False"
+
+
+def test_words_say_what_cannot_be_said(work: Path, terminal: Terminal) -> None:
+    line = ("report", "words", "counting", "--layer", "3", "--words", "two,red", "--prompt", "the cat and two")
+    assert terminal(*line, "--alpha", "0") == 2
+    assert "no strength but 0" in terminal.err
+    assert terminal(*line, "--random", "0", "--json") == 0, terminal.err
+    for point in json.loads(terminal.out, parse_constant=pytest.fail)["points"]:
+        assert (point["p_random"], point["random_mean"]) == (None, None)
+    assert terminal(*line, "--random", "2", "--alpha", "0.5") == 0, terminal.err
+    assert "95 % interval" not in terminal.out
+    assert "no rise beyond" in terminal.out or "too few to tell" in terminal.out
+
+
+def test_random_directions_of_words_are_kept_and_can_be_left_out(work: Path, terminal: Terminal) -> None:
+    line = ("report", "words", "counting", "--layer", "3", "--alpha", "1", "--words", "two", "--random", "3")
+    line = (*line, "--prompt", "the cat and two")
+    assert terminal(*line) == 0, terminal.err
+    told = next(each for each in terminal.err.splitlines() if "words_by_alpha" in each)
+    assert terminal(*told.split()[1:], "--json") == 0, terminal.err
+    rows = json.loads(terminal.out)
+    assert rows
+    assert {row.get("control_kind") for row in rows} == {None}
+    count = "select count(distinct vector_id) as n from vectors where control_kind = 'random'"
+    assert terminal("query", count, "--json") == 0, terminal.err
+    assert json.loads(terminal.out)[0]["n"] == 3

@@ -225,3 +225,21 @@ def test_a_selection_of_another_run_is_refused() -> None:
         compare([vector])
     with pytest.raises(UsageError, match="no layer in common"):
         compare([mean_shift(sel, layers=[0]), mean_shift(sel, layers=[1])])
+
+
+def test_other_rows_of_the_same_run_are_refused() -> None:
+    sel = sentences((1,), (2,), (3,), (4,))
+    vector = mean_shift(sel)
+    other = replace(sel, label=1 - sel.label)  # type: ignore[operator]
+    with pytest.raises(UsageError, match="fitted on other rows"):
+        diagnose(other, vector)
+
+
+def test_a_word_with_and_without_its_space_is_one_word() -> None:
+    sel = sentences((1,), (2,), (3,))
+    apart = group_rows(sel, split_sides(sel))
+    same = replace(sel, word=np.where(np.isin(sel.token_id, (1, 3)), 7, sel.token_id).astype(np.int64))
+    joined = group_rows(same, split_sides(same))
+    assert len(set(apart.tolist())) == 3
+    assert len(set(joined.tolist())) == 2
+    assert joined[0] == joined[6]

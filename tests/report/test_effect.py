@@ -25,7 +25,7 @@ def effect() -> WordMass:
         words=("one", "two"),
         probability_vapw=np.stack([masses / 4, masses * 3 / 4], axis=-1),
         left_out=("twenty",),
-        vectors=tuple(vector(6, name=str(i)) for i in range(5)),
+        vectors=tuple(vector(6, name=name) for name in ("counting", "1", "2", "3", "4")),
         cells=(),
         answers=(),
     )

@@ -1,6 +1,7 @@
 """Steering a running model: exact at the target rows, gone afterwards, the same as loops written by hand."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ IDS = torch.tensor([[0, 0, 5, 6, 7, 8], [9, 10, 11, 12, 13, 14]])
 MASK = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
 PROMPT = {"input_ids": IDS, "attention_mask": MASK}
 REAL = MASK.bool()
+
+
+TOKENIZER = SimpleNamespace(all_special_ids=[0, 1, 2], added_tokens_decoder={})
 
 
 @pytest.fixture(params=CONFIGS)
@@ -120,7 +124,9 @@ def test_prefill_and_every_step_differ() -> None:
 def test_targets_hit_the_tokens_they_name(target: Any, hit: list[list[int]], skip_first: bool) -> None:
     model = tiny_model("llama")
     plain = outputs_of(model, "llama", lambda: model(**PROMPT))[1][0]
-    with steercache.steer(model, vector(1), layer=1, alpha=1.0, target=target, skip_first=skip_first):
+    with steercache.steer(
+        model, vector(1), layer=1, alpha=1.0, target=target, skip_first=skip_first, tokenizer=TOKENIZER
+    ):
         steered = outputs_of(model, "llama", lambda: model(**PROMPT))[1][0]
     changed = (steered != plain).any(-1)
     firsts = (2, 0)
@@ -137,7 +143,7 @@ def test_last_follows_right_padding_and_special_tokens_are_no_text() -> None:
     run = {"input_ids": ids, "attention_mask": mask}
     plain = outputs_of(model, "llama", lambda: model(**run))[1][0]
     for target, hit in (("last", [5]), ("text", [1, 2, 4])):
-        with steercache.steer(model, vector(1), layer=1, alpha=1.0, target=target):
+        with steercache.steer(model, vector(1), layer=1, alpha=1.0, target=target, tokenizer=TOKENIZER):
             steered = outputs_of(model, "llama", lambda: model(**run))[1][0]
         assert (steered != plain).any(-1)[0].nonzero().flatten().tolist() == hit
 
@@ -273,3 +279,35 @@ def test_every_text_family_of_the_table_is_tried_here() -> None:
     text = {f.name for f in FAMILIES if f.modality == "text"} - {"gemma"}  # PaliGemma's, with the layout of gemma2
     assert text == set(CONFIGS)
     assert set(BLOCKS) <= text
+
+
+@torch.no_grad()
+def test_a_prompt_that_a_named_target_misses_is_named_and_a_mask_may_leave_one_alone() -> None:
+    model = tiny_model("llama")
+    ids = torch.tensor([[1, 5, 6, 7], [0, 0, 0, 8]])
+    run = {"input_ids": ids, "attention_mask": torch.tensor([[1, 1, 1, 1], [0, 0, 0, 1]])}
+    with (
+        pytest.raises(UsageError, match="'text' hits no token of prompt 2 of 2"),
+        steercache.steer(model, vector(1), layer=1, alpha=1.0, target="text", tokenizer=TOKENIZER),
+    ):
+        model(**run)
+    plain = outputs_of(model, "llama", lambda: model(**run))[1][0]
+    with steercache.steer(model, vector(1), layer=1, alpha=1.0, target=ids == 6):
+        steered = outputs_of(model, "llama", lambda: model(**run))[1][0]
+    assert (steered != plain).any(-1).nonzero().tolist() == [[0, 2]]
+
+
+def test_special_tokens_are_not_guessed_and_what_is_no_vector_is_named() -> None:
+    model = tiny_model("llama")
+    with (
+        pytest.raises(UsageError, match="does not know which those are"),
+        steercache.steer(model, vector(1), layer=1, alpha=1.0, target="text"),
+    ):
+        pass
+    with (
+        pytest.raises(UsageError, match="a SteeringVector is wanted, not 'counting'"),
+        steercache.steer(model, "counting", layer=1, alpha=1.0),
+    ):
+        pass
+    with steercache.steer(model, vector(1), layer=np.array([1]), alpha=1.0):
+        pass

@@ -29,6 +29,7 @@ from steercache.steer.effects import (
     Masses,
     WordMass,
     WordMassPlan,
+    rank_of_best,
     summarise_mass,
     target_norm,
     word_mass_effect,
@@ -246,11 +247,7 @@ def _plan(options: ColourOptions) -> WordMassPlan:
 
 
 def _p_best(effect: WordMass, word: str) -> float | None:
-    """Rank of the vector's best point among the random directions' best points; None without random directions."""
-    if len(effect.vectors) == 1:
-        return None
-    best_v = effect.probability_vapw[:, 1:, :, effect.words.index(word)].mean(axis=2).max(axis=1)
-    return float((1 + np.count_nonzero(best_v[1:] >= best_v[0])) / len(best_v))
+    return rank_of_best(effect.probability_vapw[:, 1:, :, effect.words.index(word)].mean(axis=2))
 
 
 def _breaks(points: Sequence[ColourPoint]) -> tuple[float | None, float | None]:
