@@ -9,6 +9,8 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
+from steercache.core.errors import UsageError
+from steercache.data.pixels import upright_rgb
 from steercache.evals.paper.patches import PatchMap, PatchMaps
 from steercache.report.style import DIVERGING, altair, heading, styled
 
@@ -24,7 +26,7 @@ def patch_chart(maps: PatchMaps, picture: bytes) -> Any:
     """The picture, and beside it one map per layer; colours are centred on the mean of the picture's own patches.
 
     Raises:
-        MissingExtraError: altair is not installed.
+        MissingExtraError: altair is not installed. UsageError: the picture cannot be drawn.
     """
     alt = altair()
     image = _open(picture)
@@ -108,9 +110,12 @@ def _axis(field: str, *, down: bool = False) -> Any:
 
 
 def _open(picture: bytes) -> PIL.Image.Image:
-    """The picture upright, in RGB, no larger than is drawn."""
+    """The picture as the model got it, no larger than is drawn. Raises UsageError for one that no model gets."""
     with PIL.Image.open(io.BytesIO(picture)) as opened:
-        image: PIL.Image.Image = PIL.ImageOps.exif_transpose(opened).convert("RGB")
+        try:
+            image = upright_rgb(opened)
+        except ValueError as error:
+            raise UsageError(f"the picture cannot be drawn: {error}") from error
     image.thumbnail((_PIXELS, _PIXELS))
     return image
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import PIL.ExifTags
 import PIL.Image
-import PIL.ImageOps
 import torch
 
 from steercache.core.examples import Example, ImageRef
 from steercache.core.ids import digest_bytes
+from steercache.data.pixels import upright_rgb
 from steercache.models.spec import TokenizerBundle
 from steercache.trace.patches import Picture
 from steercache.trace.template import MARK, TemplateError, apply_template, own_start
@@ -148,13 +148,12 @@ def image_token(bundle: TokenizerBundle) -> str:
 
 
 def decode_image(data: bytes, ref: ImageRef) -> PIL.Image.Image:
-    """A picture as RGB, turned as its EXIF says. Raises ImageError naming it."""
+    """A picture as RGB, turned as its EXIF says, on white where it is transparent. Raises ImageError naming it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
             with PIL.Image.open(io.BytesIO(data)) as opened:
-                upright = PIL.ImageOps.exif_transpose(opened)
-                return upright.convert("RGB")
+                return upright_rgb(opened)
     except (
         OSError,
         ValueError,

@@ -1,5 +1,6 @@
 """Patch maps: a planted direction lies where it was planted; projections are those of the rows; pictures those traced."""
 
+import base64
 import io
 import json
 from collections.abc import Iterator
@@ -193,6 +194,20 @@ def test_a_cropped_view_lies_on_the_picture_s_middle(plain: Session) -> None:
         for low, high, ends in (("x", "x2", across), ("y", "y2", down)):
             assert (min(r[low] for r in rows), max(r[high] for r in rows)) == pytest.approx(ends)
         assert cells["mark"]["clip"]
+
+
+def test_the_picture_is_drawn_as_the_model_got_it(plain: Session) -> None:
+    maps = patch_maps(plain, find_sample(plain, None, "1"), "planted", layers=[1])
+    stream = io.BytesIO()
+    PIL.Image.new("RGBA", (30, 20), (200, 0, 0, 51)).save(stream, format="PNG")
+    url = patch_chart(maps, stream.getvalue()).to_dict()["concat"][0]["data"]["values"][0]["url"]
+    drawn = PIL.Image.open(io.BytesIO(base64.b64decode(url.partition("base64,")[2])))
+    assert drawn.mode == "RGB"
+    assert drawn.getpixel((7, 7)) == (244, 204, 204)  # a fifth of the red on white
+    deep = io.BytesIO()
+    PIL.Image.new("I;16", (30, 20), 40_000).save(deep, format="PNG")
+    with pytest.raises(UsageError, match="more than 8 bits"):
+        patch_chart(maps, deep.getvalue())
 
 
 def test_the_command_writes_the_picture_and_the_numbers(
