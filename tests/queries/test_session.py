@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import steercache
+from steercache.cache.handle import Cache
+from steercache.cache.vectors import list_vectors
 from steercache.core.errors import NotFoundError, QueryError
 from steercache.core.vectors import SteeringVector
 from steercache.index.guard import Limits
@@ -227,6 +229,61 @@ def test_vectors_are_saved_found_and_used_in_sql(session: Session) -> None:
     assert session.sql(sql, id=vector.vector_id).fetchall() == [([3.0, 4.0, 0.0, 0.0], 1.0)]
     with pytest.raises(QueryError, match="no layer 9"):
         session.sql("SELECT vector($id, 9)", id=vector.vector_id)
+
+
+def test_runs_and_vectors_answer_to_name_and_prefix_in_sql_as_they_do_everywhere(
+    session: Session, text_run: str
+) -> None:
+    vector_id = session.vector("north-east").vector_id
+    rows = {
+        tuple(session.sql("SELECT activation($run, 'resid_post', 1, 2)", run=run).fetchall()[0][0])
+        for run in (text_run, text_run[:12], "text")
+    }
+    assert rows == {(2.0, 1.0, 2.0, 1.0)}
+    directions = {
+        tuple(session.sql("SELECT vector($id, 1)", id=wanted).fetchall()[0][0])
+        for wanted in (vector_id, vector_id[:12], "north-east")
+    }
+    assert directions == {(3.0, 4.0, 0.0, 0.0)}
+
+
+@pytest.mark.parametrize("wanted", ["nosuch", "0" * 64, "../../etc", ""])
+@pytest.mark.parametrize(
+    ("sql", "there", "hint"),
+    [
+        ("SELECT vector($wanted, 1)", "there are: east, north-east", "steercache vectors list"),
+        ("SELECT activation($wanted, 'resid_post', 1, 1)", "there are: older", "steercache cache status"),
+    ],
+)
+def test_an_unknown_name_in_sql_says_what_there_is(
+    session: Session, sql: str, there: str, hint: str, wanted: str
+) -> None:
+    with pytest.raises(QueryError, match=there) as caught:
+        session.sql(sql, wanted=wanted)
+    assert caught.value.hint == hint
+
+
+def test_a_column_of_names_reads_the_list_of_vectors_once_and_one_of_ids_never(
+    session: Session, text_run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def counted(noun: str, listing: Any) -> Any:
+        def call(*args: Any) -> Any:
+            calls.append(noun)
+            return listing(*args)
+
+        return call
+
+    monkeypatch.setattr("steercache.queries.values.list_vectors", counted("vectors", list_vectors))
+    monkeypatch.setattr(Cache, "documents", counted("runs", Cache.documents))
+    sql = "SELECT vector(v, 1), activation($run, 'resid_post', 1, 1) FROM range(9000), (VALUES ($a), ($b)) names(v)"
+    ids = [session.vector(name).vector_id for name in ("east", "north-east")]
+    calls.clear()
+    assert len(session.sql(sql, a=ids[0], b=ids[1], run=text_run).fetchall()) == 18_000
+    assert calls == []
+    assert len(session.sql(sql, a="east", b=ids[1][:12], run="text").fetchall()) == 18_000
+    assert sorted(calls) == ["runs", "vectors"]
 
 
 @pytest.mark.parametrize("odd", ["seven", [1], 2**70, True, {"a": None}])
