@@ -7,7 +7,7 @@ from typing import Final
 from steercache.data.benchmarks.columns import PICTURE
 from steercache.data.benchmarks.questions import FailedRow, Question, Row, letter_index, letter_of
 from steercache.data.benchmarks.source import HubPart, Source, picture_failure, table_rows
-from steercache.data.benchmarks.tables import TableRow
+from steercache.data.benchmarks.tables import StoredPicture, TableRow
 
 SUBTASKS: Final = (
     "Art_Style",
@@ -69,10 +69,13 @@ def _question(row: TableRow, subtask: str) -> Row:
     if right is None or None in choices:
         message = f"the answer {labels['answer']!r} is no letter of the {len(choices)} choices"
         return FailedRow(place=row.place, kind="bad_answer", message=message, task=subtask)
-    first = row.pictures["image_1"][0]
-    # image_2 .. image_4 are null where the subtask has fewer pictures; the first one must be there
-    rest = [p for name in IMAGES[1:] for p in row.pictures[name] if p.image is not None or _is_damaged(p.problem)]
-    failed = picture_failure([first, *rest], row.place, subtask)
+    pictures = _pictures(row)
+    first = pictures[0]
+    gap = next((name for name, p in zip(IMAGES, pictures[:-1], strict=False) if _is_null(p)), None)
+    if gap is not None:  # asked without it, the question would be about other pictures
+        message = f"{gap} is missing, and {IMAGES[len(pictures) - 1]} is there"
+        return FailedRow(place=row.place, kind="missing_image", message=message, task=subtask)
+    failed = picture_failure(pictures, row.place, subtask)
     if failed or first.digest is None:
         return failed or FailedRow(place=row.place, kind="missing_image", message="no picture", task=subtask)
     return Question(
@@ -84,10 +87,18 @@ def _question(row: TableRow, subtask: str) -> Row:
         choices=choices,
         answer=letter_of(right),
         group_id=first.digest,
-        images=tuple(p.image for p in (first, *rest) if p.image is not None),
+        images=tuple(p.image for p in pictures if p.image is not None),
         meta={"idx": labels["idx"], "sub_task": labels["sub_task"]},
     )
 
 
-def _is_damaged(problem: tuple[str, str] | None) -> bool:
-    return problem is not None and problem[1] != "the picture is missing"
+def _pictures(row: TableRow) -> list[StoredPicture]:
+    """The pictures of a row, up to the last one that it has: nulls after it are none."""
+    cells = [picture for name in IMAGES for picture in row.pictures[name]]
+    while len(cells) > 1 and _is_null(cells[-1]):  # the last columns are null where the subtask has fewer pictures
+        cells.pop()
+    return cells
+
+
+def _is_null(picture: StoredPicture) -> bool:
+    return picture.problem is not None and picture.problem[1] == "the picture is missing"

@@ -167,6 +167,23 @@ def test_blink_keeps_the_pictures_there_are_and_refuses_broken_ones(tmp_path: Pa
     ]
 
 
+def test_blink_asks_nothing_without_a_picture_that_stands_before_another(tmp_path: Path) -> None:
+    rows = [
+        blink_row(0, n_images=3, image_2=None),
+        blink_row(1, n_images=4, image_2=None, image_3=None),
+        blink_row(2, n_images=2, image_1=None),
+        blink_row(3, n_images=3, image_3=None),
+    ]
+    write_table(tmp_path / "Spatial_Relation" / "val-00000-of-00001.parquet", rows, BLINK)
+    bench = open_benchmark("blink", tmp_path)
+    assert [[i.load() for i in e.images] for e in bench.examples] == [[png(31), png(32)]]
+    assert [(f.kind, f.message) for f in bench.failures] == [
+        ("missing_image", "image_2 is missing, and image_3 is there"),
+        ("missing_image", "image_2 is missing, and image_4 is there"),
+        ("missing_image", "image_1 is missing, and image_2 is there"),
+    ]
+
+
 def test_blink_subtasks_are_folders_and_unknown_ones_are_refused(tmp_path: Path) -> None:
     rows = [blink_row(i, sub_task="Counting") for i in range(3)]
     write_table(tmp_path / "Counting" / "val-00000-of-00001.parquet", rows, BLINK)
