@@ -1,5 +1,6 @@
 """From picked rows to a `Selection`: one run, no duplicates, every row one that was kept, in the order of the arrays."""
 
+import difflib
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +33,7 @@ def picked_rows(
     In a run whose samples share rows, one that was picked for several of them with the same label counts once.
 
     Raises:
-        QueryError: a column is missing or of the wrong type, a row is NULL or picked twice, or several runs are named.
+        QueryError: a column is missing, unknown or of the wrong type, a row is NULL or picked twice, or several runs are named.
     """
     _check_columns(reader.schema)
     kept = [name for name in SELECTED[1:] if name in reader.schema.names]
@@ -81,12 +82,23 @@ def _check_columns(schema: pa.Schema) -> None:
     doubled = [name for name in SELECTED if f"{name}_1" in schema.names]  # the guard numbers equal names
     if doubled:
         raise QueryError(f"the column {', '.join(doubled)} is there twice", hint="name each column once")
+    unknown = [name for name in schema.names if name not in SELECTED]
+    if unknown:  # a label or a weight under a wrong name would be no label and no weight
+        raise QueryError(
+            f"a selection has no column {', '.join(unknown)}; its columns: {', '.join(SELECTED)}", hint=_meant(unknown)
+        )
     for name, is_right, noun in (
         ("run_id", pa.types.is_string, "text"),
         ("row_idx", pa.types.is_integer, "an integer"),
     ):
         if not is_right(schema.field(name).type):
             raise QueryError(f"{name} is {schema.field(name).type}, not {noun}")
+
+
+def _meant(unknown: list[str]) -> str:
+    """The columns that the unknown ones are closest to, or what to do without any."""
+    close = [match for name in unknown for match in difflib.get_close_matches(name.lower(), SELECTED, n=1)]
+    return f"did you mean {' and '.join(close)}?" if close else "leave it out of the SELECT"
 
 
 def label_of(table: pa.Table) -> npt.NDArray[np.int8] | None:

@@ -122,6 +122,26 @@ def test_rows_that_are_no_selection_are_refused_with_the_reason(session: Session
         session.select(sql, **given)
 
 
+@pytest.mark.parametrize(
+    ("columns", "named", "hint"),
+    [
+        ("1 AS labels, 2.0 AS wieght", "no column labels, wieght", "did you mean label and weight?"),
+        ("1 AS LABEL", "no column LABEL", "did you mean label?"),
+        (
+            "1 AS label, position",
+            "no column position; its columns: run_id, row_idx, label, pair, weight",
+            "leave it out",
+        ),
+    ],
+)
+def test_a_column_that_a_selection_does_not_have_is_named_and_not_dropped(
+    session: Session, columns: str, named: str, hint: str
+) -> None:
+    with pytest.raises(QueryError, match=named) as caught:
+        session.select(f"SELECT run_id, row_idx, {columns} FROM tokens WHERE run_id = $run AND row_idx < 3", run="text")
+    assert str(caught.value.hint).startswith(hint)
+
+
 def test_a_table_is_not_a_selection(session: Session) -> None:
     with pytest.raises(QueryError, match="runs_overview is a table"):
         session.select("runs_overview")
