@@ -46,7 +46,10 @@ def _opened(source: HfSource, base_dir: Path, file: str) -> Any:
     try:
         if folder is not None and any((folder / name).is_file() for name in _SAVED):
             saved = datasets.load_from_disk(str(folder))
-            return _split(saved, source.split, file) if isinstance(saved, datasets.DatasetDict) else saved
+            if isinstance(saved, datasets.DatasetDict):
+                return _split(saved, source.split, file)
+            _check_split(saved.split, source, file)
+            return saved
         where = str(folder) if folder is not None else source.id
         return datasets.load_dataset(
             where, name=source.config, split=source.split, revision=source.revision, streaming=folder is not None
@@ -63,6 +66,18 @@ def _split(saved: Any, split: str, file: str) -> Any:
     if split not in saved:
         raise NotFoundError(f"there is no split {split!r}; there are: {', '.join(saved)}", place=file)
     return saved[split]
+
+
+def _check_split(saved: Any, source: HfSource, file: str) -> None:
+    """Refuse a split that the manifest asks for and one saved data set is not; what it does not say passes as `train`."""
+    has = "train" if saved is None else str(saved)
+    if "split" in source.model_fields_set and source.split != has:
+        what = "one data set that names no split" if saved is None else f"one data set, the split {has!r}"
+        raise NotFoundError(
+            f"there is no split {source.split!r}: this is {what}",
+            place=file,
+            hint="leave `split` out to read it as it is",
+        )
 
 
 def _guarded(batches: Iterator[Any], file: str) -> Iterator[Any]:

@@ -59,6 +59,20 @@ def test_a_split_of_a_saved_dict_is_chosen_by_name(tmp_path: Path, expected: lis
         list(hf(tmp_path, split="dev"))
 
 
+@pytest.mark.parametrize(("saved", "fits"), [("test", "test"), ("train", "train"), (None, "train")])
+def test_one_saved_data_set_is_read_as_the_split_that_it_is_and_as_no_other(
+    tmp_path: Path, expected: list[tuple[Any, ...]], saved: str | None, fits: str
+) -> None:
+    split = None if saved is None else datasets.NamedSplit(saved)
+    datasets.Dataset.from_list(ROWS, split=split).save_to_disk(tmp_path / "folder")
+    assert inputs_and_labels(hf(tmp_path)) == expected
+    assert inputs_and_labels(hf(tmp_path, split=fits)) == expected
+    for other in {"train", "test", "dev"} - {fits}:
+        with pytest.raises(NotFoundError, match=f"no split '{other}': this is one data set") as caught:
+            list(hf(tmp_path, split=other))
+        assert caught.value.hint == "leave `split` out to read it as it is"
+
+
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
 def test_a_folder_of_the_hubs_layout_reads_as_its_rows(
     tmp_path: Path, expected: list[tuple[Any, ...]], suffix: str
