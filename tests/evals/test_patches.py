@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+import yaml
 
 from steercache import zoo
 from steercache.build.engine import BuildOptions, build_run
@@ -29,7 +31,9 @@ from steercache.evals.paper.pictures import picture_of
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session, open_session
 from steercache.report.patches import patch_chart
+from tests.build.pictures import write_pictures_trace
 from tests.evals.small_run import vector
+from tests.models.tiny_images import N_LAYERS, WIDTH
 from tests.tracing import write_small_trace
 
 SEED, N = 5, 3
@@ -137,9 +141,82 @@ def test_the_picture_is_read_again_from_its_data_set_and_no_other_is_taken(plain
     assert digest_bytes(data) == sample.image_digest
     other = tmp_path / "other.png"
     other.write_bytes(make_example(SEED, 0).png())
-    with pytest.raises(DamagedError, match="another picture"):
+    with pytest.raises(DamagedError, match="another picture") as caught:
         picture_of(plain, sample, other)
+    assert caught.value.hint == "it was that of row 2 of drawn"
     assert find_sample(plain, None, sample.sample_id[:10]) == sample
+
+
+@pytest.fixture(scope="module", params=["paligemma", "idefics3", "llava_onevision", "qwen2_5_vl"])
+def of_several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Session]:
+    """A folder with a trace of two questions, the second of which is about two pictures of different sizes; and its cache."""
+    folder = tmp_path_factory.mktemp(request.param)
+    trace = write_pictures_trace(folder, request.param, questions=[("The dog", 0), ("The cat", 1)])
+    rows = [{"text": "The dog", "image": "0.png"}, {"text": "The cat", "image": ["1.png", "0.png"]}]
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    trace.build(folder / "cache")
+    session = open_session(folder / "cache")
+    session.save(vector(np.ones((N_LAYERS, WIDTH), dtype=np.float32), name="ones", run_id="x"))
+    return folder, session
+
+
+def test_a_sample_of_several_pictures_is_refused_and_one_of_one_is_drawn(of_several: tuple[Path, Session]) -> None:
+    _, session = of_several
+    one, two = (find_sample(session, None, str(i)) for i in range(2))
+    assert len(patch_maps(session, one, "ones", layers=[1]).maps) == 1
+    for view in ("fine", "small"):
+        with pytest.raises(UsageError, match="sample 1 has several pictures"):
+            patch_maps(session, two, "ones", layers=[1], view=view)
+
+
+def test_a_data_set_that_is_not_here_says_from_where_it_is_found(
+    of_several: tuple[Path, Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, session = of_several
+    sample = find_sample(session, None, "0")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NotFoundError, match="questions") as caught:
+        picture_of(session, sample)
+    assert "in the folder of the trace's manifest" in str(caught.value.hint)
+    assert "--picture FILE" in str(caught.value.hint)
+    monkeypatch.chdir(folder)
+    assert picture_of(session, sample) == (folder / "0.png").read_bytes()
+
+
+def test_a_data_set_named_in_the_trace_and_not_here_says_so_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mine"
+    trace = write_pictures_trace(folder, "paligemma", questions=[("The dog", 0)])
+    document = yaml.safe_load(trace.manifest.read_text())
+    (folder / "questions.yaml").write_text(yaml.safe_dump(document["datasets"][0]))
+    trace.manifest.write_text(yaml.safe_dump(document | {"datasets": ["questions"]}))
+    trace.build(tmp_path / "cache")
+    session = open_session(tmp_path / "cache")
+    sample = find_sample(session, None, "0")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NotFoundError, match="no dataset manifest named 'questions'") as caught:
+        picture_of(session, sample)
+    assert "in the folder of the trace's manifest" in str(caught.value.hint)
+    monkeypatch.chdir(folder)
+    assert picture_of(session, sample) == (folder / "0.png").read_bytes()
+
+
+def test_a_saved_data_set_whose_split_was_left_out_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run's document writes out every default, and this data set is no split named train."""
+    trace = write_pictures_trace(tmp_path, "paligemma")
+    data = (tmp_path / "0.png").read_bytes()
+    rows = [{"text": "The dog", "image": {"bytes": data, "path": "0.png"}}]
+    datasets.Dataset.from_list(rows, split=datasets.NamedSplit("test")).save_to_disk(tmp_path / "saved")
+    document = yaml.safe_load(trace.manifest.read_text())
+    document["datasets"][0]["source"] = {"type": "hf", "path": "saved", "columns": {"image": "image"}}
+    trace.manifest.write_text(yaml.safe_dump(document))
+    trace.build(tmp_path / "cache")
+    session = open_session(tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    assert picture_of(session, find_sample(session, None, "0")) == data
 
 
 def test_tiles_that_share_no_coordinate_are_one_look_and_crops_are_left_out() -> None:

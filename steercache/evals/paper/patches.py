@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from steercache.core.errors import NotFoundError, UsageError
 from steercache.core.frame import ViewFrame
-from steercache.core.ids import SHORT_ID
+from steercache.core.ids import SHORT_ID, digest_bytes
 from steercache.queries.session import Session
 
 Floats = npt.NDArray[np.float64]
@@ -20,6 +20,9 @@ _SAMPLE = """
 SELECT sample_idx, sample_id, dataset, ordinal, question, answer, image_digest FROM samples
 WHERE run_id = $run AND (sample_idx = $number OR ($number IS NULL AND starts_with(sample_id, $prefix)))
 ORDER BY sample_idx
+"""
+_TOKENS = """
+SELECT token_id, tile FROM tokens WHERE run_id = $run AND sample_idx = $sample AND position >= 0 ORDER BY position
 """
 
 
@@ -118,8 +121,13 @@ def patch_maps(
     patches and "small" that with fewest.
 
     Raises:
-        UsageError: the vector or the run lacks a layer, other widths, or the run kept no image rows.
+        UsageError: the sample has several pictures, the vector or the run lacks a layer, other widths, or the run kept no image
+            rows.
     """
+    if not _has_one_picture(session, sample):
+        raise UsageError(
+            f"sample {sample.sample_idx} has several pictures, and a map is of one", hint="a sample with one picture"
+        )
     direction = session.vector(vector)
     document = session.cache.run_document(sample.run_id)
     if direction.hidden_size != document.model.hidden_size:
@@ -158,6 +166,19 @@ def patch_maps(
         frame=document.model.frame,
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _has_one_picture(session: Session, sample: Sample) -> bool:
+    """Whether the picture that the index names is all that the sample shows.
+
+    Each picture has tiles of its own, so one tile is one picture. Where there are several, the sample's id tells: it is the
+    hash of its tokens and of all its pictures. (Models that read more per token than its id have one tile for each picture.)
+    """
+    tokens = session.sql(_TOKENS, run=sample.run_id, sample=sample.sample_idx).to_arrow_table()
+    tile, token_id = tokens["tile"].to_numpy(), tokens["token_id"].to_numpy().astype(np.int32)
+    if len(np.unique(tile[tile >= 0])) <= 1:
+        return True
+    return digest_bytes(token_id.tobytes(), sample.image_digest.encode()) == sample.sample_id
 
 
 def views_of(
