@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from steercache.build.inputs import InputStream
 from steercache.build.job import PreparedTrace
-from steercache.build.overview import decimal_bytes, pending_shards, sizes_of
+from steercache.build.overview import bytes_of_gb, decimal_bytes, enough_gb, pending_shards, sizes_of
 from steercache.build.plan import Plan, TraceJob
 from steercache.build.shard import ShardTracer, capture_of
 from steercache.build.workers import trace_in_workers
@@ -62,7 +62,8 @@ def build_run(
         disk is full. DamagedError: the data changed since the plan.
     """
     started = time.monotonic()
-    wanted_bytes = prepared.job.manifest.budget_gb * 1e9 if options.budget_bytes is None else options.budget_bytes
+    in_manifest = bytes_of_gb(prepared.job.manifest.budget_gb)
+    wanted_bytes = in_manifest if options.budget_bytes is None else options.budget_bytes
     check_budget(cache, plan, pending_shards(cache, plan.document), budget_bytes=wanted_bytes)
     with begin_run(cache, plan.document, force=options.force) as run:
         pending = run.pending()
@@ -84,15 +85,15 @@ def build_run(
     )
 
 
-def check_budget(cache: Cache, plan: Plan, pending: Sequence[PlannedShard], *, budget_bytes: float | None) -> None:
+def check_budget(cache: Cache, plan: Plan, pending: Sequence[PlannedShard], *, budget_bytes: int | None) -> None:
     """Refuse a build that would not fit. Raises BudgetError before anything is written."""
-    needed = sum(s.n_rows for s in pending) * plan.row_bytes
+    needed = plan.bytes_of(pending)
     if budget_bytes is not None and needed > budget_bytes:
         raise BudgetError(
             f"the trace needs {decimal_bytes(needed)}, the budget is {decimal_bytes(budget_bytes)}: {sizes_of(plan)}",
             place=plan.document.name,
             hint="fewer `layers`, `rows: {policy: image}`, `last` or `pooled`, fewer samples (`limit`), "
-            f"or --budget {needed / 1e9:.3g} (`budget_gb` in the manifest)",
+            f"or --budget {enough_gb(needed)} (`budget_gb` in the manifest)",
         )
     free = free_bytes(cache.root)
     if needed + SPARE_BYTES > free:

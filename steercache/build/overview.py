@@ -1,6 +1,7 @@
 """What a plan comes to in this cache: what is there already, what remains, and about how long it takes."""
 
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
 from steercache.build.plan import Plan
@@ -67,8 +68,8 @@ def overview(cache: Cache | None, root: Path, plan: Plan) -> Overview:
         n_bytes=plan.n_bytes,
         n_bytes_of_largest=plan.most_rows * plan.row_bytes,
         n_bytes_of_layer=_bytes_of_layer(plan),
-        n_bytes_to_write=sum(s.n_rows for s in pending) * plan.row_bytes,
-        budget_bytes=int(document.manifest["budget_gb"] * 1e9),
+        n_bytes_to_write=plan.bytes_of(pending),
+        budget_bytes=bytes_of_gb(document.manifest["budget_gb"]),
         n_bytes_free=free_bytes(root),
         seconds=sum(s.n_tokens for s in pending) / known if known and whole_models else None,
         forward_only=forward is not None and whole_models,
@@ -117,6 +118,22 @@ def decimal_bytes(n_bytes: float) -> str:
             break
         size, unit = size / 1000, larger
     return f"{size:.3g} {unit}"
+
+
+def bytes_of_gb(size_gb: float) -> int:
+    """Bytes of a size as a person writes it: 0.29 is 290,000,000, though 0.29 * 1e9 is a little less."""
+    return round(size_gb * 1e9)
+
+
+def enough_gb(n_bytes: int) -> str:
+    """The smallest size of three digits, in GB, that holds so many bytes; written out, since YAML takes 5e-07 for text.
+
+    >>> enough_gb(1_234_000_000), enough_gb(20_000_000_000), enough_gb(500)
+    ('1.24', '20', '0.0000005')
+    """
+    step = 10 ** max(0, len(str(n_bytes)) - 3)
+    rounded_up = -(-n_bytes // step) * step
+    return format((Decimal(rounded_up) / 10**9).normalize(), "f")
 
 
 def _bytes_of_layer(plan: Plan) -> int:

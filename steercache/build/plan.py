@@ -1,7 +1,7 @@
 """A pass over the data that fixes a run's shape before the first forward: what will be written, and what it will cost."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +15,14 @@ from steercache.build.packing import choose_rows_per_shard, digest_of_inputs, pa
 from steercache.build.rows import depends_on_labels, kept_rows
 from steercache.build.seen import Seen
 from steercache.build.sharing import SharedPacking, check_sharing
-from steercache.cache.documents import DatasetInputs, RunDocument, installed_versions, run_id_of, run_model
+from steercache.cache.documents import (
+    DatasetInputs,
+    PlannedShard,
+    RunDocument,
+    installed_versions,
+    run_id_of,
+    run_model,
+)
 from steercache.cache.handle import Cache
 from steercache.cache.rebuild import catch_up_or_rebuild
 from steercache.core.errors import ManifestError, UsageError
@@ -23,6 +30,7 @@ from steercache.core.ids import digest
 from steercache.core.layout import ITEM_BYTES, DType, SiteLayout, StoreLayout
 from steercache.manifests.trace import TraceManifest
 from steercache.models.spec import ModelSpec, TokenizerBundle
+from steercache.store.geometry import shard_geometry
 from steercache.trace.tower import tower_width
 
 COORDINATE_BYTES = 12  # sample, position and token id of a row
@@ -51,7 +59,7 @@ class TraceJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a build will do. `n_bytes` counts arrays and coordinates; tables add a few per cent."""
+    """What a build will do. `n_bytes` is what arrays and coordinates come to on the disk; tables add a few per cent."""
 
     document: RunDocument
     longest_sample: int
@@ -60,7 +68,16 @@ class Plan:
 
     @property
     def n_bytes(self) -> int:
-        return self.document.n_rows * self.row_bytes
+        return self.bytes_of(self.document.shards)
+
+    def bytes_of(self, shards: Iterable[PlannedShard]) -> int:
+        """Bytes of the shards' files, tables aside: whole chunks with their index, and coordinates of every row slot."""
+        layout = self.document.layout
+        coordinates = layout.rows_per_shard * COORDINATE_BYTES
+        return sum(
+            coordinates + sum(shard_geometry(layout, site, shard.n_rows).file_bytes for site in layout.sites)
+            for shard in shards
+        )
 
     @property
     def row_bytes(self) -> int:

@@ -7,6 +7,7 @@ import click
 
 from steercache.build.engine import BuildOptions, BuildResult, build_run
 from steercache.build.job import PreparedTrace, prepare_trace
+from steercache.build.overview import bytes_of_gb
 from steercache.build.plan import Plan, plan_run
 from steercache.cache.handle import Cache, open_cache
 from steercache.cli.options import device_options, json_option, root_option
@@ -92,4 +93,4 @@ def _build(
 def _bytes_of(budget_gb: float) -> int:
     if not math.isfinite(budget_gb):
         raise UsageError(f"--budget {budget_gb} is no size", hint="--budget 20, or leave it out")
-    return int(budget_gb * 1e9)
+    return bytes_of_gb(budget_gb)

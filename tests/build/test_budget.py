@@ -13,12 +13,14 @@ import pytest
 import transformers as tf
 import yaml
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import bfloat16, zeros
 
 from steercache.build.engine import BuildOptions, build_run
 from steercache.build.job import PreparedTrace, prepare_trace
-from steercache.build.overview import overview
+from steercache.build.overview import bytes_of_gb, enough_gb, overview
 from steercache.build.plan import Plan, plan_run
 from steercache.cache.handle import open_cache
 from steercache.cli.plan import plan as plan_command
@@ -85,12 +87,14 @@ def test_a_careless_manifest_costs_130_mb_a_sample_and_is_refused_without_a_word
     seen = overview(None, folder / "root", plan)
     assert seen.n_bytes_of_largest == pytest.approx(130e6, rel=0.03)
     assert seen.n_bytes_of_layer == pytest.approx(5e6, rel=0.03)
-    assert seen.n_bytes_to_write == plan.n_bytes == sum(s.n_rows for s in plan.document.shards) * (26 * 2304 * 2 + 12)
+    assert seen.n_bytes_to_write == plan.n_bytes
+    rows_alone = plan.document.n_rows * (26 * 2304 * 2 + 12)
+    assert rows_alone < plan.n_bytes < 1.25 * rows_alone, "chunks are whole, and a shard holds a few samples"
     cache = open_cache(folder / "root", create=True)
     with pytest.raises(BudgetError) as refused:
         build_run(cache, plan, prepared)
     said = str(refused.value)
-    for word in ("the budget is 20 GB", "200 samples", "26 x 2304", "layers", "image", "pooled", "--budget 2"):
+    for word in ("the budget is 20 GB", "200 samples", "26 x 2304", "layers", "image", "pooled", "--budget 30.7"):
         assert word in said, word
     assert cache.documents() == []
     assert not list((folder / "root" / "runs").iterdir())
@@ -136,8 +140,51 @@ def test_what_is_cached_already_does_not_count_against_a_budget(tmp_path: Path) 
     assert trace.build(tmp_path / "root", budget_bytes=1).n_shards_built == 0
     cache = open_cache(tmp_path / "root")
     cache.run_paths(built.run_id).shard("g0001", 0).unlink()
-    document = cache.run_document(built.run_id)
-    needed = document.shards[0].n_rows * (document.layout.row_bytes + 12)
+    first = cache.run_paths(built.run_id).generation("g0001")
+    needed = (
+        sum(path.stat().st_size for path in first.glob("*/c.0")) + (first / "resid_post" / "c.0.0.0").stat().st_size
+    )
+    needed -= (first / "layer" / "c.0").stat().st_size  # the layers' numbers, written when the run begins
     with pytest.raises(BudgetError):
         trace.build(tmp_path / "root", budget_bytes=needed - 1)
     assert trace.build(tmp_path / "root", budget_bytes=needed).n_shards_built == 1
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        {"rows_per_shard": 4096},  # most slots of which are never used
+        {"rows_per_shard": 256, "chunk_rows": 64},
+        {"rows_per_shard": 256, "layers": [1], "dtype": "bfloat16", "sites": ["resid_post", "mlp_out"]},
+        {"rows": {"policy": "pooled"}, "chunk_rows": 16},
+    ],
+)
+def test_a_small_build_writes_what_was_planned_tables_aside(tmp_path: Path, trace: dict[str, Any]) -> None:
+    small = write_small_trace(tmp_path / "t", n=40, **trace)
+    prepared = prepare_trace(small.manifest, cache_root=tmp_path / "root", device="cpu")
+    plan = plan_run(prepared.job)
+    built = small.build(tmp_path / "root", budget_bytes=plan.n_bytes)
+    run = open_cache(tmp_path / "root").run_paths(built.run_id)
+    arrays = [path for path in run.generation("g0001").rglob("c.*") if not path.parent.name.startswith("layer")]
+    assert plan.n_bytes == sum(path.stat().st_size for path in arrays)
+    tables = [path for name in ("rows", "samples") for path in (run.folder / name).iterdir()]
+    assert built.n_bytes == plan.n_bytes + sum(path.stat().st_size for path in tables)
+
+
+def test_the_budget_of_the_hint_is_enough(tmp_path: Path) -> None:
+    trace = write_small_trace(tmp_path / "t", n=40)
+    with pytest.raises(BudgetError) as refused:
+        trace.build(tmp_path / "root", budget_bytes=1)
+    said = re.search(r"--budget (\S+)", str(refused.value.hint))
+    assert said is not None
+    document = yaml.safe_load(trace.manifest.read_text()) | {"budget_gb": yaml.safe_load(said.group(1))}
+    trace.manifest.write_text(yaml.safe_dump(document))
+    assert trace.build(tmp_path / "root").n_shards_built > 1
+
+
+@given(n_bytes=st.integers(1, 10**15))
+def test_a_size_of_three_digits_holds_what_it_was_said_for(n_bytes: int) -> None:
+    said = enough_gb(n_bytes)
+    assert isinstance(yaml.safe_load(said), int | float)
+    assert n_bytes <= bytes_of_gb(float(said)) <= n_bytes * 1.01 + 1
+    assert len(said.replace(".", "").strip("0")) <= 3
