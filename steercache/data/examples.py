@@ -115,9 +115,9 @@ def _anchors(cells: Cells, manifest: DatasetManifest, column: str, text: str) ->
         return ()
     chat = manifest.chat is not None and manifest.chat.apply
     if not chat and manifest.first_position == "refuse" and not text[: spans[0][0]].strip():
-        cells.problem(
-            column, "anchor_first", f"{anchor!r} is the first word, where the attention sink is: {_shown(text)}"
-        )
+        # whether a BOS stands before it is the tokenizer's to say: what is let pass here, the encoder checks again
+        message = f"{anchor!r} is the first word, the attention sink unless a BOS or a picture stands before it"
+        cells.problem(column, "anchor_first", f"{message} (if so, `first_position: allow`): {_shown(text)}")
     return spans
 
 

@@ -125,6 +125,8 @@ def test_a_first_anchor_is_let_pass_where_something_stands_before_the_text(tmp_p
     write_jsonl(tmp_path / "d.jsonl", [{"text": "On the mat.", "anchor": "on"}])
     source = {"type": "jsonl", "path": "d.jsonl", "columns": COLUMNS}
     assert problems(tmp_path, source) == [(1, "anchor", "anchor_first")]
+    with pytest.raises(ManifestError, match=r"unless a BOS or a picture stands before it .*`first_position: allow`"):
+        dataset(tmp_path, source).check()
     assert dataset(tmp_path, source, first_position="allow").check() == 1
     assert dataset(tmp_path, source, chat={"apply": True}).check() == 1
 
