@@ -10,6 +10,8 @@ from steercache.core.errors import Problem
 from steercache.data.rows import MAX_ROW_BYTES, Row, Rows, missing_columns, unreadable
 
 _BOM = b"\xef\xbb\xbf"
+# The csv module refuses fields of more than 131,072 characters: the limit is the process's, so it is only ever raised.
+csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
 
 
 def _numbered_lines(path: Path, file: str) -> Iterator[tuple[int, bytes | Problem]]:

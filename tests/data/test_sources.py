@@ -108,6 +108,13 @@ def test_a_csv_file_may_have_another_delimiter_a_byte_order_mark_and_windows_lin
     assert [example.text for example in found] == ['a "b", c', "d"]
 
 
+@pytest.mark.parametrize("n_chars", [131_073, 5_000_000])
+def test_a_csv_field_may_be_as_long_as_a_row_of_jsonl(tmp_path: Path, n_chars: int) -> None:
+    (tmp_path / "d.csv").write_text(f"text\n{'long ' * (n_chars // 5)}\nshort\n")
+    lengths = [len(example.text) for example in dataset(tmp_path, {"type": "csv", "path": "d.csv"})]
+    assert lengths == [n_chars // 5 * 5, 5]
+
+
 def test_jsonl_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a"}\n')
     assert [example.text for example in dataset(tmp_path, {"type": "jsonl", "path": "d.jsonl"})] == ["a"]
