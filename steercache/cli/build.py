@@ -14,6 +14,16 @@ from steercache.cli.options import device_options, json_option, root_option
 from steercache.cli.output import human_bytes, next_commands, note, print_json, progress_bar
 from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
+from steercache.queries.session import Session, open_session
+
+_LABELLED = """
+SELECT
+    coalesce(bool_or(s.concept IS NOT NULL AND len(s.anchors) > 0), false),
+    coalesce(bool_or(s.pair_id IS NOT NULL AND s.polarity IN (1, -1)), false),
+    any_value(r.modality)
+FROM samples s JOIN runs r ON r.run_id = s.run_id
+WHERE s.run_id = $run
+"""
 
 
 @click.command()
@@ -66,7 +76,15 @@ def build(
     click.echo(f"{result.n_rows:,} rows, {human_bytes(result.n_bytes)} in {root}/runs/{result.run_id[:SHORT_ID]}...")
     if result.index_held_by:
         note(f"the index could not be written ({result.index_held_by}); it catches up with the next command")
-    next_commands("steercache query runs_overview", "steercache fit mean-shift --all-concepts")
+    next_commands("steercache query runs_overview", *_fits_for(open_session(root), result))
+
+
+def _fits_for(session: Session, result: BuildResult) -> list[str]:
+    """What can be fitted with the labels of the run, if it has any: concepts with anchors, contrastive pairs."""
+    ((has_anchors, has_pairs, modality),) = session.sql(_LABELLED, run=result.run_id).fetchall()
+    of_run = "" if modality == "text" else f" --run {result.name}"  # unasked, a fit takes a text run
+    ways = (("--all-concepts", has_anchors), ("--query contrast_last", has_pairs))
+    return [f"steercache fit mean-shift {way}{of_run}" for way, fits in ways if fits]
 
 
 def _build(

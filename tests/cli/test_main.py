@@ -6,13 +6,15 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
+import yaml
 
 from steercache.cli.main import COMMANDS, run
 from steercache.core import errors
-from tests.cli.small import RUN, Terminal
+from tests.cli.small import RUN, Terminal, write_work_folder
 
 HEAVY = {"torch", "zarr", "duckdb", "numpy", "pyarrow", "rich", "transformers", "nnsight", "sklearn", "pydantic"}
 IMPORTED = """
@@ -223,6 +225,35 @@ def test_a_run_is_removed_and_its_damage_undone_with_json_as_the_only_thing_on_s
     assert terminal("cache", "rm", RUN, "--yes", "--json") == 0, terminal.err
     assert json.loads(terminal.out)["n_bytes"] > 1000
     assert list(work.glob("cache/runs/*")) == []
+
+
+PAIRS = [{"positive": f"be happy {i}", "negative": f"be sad {i}"} for i in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("source", "rows", "fits"),
+    [
+        ({"type": "jsonl", "columns": {"anchor": "anchor", "concept": "concept"}}, None, ["--all-concepts"]),
+        ({"type": "jsonl", "columns": {"anchor": "anchor"}}, None, []),
+        ({"type": "jsonl", "columns": {"concept": "concept"}}, None, []),
+        ({"type": "pairs"}, PAIRS, ["--query contrast_last"]),
+    ],
+)
+def test_a_build_says_to_fit_what_its_labels_fit(
+    tmp_path: Path, terminal: Terminal, source: dict[str, Any], rows: list[Any] | None, fits: list[str]
+) -> None:
+    folder = write_work_folder(tmp_path / "work")
+    if rows is not None:
+        (folder / "words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    trace = yaml.safe_load((folder / "my-trace.yaml").read_text())
+    trace["datasets"][0]["source"] = {"path": "words.jsonl", **source}
+    (folder / "my-trace.yaml").write_text(yaml.safe_dump(trace))
+    root = str(folder / "cache")
+    assert terminal("build", str(folder / "my-trace.yaml"), "--root", root) == 0, terminal.err
+    said = [line.strip() for line in terminal.err.splitlines() if "steercache fit" in line]
+    assert said == [f"steercache fit mean-shift {way} --root {root}" for way in fits]
+    for command in said:
+        assert terminal(*command.split()[1:], "--no-diagnose") == 0, terminal.err
 
 
 def test_version_is_the_packages(terminal: Terminal) -> None:
