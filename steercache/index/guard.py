@@ -108,6 +108,8 @@ class _Query:
         with self.translating():
             self.sql.encode()  # lone surrogates are no text
             statements = self.con.extract_statements(self.sql)
+        if not statements:
+            raise QueryError("there is no statement", hint="write a SELECT, or name a query: steercache query --list")
         if len(statements) != 1:
             raise QueryError(f"one statement at a time: this is {len(statements)}", hint="join them by WITH or UNION")
         (statement,) = statements

@@ -6,7 +6,7 @@ from typing import Any
 
 from steercache.core.errors import NotFoundError, QueryError
 from steercache.core.ids import SHORT_ID
-from steercache.queries.library import NEWEST, Param, ParamType, Query
+from steercache.queries.library import NEWEST, Param, ParamType, Query, with_article
 
 Rows = list[tuple[Any, ...]]
 Ask = Callable[[str, list[Any]], Rows]  # SQL of ours and its values -> rows of the index
@@ -99,7 +99,7 @@ def _typed(name: str, param: Param, value: Any) -> Any:
         return None
     typed = _READERS[param.type](value)
     if typed is None:
-        raise QueryError(f"{name}: {value!r} is not a {param.type}", hint=param.help)
+        raise QueryError(f"{name}: {value!r} is not {with_article(param.type)}", hint=param.help)
     if param.minimum is not None and typed < param.minimum:
         raise QueryError(f"{name}: {value} is below {param.minimum}", hint=param.help)
     return typed

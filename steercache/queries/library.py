@@ -13,6 +13,7 @@ SELECT ...
 
 import difflib
 from collections.abc import Iterable, Mapping
+from itertools import dropwhile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -53,7 +54,7 @@ class Param(BaseModel):
             raise ValueError(f"default of a run is null or one of {', '.join(NEWEST)}")
         wanted = {"integer": (int,), "number": (int, float), "boolean": (bool,)}.get(self.type, (str,))
         if not isinstance(self.default, wanted) or (isinstance(self.default, bool) and self.type != "boolean"):
-            raise ValueError(f"default {self.default!r} is not a {self.type}")
+            raise ValueError(f"default {self.default!r} is not {with_article(self.type)}")
         return self
 
 
@@ -74,6 +75,15 @@ class Query(BaseModel):
         if self.kind == "selection" and not {"run_id", "row_idx"} <= self.returns.keys() <= _SELECTION_COLUMNS:
             raise ValueError("a selection returns run_id, row_idx and, if it likes, label, pair and weight")
         return self
+
+
+def with_article(word: str) -> str:
+    """A noun after its article.
+
+    >>> with_article("integer"), with_article("number")
+    ('an integer', 'a number')
+    """
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
 
 
 def parse_query(text: str, *, place: str, path: Path | None = None) -> Query:
@@ -104,9 +114,9 @@ def parse_query(text: str, *, place: str, path: Path | None = None) -> Query:
 
 
 def yaml_header(text: str) -> str | None:
-    """The leading comment lines without their dashes; None when the first line is no comment that begins a header."""
+    """The leading comment lines without their dashes; None when the first line (blank ones aside) begins no header."""
     lines = []
-    for line in text.splitlines():
+    for line in dropwhile(lambda line: not line.strip(), text.splitlines()):
         if not line.startswith("--"):
             break
         lines.append(line[2:].removeprefix(" "))
@@ -138,7 +148,7 @@ def read_query(path: Path) -> Query:
 def read_sql(path: Path) -> str:
     """The text of a SQL file. Raises NotFoundError, QueryError."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # some editors begin with a BOM, which would hide the header
     except FileNotFoundError as error:
         raise NotFoundError("no such file", place=str(path)) from error
     except (OSError, UnicodeDecodeError) as error:

@@ -35,6 +35,12 @@ def test_a_header_says_name_kind_parameters_and_columns() -> None:
     assert query.text == GOOD
 
 
+@pytest.mark.parametrize("before", ["\ufeff", "\n", "\r\n  \n", "\ufeff\n\n"])
+def test_a_byte_order_mark_or_blank_lines_hide_no_header(tmp_path: Path, before: str) -> None:
+    (tmp_path / "mine.sql").write_text(before + GOOD, encoding="utf-8", newline="")
+    assert load_library([tmp_path])["mine"].summary == "Rows of mine."
+
+
 @pytest.mark.parametrize(
     ("change", "to", "named"),
     [
@@ -49,7 +55,7 @@ def test_a_header_says_name_kind_parameters_and_columns() -> None:
         (", help: which", "", "help"),
         ("help: which}", "help: which, unit: m}", "unit"),
         ("default: 3", "default: three", "three"),
-        ("default: 3", "default: true", "not a integer"),
+        ("default: 3", "default: true", "not an integer"),
         ("default: newest_text", "default: oldest", "newest"),
         ("  n: {", "  N n: {", "N n"),
         ("--   row_idx: row\n", "", "selection returns"),

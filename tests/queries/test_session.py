@@ -50,6 +50,13 @@ def test_a_query_runs_by_name_by_text_and_with_its_header(session: Session) -> N
     assert session.query("SELECT 1 AS one").fetchall() == [(1,)]
 
 
+@pytest.mark.parametrize("sql", ["", "  \n", ";", "-- only a comment"])
+def test_sql_without_a_statement_is_said_to_be_none(session: Session, sql: str) -> None:
+    with pytest.raises(QueryError, match="there is no statement") as caught:
+        session.sql(sql)
+    assert "write a SELECT" in str(caught.value.hint)
+
+
 def test_a_selection_gathers_the_rows_it_names(session: Session) -> None:
     selection = session.select("anchor_vs_control", concept="spatial", split="train")
     assert selection.rows.tolist() == [1, 2, 3, 4, 5]
@@ -165,10 +172,10 @@ def test_a_run_answers_to_name_id_and_prefix(session: Session, text_run: str, wa
         ("anchor_vs_control", {"concept": "spatial", "colour": 1}, "no parameter colour"),
         ("anchor_vs_control", {"concept": 3}, "not a text"),
         ("anchor_vs_control", {"concept": None}, "must have a value"),
-        ("every_nth", {"n": "many", "run": "text"}, "not a integer"),
-        ("every_nth", {"n": 2.5, "run": "text"}, "not a integer"),
-        ("every_nth", {"n": True, "run": "text"}, "not a integer"),
-        ("every_nth", {"n": 10**30, "run": "text"}, "not a integer"),
+        ("every_nth", {"n": "many", "run": "text"}, "not an integer"),
+        ("every_nth", {"n": 2.5, "run": "text"}, "not an integer"),
+        ("every_nth", {"n": True, "run": "text"}, "not an integer"),
+        ("every_nth", {"n": 10**30, "run": "text"}, "not an integer"),
         ("every_nth", {"n": 0, "run": "text"}, "below 1"),
         ("all_rows", {"run": "text", "first_position": "perhaps"}, "not a boolean"),
         ("answers_changed", {"sweep": "trial", "alpha": "big"}, "not a number"),
