@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ def read_sweep_files(folder: Path) -> SweepFiles:
         document = json.loads(path.read_bytes())
         sweep = {key: document[key] for key in ("sweep_id", "name", "manifest")}
         sweep["status"] = document.get("status", "complete")
+        sweep["created_at"] = _saved_at(document, path)
         cells = tuple({"sweep_id": document["sweep_id"], **cell} for cell in document["cells"])
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise DamagedError(f"not a sweep's manifest: {error}", place=str(path), hint="run the sweep again") from error
@@ -30,6 +32,13 @@ def read_sweep_files(folder: Path) -> SweepFiles:
         answers=tuple(sorted((folder / "answers").glob("*.parquet"))),
         searches=_read_searches(folder / SEARCHES),
     )
+
+
+def _saved_at(document: Mapping[str, Any], path: Path) -> str:
+    """When a sweep was last saved, ISO 8601, UTC; one that does not say so was saved when its file was written."""
+    said = document.get("created_at")
+    saved = datetime.fromtimestamp(path.stat().st_mtime, UTC) if said is None else datetime.fromisoformat(said)
+    return saved.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def write_searches(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:

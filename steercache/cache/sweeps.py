@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -70,13 +71,16 @@ def save_sweep(
 def _write_document(
     cache: Cache, sweep_id: str, document: Mapping[str, Any], *, cells: Sequence[Cell], status: str
 ) -> None:
+    """Write what a sweep is. When it was saved stands beside it and not in it: asked again, it is the same sweep."""
     folder = cache.paths.sweep(sweep_id)
     make_folder(folder)
-    cell_rows = [asdict(c) | {"cell_id": c.cell_id} for c in cells]
-    write_file_atomically(
-        folder / "manifest.json",
-        canonical_json({**document, "sweep_id": sweep_id, "status": status, "cells": cell_rows}),
-    )
+    beside = {
+        "sweep_id": sweep_id,
+        "status": status,
+        "created_at": datetime.now(UTC).isoformat(timespec="microseconds"),
+        "cells": [asdict(c) | {"cell_id": c.cell_id} for c in cells],
+    }
+    write_file_atomically(folder / "manifest.json", canonical_json({**document, **beside}))
 
 
 def _parquet(answers: Sequence[Answer]) -> bytes:

@@ -9,7 +9,7 @@ from steercache.cli.options import json_option, root_option
 from steercache.cli.output import human_bytes, note, print_json
 from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
-from steercache.evals.grid.report import read_sweep
+from steercache.evals.grid.report import SweepReport, read_sweep
 from steercache.queries.session import open_session
 from steercache.report.page import save_page, verdict
 
@@ -42,6 +42,15 @@ def html_command(sweep: str, out: Path | None, root: Path, as_json: bool) -> Non
         return
     for row in found.splits[-1].rows:
         click.echo(verdict(row))
+    if found.n_namesakes and sweep == found.name:
+        note(_which(found))
     if not found.clustered:
         note("the sweep does not say which picture a question is of: intervals take every question for itself")
     click.echo(f"{path}  ({human_bytes(path.stat().st_size)})")
+
+
+def _which(found: SweepReport) -> str:
+    """Which of the sweeps of one name this is: every evaluation of a model on a benchmark has the same."""
+    saved = "" if found.created_at is None else f", saved {found.created_at[:19]} UTC"
+    others = "1 other has" if found.n_namesakes == 1 else f"{found.n_namesakes} others have"
+    return f"this is the newest {found.name!r}, sweep {found.sweep_id[:SHORT_ID]}{saved}; {others} that name"

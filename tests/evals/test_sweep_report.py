@@ -1,16 +1,21 @@
 """A sweep's table made again from its answers: the numbers of the evaluation that wrote them, and counts done by hand."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from steercache.cache.handle import open_cache
+from steercache.cache.rebuild import rebuild_index
 from steercache.cache.sweeps import save_sweep
 from steercache.cli.main import run
-from steercache.core.errors import NotFoundError, UsageError
+from steercache.core.errors import DamagedError, NotFoundError, UsageError
+from steercache.core.trials import Answer, Cell
 from steercache.data.benchmarks import open_benchmark
 from steercache.evals.evaluation.ledger import count_looks
 from steercache.evals.evaluation.run import Evaluation, evaluate
@@ -151,6 +156,66 @@ def test_a_sweep_that_is_no_table_or_not_there_says_so(session: Session) -> None
     save_sweep(session.cache, "empty", manifest={"kind": "colours"}, cells=[], answers=[])
     with pytest.raises(UsageError, match="neither right nor wrong"):
         read_sweep(session, "empty")
+
+
+def save_named(session: Session, name: str, seed: int) -> str:
+    """A sweep of two answers; those of other seeds have the same name and another id."""
+    cell = Cell(vector_id=None, layer=None, alpha=0.0, target="image", model_fingerprint="m", prompt_id="plain")
+    answers = [
+        Answer(cell_id=cell.cell_id, sample_id=f"q{i}", split="search", raw="A", parsed="A", correct=i == 0)
+        for i in range(2)
+    ]
+    return save_sweep(session.cache, name, manifest={"kind": "eval", "seed": seed}, cells=[cell], answers=answers)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Session:
+    open_cache(tmp_path / "own", create=True)
+    return open_session(tmp_path / "own")
+
+
+def test_of_several_sweeps_of_one_name_the_one_saved_last_is_shown(
+    own: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seeds in ((0, 1, 2, 3), (2, 0), (3, 1)):  # the last of each is saved last; ids are digests, in no such order
+        ids = {seed: save_named(own, "twice", seed) for seed in seeds}
+        shown = read_sweep(own, "twice")
+        assert (shown.sweep_id, shown.n_namesakes) == (ids[seeds[-1]], 3)
+    save_named(own, "once", 0)
+    at_root = ["--root", str(own.cache.root)]
+    assert run(["report", "html", "twice", *at_root]) == 0
+    said = capsys.readouterr().err
+    assert f"this is the newest 'twice', sweep {shown.sweep_id[:12]}, saved {str(shown.created_at)[:19]} UTC" in said
+    assert "3 others have that name" in said
+    for wanted in (shown.sweep_id, "once"):  # said by its id, or alone: no doubt which
+        assert run(["report", "html", wanted, *at_root]) == 0
+        assert "newest" not in capsys.readouterr().err
+
+
+def test_when_a_sweep_was_saved_is_no_part_of_its_id_and_a_rebuild_finds_the_same(own: Session) -> None:
+    asked = "select * from sweeps order by sweep_id"
+    before = datetime.now(UTC).replace(tzinfo=None)
+    ids = [save_named(own, "same", 0), save_named(own, "same", 0), save_named(own, "same", 1)]
+    assert ids[0] == ids[1] != ids[2]
+    rows = own.sql(asked).fetchall()
+    saved = [at for (at,) in own.sql("select created_at from sweeps").fetchall()]
+    assert len(saved) == 2
+    assert all(before <= at <= datetime.now(UTC).replace(tzinfo=None) for at in saved)
+    rebuild_index(own.cache)
+    assert open_session(own.cache.root).sql(asked).fetchall() == rows
+
+
+def test_an_older_sweep_was_saved_when_its_file_was_written(own: Session) -> None:
+    path = own.cache.paths.sweep(save_named(own, "old", 0)) / "manifest.json"
+    document = json.loads(path.read_bytes())
+    path.write_text(json.dumps({key: value for key, value in document.items() if key != "created_at"}))
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    for _ in ("caught up", "rebuilt"):
+        assert own.sql("select created_at from sweeps").fetchall() == [(datetime(2023, 11, 14, 22, 13, 20),)]
+        rebuild_index(own.cache)
+    path.write_text(json.dumps(document | {"created_at": "yesterday"}))
+    with pytest.raises(DamagedError, match="yesterday"):
+        own.sql("select 1")
 
 
 def test_an_own_vector_is_compared_with_the_backbones_on_the_same_questions(session: Session, world: World) -> None:

@@ -72,6 +72,7 @@ def report(*rows: ReportRow) -> SweepReport:
         name="made",
         status="complete",
         created_at=None,
+        n_namesakes=0,
         manifest={"kind": "eval", "note": ODD},
         model="tiny",
         benchmark="scenes",

@@ -107,12 +107,14 @@ class GainMap:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepReport:
     """Everything that a page about a sweep says. `n_looks` is how often its test split was looked at (None: it was not);
-    `clustered` is False where the sweep does not say which picture a sample is of, so that each stands for itself."""
+    `clustered` is False where the sweep does not say which picture a sample is of, so that each stands for itself.
+    `n_namesakes` is how many other sweeps have its name."""
 
     sweep_id: str
     name: str
     status: str
     created_at: str | None
+    n_namesakes: int
     manifest: Mapping[str, Any]
     model: str
     benchmark: str
@@ -178,6 +180,7 @@ def read_sweep(session: Session, wanted: str) -> SweepReport:
         name=str(head["name"]),
         status=str(head["status"]),
         created_at=None if head["created_at"] is None else str(head["created_at"]),
+        n_namesakes=sum(name == head["name"] for _, name in known) - 1,
         manifest=stored.manifest,
         model=str(stored.manifest.get("model", {}).get("name", "")),
         benchmark=" ".join(part for part in named if part),
