@@ -67,9 +67,22 @@ def verdict(row: ReportRow) -> str:
     said = f"{row.name}: {direction} right answers ({points}, p = {row.p_holm:.3g})"
     if row.rank_p is None or c.gain.estimate < 0:
         return f"{said}."
-    if row.rank_p > 0.05:
-        return f"{said}, but {len(row.controls)} controls do as well (rank p = {row.rank_p:.3f})."
-    return f"{said}, beyond its {len(row.controls)} controls (rank p = {row.rank_p:.3f})."
+    return f"{said}, {_beside(row)} (rank p = {row.rank_p:.3f})."
+
+
+def _beside(row: ReportRow) -> str:
+    """How a gain stands to its controls; that few controls can show nothing is not said of the vector."""
+    n = len(row.controls)
+    as_well = sum(control.gain >= row.comparison.gain.estimate for control in row.controls)
+    if row.rank_p is not None and row.rank_p <= 0.05:
+        return f"beyond its {n} controls" if not as_well else f"beyond {n - as_well} of its {n} controls"
+    if as_well:
+        return f"but {as_well} of {n} controls {'does' if as_well == 1 else 'do'} as well"
+    return (
+        f"beyond all {n} controls, which are too few for p <= .05"
+        if n > 1
+        else "beyond its one control, too few to tell"
+    )
 
 
 def _head(report: SweepReport) -> str:

@@ -100,9 +100,24 @@ def test_a_gain_is_called_one_only_where_interval_and_controls_allow_it() -> Non
     many = tuple(np.linspace(-0.05, 0.05, 20))
     assert "no change beyond chance" in verdict(row("weak", 2, controls=many))
     assert "beyond its 20 controls" in verdict(row("strong", 20, controls=many))
-    assert "controls do as well" in verdict(row("matched", 20, controls=(*many[:10], *[0.6] * 10)))
     assert "fewer right answers" in verdict(row("harmful", 0, worse=20, controls=many))
     assert "no change beyond chance" in verdict(replace(row("many rows", 20, controls=many), p_holm=0.2))
+
+
+@pytest.mark.parametrize(
+    ("controls", "said"),
+    [  # the vector gains 20 of 60
+        ((0.0,) * 19, ", beyond its 19 controls (rank p = 0.050)."),
+        ((*[0.0] * 38, 0.4), ", beyond 38 of its 39 controls (rank p = 0.050)."),
+        ((*[0.0] * 10, *[0.6] * 10), ", but 10 of 20 controls do as well (rank p = 0.524)."),
+        ((*[0.0] * 19, 20 / 60), ", but 1 of 20 controls does as well (rank p = 0.095)."),
+        ((0.3,) * 18, ", beyond all 18 controls, which are too few for p <= .05 (rank p = 0.053)."),
+        ((0.3,), ", beyond its one control, too few to tell (rank p = 0.500)."),
+        ((), ")."),
+    ],
+)
+def test_a_gain_stands_to_as_many_controls_as_are_counted(controls: tuple[float, ...], said: str) -> None:
+    assert verdict(row("strong", 20, controls=controls)).endswith(said)
 
 
 def test_the_same_report_is_the_same_page_and_its_pictures_share_no_id() -> None:
