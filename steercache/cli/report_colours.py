@@ -24,6 +24,8 @@ from steercache.queries.session import open_session
 from steercache.report.colours import colour_chart
 from steercache.report.style import save_chart
 
+ENOUGH = 19  # random directions: with fewer the least possible p is above .05
+
 
 @click.command("colours")
 @click.argument("model")
@@ -115,22 +117,43 @@ def _print(found: ColourEffect) -> None:
     )
     columns = ["alpha", found.word, "95 %", "random", "right colour", "any colour word", "any, random"]
     print_table(columns, rows, title=title)
-    click.echo(_said(found))
+    click.echo(found_in(found))
     if found.lineage in ("foreign", "unknown"):
         note(f"{found.vector}: a vector of {found.lineage} lineage")
     if found.left_out:
         note(f"several tokens, so not scored: {', '.join(found.left_out)}")
 
 
-def _said(found: ColourEffect) -> str:
+def found_in(found: ColourEffect) -> str:
     """What the curves show, whether or not it is an effect."""
     plain = next(p for p in found.points if p.alpha == 0)
     best = max((p for p in found.points if p.alpha != 0), key=lambda p: p.named.mass)
     said = f"“{found.word}” {plain.named.mass:.3f} -> {best.named.mass:.3f} at alpha {best.alpha:g}, its best"
     if found.p_best is not None:
-        beyond = "beyond" if found.p_best <= 0.05 and best.named.mass > plain.named.mass else "not beyond"
-        said += f"; {beyond} {found.n_random} random directions at theirs (p = {found.p_best:.3f})"
-    broken = "no strength tried breaks the answers down"
+        raised = best.named.mass > plain.named.mass
+        said += f"; {beside_random(found.p_best, found.n_random) if raised else 'no strength tried raises it'}"
+    return f"{said}; {_broken(found)}."
+
+
+def beside_random(p_best: float, n: int) -> str:
+    """How the best of a curve stands to the random directions' bests; p is (1 + those at least as high) / (1 + all)."""
+    as_well = round(p_best * (n + 1)) - 1
+    p = f"(p = {p_best:.3f})"
+    if as_well:
+        return f"{as_well} of {n} random directions {'does' if as_well == 1 else 'do'} as well at their best {p}"
+    few = f", too few to tell: {ENOUGH} would be enough" if n < ENOUGH else ""
+    which = f"all {n} random directions" if n > 1 else "its one random direction"
+    return f"beyond {which} at their best {p}{few}"
+
+
+def _broken(found: ColourEffect) -> str:
+    """What excessive strength destroys: the colour words as a whole, or the vector's own word alone."""
     if found.breaks_at is not None:
-        broken = f"from alpha {found.breaks_at:g} on less than half of the colour words' probability is left"
-    return f"{said}; {broken}."
+        whole = f"from alpha {found.breaks_at:g} on less than half of the colour words' probability is left"
+    elif found.named_lost_at is not None:
+        whole = "colour words together keep at least half of their mass"
+    else:
+        whole = "no strength tried breaks the answers down"
+    if found.named_lost_at is None:
+        return whole
+    return f"“{found.word}” itself is lost from alpha {found.named_lost_at:g} on (below its unsteered probability); {whole}"

@@ -105,10 +105,15 @@ def _breakdown(found: ColourEffect) -> Any:
     if found.breaks_at is not None:
         at = alt.Chart(alt.Data(values=[{"alpha": found.breaks_at}]))
         layers.append(at.mark_rule(color=ACCENT, strokeDash=[2, 3]).encode(x=_x(found)))
-    said = "no breakdown in the strengths tried"
+    return alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT, title=_panel("breakdown", _broken(found)))
+
+
+def _broken(found: ColourEffect) -> str:
     if found.breaks_at is not None:
-        said = f"half of the colour words' probability is gone at alpha {found.breaks_at:g}"
-    return alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT, title=_panel("breakdown", said))
+        return f"half of the colour words' probability is gone at alpha {found.breaks_at:g}"
+    if found.named_lost_at is not None:
+        return f"only “{found.word}” is lost, from alpha {found.named_lost_at:g} on"
+    return "no breakdown in the strengths tried"
 
 
 def _curve(found: ColourEffect, rows: list[dict[str, Any]], title: str, colour: str) -> Any:

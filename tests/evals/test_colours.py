@@ -13,15 +13,16 @@ import torch
 from PIL import Image
 
 from steercache.cli.main import run
+from steercache.cli.report_colours import found_in
 from steercache.core.errors import UsageError
 from steercache.data.benchmarks import open_benchmark
 from steercache.data.scenes import COLOURS
-from steercache.evals.paper.colours import ColourEffect, ColourOptions, colour_effect
+from steercache.evals.paper.colours import ColourEffect, ColourOptions, ColourPoint, breaks, colour_effect, named_lost
 from steercache.evals.tasks.task import ask
 from steercache.queries.session import open_session
 from steercache.report.colours import colour_chart
 from steercache.report.style import svg_of
-from steercache.steer.effects import random_directions
+from steercache.steer.effects import MassAtAlpha, random_directions
 from tests.evals.conftest import World
 
 LAYER, ALPHAS = 1, (10.0, 60.0)
@@ -145,3 +146,94 @@ def test_the_command_prints_the_curves_and_draws_them(here: World, capsys: pytes
     assert [point["alpha"] for point in shown["points"]] == [0.0, 4.0, 16.0]
     assert Path(shown["picture"]).read_bytes().startswith(b"\x89PNG")
     assert run([*words, "--layer", "77", "--root", str(root)]) == 2
+
+
+def curve(masses: dict[float, tuple[float, float]]) -> tuple[ColourPoint, ...]:
+    """Points of a made-up curve: by alpha, the probability of the vector's word and of any colour word."""
+
+    def point(alpha: float, mass: float) -> MassAtAlpha:
+        return MassAtAlpha(
+            alpha=alpha, mass=mass, low=mass, high=mass, random_mean=0.9, random_low=0.9, random_high=0.9, p_random=0.5
+        )
+
+    return tuple(
+        ColourPoint(alpha=a, words={}, named=point(a, named), right=point(a, 0.1), any_word=point(a, whole))
+        for a, (named, whole) in masses.items()
+    )
+
+
+LOST_ALONE = {-1.0: (0.0, 0.9), 0.0: (0.1, 0.9), 1.0: (0.85, 0.95), 2.0: (0.3, 0.9), 4.9: (0.05, 0.9), 9.0: (0.2, 0.9)}
+
+
+@pytest.mark.parametrize(
+    ("masses", "named", "whole"),
+    [
+        (LOST_ALONE, 4.9, None),
+        ({0.0: (0.1, 0.9), 1.0: (0.8, 0.9), 2.0: (0.1, 0.9)}, None, None),  # back at where it was is not below it
+        ({0.0: (0.1, 0.9), 1.0: (0.05, 0.9), 2.0: (0.8, 0.9)}, None, None),  # below it before its peak
+        ({0.0: (0.3, 0.9), 1.0: (0.2, 0.9), 2.0: (0.1, 0.4)}, None, 2.0),  # never raised: nothing to lose
+        ({0.0: (0.1, 0.9), 4.0: (0.0, 0.2), 1.0: (0.8, 0.9), 2.0: (0.09, 0.5)}, 2.0, 4.0),  # in any order
+    ],
+)
+def test_a_words_own_loss_and_that_of_all_words_are_two_facts(
+    masses: dict[float, tuple[float, float]], named: float | None, whole: float | None
+) -> None:
+    points = curve(masses)
+    assert named_lost(points) == named
+    assert breaks(points) == (whole, None)
+
+
+@pytest.mark.parametrize(
+    ("masses", "p_best", "n", "said"),
+    [
+        (
+            LOST_ALONE,
+            1 / 6,
+            5,
+            "“red” 0.100 -> 0.850 at alpha 1, its best; beyond all 5 random directions at their best (p = 0.167), too few"
+            " to tell: 19 would be enough; “red” itself is lost from alpha 4.9 on (below its unsteered probability);"
+            " colour words together keep at least half of their mass.",
+        ),
+        (
+            {0.0: (0.1, 0.9), 1.0: (0.8, 0.9), 2.0: (0.0, 0.1)},
+            1 / 21,
+            20,
+            "“red” 0.100 -> 0.800 at alpha 1, its best; beyond all 20 random directions at their best (p = 0.048);"
+            " “red” itself is lost from alpha 2 on (below its unsteered probability);"
+            " from alpha 2 on less than half of the colour words' probability is left.",
+        ),
+        (
+            {0.0: (0.1, 0.9), 1.0: (0.2, 0.9)},
+            4 / 21,
+            20,
+            "“red” 0.100 -> 0.200 at alpha 1, its best; 3 of 20 random directions do as well at their best (p = 0.190);"
+            " no strength tried breaks the answers down.",
+        ),
+        (
+            {0.0: (0.3, 0.9), 1.0: (0.2, 0.9)},
+            1 / 21,
+            20,
+            "“red” 0.300 -> 0.200 at alpha 1, its best; no strength tried raises it;"
+            " no strength tried breaks the answers down.",
+        ),
+    ],
+)
+def test_what_is_said_of_a_curve_is_what_its_numbers_are(
+    found: ColourEffect, masses: dict[float, tuple[float, float]], p_best: float, n: int, said: str
+) -> None:
+    points = curve(masses)
+    made = replace(
+        found,
+        word="red",
+        points=points,
+        p_best=p_best,
+        n_random=n,
+        breaks_at=breaks(points)[0],
+        named_lost_at=named_lost(points),
+    )
+    assert found_in(made) == said
+
+
+def test_the_picture_says_that_the_word_alone_is_lost(found: ColourEffect) -> None:
+    drawn = replace(found, breaks_at=None, named_lost_at=4.9)
+    assert "only “red” is lost, from alpha 4.9 on" in svg_of(colour_chart(drawn), prefix="c")

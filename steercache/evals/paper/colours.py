@@ -80,7 +80,8 @@ class ColourEffect:
     At alpha 1 the vector is `unit_share` of the median length of the rows it is added to. `p_best` ranks the highest point of
     the vector's curve among those of the random directions, each at its own best strength. `breaks_at` is the smallest strength
     at which the colour words together keep less than half of their unsteered probability, `random_breaks_at` the same for the
-    random directions' mean; None where no strength tried does it.
+    random directions' mean; None where no strength tried does it. `named_lost_at` is another fact: the smallest strength beyond
+    the vector's peak at which its own word is less probable than unsteered, whatever the other words keep (None: none tried).
     """
 
     sweep_id: str
@@ -99,6 +100,7 @@ class ColourEffect:
     p_best: float | None
     breaks_at: float | None
     random_breaks_at: float | None
+    named_lost_at: float | None
     left_out: tuple[str, ...]
     failures: tuple[str, ...]
     effect: WordMass = field(repr=False)
@@ -159,7 +161,7 @@ def colour_effect(
     }
     sweep_id = save_sweep(session.cache, name, manifest=manifest, cells=effect.cells, answers=effect.answers)
     points = colour_points(effect, word=word, right=[str(ready[i].labels.answer) for i in order], seed=options.seed)
-    breaks_at, random_breaks_at = _breaks(points)
+    breaks_at, random_breaks_at = breaks(points)
     return ColourEffect(
         sweep_id=sweep_id,
         model=loaded.spec.name,
@@ -177,6 +179,7 @@ def colour_effect(
         p_best=_p_best(effect, word),
         breaks_at=breaks_at,
         random_breaks_at=random_breaks_at,
+        named_lost_at=named_lost(points),
         left_out=effect.left_out,
         failures=tuple(f"{one.place}: {one.error}" for one in asked if one.encoded is None),
         effect=effect,
@@ -203,6 +206,27 @@ def colour_points(effect: WordMass, *, word: str, right: Sequence[str], seed: in
         )
         for a, alpha in enumerate(effect.alphas)
     )
+
+
+def breaks(points: Sequence[ColourPoint]) -> tuple[float | None, float | None]:
+    """The smallest positive strength at which the words are lost, for the vector and for the random directions' mean."""
+    plain, steered = _plain_and_steered(points)
+    kept = LOST * plain.any_word.mass
+    own = next((p.alpha for p in steered if p.any_word.mass < kept), None)
+    random = next((p.alpha for p in steered if p.any_word.random_mean < kept), None)
+    return own, random
+
+
+def named_lost(points: Sequence[ColourPoint]) -> float | None:
+    """The smallest positive strength beyond the peak at which the vector's word falls below its unsteered probability.
+
+    A word that no strength raises has no peak to fall from: that is no effect, and not one that was lost.
+    """
+    plain, steered = _plain_and_steered(points)
+    peak = max((plain, *steered), key=lambda p: p.named.mass)
+    if peak is plain:
+        return None
+    return next((p.alpha for p in steered if p.alpha > peak.alpha and p.named.mass < plain.named.mass), None)
 
 
 def _questions(benchmark: Benchmark, loaded: LoadedModel, options: ColourOptions, *, word: str) -> tuple[Asked, ...]:
@@ -250,13 +274,10 @@ def _p_best(effect: WordMass, word: str) -> float | None:
     return rank_of_best(effect.probability_vapw[:, 1:, :, effect.words.index(word)].mean(axis=2))
 
 
-def _breaks(points: Sequence[ColourPoint]) -> tuple[float | None, float | None]:
-    """The smallest positive strength at which the words are lost, for the vector and for the random directions' mean."""
-    plain = next(p.any_word.mass for p in points if p.alpha == 0)
-    steered = sorted((p for p in points if p.alpha > 0), key=lambda p: p.alpha)
-    own = next((p.alpha for p in steered if p.any_word.mass < LOST * plain), None)
-    random = next((p.alpha for p in steered if p.any_word.random_mean < LOST * plain), None)
-    return own, random
+def _plain_and_steered(points: Sequence[ColourPoint]) -> tuple[ColourPoint, list[ColourPoint]]:
+    """The unsteered point, and those of positive strength, weakest first."""
+    plain = next(p for p in points if p.alpha == 0)
+    return plain, sorted((p for p in points if p.alpha > 0), key=lambda p: p.alpha)
 
 
 _HINT = "--word red; or fit one: steercache fit mean-shift --query concept_vs_other_concepts --concept red"
