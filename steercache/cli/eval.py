@@ -29,6 +29,7 @@ from steercache.evals.settings.arms import EvalOptions
 from steercache.evals.settings.controls import CONTROL_KINDS
 from steercache.evals.settings.model import find_model
 from steercache.evals.settings.vectors import by_methods
+from steercache.evals.tasks.whatsup import WhatsUpScore
 from steercache.queries.session import open_session
 
 SHOWN = 5  # failures named at the terminal; --json has all
@@ -152,6 +153,8 @@ def _print(found: Evaluation) -> None:
             "KL",
         ]
         print_table(columns, [_cells(row) for row in rows], title=title)
+        if split in found.baseline_whatsup:
+            click.echo(f"  unsteered: {whatsup_line(found.baseline_whatsup[split])}")
         for row in rows:
             _print_letters(row)
         click.echo()
@@ -191,8 +194,17 @@ def _print_letters(row: EvalRow) -> None:
             f"  {row.name}: search gain {row.bias.search.estimate:+.3f}, of which {row.bias.optimism:+.3f} is the choosing"
         )
     if row.whatsup is not None:
-        scores = {"single": row.whatsup.individual, "pairs": row.whatsup.pair, "sets": row.whatsup.whole_set}
-        click.echo(f"  {row.name}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items() if v is not None))
+        click.echo(f"  {row.name}: {whatsup_line(row.whatsup)}")
+
+
+def whatsup_line(score: WhatsUpScore) -> str:
+    """What'sUp's three accuracies with the numbers they are of."""
+    pairs, sets = "no whole pair", f"no whole set ({score.n_partial_sets} not whole)"
+    if score.pair is not None:
+        pairs = f"pairs {score.pair:.3f} ({score.n_right_pairs} of {score.n_pairs})"
+    if score.whole_set is not None:
+        sets = f"sets {score.whole_set:.3f} ({score.n_sets}; {score.n_partial_sets} not whole)"
+    return f"single {score.individual:.3f}, {pairs}, {sets}"
 
 
 def _print_notes(found: Evaluation) -> None:

@@ -15,7 +15,15 @@ from steercache.data import scenes
 from steercache.data.benchmarks import open_benchmark
 from steercache.queries.session import open_session
 from tests.cli.small import Terminal
-from tests.data.benchmarks.layouts import BLINK, CV_BENCH, blink_row, write_table
+from tests.data.benchmarks.layouts import (
+    BLINK,
+    CV_BENCH,
+    WHATSUP,
+    blink_row,
+    stored,
+    whatsup_captions,
+    write_table,
+)
 from tests.evals.small_run import vector
 
 SPLITS = ("search", "test")
@@ -144,6 +152,41 @@ def test_questions_whose_picture_is_broken_are_counted_and_named(
     assert {split: (n // 2, samples) for split, n, samples in stored.fetchall()} == {
         split: (n, n) for split, n in n_failed.items()
     }  # 2 cells: as it is, and asked in words
+
+
+def test_pairs_and_sets_of_whatsup_are_counted_for_the_unsteered_model_too(work: Path, terminal: Terminal) -> None:
+    rows = [
+        {"image_options": stored(i), "caption_options": whatsup_captions("a", i // 4, i % 4), "TARGET": 0}
+        for i in range(24)
+    ]
+    write_table(work / "set" / "data" / "Controlled_Images_A-00000-of-00001.parquet", rows, WHATSUP)
+    words = ("eval", "tiny", "whatsup-a", "--folder", "set", "--controls", "0", "--no-damage")
+    assert terminal(*words) == 0, terminal.err
+    lines = re.findall(
+        r"^  unsteered: single \S+, pairs (\S+) \((\d) of 6\), sets (\S+) \(3; 0 not whole\)$",
+        terminal.out,
+        re.MULTILINE,
+    )
+    assert terminal(*words, "--json") == 0
+    found = json.loads(terminal.out)
+    right = open_session(work / "cache").sql(
+        "select a.split, a.sample_id, a.correct from answers a join cells using (sweep_id, cell_id)"
+        " where vector_id is null and prompt_id = 'plain'"
+    )
+    asked = json.loads((work / "cache" / "sweeps" / found["sweep_id"] / "questions.json").read_text())["questions"]
+    row_of = {one["sample_id"]: int(one["place"].rpartition(":")[2]) - 1 for one in asked}
+    was = {row_of[sample]: bool(correct) for _, sample, correct in right.fetchall()}
+    split_of = {row_of[one["sample_id"]]: one["split"] for one in asked}
+    assert len(was) == 24
+    for split, (pairs, n_right, sets) in zip(SPLITS, lines, strict=True):
+        of_sets = [[was[4 * k + i] for i in range(4)] for k in range(6) if split_of[4 * k] == split]
+        of_pairs = [all(pair) for one in of_sets for pair in (one[:2], one[2:])]
+        assert int(n_right) == sum(of_pairs)
+        assert pairs == f"{sum(of_pairs) / 6:.3f}"
+        assert sets == f"{sum(map(all, of_sets)) / 3:.3f}"
+        score = found["baseline_whatsup"][split]
+        assert (score["n_right_pairs"], score["n_pairs"], score["n_sets"]) == (sum(of_pairs), 6, 3)
+        assert score["individual"] == found["baseline"][split]
 
 
 def test_columns_of_another_type_are_all_named_with_their_file(work: Path, terminal: Terminal) -> None:

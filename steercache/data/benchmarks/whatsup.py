@@ -3,7 +3,8 @@
 The right caption stands first in the files, so the options are turned by the row's number, as published: row i shows them
 from position i mod 4 on. Each pair of things was photographed in four arrangements: `meta["set_id"]` names the pair of
 things and `meta["relation"]` the arrangement, both read off the captions, for the pair and
-set accuracies (evals/tasks/whatsup.py).
+set accuracies (evals/tasks/whatsup.py). Pictures of one pair of things are one group: the grouped split cuts no set, and
+intervals take a set, whose pictures and captions are alike, as one.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,7 +62,7 @@ def _read_upstream(source: Source, folder: Path, file: Path) -> Iterator[Row]:
             yield FailedRow(place=place, kind="missing_value", message="image_path is missing or no text", task=TASK)
             continue
         path = _upstream_path(folder, row["image_path"])
-        yield _question(place, i, row.get("caption_options"), 0, picture_in_folder(folder, path), group=path)
+        yield _question(place, i, row.get("caption_options"), 0, picture_in_folder(folder, path))
 
 
 def _upstream_path(folder: Path, image_path: str) -> str:
@@ -80,9 +81,7 @@ def _from_hub(row: TableRow, i: int) -> Row:
     return _question(row.place, i, row.labels["caption_options"], row.labels["TARGET"], pictures[0])
 
 
-def _question(
-    place: str, i: int, captions: Any, target: int | None, picture: StoredPicture, *, group: str | None = None
-) -> Row:
+def _question(place: str, i: int, captions: Any, target: int | None, picture: StoredPicture) -> Row:
     if not isinstance(captions, list) or len(captions) != N_OPTIONS or not all(isinstance(c, str) for c in captions):
         message = f"{N_OPTIONS} captions were expected, found {captions!r:.80}"
         return FailedRow(place=place, kind="missing_value", message=message, task=TASK)
@@ -91,10 +90,10 @@ def _question(
     failed = picture_failure([picture], place, TASK)
     if failed or picture.image is None or picture.digest is None:
         return failed or FailedRow(place=place, kind="missing_image", message="no picture", task=TASK)
-    return _turned(place, i, captions, target, picture.image, group or picture.digest)
+    return _turned(place, i, captions, target, picture.image, picture.digest)
 
 
-def _turned(place: str, i: int, captions: list[str], target: int, image: ImageRef, group_id: str) -> Question:
+def _turned(place: str, i: int, captions: list[str], target: int, image: ImageRef, digest: str) -> Question:
     shift = i % N_OPTIONS
     shown = (*captions[shift:], *captions[:shift])
     set_id, relations = split_captions(captions)
@@ -108,7 +107,7 @@ def _turned(place: str, i: int, captions: list[str], target: int, image: ImageRe
         prompt=f"{question}\n{options}",
         choices=shown,
         answer=letter_of((target - shift) % N_OPTIONS),
-        group_id=group_id,
+        group_id=set_id if set_id.strip(" …") else digest,  # captions that share no word name no things
         images=(image,),
         meta={"set_id": set_id, "relation": relations[target], "row": i},
     )

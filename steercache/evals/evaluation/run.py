@@ -30,6 +30,7 @@ from steercache.evals.runner.ways import BRANCHED
 from steercache.evals.settings.arms import EvalOptions, Setting, settings_of
 from steercache.evals.tasks.questions import save_questions
 from steercache.evals.tasks.task import PLAIN, Part, Progress
+from steercache.evals.tasks.whatsup import WhatsUpScore
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session
 
@@ -47,10 +48,10 @@ class Failure:
 class Evaluation:
     """The table, and what has to be known beside it.
 
-    `baseline` is the share of right answers by split. `n_looks` is how often this test split was looked at, this time
-    included (None: not looked at). `near_ties` are (cell, sample) whose answer another batching may change, of those computed
-    now; `computed_in_full` are cells that could not branch from the shared pass, with the reason. `modes` says by split how
-    answers were got, and why (empty: nothing was chosen).
+    `baseline` is the share of right answers by split, `baseline_whatsup` its pair and set accuracy (What'sUp only). `n_looks`
+    is how often this test split was looked at, this time included (None: not looked at). `near_ties` are (cell, sample) whose
+    answer another batching may change, of those computed now; `computed_in_full` are cells that could not branch from the
+    shared pass, with the reason. `modes` says by split how answers were got, and why (empty: nothing was chosen).
     """
 
     sweep_id: str
@@ -59,6 +60,7 @@ class Evaluation:
     rule: str
     rows: tuple[EvalRow, ...]
     baseline: Mapping[str, float]
+    baseline_whatsup: Mapping[str, WhatsUpScore]
     n_samples: Mapping[str, int]
     failures: tuple[Failure, ...]
     n_looks: int | None
@@ -210,10 +212,13 @@ def _evaluation(
     baseline_id = chosen["baseline"].cell.cell_id
     failures: list[Failure] = []
     shares: dict[str, float] = {}
+    whatsup: dict[str, WhatsUpScore] = {}
     for split, answers in tables.items():
         of_baseline = [answers[baseline_id, one.sample_id] for one in job.asked[split]]
         right = [bool(a.correct) for a in of_baseline if a.status == "ok"]
         shares[split] = sum(right) / len(right)
+        if (score := whatsup_of(baseline_id, job.asked[split], answers)) is not None:
+            whatsup[split] = score
         failures += [
             Failure(split=split, place=one.place, error=answer.error or "")
             for one, answer in zip(job.asked[split], of_baseline, strict=True)
@@ -235,6 +240,7 @@ def _evaluation(
         rule=job.benchmark.rule,
         rows=tuple(rows),
         baseline=shares,
+        baseline_whatsup=whatsup,
         n_samples={str(split): len(some) for split, some in job.asked.items()},
         failures=tuple(failures),
         n_looks=n_looks,

@@ -23,7 +23,7 @@ SET_SIZE: Final = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WhatsUpScore:
-    """Shares of right pictures, pairs and sets, with their numbers.
+    """Shares of right pictures, pairs and sets, with their numbers; `n_right_pairs` of `n_pairs` were right.
 
     A pair or set counts only when all its pictures are in the part that was scored: `n_partial_sets` were not whole.
     """
@@ -32,6 +32,7 @@ class WhatsUpScore:
     pair: float | None
     whole_set: float | None
     n: int
+    n_right_pairs: int
     n_pairs: int
     n_sets: int
     n_partial_sets: int
@@ -70,6 +71,7 @@ def whatsup_score(correct: Sequence[bool], set_ids: Sequence[str], relations: Se
         pair=sum(pairs) / len(pairs) if pairs else None,
         whole_set=sum(whole) / len(whole) if whole else None,
         n=len(correct),
+        n_right_pairs=sum(pairs),
         n_pairs=len(pairs),
         n_sets=len(whole),
         n_partial_sets=len(sets) - len(whole),

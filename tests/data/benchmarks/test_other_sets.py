@@ -98,6 +98,28 @@ def test_the_published_whatsup_split_is_scikit_learns(tmp_path: Path) -> None:
     assert {e.labels.meta["row"] for e in bench.part("search")} == set(search)
 
 
+@pytest.mark.parametrize("variant", ["a", "b"])
+def test_the_grouped_split_cuts_no_set_of_whatsup_and_is_the_same_in_both_layouts(tmp_path: Path, variant: str) -> None:
+    sides: list[dict[str, set[str | None]]] = []
+    for folder in (_upstream(tmp_path / "up", variant, n_sets=30), _hub_copy(tmp_path / "hub", variant, n_sets=30)):
+        bench = open_benchmark(f"whatsup-{variant}", folder)
+        assert (len(bench.part("search")), len(bench.part("test"))) == (60, 60)
+        of_set: dict[str, set[str | None]] = {}
+        for example in bench.examples:
+            of_set.setdefault(example.labels.meta["set_id"], set()).add(example.labels.split)
+        assert len({e.labels.group_id for e in bench.examples}) == len(of_set) == 30
+        assert all(len(found) == 1 for found in of_set.values())
+        sides.append(of_set)
+    assert sides[0] == sides[1]
+
+
+def test_captions_of_whatsup_that_share_no_word_are_grouped_by_picture(tmp_path: Path) -> None:
+    captions = ["a b", "c d", "e f", "g h"]
+    rows = [{"image_options": stored(k), "caption_options": captions, "TARGET": 0} for k in range(3)]
+    write_table(tmp_path / "data" / "Controlled_Images_A-00000-of-00001.parquet", rows, WHATSUP)
+    assert len({e.labels.group_id for e in open_benchmark("whatsup-a", tmp_path).examples}) == 3
+
+
 def test_whatsup_rows_that_are_wrong_are_named(tmp_path: Path) -> None:
     folder = _upstream(tmp_path, "a", n_sets=1)
     captions = whatsup_captions("a", 0, 0)
