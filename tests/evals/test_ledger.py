@@ -31,6 +31,41 @@ def test_every_look_is_counted_by_what_was_looked_at(tmp_path: Path) -> None:
     assert count_looks(tmp_path, dataset="blink", rule="grouped", split="test") == 0
 
 
+@pytest.mark.parametrize(
+    ("dataset", "task", "n"),
+    [
+        ("cv-bench-2d", "Relation", 3),
+        ("cv-bench-2d", "Count", 3),
+        ("cv-bench-2d", None, 4),
+        ("cv-bench", "Relation", 3),
+        ("cv-bench", "Count", 3),
+        ("cv-bench", None, 5),
+        ("cv-bench-3d", "Depth", 2),
+        ("cv-bench-3d", None, 3),  # the count task has no row there: rather one too many
+        ("scenes", "Count", 1),
+        ("scenes", None, 2),
+        ("scenes-shifted", "Count", 0),
+    ],
+)
+def test_a_look_counts_for_every_part_whose_questions_it_showed(
+    tmp_path: Path, dataset: str, task: str | None, n: int
+) -> None:
+    looks = [
+        ("cv-bench-2d", "Relation"),
+        ("cv-bench-2d", None),
+        ("cv-bench", None),
+        ("cv-bench", "Count"),
+        ("cv-bench-3d", "Depth"),
+        ("scenes", "Relation"),
+        ("scenes", "Count"),
+    ]
+    for name, of in looks:
+        record_look(tmp_path, dataset=name, task=of, rule="grouped", split="test", subject="s", n=9)
+        record_look(tmp_path, dataset=name, task=of, rule="grouped", split="search", subject="s", n=9)
+    assert count_looks(tmp_path, dataset=dataset, task=task, rule="grouped", split="test") == n
+    assert count_looks(tmp_path, dataset=dataset, task=task, rule="paper", split="test") == 0
+
+
 def test_lines_are_only_ever_added(tmp_path: Path) -> None:
     _look(tmp_path, "one")
     before = (tmp_path / FILE_NAME).read_bytes()

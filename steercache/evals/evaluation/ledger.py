@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from steercache.core.errors import BudgetError, DamagedError
@@ -19,6 +20,8 @@ from steercache.core.ids import canonical_json, digest_bytes
 
 FILE_NAME: Final = "ledger.jsonl"
 START: Final = "0" * 64  # what the first line names as the line before it
+# Sets that are parts of another: splits are drawn within tasks, so their test rows are the whole set's.
+WHOLE: Final[Mapping[str, str]] = MappingProxyType({"cv-bench-2d": "cv-bench", "cv-bench-3d": "cv-bench"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,13 +86,21 @@ def read_looks(root: Path, *, dataset: str | None = None, split: str | None = No
 
 
 def count_looks(root: Path, *, dataset: str, rule: str, split: str, task: str | None = None) -> int:
-    """How often this part of this data set was looked at.
+    """How often questions of this part of this data set were looked at, under this rule of splits.
+
+    A look without a task was at all tasks, and one at a whole set was at its parts: both count, in either direction.
 
     Raises:
         DamagedError: a line was altered or taken out.
     """
-    looks = read_looks(root, dataset=dataset, split=split)
-    return sum(1 for look in looks if (look.rule, look.task) == (rule, task))
+    looks = [look for look in read_looks(root, split=split) if look.rule == rule]
+    return sum(
+        1 for look in looks if _share_rows(look.dataset, dataset) and (None in (look.task, task) or look.task == task)
+    )
+
+
+def _share_rows(one: str, other: str) -> bool:
+    return one == other or WHOLE.get(one) == other or WHOLE.get(other) == one
 
 
 @contextmanager
