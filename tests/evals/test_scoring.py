@@ -1,6 +1,7 @@
 """Awkward answers, one by one, against a table; and what no answer may do."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steercache.core.errors import UsageError
-from steercache.evals.tasks.numerals import first_integer
+from steercache.evals.tasks.numerals import first_integer, integers
 from steercache.evals.tasks.scoring import PARSERS, Score, score_answer
 
 TABLE = [json.loads(line) for line in (Path(__file__).parent / "awkward_answers.jsonl").read_text().splitlines()]
@@ -49,6 +50,51 @@ def test_an_unreadable_right_answer_is_an_error_of_the_set() -> None:
 def test_every_integer_in_a_frame_is_found(number: int, frame: str) -> None:
     assert first_integer(frame.format(number)) == number
     assert first_integer(frame.format(f"{number:,}")) == number
+
+
+UNITS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+
+
+def spelt(n: int) -> str:
+    """A number in English words, by the rules of school."""
+    for size, name in ((1_000_000, "million"), (1000, "thousand"), (100, "hundred")):
+        if n >= size:
+            rest = f" and {spelt(n % size)}" if 0 < n % size < 100 else f" {spelt(n % size)}" if n % size else ""
+            return f"{spelt(n // size)} {name}{rest}"
+    return UNITS[n] if n < 20 else TENS[n // 10 - 2] + (f"-{UNITS[n % 10]}" if n % 10 else "")
+
+
+@given(st.integers(0, 10**9 - 1), st.sampled_from([str, str.title, lambda text: text.replace("-", " ")]))
+def test_every_integer_in_words_is_read_whole(number: int, written: Callable[[str], str]) -> None:
+    assert integers(f"There are {written(spelt(number))} balls") == (number,)
+
+
+@given(st.lists(st.integers(0, 999_999), min_size=1, max_size=4))
+def test_every_number_of_a_sentence_is_found_in_its_order(numbers: list[int]) -> None:
+    said = "; ".join(spelt(n) if i % 2 else str(n) for i, n in enumerate(numbers))
+    assert integers(said) == tuple(numbers)
 
 
 @given(st.text(max_size=80), st.lists(st.text(max_size=12), min_size=1, max_size=6))

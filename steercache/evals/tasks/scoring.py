@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from steercache.core.errors import UsageError
-from steercache.evals.tasks.numerals import first_integer, tidy
+from steercache.evals.tasks.numerals import first_integer, integers, tidy
 
 _LEAD: Final = re.compile(
     r"^(?:(?:so|thus|therefore|ok|okay|sure|well|assistant)\b[\s,:.!]*)*"
@@ -23,6 +23,15 @@ _IN_BRACKETS: Final = re.compile(r"[(\[]\s*([a-z])\s*[)\]]")
 _AFTER_WORD: Final = re.compile(
     r"\b(?:answer|option|choice|letter)(?: is|'s)?[\s:]*[\"']?([b-z]|a(?=$|[\s.,\"')]*$))(?![\w'])"
 )
+# Letters that are named side by side: "b or c", "(a), b", "a-b".
+_PAIR: Final = re.compile(
+    r"(?<![\w'])([a-z])\s*[)\]]?\s*(?:[,/&\-]|\bor\b|\band\b|, or\b)\s*[(\[]?\s*([b-z]|a(?=[\s.,\"')\]]*$))(?![\w'])"
+)
+_DENIED: Final = re.compile(
+    r"(?:\b(?:not|neither|nor|never)|n't)\s+(?:the\s+)?(?:(?:answer|option|choice|letter)\s+)?"
+    r"[(\[\"']?\s*([b-z]|a(?=[\s.,\"']*$|\s*[)\]]))(?![\w'])"
+)
+_JOINED: Final = r"[\s,/&\-]*(?:\b(?:or|and|maybe|perhaps)\b[\s,]*)*"  # between two answers, with nothing else said
 _NEGATION: Final = re.compile(r"\b(?:not|no|neither|nor|never|none|cannot)\b|n't\b")
 _EDGES: Final = " \t.,:;!?\"'()[]{}<>-"
 
@@ -46,13 +55,35 @@ def parse_choice(raw: str, choices: Sequence[str]) -> str | None:
     bracketed = {letter for letter in _IN_BRACKETS.findall(text) if letter in letters}
     if len(bracketed) > 1:
         return None
-    for candidate in dict.fromkeys((text, _LEAD.sub("", text))):
+    candidates = dict.fromkeys((text, _LEAD.sub("", text)))
+    if any(_says_two(candidate, letters, texts) for candidate in candidates):
+        return None
+    for candidate in candidates:
         if (found := _exact(candidate, letters, texts)) is not None:
             return found.upper()
     named = bracketed or set(_AFTER_WORD.findall(text)) or set(_IN_BRACKETS.findall(text))
     if named:
+        if not named.isdisjoint(_DENIED.findall(text)):
+            return None
         return named.pop().upper() if len(named) == 1 and named <= set(letters) else None
     return _by_text(text, letters, texts)
+
+
+def _says_two(text: str, letters: str, texts: Sequence[str]) -> bool:
+    """Whether a short answer names two choices: "A, B", "1 or 2", or a letter with another choice's text ("A 2")."""
+    words = [word for word in re.findall(r"\w+", text) if word not in ("or", "and")]
+    first = _LETTER_FIRST.match(text)
+    if first and first[1] in letters:
+        own, following = texts[letters.index(first[1])], _bare(text[first.end() :])
+        if following == own:
+            return False  # a letter and its text, be the text a letter or a number too
+        if following in texts and following:
+            return True
+    if len(set(words)) > 1 and all(len(word) == 1 and word in letters for word in words):
+        return True
+    if all(choice.isdigit() for choice in texts) and len(_bare(text).split()) <= 3 and len(set(integers(text))) > 1:
+        return True
+    return any(one != other and one in letters and other in letters for one, other in _PAIR.findall(text))
 
 
 def _exact(text: str, letters: str, texts: Sequence[str]) -> str | None:
@@ -66,7 +97,7 @@ def _exact(text: str, letters: str, texts: Sequence[str]) -> str | None:
     match = _LETTER_FIRST.match(text)
     if match and match[1] in letters and not _is_article(text, match, texts):
         return match[1]
-    number = first_integer(bare) if bare and len(bare.split()) <= 3 else None
+    number = first_integer(bare) if bare and len(bare.split()) <= 3 and not (match and match[1] in letters) else None
     if number is not None:
         equal = [letter for letter, choice in zip(letters, texts, strict=True) if first_integer(choice) == number]
         if len(equal) == 1 and all(c.isdigit() for c in texts):
@@ -109,7 +140,8 @@ def parse_count(raw: str, choices: Sequence[str] = ()) -> str | None:
 
 
 def parse_text(raw: str, choices: Sequence[str] = ()) -> str | None:
-    """The answer's own words without frame and punctuation; of a closed vocabulary, the one word that it begins with."""
+    """The answer's own words without frame and punctuation; of a closed vocabulary, the one word that it
+    begins with or holds, unless another stands beside it or it is denied."""
     text = _bare(_LEAD.sub("", tidy(raw)))
     if not choices:
         return re.sub(r"^(?:a|an|the) ", "", text) or None
@@ -118,7 +150,11 @@ def parse_text(raw: str, choices: Sequence[str] = ()) -> str | None:
         return text
     begins = [word for word in known if re.match(rf"{re.escape(word)}(?!\w)", text)]
     if len(begins) == 1:
-        return begins[0]
+        rest = text[len(begins[0]) :]
+        also = [word for word in known if word != begins[0] and re.match(rf"{_JOINED}{re.escape(word)}(?!\w)", rest)]
+        return None if also else begins[0]
+    if _NEGATION.search(text) and not any(_NEGATION.search(word) for word in known):
+        return None
     inside = [word for word in known if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text)]
     return inside[0] if len(inside) == 1 else None
 
