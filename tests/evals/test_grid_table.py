@@ -1,11 +1,14 @@
 """The grid's statistics against plain recomputations, where cells saw different samples too."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from steercache.core.errors import UsageError
 from steercache.core.examples import Labels
 from steercache.core.trials import Answer, Cell
+from steercache.evals.evaluation import table
 from steercache.evals.grid.table import grid_rows
 from steercache.evals.settings.arms import Arm, Setting
 from steercache.evals.statistics.paired import paired_interval, paired_intervals
@@ -104,3 +107,26 @@ def test_the_family_p_of_a_strong_cell_is_small_and_of_noise_large() -> None:
     assert p[1.0] is not None
     assert p[1.0] < 0.01
     assert all(value is not None and value > 0.05 for alpha, value in p.items() if alpha != 1.0)
+
+
+def test_the_gain_of_choosing_is_of_the_questions_that_the_tables_gain_is_of() -> None:
+    plain, weak, strong = cell(0.0), cell(1.0), cell(2.0)
+    answers = answers_of(plain, "rwwwrwww" * 5) | answers_of(weak, "rwrwrwww" * 5)
+    broken = {f"s{i}" for i in (0, 1, 7, 20)}  # a picture that cannot be read fails in every cell
+    answers |= answers_of(strong, "rrrwrwww" * 5)
+    for (cell_id, sample), one in list(answers.items()):
+        if sample in broken:
+            answers[cell_id, sample] = replace(one, correct=None, status="failed")
+    asked = questions()
+    settings = [Setting(arm=Arm(name="v", role="vector"), cell=c) for c in (weak, strong)]
+    bias = table.tested_bias(
+        table.bias_of(settings, plain.cell_id, asked, answers, seed=0), strong.cell_id, plain.cell_id, asked, answers
+    )
+    gain = table.compared(strong.cell_id, plain.cell_id, asked, answers, seed=0).gain
+    assert gain.estimate == pytest.approx(9 / 36)  # 10 became right, one of them is broken
+    assert bias is not None
+    assert bias.chosen == 1
+    assert bias.search == bias.test == gain
+    whole = [one for one in asked if one.sample_id not in broken]
+    assert table.bias_of(settings, plain.cell_id, whole, answers, seed=0).held_out_gain == bias.held_out_gain  # type: ignore[union-attr]
+    assert table.bias_of(settings, plain.cell_id, whole[:1], answers, seed=0) is None

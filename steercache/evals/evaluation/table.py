@@ -85,11 +85,7 @@ def compared(cell_id: str, baseline_id: str, asked: Sequence[Asked], answers: An
 def control_result(arm: Arm, cell: Cell, baseline_id: str, asked: Sequence[Asked], answers: Answers) -> ControlResult:
     """A control's gain over the questions that both answered."""
     cell_id = cell.cell_id  # a digest: made once
-    both = [
-        one
-        for one in asked
-        if answers[baseline_id, one.sample_id].status == answers[cell_id, one.sample_id].status == "ok"
-    ]
+    both = _answered((baseline_id, cell_id), asked, answers)
     if not both:
         raise UsageError(f"{arm.name} answered no question")
     after, before = right_of(cell_id, both, answers), right_of(baseline_id, both, answers)
@@ -101,13 +97,18 @@ def control_result(arm: Arm, cell: Cell, baseline_id: str, asked: Sequence[Asked
 def bias_of(
     settings: Sequence[Setting], baseline_id: str, asked: Sequence[Asked], answers: Answers, *, seed: int
 ) -> SelectionBias | None:
-    """How much of the search gain came from choosing; None where there was no choice, or a single picture."""
-    if len(settings) < 2 or len({one.group_id for one in asked}) < 2:
+    """How much of the search gain came from choosing; None where there was no choice, or a single picture.
+
+    Over the questions that were answered, as the table's own gain.
+    """
+    ids = [s.cell.cell_id for s in settings]
+    answered = _answered((baseline_id, *ids), asked, answers)
+    if len(settings) < 2 or len({one.group_id for one in answered}) < 2:
         return None
-    correct = np.stack([right_of(s.cell.cell_id, asked, answers) for s in settings])
-    baseline = right_of(baseline_id, asked, answers)
+    correct = np.stack([right_of(cell_id, answered, answers) for cell_id in ids])
+    baseline = right_of(baseline_id, answered, answers)
     alphas = [s.cell.alpha for s in settings]
-    return selection_bias(correct, baseline, [a.group_id for a in asked], alphas=alphas, seed=seed)
+    return selection_bias(correct, baseline, [a.group_id for a in answered], alphas=alphas, seed=seed)
 
 
 def tested_bias(
@@ -116,8 +117,14 @@ def tested_bias(
     """The same with the chosen cell's gain on the test split."""
     if bias is None:
         return None
-    chosen, baseline = right_of(cell_id, asked, answers), right_of(baseline_id, asked, answers)
-    return with_test(bias, chosen, baseline, [a.group_id for a in asked])
+    answered = _answered((baseline_id, cell_id), asked, answers)
+    chosen, baseline = right_of(cell_id, answered, answers), right_of(baseline_id, answered, answers)
+    return with_test(bias, chosen, baseline, [a.group_id for a in answered])
+
+
+def _answered(cell_ids: Sequence[str], asked: Sequence[Asked], answers: Answers) -> list[Asked]:
+    """The questions that all these cells answered."""
+    return [one for one in asked if all(answers[cell_id, one.sample_id].status == "ok" for cell_id in cell_ids)]
 
 
 def whatsup_of(cell_id: str, asked: Sequence[Asked], answers: Answers) -> WhatsUpScore | None:
