@@ -1,6 +1,6 @@
 """The colour experiment as a picture: what becomes of the colour words as the vector on the image tokens grows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steercache.data.scenes.palette import RGB
@@ -96,16 +96,20 @@ def _breakdown(found: ColourEffect) -> Any:
         for name, colour, key in (("any colour word", INK, "any_word"), ("the right colour", SECOND, "right"))
     ]
     layers = [_curve(found, rows, _WHOLE, colour) for _, colour, rows in both]
-    for name, colour, rows in both:
-        over = rows[0]["mass"] < 0.7  # where there is room
-        text = alt.Chart(alt.Data(values=rows[:1])).mark_text(
-            align="left", dx=7, dy=-14 if over else 14, fontSize=11, color=colour
-        )
-        layers.append(text.encode(x=_x(found), y=_y("mass", _WHOLE), text=alt.value(name)))
+    layers.append(_key({name: colour for name, colour, _ in both}))
     if found.breaks_at is not None:
         at = alt.Chart(alt.Data(values=[{"alpha": found.breaks_at}]))
         layers.append(at.mark_rule(color=ACCENT, strokeDash=[2, 3]).encode(x=_x(found)))
     return alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT, title=_panel("breakdown", _broken(found)))
+
+
+def _key(colours: Mapping[str, str]) -> Any:
+    """Names of the curves below the panel: within it there is no place that no curve can cross."""
+    alt = altair()
+    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
+    legend = alt.Legend(orient="bottom", columns=1, symbolType="stroke", symbolStrokeWidth=2.2, symbolOpacity=1)
+    nothing = alt.Chart(alt.Data(values=[{"what": name} for name in colours])).mark_point(opacity=0)
+    return nothing.encode(color=alt.Color("what:N", title=None, scale=scale, legend=legend))
 
 
 def _broken(found: ColourEffect) -> str:

@@ -234,6 +234,14 @@ def test_what_is_said_of_a_curve_is_what_its_numbers_are(
     assert found_in(made) == said
 
 
+def test_the_names_of_the_curves_are_below_the_panel_where_no_curve_is(found: ColourEffect) -> None:
+    drawn = svg_of(colour_chart(found), prefix="c")
+    axis = drawn.rindex("alpha (multiples of the vector)")
+    for name in ("any colour word", "the right colour"):
+        assert drawn.count(f">{name}</text>") == 1
+        assert drawn.index(f">{name}</text>") > axis  # a legend is drawn after the axes
+
+
 def test_the_picture_says_that_the_word_alone_is_lost(found: ColourEffect) -> None:
     drawn = replace(found, breaks_at=None, named_lost_at=4.9)
     assert "only “red” is lost, from alpha 4.9 on" in svg_of(colour_chart(drawn), prefix="c")
