@@ -1,5 +1,6 @@
 """`steercache eval`: a benchmark's table, with intervals, controls and every answer kept."""
 
+from statistics import median
 from typing import Any, get_args
 
 import click
@@ -165,7 +166,7 @@ def _cells(row: EvalRow) -> list[Any]:
     c, cell = row.comparison, row.cell
     setting = "-" if cell.layer is None else f"layer {cell.layer}, alpha {cell.alpha:g}, {cell.target}"
     gains = sorted(control.gain for control in row.controls)
-    reached = f"{len(gains)}: {gains[len(gains) // 2]:+.3f} mid, {gains[-1]:+.3f} best" if gains else "-"
+    reached = f"{len(gains)}: {median(gains):+.3f} mid, {gains[-1]:+.3f} best" if gains else "-"
     changed = f" (+{c.mcnemar.helped} -{c.mcnemar.hurt})"
     return [
         row.name,
@@ -217,6 +218,8 @@ def _print_notes(found: Evaluation) -> None:
         note(f"{split} split: {choice.reason}")
     for failure in found.failures[:SHOWN]:
         note(f"failed ({failure.split}): {failure.error}")
+    if len(found.failures) > SHOWN:
+        note(f"and {len(found.failures) - SHOWN} more: --json names all")
     if found.n_looks is not None:
         times = "once" if found.n_looks == 1 else f"{found.n_looks} times"
         note(f"the test split of {found.benchmark} ({found.rule}) was looked at {times}")

@@ -1,6 +1,7 @@
 """A grid at the terminal: gains by layer and strength, the best cells, and what was chosen."""
 
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 import click
@@ -112,7 +113,7 @@ def _nulls(choice: GridChoice) -> str:
     if choice.nulls is None or choice.nulls.p is None:
         return "-"
     gains = sorted(null.gain for null in choice.nulls.nulls)
-    return f"{len(gains)}: {gains[len(gains) // 2]:+.3f} mid, {gains[-1]:+.3f} best; p {choice.nulls.p:.3g}"
+    return f"{len(gains)}: {median(gains):+.3f} mid, {gains[-1]:+.3f} best; p {choice.nulls.p:.3g}"
 
 
 def _setting(cell: Cell) -> str:
@@ -140,6 +141,8 @@ def _print_notes(task: TaskResult) -> None:
         note(f"{split} split: {mode.reason}")
     for failure in task.failures[:SHOWN]:
         note(f"failed ({failure.split}): {failure.error}")
+    if len(task.failures) > SHOWN:
+        note(f"and {len(task.failures) - SHOWN} more: --json names all")
     if task.n_looks is not None:
         times = "once" if task.n_looks == 1 else f"{task.n_looks} times"
         note(f"the test split of {task.name} ({task.rule}) was looked at {times}")

@@ -4,6 +4,7 @@ import html
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import median
 
 from steercache.core.ids import SHORT_ID
 from steercache.evals.grid.report import ReportRow, SplitReport, SweepReport
@@ -156,7 +157,7 @@ def _cells(row: ReportRow) -> list[str]:
         f"{c.mcnemar.p:.3g}",
         f"{row.p_holm:.3g}",
         "nothing" if c.detectable is None else f"{c.detectable:.3f}",
-        f"{len(gains)}: mid {gains[len(gains) // 2]:+.3f}, best {gains[-1]:+.3f}" if gains else "–",
+        f"{len(gains)}: mid {median(gains):+.3f}, best {gains[-1]:+.3f}" if gains else "–",
         "–" if row.rank_p is None else f"{row.rank_p:.3f}",
     ]
 

@@ -127,6 +127,7 @@ def test_questions_whose_picture_is_broken_are_counted_and_named(
     places = {f"test_2d.parquet:{i + 1}" for i in broken}
     lines = re.findall(r"^failed \((search|test)\): (test_2d\.parquet:\d+): (.*)$", terminal.err, re.MULTILINE)
     assert len(lines) == min(len(broken), 5)
+    assert ("and 2 more: --json names all" in terminal.err) == (len(broken) == 7)
     assert {place for _, place, _ in lines} <= places
     assert f"error: {len(broken)} of 16 samples failed; the first: {lines[0][1]}: {lines[0][2]}" in terminal.err
     hint = re.search(r'^  steercache query "(.*)"$', terminal.err, re.MULTILINE)

@@ -120,6 +120,11 @@ def test_a_gain_stands_to_as_many_controls_as_are_counted(controls: tuple[float,
     assert verdict(row("strong", 20, controls=controls)).endswith(said)
 
 
+def test_the_controls_middle_is_their_median() -> None:
+    assert "2: mid +0.010, best +0.020" in text_of(sweep_page(report(row("even", 9, controls=(0.02, 0.0)))))
+    assert "3: mid +0.010, best +0.500" in text_of(sweep_page(report(row("odd", 9, controls=(0.5, 0.0, 0.01)))))
+
+
 def test_the_same_report_is_the_same_page_and_its_pictures_share_no_id() -> None:
     made = report(row("counting", 9, controls=(0.01, 0.02)), row("entity", 2))
     page = sweep_page(made)
