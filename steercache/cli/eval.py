@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 import click
 
+from steercache.cache.handle import open_cache
 from steercache.cli.fit import parse_layers
 from steercache.cli.options import (
     among,
@@ -23,6 +24,7 @@ from steercache.cli.output import next_commands, note, print_json, print_table, 
 from steercache.core.errors import PartlyFailedError, UsageError
 from steercache.core.ids import SHORT_ID
 from steercache.core.trials import Target
+from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks import BENCHMARKS, open_benchmark
 from steercache.evals.evaluation.run import Evaluation, evaluate
 from steercache.evals.evaluation.table import EvalRow
@@ -84,14 +86,13 @@ def eval_command(model: str, benchmark: str, **asked: Any) -> None:
     With vectors, add for instance --vector counting --layer 2,3 --alpha 0.5,1,2 --target image,text.
     """
     options = _options(asked)
-    session = open_session(asked["root"])
-    vectors = [session.vector(name) for name in asked["names"]]
-    if asked["methods"]:
-        vectors = list(by_methods(session.cache, vectors, words(asked["methods"])))
+    vectors = _vectors(asked)
     questions = open_benchmark(
         benchmark, asked["folder"], task=asked["task"], rule=asked["rule"], form=asked["form"], limit=None
     )
     loaded = find_model(model, asked["root"]).load(asked["root"], device=asked["device"], dtype=asked["dtype"])
+    open_cache(asked["root"], create=True)  # answers need a place; without vectors nothing else of it is needed
+    session = open_session(asked["root"])
     with progress_bar("reading questions", total=None, unit="answers", quiet=asked["as_json"]) as bar:
         found = evaluate(session, loaded, questions, vectors=vectors, options=options, progress=bar.show)
     if asked["as_json"]:
@@ -110,6 +111,17 @@ def eval_command(model: str, benchmark: str, **asked: Any) -> None:
             f"{len(found.failures)} of {sum(found.n_samples.values())} samples failed; the first: {first.error}",
             hint="mend these rows, or report the table with their number",
         )
+
+
+def _vectors(asked: dict[str, Any]) -> list[SteeringVector]:
+    """The vectors that were named, from the cache. Raises NotFoundError."""
+    if not asked["names"] and not asked["methods"]:
+        return []
+    session = open_session(asked["root"])
+    vectors = [session.vector(name) for name in asked["names"]]
+    if asked["methods"]:
+        vectors = list(by_methods(session.cache, vectors, words(asked["methods"])))
+    return vectors
 
 
 def _options(asked: dict[str, Any]) -> EvalOptions:

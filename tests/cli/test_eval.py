@@ -42,6 +42,17 @@ def test_an_evaluation_prints_a_table_or_json_and_keeps_every_answer(work: Path,
     assert "12" in terminal.out
 
 
+def test_the_unsteered_model_alone_needs_no_cache(work: Path, terminal: Terminal) -> None:
+    words = ("eval", "tiny", "scenes", "--task", "Count", "--form", "number", "--n", "4", "--root", "new")
+    assert terminal(*words, "--vector", "counting", "--layer", "2") == 4
+    assert "no cache here" in terminal.err
+    assert terminal(*words[:4], "None", *words[5:]) == 2  # no such task
+    assert not (work / "new").exists()
+    assert terminal(*words) == 0, terminal.err
+    assert terminal("query", "select count(*) as n from answers", "--root", "new", "--json") == 0
+    assert json.loads(terminal.out) == [{"n": 16}]
+
+
 def test_how_answers_are_computed_is_said_and_can_be_forced(work: Path, terminal: Terminal) -> None:
     words = ("eval", "tiny", "scenes", "--task", "Count", "--form", "number", "--n", "4", "--split", "search")
     assert terminal(*words, "--mode", "full") == 0, terminal.err
