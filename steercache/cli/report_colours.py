@@ -16,6 +16,7 @@ from steercache.cli.options import (
     target_option,
 )
 from steercache.cli.output import next_commands, note, print_json, print_table, progress_bar
+from steercache.cli.verdicts import beside_random
 from steercache.core.errors import PartlyFailedError, UsageError
 from steercache.data.benchmarks import open_benchmark
 from steercache.evals.paper.colours import ColourEffect, ColourOptions, colour_effect
@@ -23,8 +24,6 @@ from steercache.evals.settings.model import find_model
 from steercache.queries.session import open_session
 from steercache.report.colours import colour_chart
 from steercache.report.style import save_chart
-
-ENOUGH = 19  # random directions: with fewer the least possible p is above .05
 
 
 @click.command("colours")
@@ -133,17 +132,6 @@ def found_in(found: ColourEffect) -> str:
         raised = best.named.mass > plain.named.mass
         said += f"; {beside_random(found.p_best, found.n_random) if raised else 'no strength tried raises it'}"
     return f"{said}; {_broken(found)}."
-
-
-def beside_random(p_best: float, n: int) -> str:
-    """How the best of a curve stands to the random directions' bests; p is (1 + those at least as high) / (1 + all)."""
-    as_well = round(p_best * (n + 1)) - 1
-    p = f"(p = {p_best:.3f})"
-    if as_well:
-        return f"{as_well} of {n} random directions {'does' if as_well == 1 else 'do'} as well at their best {p}"
-    few = f", too few to tell: {ENOUGH} would be enough" if n < ENOUGH else ""
-    which = f"all {n} random directions" if n > 1 else "its one random direction"
-    return f"beyond {which} at their best {p}{few}"
 
 
 def _broken(found: ColourEffect) -> str:

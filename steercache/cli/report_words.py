@@ -16,6 +16,7 @@ from steercache.cli.options import (
 )
 from steercache.cli.output import next_commands, note, print_json, print_table, progress_bar
 from steercache.cli.vector_model import load_model_of
+from steercache.cli.verdicts import beside_random
 from steercache.core.errors import UsageError
 from steercache.core.vectors import SteeringVector
 from steercache.queries.session import open_session
@@ -23,8 +24,6 @@ from steercache.report.effect import effect_chart
 from steercache.report.style import save_chart
 from steercache.steer.effects import MassAtAlpha, WordMass, WordMassPlan, rank_of_best, summarise, word_mass_effect
 from steercache.steer.neutral import PROMPTS, WORDS
-
-ENOUGH = 19  # random directions: with fewer the least possible p is above .05
 
 
 @click.command("words")
@@ -126,14 +125,8 @@ def found_in(effect: WordMass, points: tuple[MassAtAlpha, ...]) -> str:
     plain, *steered = points
     best = max(steered, key=lambda p: p.mass)
     interval = f" [{best.low:.3g}, {best.high:.3g}]" if effect.n_inputs > 1 else ""
-    moved = f"{plain.mass:.3g} -> {best.mass:.3g}{interval} at alpha {best.alpha:g}, its highest"
-    mean_va = effect.mass_vap[:, 1:].mean(axis=2)
-    rank = rank_of_best(mean_va)
-    if rank is None:
-        return moved
-    highest = mean_va[1:].max(axis=1)
-    beside = f"random directions at their highest {highest.min():.3g} to {highest.max():.3g} (p = {rank:.3f})"
-    if best.mass <= highest.max():
-        return f"{moved}; {beside}: no rise beyond random directions"
-    few = f", too few to tell: {ENOUGH} would be enough" if len(highest) < ENOUGH else ""
-    return f"{moved}; {beside}: beyond all of them{few}"
+    moved = f"{plain.mass:.3g} -> {best.mass:.3g}{interval} at alpha {best.alpha:g}, its best"
+    if best.mass <= plain.mass:
+        return f"{moved}; no strength tried raises it"
+    rank = rank_of_best(effect.mass_vap[:, 1:].mean(axis=2))
+    return moved if rank is None else f"{moved}; {beside_random(rank, len(effect.vectors) - 1)}"
