@@ -1,5 +1,6 @@
 """A grid killed at random moments and taken up again equals an undisturbed one, byte for byte."""
 
+import json
 import random
 import shutil
 from pathlib import Path
@@ -48,10 +49,14 @@ def answers_on_disk(root: Path) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def files_of_sweep(root: Path, sweep_id: str) -> dict[str, bytes]:
+    """Every file of a sweep, byte for byte, but for the time at which it was saved."""
     folder = root / "sweeps" / sweep_id
-    return {
+    found = {
         p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "lock"
     }
+    saved = json.loads(found["manifest.json"])["created_at"]
+    found["manifest.json"] = found["manifest.json"].replace(saved.encode(), b"")
+    return found
 
 
 def norms_on_disk(root: Path) -> dict[str, bytes]:
