@@ -9,6 +9,7 @@ from steercache.core.errors import DamagedError
 from steercache.index.database import Index
 from steercache.index.ingest import put_vector
 from steercache.index.migrate import MIGRATIONS, Migration, load_migrations, migrate, version_of
+from steercache.index.seen import read_seen, write_seen
 from tests.index.small import vector_row
 
 DESIGNED = {
@@ -68,6 +69,15 @@ def test_an_older_index_is_brought_up_to_date_by_reading_it_and_keeps_its_rows(o
         assert version_of(read) == MIGRATIONS[-1].version
         assert shape_of(read) == newest_shape()
         assert read.execute("SELECT vector_id, layer FROM vectors").fetchall() == [("v", 3)]
+
+
+def test_sweeps_of_an_index_from_before_their_times_were_known_are_read_again() -> None:
+    con = duckdb.connect(":memory:")
+    migrate(con, migrations=MIGRATIONS[:8])
+    write_seen(con, {"sweeps/ab/manifest.json": 1, "runs/one/run.json": 2, "vectors": 3})
+    migrate(con)
+    assert read_seen(con) == {"runs/one/run.json": 2, "vectors": 3}
+    con.close()
 
 
 def test_a_migration_that_fails_leaves_the_older_version(tmp_path: Path) -> None:
