@@ -1,7 +1,8 @@
 """Write a run again with a codec: a new generation beside the old, put in force by one rename."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from steercache.cache.catch_up import catch_up
@@ -10,12 +11,13 @@ from steercache.cache.handle import Cache
 from steercache.cache.lock import hold_lock
 from steercache.cache.paths import RunPaths
 from steercache.cache.source import committed_shards, current_generation
-from steercache.core.errors import UsageError
-from steercache.core.layout import CodecName, ShardRecord
-from steercache.store.durable import make_folder, write_file_atomically
+from steercache.core.errors import DamagedError, UsageError
+from steercache.core.layout import CodecName, FileRecord, ShardRecord
+from steercache.store.durable import make_folder, remove_folder, write_file_atomically
 from steercache.store.generation import create_generation, read_generation, set_complete
 from steercache.store.reader import GenerationReader, open_generation
 from steercache.store.recode import recode_shard
+from steercache.store.verify import verify_metadata
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,7 @@ def compact_run(
     Raises:
         BusyError: the run is being built or compacted.
         UsageError: it is not complete, or has this codec, or is lossy already.
+        DamagedError: a file is missing or short, in the old generation or the new one; the old one stays in force.
     """
     paths, document = cache.run_paths(run_id), cache.run_document(run_id)
     with hold_lock(paths.lock, what=f"the run {document.name!r}"):
@@ -62,6 +65,8 @@ def compact_run(
         new = f"g{int(old[1:]) + 1:04d}"
         target = paths.generation(new)
         attributes = {"run_id": run_id, "name": document.name, "generation": new, "recoded_from": old}
+        if paths.shards(new).is_dir() and not (target / "zarr.json").exists():
+            remove_folder(paths.shards(new))  # records of a generation that was collected: their files are gone
         create_generation(target, document.layout, attributes=attributes, codec=codec)
         done = {r.shard_idx: r for r in committed_shards(paths, new)}
         for record in records:
@@ -69,6 +74,7 @@ def compact_run(
                 done[record.shard_idx] = recode_into(paths, new, source, record, codec=codec)
             on_shard(len(done), len(records))
         source.close()
+        _refuse_missing(paths, new, done.values())
         set_complete(target, True)
         write_file_atomically(paths.current, f"{new}\n".encode())
         catch_up(cache.paths, wait_s=cache.index.wait_s)
@@ -87,6 +93,26 @@ def recode_into(
     make_folder(paths.shards(generation))
     write_shard_record(paths.shard(generation, record.shard_idx), recoded)
     return recoded
+
+
+def _refuse_missing(paths: RunPaths, generation: str, records: Iterable[ShardRecord]) -> None:
+    """Raise DamagedError when a file that the generation needs is missing or short: `gc` deletes the old one after us."""
+    problems = verify_metadata(paths.generation(generation))
+    problems += [file.path for record in records for file in record.files if not _has_size(paths.folder, file)]
+    if problems:
+        in_new = problems[0].startswith(f"{generation}/")
+        raise DamagedError(
+            f"{generation} is not put in force: {len(problems)} of its files are missing or short, the first {problems[0]}",
+            place=str(paths.folder),
+            hint="steercache cache gc, then compact again" if in_new else "steercache cache verify",
+        )
+
+
+def _has_size(folder: Path, file: FileRecord) -> bool:
+    try:
+        return (folder / file.path).stat().st_size == file.n_bytes
+    except FileNotFoundError:
+        return False
 
 
 def _worst(error: Mapping[str, Any]) -> dict[str, float]:

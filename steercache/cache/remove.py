@@ -13,7 +13,8 @@ from steercache.cache.lock import hold_lock
 from steercache.cache.paths import RunPaths
 from steercache.cache.source import committed_shards, current_generation
 from steercache.core.errors import BusyError, DamagedError
-from steercache.store.durable import is_temporary
+from steercache.core.ids import SHORT_ID
+from steercache.store.durable import fsync_folder, is_temporary, remove, remove_folder
 from steercache.store.generation import set_complete
 from steercache.store.verify import verify_file
 
@@ -65,43 +66,70 @@ def remove_damaged_shards(cache: Cache, run_id: str) -> list[int]:
 
 def leftovers(cache: Cache) -> Iterator[Leftover]:
     """What `gc` would remove: half-written files, generations no longer in force, runs that were being removed or begun."""
-    if not cache.paths.runs.is_dir():
-        return
-    for folder in sorted(cache.paths.runs.iterdir()):
-        if folder.name.startswith(TRASH):
-            yield _leftover(folder, "a run that was being removed")
-        elif not (folder / "run.json").exists():
-            yield _leftover(folder, "a run that never began")
-        else:
-            with suppress(DamagedError):  # a run that does not say which generation is in force keeps all it has
-                yield from _in_run(RunPaths(folder))
-    for folder in (cache.paths.vectors, cache.paths.annotations, cache.paths.sweeps, cache.paths.models):
-        yield from (_leftover(p, "half-written") for p in _files(folder) if is_temporary(p.name))
+    for folder in _run_folders(cache):
+        yield from _of_run(folder)
+    yield from _beside_runs(cache)
 
 
 def collect(cache: Cache) -> list[Leftover]:
-    """Remove what `leftovers` names, run by run under its lock; a run that is held is left alone."""
+    """Remove what `leftovers` names, run by run under its lock; a run that is held is left alone.
+
+    Killed anywhere, every record that is left has its files, and every generation that calls itself one is whole.
+    """
     removed = []
-    for item in list(leftovers(cache)):
-        run = _run_of(cache, item.path)
-        if run is None:
-            _delete(item.path)
-        else:
-            try:
-                with hold_lock(run.lock, what=f"the run in {run.folder.name[:12]}"):
-                    _delete(item.path)
-            except BusyError:
-                continue
+    for folder in _run_folders(cache):
+        removed += _collect_run(folder)
+    for item in list(_beside_runs(cache)):
+        _delete(item.path)
         removed.append(item)
     return removed
 
 
+def _collect_run(folder: Path) -> list[Leftover]:
+    items = list(_of_run(folder))
+    if not items or not folder.is_dir() or folder.name.startswith(TRASH):
+        return _deleted(items)
+    try:
+        with hold_lock(RunPaths(folder).lock, what=f"the run in {folder.name[:SHORT_ID]}"):
+            return _deleted(list(_of_run(folder)))  # seen again: before we had the lock a compaction may have ended
+    except BusyError:
+        return []
+
+
+def _deleted(items: list[Leftover]) -> list[Leftover]:
+    for item in items:
+        _delete(item.path)
+    return items
+
+
+def _run_folders(cache: Cache) -> list[Path]:
+    return sorted(cache.paths.runs.iterdir()) if cache.paths.runs.is_dir() else []
+
+
+def _of_run(folder: Path) -> Iterator[Leftover]:
+    if folder.name.startswith(TRASH):
+        yield _leftover(folder, "a run that was being removed")
+    elif not (folder / "run.json").exists():
+        yield _leftover(folder, "a run that never began")
+    else:
+        with suppress(DamagedError):  # a run that does not say which generation is in force keeps all it has
+            yield from _in_run(RunPaths(folder))
+
+
+def _beside_runs(cache: Cache) -> Iterator[Leftover]:
+    for folder in (cache.paths.vectors, cache.paths.annotations, cache.paths.sweeps, cache.paths.models):
+        yield from (_leftover(p, "half-written") for p in _files(folder) if is_temporary(p.name))
+
+
 def _in_run(paths: RunPaths) -> Iterator[Leftover]:
+    """Of each old generation the records come first: a record without its files would be taken for a shard."""
     current = current_generation(paths)
-    for folder in sorted(p for p in paths.folder.glob("g[0-9]*") if p.is_dir() and p.name != current):
-        yield _leftover(folder, f"not the current generation ({current})")
-        if paths.shards(folder.name).is_dir():
-            yield _leftover(paths.shards(folder.name), f"records of {folder.name}")
+    found = {p.name for where in (paths.folder, paths.folder / "shards") for p in where.glob("g[0-9]*") if p.is_dir()}
+    for name in sorted(found - {current}):
+        if paths.shards(name).is_dir():
+            yield _leftover(paths.shards(name), f"records of {name}")
+        if paths.generation(name).is_dir():
+            yield _leftover(paths.generation(name), f"not the current generation ({current})")
     for path in _files(paths.folder):
         if is_temporary(path.name) and path.relative_to(paths.folder).parts[0] in (
             current,
@@ -110,14 +138,6 @@ def _in_run(paths: RunPaths) -> Iterator[Leftover]:
             "shards",
         ):
             yield _leftover(path, "half-written")
-
-
-def _run_of(cache: Cache, path: Path) -> RunPaths | None:
-    """The run whose lock guards `path`; a run that is just being begun has no document yet, but holds its lock."""
-    if not path.is_relative_to(cache.paths.runs):
-        return None
-    folder = cache.paths.runs / path.relative_to(cache.paths.runs).parts[0]
-    return RunPaths(folder) if folder.is_dir() and not folder.name.startswith(TRASH) else None
 
 
 def _leftover(path: Path, reason: str) -> Leftover:
@@ -135,6 +155,8 @@ def _size(path: Path) -> int:
 
 def _delete(path: Path) -> None:
     if path.is_dir():
-        shutil.rmtree(path)
+        remove(path / "zarr.json")  # of a generation first: while it is there, a compaction takes the rest for whole
+        fsync_folder(path)
+        remove_folder(path)
     else:
-        path.unlink(missing_ok=True)
+        remove(path)

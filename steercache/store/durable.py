@@ -8,6 +8,7 @@ at it, the next writer of the same file removes it, and `gc` knows it by its nam
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -184,6 +185,16 @@ def remove(path: Path) -> None:
     with disk_errors(path):
         path.unlink(missing_ok=True)
     _note("remove", path)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder with everything in it, durably; killed in the middle of it, a part is left."""
+    for base, _, names in os.walk(path):
+        for name in names:
+            remove(Path(base) / name)
+    with disk_errors(path):
+        shutil.rmtree(path)  # what is left are empty folders
+    fsync_folder(path.parent)
 
 
 def remove_unfinished(path: Path) -> None:
