@@ -14,7 +14,7 @@ from steercache.cache.paths import RunPaths
 from steercache.cache.source import committed_shards, current_generation
 from steercache.core.errors import BusyError, DamagedError
 from steercache.core.ids import SHORT_ID
-from steercache.store.durable import fsync_folder, is_temporary, remove, remove_folder
+from steercache.store.durable import fsync_folder, is_abandoned, remove, remove_folder
 from steercache.store.generation import set_complete
 from steercache.store.verify import verify_file
 
@@ -118,7 +118,7 @@ def _of_run(folder: Path) -> Iterator[Leftover]:
 
 def _beside_runs(cache: Cache) -> Iterator[Leftover]:
     for folder in (cache.paths.vectors, cache.paths.annotations, cache.paths.sweeps, cache.paths.models):
-        yield from (_leftover(p, "half-written") for p in _files(folder) if is_temporary(p.name))
+        yield from (_leftover(p, "half-written") for p in _files(folder) if is_abandoned(p.name))
 
 
 def _in_run(paths: RunPaths) -> Iterator[Leftover]:
@@ -131,7 +131,7 @@ def _in_run(paths: RunPaths) -> Iterator[Leftover]:
         if paths.generation(name).is_dir():
             yield _leftover(paths.generation(name), f"not the current generation ({current})")
     for path in _files(paths.folder):
-        if is_temporary(path.name) and path.relative_to(paths.folder).parts[0] in (
+        if is_abandoned(path.name) and path.relative_to(paths.folder).parts[0] in (
             current,
             "rows",
             "samples",

@@ -2,7 +2,7 @@
 
 Every create, write, fsync and rename of a commit goes through here, so that a test can record them and rebuild each state
 that a power loss could leave (`store/replay.py`). A file under construction is named `<final>.tmp-<pid>`: readers never look
-at it, the next writer of the same file removes it, and `gc` knows it by its name.
+at it, and when its writer is dead the next writer of the same file removes it, or `gc`.
 """
 
 import errno
@@ -19,7 +19,7 @@ from steercache.core.errors import BudgetError, DamagedError, UsageError
 
 OperationKind = Literal["make_folder", "create", "reserve", "write", "fsync", "rename", "fsync_folder", "remove"]
 
-_TEMPORARY = re.compile(r"\.tmp-\d+$")
+_TEMPORARY = re.compile(r"\.tmp-(\d+)$")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _REFUSED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
@@ -100,6 +100,31 @@ def is_temporary(name: str) -> bool:
     (True, False)
     """
     return _TEMPORARY.search(name) is not None
+
+
+def is_abandoned(name: str) -> bool:
+    """Whether a file's name says that its writer never finished and never will: no other process of its number lives.
+
+    A number may be a new process's by now, or of another machine that shares the disk: then the file is kept too long, or is
+    taken from a writer who has to begin again. Both lose nothing.
+
+    >>> is_abandoned(f"c.0.tmp-{os.getpid()}"), is_abandoned("c.0.tmp-1"), is_abandoned("c.0")
+    (True, False, False)
+    """
+    found = _TEMPORARY.search(name)
+    return found is not None and not _is_another_process(int(found[1]))
+
+
+def _is_another_process(pid: int) -> bool:
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)  # asks, and sends nothing
+    except PermissionError:
+        return True  # somebody else's
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def make_folder(*paths: Path) -> None:
@@ -198,9 +223,9 @@ def remove_folder(path: Path) -> None:
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what earlier, killed writers of `path` left beside it."""
+    """Remove what earlier, killed writers of `path` left beside it; one that still writes keeps its file."""
     with os.scandir(path.parent) as entries:
-        stale = [e.name for e in entries if e.name.startswith(path.name + ".tmp-") and is_temporary(e.name)]
+        stale = [e.name for e in entries if e.name.startswith(path.name + ".tmp-") and is_abandoned(e.name)]
     for name in stale:
         remove(path.with_name(name))
 

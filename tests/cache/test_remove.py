@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from steercache.cache.remove import TRASH, collect, leftovers, remove_damaged_sh
 from steercache.cache.verify import verify_root
 from steercache.core.errors import BusyError, DamagedError, NotFoundError
 from steercache.core.layout import CodecName
+from steercache.store.durable import make_folder, write_temporary
 from tests.cache.contents import files_of, tables_of
 from tests.tracing import SmallTrace, write_small_trace
 
@@ -126,3 +128,21 @@ def test_a_compaction_that_was_cut_short_goes_on_or_with_another_codec_asks_for_
     assert cache.source(run_id).reader.codec == then
     assert n_problems(cache) == 0
     assert done.n_bytes_after > 0
+
+
+def test_gc_keeps_what_another_process_is_just_writing_and_removes_it_once_that_is_dead(cache: Cache) -> None:
+    labels = cache.paths.annotation("words", "a" * 64)
+    make_folder(labels.parent, cache.paths.vectors)
+    pid = os.fork()
+    if pid == 0:
+        for path in (labels, cache.paths.vector("b" * 64)):
+            write_temporary(path, b"half")
+        os.close(os.open(cache.root / "ready", os.O_CREAT))
+        signal.pause()
+    while not (cache.root / "ready").exists():
+        os.sched_yield()
+    assert collect(cache) == []
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert sorted(item.path.parent.parent.name for item in collect(cache)) == ["annotations", "root"]
+    assert list(leftovers(cache)) == []
