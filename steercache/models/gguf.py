@@ -5,14 +5,12 @@ lose nothing that matters by it, and the folder is half the size of float32.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.util
 import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 from steercache.core.errors import BudgetError, DamagedError, MissingExtraError, NotFoundError, SteercacheError
 from steercache.core.ids import digest
 from steercache.models.families import family_of
+from steercache.models.lock import wait_for_lock
 from steercache.models.memo import memoised
 from steercache.models.quiet import quiet
 
@@ -74,7 +73,7 @@ def convert_gguf(file: Path, *, cache_dir: Path) -> Path:
     folder = models / digest({"gguf": content, "converter": _CONVERTER})[:32]
     if folder.is_dir():
         return folder
-    with _lock(models / f"{folder.name}.lock"):
+    with wait_for_lock(models / f"{folder.name}.lock"):
         if not folder.is_dir():
             _convert(file, folder, origin={"file": file.name, "sha256": content, "converter": _CONVERTER})
     return folder
@@ -83,15 +82,6 @@ def convert_gguf(file: Path, *, cache_dir: Path) -> Path:
 def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold a lock file; the kernel lets go of it when its holder dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def _convert(file: Path, folder: Path, *, origin: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from steercache.core.errors import NotFoundError, UsageError
 from steercache.manifests.model import ModelManifest, PathModel, ShippedModel
+from steercache.models.lock import wait_for_lock
 
 ROOM: Final = Path(__file__).resolve().parent
 TINY: Final = ROOM / "tiny" / "weights"
@@ -46,6 +47,8 @@ def scores(name: str) -> dict[str, Any]:
 def build(name: str, out_dir: str | os.PathLike[str]) -> Path:
     """Writes the complete checkpoint folder of a model and returns it; a folder that already holds it is left as it is.
 
+    Processes that ask at once wait for one of them.
+
     Raises:
         NotFoundError: no such model.
         UsageError: `out_dir` holds something else.
@@ -54,22 +57,34 @@ def build(name: str, out_dir: str | os.PathLike[str]) -> Path:
     out = Path(out_dir)
     shelf = _shelf_of(name)
     stamp = {"name": name, "weights": _digest(shelf)}
-    if (out / STAMP).is_file() and json.loads((out / STAMP).read_text(encoding="utf-8")) == stamp:
+    if _stamp_of(out) == stamp:
         return out
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (out / STAMP).is_file():
         raise UsageError("this folder holds something else", place=str(out), hint="name a new or an empty folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    with wait_for_lock(out.parent / f".{out.name}.lock"):
+        if _stamp_of(out) != stamp:  # else another process made it while we waited
+            _make(name, out, stamp)
+    return out
+
+
+def _make(name: str, out: Path, stamp: dict[str, str]) -> None:
+    """Put the folder together beside its place and give it its name; we hold the lock."""
     part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         _MAKERS[name](part)
-        shutil.copyfile(shelf / "card.md", part / "README.md")
+        shutil.copyfile(_shelf_of(name) / "card.md", part / "README.md")
         (part / STAMP).write_text(json.dumps(stamp) + "\n", encoding="utf-8")
         part.chmod(0o755)
         shutil.rmtree(out, ignore_errors=True)
         os.replace(part, out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return out
+
+
+def _stamp_of(folder: Path) -> Any:
+    """What a built folder says it is; None for any other folder."""
+    stamp = folder / STAMP
+    return json.loads(stamp.read_text(encoding="utf-8")) if stamp.is_file() else None
 
 
 def in_place(manifest: ModelManifest, root: Path) -> ModelManifest:

@@ -1,6 +1,7 @@
 """Names, cards and folders of the zoo."""
 
 import json
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,25 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(RuntimeError, match="no space"):
         zoo.build("tiny", tmp_path / "tiny")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_that_build_one_folder_at_once_all_find_it_and_it_never_goes_away(tmp_path: Path) -> None:
+    out = tmp_path / "backbone"
+    processes = multiprocessing.get_context("fork")
+    builders = [processes.Process(target=zoo.build, args=("tiny-backbone", out)) for _ in range(6)]
+    for builder in builders:
+        builder.start()
+    n_seen = n_missing = 0
+    while any(builder.is_alive() for builder in builders):
+        is_there = (out / "model.safetensors").is_file()
+        n_missing += bool(n_seen) and not is_there
+        n_seen += is_there
+    for builder in builders:
+        builder.join()
+    assert [builder.exitcode for builder in builders] == [0] * 6
+    assert n_missing == 0
+    assert n_seen > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["backbone"], "no lock and no part is left"
 
 
 def test_no_shipped_file_names_a_place_on_a_machine() -> None:
