@@ -150,11 +150,13 @@ def read_run_document(path: Path) -> RunDocument:
         where = ".".join(str(part) for part in first["loc"])
         raise DamagedError(f"not readable: {where}: {first['msg']}", place=str(path), hint=_VERIFY) from error
     if document.format > FORMAT:
-        raise DamagedError(f"format {document.format} is newer than this steercache reads ({FORMAT})", place=str(path))
-    if run_id_of(document.identity) != document.run_id:
         raise DamagedError(
-            "the run's id does not match its identity", place=str(path), hint="restore run.json from a copy"
+            f"format {document.format} is newer than this steercache reads ({FORMAT})",
+            place=str(path),
+            hint="pip install --upgrade steercache",
         )
+    if run_id_of(document.identity) != document.run_id:
+        raise DamagedError("the run's id does not match its identity", place=str(path), hint=_VERIFY)
     return document
 
 

@@ -11,7 +11,7 @@ from steercache.cache.entries import all_sweep_files, all_vector_rows, run_files
 from steercache.cache.paths import RootPaths, RunPaths
 from steercache.cache.source import RunSource
 from steercache.core.errors import BusyError, DamagedError, NotFoundError, UsageError
-from steercache.core.ids import resolve_name
+from steercache.core.ids import SHORT_ID, resolve_name
 from steercache.index.database import Index
 from steercache.index.files import RunFiles, over_files
 from steercache.store.durable import make_folder
@@ -34,19 +34,19 @@ class Cache:
 
     def documents(self) -> list[RunDocument]:
         """Every run's document, newest first. A damaged one does not hide the others: `damaged_documents` has it."""
-        found = [document for document in self._read_documents() if isinstance(document, RunDocument)]
+        found = [document for _, document in self._read_documents() if isinstance(document, RunDocument)]
         return sorted(found, key=lambda d: (d.created_at, d.run_id), reverse=True)
 
     def damaged_documents(self) -> list[DamagedError]:
         """What is wrong with runs whose `run.json` cannot be read."""
-        return [error for error in self._read_documents() if isinstance(error, DamagedError)]
+        return [error for _, error in self._read_documents() if isinstance(error, DamagedError)]
 
-    def _read_documents(self) -> Iterator[RunDocument | DamagedError]:
+    def _read_documents(self) -> Iterator[tuple[str, RunDocument | DamagedError]]:
         for run in self.paths.all_runs():
             try:
-                yield read_run_document(run.document)
+                yield run.folder.name, read_run_document(run.document)
             except DamagedError as error:
-                yield error
+                yield run.folder.name, error
             except NotFoundError:
                 continue  # removed since it was listed
 
@@ -54,6 +54,20 @@ class Cache:
         """The id of the run that answers to a name, an id or a unique prefix; of several of one name the newest."""
         candidates = [(d.run_id, d.name) for d in self.documents()]
         return resolve_name(wanted, candidates, noun="run", list_command="steercache cache status")
+
+    def resolve_run_to_remove(self, wanted: str) -> str:
+        """As `resolve_run`, but a run whose document cannot be read answers to its id too; its name nobody knows."""
+        candidates = [(d.run_id, d.name) for d in self.documents()]
+        nameless = [run_id for run_id, found in self._read_documents() if isinstance(found, DamagedError)]
+        candidates += [(run_id, run_id[:SHORT_ID]) for run_id in nameless]
+        return resolve_name(wanted, candidates, noun="run", list_command="steercache cache status")
+
+    def name_of(self, run_id: str) -> str:
+        """A run's name, or its short id where its document cannot be read. Raises NotFoundError."""
+        try:
+            return self.run_document(run_id).name
+        except DamagedError:
+            return run_id[:SHORT_ID]
 
     def run_paths(self, run_id: str) -> RunPaths:
         return self.paths.run(run_id)

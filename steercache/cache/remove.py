@@ -11,11 +11,12 @@ from steercache.cache.catch_up import catch_up
 from steercache.cache.handle import Cache
 from steercache.cache.lock import hold_lock
 from steercache.cache.paths import RunPaths
-from steercache.cache.source import committed_shards, current_generation
+from steercache.cache.source import current_generation, readable_shards
 from steercache.core.errors import BusyError, DamagedError
 from steercache.core.ids import SHORT_ID
 from steercache.store.durable import fsync_folder, is_abandoned, remove, remove_folder
-from steercache.store.generation import set_complete
+from steercache.store.generation import read_generation, set_complete
+from steercache.store.shard import shard_file_names
 from steercache.store.verify import verify_file
 
 TRASH = ".trash-"
@@ -33,11 +34,14 @@ class Leftover:
 def remove_run(cache: Cache, run_id: str) -> int:
     """Remove a run and its rows of the index; returns the bytes freed. Vectors fitted from it stay, with their provenance.
 
+    A run whose document cannot be read goes as well.
+
     Raises:
         BusyError: it is being built, compacted or collected.
+        NotFoundError: there is no such run.
     """
-    paths, document = cache.run_paths(run_id), cache.run_document(run_id)
-    with hold_lock(paths.lock, what=f"the run {document.name!r}"):
+    paths, name = cache.run_paths(run_id), cache.name_of(run_id)
+    with hold_lock(paths.lock, what=f"the run {name!r}"):
         trash = paths.folder.with_name(f"{TRASH}{run_id}")
         paths.folder.rename(trash)  # from here on the run is gone; what follows only frees space
         catch_up(cache.paths, wait_s=cache.index.wait_s)
@@ -47,21 +51,28 @@ def remove_run(cache: Cache, run_id: str) -> int:
 
 
 def remove_damaged_shards(cache: Cache, run_id: str) -> list[int]:
-    """Un-commit the shards whose files do not match their records, so that a build makes them again; returns their numbers."""
-    paths, document = cache.run_paths(run_id), cache.run_document(run_id)
-    with hold_lock(paths.lock, what=f"the run {document.name!r}"):
+    """Un-commit the shards whose files do not match their records, or whose records cannot be read, so that a build makes
+    them again; returns their numbers."""
+    paths, name = cache.run_paths(run_id), cache.name_of(run_id)
+    with hold_lock(paths.lock, what=f"the run {name!r}"):
         generation = current_generation(paths)
-        damaged = [
-            record.shard_idx
-            for record in committed_shards(paths, generation)
-            if any(verify_file(paths.folder, file) for file in record.files)
-        ]
+        records, unreadable = readable_shards(paths, generation)
+        hurt = {r.shard_idx for r in records if any(verify_file(paths.folder, file) for file in r.files)}
+        damaged = sorted(hurt | unreadable.keys())
         if damaged:
             set_complete(paths.generation(generation), False)
         for shard_idx in damaged:
-            paths.shard(generation, shard_idx).unlink()
+            remove(paths.shard(generation, shard_idx))
+        for shard_idx in unreadable:
+            _remove_arrays(paths.generation(generation), shard_idx)
         catch_up(cache.paths, wait_s=cache.index.wait_s)
     return damaged
+
+
+def _remove_arrays(generation: Path, shard_idx: int) -> None:
+    """Remove the array files of a shard that has no record any more; its tables may be another generation's too."""
+    for name in shard_file_names(read_generation(generation).layout, shard_idx):
+        remove(generation / name)
 
 
 def leftovers(cache: Cache) -> Iterator[Leftover]:

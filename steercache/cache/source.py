@@ -60,6 +60,18 @@ def committed_shards(paths: RunPaths, generation: str) -> tuple[ShardRecord, ...
     return tuple(CommittedShards(paths, generation).values())
 
 
+def readable_shards(paths: RunPaths, generation: str) -> tuple[tuple[ShardRecord, ...], dict[int, DamagedError]]:
+    """Records of the committed shards, in order, and what is wrong with those that cannot be read, by shard."""
+    shards = CommittedShards(paths, generation)
+    records, unreadable = [], {}
+    for shard_idx in shards:
+        try:
+            records.append(shards[shard_idx])
+        except DamagedError as error:
+            unreadable[shard_idx] = error
+    return tuple(records), unreadable
+
+
 class RunSource:
     """A `core.selection.RowSource` over the current generation of a run."""
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from steercache.cache.documents import RunDocument
 from steercache.cache.handle import Cache
 from steercache.cache.remove import leftovers
-from steercache.cache.source import committed_shards, current_generation
+from steercache.cache.source import current_generation, readable_shards
 from steercache.core.errors import DamagedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatus:
-    """One run at a glance; sizes in bytes."""
+    """One run at a glance; sizes in bytes. A shard whose record cannot be read is damaged and not among the committed ones."""
 
     run_id: str
     name: str
@@ -30,6 +30,7 @@ class RunStatus:
     n_shards_committed: int
     n_bytes: int
     created_at: str
+    n_shards_damaged: int = 0
 
     @property
     def complete(self) -> bool:
@@ -54,7 +55,9 @@ def cache_status(cache: Cache) -> CacheStatus:
     runs, damaged = [], [str(error) for error in cache.damaged_documents()]
     for document in cache.documents():
         try:
-            runs.append(run_status(cache, document))
+            status, unreadable = run_status(cache, document)
+            runs.append(status)
+            damaged += [str(error) for error in unreadable]
         except DamagedError as error:  # it must not hide the others
             damaged.append(str(error))
     n_vectors = len(list(cache.paths.vectors.glob("*.safetensors"))) if cache.paths.vectors.is_dir() else 0
@@ -69,12 +72,12 @@ def cache_status(cache: Cache) -> CacheStatus:
     )
 
 
-def run_status(cache: Cache, document: RunDocument) -> RunStatus:
-    """One run's status from its documents and shard records."""
+def run_status(cache: Cache, document: RunDocument) -> tuple[RunStatus, list[DamagedError]]:
+    """One run's status from its documents and shard records, and what is wrong with the records that cannot be read."""
     paths = cache.run_paths(document.run_id)
     generation = current_generation(paths)
-    records = committed_shards(paths, generation)
-    return RunStatus(
+    records, unreadable = readable_shards(paths, generation)
+    status = RunStatus(
         run_id=document.run_id,
         name=document.name,
         model=document.model.name,
@@ -90,7 +93,9 @@ def run_status(cache: Cache, document: RunDocument) -> RunStatus:
         n_shards_committed=len(records),
         n_bytes=sum(r.n_bytes for r in records),
         created_at=document.created_at,
+        n_shards_damaged=len(unreadable),
     )
+    return status, list(unreadable.values())
 
 
 def free_bytes(folder: Path) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
@@ -10,9 +11,10 @@ import pyarrow.parquet as pq
 from steercache.cache.documents import shares_rows
 from steercache.cache.handle import Cache
 from steercache.cache.paths import RunPaths
-from steercache.cache.source import committed_shards, current_generation
+from steercache.cache.source import current_generation, readable_shards
 from steercache.cache.vector_files import read_vector
 from steercache.core.errors import DamagedError, NotFoundError, SteercacheError
+from steercache.core.ids import SHORT_ID
 from steercache.core.layout import ShardRecord
 from steercache.store.verify import verify_file, verify_metadata
 
@@ -46,7 +48,7 @@ def verify_run(cache: Cache, run_id: str) -> Iterator[Checked]:
     named = [
         Finding(
             severity="damage",
-            place=f"runs/{run_id[:12]}/{generation}",
+            place=f"runs/{run_id[:SHORT_ID]}/{generation}",
             message=message,
             remedy="restore it from a copy",
         )
@@ -54,14 +56,18 @@ def verify_run(cache: Cache, run_id: str) -> Iterator[Checked]:
     ]
     if named:
         yield Checked(run_id=run_id, shard_idx=-1, n_bytes=0, findings=tuple(named))
-    for record in committed_shards(paths, generation):
+    records, unreadable = readable_shards(paths, generation)
+    for shard_idx, error in unreadable.items():
+        found = [_finding(cache, error, remedy=remedy)]
+        yield Checked(run_id=run_id, shard_idx=shard_idx, n_bytes=0, findings=tuple(found))
+    for record in records:
         found = [
-            Finding(severity="damage", place=f"runs/{run_id[:12]}/{file.path}", message=message, remedy=remedy)
+            Finding(severity="damage", place=f"runs/{run_id[:SHORT_ID]}/{file.path}", message=message, remedy=remedy)
             for file in record.files
             for message in verify_file(paths.folder, file)
         ]
         found += [
-            Finding(severity="damage", place=f"runs/{run_id[:12]}", message=message, remedy=remedy)
+            Finding(severity="damage", place=f"runs/{run_id[:SHORT_ID]}", message=message, remedy=remedy)
             for message in _tables(paths, record, shared=shares_rows(document))
         ]
         yield Checked(run_id=run_id, shard_idx=record.shard_idx, n_bytes=record.n_bytes, findings=tuple(found))
@@ -74,12 +80,22 @@ def verify_vectors(cache: Cache) -> list[Finding]:
         try:
             read_vector(path)
         except (DamagedError, NotFoundError) as error:
-            findings.append(_finding(f"vectors/{path.name}", error))
+            findings.append(_finding(cache, error, remedy="restore it from a copy, or fit it again"))
     return findings
 
 
-def _finding(place: str, error: SteercacheError) -> Finding:
-    return Finding(severity="damage", place=place, message=error.message, remedy=error.hint or "restore it from a copy")
+def _finding(cache: Cache, error: SteercacheError, *, remedy: str) -> Finding:
+    """What an error says, with `remedy` where the error itself knows none but to verify, which led here."""
+    place = Path(error.place or cache.root)
+    inside = place.relative_to(cache.root).as_posix() if place.is_relative_to(cache.root) else str(place)
+    mends = error.hint if error.hint and not error.hint.startswith("steercache cache verify") else remedy
+    return Finding(severity="damage", place=_with_short_id(inside), message=error.message, remedy=mends)
+
+
+def _with_short_id(place: str) -> str:
+    folder, _, rest = place.partition("/")
+    run_id, *inner = rest.split("/")
+    return "/".join((folder, run_id[:SHORT_ID], *inner)) if folder == "runs" else place
 
 
 def _tables(paths: RunPaths, record: ShardRecord, *, shared: bool) -> list[str]:
@@ -105,7 +121,8 @@ def verify_root(cache: Cache, run_ids: Sequence[str] | None = None) -> Iterator[
         try:
             yield from verify_run(cache, run_id)
         except (DamagedError, NotFoundError) as error:
-            found = _finding(f"runs/{run_id[:12]}", error)
+            remedy = f"restore it from a copy, or steercache cache rm {run_id[:SHORT_ID]}, then build again"
+            found = _finding(cache, error, remedy=remedy)
             yield Checked(run_id=run_id, shard_idx=-1, n_bytes=0, findings=(found,))
     if run_ids is None:
         yield Checked(run_id="", shard_idx=-1, n_bytes=0, findings=tuple(verify_vectors(cache)))

@@ -8,7 +8,7 @@ from steercache.cache.compact import compact_run
 from steercache.cache.handle import open_cache
 from steercache.cache.rebuild import rebuild_index
 from steercache.cache.remove import collect, leftovers, remove_damaged_shards, remove_run
-from steercache.cache.status import cache_status
+from steercache.cache.status import RunStatus, cache_status
 from steercache.cache.verify import Finding, verify_root
 from steercache.cli.options import json_option, root_option
 from steercache.cli.output import human_bytes, next_commands, note, print_json, print_table, progress_bar
@@ -53,7 +53,7 @@ def status(root: Path, as_json: bool) -> None:
                 run.codec,
                 f"{run.n_rows:,}",
                 human_bytes(run.n_bytes),
-                str(run.n_shards) if run.complete else f"{run.n_shards_committed} of {run.n_shards}",
+                _shards_of(run),
             ]
             for run in seen.runs
         ],
@@ -65,8 +65,13 @@ def status(root: Path, as_json: bool) -> None:
     for message in seen.damaged:
         note(f"damaged: {message}")
     for run in seen.runs:
-        if not run.complete:
+        if not run.complete and not run.n_shards_damaged:
             note(f"{run.name} is not complete: steercache build {run.name}")
+
+
+def _shards_of(run: RunStatus) -> str:
+    damaged = f", {run.n_shards_damaged} damaged" if run.n_shards_damaged else ""
+    return str(run.n_shards) if run.complete else f"{run.n_shards_committed} of {run.n_shards}{damaged}"
 
 
 @cache.command()
@@ -165,8 +170,8 @@ def rm(run: str, shards: bool, yes: bool, root: Path, as_json: bool) -> None:
     steercache cache rm smollm2-concepts --yes
     """
     opened = open_cache(root)
-    run_id = opened.resolve_run(run)
-    name = opened.run_document(run_id).name
+    run_id = opened.resolve_run_to_remove(run)
+    name = opened.name_of(run_id)
     if shards:
         damaged = remove_damaged_shards(opened, run_id)
         if as_json:

@@ -12,6 +12,7 @@ from steercache.store import durable
 from steercache.store.checksum import crc32c
 from steercache.store.dtypes import bits_dtype, nan_bits, numpy_dtype
 from steercache.store.geometry import shard_geometry
+from steercache.store.metadata import COORDINATES
 from steercache.store.site_file import SiteFile
 
 
@@ -23,6 +24,12 @@ def site_file_name(site: str, shard_idx: int) -> str:
 def coordinate_file_name(name: str, shard_idx: int) -> str:
     """The path of a coordinate's shard inside its generation."""
     return f"{name}/c.{shard_idx}"
+
+
+def shard_file_names(layout: StoreLayout, shard_idx: int) -> list[str]:
+    """The paths of all files of a shard inside its generation."""
+    sites = [site_file_name(site.site, shard_idx) for site in layout.sites]
+    return [*sites, *(coordinate_file_name(name, shard_idx) for name in COORDINATES)]
 
 
 class ShardWriter:

@@ -11,7 +11,7 @@ import pytest
 
 from steercache.cache.handle import Cache, open_cache
 from steercache.cache.rebuild import rebuild_index
-from steercache.cache.remove import remove_damaged_shards
+from steercache.cache.remove import remove_damaged_shards, remove_run
 from steercache.cache.verify import Finding, verify_root
 from steercache.core.errors import BudgetError, DamagedError, NotFoundError, SteercacheError, UsageError
 from tests.cache.contents import files_of, tables_of
@@ -66,6 +66,8 @@ def mount(*words: str | Path) -> None:
         ("runs/*/rows/*.parquet", lambda p: p.unlink()),
         ("runs/*/samples/*.parquet", lambda p: flip(p, 50)),
         ("runs/*/samples/*.parquet", lambda p: p.write_bytes(b"not parquet")),
+        ("runs/*/shards/g0001/*.json", lambda p: os.truncate(p, 40)),
+        ("runs/*/shards/g0001/*.json", lambda p: p.write_text("[]")),
     ],
     ids=[
         "short-shard",
@@ -75,6 +77,8 @@ def mount(*words: str | Path) -> None:
         "missing-rows",
         "flipped-table",
         "no-parquet",
+        "short-record",
+        "no-record",
     ],
 )
 def test_a_hurt_file_is_named_by_verify_and_only_its_shard_is_made_again(
@@ -163,9 +167,42 @@ def test_a_damaged_run_document_is_named_and_hides_no_other_run(root: Path, tmp_
     path = cache.run_paths(cache.resolve_run("small")).document
     path.write_text('{"run_id": 3}')
     assert [d.name for d in cache.documents()] == ["other"]
-    assert any("run.json" in f.message or "not readable" in f.message for f in findings_of(cache))
+    found = findings_of(cache)
+    assert [f.place for f in found] == [f"runs/{path.parent.name[:12]}/run.json"]
+    assert f"steercache cache rm {path.parent.name[:12]}" in found[0].remedy
     with pytest.raises(NotFoundError, match="there are: other"):
         cache.resolve_run("small")
+
+
+def test_beside_a_record_that_cannot_be_read_every_other_shard_is_verified(root: Path) -> None:
+    os.truncate(one(root, "runs/*/shards/g0001/*.json"), 40)
+    flip(sorted(root.glob("runs/*/g0001/resid_post/c.0.*"))[2], 777)
+    places = [f.place.split("/", 2)[2] for f in findings_of(open_cache(root))]
+    assert places == ["shards/g0001/00001.json", "g0001/resid_post/c.0.2.0"]
+
+
+def test_a_record_that_cannot_be_read_goes_with_its_arrays(root: Path) -> None:
+    os.truncate(one(root, "runs/*/shards/g0001/*.json"), 40)
+    cache = open_cache(root)
+    assert remove_damaged_shards(cache, cache.resolve_run("small")) == [1]
+    left = [path.relative_to(root).parts[2:] for path in root.glob("runs/*/g0001/*/c.*")]
+    assert [parts for parts in left if parts[-1] in ("c.0.1.0", "c.1")] == []
+    assert len([parts for parts in left if parts[-1] == "c.0.0.0"]) == 1
+    assert findings_of(cache) == []
+
+
+def test_a_run_whose_document_cannot_be_read_is_removed_by_its_id(root: Path, trace: SmallTrace, whole: Path) -> None:
+    cache = open_cache(root)
+    path = cache.run_paths(cache.resolve_run("small")).document
+    os.truncate(path, 40)
+    with pytest.raises(NotFoundError, match=path.parent.name[:12]):
+        cache.resolve_run_to_remove("small")
+    run_id = cache.resolve_run_to_remove(path.parent.name[:7])
+    assert run_id == path.parent.name
+    remove_run(cache, run_id)
+    assert findings_of(cache) == []
+    trace.build(root)
+    assert files_of(root) == files_of(whole)
 
 
 def test_a_run_id_that_is_a_path_is_refused(root: Path) -> None:
