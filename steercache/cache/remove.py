@@ -1,6 +1,7 @@
 """Take things out of a cache: a whole run, a run's damaged shards, and what nothing refers to."""
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -42,7 +43,8 @@ def remove_run(cache: Cache, run_id: str) -> int:
     """
     paths, name = cache.run_paths(run_id), cache.name_of(run_id)
     with hold_lock(paths.lock, what=f"the run {name!r}"):
-        trash = paths.folder.with_name(f"{TRASH}{run_id}")
+        unique = secrets.token_hex(4)  # what an earlier, killed removal of the same run left may be there
+        trash = paths.folder.with_name(f"{TRASH}{run_id}-{unique}")
         paths.folder.rename(trash)  # from here on the run is gone; what follows only frees space
         catch_up(cache.paths, wait_s=cache.index.wait_s)
         n_bytes = _size(trash)

@@ -16,6 +16,7 @@ from steercache.core.errors import BusyError, DamagedError, NotFoundError
 from steercache.core.layout import CodecName
 from steercache.store.durable import make_folder, write_temporary
 from tests.cache.contents import files_of, tables_of
+from tests.cache.killed import DELETIONS, killed_before
 from tests.tracing import SmallTrace, write_small_trace
 
 
@@ -64,6 +65,21 @@ def test_a_removal_that_was_killed_hides_the_run_at_once_and_gc_frees_it(cache: 
     run = cache.run_paths(cache.resolve_run("small"))
     run.folder.rename(run.folder.with_name(f"{TRASH}{run.folder.name}"))
     assert (cache.documents(), n_runs(cache), n_problems(cache)) == ([], 0, 0)
+    assert [item.reason for item in collect(cache)] == ["a run that was being removed"]
+    assert list(cache.paths.runs.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [1, 12])
+def test_a_removal_that_was_killed_does_not_stop_the_next_one_of_the_same_run(
+    number: int, cache: Cache, whole: Path, trace: SmallTrace
+) -> None:
+    run_id = cache.resolve_run("small")
+    assert killed_before(number, DELETIONS, lambda: remove_run(cache, run_id))
+    assert cache.documents() == []
+    trace.build(cache.root)
+    assert files_of(cache.root).items() >= files_of(whole).items()
+    remove_run(cache, run_id)
+    assert (cache.documents(), n_runs(cache)) == ([], 0)
     assert [item.reason for item in collect(cache)] == ["a run that was being removed"]
     assert list(cache.paths.runs.iterdir()) == []
 
