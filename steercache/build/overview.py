@@ -8,7 +8,7 @@ from steercache.build.plan import Plan
 from steercache.cache.calibration import block_seconds, tokens_per_second
 from steercache.cache.documents import PlannedShard, RunDocument
 from steercache.cache.handle import Cache
-from steercache.cache.source import CommittedShards, current_generation
+from steercache.cache.source import CommittedShards, current_generation, newest_generation
 from steercache.cache.status import free_bytes
 from steercache.core.layout import ITEM_BYTES
 
@@ -88,9 +88,11 @@ def _forward_speed(cache: Cache, document: RunDocument) -> float | None:
 def pending_shards(cache: Cache | None, document: RunDocument) -> list[PlannedShard]:
     """Shards of a plan that the cache does not have yet."""
     cached: frozenset[int] = frozenset()
-    if cache is not None and cache.run_paths(document.run_id).current.exists():
+    if cache is not None:
         paths = cache.run_paths(document.run_id)
-        cached = frozenset(CommittedShards(paths, current_generation(paths)))
+        lost = not paths.current.exists()  # then a build puts the newest in force
+        generation = newest_generation(paths, n_shards=len(document.shards)) if lost else current_generation(paths)
+        cached = frozenset(CommittedShards(paths, generation)) if generation else cached
     return [s for s in document.shards if s.shard_idx not in cached]
 
 

@@ -30,7 +30,7 @@ from steercache.cache.handle import Cache
 from steercache.cache.lock import hold_lock
 from steercache.cache.paths import FIRST_GENERATION, RunPaths
 from steercache.cache.rebuild import catch_up_or_rebuild
-from steercache.cache.source import committed_shards, current_generation
+from steercache.cache.source import committed_shards, current_generation, newest_generation
 from steercache.core.errors import UsageError
 from steercache.core.layout import FileRecord, ShardRecord
 from steercache.store.durable import make_folder, write_file_atomically
@@ -153,6 +153,8 @@ def begin_run(cache: Cache, document: RunDocument, *, force: bool = False) -> It
     paths = cache.run_paths(document.run_id)
     with hold_lock(paths.lock, what=f"the run {document.name!r}"):
         begun = read_run_document(paths.document) if paths.document.exists() else None
+        if begun is not None and not paths.current.exists():
+            _put_newest_in_force(paths, begun)
         kept = document if begun is None else _resumable(begun, document, paths, force=force)
         for folder in (paths.tokens(0).parent, paths.samples(0).parent, paths.shards(FIRST_GENERATION)):
             make_folder(folder)
@@ -166,6 +168,13 @@ def begin_run(cache: Cache, document: RunDocument, *, force: bool = False) -> It
             write_run_document(paths.document, kept)
         catch_up_or_rebuild(cache)
         yield writer
+
+
+def _put_newest_in_force(paths: RunPaths, document: RunDocument) -> None:
+    """Write CURRENT again, which was lost: rows that are there are not traced a second time."""
+    newest = newest_generation(paths, n_shards=len(document.shards))
+    if newest is not None:
+        write_file_atomically(paths.current, f"{newest}\n".encode())
 
 
 def _resumable(begun: RunDocument, wanted: RunDocument, paths: RunPaths, *, force: bool) -> RunDocument:

@@ -13,16 +13,20 @@ from steercache.core.layout import ShardRecord
 from steercache.core.selection import RowIndex
 from steercache.store.reader import GenerationReader, open_generation
 
+_BUILD = "build the run again: that puts its newest whole generation in force, and traces nothing that is there"
+
 
 def current_generation(paths: RunPaths) -> str:
     """The generation that `CURRENT` names. Raises DamagedError when it names none."""
     try:
         name = paths.current.read_text().strip()
     except FileNotFoundError as error:
-        raise DamagedError("CURRENT is missing", place=str(paths.folder), hint="steercache cache verify") from error
+        raise DamagedError("CURRENT is missing", place=str(paths.folder), hint=_BUILD) from error
     if not name.isalnum() or not paths.generation(name).is_dir():
         raise DamagedError(
-            f"CURRENT names {name!r}, which is not there", place=str(paths.folder), hint="steercache cache verify"
+            f"CURRENT names {name!r}, which is not there",
+            place=str(paths.folder),
+            hint=f"restore {name} from a copy; or remove CURRENT, and {_BUILD}",
         )
     return name
 
@@ -58,6 +62,16 @@ class CommittedShards(Mapping[int, ShardRecord]):
 def committed_shards(paths: RunPaths, generation: str) -> tuple[ShardRecord, ...]:
     """Records of the committed shards, in order."""
     return tuple(CommittedShards(paths, generation).values())
+
+
+def newest_generation(paths: RunPaths, *, n_shards: int) -> str | None:
+    """The newest generation that has all `n_shards` shards, else the newest there is: what CURRENT named before it was lost.
+
+    A compaction puts a generation in force as soon as it is whole. None where there is no generation.
+    """
+    names = sorted(path.parent.name for path in paths.folder.glob("g[0-9]*/zarr.json"))
+    whole = [name for name in names if len(CommittedShards(paths, name)) == n_shards]
+    return max(whole or names, default=None)
 
 
 def readable_shards(paths: RunPaths, generation: str) -> tuple[tuple[ShardRecord, ...], dict[int, DamagedError]]:

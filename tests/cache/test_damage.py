@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from steercache.cache.compact import compact_run
 from steercache.cache.handle import Cache, open_cache
 from steercache.cache.rebuild import rebuild_index
-from steercache.cache.remove import remove_damaged_shards, remove_run
+from steercache.cache.remove import collect, leftovers, remove_damaged_shards, remove_run
 from steercache.cache.verify import Finding, verify_root
 from steercache.core.errors import BudgetError, DamagedError, NotFoundError, SteercacheError, UsageError
 from tests.cache.contents import files_of, tables_of
@@ -172,6 +173,48 @@ def test_a_damaged_run_document_is_named_and_hides_no_other_run(root: Path, tmp_
     assert f"steercache cache rm {path.parent.name[:12]}" in found[0].remedy
     with pytest.raises(NotFoundError, match="there are: other"):
         cache.resolve_run("small")
+
+
+@pytest.mark.parametrize("collected", [False, True], ids=["old-generation-there", "old-generation-gone"])
+def test_a_compacted_run_that_lost_its_current_file_keeps_its_rows(
+    collected: bool, root: Path, trace: SmallTrace
+) -> None:
+    cache = open_cache(root)
+    run_id = cache.resolve_run("small")
+    compact_run(cache, run_id, codec="blosc")
+    if collected:
+        collect(cache)
+    before = files_of(root)
+    cache.run_paths(run_id).current.unlink()
+    found = findings_of(cache)
+    assert [f.message for f in found] == ["CURRENT is missing"]
+    assert "build the run again" in found[0].remedy
+    assert list(leftovers(cache)) == [], "nothing is offered to gc before a generation is in force"
+    assert trace.build(root).n_shards_built == 0
+    assert files_of(root) == before
+    assert findings_of(cache) == []
+
+
+def test_a_half_built_run_that_lost_its_current_file_is_gone_on_with(
+    root: Path, trace: SmallTrace, whole: Path
+) -> None:
+    one(root, "runs/*/shards/g0001/*.json").unlink()
+    next(root.glob("runs/*/CURRENT")).unlink()
+    assert trace.build(root).n_shards_built == 1
+    assert files_of(root) == files_of(whole)
+
+
+def test_an_unfinished_compaction_is_not_put_in_force_where_current_is_lost(root: Path, trace: SmallTrace) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    cache = open_cache(root)
+    run_id = cache.resolve_run("small")
+    with pytest.raises(KeyboardInterrupt):
+        compact_run(cache, run_id, codec="blosc", on_shard=stop)
+    cache.run_paths(run_id).current.unlink()
+    assert trace.build(root).n_shards_built == 0
+    assert cache.source(run_id).generation == "g0001"
 
 
 def test_beside_a_record_that_cannot_be_read_every_other_shard_is_verified(root: Path) -> None:
