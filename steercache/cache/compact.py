@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from steercache.cache.again import build_command
 from steercache.cache.catch_up import catch_up
 from steercache.cache.documents import write_shard_record
 from steercache.cache.handle import Cache
@@ -53,7 +54,7 @@ def compact_run(
         records = committed_shards(paths, old)
         if len(records) < len(document.shards):
             raise UsageError(
-                f"the run {document.name!r} is not complete", hint=f"finish it first: steercache build {document.name}"
+                f"the run {document.name!r} is not complete", hint=f"finish it first: {build_command(document.name)}"
             )
         source = open_generation(paths.generation(old), records)
         if source.codec == codec:

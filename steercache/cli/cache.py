@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from steercache.cache.again import build_command
 from steercache.cache.compact import compact_run
 from steercache.cache.handle import open_cache
 from steercache.cache.rebuild import rebuild_index
@@ -66,7 +67,7 @@ def status(root: Path, as_json: bool) -> None:
         note(f"damaged: {message}")
     for run in seen.runs:
         if not run.complete and not run.n_shards_damaged:
-            note(f"{run.name} is not complete: steercache build {run.name}")
+            note(f"{run.name} is not complete: {build_command(run.name)}")
 
 
 def _shards_of(run: RunStatus) -> str:
@@ -181,7 +182,7 @@ def rm(run: str, shards: bool, yes: bool, root: Path, as_json: bool) -> None:
             f"{len(damaged)} damaged shards of {name} un-committed{': ' if damaged else ''}{', '.join(map(str, damaged))}"
         )
         if damaged:
-            next_commands(f"steercache build {name}")
+            next_commands(build_command(name))
         return
     if as_json and not yes:
         raise UsageError("a program that reads JSON is not asked", hint=f"steercache cache rm {name} --yes --json")

@@ -97,3 +97,14 @@ def _all_rows(root: Path) -> list[np.ndarray]:
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+
+
+def test_an_incomplete_run_of_a_manifest_that_has_no_name_is_not_built_by_a_name(
+    trace: SmallTrace, tmp_path: Path
+) -> None:
+    cache = trace.cache(tmp_path / "root")
+    run_id = cache.resolve_run("small")
+    cache.run_paths(run_id).shard("g0001", 0).unlink()
+    with pytest.raises(UsageError, match="not complete") as raised:
+        compact_run(cache, run_id, codec="blosc")
+    assert raised.value.hint == "finish it first: steercache build ITS_MANIFEST.yaml"
