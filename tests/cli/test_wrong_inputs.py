@@ -75,7 +75,7 @@ WRONG = [
     ("query \"select * from read_csv('/etc/passwd')\"", DOCUMENT, "read_csv"),
     ("query \"attach 'x.db'\"", DOCUMENT, "ATTACH"),
     ("query 'select $a'", DOCUMENT, "$a"),
-    ("query ''", DOCUMENT, "0"),
+    ("query ''", DOCUMENT, "no statement"),
     ("query 'select 1; select 2'", DOCUMENT, "2"),
     ("query", USAGE, "-f FILE"),
     ("query -f nowhere.sql", NOT_FOUND, "nowhere.sql"),

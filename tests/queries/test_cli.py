@@ -107,7 +107,7 @@ def test_the_library_is_listed_and_shown(root: Path) -> None:
         (("-f", "no.sql"), NotFoundError, "no.sql"),
         (("anchor_tokens",), QueryError, "needs a value for concept"),
         (("anchor_tokens", "-p", "concpt=x"), QueryError, "its parameters: concept"),
-        (("token_frequency", "-p", "top=many", "-p", "run=text"), QueryError, "not a integer"),
+        (("token_frequency", "-p", "top=many", "-p", "run=text"), QueryError, "not an integer"),
         (("SELECT $a", "-p", "b=1"), QueryError, "no value for $a"),
         (("COPY tokens TO 'x.csv'",), QueryError, "COPY"),
         (("SELECT * FROM read_text('/etc/passwd')",), QueryError, "read_text"),
@@ -138,7 +138,7 @@ def steercache(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
     ("sql", "error"),
     [
         ("SELECT * FROM tokns", "error: Catalog Error"),
-        ("SELECT activation('x', 'resid_post', 1, 1)", "error: 'x' is not an id"),
+        ("SELECT activation('x', 'resid_post', 1, 1)", "error: no run named 'x'"),
     ],
 )
 def test_an_error_at_the_terminal_is_a_message_and_an_exit_code(root: Path, sql: str, error: str) -> None:
