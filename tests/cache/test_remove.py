@@ -154,6 +154,7 @@ def test_gc_keeps_what_another_process_is_just_writing_and_removes_it_once_that_
         for path in (labels, cache.paths.vector("b" * 64)):
             write_temporary(path, b"half")
         os.close(os.open(cache.root / "ready", os.O_CREAT))
+        signal.alarm(60)  # so that it does not outlive a test that fails
         signal.pause()
     while not (cache.root / "ready").exists():
         os.sched_yield()

@@ -41,6 +41,7 @@ def test_the_file_of_a_living_writer_is_kept_and_that_of_a_killed_one_removed(tm
     pid = os.fork()
     if pid == 0:
         durable.write_temporary(path, b"half")
+        signal.alarm(60)  # so that it does not outlive a test that fails
         signal.pause()
     temporary = path.with_name(f"{path.name}.tmp-{pid}")
     while not temporary.exists():
