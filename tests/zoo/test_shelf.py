@@ -86,7 +86,13 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 def test_processes_that_build_one_folder_at_once_all_find_it_and_it_never_goes_away(tmp_path: Path) -> None:
     out = tmp_path / "backbone"
     processes = multiprocessing.get_context("fork")
-    builders = [processes.Process(target=zoo.build, args=("tiny-backbone", out)) for _ in range(6)]
+    ready, found = processes.Barrier(6), processes.SimpleQueue()
+
+    def build() -> None:
+        ready.wait()
+        found.put(zoo.build("tiny-backbone", out).stat().st_ino)
+
+    builders = [processes.Process(target=build) for _ in range(6)]
     for builder in builders:
         builder.start()
     n_seen = n_missing = 0
@@ -97,6 +103,7 @@ def test_processes_that_build_one_folder_at_once_all_find_it_and_it_never_goes_a
     for builder in builders:
         builder.join()
     assert [builder.exitcode for builder in builders] == [0] * 6
+    assert {found.get() for _ in builders} == {out.stat().st_ino}, "one folder, which nobody replaced"
     assert n_missing == 0
     assert n_seen > 0
     assert [path.name for path in tmp_path.iterdir()] == ["backbone"], "no lock and no part is left"
