@@ -147,8 +147,8 @@ def read_run_document(path: Path) -> RunDocument:
         document = _RUN.validate_json(_bytes(path))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise DamagedError(f"not readable: {where}: {first['msg']}", place=str(path), hint=_VERIFY) from error
+        where = f"{'.'.join(map(str, first['loc']))}: " if first["loc"] else ""
+        raise DamagedError(f"not readable: {where}{first['msg']}", place=str(path), hint=_VERIFY) from error
     if document.format > FORMAT:
         raise DamagedError(
             f"format {document.format} is newer than this steercache reads ({FORMAT})",

@@ -49,6 +49,10 @@ class Cache:
                 yield run.folder.name, error
             except NotFoundError:
                 continue  # removed since it was listed
+        for run in self.paths.runs_without_document():
+            message = "run.json is gone, and the run's shards are there"
+            hint = "build it again with its manifest, which writes the document and traces nothing that is there"
+            yield run.folder.name, DamagedError(message, place=str(run.document), hint=hint)
 
     def resolve_run(self, wanted: str) -> str:
         """The id of the run that answers to a name, an id or a unique prefix; of several of one name the newest."""
@@ -63,10 +67,10 @@ class Cache:
         return resolve_name(wanted, candidates, noun="run", list_command="steercache cache status")
 
     def name_of(self, run_id: str) -> str:
-        """A run's name, or its short id where its document cannot be read. Raises NotFoundError."""
+        """A run's name, or its short id where its document cannot be read."""
         try:
             return self.run_document(run_id).name
-        except DamagedError:
+        except (DamagedError, NotFoundError):
             return run_id[:SHORT_ID]
 
     def run_paths(self, run_id: str) -> RunPaths:

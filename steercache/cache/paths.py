@@ -55,6 +55,10 @@ class RunPaths:
         """The record whose rename commits a shard."""
         return self.shards(generation) / f"{shard_idx:05d}.json"
 
+    def has_records(self) -> bool:
+        """Whether any shard was ever committed here."""
+        return next((self.folder / "shards").glob("g*/*.json"), None) is not None
+
     def tokens(self, shard_idx: int) -> Path:
         return self.folder / "rows" / f"{shard_idx:05d}.parquet"
 
@@ -103,10 +107,16 @@ class RootPaths:
 
     def all_runs(self) -> list[RunPaths]:
         """Every run that has begun, by id; what is being removed has another name."""
+        return [run for run in self._run_folders() if run.document.exists()]
+
+    def runs_without_document(self) -> list[RunPaths]:
+        """Runs with committed shards whose `run.json` is gone: no run that never began, which has a folder and no record."""
+        return [run for run in self._run_folders() if not run.document.exists() and run.has_records()]
+
+    def _run_folders(self) -> list["RunPaths"]:
         if not self.runs.is_dir():
             return []
-        folders = sorted(folder for folder in self.runs.iterdir() if _HEX_ID.fullmatch(folder.name))
-        return [run for run in map(RunPaths, folders) if run.document.exists()]
+        return [RunPaths(folder) for folder in sorted(self.runs.iterdir()) if _HEX_ID.fullmatch(folder.name)]
 
     def run(self, run_id: str) -> RunPaths:
         return RunPaths(self.runs / checked_id(run_id))

@@ -123,7 +123,8 @@ def _of_run(folder: Path) -> Iterator[Leftover]:
     if folder.name.startswith(TRASH):
         yield _leftover(folder, "a run that was being removed")
     elif not (folder / "run.json").exists():
-        yield _leftover(folder, "a run that never began")
+        if not RunPaths(folder).has_records():  # else its document was lost: `status` names it
+            yield _leftover(folder, "a run that never began")
     else:
         with suppress(DamagedError):  # a run that does not say which generation is in force keeps all it has
             yield from _in_run(RunPaths(folder))

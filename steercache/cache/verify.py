@@ -117,7 +117,8 @@ def _tables(paths: RunPaths, record: ShardRecord, *, shared: bool) -> list[str]:
 
 def verify_root(cache: Cache, run_ids: Sequence[str] | None = None) -> Iterator[Checked]:
     """Check the runs named, or every run and vector of the cache; a run whose documents cannot be read is a finding."""
-    for run_id in run_ids if run_ids is not None else [run.folder.name for run in cache.paths.all_runs()]:
+    runs = [*cache.paths.all_runs(), *cache.paths.runs_without_document()]
+    for run_id in run_ids if run_ids is not None else [run.folder.name for run in runs]:
         try:
             yield from verify_run(cache, run_id)
         except (DamagedError, NotFoundError) as error:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from transformers import DynamicCache
 
+from steercache.cache.again import build_command
 from steercache.core.errors import UsageError
 from steercache.core.selection import RowIndex, RowSource
 from steercache.models.load import TORCH_DTYPES
@@ -113,7 +114,7 @@ def replay(
 def check_fit(loaded: LoadedModel, batch: PaddedBatch, stored: StoredBatch, options: BranchOptions) -> None:
     """Raises UsageError when the stored rows are not what this model would compute on this batch."""
     facts, spec = stored.facts, loaded.spec
-    again = f"trace the data with this model again: `steercache build {facts.name}`"
+    again = f"trace the data with this model again: `{build_command(facts.name)}`"
     if options.max_new_tokens != 1:
         raise UsageError(
             "a replay gives first tokens only: keys and values of the blocks below are not stored", hint="branch"

@@ -301,3 +301,19 @@ def test_a_full_disk_is_named_and_what_was_committed_stays_and_is_gone_on_with(
         assert files_of(root) == files_of(whole)
         assert tables_of(root) == tables_of(whole)
     assert len(n_committed) > 1, "the wall was met at several places"
+
+
+def test_rows_whose_document_is_gone_are_no_garbage_and_a_build_writes_it_again(
+    root: Path, whole: Path, trace: SmallTrace
+) -> None:
+    cache = open_cache(root)
+    run = cache.run_paths(cache.resolve_run("small"))
+    arrays = {p: p.stat().st_mtime_ns for p in run.folder.glob("g0001/resid_post/*")}
+    run.document.unlink()
+    assert [item for item in leftovers(cache) if run.folder in (item.path, *item.path.parents)] == []
+    (named,) = cache.damaged_documents()
+    assert "run.json is gone" in named.message
+    assert any(f.place.endswith("run.json") for checked in verify_root(cache) for f in checked.findings)
+    trace.build(root)
+    assert {p: p.stat().st_mtime_ns for p in arrays} == arrays
+    assert not any(checked.findings for checked in verify_root(cache))
