@@ -1,6 +1,6 @@
 """Rows that a query picked, and the one way to turn them into arrays."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -58,8 +58,8 @@ class Selection:
     """Rows of one run, ascending by `rows`, without duplicates; every array has shape (n,).
 
     `label` is 1 for the concept's side and 0 for the other; `pair` numbers contrastive pairs; `weight` counts a row more or
-    less. `sample_idx`, `position` and `token_id` say where each row came from; `word` numbers tokens that differ only in a
-    space before them or in capitals alike. So folds can keep sentences and words together.
+    less. `sample_idx`, `position` and `token_id` say where each row came from, so that folds can keep sentences and words
+    together; `words`, called when it is needed, gives tokens one number that differ only in a space before them or in capitals.
     """
 
     source: RowSource = field(repr=False, compare=False)
@@ -71,7 +71,7 @@ class Selection:
     label: npt.NDArray[np.int8] | None = None
     pair: RowIndex | None = None
     weight: npt.NDArray[np.float32] | None = None
-    word: RowIndex | None = None
+    words: Callable[[], RowIndex] | None = field(default=None, repr=False)
     concept: str | None = None
     site: str = "resid_post"
 

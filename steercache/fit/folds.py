@@ -22,7 +22,7 @@ def group_rows(sel: Selection, sides: Sides) -> RowIndex:
     sample = np.unique(sel.sample_idx, return_inverse=True)[1].astype(np.int64)
     if sel.pair is not None:
         return _components(sample, np.unique(sel.pair, return_inverse=True)[1].astype(np.int64), sample)
-    word = np.unique((sel.token_id if sel.word is None else sel.word)[sides.label], return_inverse=True)[1]
+    word = np.unique((sel.token_id if sel.words is None else sel.words())[sides.label], return_inverse=True)[1]
     return _components(sample[sides.label], word.astype(np.int64), sample)
 
 

@@ -14,12 +14,18 @@ from steercache.core.ids import SHORT_ID
 
 # Where each picked row came from; run on the picked rows, registered as `picked`.
 PLACES = """
-SELECT t.row_idx, t.sample_idx, t.position, t.token_id,
-    coalesce((hash(lower(ltrim(t.piece, 'Ġ▁ '))) >> 1)::BIGINT, t.token_id) AS word
+SELECT t.row_idx, t.sample_idx, t.position, t.token_id
 FROM tokens t
 JOIN picked p ON t.row_idx = p.row_idx
 WHERE t.run_id = $run AND t.row_idx BETWEEN $first AND $last
 ORDER BY t.row_idx, t.sample_idx
+"""
+# How tokens are written without the space before them and capitals; asked only when folds are made.
+WORDS = """
+SELECT token_id, min(lower(ltrim(piece, 'Ġ▁ '))) AS word
+FROM tokens
+WHERE run_id = $run AND token_id IN (SELECT unnest($ids::INTEGER[]))
+GROUP BY token_id
 """
 SELECTED = ("run_id", "row_idx", "label", "pair", "weight")
 _LABELS = (pa.types.is_integer, pa.types.is_boolean)

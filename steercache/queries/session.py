@@ -3,10 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from steercache.cache.documents import shares_rows
@@ -25,6 +28,7 @@ from steercache.queries.bindings import Ask, bind, newest_run
 from steercache.queries.library import Query, find_query, load_library, looks_like_name, parse_query, yaml_header
 from steercache.queries.selection import (
     PLACES,
+    WORDS,
     check_places,
     first_claims,
     label_of,
@@ -153,13 +157,21 @@ class Session:
             sample_idx=places["sample_idx"].cast(pa.int64()).to_numpy(),
             position=places["position"].to_numpy(),
             token_id=places["token_id"].to_numpy(),
-            word=places["word"].to_numpy(),
+            words=partial(self._words, run_id, places["token_id"].to_numpy()),
             label=label_of(picked),
             pair=pair_of(picked),
             weight=weight_of(picked),
             concept=concept if isinstance(concept, str) else None,
             site=site,
         )
+
+    def _words(self, run_id: str, token_id: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """Numbers of the words that tokens write; a token that writes none is a word of its own."""
+        ids, at = np.unique(token_id, return_inverse=True)
+        found = dict(self.sql(WORDS, run=run_id, ids=ids.tolist()).fetchall())
+        written = [found.get(i) or f"\0{i}" for i in ids.tolist()]
+        numbers: npt.NDArray[np.int64] = np.unique(written, return_inverse=True)[1].astype(np.int64)[at]
+        return numbers
 
     def _shares_rows(self, run_id: str) -> bool:
         """Whether questions about one picture share rows in this run."""

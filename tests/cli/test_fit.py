@@ -69,3 +69,17 @@ def test_vectors_compare_by_what_they_are_and_can_be_kept_in_sets(work: Path) ->
     assert repr(one) == f"<SteeringVector 'counting': mean_shift, 8 layers of {one.hidden_size}, {one.vector_id[:12]}>"
     assert "rows of 'counting'" in repr(session.select("anchor_vs_control", concept="counting"))
     assert repr(session) == "<cache 'cache'>"
+
+
+def test_words_are_those_that_the_tokens_write(work: Path) -> None:
+    session = open_session("cache")
+    sel = session.select("anchor_vs_control", concept="counting", run=RUN)
+    rows = session.sql(
+        "select row_idx, piece from tokens join runs using (run_id) where name = $run", run=RUN
+    ).fetchall()
+    written = {row: piece.lstrip("Ġ▁ ").lower() for row, piece in rows if row is not None}
+    assert sel.words is not None
+    numbers = sel.words()
+    assert numbers.shape == sel.rows.shape
+    pairs = {(int(number), written[int(row)]) for number, row in zip(numbers, sel.rows, strict=True)}
+    assert len(pairs) == len({number for number, _ in pairs}) == len({word for _, word in pairs})

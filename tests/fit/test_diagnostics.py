@@ -238,7 +238,7 @@ def test_other_rows_of_the_same_run_are_refused() -> None:
 def test_a_word_with_and_without_its_space_is_one_word() -> None:
     sel = sentences((1,), (2,), (3,))
     apart = group_rows(sel, split_sides(sel))
-    same = replace(sel, word=np.where(np.isin(sel.token_id, (1, 3)), 7, sel.token_id).astype(np.int64))
+    same = replace(sel, words=lambda: np.where(np.isin(sel.token_id, (1, 3)), 7, sel.token_id).astype(np.int64))
     joined = group_rows(same, split_sides(same))
     assert len(set(apart.tolist())) == 3
     assert len(set(joined.tolist())) == 2
