@@ -137,7 +137,7 @@ def picture_side(guide: Guide) -> None:
             guide.pictures.append(page)
     with step("10. the colour experiment: “red” on the image tokens, up to the breakdown"):
         amount = ("--n", "16", "--alpha", "0.5,1,2,8,64,1024", "--layer", "12")
-        guide.draw("colours.png", "report", "colours", "demo", "--vector", "red", *amount, *quick)
+        guide.draw("colours.png", "report", "colours", "demo", "--vector", "red", *amount, *guide.own)
 
 
 def quick_dtype() -> str:
