@@ -131,7 +131,9 @@ def _concepts(session: Session, asked: dict[str, Any]) -> Sequence[str | None]:
         raise UsageError("--concept and --all-concepts exclude each other")
     bound = parse_bindings(asked["pairs"], asked["query"]).get("run")
     wanted = asked["run"] or bound
-    run = session.cache.resolve_run(wanted) if wanted else _labelled_run(session)
+    run = session.cache.resolve_run(wanted) if wanted else session.labelled_run()
+    if not wanted:
+        note(f"run {session.cache.name_of(run)} ({run[:SHORT_ID]})")
     if bound is None:
         asked["run"] = run
     rows = session.sql(
@@ -140,23 +142,6 @@ def _concepts(session: Session, asked: dict[str, Any]) -> Sequence[str | None]:
     if not rows:
         raise NotFoundError("no sample of this run has a concept", place=run, hint="steercache query runs_overview")
     return [row[0] for row in rows]
-
-
-def _labelled_run(session: Session) -> str:
-    """The newest complete text run with concepts. Raises QueryError where several models have one, NotFoundError for none."""
-    found = session.sql(
-        "select run_id, name, model_fingerprint from runs r where complete and modality = 'text'"
-        " and row_kind is distinct from 'sample_target'"
-        " and exists (from samples s where s.run_id = r.run_id and s.concept is not null)"
-        " order by created_at desc, run_id"
-    ).fetchall()
-    if not found:
-        raise NotFoundError("no complete text run has concepts", hint="steercache query runs_overview")
-    if len({fingerprint for _, _, fingerprint in found}) > 1:
-        named = ", ".join(name for _, name, _ in found[:8])
-        raise UsageError(f"runs of several models have concepts: {named}", hint=f"--run {found[0][1]}")
-    note(f"run {found[0][1]} ({found[0][0][:SHORT_ID]})")
-    return str(found[0][0])
 
 
 def parse_bindings(pairs: Sequence[str], query: str) -> dict[str, Any]:

@@ -37,33 +37,39 @@ def bind(query: Query, given: Mapping[str, Any], *, ask: Ask, find_run: Lookup, 
     return values
 
 
-def newest_run(ask: Ask, *, modality: str | None, concept: str | None, param: str = "run") -> str:
-    """The newest complete run of a modality that has the concept.
+def newest_run(
+    ask: Ask, *, modality: str | None, concept: str | None, labelled: bool = False, param: str = "run"
+) -> str:
+    """The newest complete run of a modality that has the concept, or any concept at all with `labelled`.
 
     Raises:
         NotFoundError: there is none; says what there is.
         QueryError: several models have such runs, so the newest would be a guess.
     """
-    wanted = [modality, modality, concept, concept]
+    wanted = [modality, modality, concept, concept, labelled]
     found = ask(
         "SELECT run_id, name, model_id, model_fingerprint, complete FROM runs r"
         " WHERE row_kind IS DISTINCT FROM 'sample_target'"  # gradients are no activations: they are asked for by name
         " AND (?::VARCHAR IS NULL OR modality = ?)"
         " AND (?::VARCHAR IS NULL OR EXISTS (FROM samples s WHERE s.run_id = r.run_id AND s.concept = ?))"
+        " AND (NOT ? OR EXISTS (FROM samples s WHERE s.run_id = r.run_id AND s.concept IS NOT NULL))"
         " ORDER BY created_at DESC, run_id",
         wanted,
     )
     complete = [row for row in found if row[4]]
     if not complete:
-        raise _no_run(ask, found, modality, concept, param)
+        raise _no_run(ask, found, _kind(modality, labelled=labelled), concept, param)
     if len({fingerprint for _, _, _, fingerprint, _ in complete}) > 1:
         shown = "\n".join(f"  {name} ({model}) {run_id[:SHORT_ID]}" for run_id, name, model, _, _ in complete[:8])
         raise QueryError(f"runs of several models fit; which one?\n{shown}", hint=_say_run(param, complete[0][1]))
     return str(complete[0][0])
 
 
-def _no_run(ask: Ask, found: Rows, modality: str | None, concept: str | None, param: str) -> NotFoundError:
-    kind = f"complete {modality} run" if modality else "complete run"
+def _kind(modality: str | None, *, labelled: bool) -> str:
+    return f"complete {f'{modality} ' if modality else ''}run{' with concepts' if labelled else ''}"
+
+
+def _no_run(ask: Ask, found: Rows, kind: str, concept: str | None, param: str) -> NotFoundError:
     if found:
         names = ", ".join(str(row[1]) for row in found)
         hint = f"finish its build, or take it as it is: {_say_run(param, found[0][1])}"

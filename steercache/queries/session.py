@@ -107,6 +107,11 @@ class Session:
         """Every run, newest first."""
         return self.query("runs_overview")
 
+    def labelled_run(self) -> str:
+        """The newest complete text run whose samples have concepts. Raises as a query that leaves its run open."""
+        with letting_go(), self.cache.connection() as con:
+            return newest_run(_asking(con), modality="text", concept=None, labelled=True)
+
     def vector(self, name: str) -> SteeringVector:
         """The vector that answers to a name, an id or a prefix. Raises NotFoundError."""
         return load_vector(self.cache, name)
@@ -189,11 +194,7 @@ class Session:
         with self.cache.connection() as con:
             values = CachedValues(self.cache)
             failures = register_functions(con, activation=values.activation, vector=values.vector)
-
-            def ask(sql: str, wanted: list[Any]) -> list[tuple[Any, ...]]:
-                found: list[tuple[Any, ...]] = con.execute(sql, wanted).fetchall()
-                return found
-
+            ask = _asking(con)
             if query is not None:
                 bindings = bind(query, given, ask=ask, find_run=self.cache.resolve_run, find_vector=_finder(ask))
             elif choose_run:
@@ -210,6 +211,16 @@ class Session:
         elif "run" in parameters_of(con, text):
             bindings["run"] = newest_run(ask, modality="text", concept=bindings.get("concept"))
         return bindings
+
+
+def _asking(con: Any) -> Ask:
+    """SQL of ours, asked of one connection."""
+
+    def ask(sql: str, wanted: list[Any]) -> list[tuple[Any, ...]]:
+        found: list[tuple[Any, ...]] = con.execute(sql, wanted).fetchall()
+        return found
+
+    return ask
 
 
 def _finder(ask: Ask) -> Any:
