@@ -45,3 +45,12 @@ def test_the_grids_answers_are_those_of_generate_with_a_hook(tmp_path: Path) -> 
     assert answers["n_answers"] > 0
     assert all(r["flop_ratio"] > 1 for r in rows if "flop_ratio" in r)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_bench_of_the_index_writes_shards_as_a_build_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = importlib.import_module("bench.index")
+    monkeypatch.setattr(index, "ROWS_PER_SHARD", 10 * index.TOKENS_PER_SAMPLE)
+    monkeypatch.setattr(index, "REPEATS", 1)
+    found = index.run(n_rows=2 * index.ROWS_PER_SHARD)
+    assert all(row.get("value_s", row.get("value")) > 0 for row in found)
+    assert any(row["name"].startswith("filter and group,") for row in found)
