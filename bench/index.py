@@ -137,7 +137,10 @@ def ask(index: Index, sql: str, bindings: dict[str, Any]) -> Callable[[], object
 
 
 def measure(folder: Path, n_rows: int) -> Iterator[tuple[str, float, float | None]]:
-    """(name, seconds, target in seconds or None) at `n_rows` token rows; the index is filled as a rebuild does. SIZE in bytes."""
+    """(name, seconds, target in seconds or None) at `n_rows` token rows; the index is filled as a rebuild does.
+
+    SIZE alone is in bytes per token row.
+    """
     n_shards = n_rows // ROWS_PER_SHARD
     parts = [write_shard_files(folder, i) for i in range(n_shards)]
     labels = write_labels(folder, n_rows // TOKENS_PER_SAMPLE)
