@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -22,19 +23,28 @@ from steercache.cache.commit import ShardTables
 from steercache.cache.documents import PlannedShard, RunDocument
 from steercache.core.errors import DamagedError, UsageError
 from steercache.core.examples import EncodedSample
-from steercache.core.layout import DType
 from steercache.manifests.trace import TraceManifest
 from steercache.models.spec import LoadedModel
 from steercache.store.dtypes import numpy_dtype
 from steercache.store.shard import ShardWriter
+from steercache.store.site_file import Piece
 from steercache.trace.batches import PaddedBatch, pad_batch, plan_batches
-from steercache.trace.capture import Capture, make_capture
+from steercache.trace.capture import Capture, States, make_capture
 from steercache.trace.prompt import ImageError
 
 Positions = npt.NDArray[np.int64]
 Rows = Positions | tuple[Pool, ...]  # of one sample: single tokens, or means
 _Members = tuple[int, Sequence[int]]  # number of a batch in its shard, and its samples
 Commit = Callable[[PlannedShard, ShardWriter, ShardTables], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedRows:
+    """The rows that one sample keeps, from `slot` of its shard on; its first token is row `begin` of the batch's block."""
+
+    slot: int
+    begin: int
+    kept: Rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,13 +134,16 @@ class ShardTracer:
     ) -> None:
         states = self.capture_batch(batch)
         if "vision_out" in states:
-            lengths = tuple(s.units.n_tokens for s in samples)
+            lengths = [s.units.n_tokens for s in samples]
             check_tower(states["vision_out"][0], sum(lengths), place=self.loaded.spec.name)
-            placed = [(slot, 0, kept) for slot, kept in rows]
-            writing.put(lambda: write_batch(states, placed, writer, lengths=lengths))
+            begins = list(accumulate(lengths[:-1], initial=0))
         else:
-            placed = [(slot, batch.starts[i], kept) for i, (slot, kept) in enumerate(rows)]
-            writing.put(lambda: write_batch(states, placed, writer))
+            padded_len = int(batch.input_ids.shape[1])
+            begins = [i * padded_len + start for i, start in enumerate(batch.starts)]
+        placed = [
+            PlacedRows(slot=slot, begin=begin, kept=kept) for begin, (slot, kept) in zip(begins, rows, strict=True)
+        ]
+        writing.put(partial(write_batch, states, placed, writer))
 
     def _pad(self, samples: Sequence[InputSample]) -> PaddedBatch:
         pad_id = self.loaded.tokenizer.pad_token_id
@@ -188,37 +201,22 @@ def _naming_broken(sample: InputSample) -> EncodedSample:
     return replace(sample.encoded, pixels=pixels)
 
 
-def write_batch(
-    states: Mapping[str, Sequence[torch.Tensor]],
-    rows: Sequence[tuple[int, int, Rows]],
-    writer: ShardWriter,
-    *,
-    lengths: Sequence[int] | None = None,
-) -> None:
-    """Write the kept rows of one batch. `rows` has, per sample, its first slot, where it starts in the padded batch, and
-    the positions kept, or the pools whose means are. `states[site][layer_pos]` has shape (b, t, d); with `lengths` any shape
-    (..., d) of which every sample has so many rows, one after the other."""
+def write_batch(states: States, placed: Sequence[PlacedRows], writer: ShardWriter) -> None:
+    """Write the rows that the samples of one batch keep; `states[site][layer_pos]` has shape (..., d)."""
+    pieces: list[Piece] = []
+    pooled: list[tuple[int, list[Positions]]] = []
+    for sample in placed:
+        if isinstance(sample.kept, tuple):
+            pooled.append((sample.slot, [sample.begin + pool.positions for pool in sample.kept]))
+        else:
+            pieces += writer.pieces(sample.slot, sample.begin + sample.kept)
     for site, layers in states.items():
         for layer_pos, block in enumerate(layers):
-            for sample_td, (slot, start, kept) in zip(_by_sample(as_numpy(block), lengths), rows, strict=True):
-                if len(kept):
-                    writer.write(site, layer_pos, slot, _rows_of(sample_td, start, kept, writer.layout.dtype))
-
-
-def _by_sample(block: npt.NDArray[Any], lengths: Sequence[int] | None) -> Sequence[npt.NDArray[Any]]:
-    """Rows (t, d) of every sample, as views."""
-    if lengths is None:
-        return list(block)
-    return np.split(block.reshape(-1, block.shape[-1]), np.cumsum(lengths)[:-1])
-
-
-def _rows_of(sample_td: npt.NDArray[Any], start: int, kept: Rows, dtype: DType) -> npt.NDArray[Any]:
-    if isinstance(kept, tuple):
-        return pooled_rows(sample_td[start:], [pool.positions for pool in kept], dtype=dtype)
-    first, last = int(kept[0]), int(kept[-1])
-    if last - first + 1 == len(kept):  # a run of positions is a view: nothing is copied
-        return sample_td[start + first : start + last + 1]
-    return sample_td[start + kept]
+            block_md = as_numpy(block).reshape(-1, block.shape[-1])
+            if pieces:
+                writer.write_pieces(site, layer_pos, block_md, pieces)
+            for slot, pools in pooled:
+                writer.write(site, layer_pos, slot, pooled_rows(block_md, pools, dtype=writer.layout.dtype))
 
 
 def as_numpy(tensor: torch.Tensor) -> npt.NDArray[Any]:

@@ -33,8 +33,8 @@ class ModelSpec:
 class TokenizerBundle:
     """Everything about a model that can be had without its weights in memory.
 
-    `special_ids` are the tokens that mark structure rather than text, ascending. `layouts` and `forms` are where encoding keeps
-    what the processor makes of pictures, by their sizes, and what stands around a prompt's own text.
+    `special_ids` are the tokens that mark structure rather than text, ascending. `layouts`, `forms` and `tokens` are where
+    encoding keeps what the processor makes of pictures, by their sizes, what stands around a prompt's own text, and tokens.
     """
 
     tokenizer: Any = field(repr=False)
@@ -45,6 +45,7 @@ class TokenizerBundle:
     special_ids: tuple[int, ...] = field(repr=False, default=())
     layouts: dict[Any, Any] = field(repr=False, compare=False, default_factory=dict)
     forms: dict[Any, Any] = field(repr=False, compare=False, default_factory=dict)
+    tokens: dict[Any, Any] = field(repr=False, compare=False, default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ from steercache.store.mapped import VERIFY
 from steercache.store.metadata import COORDINATES
 from steercache.store.reader import GenerationReader
 from steercache.store.shard import coordinate_file_name, site_file_name
-from steercache.store.site_file import SiteFile
+from steercache.store.site_file import SiteFile, cut_at_chunks
 from steercache.store.verify import verify_file
 
 Bits = npt.NDArray[Any]
@@ -98,8 +98,8 @@ def _recode_raw(job: _Job, site: SiteLayout) -> _Written:
     file = SiteFile(job.target_path / inner, job.geometry(site))
     try:
         for layer_pos, bits_nd in enumerate(job.layers(site)):
-            if len(bits_nd):
-                file.write(layer_pos, 0, np.ascontiguousarray(bits_nd))
+            pieces = cut_at_chunks(0, range(len(bits_nd)), job.layout.chunk_rows)
+            file.write(layer_pos, np.ascontiguousarray(bits_nd), pieces)
         file.seal(nan_bits(job.layout.dtype))
     except BaseException:
         file.discard()

@@ -1,6 +1,6 @@
 """Writing one shard: every layer of its rows, its coordinates, and nothing under its name until all of it is on the disk."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from steercache.store.checksum import crc32c
 from steercache.store.dtypes import bits_dtype, nan_bits, numpy_dtype
 from steercache.store.geometry import shard_geometry
 from steercache.store.metadata import COORDINATES
-from steercache.store.site_file import SiteFile
+from steercache.store.site_file import Piece, Rows, SiteFile, cut_at_chunks
 
 
 def site_file_name(site: str, shard_idx: int) -> str:
@@ -61,22 +61,40 @@ class ShardWriter:
             raise
 
     def write(self, site: str, layer_pos: int, slot: int, block_nd: npt.NDArray[Any]) -> None:
-        """Put rows `slot` to `slot + n` of one layer: a C-contiguous array of shape (n, d) in the run's dtype, any order.
+        """Put a block at slots `slot` to `slot + n` of one layer: C-contiguous, of shape (n, d), in the run's dtype.
+
+        Blocks may come in any order; one that comes again takes the place of the first.
 
         Raises:
             ValueError: the block is of another type or shape, or does not fit. BudgetError: no space.
+        """
+        self.write_pieces(site, layer_pos, block_nd, self.pieces(slot, range(len(block_nd))))
+
+    def pieces(self, slot: int, rows: Rows) -> list[Piece]:
+        """Ascending `rows` of a block as pieces for `write_pieces`, from `slot` on; the same for every site and layer.
+
+        Raises:
+            ValueError: the shard has no such slots.
+        """
+        if slot < 0 or slot + len(rows) > self.n_rows:
+            raise ValueError(f"{self.path}: slots {slot} to {slot + len(rows)} of {self.n_rows}")
+        return cut_at_chunks(slot, rows, self.layout.chunk_rows)
+
+    def write_pieces(self, site: str, layer_pos: int, block_md: npt.NDArray[Any], pieces: Sequence[Piece]) -> None:
+        """Put rows of a block into one layer: C-contiguous, of shape (m, d), in the run's dtype.
+
+        Raises:
+            ValueError: the block is of another type or shape, or lacks rows. BudgetError: no space.
         """
         if site not in self._files:
             raise ValueError(f"{site!r} is no site of this shard, or the shard is finished or given up")
         file = self._files[site]
         geometry = file.geometry
-        n = len(block_nd)
-        if block_nd.dtype != self._dtype or block_nd.shape[1:] != (geometry.width,) or not block_nd.flags.c_contiguous:
+        if block_md.dtype != self._dtype or block_md.shape[1:] != (geometry.width,) or not block_md.flags.c_contiguous:
             raise ValueError(f"{site}: a contiguous (n, {geometry.width}) {self._dtype} block was expected")
-        if not 0 <= layer_pos < geometry.n_layers or slot < 0 or slot + n > self.n_rows:
-            raise ValueError(f"{site}: layer {layer_pos}, slots {slot} to {slot + n} of {self.n_rows}")
-        if n:
-            file.write(layer_pos, slot, block_nd.view(self._bits))
+        if not 0 <= layer_pos < geometry.n_layers:
+            raise ValueError(f"{site}: layer {layer_pos} of {geometry.n_layers}")
+        file.write(layer_pos, block_md.view(self._bits), pieces)
 
     def finish(
         self, *, sample_idx: npt.NDArray[Any], position: npt.NDArray[Any], token_id: npt.NDArray[Any]

@@ -1,5 +1,6 @@
-"""One site's file of a shard under construction: rows go straight to their place, checksums grow along."""
+"""One site's file of a shard under construction: rows go straight to their place, their checksums are kept."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +9,37 @@ import numpy.typing as npt
 
 from steercache.core.layout import FileRecord
 from steercache.store import durable
-from steercache.store.addresses import map_bytes
-from steercache.store.checksum import combine_all, crc32c, extend
+from steercache.store.checksum import combine_all, crc32c
 from steercache.store.geometry import ShardGeometry, pack_index
+from steercache.store.piece_sums import PieceSums
 
 Bits = npt.NDArray[Any]
+Rows = range | npt.NDArray[np.int64]
+Piece = tuple[
+    int, int, slice | Rows
+]  # first slot, number of rows, and which rows of a block they are; within one chunk
+
+
+def cut_at_chunks(slot: int, rows: Rows, chunk_rows: int) -> list[Piece]:
+    """Ascending rows of a block as pieces that lie one behind the other from `slot` on.
+
+    >>> cut_at_chunks(6, np.array([10, 11, 12, 14]), 4)
+    [(6, 2, slice(10, 12, None)), (8, 2, array([12, 14]))]
+    """
+    pieces: list[Piece] = []
+    start = 0
+    while start < len(rows):
+        part = rows[start : start + chunk_rows - slot % chunk_rows]
+        n, first, last = len(part), int(part[0]), int(part[-1])
+        pieces.append((slot, n, slice(first, last + 1) if last - first == n - 1 else part))  # a slice is a view
+        slot, start = slot + n, start + n
+    return pieces
 
 
 class SiteFile:
     """An uncompressed shard file of one site, filled by `write`, sealed by `seal`, named by `durable.rename`.
 
-    While a layer's rows arrive in ascending order, the checksum of each chunk is extended on the way through; a layer that
-    was written out of order is read back once when the file is sealed.
+    Each piece is summed while it is in the core's cache anyway; nothing is read back, in whatever order rows arrive.
     """
 
     def __init__(self, path: Path, geometry: ShardGeometry) -> None:
@@ -28,44 +48,47 @@ class SiteFile:
         self.temporary = durable.temporary_name(path)
         durable.remove_unfinished(path)
         self._fd: int | None = durable.create(self.temporary)
-        self._written = np.zeros((geometry.n_layers, geometry.n_rows), dtype=np.bool_)
-        self._next_slot = [0] * geometry.n_layers  # -1: out of order
-        self._crc = [0] * geometry.n_layers  # of the chunk that is being filled
-        self._chunk_crc: list[list[int]] = [[] for _ in range(geometry.n_layers)]
+        self._sums = PieceSums(geometry)
+        self._chunk_crc: list[list[int]] = []
         try:
             durable.reserve(self._fd, geometry.file_bytes)
         except BaseException:
             self.discard()
             raise
 
-    def write(self, layer_pos: int, slot: int, bits_nd: Bits) -> None:
-        """Put contiguous rows of one layer at `slot`; `bits_nd` is their unsigned view, shape (n, d), n > 0."""
+    def write(self, layer_pos: int, bits_md: Bits, pieces: Sequence[Piece]) -> None:
+        """Put rows of one layer where they belong: those of `bits_md`, their unsigned view of shape (m, d), in `pieces`."""
+        fd = self._open()
+        for slot, n_rows, rows in pieces:
+            self._put(fd, layer_pos, slot, n_rows, bits_md[rows])
+
+    def _open(self) -> int:
         if self._fd is None:
             raise ValueError("the shard is finished or given up")
-        durable.pwrite(self._fd, bits_nd, self.geometry.offset(layer_pos, slot))
-        self._written[layer_pos, slot : slot + len(bits_nd)] = True
-        if self._next_slot[layer_pos] == slot:
-            self._checksum(layer_pos, slot, bits_nd)
-        else:
-            self._next_slot[layer_pos] = -1
+        return self._fd
+
+    def _put(self, fd: int, layer_pos: int, slot: int, n_rows: int, piece: Bits) -> None:
+        if len(piece) != n_rows:
+            raise ValueError(f"{n_rows} rows for slot {slot}, the block has {len(piece)} of them")
+        self._sums.put(layer_pos, slot, n_rows, crc32c(piece))
+        durable.pwrite(fd, piece, self.geometry.offset(layer_pos, slot))
 
     def seal(self, nan: int) -> None:
         """Fill the last chunks with NaN, write the index, and wait for the disk.
 
         Raises:
-            ValueError: rows are missing; which ones is said.
+            ValueError: rows are missing, or came in pieces that overlap; which ones is said.
         """
-        if self._fd is None:
-            raise ValueError("the shard is finished or given up")
-        if not self._written.all():
-            layer_pos, slot = np.argwhere(~self._written)[0]
-            n_missing = int((~self._written).sum())
-            raise ValueError(f"{self.path}: {n_missing} rows never came, first layer {layer_pos}, slot {slot}")
-        self._fill_up(nan)
-        durable.pwrite(self._fd, pack_index(self.geometry.raw_index()), self.geometry.data_bytes)
-        self._read_back()
-        durable.fsync(self._fd)
-        durable.close(self._fd)
+        fd = self._open()
+        try:
+            self._sums.check(self.geometry.n_rows)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from None
+        self._fill_up(fd, nan)
+        durable.pwrite(fd, pack_index(self.geometry.raw_index()), self.geometry.data_bytes)
+        self._chunk_crc = self._sums.of_chunks()
+        durable.fsync(fd)
+        durable.close(fd)
         self._fd = None
 
     def record(self, run_path: str) -> FileRecord:
@@ -87,36 +110,10 @@ class SiteFile:
             self._fd = None
         durable.remove(self.temporary)
 
-    def _checksum(self, layer_pos: int, slot: int, bits_nd: Bits) -> None:
-        chunk_rows = self.geometry.chunk_rows
-        start, end = 0, len(bits_nd)
-        while start < end:
-            room = chunk_rows - (slot + start) % chunk_rows
-            crc = extend(self._crc[layer_pos], bits_nd[start : start + room])
-            start += room
-            if start <= end:  # the chunk is full
-                self._chunk_crc[layer_pos].append(crc)
-                crc = 0
-            self._crc[layer_pos] = crc
-        self._next_slot[layer_pos] = slot + end
-
-    def _fill_up(self, nan: int) -> None:
+    def _fill_up(self, fd: int, nan: int) -> None:
         geometry = self.geometry
         n_unused = geometry.filled_chunks * geometry.chunk_rows - geometry.n_rows
-        if not n_unused or self._fd is None:
-            return
-        nans_nd = np.full((n_unused, geometry.width), nan, dtype=f"<u{geometry.item_bytes}")
-        for layer_pos in range(geometry.n_layers):
-            durable.pwrite(self._fd, nans_nd, geometry.offset(layer_pos, geometry.n_rows))
-            if self._next_slot[layer_pos] == geometry.n_rows:
-                self._checksum(layer_pos, geometry.n_rows, nans_nd)
-
-    def _read_back(self) -> None:
-        geometry = self.geometry
-        late = [pos for pos, slot in enumerate(self._next_slot) if slot < 0]
-        if not late or self._fd is None:
-            return
-        mapped = map_bytes(self._fd, geometry.data_bytes)
-        for layer_pos in late:
-            starts = range(geometry.offset(layer_pos, 0), geometry.offset(layer_pos + 1, 0), geometry.chunk_bytes)
-            self._chunk_crc[layer_pos] = [crc32c(mapped[s : s + geometry.chunk_bytes]) for s in starts]
+        if n_unused:
+            nans_nd = np.full((n_unused, geometry.width), nan, dtype=f"<u{geometry.item_bytes}")
+            for layer_pos in range(geometry.n_layers):
+                self._put(fd, layer_pos, geometry.n_rows, n_unused, nans_nd)

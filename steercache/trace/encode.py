@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +13,8 @@ from steercache.models.spec import TokenizerBundle
 from steercache.trace.patches import PatchError, Picture, locate
 from steercache.trace.prompt import ImageError, Insert, Prompt, expand, pixel_inputs
 from steercache.trace.template import TemplateError, render
+from steercache.trace.tokens import Spans, Tokens, tokens_of
 from steercache.trace.tower import locate_patches
-
-Spans = npt.NDArray[np.int32]  # (t, 2)
 
 TEXT, SPECIAL, IMAGE = (TOKEN_KINDS.index(kind) for kind in ("text", "special", "image"))
 
@@ -48,9 +46,10 @@ def encode_example(
             "anchor_first": an anchor is the first token, the attention sink, with no BOS before it.
     """
     prompt = _prompt(example, bundle, decode=decode)
-    ids, spans, added = _tokenize(prompt, bundle.tokenizer, place=example.place)
+    tokens = _tokens(prompt, bundle, place=example.place)
+    ids, spans = tokens.ids, tokens.spans
     _check_length(ids, spans, _limit(bundle, max_tokens), example, prompt)
-    kind = _kinds(ids, spans, added, prompt=prompt, bundle=bundle)
+    kind = _kinds(tokens, prompt=prompt, bundle=bundle)
     extra = _token_types(kind, spans, example=example, prompt=prompt, family=bundle.family)
     places = _places(kind, prompt, bundle, place=example.place)
     spans = _shown(spans, prompt.inserts)
@@ -110,15 +109,14 @@ def _prompt(example: Example, bundle: TokenizerBundle, *, decode: bool) -> Promp
     return Prompt(shown=rendered.text, start=rendered.start, expanded=rendered.text, add_special=rendered.add_special)
 
 
-def _kinds(
-    ids: IntArray, spans: Spans, added: BoolArray, *, prompt: Prompt, bundle: TokenizerBundle
-) -> npt.NDArray[np.int8]:
+def _kinds(tokens: Tokens, *, prompt: Prompt, bundle: TokenizerBundle) -> npt.NDArray[np.int8]:
     """Kind of every token, shape (t,). All that comes with a picture and is no image token is special."""
-    kind = np.where(added | np.isin(ids, bundle.special_ids), SPECIAL, TEXT).astype(np.int8)
+    kind = np.where(tokens.special, SPECIAL, TEXT).astype(np.int8)
+    first_char = tokens.spans[:, 0]
     for insert in prompt.inserts:
-        kind[(spans[:, 0] >= insert.start) & (spans[:, 0] < insert.end)] = SPECIAL
+        kind[(first_char >= insert.start) & (first_char < insert.end)] = SPECIAL
     if bundle.family.modality == "image":
-        kind[ids == bundle.config.image_token_id] = IMAGE
+        kind[tokens.ids == bundle.config.image_token_id] = IMAGE
     return kind
 
 
@@ -196,37 +194,15 @@ def shifted(anchors: Sequence[tuple[int, int]], start: int) -> tuple[tuple[int, 
     return tuple((begin + start, end + start) for begin, end in anchors)
 
 
-def _tokenize(prompt: Prompt, tokenizer: Any, *, place: str) -> tuple[IntArray, Spans, BoolArray]:
-    """Token ids (t,), character spans (t, 2) and which tokens the tokenizer added by itself (t,)."""
+def _tokens(prompt: Prompt, bundle: TokenizerBundle, *, place: str) -> Tokens:
     try:
         prompt.expanded.encode()
     except UnicodeEncodeError:
         raise EncodingProblem("encoding", "the text holds half a surrogate pair", place=place) from None
-    backend = tokenizer.backend_tokenizer
-    if (
-        backend.truncation is not None or backend.padding is not None
-    ):  # some repositories save these with the vocabulary
-        backend.no_truncation()
-        backend.no_padding()
-    encoding = backend.encode(prompt.expanded, add_special_tokens=prompt.add_special)
-    if not encoding.ids:
+    tokens = tokens_of(prompt.expanded, bundle, add_special=prompt.add_special)
+    if not len(tokens.ids):
         raise EncodingProblem("empty", "the text has no tokens", place=place)
-    added = np.array(encoding.special_tokens_mask, dtype=bool)
-    spans = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
-    text = prompt.expanded
-    for i, (start, end) in enumerate(encoding.offsets):
-        if start < end and (text[start].isspace() or text[end - 1].isspace()):
-            spans[i] = _without_spaces(text, start, end)
-    spans[added] = -1
-    return np.array(encoding.ids, dtype=np.int32), spans, added
-
-
-def _without_spaces(text: str, start: int, end: int) -> tuple[int, int]:
-    """A span without blanks at its ends, as some tokenizers give it and others do not; blanks alone stay as they are."""
-    piece = text[start:end]
-    if piece.isspace():
-        return start, end
-    return end - len(piece.lstrip()), start + len(piece.rstrip())
+    return tokens
 
 
 def _limit(bundle: TokenizerBundle, max_tokens: int | None) -> int | None:

@@ -1,5 +1,7 @@
 """What goes in comes out: bit for bit, for every dtype, shape, order of writing and way of reading."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -90,23 +92,21 @@ def test_a_shard_has_the_same_bytes_in_whatever_blocks_and_order_its_rows_come(d
     rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
     with scratch() as root:
         written = write_run(root / "whole", layout, {0: n_rows})
-        blocks = [
-            (site.site, layer_pos, slot)
-            for site in layout.sites
-            for layer_pos in range(len(site.layers))
-            for slot in range(n_rows)
-        ]
-        in_order = data.draw(st.booleans())
-        size = data.draw(st.integers(1, 5)) if in_order else 1
-        order = (
-            [b for b in blocks if b[2] % size == 0] if in_order else [blocks[i] for i in rng.permutation(len(blocks))]
-        )
+        places = [(site.site, layer_pos) for site in layout.sites for layer_pos in range(len(site.layers))]
+        cuts = st.sets(st.integers(1, max(n_rows - 1, 1)))
+        cut_alike = data.draw(cuts)
+        blocks = []
+        for site_name, layer_pos in places:
+            inner = cut_alike if data.draw(st.booleans()) else data.draw(cuts)
+            ends = [0, *sorted(cut for cut in inner if cut < n_rows), n_rows]
+            blocks += [(site_name, layer_pos, start, end) for start, end in pairwise(ends)]
+        order = [blocks[i] for i in rng.permutation(len(blocks))] if data.draw(st.booleans()) else blocks
         path = root / "pieces" / "g0001"
         create_generation(path, layout, attributes={"run_id": "r"})
         writer = ShardWriter(path, layout, 0, n_rows=n_rows)
-        for site_name, layer_pos, slot in order:
-            piece = written.truth[site_name, 0][layer_pos, slot : slot + size]
-            writer.write(site_name, layer_pos, slot, piece.view(NUMPY[layout.dtype]))
+        for site_name, layer_pos, start, end in order:
+            piece = written.truth[site_name, 0][layer_pos, start:end]
+            writer.write(site_name, layer_pos, start, piece.view(NUMPY[layout.dtype]))
         files = writer.finish(**{name: written.columns[name, 0] for name in ("sample_idx", "position", "token_id")})
         assert files == written.records[0].files
         assert all((path.parent / f.path).read_bytes() == (root / "whole" / f.path).read_bytes() for f in files)

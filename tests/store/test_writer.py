@@ -29,25 +29,41 @@ def block(n: int, width: int = 6, dtype: Any = NUMPY["bfloat16"]) -> np.ndarray[
 
 
 @pytest.mark.parametrize(
-    ("site", "layer_pos", "slot", "block_nd"),
+    ("site", "layer_pos", "slot", "block_nd", "said"),
     [
-        ("resid_post", 0, 0, block(2, dtype=np.float32)),
-        ("resid_post", 0, 0, block(2, dtype=np.uint16)),
-        ("resid_post", 0, 0, block(2, width=4)),
-        ("resid_post", 0, 0, block(2)[:, ::-1]),
-        ("resid_post", 0, 0, block(2)[0]),
-        ("resid_post", 3, 0, block(2)),
-        ("resid_post", -1, 0, block(2)),
-        ("resid_post", 0, 4, block(2)),
-        ("resid_post", 0, -1, block(2)),
-        ("attn_out", 0, 0, block(2)),
+        ("resid_post", 0, 0, block(2, dtype=np.float32), r"resid_post: a contiguous \(n, 6\) bfloat16 block"),
+        ("resid_post", 0, 0, block(2, dtype=np.uint16), "resid_post: a contiguous"),
+        ("resid_post", 0, 0, block(2, width=4), "resid_post: a contiguous"),
+        ("resid_post", 0, 0, block(2)[:, ::-1], "resid_post: a contiguous"),
+        ("resid_post", 0, 0, block(2)[0, :2], "resid_post: a contiguous"),
+        ("resid_post", 3, 0, block(2), "resid_post: layer 3 of 3"),
+        ("resid_post", -1, 0, block(2), "resid_post: layer -1 of 3"),
+        ("resid_post", 0, 4, block(2), "slots 4 to 6 of 5"),
+        ("resid_post", 0, -1, block(2), "slots -1 to 1 of 5"),
+        ("attn_out", 0, 0, block(2), "'attn_out' is no site"),
     ],
 )
 def test_a_block_that_does_not_fit_is_refused(
-    writer: ShardWriter, site: str, layer_pos: int, slot: int, block_nd: np.ndarray[Any, Any]
+    writer: ShardWriter, site: str, layer_pos: int, slot: int, block_nd: np.ndarray[Any, Any], said: str
 ) -> None:
-    with pytest.raises(ValueError, match=site):
+    with pytest.raises(ValueError, match=said):
         writer.write(site, layer_pos, slot, block_nd)
+
+
+@pytest.mark.parametrize("rows", [range(2, 5), np.array([0, 2, 5])])
+def test_pieces_of_rows_that_a_block_does_not_have_are_refused(writer: ShardWriter, rows: Any) -> None:
+    pieces = writer.pieces(0, rows)
+    with pytest.raises((ValueError, IndexError)):
+        writer.write_pieces("resid_post", 0, block(4), pieces)
+
+
+def test_a_row_of_two_pieces_is_refused(writer: ShardWriter) -> None:
+    for layer_pos in range(3):
+        writer.write("resid_post", layer_pos, 0, block(5))
+    writer.write("resid_post", 1, 2, block(3))
+    writer.write("mlp_out", 0, 0, block(5, 4))
+    with pytest.raises(ValueError, match="2 rows are in two pieces, first layer 1, slot 2"):
+        writer.finish(sample_idx=COLUMN, position=COLUMN, token_id=COLUMN)
 
 
 def test_a_shard_with_rows_that_never_came_is_not_finished(writer: ShardWriter) -> None:

@@ -13,6 +13,7 @@ from steercache.core.errors import UsageError
 from steercache.core.examples import TOKEN_KINDS, EncodedSample, Example, ImageRef, Labels
 from steercache.models.load import load_bundle
 from steercache.models.spec import TokenizerBundle
+from steercache.trace import tokens
 from steercache.trace.encode import EncodingProblem, encode_example
 from tests.models.real import SMOLLM2, shared_cache
 from tests.models.tiny import manifest_of, write_tiny
@@ -239,12 +240,29 @@ def test_a_tokenizer_saved_with_truncation_and_padding_cuts_nothing(tmp_path: Pa
     plain = encode_example(example("The cat is on the table"), bundle).input_ids
     bundle.tokenizer.backend_tokenizer.enable_truncation(3)
     bundle.tokenizer.backend_tokenizer.enable_padding(length=50)
+    bundle.tokens.clear()
     assert encode_example(example("The cat is on the table"), bundle).input_ids.tolist() == plain.tolist()
+
+
+def test_the_tokens_of_a_text_are_kept_up_to_a_bound(tiny: TokenizerBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = dataclasses.replace(tiny, tokens={})
+    monkeypatch.setattr(tokens, "KEPT_TEXTS", 2)
+    monkeypatch.setattr(tokens, "KEPT_LENGTH", 8)
+    texts = ["a cat", "the cat is on the table and the dog is under it", "a dog", "a table", "a cat"]
+    with_anchor = encode_example(example("a cat", (2, 5)), bundle)
+    samples = [encode_example(example(text), bundle) for text in texts]
+    assert [text for text, _ in bundle.tokens] == ["a cat", "a dog"]
+    assert with_anchor.is_anchor.any()
+    for text, sample in zip(texts, samples, strict=True):
+        fresh = encode_example(example(text), dataclasses.replace(tiny, tokens={}))
+        assert sample.sample_id == fresh.sample_id
+        for name in ("input_ids", "char_start", "char_end", "kind", "is_anchor", "is_control"):
+            assert np.array_equal(getattr(sample, name), getattr(fresh, name)), name
 
 
 def with_template(bundle: TokenizerBundle, template: str | None) -> TokenizerBundle:
     tokenizer = type(bundle.tokenizer)(tokenizer_object=bundle.tokenizer.backend_tokenizer, chat_template=template)
-    return dataclasses.replace(bundle, tokenizer=tokenizer)
+    return dataclasses.replace(bundle, tokenizer=tokenizer, tokens={})
 
 
 def test_a_template_that_trims_the_turn_keeps_anchors_where_they_are(tiny: TokenizerBundle) -> None:

@@ -1,0 +1,68 @@
+"""Text to tokens: their ids, the characters that each stands for, and which mark structure."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from steercache.core.examples import BoolArray, IntArray
+from steercache.models.spec import TokenizerBundle
+
+Spans = npt.NDArray[np.int32]  # (t, 2)
+
+KEPT_TEXTS: Final = 4096  # a build reads what its plan has read: some 20 MiB spare it tokenizing this many texts twice
+KEPT_LENGTH: Final = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """The tokens of a text, in arrays that nobody writes to.
+
+    `spans` has shape (t, 2), its characters without blanks at their ends, -1 where a token has none; `special` (t,) marks what
+    the tokenizer added by itself and every token of structure.
+    """
+
+    ids: IntArray
+    spans: Spans
+    special: BoolArray
+
+
+def tokens_of(text: str, bundle: TokenizerBundle, *, add_special: bool) -> Tokens:
+    """The tokens of a text, which may be none; those of the first texts are kept with the bundle."""
+    key = (text, add_special)
+    found: Tokens | None = bundle.tokens.get(key)
+    if found is None:
+        found = _tokenize(text, bundle, add_special=add_special)
+        if len(bundle.tokens) < KEPT_TEXTS and len(found.ids) <= KEPT_LENGTH:
+            bundle.tokens[key] = found
+    return found
+
+
+def _tokenize(text: str, bundle: TokenizerBundle, *, add_special: bool) -> Tokens:
+    backend: Any = bundle.tokenizer.backend_tokenizer
+    if (
+        backend.truncation is not None or backend.padding is not None
+    ):  # some repositories save these with the vocabulary
+        backend.no_truncation()
+        backend.no_padding()
+    encoding = backend.encode(text, add_special_tokens=add_special)
+    ids = np.array(encoding.ids, dtype=np.int32)
+    added = np.array(encoding.special_tokens_mask, dtype=bool)
+    spans = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
+    for i, (start, end) in enumerate(encoding.offsets):
+        if start < end and (text[start].isspace() or text[end - 1].isspace()):
+            spans[i] = _without_spaces(text, start, end)
+    spans[added] = -1
+    special = added | np.isin(ids, bundle.special_ids)
+    for array in (ids, spans, special):
+        array.setflags(write=False)
+    return Tokens(ids=ids, spans=spans, special=special)
+
+
+def _without_spaces(text: str, start: int, end: int) -> tuple[int, int]:
+    """A span without blanks at its ends, as some tokenizers give it and others do not; blanks alone stay as they are."""
+    piece = text[start:end]
+    if piece.isspace():
+        return start, end
+    return end - len(piece.lstrip()), start + len(piece.rstrip())
