@@ -48,6 +48,12 @@ def batches_of(prepared: PreparedTrace, loaded: LoadedModel, plan: Any) -> list[
     return made
 
 
+def forget(prepared: PreparedTrace) -> None:
+    """Drop what encoding has kept of an earlier turn: a build begins with nothing."""
+    for kept in (prepared.job.bundle.layouts, prepared.job.bundle.forms, prepared.job.bundle.tokens):
+        kept.clear()
+
+
 def bare_forwards(loaded: LoadedModel, batches: list[PaddedBatch]) -> None:
     """The decoder alone, no head: the least work that yields these activations."""
     with torch.inference_mode():
@@ -105,6 +111,7 @@ def run(folder: Path | None = None) -> Iterator[Row]:
 
 
 def _build(cache: Cache, ready: PreparedTrace) -> None:
+    forget(ready)
     build_run(cache, plan_run(ready.job, cache=cache), ready)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import yaml
 
-from bench.build import batches_of
+from bench.build import batches_of, forget
 from bench.turns import Row, fast_dtype, row_of, seconds
 from steercache.build.engine import build_run
 from steercache.build.job import PreparedTrace, prepare_trace
@@ -73,6 +73,7 @@ def bare_forwards(loaded: LoadedModel, batches: Sequence[PaddedBatch]) -> None:
 
 def build(root: Path, prepared: PreparedTrace, loaded: LoadedModel) -> None:
     """Plan and build into an empty cache."""
+    forget(prepared)
     cache = open_cache(root, create=True)
     ready = PreparedTrace(job=prepared.job, load=lambda: loaded, again=prepared.again)
     build_run(cache, plan_run(prepared.job, cache=cache), ready)
