@@ -41,13 +41,13 @@ class PieceSums:
         found: list[list[int]] = chunks_lc
         return found
 
-    def _arrived(self) -> npt.NDArray[np.int64]:
+    def _arrived(self) -> npt.NDArray[np.int32]:
         """How many pieces hold each slot of each layer."""
         layers, starts = np.nonzero(self._rows_ls)
-        change_ls = np.zeros((self._rows_ls.shape[0], self._rows_ls.shape[1] + 1), dtype=np.int64)
+        change_ls = np.zeros((self._rows_ls.shape[0], self._rows_ls.shape[1] + 1), dtype=np.int32)
         change_ls[layers, starts] = 1
         np.subtract.at(change_ls, (layers, starts + self._rows_ls[layers, starts]), 1)
-        n_times_ls: npt.NDArray[np.int64] = change_ls[:, :-1].cumsum(axis=1)
+        n_times_ls: npt.NDArray[np.int32] = change_ls[:, :-1].cumsum(axis=1, dtype=np.int32)
         return n_times_ls
 
     def _joined(self, crc_ls: Checksums, rows_s: npt.NDArray[np.int32]) -> Checksums:

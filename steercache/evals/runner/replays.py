@@ -26,6 +26,8 @@ WHERE t.run_id = $run AND t.position >= 0 AND s.sample_idx IN (
 ) ORDER BY s.sample_id, t.position
 """
 
+_KNOWN = "SELECT count(DISTINCT sample_id) FROM samples WHERE run_id = $run AND sample_id IN (SELECT unnest($ids))"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayRun:
@@ -66,7 +68,7 @@ def find_replay(
             if source.lossy:
                 wrong = "is of a lossy generation"
             elif found is None:
-                wrong = "lacks some of these questions"
+                wrong = _lacking(cache, document.run_id, ids)
             else:
                 return ReplayRun(facts=_facts(document), source=source, token_ids=found[0], rows=found[1]), ""
         reason = f"the run {document.name!r} ({document.run_id[:SHORT_ID]}) {wrong}"
@@ -101,6 +103,18 @@ def _rows(
     token_ids = np.split(table.column("token_id").to_numpy().astype(np.int32), firsts[1:])
     rows = np.split(table.column("row_idx").to_numpy().astype(np.int64), firsts[1:])
     return dict(zip(ids, token_ids, strict=True)), dict(zip(ids, rows, strict=True))
+
+
+def _lacking(cache: Cache, run_id: str, ids: Sequence[str]) -> str:
+    """How many of the questions a run has, which has not all rows of all of them."""
+    with cache.connection() as con:
+        (n_known,) = con.execute(_KNOWN, {"run": run_id, "ids": list(ids)}).fetchone() or (0,)
+    if n_known == len(ids):
+        return "lacks rows of some of these questions"
+    if n_known:
+        return f"has {n_known} of these {len(ids)} questions"
+    asked = "other pictures, or prompts of another form (`prefix`, `form`, `chat` of its data set)"
+    return f"has none of these questions: it read {asked}"
 
 
 def _facts(document: RunDocument) -> RunFacts:
