@@ -1,8 +1,5 @@
 """Paths that stand in a data file: they stay inside that file's folder, whatever they say."""
 
-import os
-import stat
-from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from steercache.core.errors import ManifestError, Problem
@@ -20,32 +17,13 @@ def resolve_inside(folder: Path, name: str) -> Path | str:
     if ".." in PurePosixPath(name).parts or ".." in PureWindowsPath(name).parts:
         return "`..` leads out of the data set's folder"
     try:
-        root = _resolved(folder)
-        plain = _without_links(root, name)
-        if plain is not None:
-            return plain
+        root = folder.resolve(strict=True)
         path = (root / name).resolve(strict=True)
     except (OSError, RuntimeError):  # RuntimeError: links in a circle
         return "there is no such file"
     if not path.is_relative_to(root):
         return "a link leads out of the data set's folder"
     return path if path.is_file() else "not a file"
-
-
-@lru_cache(maxsize=64)
-def _resolved(folder: Path) -> Path:
-    return folder.resolve(strict=True)
-
-
-def _without_links(root: Path, name: str) -> Path | None:
-    """The usual case, with a look at no folder above `root`: a file, and no link on the way to it. None in every other case."""
-    path = str(root)
-    for part in PurePosixPath(name).parts:
-        path = os.path.join(path, part)
-        mode = os.lstat(path).st_mode
-        if stat.S_ISLNK(mode):
-            return None
-    return Path(path) if stat.S_ISREG(mode) else None
 
 
 def read_inside(folder: Path, name: str, *, place: str) -> bytes:

@@ -68,7 +68,8 @@ class ShardWriter:
         Raises:
             ValueError: the block is of another type or shape, or does not fit. BudgetError: no space.
         """
-        self.write_pieces(site, layer_pos, block_nd, self.pieces(slot, range(len(block_nd))))
+        file = self._checked(site, layer_pos, block_nd)
+        file.write(layer_pos, block_nd.view(self._bits), self.pieces(slot, range(len(block_nd))))
 
     def pieces(self, slot: int, rows: Rows) -> list[Piece]:
         """Ascending `rows` of a block as pieces for `write_pieces`, from `slot` on; the same for every site and layer.
@@ -86,6 +87,10 @@ class ShardWriter:
         Raises:
             ValueError: the block is of another type or shape, or lacks rows. BudgetError: no space.
         """
+        self._checked(site, layer_pos, block_md).write(layer_pos, block_md.view(self._bits), pieces)
+
+    def _checked(self, site: str, layer_pos: int, block_md: npt.NDArray[Any]) -> SiteFile:
+        """The file that a block belongs in. Raises ValueError for a block that fits none."""
         if site not in self._files:
             raise ValueError(f"{site!r} is no site of this shard, or the shard is finished or given up")
         file = self._files[site]
@@ -94,7 +99,7 @@ class ShardWriter:
             raise ValueError(f"{site}: a contiguous (n, {geometry.width}) {self._dtype} block was expected")
         if not 0 <= layer_pos < geometry.n_layers:
             raise ValueError(f"{site}: layer {layer_pos} of {geometry.n_layers}")
-        file.write(layer_pos, block_md.view(self._bits), pieces)
+        return file
 
     def finish(
         self, *, sample_idx: npt.NDArray[Any], position: npt.NDArray[Any], token_id: npt.NDArray[Any]

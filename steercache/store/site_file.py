@@ -15,9 +15,8 @@ from steercache.store.piece_sums import PieceSums
 
 Bits = npt.NDArray[Any]
 Rows = range | npt.NDArray[np.int64]
-Piece = tuple[
-    int, int, slice | Rows
-]  # first slot, number of rows, and which rows of a block they are; within one chunk
+# First slot, number of rows, and which rows of a block they are; within one chunk.
+Piece = tuple[int, int, slice | Rows]
 
 
 def cut_at_chunks(slot: int, rows: Rows, chunk_rows: int) -> list[Piece]:

@@ -195,6 +195,7 @@ def shifted(anchors: Sequence[tuple[int, int]], start: int) -> tuple[tuple[int, 
 
 
 def _tokens(prompt: Prompt, bundle: TokenizerBundle, *, place: str) -> Tokens:
+    """The tokens of what the model reads. Raises EncodingProblem where there are none."""
     try:
         prompt.expanded.encode()
     except UnicodeEncodeError:

@@ -35,7 +35,7 @@ def block(n: int, width: int = 6, dtype: Any = NUMPY["bfloat16"]) -> np.ndarray[
         ("resid_post", 0, 0, block(2, dtype=np.uint16), "resid_post: a contiguous"),
         ("resid_post", 0, 0, block(2, width=4), "resid_post: a contiguous"),
         ("resid_post", 0, 0, block(2)[:, ::-1], "resid_post: a contiguous"),
-        ("resid_post", 0, 0, block(2)[0, :2], "resid_post: a contiguous"),
+        ("resid_post", 0, 0, block(2)[0], "resid_post: a contiguous"),
         ("resid_post", 3, 0, block(2), "resid_post: layer 3 of 3"),
         ("resid_post", -1, 0, block(2), "resid_post: layer -1 of 3"),
         ("resid_post", 0, 4, block(2), "slots 4 to 6 of 5"),
