@@ -22,7 +22,7 @@ from steercache.core.layout import FileRecord, ShardRecord
 from steercache.index.database import Index
 from steercache.index.files import RunFiles, over_files, rebuild
 from steercache.index.guard import Limits, run_query
-from steercache.index.ingest import put_run, put_shard
+from steercache.index.ingest import ShardFiles, put_run, put_shards
 from steercache.index.schemas import ANNOTATIONS, SAMPLES
 from steercache.queries.library import load_library
 
@@ -161,10 +161,10 @@ def measure(folder: Path, n_rows: int) -> Iterator[tuple[str, float, float | Non
             con.execute("SELECT name FROM runs").fetchall()
 
     def put(run_id: str) -> None:
-        record, tokens, samples = parts[0]
+        shard = ShardFiles(record=parts[0][0], tokens=parts[0][1], samples=parts[0][2])
         with index.write() as con:
             put_run(con, run_row() | {"run_id": run_id})
-            put_shard(con, run_id, record, tokens=tokens, samples=samples, annotations=[labels])
+            put_shards(con, run_id, [shard], annotations=[labels])
 
     yield "open, read the list of runs, close", median_s(open_it), 0.5
     yield "filter and group", median_s(ask(index, GROUPED, {"run": RUN})), 0.2

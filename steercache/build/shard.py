@@ -209,7 +209,7 @@ def write_batch(states: States, placed: Sequence[PlacedRows], writer: ShardWrite
         if isinstance(sample.kept, tuple):
             pooled.append((sample.slot, [sample.begin + pool.positions for pool in sample.kept]))
         else:
-            pieces += writer.pieces(sample.slot, sample.begin + sample.kept)
+            pieces.append(writer.piece(sample.slot, sample.begin + sample.kept))
     for site, layers in states.items():
         for layer_pos, block in enumerate(layers):
             block_md = as_numpy(block).reshape(-1, block.shape[-1])

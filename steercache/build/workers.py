@@ -15,6 +15,7 @@ from steercache.cache.paths import RunPaths
 from steercache.core.errors import SteercacheError
 from steercache.models.memory import freed_memory_kept
 from steercache.store.shard import ShardWriter
+from steercache.store.staging import Staging
 
 _tracer: ShardTracer | None = None  # this process's own, made by `_start`
 
@@ -55,9 +56,10 @@ def trace_in_workers(
 
 def _start(paths: RunPaths, document: RunDocument, again: Callable[[], PreparedTrace]) -> None:
     global _tracer
+    staging = Staging()
 
     def open_(planned: PlannedShard) -> ShardWriter:
-        return open_shard(paths, document, planned)
+        return open_shard(paths, document, planned, staging)
 
     def commit(planned: PlannedShard, writer: ShardWriter, tables: ShardTables) -> None:
         commit_files(paths, planned, writer, tables)

@@ -22,12 +22,13 @@ from steercache.core.layout import ShardRecord
 from steercache.index.database import Index
 from steercache.index.files import RunFiles
 from steercache.index.ingest import (
+    ShardFiles,
     annotate,
     drop_run,
     drop_vector,
     put_run,
-    put_shard,
     put_shard_rows,
+    put_shards,
     put_vector,
     shard_row,
 )
@@ -87,17 +88,10 @@ def add_shards(paths: RootPaths, document: RunDocument, records: Sequence[ShardR
     """Put shards that were just committed into the index; returns who holds it when it is not free."""
     run = paths.run(document.run_id)
     labels = [paths.annotation(d.dataset, d.inputs_digest) for d in document.datasets]
+    shards = [ShardFiles(record=r, tokens=run.tokens(r.shard_idx), samples=run.samples(r.shard_idx)) for r in records]
     try:
         with Index(paths.index, wait_s=CATCH_UP_WAIT_S).write() as connection:
-            for record in records:
-                put_shard(
-                    connection,
-                    document.run_id,
-                    record,
-                    tokens=run.tokens(record.shard_idx),
-                    samples=run.samples(record.shard_idx),
-                    annotations=[a for a in labels if a.exists()],
-                )
+            put_shards(connection, document.run_id, shards, annotations=[a for a in labels if a.exists()])
     except BusyError as error:
         return error.message
     return None
@@ -143,15 +137,13 @@ def _run(connection: Any, files: RunFiles) -> None:
         drop_run(connection, run_id)  # shards were un-committed: begin again
         known = {}
     put_run(connection, files.run)
-    recoded = False
-    for record, tokens, samples in zip(files.shards, files.tokens, files.samples, strict=True):
-        if record.shard_idx not in known:
-            put_shard(connection, run_id, record, tokens=tokens, samples=samples, annotations=files.annotations)
-        elif known[record.shard_idx] != digest(asdict(record)):
-            recoded = True  # another generation: other array files, the same tokens and samples
-    if recoded:
-        parts = zip(files.shards, files.tokens, files.samples, strict=True)
-        put_shard_rows(connection, run_id, [shard_row(run_id, record, files=(t, s)) for record, t, s in parts])
+    new = [shard for shard in files.shard_files if shard.record.shard_idx not in known]
+    put_shards(connection, run_id, new, annotations=files.annotations)
+    found = {record.shard_idx: digest(asdict(record)) for record in files.shards if record.shard_idx in known}
+    if found != known:  # another generation: other array files, the same tokens and samples
+        put_shard_rows(
+            connection, run_id, [shard_row(run_id, s.record, files=(s.tokens, s.samples)) for s in files.shard_files]
+        )
 
 
 def _vectors(paths: RootPaths, connection: Any) -> None:

@@ -37,6 +37,7 @@ from steercache.store.durable import make_folder, write_file_atomically
 from steercache.store.generation import create_generation, read_generation, set_complete
 from steercache.store.reader import open_generation
 from steercache.store.shard import ShardWriter
+from steercache.store.staging import Staging
 
 TELL_EVERY_S = 5.0  # between two transactions in the index, each of which takes as long as writing a few MB
 TELL_SHARE = 100  # they take at most one part in so many of the time
@@ -63,6 +64,7 @@ class RunWriter:
         self.cache = cache
         self.document = document
         self.paths = cache.run_paths(document.run_id)
+        self._staging = Staging()
         self._untold: list[ShardRecord] = []
         self._due = time.monotonic() + TELL_EVERY_S
 
@@ -74,7 +76,7 @@ class RunWriter:
 
     def open_shard(self, planned: PlannedShard) -> ShardWriter:
         """A writer for one shard's arrays; what an earlier attempt left is overwritten."""
-        return open_shard(self.paths, self.document, planned)
+        return open_shard(self.paths, self.document, planned, self._staging)
 
     def commit_files(self, planned: PlannedShard, writer: ShardWriter, tables: ShardTables) -> ShardRecord:
         """Make one shard durable."""
@@ -117,10 +119,10 @@ class RunWriter:
         return catch_up_or_rebuild(self.cache, wait_s=self.cache.index.wait_s)
 
 
-def open_shard(paths: RunPaths, document: RunDocument, planned: PlannedShard) -> ShardWriter:
+def open_shard(paths: RunPaths, document: RunDocument, planned: PlannedShard, staging: Staging) -> ShardWriter:
     """A writer into the first generation of a run."""
     folder = paths.generation(FIRST_GENERATION)
-    return ShardWriter(folder, document.layout, planned.shard_idx, n_rows=planned.n_rows)
+    return ShardWriter(folder, document.layout, planned.shard_idx, n_rows=planned.n_rows, staging=staging)
 
 
 def commit_files(paths: RunPaths, planned: PlannedShard, writer: ShardWriter, tables: ShardTables) -> ShardRecord:

@@ -18,11 +18,12 @@ from steercache.core.layout import ShardRecord
 from steercache.index.database import WRITER, is_busy, naming_damage, reader_config, wal_of
 from steercache.index.gate import gate_of, retry, writers_lock
 from steercache.index.ingest import (
+    ShardFiles,
     put_answers,
     put_cells,
     put_run,
     put_searches,
-    put_shard,
+    put_shards,
     put_sweep,
     put_vector,
     shard_row,
@@ -47,6 +48,12 @@ class RunFiles:
     tokens: tuple[Path, ...]
     samples: tuple[Path, ...]
     annotations: tuple[Path, ...]
+
+    @property
+    def shard_files(self) -> tuple[ShardFiles, ...]:
+        """Each committed shard with its Parquet files."""
+        parts = zip(self.shards, self.tokens, self.samples, strict=True)
+        return tuple(ShardFiles(record=record, tokens=tokens, samples=samples) for record, tokens, samples in parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,17 +134,13 @@ def over_files(
 
 
 def _fill_run(con: duckdb.DuckDBPyConnection, run: RunFiles, on_shards: Callable[[int], None]) -> None:
-    parts = list(zip(run.shards, run.tokens, run.samples, strict=True))
+    shards = run.shard_files
     _in_transaction(con, lambda: put_run(con, run.run))
-    for first in range(0, len(parts), _PER_TRANSACTION):
-        some = parts[first : first + _PER_TRANSACTION]
-        _in_transaction(con, partial(_fill_shards, con, run, some))
+    for first in range(0, len(shards), _PER_TRANSACTION):
+        some = shards[first : first + _PER_TRANSACTION]
+        fill = partial(put_shards, con, run.run["run_id"], some, annotations=run.annotations)
+        _in_transaction(con, fill)
         on_shards(len(some))
-
-
-def _fill_shards(con: duckdb.DuckDBPyConnection, run: RunFiles, parts: list[tuple[ShardRecord, Path, Path]]) -> None:
-    for record, tokens, samples in parts:
-        put_shard(con, run.run["run_id"], record, tokens=tokens, samples=samples, annotations=run.annotations)
 
 
 def _fill_rest(con: duckdb.DuckDBPyConnection, vectors: Iterable[Row], sweeps: Iterable[SweepFiles]) -> None:

@@ -4,8 +4,8 @@ No primary keys: at 100 million tokens DuckDB's key indexes cost more memory tha
 what carries its key and inserting it anew, and a shard that was never taken in needs no deleting.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ import duckdb
 
 from steercache.core.ids import digest
 from steercache.core.layout import ShardRecord
-from steercache.index.labels import SAMPLES_OF_FILE, TOKENS_OF_FILE, relabel_samples, relabel_tokens
-from steercache.index.parquet import blaming, check_labels, labels_of, rows_of, views
+from steercache.index.labels import SAMPLES_OF_SHARDS, TOKENS_OF_SHARDS, relabel_samples, relabel_tokens
+from steercache.index.parquet import blaming, check_labels, labels_of, rows_of, rows_of_shards, views
 from steercache.index.rows import Row, insert, replace
 from steercache.index.schemas import ANSWERS, SAMPLES, TOKENS, check_parquet
 
@@ -28,6 +28,7 @@ FROM (
 ) found
 WHERE cells.sweep_id = ? AND cells.cell_id = found.cell_id
 """
+_ROWS_AT_ONCE = 1_000_000  # tokens: their sort stays far below the memory limit
 _PER_RUN = ("tokens", "samples", "shards", "sites", "runs")
 
 
@@ -40,39 +41,69 @@ def put_run(con: Connection, run: Row) -> None:
     insert(con, "sites", [{"run_id": run_id, **site} for site in run["sites"]])
 
 
-def put_shard(
-    con: Connection,
-    run_id: str,
-    record: ShardRecord,
-    *,
-    tokens: Path,
-    samples: Path,
-    annotations: Sequence[Path],
-) -> None:
-    """Take in one committed shard: its tokens and samples, with the labels known about them.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardFiles:
+    """One committed shard and its Parquet files."""
+
+    record: ShardRecord
+    tokens: Path
+    samples: Path
+
+
+def put_shards(con: Connection, run_id: str, shards: Sequence[ShardFiles], *, annotations: Sequence[Path]) -> None:
+    """Take in committed shards of one run, in order: their tokens and samples, with the labels known about them.
 
     Raises:
         DamagedError: a Parquet file is missing or not what it should be, or two labels claim one sample.
     """
-    check_parquet(tokens, TOKENS)
-    check_parquet(samples, SAMPLES)
+    if not shards:
+        return
     labels = labels_of(annotations)
-    key = {"run": run_id, "shard": record.shard_idx}
-    if con.execute("SELECT 1 FROM shards WHERE run_id = $run AND shard_idx = $shard", key).fetchall():
+    _drop_shards(con, run_id, [shard.record.shard_idx for shard in shards])
+    for some in _few_rows(shards):
+        _put_tables(con, run_id, some, labels=labels, annotations=annotations)
+    rows = [shard_row(run_id, shard.record, files=(shard.tokens, shard.samples)) for shard in shards]
+    insert(con, "shards", rows)
+
+
+def _drop_shards(con: Connection, run_id: str, shard_idx: Sequence[int]) -> None:
+    key = {"run": run_id, "shards": list(shard_idx)}
+    these = "run_id = $run AND list_contains($shards::INTEGER[], shard_idx)"
+    if con.execute(f"SELECT 1 FROM shards WHERE {these} LIMIT 1", key).fetchall():
         for table in ("tokens", "samples", "shards"):
-            con.execute(f"DELETE FROM {table} WHERE run_id = $run AND shard_idx = $shard", key)
-    sources = {"samples_file": rows_of(samples, SAMPLES), "tokens_file": rows_of(tokens, TOKENS)}
-    with blaming(tokens, samples, *annotations), views(con, **sources, all_labels=labels):
+            con.execute(f"DELETE FROM {table} WHERE {these}", key)
+
+
+def _few_rows(shards: Sequence[ShardFiles]) -> Iterator[list[ShardFiles]]:
+    """Consecutive shards that are taken in by one statement: its fixed cost is that of some 30,000 tokens."""
+    some: list[ShardFiles] = []
+    n_rows = 0
+    for shard in shards:
+        check_parquet(shard.samples, SAMPLES)
+        n_rows += check_parquet(shard.tokens, TOKENS)
+        some.append(shard)
+        if n_rows >= _ROWS_AT_ONCE:
+            yield some
+            some, n_rows = [], 0
+    if some:
+        yield some
+
+
+def _put_tables(
+    con: Connection, run_id: str, shards: Sequence[ShardFiles], *, labels: str, annotations: Sequence[Path]
+) -> None:
+    sources = {
+        "samples_file": rows_of_shards([(s.record.shard_idx, s.samples) for s in shards], SAMPLES),
+        "tokens_file": rows_of_shards([(s.record.shard_idx, s.tokens) for s in shards], TOKENS),
+    }
+    files = [path for shard in shards for path in (shard.tokens, shard.samples)]
+    with blaming(*files, *annotations), views(con, **sources, all_labels=labels):
         first, last = con.execute("SELECT min(ordinal), max(ordinal) FROM samples_file").fetchall()[0]
         within = f"ordinal BETWEEN {first or 0} AND {last or 0}"  # row groups of other shards are never read
         with views(con, labels_file=f"FROM all_labels WHERE {within}"):
             check_labels(con, annotations)
-            for table, rows in (("samples", SAMPLES_OF_FILE), ("tokens", TOKENS_OF_FILE)):
-                con.execute(
-                    f"INSERT INTO {table} BY NAME SELECT $run AS run_id, $shard::INTEGER AS shard_idx, * FROM ({rows})",
-                    key,
-                )
-    insert(con, "shards", [shard_row(run_id, record, files=(tokens, samples))])
+            for table, rows in (("samples", SAMPLES_OF_SHARDS), ("tokens", TOKENS_OF_SHARDS)):
+                con.execute(f"INSERT INTO {table} BY NAME SELECT $run AS run_id, * FROM ({rows})", {"run": run_id})
 
 
 def put_shard_rows(con: Connection, run_id: str, rows: Sequence[Row]) -> None:

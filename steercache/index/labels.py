@@ -15,10 +15,10 @@ _TOKEN = ", ".join(f"t.{n}" for n in TOKENS.names if n != "kind") + ", CAST(t.ki
 _ON = "a.dataset = s.dataset AND a.sample_id = s.sample_id AND a.ordinal = s.ordinal"
 _ROLES = f"{is_anchor('t', 's')} AS is_anchor, {is_control('t', 's')} AS is_control"
 
-# One shard or one whole set of files as rows of `samples` and `tokens`, without run_id and shard_idx.
-SAMPLES_OF_FILE = f"SELECT {_SAMPLE}, {_LABEL} FROM samples_file s LEFT JOIN labels_file a ON {_ON}"
-TOKENS_OF_FILE = (
-    f"SELECT {_TOKEN}, {_ROLES} FROM tokens_file t"
+# Shards of one run as rows of `samples` and `tokens`, without run_id; `shard_idx` is a column of the files' views.
+SAMPLES_OF_SHARDS = f"SELECT s.shard_idx, {_SAMPLE}, {_LABEL} FROM samples_file s LEFT JOIN labels_file a ON {_ON}"
+TOKENS_OF_SHARDS = (
+    f"SELECT t.shard_idx, {_TOKEN}, {_ROLES} FROM tokens_file t"
     f" LEFT JOIN (SELECT s.sample_idx, a.anchors FROM samples_file s JOIN labels_file a ON {_ON}) s"
     " ON t.sample_idx = s.sample_idx ORDER BY t.sample_idx, t.position"
 )

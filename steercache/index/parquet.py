@@ -26,6 +26,12 @@ def rows_of(path: Path, schema: pa.Schema) -> str:
     return f"FROM {table_of(path)}" if not lacking else f"SELECT *, {', '.join(lacking)} FROM {table_of(path)}"
 
 
+def rows_of_shards(files: Sequence[tuple[int, Path]], schema: pa.Schema) -> str:
+    """SQL for the rows of shards' files, pairs (shard_idx, file), one after the other, with a column `shard_idx`."""
+    parts = [f"SELECT *, {idx}::INTEGER AS shard_idx FROM ({rows_of(path, schema)})" for idx, path in files]
+    return " UNION ALL ".join(parts)
+
+
 def labels_of(annotations: Sequence[Path]) -> str:
     """SQL for the rows of annotation files with a column `dataset`, the name of each file's folder.
 
@@ -62,12 +68,20 @@ def blaming(*paths: Path) -> Iterator[None]:
     except (duckdb.OutOfMemoryException, duckdb.InterruptException):
         raise
     except duckdb.Error as error:
-        named = ", ".join(str(path) for path in paths)
         about_index = file_error(error, paths[0])
         if about_index is not None and not isinstance(about_index, DamagedError):
             raise
         first = str(error).strip().splitlines()[0]
+        named = ", ".join(str(path) for path in ([p for p in paths if not _is_readable(p)] or paths))
         raise DamagedError(f"not the Parquet rows expected: {first}", place=named, hint=REMEDY) from error
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        pq.read_table(path.absolute())
+    except (pa.ArrowException, OSError):
+        return False
+    return True
 
 
 def check_labels(con: duckdb.DuckDBPyConnection, annotations: Sequence[Path]) -> None:

@@ -88,16 +88,17 @@ ANSWERS = pa.schema(
 )
 
 
-def check_parquet(path: Path, schema: pa.Schema) -> None:
+def check_parquet(path: Path, schema: pa.Schema) -> int:
     """Refuse a file that is not there, is no Parquet, or does not have the columns of `schema` in their types.
 
-    A column that was added later may be missing.
+    A column that was added later may be missing. Returns the number of its rows.
 
     Raises:
         DamagedError: names the file and what is wrong.
     """
     try:
-        found = pq.read_schema(path.absolute())  # a relative `s3:x` would be taken for a service
+        metadata = pq.read_metadata(path.absolute())  # a relative `s3:x` would be taken for a service
+        found = metadata.schema.to_arrow_schema()
     except FileNotFoundError as error:
         raise DamagedError("the file is missing", place=str(path), hint=REMEDY) from error
     except (pa.ArrowException, OSError) as error:
@@ -110,6 +111,7 @@ def check_parquet(path: Path, schema: pa.Schema) -> None:
     ]
     if wrong:
         raise DamagedError(f"columns missing or of another type: {', '.join(wrong)}", place=str(path), hint=REMEDY)
+    return int(metadata.num_rows)
 
 
 def check_present(paths: Sequence[Path]) -> None:

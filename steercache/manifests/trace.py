@@ -132,6 +132,7 @@ class TraceManifest(Document):
     rows_per_shard: Positive | None = None
     """Row slots of one shard; left out, chosen so that a shard has about `shard_mib`."""
     shard_mib: Annotated[int, Field(ge=1, le=16_384)] = 256
+    """Size of a shard, which is what a kill can lose; a build puts one together in memory."""
     codec: Literal["raw"] = "raw"
     """A build writes raw rows; `steercache cache compact` writes other codecs."""
     replayable: bool = True

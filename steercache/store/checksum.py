@@ -9,10 +9,6 @@ from functools import lru_cache
 from typing import Any
 
 import google_crc32c
-import numpy as np
-import numpy.typing as npt
-
-Checksums = npt.NDArray[np.uint32]
 
 _POLYNOMIAL = 0x82F63B78
 _ONE = 0x80000000  # x^0 in reflected order
@@ -64,11 +60,6 @@ def _shift_tables(n_bytes: int) -> tuple[tuple[int, ...], ...]:
     return tuple(tables)
 
 
-@lru_cache(maxsize=1024)
-def _shift_arrays(n_bytes: int) -> npt.NDArray[np.uint32]:
-    return np.array(_shift_tables(n_bytes), dtype=np.uint32)
-
-
 def combine(crc: int, appended: int, n_bytes: int) -> int:
     """The checksum of a message of checksum `crc` followed by `n_bytes` bytes of checksum `appended`.
 
@@ -77,13 +68,6 @@ def combine(crc: int, appended: int, n_bytes: int) -> int:
     """
     t0, t1, t2, t3 = _shift_tables(n_bytes)
     return t0[crc & 255] ^ t1[crc >> 8 & 255] ^ t2[crc >> 16 & 255] ^ t3[crc >> 24] ^ appended
-
-
-def combine_each(crc_n: Checksums, appended_n: Checksums, n_bytes: int) -> Checksums:
-    """`combine` for many messages at once, all continued by `n_bytes` bytes; shapes (n,)."""
-    t0, t1, t2, t3 = _shift_arrays(n_bytes)
-    joined: Checksums = t0[crc_n & 255] ^ t1[crc_n >> 8 & 255] ^ t2[crc_n >> 16 & 255] ^ t3[crc_n >> 24] ^ appended_n
-    return joined
 
 
 def combine_all(parts: Sequence[tuple[int, int]]) -> int:

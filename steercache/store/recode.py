@@ -24,7 +24,8 @@ from steercache.store.mapped import VERIFY
 from steercache.store.metadata import COORDINATES
 from steercache.store.reader import GenerationReader
 from steercache.store.shard import coordinate_file_name, site_file_name
-from steercache.store.site_file import SiteFile, cut_at_chunks
+from steercache.store.site_file import SiteFile, piece_of
+from steercache.store.staging import Staging
 from steercache.store.verify import verify_file
 
 Bits = npt.NDArray[Any]
@@ -95,11 +96,10 @@ def _check(source: GenerationReader, layout: StoreLayout, shard_idx: int) -> Non
 
 def _recode_raw(job: _Job, site: SiteLayout) -> _Written:
     inner = site_file_name(site.site, job.shard_idx)
-    file = SiteFile(job.target_path / inner, job.geometry(site))
+    file = SiteFile(job.target_path / inner, job.geometry(site), Staging())
     try:
         for layer_pos, bits_nd in enumerate(job.layers(site)):
-            pieces = cut_at_chunks(0, range(len(bits_nd)), job.layout.chunk_rows)
-            file.write(layer_pos, np.ascontiguousarray(bits_nd), pieces)
+            file.write(layer_pos, bits_nd, [piece_of(0, range(len(bits_nd)))])
         file.seal(nan_bits(job.layout.dtype))
     except BaseException:
         file.discard()

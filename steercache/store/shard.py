@@ -13,7 +13,8 @@ from steercache.store.checksum import crc32c
 from steercache.store.dtypes import bits_dtype, nan_bits, numpy_dtype
 from steercache.store.geometry import shard_geometry
 from steercache.store.metadata import COORDINATES
-from steercache.store.site_file import Piece, Rows, SiteFile, cut_at_chunks
+from steercache.store.site_file import Piece, Rows, SiteFile, piece_of
+from steercache.store.staging import Staging
 
 
 def site_file_name(site: str, shard_idx: int) -> str:
@@ -35,14 +36,16 @@ def shard_file_names(layout: StoreLayout, shard_idx: int) -> list[str]:
 class ShardWriter:
     """The shard `shard_idx` of the generation at `path`, `n_rows` used rows; for one writing thread.
 
-    Memory holds nothing but checksums: `write` puts rows at their place in a temporary file whose space is reserved at
-    the start. After a crash a new writer of the same shard begins again.
+    Rows are put together in memory of `staging`, which one writer lends to the next; space on the disk is reserved at the
+    start. After a crash a new writer of the same shard begins again.
 
     Raises:
         BudgetError: no space. UsageError: the folder cannot be written.
     """
 
-    def __init__(self, path: Path, layout: StoreLayout, shard_idx: int, *, n_rows: int) -> None:
+    def __init__(
+        self, path: Path, layout: StoreLayout, shard_idx: int, *, n_rows: int, staging: Staging | None = None
+    ) -> None:
         if not 0 <= shard_idx < layout.n_shards or not 0 <= n_rows <= layout.rows_per_shard:
             raise ValueError(f"shard {shard_idx} with {n_rows} rows does not fit {layout}")
         self.path = path
@@ -52,10 +55,11 @@ class ShardWriter:
         self._dtype = numpy_dtype(layout.dtype)
         self._bits = bits_dtype(layout.dtype)
         self._files: dict[str, SiteFile] = {}
+        memory = Staging() if staging is None else staging
         try:
             for site in layout.sites:
                 target = path / site_file_name(site.site, shard_idx)
-                self._files[site.site] = SiteFile(target, shard_geometry(layout, site, n_rows))
+                self._files[site.site] = SiteFile(target, shard_geometry(layout, site, n_rows), memory)
         except BaseException:
             self.abort()
             raise
@@ -69,17 +73,17 @@ class ShardWriter:
             ValueError: the block is of another type or shape, or does not fit. BudgetError: no space.
         """
         file = self._checked(site, layer_pos, block_nd)
-        file.write(layer_pos, block_nd.view(self._bits), self.pieces(slot, range(len(block_nd))))
+        file.write(layer_pos, block_nd.view(self._bits), [self.piece(slot, range(len(block_nd)))])
 
-    def pieces(self, slot: int, rows: Rows) -> list[Piece]:
-        """Ascending `rows` of a block as pieces for `write_pieces`, from `slot` on; the same for every site and layer.
+    def piece(self, slot: int, rows: Rows) -> Piece:
+        """Ascending `rows` of a block as a piece for `write_pieces`, from `slot` on; the same for every site and layer.
 
         Raises:
             ValueError: the shard has no such slots.
         """
         if slot < 0 or slot + len(rows) > self.n_rows:
             raise ValueError(f"{self.path}: slots {slot} to {slot + len(rows)} of {self.n_rows}")
-        return cut_at_chunks(slot, rows, self.layout.chunk_rows)
+        return piece_of(slot, rows)
 
     def write_pieces(self, site: str, layer_pos: int, block_md: npt.NDArray[Any], pieces: Sequence[Piece]) -> None:
         """Put rows of a block into one layer: C-contiguous, of shape (m, d), in the run's dtype.

@@ -1,5 +1,6 @@
-"""One site's file of a shard under construction: rows go straight to their place, their checksums are kept."""
+"""One site's file of a shard under construction: put together in memory, written past the page cache in one go."""
 
+import mmap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,44 +12,42 @@ from steercache.core.layout import FileRecord
 from steercache.store import durable
 from steercache.store.checksum import combine_all, crc32c
 from steercache.store.geometry import ShardGeometry, pack_index
-from steercache.store.piece_sums import PieceSums
+from steercache.store.staging import Staging
 
 Bits = npt.NDArray[Any]
 Rows = range | npt.NDArray[np.int64]
-# First slot, number of rows, and which rows of a block they are; within one chunk.
+# First slot, number of rows, and which rows of a block they are.
 Piece = tuple[int, int, slice | Rows]
 
 
-def cut_at_chunks(slot: int, rows: Rows, chunk_rows: int) -> list[Piece]:
-    """Ascending rows of a block as pieces that lie one behind the other from `slot` on.
+def piece_of(slot: int, rows: Rows) -> Piece:
+    """Ascending rows of a block, which lie one behind the other from `slot` on.
 
-    >>> cut_at_chunks(6, np.array([10, 11, 12, 14]), 4)
-    [(6, 2, slice(10, 12, None)), (8, 2, array([12, 14]))]
+    >>> piece_of(6, np.array([10, 11, 12])), piece_of(9, np.array([14, 16]))
+    ((6, 3, slice(10, 13, None)), (9, 2, array([14, 16])))
     """
-    pieces: list[Piece] = []
-    start = 0
-    while start < len(rows):
-        part = rows[start : start + chunk_rows - slot % chunk_rows]
-        n, first, last = len(part), int(part[0]), int(part[-1])
-        pieces.append((slot, n, slice(first, last + 1) if last - first == n - 1 else part))  # a slice is a view
-        slot, start = slot + n, start + n
-    return pieces
+    n = len(rows)
+    if n and int(rows[-1]) - int(rows[0]) == n - 1:
+        return slot, n, slice(int(rows[0]), int(rows[-1]) + 1)  # a view: nothing is copied twice
+    return slot, n, rows
 
 
 class SiteFile:
-    """An uncompressed shard file of one site, filled by `write`, sealed by `seal`, named by `durable.rename`.
+    """An uncompressed shard file of one site, filled by `write`, put on the disk by `seal`, named by `durable.rename`.
 
-    Each piece is summed while it is in the core's cache anyway; nothing is read back, in whatever order rows arrive.
+    Its bytes lie in memory of `staging` from the first row to the seal; the space on the disk is reserved at the start.
     """
 
-    def __init__(self, path: Path, geometry: ShardGeometry) -> None:
+    def __init__(self, path: Path, geometry: ShardGeometry, staging: Staging) -> None:
         self.path = path
         self.geometry = geometry
         self.temporary = durable.temporary_name(path)
+        self._staging = staging
+        self._memory: mmap.mmap | None = None
+        self._has_arrived_ls = np.zeros((geometry.n_layers, geometry.n_rows), dtype=np.bool_)
+        self._chunk_crc: list[int] = []
         durable.remove_unfinished(path)
         self._fd: int | None = durable.create(self.temporary)
-        self._sums = PieceSums(geometry)
-        self._chunk_crc: list[list[int]] = []
         try:
             durable.reserve(self._fd, geometry.file_bytes)
         except BaseException:
@@ -57,62 +56,77 @@ class SiteFile:
 
     def write(self, layer_pos: int, bits_md: Bits, pieces: Sequence[Piece]) -> None:
         """Put rows of one layer where they belong: those of `bits_md`, their unsigned view of shape (m, d), in `pieces`."""
-        fd = self._open()
+        slots_sd, has_arrived_s = self._slots()[layer_pos], self._has_arrived_ls[layer_pos]
         for slot, n_rows, rows in pieces:
-            self._put(fd, layer_pos, slot, n_rows, bits_md[rows])
+            piece_nd = bits_md[rows]
+            if len(piece_nd) != n_rows:
+                raise ValueError(f"{n_rows} rows for slot {slot}, the block has {len(piece_nd)} of them")
+            slots_sd[slot : slot + n_rows] = piece_nd
+            has_arrived_s[slot : slot + n_rows] = True
+
+    def seal(self, nan: int) -> None:
+        """Fill the last chunks with NaN, add the index, write all of it, and wait for the disk.
+
+        Raises:
+            ValueError: rows are missing; which ones is said.
+        """
+        fd, geometry, slots_lsd = self._open(), self.geometry, self._slots()
+        self._check_complete()
+        slots_lsd[:, geometry.n_rows :] = nan
+        chunks_cn = slots_lsd.reshape(geometry.n_layers * geometry.filled_chunks, geometry.chunk_rows * geometry.width)
+        self._chunk_crc = [crc32c(chunk_n) for chunk_n in chunks_cn]
+        file_bytes = memoryview(self._taken())[: geometry.file_bytes]
+        file_bytes[geometry.data_bytes :] = pack_index(geometry.raw_index())
+        durable.write_past_cache(fd, file_bytes)
+        durable.fsync(fd)
+        self._close()
+
+    def record(self, run_path: str) -> FileRecord:
+        """The sealed file's size and checksums, under the path `run_path`."""
+        index = pack_index(self.geometry.raw_index())
+        pieces = [(crc, self.geometry.chunk_bytes) for crc in self._chunk_crc] + [(crc32c(index), len(index))]
+        return FileRecord(
+            path=run_path,
+            n_bytes=self.geometry.file_bytes,
+            crc32c=combine_all(pieces),
+            chunk_crc32c=tuple(self._chunk_crc),
+        )
+
+    def discard(self) -> None:
+        """Close and remove the temporary file; a sealed and renamed one stays."""
+        self._close()
+        durable.remove(self.temporary)
 
     def _open(self) -> int:
         if self._fd is None:
             raise ValueError("the shard is finished or given up")
         return self._fd
 
-    def _put(self, fd: int, layer_pos: int, slot: int, n_rows: int, piece: Bits) -> None:
-        if len(piece) != n_rows:
-            raise ValueError(f"{n_rows} rows for slot {slot}, the block has {len(piece)} of them")
-        self._sums.put(layer_pos, slot, n_rows, crc32c(piece))
-        durable.pwrite(fd, piece, self.geometry.offset(layer_pos, slot))
+    def _taken(self) -> mmap.mmap:
+        """The memory in which the file lies, from the first row to the seal."""
+        self._open()
+        if self._memory is None:
+            self._memory = self._staging.take(self.geometry.file_bytes)
+        return self._memory
 
-    def seal(self, nan: int) -> None:
-        """Fill the last chunks with NaN, write the index, and wait for the disk.
+    def _slots(self) -> Bits:
+        """All slots of all layers, shape (l, s, d), with those of the last chunk that stay unused."""
+        geometry = self.geometry
+        bits = np.dtype(f"<u{geometry.item_bytes}")
+        flat_n = np.frombuffer(self._taken(), dtype=bits, count=geometry.data_bytes // geometry.item_bytes)
+        return flat_n.reshape(geometry.n_layers, geometry.filled_chunks * geometry.chunk_rows, geometry.width)
 
-        Raises:
-            ValueError: rows are missing, or came in pieces that overlap; which ones is said.
-        """
-        fd = self._open()
-        try:
-            self._sums.check(self.geometry.n_rows)
-        except ValueError as error:
-            raise ValueError(f"{self.path}: {error}") from None
-        self._fill_up(fd, nan)
-        durable.pwrite(fd, pack_index(self.geometry.raw_index()), self.geometry.data_bytes)
-        self._chunk_crc = self._sums.of_chunks()
-        durable.fsync(fd)
-        durable.close(fd)
-        self._fd = None
+    def _check_complete(self) -> None:
+        missing_ls = ~self._has_arrived_ls
+        if missing_ls.any():
+            layer_pos, slot = np.argwhere(missing_ls)[0]
+            n_missing = int(missing_ls.sum())
+            raise ValueError(f"{self.path}: {n_missing} rows never came, first layer {layer_pos}, slot {slot}")
 
-    def record(self, run_path: str) -> FileRecord:
-        """The sealed file's size and checksums, under the path `run_path`."""
-        index = pack_index(self.geometry.raw_index())
-        chunks = [crc for layer in self._chunk_crc for crc in layer]
-        pieces = [(crc, self.geometry.chunk_bytes) for crc in chunks] + [(crc32c(index), len(index))]
-        return FileRecord(
-            path=run_path,
-            n_bytes=self.geometry.file_bytes,
-            crc32c=combine_all(pieces),
-            chunk_crc32c=tuple(chunks),
-        )
-
-    def discard(self) -> None:
-        """Close and remove the temporary file; a sealed and renamed one stays."""
+    def _close(self) -> None:
         if self._fd is not None:
             durable.close(self._fd)
             self._fd = None
-        durable.remove(self.temporary)
-
-    def _fill_up(self, fd: int, nan: int) -> None:
-        geometry = self.geometry
-        n_unused = geometry.filled_chunks * geometry.chunk_rows - geometry.n_rows
-        if n_unused:
-            nans_nd = np.full((n_unused, geometry.width), nan, dtype=f"<u{geometry.item_bytes}")
-            for layer_pos in range(geometry.n_layers):
-                self._put(fd, layer_pos, geometry.n_rows, n_unused, nans_nd)
+        if self._memory is not None:
+            self._staging.give(self._memory)
+            self._memory = None

@@ -54,7 +54,7 @@ def _tokenize(text: str, bundle: TokenizerBundle, *, add_special: bool) -> Token
         if start < end and (text[start].isspace() or text[end - 1].isspace()):
             spans[i] = _without_spaces(text, start, end)
     spans[added] = -1
-    special = added | np.isin(ids, bundle.special_ids)
+    special = added | (ids[:, None] == np.array(bundle.special_ids, dtype=np.int32)).any(axis=1)
     for array in (ids, spans, special):
         array.setflags(write=False)
     return Tokens(ids=ids, spans=spans, special=special)

@@ -4,7 +4,7 @@ from typing import Any
 
 from steercache.index.database import Index
 from steercache.index.files import RunFiles, SweepFiles
-from steercache.index.ingest import put_answers, put_cells, put_run, put_shard, put_sweep, put_vector
+from steercache.index.ingest import ShardFiles, put_answers, put_cells, put_run, put_shards, put_sweep, put_vector
 from tests.index.small import RUN_A, RUN_B, Sentence, answer_row, cell_row, run_row, span, vector_row, write_run
 from tests.index.small import write_sweep as write_sweep_files
 
@@ -85,4 +85,5 @@ def fill(index: Index, runs: list[RunFiles], vectors: list[dict[str, Any]], swee
 
 def put_part(con: Any, run: RunFiles, record: Any, tokens: Any, samples: Any) -> None:
     """One shard of a run."""
-    put_shard(con, run.run["run_id"], record, tokens=tokens, samples=samples, annotations=run.annotations)
+    shard = ShardFiles(record=record, tokens=tokens, samples=samples)
+    put_shards(con, run.run["run_id"], [shard], annotations=run.annotations)

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from steercache.core.errors import DamagedError
+from steercache.index import ingest
 from steercache.index.database import Index
 from steercache.index.files import RunFiles, SweepFiles, over_files, rebuild
 from steercache.index.ingest import (
@@ -17,6 +18,7 @@ from steercache.index.ingest import (
     put_answers,
     put_cells,
     put_run,
+    put_shards,
     put_sweep,
     put_vector,
 )
@@ -70,9 +72,16 @@ def test_what_is_taken_in_can_be_read_back(filled: dict[str, list[object]]) -> N
     }
 
 
+@pytest.mark.parametrize("rows_at_once", [1, 9, 1_000_000])
 def test_a_rebuild_equals_what_came_in_piece_by_piece_in_every_table(
-    index: Index, filled: dict[str, list[object]], runs: list[RunFiles], sweeps: list[SweepFiles]
+    index: Index,
+    filled: dict[str, list[object]],
+    runs: list[RunFiles],
+    sweeps: list[SweepFiles],
+    monkeypatch: pytest.MonkeyPatch,
+    rows_at_once: int,
 ) -> None:
+    monkeypatch.setattr(ingest, "_ROWS_AT_ONCE", rows_at_once)
     rebuild(index.path, runs, some_vectors(), sweeps)
     rebuilt = tables(index)
     assert rebuilt.keys() == filled.keys()
@@ -268,3 +277,16 @@ def test_a_failed_transaction_leaves_the_index_as_it_was(index: Index, filled: d
     with pytest.raises(ZeroDivisionError), index.write() as con:
         drop_and_fail(con)
     assert tables(index) == filled
+
+
+def test_of_many_files_the_damaged_one_is_named(index: Index, runs: list[RunFiles]) -> None:
+    damaged, *others = runs[0].tokens
+    data = damaged.read_bytes()
+    footer = data[-8 - pq.read_metadata(damaged).serialized_size :]
+    damaged.write_bytes(
+        data[:4] + bytes(len(data) - 4 - len(footer)) + footer
+    )  # the schema is whole, the pages are not
+    assert others
+    with pytest.raises(DamagedError, match="not the Parquet rows expected") as caught, index.write() as con:
+        put_shards(con, RUN_A, runs[0].shard_files, annotations=runs[0].annotations)
+    assert caught.value.place == str(damaged)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steercache.store.checksum import combine, combine_all, combine_each, crc32c, extend
+from steercache.store.checksum import combine, combine_all, crc32c, extend
 
 
 def plain_crc32c(data: bytes) -> int:
@@ -49,13 +49,6 @@ def test_joining_holds_for_lengths_beyond_four_gigabytes(crc: int, appended: int
     zeros = combine(combine(crc, 0, n), 0, m)
     assert zeros == combine(crc, 0, n + m)
     assert combine(crc, appended, n) == combine(crc, 0, n) ^ appended
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.binary(max_size=9), st.binary(min_size=5, max_size=5)), min_size=1, max_size=6))
-def test_many_messages_are_joined_at_once_as_one_by_one(pairs: list[tuple[bytes, bytes]]) -> None:
-    heads, tails = (np.array([crc32c(pair[i]) for pair in pairs], dtype=np.uint32) for i in (0, 1))
-    assert combine_each(heads, tails, 5).tolist() == [plain_crc32c(head + tail) for head, tail in pairs]
 
 
 def test_arrays_of_every_stored_type_are_their_bytes() -> None:

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from steercache.core.errors import UsageError
+from steercache.core.layout import ShardRecord
 from steercache.store import durable
 from steercache.store.generation import create_generation, read_generation, set_complete
+from steercache.store.reader import open_generation
 from steercache.store.shard import ShardWriter
+from steercache.store.verify import verify_file
 from tests.store.written import NUMPY, small_layout, write_run
 
 LAYOUT = small_layout()
@@ -52,18 +55,22 @@ def test_a_block_that_does_not_fit_is_refused(
 
 @pytest.mark.parametrize("rows", [range(2, 5), np.array([0, 2, 5])])
 def test_pieces_of_rows_that_a_block_does_not_have_are_refused(writer: ShardWriter, rows: Any) -> None:
-    pieces = writer.pieces(0, rows)
+    pieces = [writer.piece(0, rows)]
     with pytest.raises((ValueError, IndexError)):
         writer.write_pieces("resid_post", 0, block(4), pieces)
 
 
-def test_a_row_of_two_pieces_is_refused(writer: ShardWriter) -> None:
+def test_of_two_blocks_for_a_row_the_later_is_kept_and_summed(writer: ShardWriter) -> None:
     for layer_pos in range(3):
         writer.write("resid_post", layer_pos, 0, block(5))
-    writer.write("resid_post", 1, 2, block(3))
+    writer.write("resid_post", 1, 2, block(3) * NUMPY["bfloat16"](7))
     writer.write("mlp_out", 0, 0, block(5, 4))
-    with pytest.raises(ValueError, match="2 rows are in two pieces, first layer 1, slot 2"):
-        writer.finish(sample_idx=COLUMN, position=COLUMN, token_id=COLUMN)
+    files = writer.finish(sample_idx=COLUMN, position=COLUMN, token_id=COLUMN)
+    record = ShardRecord(shard_idx=1, first_sample=0, n_samples=1, n_rows=5, input_digest="", files=files)
+    with open_generation(writer.path, (record,)) as reader:
+        assert reader.shard_layer("resid_post", 1, 1)[:, 0].tolist() == [1, 1, 7, 7, 7]
+        assert (reader.shard_layer("resid_post", 2, 1) == 1).all()
+    assert [problem for file in files for problem in verify_file(writer.path.parent, file)] == []
 
 
 def test_a_shard_with_rows_that_never_came_is_not_finished(writer: ShardWriter) -> None:
