@@ -1,6 +1,6 @@
 """Keep the index equal to the files: takes in what it has not, drops what is gone.
 
-A build tells the index of its shards every few seconds. Whatever was missed (a process killed between a commit and the
+A build tells the index of its shards once a minute. Whatever was missed (a process killed between a commit and the
 index, an index that somebody held, files copied in by hand) shows in the times of a few files and folders, which are compared
 before every read.
 """

@@ -39,7 +39,8 @@ from steercache.store.reader import open_generation
 from steercache.store.shard import ShardWriter
 from steercache.store.staging import Staging
 
-TELL_EVERY_S = 5.0  # between two transactions in the index, each of which takes as long as writing a few MB
+TELL_EVERY_S = 60.0  # between two transactions in the index: DuckDB gives back what memory this process has free when it closes
+# a file, and the next passes have their pages made anew (half a second each, seen on virtual machines)
 TELL_SHARE = 100  # they take at most one part in so many of the time
 FORCED_OVER = (
     "forced_over"  # in `numerics`: what the run's first shards were made under, where --force mixed two settings
@@ -83,7 +84,7 @@ class RunWriter:
         return commit_files(self.paths, planned, writer, tables)
 
     def tell_index(self, shard_idx: int) -> str | None:
-        """Put a committed shard into the index, at most every few seconds, with those that wait, and if it is free; returns
+        """Put a committed shard into the index, at most once a minute, with those that wait, and if it is free; returns
         who holds it otherwise. What was not told `finish` makes up, or whoever reads before."""
         self._untold.append(self._in_force(shard_idx))
         start = time.monotonic()

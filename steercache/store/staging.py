@@ -30,7 +30,8 @@ class Staging:
 
 
 def _fresh(n_bytes: int) -> mmap.mmap:
-    memory = mmap.mmap(-1, -(-max(1, n_bytes) // LARGE_PAGE) * LARGE_PAGE)
+    n_whole = -(-max(1, n_bytes) // LARGE_PAGE) * LARGE_PAGE
+    memory = mmap.mmap(-1, n_whole, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory has no large pages
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
