@@ -98,18 +98,18 @@ def run(folder: Path | None = None) -> Iterator[Row]:
         def ours(after_batch: Callable[[int], None]) -> None:
             _build(open_cache(work / "root", create=True), ready, after_batch)
 
-        bare, saved = [], []
+        bare, saved_s = [], []
+        todo = [
+            lambda: bare.append(build_and_bare(ours, partial(bare_forward, loaded), batches)),
+            lambda: saved_s.append(seconds(partial(torch_save, loaded, batches, work / "saved"))),
+        ]
         for turn in range(TURNS):
-            shutil.rmtree(work / "root", ignore_errors=True)
-            shutil.rmtree(work / "saved", ignore_errors=True)
-            peer_first = turn % 2
-            if peer_first:
-                saved_s = _settled_seconds(partial(torch_save, loaded, batches, work / "saved"))
-            os.sync()
-            bare.append(build_and_bare(ours, partial(bare_forward, loaded), batches))
-            if not peer_first:
-                saved_s = _settled_seconds(partial(torch_save, loaded, batches, work / "saved"))
-            saved.append((bare[-1][0], saved_s))
+            for name in ("root", "saved"):
+                shutil.rmtree(work / name, ignore_errors=True)
+            for measure in todo[:: 1 if turn % 2 else -1]:
+                os.sync()  # what torch.save left to be written later would be written in the next one's time
+                measure()
+        saved = [(ours_s, peer_s) for (ours_s, _), peer_s in zip(bare, saved_s, strict=True)]
         yield row_of("build, all 30 layers, against bare forward passes", bare, target="<= 1.10", faster=False) | told
         yield row_of("build against output_hidden_states + torch.save", saved, target=">= 1", faster=True) | told
         yield sae_lens(work, texts, prepared, loaded) | told
@@ -120,11 +120,6 @@ def run(folder: Path | None = None) -> Iterator[Row]:
 def _build(cache: Cache, ready: PreparedTrace, after_batch: Callable[[int], None] = lambda n_tokens: None) -> None:
     forget(ready)
     build_run(cache, plan_run(ready.job, cache=cache), ready, BuildOptions(on_tokens=after_batch))
-
-
-def _settled_seconds(work: Callable[[], None]) -> float:
-    os.sync()  # what torch.save left to be written later would be written in the next one's time
-    return seconds(work)
 
 
 def for_transformers_4(folder: Path) -> None:

@@ -39,8 +39,9 @@ from steercache.store.reader import open_generation
 from steercache.store.shard import ShardWriter
 from steercache.store.staging import Staging
 
-TELL_EVERY_S = 60.0  # between two transactions in the index: DuckDB gives back what memory this process has free when it closes
-# a file, and the next passes have their pages made anew (half a second each, seen on virtual machines)
+# Between two transactions in the index. When DuckDB closes a file it gives back what memory this process has free, and the next
+# passes have their pages made anew: up to half a second for each telling, seen on virtual machines.
+TELL_EVERY_S = 60.0
 TELL_SHARE = 100  # they take at most one part in so many of the time
 FORCED_OVER = (
     "forced_over"  # in `numerics`: what the run's first shards were made under, where --force mixed two settings
