@@ -53,21 +53,21 @@ class _Watched(WritingThread):
 
     def __init__(self) -> None:
         super().__init__()
-        self._n_under_way = 0
+        self._n_handed_in = self._n_done = 0  # each counted by one thread alone
 
     def put(self, job: Job) -> None:
         def counted() -> None:
             try:
                 job()
             finally:
-                self._n_under_way -= 1
+                self._n_done += 1
 
-        self._n_under_way += 1
+        self._n_handed_in += 1
         super().put(counted)
 
     def becomes_idle(self, within_s: float) -> bool:
         """Wait for it at most so long."""
         end = time.perf_counter() + within_s
-        while self._n_under_way and time.perf_counter() < end:
+        while self._n_done < self._n_handed_in and time.perf_counter() < end:
             time.sleep(0.001)
-        return not self._n_under_way
+        return self._n_done == self._n_handed_in

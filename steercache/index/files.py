@@ -119,8 +119,8 @@ def over_files(
     migrate(con)
     for run in runs:
         put_run(con, run.run)
-        shards = zip(run.shards, run.tokens, run.samples, strict=True)
-        insert(con, "shards", [shard_row(run.run["run_id"], r, files=(t, s)) for r, t, s in shards])
+        rows = [shard_row(run.run["run_id"], s.record, files=(s.tokens, s.samples)) for s in run.shard_files]
+        insert(con, "shards", rows)
     _fill_rest(con, vectors, sweeps)
     con.register("tokens_file", _parquet(TOKENS, _per_shard(runs, "tokens")))
     con.register("samples_file", _parquet(SAMPLES, _per_shard(runs, "samples")))

@@ -36,7 +36,7 @@ def shard_file_names(layout: StoreLayout, shard_idx: int) -> list[str]:
 class ShardWriter:
     """The shard `shard_idx` of the generation at `path`, `n_rows` used rows; for one writing thread.
 
-    Rows are put together in memory of `staging`, which one writer lends to the next; space on the disk is reserved at the
+    Rows are put together in memory of `staging`, which goes from one writer to the next; space on the disk is reserved at the
     start. After a crash a new writer of the same shard begins again.
 
     Raises:

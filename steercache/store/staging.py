@@ -2,6 +2,8 @@
 
 import mmap
 
+from steercache.core.errors import BudgetError
+
 LARGE_PAGE = 2 * 2**20
 
 
@@ -15,7 +17,11 @@ class Staging:
         self._free: list[mmap.mmap] = []
 
     def take(self, n_bytes: int) -> mmap.mmap:
-        """At least `n_bytes` (and at least 1), with whatever was in them before."""
+        """At least `n_bytes` (and at least 1), with whatever was in them before.
+
+        Raises:
+            BudgetError: the system has no such memory to give.
+        """
         fitting = [memory for memory in self._free if len(memory) >= n_bytes]
         if not fitting:
             self._free.clear()  # too small: kept beside larger ones they would add up
@@ -31,7 +37,13 @@ class Staging:
 
 def _fresh(n_bytes: int) -> mmap.mmap:
     n_whole = -(-max(1, n_bytes) // LARGE_PAGE) * LARGE_PAGE
-    memory = mmap.mmap(-1, n_whole, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory has no large pages
+    try:
+        memory = mmap.mmap(-1, n_whole, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory has no large pages
+    except OSError as error:
+        raise BudgetError(
+            f"no memory for a shard's file of {n_whole // 2**20:,} MiB: {error.strerror}",
+            hint="free memory, fewer --workers, or a smaller `shard_mib` in the trace manifest",
+        ) from error
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return memory

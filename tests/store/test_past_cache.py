@@ -137,3 +137,9 @@ def test_memory_is_lent_again_where_it_fits_and_kept_nowhere_else() -> None:
     staging.give(small)
     assert staging.take(9 * 2**20) is not small
     assert staging.take(10) is not small  # too small once: not kept beside what took its place
+
+
+def test_memory_that_the_system_has_not_is_named_with_a_way_out() -> None:
+    with pytest.raises(BudgetError, match="no memory for a shard's file of") as caught:
+        Staging().take(2**46)  # more than any address space that a process has
+    assert "shard_mib" in str(caught.value.hint)
