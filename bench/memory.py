@@ -1,6 +1,7 @@
 """Peak memory of a build over 1,000 and over 100,000 sentences: the data set's size must not show.
 
-Each build runs in a process of its own; the peak is the operating system's (ru_maxrss). A third process only imports and
+Each build runs in a process of its own; the peak is the operating system's (VmHWM: ru_maxrss would begin at what this process,
+its parent, has had). A third process only imports and
 loads what a build needs, and runs one batch: the model and a few batches, without the build.
 """
 
@@ -18,7 +19,7 @@ from bench.turns import Row, fast_dtype
 MIB = 2**20
 ALLOWED_MIB = 300
 CODE = """
-import resource, sys
+import sys
 from pathlib import Path
 from steercache.build.engine import build_run
 from steercache.build.job import prepare_trace
@@ -36,7 +37,8 @@ else:
     samples = InputStream(prepared.job.datasets, prepared.job.bundle, max_tokens=None).take(0, 64)
     batch = pad_batch([s.encoded for s in samples], padding_side="right", pad_id=0)
     make_capture(loaded, sites=["resid_post"], layers=[10, 20])(batch)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+status = Path("/proc/self/status").read_text()
+print(int(status.partition("VmHWM:")[2].split()[0]) * 1024)
 """
 
 

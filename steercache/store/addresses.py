@@ -13,7 +13,7 @@ import numpy.typing as npt
 PROT_NONE = 0
 MAP_FIXED = 0x10  # Linux and macOS agree on it; Python's mmap knows neither this nor the next
 MAP_NORESERVE = {"linux": 0x4000, "darwin": 0x40}.get(sys.platform, 0)
-_MADV_WILLNEED = 3
+_MADV_HUGEPAGE = 14  # Linux; macOS knows no such advice
 _FAILED = ctypes.c_void_p(-1).value
 
 
@@ -49,10 +49,12 @@ def array_over(
     return np.asarray(owner)
 
 
-def read_ahead(address: int, n_bytes: int) -> None:
-    """Tell the system that mapped bytes will be read soon; it begins to read them and does not wait."""
-    start = address // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-    _LIBC.madvise(start, address + n_bytes - start, _MADV_WILLNEED)  # advice: what it answers does not matter
+def read_in_large_pieces(address: int, n_bytes: int) -> None:
+    """Tell the system to read a mapped file 2 MiB at a time and to keep it in large pages where its disk has them.
+
+    Small pages that are there already stay. Told of a whole map, so that it is not cut into several.
+    """
+    _LIBC.madvise(address, n_bytes, _MADV_HUGEPAGE)  # advice: what it answers does not matter
 
 
 def _load_libc() -> Any:
