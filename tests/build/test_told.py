@@ -2,12 +2,14 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import duckdb
 import pytest
 
-from steercache.cache.commit import RunWriter
+from steercache.cache.commit import TELL_EVERY_S, RunWriter
 from steercache.cache.handle import open_cache
+from steercache.core.layout import ShardRecord
 from tests.tracing import SmallTrace, write_small_trace
 
 N_SHARDS = 4
@@ -55,8 +57,18 @@ def test_a_short_build_tells_nothing_before_its_end_and_a_reader_misses_nothing(
 def test_after_the_interval_all_that_wait_are_told_at_once(
     trace: SmallTrace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter([0.0, 1.0, 2.0, 9.0, *[10.0] * 100])  # the run begins at 0; its third shard comes at 9
-    monkeypatch.setattr("steercache.cache.commit.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    clock = SimpleNamespace(monotonic=lambda: clock.now, now=0.0)
+    commit_files = RunWriter.commit_files
+
+    def commit_slowly(self: RunWriter, *shard: Any) -> ShardRecord:
+        record = commit_files(self, *shard)
+        clock.now = (
+            0.4 * TELL_EVERY_S * min(record.shard_idx + 1, 3)
+        )  # the third comes after the interval; then time stops
+        return record
+
+    monkeypatch.setattr("steercache.cache.commit.time", clock)
+    monkeypatch.setattr(RunWriter, "commit_files", commit_slowly)
     build_but_not_finish(trace, tmp_path / "root", monkeypatch)
     assert told(tmp_path / "root") == [0, 1, 2]
     trace.build(tmp_path / "root")
