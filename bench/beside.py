@@ -11,8 +11,8 @@ from typing import Any
 from unittest.mock import patch
 
 from bench.turns import seconds
-from steercache.build import engine
-from steercache.build.writing import Job, WritingThread
+from steercache.runs import engine
+from steercache.runs.writing import Job, WritingThread
 
 PATIENCE_S = 0.1  # a batch is copied in less; while a shard is written to the disk, the build goes on
 

@@ -19,12 +19,12 @@ import torch
 from bench.beside import build_and_bare
 from bench.texts import write_texts, write_trace
 from bench.turns import Row, fast_dtype, row_of, seconds
-from steercache.build.engine import BuildOptions, build_run
-from steercache.build.inputs import InputStream
-from steercache.build.job import PreparedTrace, prepare_trace
-from steercache.build.plan import plan_run
 from steercache.cache.handle import Cache, open_cache
 from steercache.models.spec import LoadedModel
+from steercache.runs.engine import BuildOptions, build_run
+from steercache.runs.inputs import InputStream
+from steercache.runs.job import PreparedTrace, prepare_trace
+from steercache.runs.plan import plan_run
 from steercache.trace.batches import PaddedBatch, pad_batch, plan_batches
 
 N_TEXTS = 1000

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from steercache.answers.batches import Runner
+from steercache.answers.store import Key, SweepWriter
+from steercache.benchmarks.task import Asked, ask, pick_rows
+from steercache.cells.arms import Arm, EvalOptions, Setting, settings_of
+from steercache.cells.model import find_model
 from steercache.core.trials import Answer, Target
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks import open_benchmark
-from steercache.evals.runner.batches import Runner
-from steercache.evals.runner.store import Key, SweepWriter
-from steercache.evals.settings.arms import Arm, EvalOptions, Setting, settings_of
-from steercache.evals.settings.model import find_model
-from steercache.evals.tasks.task import Asked, ask, pick_rows
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session
-from steercache.steer.prefill import run_prefill
-from steercache.steer.targets import target_mask
+from steercache.steering.prefill import run_prefill
+from steercache.steering.targets import target_mask
 from steercache.trace.batches import PaddedBatch, pad_batch
 
 LAYERS = range(5, 21)

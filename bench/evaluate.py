@@ -20,17 +20,17 @@ import torch
 
 from bench.loops import encode, mask_of
 from bench.turns import Row, row_of, seconds
+from steercache.benchmarks.task import ask, pick_rows
 from steercache.cache.handle import open_cache
+from steercache.cells.arms import EvalOptions
+from steercache.cells.model import find_model
 from steercache.core.errors import NotFoundError
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks import Benchmark, open_benchmark
-from steercache.evals.evaluation.run import Evaluation, evaluate
-from steercache.evals.settings.arms import EvalOptions
-from steercache.evals.settings.model import find_model
-from steercache.evals.tasks.task import ask, pick_rows
 from steercache.models.families import find_module
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session, open_session
+from steercache.sweeps.evaluation.run import Evaluation, evaluate
 
 MODELS = ("tiny", "demo")
 N_QUESTIONS = 32

@@ -30,21 +30,21 @@ from bench.cells import (
     row_norms,
     run_exactly,
 )
-from steercache.build.engine import build_run
-from steercache.build.job import prepare_trace
-from steercache.build.plan import plan_run
+from steercache.answers.store import Said
 from steercache.cache.handle import open_cache
-from steercache.evals.grid.shortcuts import FinishedGrid
-from steercache.evals.grid.shortcuts_job import finished_grid
-from steercache.evals.runner.store import Said
-from steercache.evals.screening.gradient_plan import GradientWish
-from steercache.evals.screening.gradient_store import StoredGradients
-from steercache.evals.screening.predict import GradientsWanted, ensure_gradients
 from steercache.fit import mean_shift
 from steercache.manifests.load import find_manifest
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session, open_session
-from steercache.steer.screen import answer_gradients
+from steercache.runs.engine import build_run
+from steercache.runs.job import prepare_trace
+from steercache.runs.plan import plan_run
+from steercache.screening.gradient_plan import GradientWish
+from steercache.screening.gradient_store import StoredGradients
+from steercache.screening.predict import GradientsWanted, ensure_gradients
+from steercache.steering.screen import answer_gradients
+from steercache.sweeps.grid.shortcuts import FinishedGrid
+from steercache.sweeps.grid.shortcuts_job import finished_grid
 
 RUN, CONCEPT, QUERY = "smollm2-concepts", "spatial_relationship", "anchor_vs_control"
 N_PLANTING = 128

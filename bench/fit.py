@@ -14,15 +14,15 @@ from pathlib import Path
 from bench.build import bare_forwards, batches_of
 from bench.texts import write_trace
 from bench.turns import Row, fast_dtype, take_turns
-from steercache.build.engine import build_run
-from steercache.build.job import PreparedTrace, prepare_trace
-from steercache.build.plan import plan_run
 from steercache.cache.handle import open_cache
 from steercache.data.concept_set import concept_rows
 from steercache.data.rows import Row as DataRow
 from steercache.fit import mean_shift
 from steercache.manifests.dataset import CONCEPTS
 from steercache.queries.session import Session, open_session
+from steercache.runs.engine import build_run
+from steercache.runs.job import PreparedTrace, prepare_trace
+from steercache.runs.plan import plan_run
 
 OPENINGS = ("We read this:", "He wrote:", "Somebody said:", "It begins so:", "Here it is:", "As told:", "Listen:")
 TURNS = 5

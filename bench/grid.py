@@ -33,9 +33,9 @@ from bench.cells import (
 from bench.loops import Said, encode, generate_all, mask_of
 from bench.turns import Row, fast_dtype, row_of
 from steercache.cache.handle import open_cache
+from steercache.cells.arms import Setting
 from steercache.core.errors import NotFoundError
 from steercache.core.trials import Target
-from steercache.evals.settings.arms import Setting
 from steercache.models.families import find_module
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import open_session

@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from steercache.build.tables import ROWS
 from steercache.core.layout import FileRecord, ShardRecord
 from steercache.index.database import Index
 from steercache.index.files import RunFiles, over_files, rebuild
@@ -25,6 +24,7 @@ from steercache.index.guard import Limits, run_query
 from steercache.index.ingest import ShardFiles, put_run, put_shards
 from steercache.index.schemas import ANNOTATIONS, SAMPLES
 from steercache.queries.library import load_library
+from steercache.runs.tables import ROWS
 
 TOKENS_PER_SAMPLE, ROWS_PER_SHARD, N_WORDS = 25, 250_000, 30_000
 RUN = "ab" * 32

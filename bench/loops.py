@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from steercache.evals.settings.arms import EvalOptions, Setting
-from steercache.evals.tasks.task import PLAIN
+from steercache.benchmarks.task import PLAIN
+from steercache.cells.arms import EvalOptions, Setting
 from steercache.models.families import find_module
 from steercache.models.spec import LoadedModel
 from steercache.trace.prompt import decode_image

@@ -21,16 +21,16 @@ ALLOWED_MIB = 300
 CODE = """
 import sys
 from pathlib import Path
-from steercache.build.engine import build_run
-from steercache.build.job import prepare_trace
-from steercache.build.plan import plan_run
+from steercache.runs.engine import build_run
+from steercache.runs.job import prepare_trace
+from steercache.runs.plan import plan_run
 from steercache.cache.handle import open_cache
 prepared = prepare_trace(Path(sys.argv[1]), cache_root=Path(sys.argv[2]), device="cpu", dtype=sys.argv[4])
 if sys.argv[3] == "build":
     cache = open_cache(Path(sys.argv[2]), create=True)
     build_run(cache, plan_run(prepared.job, cache=cache), prepared)
 else:
-    from steercache.build.inputs import InputStream
+    from steercache.runs.inputs import InputStream
     from steercache.trace.batches import pad_batch
     from steercache.trace.capture import make_capture
     loaded = prepared.load()

@@ -19,15 +19,15 @@ import yaml
 
 from bench.build import batches_of, forget
 from bench.turns import Row, fast_dtype, row_of, seconds
-from steercache.build.engine import build_run
-from steercache.build.job import PreparedTrace, prepare_trace
-from steercache.build.plan import plan_run
 from steercache.cache.handle import open_cache
+from steercache.cells.model import FoundModel, find_model
 from steercache.core.errors import NotFoundError
 from steercache.data import open_dataset
-from steercache.evals.settings.model import FoundModel, find_model
 from steercache.manifests.dataset import DatasetManifest
 from steercache.models.spec import LoadedModel
+from steercache.runs.engine import build_run
+from steercache.runs.job import PreparedTrace, prepare_trace
+from steercache.runs.plan import plan_run
 from steercache.trace.batches import PaddedBatch
 from steercache.trace.capture import model_inputs
 

@@ -20,14 +20,14 @@ from bench.exhaustive import Whole, whole_grid
 from bench.turns import Row, seconds
 from steercache.core.errors import NotFoundError
 from steercache.core.layout import ShardRecord, SiteLayout, StoreLayout
-from steercache.evals.grid.shortcuts import FinishedGrid, bent_changes
-from steercache.evals.screening.gradient_plan import SITE
-from steercache.evals.screening.pilot import pilot_cells, pilot_size
-from steercache.evals.screening.predict import TRUST
-from steercache.steer.screen import Screen, each_layer_shifts, mean_shifts, predict
+from steercache.screening.gradient_plan import SITE
+from steercache.screening.pilot import pilot_cells, pilot_size
+from steercache.screening.predict import TRUST
+from steercache.steering.screen import Screen, each_layer_shifts, mean_shifts, predict
 from steercache.store.generation import create_generation
 from steercache.store.reader import GenerationReader, open_generation
 from steercache.store.shard import ShardWriter
+from steercache.sweeps.grid.shortcuts import FinishedGrid, bent_changes
 
 KINDS = ("fitted", "planted")
 N_QUESTIONS = 128

@@ -17,8 +17,8 @@ from bench.exhaustive import Whole, whole_grid
 from bench.screening import N_QUESTIONS
 from bench.turns import Row
 from steercache.core.errors import NotFoundError
-from steercache.evals.grid.shortcuts import Shortcut, ShortcutOptions, compare_ways
-from steercache.evals.statistics.racing import Ints, race
+from steercache.stats.racing import Ints, race
+from steercache.sweeps.grid.shortcuts import Shortcut, ShortcutOptions, compare_ways
 
 KINDS = ("fitted", "planted")
 N_RESAMPLES = 200

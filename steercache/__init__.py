@@ -19,7 +19,7 @@ if _TYPE_CHECKING:
     from steercache.core.selection import Selection
     from steercache.core.vectors import SteeringVector
     from steercache.queries.session import open_session as open
-    from steercache.steer.live import steer as steer
+    from steercache.steering.live import steer as steer
 
 __version__ = _version("steercache")
 __all__ = ["Selection", "SteeringVector", "fit", "open", "steer"]

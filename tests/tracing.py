@@ -6,10 +6,10 @@ from pathlib import Path
 
 import yaml
 
-from steercache.build.engine import BuildOptions, BuildResult, build_run
-from steercache.build.job import prepare_trace
-from steercache.build.plan import plan_run
 from steercache.cache.handle import Cache, open_cache
+from steercache.runs.engine import BuildOptions, BuildResult, build_run
+from steercache.runs.job import prepare_trace
+from steercache.runs.plan import plan_run
 from tests.tiny import sentences, write_tiny_model
 
 

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import click
 
-from steercache.build.engine import BuildOptions, BuildResult, build_run
-from steercache.build.job import PreparedTrace, prepare_trace
-from steercache.build.overview import bytes_of_gb
-from steercache.build.plan import Plan, plan_run
 from steercache.cache.handle import Cache, open_cache
 from steercache.cli.options import device_options, json_option, root_option
 from steercache.cli.output import human_bytes, next_commands, note, print_json, progress_bar
 from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
 from steercache.queries.session import Session, open_session
+from steercache.runs.engine import BuildOptions, BuildResult, build_run
+from steercache.runs.job import PreparedTrace, prepare_trace
+from steercache.runs.overview import bytes_of_gb
+from steercache.runs.plan import Plan, plan_run
 
 _LABELLED = """
 SELECT

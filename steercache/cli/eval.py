@@ -5,7 +5,12 @@ from typing import Any, get_args
 
 import click
 
+from steercache.benchmarks.whatsup import WhatsUpScore
 from steercache.cache.handle import open_cache
+from steercache.cells.arms import EvalOptions
+from steercache.cells.controls import CONTROL_KINDS
+from steercache.cells.model import find_model
+from steercache.cells.vectors import by_methods
 from steercache.cli.fit import parse_layers
 from steercache.cli.options import (
     among,
@@ -26,14 +31,9 @@ from steercache.core.ids import SHORT_ID
 from steercache.core.trials import Target
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks import BENCHMARKS, open_benchmark
-from steercache.evals.evaluation.run import Evaluation, evaluate
-from steercache.evals.evaluation.table import EvalRow
-from steercache.evals.settings.arms import EvalOptions
-from steercache.evals.settings.controls import CONTROL_KINDS
-from steercache.evals.settings.model import find_model
-from steercache.evals.settings.vectors import by_methods
-from steercache.evals.tasks.whatsup import WhatsUpScore
 from steercache.queries.session import open_session
+from steercache.sweeps.evaluation.run import Evaluation, evaluate
+from steercache.sweeps.evaluation.table import EvalRow
 
 SHOWN = 5  # failures named at the terminal; --json has all
 

@@ -6,18 +6,18 @@ from typing import Any
 
 import click
 
+from steercache.cells.sweep import prepare_sweep, sweep_model
 from steercache.cli.grid_tables import print_grid
 from steercache.cli.options import among, device_options, json_option, mode_options, root_option
 from steercache.cli.output import next_commands, print_json, progress_bar
 from steercache.core.errors import PartlyFailedError, UsageError
-from steercache.evals.evaluation.nulls import NULL_KINDS
-from steercache.evals.grid.run import GridOptions, GridResult, run_grid
-from steercache.evals.screening.job import screening_for_grid
-from steercache.evals.screening.pilot import ScreenFirst, screen_first_of
-from steercache.evals.settings.sweep import prepare_sweep, sweep_model
 from steercache.manifests.resolve import ResolvedSweep, resolve_sweep
 from steercache.manifests.sweep import Race
 from steercache.queries.session import open_session
+from steercache.screening.job import screening_for_grid
+from steercache.screening.pilot import ScreenFirst, screen_first_of
+from steercache.sweeps.evaluation.nulls import NULL_KINDS
+from steercache.sweeps.grid.run import GridOptions, GridResult, run_grid
 
 
 @click.command()

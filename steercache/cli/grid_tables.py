@@ -6,14 +6,14 @@ from typing import Any
 
 import click
 
+from steercache.cells.sweep import SweepGrid
 from steercache.cli.output import note, print_table
 from steercache.cli.screen_tables import pilot_note
 from steercache.core.ids import SHORT_ID
 from steercache.core.trials import Cell
-from steercache.evals.grid.run import GridResult, TaskResult
-from steercache.evals.grid.table import GridChoice, GridRow
-from steercache.evals.settings.sweep import SweepGrid
-from steercache.evals.statistics.paired import Interval
+from steercache.stats.paired import Interval
+from steercache.sweeps.grid.run import GridResult, TaskResult
+from steercache.sweeps.grid.table import GridChoice, GridRow
 
 SHOWN = 5  # failures named at the terminal; --json has all
 

@@ -5,24 +5,24 @@ from typing import Any
 
 import click
 
-from steercache.build.job import prepare_trace
-from steercache.build.overview import Overview, decimal_bytes, overview, sizes_of
-from steercache.build.plan import Plan, plan_run
+from steercache.answers.costs import costs_here, known_costs, seconds_said
 from steercache.cache.handle import Cache, open_cache
+from steercache.cells.sweep import prepare_sweep, sweep_model
 from steercache.cli.options import device_options, json_option, mode_options, root_option
 from steercache.cli.output import human_bytes, next_commands, note, print_json, print_table, progress_bar
 from steercache.core.errors import NotFoundError
 from steercache.core.ids import SHORT_ID
-from steercache.evals.grid.plan import SweepPlan, TaskPlan, plan_sweep
-from steercache.evals.grid.run import GridOptions
-from steercache.evals.runner.costs import costs_here, known_costs, seconds_said
-from steercache.evals.screening.job import weightless
-from steercache.evals.screening.pilot import screen_first_of
-from steercache.evals.settings.sweep import prepare_sweep, sweep_model
 from steercache.manifests.load import declared_kind, find_manifest
 from steercache.manifests.resolve import resolve_sweep
 from steercache.models.load import resolve_device
 from steercache.queries.session import open_session
+from steercache.runs.job import prepare_trace
+from steercache.runs.overview import Overview, decimal_bytes, overview, sizes_of
+from steercache.runs.plan import Plan, plan_run
+from steercache.screening.job import weightless
+from steercache.screening.pilot import screen_first_of
+from steercache.sweeps.grid.plan import SweepPlan, TaskPlan, plan_sweep
+from steercache.sweeps.grid.run import GridOptions
 
 
 @click.command()

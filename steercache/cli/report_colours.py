@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from steercache.analysis.colours import ColourEffect, ColourOptions, colour_effect
+from steercache.cells.model import find_model
 from steercache.cli.options import (
     batch_options,
     device_options,
@@ -19,8 +21,6 @@ from steercache.cli.output import next_commands, note, print_json, print_table, 
 from steercache.cli.verdicts import beside_random
 from steercache.core.errors import PartlyFailedError, UsageError
 from steercache.data.benchmarks import open_benchmark
-from steercache.evals.paper.colours import ColourEffect, ColourOptions, colour_effect
-from steercache.evals.settings.model import find_model
 from steercache.queries.session import open_session
 from steercache.report.colours import colour_chart
 from steercache.report.style import save_chart

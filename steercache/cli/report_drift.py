@@ -5,10 +5,10 @@ from typing import Any
 
 import click
 
+from steercache.analysis.drift import ROLES, Drift, measure_drift
 from steercache.cli.fit import parse_layers
 from steercache.cli.options import json_option, picture_option, root_option
 from steercache.cli.output import print_json, print_table, progress_bar
-from steercache.evals.paper.drift import ROLES, Drift, measure_drift
 from steercache.queries.session import open_session
 from steercache.report.drift import drift_chart
 from steercache.report.style import save_chart

@@ -9,9 +9,9 @@ from steercache.cli.options import json_option, root_option
 from steercache.cli.output import human_bytes, note, print_json
 from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
-from steercache.evals.grid.report import SweepReport, read_sweep
 from steercache.queries.session import open_session
 from steercache.report.page import save_page, verdict
+from steercache.sweeps.grid.report import SweepReport, read_sweep
 
 
 @click.command("html")

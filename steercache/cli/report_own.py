@@ -5,6 +5,9 @@ from typing import Any
 
 import click
 
+from steercache.analysis.origins import Origins, compare_origins, find_origins
+from steercache.cells.arms import EvalOptions
+from steercache.cells.model import find_model
 from steercache.cli.fit import parse_layers
 from steercache.cli.options import (
     device_options,
@@ -18,9 +21,6 @@ from steercache.cli.options import (
 from steercache.cli.output import next_commands, note, print_json, print_table, progress_bar
 from steercache.core.errors import UsageError
 from steercache.data.benchmarks import BENCHMARKS, open_benchmark
-from steercache.evals.paper.origins import Origins, compare_origins, find_origins
-from steercache.evals.settings.arms import EvalOptions
-from steercache.evals.settings.model import find_model
 from steercache.queries.session import open_session
 
 

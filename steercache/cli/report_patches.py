@@ -6,12 +6,12 @@ from typing import Any
 import click
 import numpy as np
 
+from steercache.analysis.patches import PatchMaps, find_sample, patch_maps
+from steercache.analysis.pictures import picture_of
 from steercache.cli.fit import parse_layers
 from steercache.cli.options import json_option, picture_option, root_option
 from steercache.cli.output import note, print_json, print_table
 from steercache.core.errors import UsageError
-from steercache.evals.paper.patches import PatchMaps, find_sample, patch_maps
-from steercache.evals.paper.pictures import picture_of
 from steercache.queries.session import open_session
 from steercache.report.patches import patch_chart
 from steercache.report.style import save_chart

@@ -22,8 +22,8 @@ from steercache.core.vectors import SteeringVector
 from steercache.queries.session import open_session
 from steercache.report.effect import effect_chart
 from steercache.report.style import save_chart
-from steercache.steer.effects import MassAtAlpha, WordMass, WordMassPlan, rank_of_best, summarise, word_mass_effect
-from steercache.steer.neutral import PROMPTS, WORDS
+from steercache.steering.effects import MassAtAlpha, WordMass, WordMassPlan, rank_of_best, summarise, word_mass_effect
+from steercache.steering.neutral import PROMPTS, WORDS
 
 
 @click.command("words")

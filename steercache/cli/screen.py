@@ -5,6 +5,10 @@ from typing import Any
 
 import click
 
+from steercache.benchmarks.task import Progress
+from steercache.cells.arms import EvalOptions
+from steercache.cells.model import find_model
+from steercache.cells.sweep import SweepJob, sweep_model
 from steercache.cli.fit import parse_layers
 from steercache.cli.options import (
     device_options,
@@ -21,9 +25,9 @@ from steercache.core.errors import UsageError
 from steercache.core.trials import Target
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks import BENCHMARKS, open_benchmark
-from steercache.evals.grid.shortcuts import ShortcutOptions
-from steercache.evals.grid.shortcuts_job import compare_sweep
-from steercache.evals.screening.job import (
+from steercache.manifests.resolve import resolve_sweep
+from steercache.queries.session import Session, open_session
+from steercache.screening.job import (
     ScreenedTask,
     ScreenTask,
     bent_by_pilot,
@@ -36,13 +40,9 @@ from steercache.evals.screening.job import (
     tasks_of_sweep,
     wanted_of,
 )
-from steercache.evals.screening.predict import TRUST, GradientsWanted
-from steercache.evals.settings.arms import EvalOptions
-from steercache.evals.settings.model import find_model
-from steercache.evals.settings.sweep import SweepJob, sweep_model
-from steercache.evals.tasks.task import Progress
-from steercache.manifests.resolve import resolve_sweep
-from steercache.queries.session import Session, open_session
+from steercache.screening.predict import TRUST, GradientsWanted
+from steercache.sweeps.grid.shortcuts import ShortcutOptions
+from steercache.sweeps.grid.shortcuts_job import compare_sweep
 
 _TARGETS = ("image", "text", "both", "all", "last")
 

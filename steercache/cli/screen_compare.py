@@ -7,8 +7,8 @@ import click
 
 from steercache.cli.output import note, print_table
 from steercache.core.ids import SHORT_ID
-from steercache.evals.grid.shortcuts import MEASURES, Shortcut, ShortcutOptions
-from steercache.evals.grid.shortcuts_job import Compared
+from steercache.sweeps.grid.shortcuts import MEASURES, Shortcut, ShortcutOptions
+from steercache.sweeps.grid.shortcuts_job import Compared
 
 
 def compared_json(found: Sequence[Compared]) -> list[dict[str, Any]]:

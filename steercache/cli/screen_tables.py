@@ -7,9 +7,9 @@ import click
 
 from steercache.cli.output import note, print_table
 from steercache.core.ids import SHORT_ID
-from steercache.evals.screening.job import ScreenedTask
-from steercache.evals.screening.many import NullRank, ScreenRow
-from steercache.evals.screening.predict import By, SampleEffect
+from steercache.screening.job import ScreenedTask
+from steercache.screening.many import NullRank, ScreenRow
+from steercache.screening.predict import By, SampleEffect
 
 Effects = Mapping[str, Mapping[str, tuple[SampleEffect, ...]]]
 

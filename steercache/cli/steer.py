@@ -13,8 +13,8 @@ from steercache.cli.output import next_commands, print_json, print_table
 from steercache.cli.vector_model import load_model_of
 from steercache.core.errors import UsageError
 from steercache.core.trials import AlphaUnit
-from steercache.steer.generate import Setting, generate_side_by_side
-from steercache.steer.live import When
+from steercache.steering.generate import Setting, generate_side_by_side
+from steercache.steering.live import When
 
 
 @click.command()

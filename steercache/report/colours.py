@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from steercache.analysis.colours import ColourEffect, ColourPoint
 from steercache.data.scenes.palette import RGB
-from steercache.evals.paper.colours import ColourEffect, ColourPoint
 from steercache.report.style import ACCENT, INK, QUIET, SECOND, alpha_axis, altair, heading, styled, ticks_of
 
 _WIDTH, _HEIGHT = 250, 210  # points, of one panel

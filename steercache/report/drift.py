@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from steercache.evals.paper.drift import Drift
+from steercache.analysis.drift import Drift
 from steercache.report.style import ACCENT, INK, QUIET, SECOND, altair, heading, styled, ticks_of
 
 _WIDTH, _HEIGHT = 330, 230

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from steercache.report.style import ACCENT, INK, QUIET, alpha_axis, altair
-from steercache.steer.effects import MassAtAlpha, WordMass, summarise
+from steercache.steering.effects import MassAtAlpha, WordMass, summarise
 
 _WIDTH, _HEIGHT = 420, 260  # points
 

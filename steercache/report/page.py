@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import median
 
 from steercache.core.ids import SHORT_ID
-from steercache.evals.grid.report import ReportRow, SplitReport, SweepReport
 from steercache.report.style import svg_of
 from steercache.report.sweep_charts import gain_chart, letter_chart, map_chart
+from steercache.sweeps.grid.report import ReportRow, SplitReport, SweepReport
 
 _COLUMNS = ("", "setting", "right", "gain", "95 % interval", "p", "p (Holm)", "could show", "controls", "rank p")
 _SHOWN = 10  # failures named on the page

@@ -9,9 +9,9 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
+from steercache.analysis.patches import PatchMap, PatchMaps
 from steercache.core.errors import UsageError
 from steercache.data.pixels import upright_rgb
-from steercache.evals.paper.patches import PatchMap, PatchMaps
 from steercache.report.style import DIVERGING, altair, heading, styled
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, as fractions of the picture

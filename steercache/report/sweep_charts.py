@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from steercache.evals.grid.report import GainMap, ReportRow, SplitReport
 from steercache.report.style import ACCENT, DIVERGING, INK, QUIET, SECOND, altair, heading, styled
+from steercache.sweeps.grid.report import GainMap, ReportRow, SplitReport
 
 _WIDTH = 560
 _ROW = 46  # points per arm

@@ -281,7 +281,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_named_and_what_was_committed_stays_and_is_gone_on_with(
     small_disk: Path, trace: SmallTrace, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steercache.build.engine.SPARE_BYTES", -(2**30))  # let it run into the wall
+    monkeypatch.setattr("steercache.runs.engine.SPARE_BYTES", -(2**30))  # let it run into the wall
     monkeypatch.setattr("steercache.cache.commit.TELL_EVERY_S", 0.0)  # with the index as well
     monkeypatch.setattr("steercache.cache.commit.TELL_SHARE", 0)
     root = small_disk / "root"

@@ -24,7 +24,7 @@ from tests.data.benchmarks.layouts import (
     whatsup_captions,
     write_table,
 )
-from tests.evals.small_run import vector
+from tests.sweeps.small_run import vector
 
 SPLITS = ("search", "test")
 SHIFT = re.compile(r"(\w+) (\d+)->(\d+) \(right (\d+)\)")

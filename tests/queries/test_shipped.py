@@ -171,7 +171,7 @@ CASES: list[tuple[str, dict[str, Any], str, list[tuple[Any, ...]]]] = [
         [("spatial", "mean_shift", i, pytest.approx(1), 5.0, 5.0) for i in range(3)],
     ),
     ("words_by_alpha", {"sweep": "trial"}, "alpha", []),
-    ("what_replaces_the_grid", {"sweep": "trial"}, "way", []),  # with rows: tests/evals/test_shortcuts.py
+    ("what_replaces_the_grid", {"sweep": "trial"}, "way", []),  # with rows: tests/sweeps/test_shortcuts.py
     *((name, {}, "run_id", []) for name, query in LIBRARY.items() if query.kind == "check"),
 ]
 

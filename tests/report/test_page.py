@@ -10,10 +10,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from steercache.benchmarks.comparison import compare
 from steercache.core.trials import Answer
-from steercache.evals.grid.report import CellOf, ControlGain, GainMap, ReportRow, SplitReport, SweepReport
-from steercache.evals.tasks.comparison import compare
 from steercache.report.page import save_page, sweep_page, verdict
+from steercache.sweeps.grid.report import CellOf, ControlGain, GainMap, ReportRow, SplitReport, SweepReport
 from tests.report.pages import outside_references, text_of
 
 ODD = '<img src=x onerror="alert(1)">&amp; "vector"'

@@ -3,7 +3,7 @@
 The right caption stands first in the files, so the options are turned by the row's number, as published: row i shows them
 from position i mod 4 on. Each pair of things was photographed in four arrangements: `meta["set_id"]` names the pair of
 things and `meta["relation"]` the arrangement, both read off the captions, for the pair and
-set accuracies (evals/tasks/whatsup.py). Pictures of one pair of things are one group: the grouped split cuts no set, and
+set accuracies (benchmarks/whatsup.py). Pictures of one pair of things are one group: the grouped split cuts no set, and
 intervals take a set, whose pictures and captions are alike, as one.
 """
 

@@ -1,0 +1,204 @@
+"""Questions through the model: batched by length, every setting over each batch in the way that was chosen."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from steercache.answers.store import Key, Said, SweepWriter
+from steercache.answers.ways import BRANCHED, Way, groups_of_results
+from steercache.benchmarks.comparison import make_answer
+from steercache.benchmarks.task import Asked, Progress
+from steercache.cells.arms import EvalOptions, Setting
+from steercache.core.errors import SteercacheError
+from steercache.core.trials import Answer
+from steercache.models.spec import LoadedModel
+from steercache.steering.cells import CellAnswers
+from steercache.trace.batches import plan_batches
+from steercache.trace.prompt import ImageError
+
+
+@dataclass(slots=True, kw_only=True)
+class Runner:
+    """Answers settings over questions, in a `way` that may change between runs. `known` answers are not asked for again;
+    `near_ties` lists what another batching may answer otherwise, of those computed now. `planned` is how many answers are
+    wanted in all, where the caller knows."""
+
+    loaded: LoadedModel = field(repr=False)
+    options: EvalOptions
+    writer: SweepWriter = field(repr=False)
+    known: dict[Key, Said] = field(repr=False)
+    progress: Progress | None = None
+    planned: int | None = None
+    way: Way = BRANCHED
+    near_ties: list[Key] = field(default_factory=list)
+    n_computed: int = 0
+    n_reused: int = 0
+    full: dict[str, str] = field(default_factory=dict)  # cells that could not branch, and why
+    _total: int = 0
+    _done: int = 0
+
+    def run(self, asked: Sequence[Asked], settings: Sequence[Setting]) -> dict[Key, Answer]:
+        """Every answer of `settings` to `asked`, failed ones among them."""
+        by_id = {s.cell.cell_id: s for s in settings}
+        self.writer.ask_for({cell_id: s.cell for cell_id, s in by_id.items()})
+        self._total += len(asked) * len(by_id)
+        found: dict[Key, Answer] = {}
+        for answers in self._answers(asked, by_id):
+            found.update({(a.cell_id, a.sample_id): a for a in answers})
+            self.writer.add(answers)
+            self.count(len(answers))
+        return found
+
+    def count(self, n_answers: int) -> None:
+        """Say that so many answers are there, or will not be asked for."""
+        self._done += n_answers
+        if self.progress is not None:
+            self.progress("answers", self._done, self.planned or self._total)
+
+    def _answers(self, asked: Sequence[Asked], by_id: Mapping[str, Setting]) -> Iterator[list[Answer]]:
+        broken = [one for one in asked if one.encoded is None]
+        yield [failed_answer(one, cell_id) for one in broken for cell_id in by_id]
+        reused = [
+            (one, cell_id, self.known[cell_id, one.sample_id])
+            for one in asked
+            if one.encoded is not None
+            for cell_id in by_id
+            if (cell_id, one.sample_id) in self.known
+        ]
+        self.n_reused += len(reused)
+        yield [_answer(one, cell_id, said) for one, cell_id, said in reused]
+        for batch in question_batches(asked, self.options):
+            yield from self._batch(batch, by_id)
+
+    def _batch(self, batch: Sequence[Asked], by_id: Mapping[str, Setting]) -> Iterator[list[Answer]]:
+        missing = {i for i in by_id if any((i, one.sample_id) not in self.known for one in batch)}
+        if not missing:
+            return
+        ready, broken = with_pixels(batch) if self.way.needs_pixels(self.loaded.family) else (list(batch), [])
+        yield [failed_answer(one, cell_id) for one in broken for cell_id in by_id if cell_id in missing]
+        if not ready:
+            return
+        width = self.loaded.spec.hidden_size
+        cells = [setting.branch_cell(cell_id, width) for cell_id, setting in by_id.items()]
+        margins = margins_of(ready, self.loaded)
+        for group in groups_of_results(
+            self.loaded,
+            ready,
+            cells,
+            wanted=frozenset(missing),
+            options=self.options.branching(ready[0].kind),
+            way=self.way,
+        ):
+            yield [answer for result in group for answer in self._scored(ready, result, margins)]
+
+    def _scored(
+        self, ready: Sequence[Asked], result: CellAnswers, margins: Callable[[torch.Tensor], list[float | None]]
+    ) -> list[Answer]:
+        if result.reason is not None and self.way.mode != "full":
+            self.full[result.key] = result.reason
+        answers = []
+        margin_b = margins(result.logits_bv)
+        for i, one in enumerate(ready):
+            if (result.key, one.sample_id) in self.known:
+                continue
+            if bool(result.near_tie_b[i]):
+                self.near_ties.append((result.key, one.sample_id))
+            raw = self.loaded.tokenizer.decode(list(result.tokens[i]), skip_special_tokens=True).strip()
+            answers.append(_answer(one, result.key, Said(raw=raw, margin=margin_b[i], mode=result.mode)))
+        self.n_computed += len(answers)
+        return answers
+
+
+def question_batches(asked: Sequence[Asked], options: EvalOptions) -> Iterator[tuple[Asked, ...]]:
+    """Questions of one kind and like length together; depends on the questions alone, not on what is known already."""
+    for kind in sorted({one.kind for one in asked}):
+        same = [one for one in asked if one.kind == kind and one.encoded is not None]
+        lengths = [one.encoded.n_tokens for one in same if one.encoded is not None]
+        for members in plan_batches(lengths, tokens_per_batch=options.tokens_per_batch):
+            yield tuple(same[i] for i in members)
+
+
+def with_pixels(batch: Sequence[Asked]) -> tuple[list[Asked], list[Asked]]:
+    """The batch with its pictures decoded, and those whose pictures can no longer be."""
+    ready, broken = [], []
+    for one in batch:
+        encoded = one.encoded
+        if encoded is None or encoded.pixels is None:
+            ready.append(one)
+            continue
+        try:
+            pixels = encoded.pixels()
+        except ImageError as error:
+            broken.append(replace(one, encoded=None, error=str(error)))
+        except SteercacheError as error:
+            broken.append(replace(one, encoded=None, error=error.message))
+        else:
+            ready.append(replace(one, encoded=replace(encoded, pixels=_held(pixels))))
+    return ready, broken
+
+
+def _held(pixels: Any) -> Callable[[], Any]:
+    return lambda: pixels
+
+
+def margins_of(batch: Sequence[Asked], loaded: LoadedModel) -> Callable[[torch.Tensor], list[float | None]]:
+    """Per question, log p(right) - max log p(wrong) from first-token logits (b, vocabulary); None where options are not
+    told apart by their first token."""
+    ids: list[list[int]] = [option_ids(one, loaded.tokenizer) for one in batch]
+
+    def margins(logits_bv: torch.Tensor) -> list[float | None]:
+        found: list[float | None] = []
+        for options, logits_v in zip(ids, logits_bv, strict=True):
+            if not options:
+                found.append(None)
+                continue
+            values = logits_v[options]  # differences of logits are differences of log probabilities
+            found.append(float(values[0] - values[1:].max()))
+        return found
+
+    return margins
+
+
+def option_ids(one: Asked, tokenizer: Any) -> list[int]:
+    """First tokens of the options, the right one first; none where the answer is no option or two begin alike."""
+    options = answer_options(one, tokenizer)
+    if options is None:
+        return []
+    ids, right = options
+    return [ids[right], *ids[:right], *ids[right + 1 :]]
+
+
+def answer_options(one: Asked, tokenizer: Any) -> tuple[tuple[int, ...], int] | None:
+    """First tokens of the options in the question's order, and which is right; None as `option_ids` has none.
+
+    The options of a question for a bare number are the counts of its set that are one token.
+    """
+    answer, texts = one.labels.answer, list(one.labels.choices)
+    if one.kind == "choice":
+        texts = [chr(ord("A") + i) for i in range(len(texts))]
+    if one.kind == "count":
+        counts = [str(count) for count in one.labels.meta.get("counts", ())]
+        texts = [text for text in counts if len(tokenizer.encode(text, add_special_tokens=False)) == 1]
+    if len(texts) < 2 or answer not in texts:
+        return None
+    ids = [tokenizer.encode(text, add_special_tokens=False)[:1] for text in texts]
+    firsts = [token[0] for token in ids if token]
+    return (tuple(firsts), texts.index(answer)) if len(set(firsts)) == len(texts) else None
+
+
+def failed_answer(one: Asked, cell_id: str) -> Answer:
+    """The answer of a sample that could not be asked: in the table, as failed."""
+    return Answer(
+        cell_id=cell_id,
+        sample_id=one.sample_id,
+        split=one.split,
+        status="failed",
+        error=f"{one.place}: {one.error or 'could not be asked'}",
+    )
+
+
+def _answer(one: Asked, cell_id: str, said: Said) -> Answer:
+    labels = replace(one.labels, split=one.split)
+    return make_answer(labels, said.raw, cell_id=cell_id, sample_id=one.sample_id, margin=said.margin, mode=said.mode)

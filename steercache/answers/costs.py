@@ -1,0 +1,208 @@
+"""Read, replay, branch or recompute: predicted from what the parts of a forward pass cost on this machine, and chosen.
+
+What the cache has is read. The rest is computed in the quickest way that is exact for it: a replay where only first tokens are
+asked for and a run holds the rows, branches from one unsteered pass per batch, or a full forward per cell where that is
+quicker or the model's blocks cannot be run alone.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal, get_args
+
+import torch
+
+from steercache.answers.damage import neutral_samples
+from steercache.answers.work import BatchWork, Work
+from steercache.cache.calibration import read_seconds_per_byte, record_costs, recorded_costs
+from steercache.cache.handle import Cache
+from steercache.cells.arms import Wanted
+from steercache.core.errors import UsageError
+from steercache.core.layout import ITEM_BYTES
+from steercache.core.trials import Mode
+from steercache.models.spec import LoadedModel, ModelSpec
+from steercache.steering.costs import NAMES, ForwardCosts, key_for, key_of, measure_costs
+
+MODES: Final[tuple[Mode, ...]] = get_args(Mode)
+DOING: Final[Mapping[Mode, str]] = MappingProxyType(
+    {"replay": "replaying", "branch": "branching", "full": "recomputing in full"}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineCosts:
+    """A model's costs here and what a byte from the disk takes, with its blocks and the bytes of one layer's row."""
+
+    forward: ForwardCosts
+    read_s_per_byte: float
+    n_layers: int
+    row_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModeChoice:
+    """How answers are got, and why. `seconds` are predicted for every way that is open; one in `barred` cannot be taken, for
+    the reason given. "read": nothing is left to compute."""
+
+    mode: Mode | Literal["read"]
+    reason: str
+    forced: bool
+    seconds: Mapping[str, float]
+    barred: Mapping[str, str]
+    n_to_compute: int
+    n_cached: int
+
+
+def costs_here(cache: Cache, loaded: LoadedModel, *, again: bool = False) -> MachineCosts:
+    """What this model costs on this machine, measured once (a second or two) and kept in `calibration.json`."""
+    known = None if again else known_costs(cache, loaded.spec, loaded.model.device)
+    if known is not None:
+        return known
+    measured = measure_costs(loaded, neutral_samples(loaded.bundle))
+    kept = record_costs(cache.paths, key_of(loaded), measured.as_dict())  # as they will be read, to predict the same
+    return _machine(cache, loaded.spec, ForwardCosts(**kept), again=again)
+
+
+def known_costs(cache: Cache, spec: ModelSpec, device: torch.device) -> MachineCosts | None:
+    """What was measured here of a model on a device, without loading it; None: nothing yet."""
+    found = recorded_costs(cache.paths, key_for(spec, device), NAMES)
+    return None if found is None else _machine(cache, spec, ForwardCosts(**found), again=False)
+
+
+def _machine(cache: Cache, spec: ModelSpec, forward: ForwardCosts, *, again: bool) -> MachineCosts:
+    return MachineCosts(
+        forward=forward,
+        read_s_per_byte=read_seconds_per_byte(cache.paths, again=again),
+        n_layers=spec.n_layers,
+        row_bytes=spec.hidden_size * ITEM_BYTES[spec.dtype],
+    )
+
+
+def predict_seconds(costs: MachineCosts, work: Work) -> dict[Mode, float]:
+    """How long the work takes in each way, whether or not it can be taken. Answers are counted at their full length."""
+    ways = {"replay": _replay_s, "branch": _branch_s, "full": _full_s}
+    return {mode: sum(ways[mode](costs, batch) for batch in work.batches) for mode in MODES}
+
+
+def choose_mode(
+    work: Work,
+    seconds: Mapping[Mode, float],
+    barred: Mapping[Mode, str],
+    *,
+    wanted: Wanted = "auto",
+    begun: Mode | None = None,
+) -> ModeChoice:
+    """The quickest way that is not barred; or the one that is wanted; or, if it is open, the one that this work was begun in.
+
+    Raises:
+        UsageError: the one that is wanted is barred.
+    """
+    if wanted != "auto" and wanted in barred:
+        raise UsageError(f"{DOING[wanted]} is not possible here: {barred[wanted]}", hint="--mode auto")
+    open_to = [mode for mode in MODES if mode not in barred]
+    mode, because = min(open_to, key=lambda mode: seconds[mode]), ""
+    if wanted != "auto":
+        mode, because = wanted, " as asked for"
+    elif begun in open_to:
+        mode, because = begun, " as this sweep was begun" if begun != mode else ""
+    done = work.n_to_compute == 0
+    reason = (
+        f"all {work.n_cached:,} answers are in the cache" if done else _reason(mode, work, seconds, barred, because)
+    )
+    return ModeChoice(
+        mode="read" if done else mode,
+        reason=reason,
+        forced=wanted != "auto" and not done,
+        seconds={str(m): float(f"{seconds[m]:.4g}") for m in open_to},
+        barred={str(m): why for m, why in barred.items()},
+        n_to_compute=work.n_to_compute,
+        n_cached=work.n_cached,
+    )
+
+
+def _reason(mode: Mode, work: Work, seconds: Mapping[Mode, float], barred: Mapping[Mode, str], because: str) -> str:
+    """One sentence: what is done, how long it should take, and what the other ways would take or why they are not open."""
+    cached = f", {work.n_cached:,} are in the cache" if work.n_cached else ""
+    answers = f"{work.n_to_compute:,} answers{cached}"
+    others = [
+        f"no {DOING[other]}: {barred[other]}"
+        if other in barred
+        else f"{DOING[other]} about {seconds_said(seconds[other])}"
+        for other in MODES
+        if other != mode
+    ]
+    return "; ".join([f"{DOING[mode]}{because}: about {seconds_said(seconds[mode])} for {answers}", *others])
+
+
+def seconds_said(seconds: float) -> str:
+    """A time for people.
+
+    >>> seconds_said(0.0042), seconds_said(71.3), seconds_said(4000.0)
+    ('0.0042 s', '71 s', '67 min')
+    """
+    if seconds >= 600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def _blocks_s(costs: MachineCosts, n_blocks: int, n_tokens: int, *, n_calls: int = 1) -> float:
+    return n_blocks * (n_calls * costs.forward.block_call_s + n_tokens * costs.forward.block_token_s)
+
+
+def _forward_s(costs: MachineCosts, batch: BatchWork) -> float:
+    """One forward of the whole model over a batch, tower included."""
+    rows = batch.n_seq * (costs.forward.head_row_s + costs.forward.picture_s)
+    return _blocks_s(costs, costs.n_layers, batch.n_seq * batch.n_tokens) + rows
+
+
+def _decode_s(costs: MachineCosts, batch: BatchWork, n_rows: int) -> float:
+    return batch.n_more * (costs.forward.step_s + n_rows * costs.forward.step_row_s) if n_rows else 0.0
+
+
+def _branch_s(costs: MachineCosts, batch: BatchWork) -> float:
+    """One unsteered pass, then only what each cell changes; cells are stacked, and decoded together."""
+    head_s = batch.n_seq * costs.forward.head_row_s
+    total, moving, still = (
+        _forward_s(costs, batch) + head_s,
+        0,
+        0,
+    )  # the head twice: it is compared with the model's own
+    for kind, n in batch.cells:
+        if kind.layer is None or not kind.moves:
+            still = 1  # they all answer alike
+            continue
+        n_tokens = n * batch.n_seq * (batch.n_tokens - kind.start)
+        total += _blocks_s(costs, costs.n_layers - 1 - kind.layer, n_tokens) + n * head_s
+        moving += n
+    return total + _decode_s(costs, batch, moving * batch.n_seq) + _decode_s(costs, batch, still * batch.n_seq)
+
+
+def _full_s(costs: MachineCosts, batch: BatchWork) -> float:
+    return _idle_s(costs, batch) + batch.n_cells * (_forward_s(costs, batch) + _decode_s(costs, batch, batch.n_seq))
+
+
+def _idle_s(costs: MachineCosts, batch: BatchWork) -> float:
+    """A pass that only makes masks and positions: its logits are made twice, to see whether the head is all there is."""
+    return 2 * batch.n_seq * costs.forward.head_row_s
+
+
+def _replay_s(costs: MachineCosts, batch: BatchWork) -> float:
+    """Rows of each layer from disk, then the blocks above; cells of a layer share what precedes their tokens if that pays."""
+    n_tokens, head_s = batch.n_seq * batch.n_tokens, batch.n_seq * costs.forward.head_row_s
+    total = _idle_s(costs, batch)
+    lowest = min((kind.layer for kind, _ in batch.cells if kind.layer is not None), default=costs.n_layers - 1)
+    layers: dict[int, list[tuple[int, int]]] = {}
+    for kind, n in batch.cells:
+        layers.setdefault(lowest if kind.layer is None else kind.layer, []).append((kind.start, n))
+    for layer, cells in layers.items():
+        above = costs.n_layers - 1 - layer
+        shares = sum(start * n for start, n in cells) > batch.n_tokens
+        total += n_tokens * costs.row_bytes * costs.read_s_per_byte
+        total += _blocks_s(costs, above, n_tokens) if shares else 0.0
+        stacks: Counter[int] = Counter()
+        for start, n in cells:
+            stacks[start if shares else 0] += n
+        for first, n in stacks.items():
+            total += _blocks_s(costs, above, n * batch.n_seq * (batch.n_tokens - first)) + n * head_s
+    return total

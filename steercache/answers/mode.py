@@ -1,0 +1,100 @@
+"""Choosing, before a runner starts, how it gets its answers; and keeping the choice, so that a resumed run goes on in it.
+
+Answers of different ways agree within rounding, not to the last bit. So what a sweep was begun in is kept beside its answers.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from steercache.answers.batches import Runner, with_pixels
+from steercache.answers.costs import MODES, MachineCosts, ModeChoice, choose_mode, predict_seconds
+from steercache.answers.replays import ReplayRun, find_replay
+from steercache.answers.ways import BRANCHED, Way
+from steercache.answers.work import Work, work_of
+from steercache.benchmarks.task import Asked, Part
+from steercache.cache.handle import Cache
+from steercache.cells.arms import Setting, Wanted
+from steercache.core.ids import canonical_json
+from steercache.core.trials import Mode
+from steercache.models.spec import ModelSpec
+from steercache.steering.recompute import obstacle_of
+from steercache.store.durable import make_folder, write_file_atomically
+from steercache.trace.batches import pad_batch
+
+FILE_NAME: Final = "ways.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chooser:
+    """Chooses for the runs of one sweep; `folder` is the sweep's."""
+
+    cache: Cache
+    costs: MachineCosts
+    folder: Path
+    wanted: Wanted = "auto"
+
+    def choose(self, runner: Runner, asked: Sequence[Asked], settings: Sequence[Setting], split: Part) -> ModeChoice:
+        """Set the runner's way for these settings over the questions of a split, and say which and why.
+
+        Raises:
+            UsageError: a way is wanted that cannot be taken.
+        """
+        work = work_of(asked, settings, runner.known, loaded=runner.loaded, options=runner.options)
+        barred, rows = self.barred(runner, asked, settings, work)
+        begun = begun_in(self.folder)
+        choice = choose_mode(
+            work, predict_seconds(self.costs, work), barred, wanted=self.wanted, begun=begun.get(split)
+        )
+        if choice.mode == "read":
+            runner.way = BRANCHED
+            return choice
+        runner.way = Way(mode=choice.mode, rows=rows if choice.mode == "replay" else None)
+        if begun.get(split) != choice.mode:
+            make_folder(self.folder)
+            write_file_atomically(self.folder / FILE_NAME, canonical_json({**begun, split: choice.mode}))
+        return choice
+
+    def barred(
+        self, runner: Runner, asked: Sequence[Asked], settings: Sequence[Setting], work: Work
+    ) -> tuple[dict[Mode, str], ReplayRun | None]:
+        """Ways that cannot be taken, with the reason, and the rows that a replay would start from."""
+        if not work.n_to_compute:
+            return {}, None
+        obstacle = _obstacle(runner, asked)
+        if obstacle is not None:
+            return {"replay": obstacle, "branch": obstacle}, None
+        rows, why = rows_for(self.cache, runner.loaded.spec, asked, settings, work)
+        return ({} if rows is not None else {"replay": why}), rows
+
+
+def rows_for(
+    cache: Cache, spec: ModelSpec, asked: Sequence[Asked], settings: Sequence[Setting], work: Work
+) -> tuple[ReplayRun | None, str]:
+    """Rows that a replay of these settings could start from; without them, why it cannot be."""
+    if not work.first_tokens_only:
+        return None, "more than first tokens are asked for"
+    layers = sorted({s.cell.layer for s in settings if s.cell.layer is not None}) or [spec.n_layers - 1]
+    return find_replay(cache, spec, asked, layers)
+
+
+def _obstacle(runner: Runner, asked: Sequence[Asked]) -> str | None:
+    """Why this model's blocks cannot be run alone, seen on the first question that can be asked."""
+    for one in asked:
+        ready, _ = with_pixels([one]) if one.encoded is not None else ([], [])
+        if ready and ready[0].encoded is not None:
+            pad_id = runner.loaded.tokenizer.pad_token_id or 0
+            return obstacle_of(runner.loaded, pad_batch([ready[0].encoded], padding_side="left", pad_id=pad_id))
+    return None
+
+
+def begun_in(folder: Path) -> dict[str, Mode]:
+    """In which way each split of a sweep was begun; a file that cannot be read says nothing."""
+    try:
+        found = json.loads((folder / FILE_NAME).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    known = {mode: mode for mode in MODES}
+    return {k: known[v] for k, v in found.items() if v in known} if isinstance(found, dict) else {}

@@ -1,0 +1,123 @@
+"""Norms of the rows that a task's cells steer, measured once per model, dtype and questions, and kept in the cache.
+
+They are part of what a cell in the unit "target_norm" is. So they come from one file: a grid taken up again, null directions
+and a screening without a model all count in exactly the same numbers.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, get_args
+
+import numpy as np
+
+from steercache.answers.batches import with_pixels
+from steercache.benchmarks.task import Asked
+from steercache.cache.handle import Cache
+from steercache.cells.sweep import SweepJob, TaskQuestions
+from steercache.core.errors import DamagedError, PartlyFailedError
+from steercache.core.ids import canonical_json, digest
+from steercache.core.trials import Target
+from steercache.models.spec import LoadedModel, TokenizerBundle
+from steercache.steering.row_norms import row_norms
+from steercache.store.durable import make_folder, write_file_atomically
+from steercache.trace.batches import pad_batch
+
+N_QUESTIONS: Final = 32
+TARGETS: Final[tuple[str, ...]] = get_args(Target)
+RowNorms = Mapping[str, tuple[float | None, ...]]  # by target, layer after layer; None: no rows
+
+
+def row_norms_of(
+    cache: Cache, bundle: TokenizerBundle, asked: Sequence[Asked], *, load: Callable[[], LoadedModel]
+) -> RowNorms:
+    """Median over the first `N_QUESTIONS` questions of the median norm of a target's rows, position 0 left out.
+
+    `asked` is a search split under the plain wording. `load` is called where the cache does not have them.
+
+    Raises:
+        DamagedError: the file that holds them cannot be read; PartlyFailedError: no question's picture can be.
+    """
+    questions = first_questions(asked)
+    known = known_row_norms(cache, bundle, questions)
+    if known is not None:
+        return known
+    norms = _measure(load(), questions)
+    known = known_row_norms(cache, bundle, questions)
+    if known is not None:  # another process was quicker: what was written first holds
+        return known
+    document = {
+        **_identity(bundle, questions),
+        "model": bundle.spec.name,
+        "n_questions": len(questions),
+        "norms": norms,
+    }
+    make_folder(cache.paths.row_norms)
+    path = cache.paths.row_norms / f"{digest(_identity(bundle, questions))}.json"
+    write_file_atomically(path, canonical_json(document) + b"\n")
+    kept = known_row_norms(cache, bundle, questions)  # as it will be read
+    assert kept is not None
+    return kept
+
+
+def known_row_norms(cache: Cache, bundle: TokenizerBundle, asked: Sequence[Asked]) -> RowNorms | None:
+    """What was measured of these questions; None: nothing yet. Raises DamagedError."""
+    path = cache.paths.row_norms / f"{digest(_identity(bundle, first_questions(asked)))}.json"
+    if not path.exists():
+        return None
+    try:
+        norms = json.loads(path.read_bytes())["norms"]
+        return {target: tuple(None if x is None else float(x) for x in norms[target]) for target in TARGETS}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedError(
+            f"not the norms of a task's rows: {error}", place=str(path), hint="delete it: they are measured again"
+        ) from error
+
+
+def with_target_norms(job: SweepJob, task: TaskQuestions, *, load: Callable[[], LoadedModel] | None = None) -> SweepJob:
+    """The job with the cells of one task, where alpha counts in norms of the task's rows; otherwise the job as it is.
+
+    Without `load` nothing is measured: cells whose norms are not known are of no task. Raises as `row_norms_of`.
+    """
+    if job.grid.options.alpha_unit != "target_norm":
+        return job
+    cache, bundle, asked = job.session.cache, job.loaded.bundle, task.asked["search"]
+    norms = known_row_norms(cache, bundle, asked) if load is None else row_norms_of(cache, bundle, asked, load=load)
+    return job if norms is None else replace(job, grid=job.grid.with_norms(job.loaded, norms))
+
+
+def first_questions(asked: Sequence[Asked]) -> tuple[Asked, ...]:
+    """The first `N_QUESTIONS` that can be asked, in the seeded order of `task.pick_rows`, whatever order they come in."""
+    askable = [one for one in asked if one.encoded is not None]
+    return tuple(sorted(askable, key=lambda one: hashlib.sha256(one.place.encode()).digest())[:N_QUESTIONS])
+
+
+def _identity(bundle: TokenizerBundle, questions: Sequence[Asked]) -> dict[str, Any]:
+    spec = bundle.spec
+    return {
+        "fingerprint": spec.fingerprint,
+        "dtype": spec.dtype,
+        "tokenizer": spec.tokenizer_digest,
+        "samples": digest([one.sample_id for one in questions]),
+    }
+
+
+def _measure(loaded: LoadedModel, questions: Sequence[Asked]) -> dict[str, list[float | None]]:
+    """By target, layer after layer; question by question, so that no batching has a say."""
+    ready, broken = with_pixels(questions)
+    if not ready:
+        raise PartlyFailedError(f"no picture can be read; the first: {broken[0].error}", place=broken[0].place)
+    pad_id = loaded.tokenizer.pad_token_id or 0
+    found = []
+    for one in ready:
+        assert one.encoded is not None
+        batch = pad_batch([one.encoded], padding_side="left", pad_id=pad_id)
+        found.append(row_norms(loaded, batch, targets=TARGETS)[:, 0])
+    norms_nlt = np.stack(found)
+    norms: dict[str, list[float | None]] = {}
+    for t, target in enumerate(TARGETS):
+        known = norms_nlt[~np.isnan(norms_nlt[:, 0, t]), :, t]
+        medians = np.median(known, axis=0).tolist() if len(known) else [None] * norms_nlt.shape[1]
+        norms[target] = medians
+    return norms

@@ -1,0 +1,120 @@
+"""What is still to be computed of some settings over some questions, batch by batch: what a prediction of costs is about."""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from steercache.answers.batches import question_batches
+from steercache.answers.store import Key
+from steercache.benchmarks.task import Asked
+from steercache.cells.arms import EvalOptions, Setting
+from steercache.core.examples import TOKEN_KINDS, EncodedSample
+from steercache.core.trials import Target
+from steercache.models.spec import LoadedModel
+
+TEXT, IMAGE = TOKEN_KINDS.index("text"), TOKEN_KINDS.index("image")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellKind:
+    """Cells alike in cost: steered at `layer` (None: the baseline), changing nothing before column `start`, or (`moves` False)
+    nothing at all."""
+
+    layer: int | None
+    start: int = 0
+    moves: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchWork:
+    """One batch of `n_seq` questions padded to `n_tokens`: how many cells of each kind, and `n_more` tokens decoded after the
+    first, at most."""
+
+    n_seq: int
+    n_tokens: int
+    n_more: int
+    cells: tuple[tuple[CellKind, int], ...]
+
+    @property
+    def n_cells(self) -> int:
+        """Cells of all kinds."""
+        return sum(n for _, n in self.cells)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """All batches that something is missing of; answers to compute, and those that the cache has already."""
+
+    batches: tuple[BatchWork, ...] = field(repr=False)
+    n_to_compute: int
+    n_cached: int
+
+    @property
+    def first_tokens_only(self) -> bool:
+        """Whether no answer is longer than a token."""
+        return all(batch.n_more == 0 for batch in self.batches)
+
+
+def work_of(
+    asked: Sequence[Asked],
+    settings: Sequence[Setting],
+    known: Collection[Key],
+    *,
+    loaded: LoadedModel,
+    options: EvalOptions,
+) -> Work:
+    """What `Runner.run` would have to do. A batch is computed for every cell that lacks an answer of its questions."""
+    by_id = {s.cell.cell_id: s for s in settings}
+    n_cached, n_to_compute, batches = 0, 0, []
+    for batch in question_batches(asked, options):
+        missing = Counter(i for i in by_id for one in batch if (i, one.sample_id) not in known)
+        n_to_compute += missing.total()
+        n_cached += len(by_id) * len(batch) - missing.total()
+        if missing:
+            batches.append(_batch_work(batch, [by_id[i] for i in missing], loaded, options))
+    return Work(batches=tuple(batches), n_to_compute=n_to_compute, n_cached=n_cached)
+
+
+def _batch_work(
+    batch: Sequence[Asked], settings: Sequence[Setting], loaded: LoadedModel, options: EvalOptions
+) -> BatchWork:
+    samples = [one.encoded for one in batch if one.encoded is not None]
+    width = max(sample.n_tokens for sample in samples)
+    starts: dict[Target, int] = {}
+    for target in {setting.cell.target for setting in settings}:
+        starts[target] = 0 if _looks_ahead(loaded) else min(width - s.n_tokens + _first(s, target) for s in samples)
+    last = loaded.spec.n_layers - 1
+    kinds = Counter(_kind(setting, starts[setting.cell.target], last=last) for setting in settings)
+    return BatchWork(
+        n_seq=len(samples),
+        n_tokens=width,
+        n_more=options.limit_of(batch[0].kind) - 1,
+        cells=tuple(
+            sorted(kinds.items(), key=lambda item: (-1 if item[0].layer is None else item[0].layer, item[0].start))
+        ),
+    )
+
+
+def _kind(setting: Setting, start: int, *, last: int) -> CellKind:
+    cell = setting.cell
+    moves = cell.layer is not None and (cell.layer < last or cell.target in ("all", "last"))
+    return CellKind(
+        layer=cell.layer, start=start, moves=moves
+    )  # of the last block's output only the last token is read
+
+
+def _looks_ahead(loaded: LoadedModel) -> bool:
+    """Whether tokens of a prompt attend to later ones (PaliGemma), so that a change reaches all of it."""
+    token_types = loaded.family.token_types
+    return token_types is not None and token_types[1] == "suffix"
+
+
+def _first(sample: EncodedSample, target: Target) -> int:
+    """The first token that a target steers in a sample."""
+    kinds = {"image": (IMAGE,), "text": (TEXT,), "both": (IMAGE, TEXT)}.get(target)
+    if kinds is None:
+        return 0 if target == "all" else sample.n_tokens - 1
+    hit = np.flatnonzero(np.isin(sample.kind, kinds))
+    return int(hit[0]) if len(hit) else 0

@@ -1,0 +1,196 @@
+"""A sweep before it runs: its model, its vectors, every cell that is tried, and the questions of every task.
+
+The grid engine runs these cells, a screening predicts them: both begin here, so that they speak of the same cells.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from steercache.benchmarks.task import Asked, Part, Progress, ask, pick_rows
+from steercache.cells.arms import Arm, EvalOptions, Setting, settings_of
+from steercache.cells.model import FoundModel, zoo_model
+from steercache.cells.sweep_vectors import sweep_vectors, vector_arms
+from steercache.cells.vectors import check_vector
+from steercache.core.errors import BudgetError, PartlyFailedError, UsageError
+from steercache.core.ids import digest
+from steercache.core.vectors import SteeringVector
+from steercache.data.benchmarks import open_benchmark
+from steercache.data.benchmarks.questions import Benchmark
+from steercache.manifests.resolve import ResolvedSweep
+from steercache.manifests.sweep import SweepManifest, SweepTask, ZooModel
+from steercache.models.spec import LoadedModel
+from steercache.queries.session import Session
+from steercache.zoo import in_place
+
+MAX_CELLS: Final = 200_000  # more is a slip of the pen: the published grids have some hundreds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepGrid:
+    """Every cell of a sweep, the same for all its tasks (but `with_norms`). `settings` are those of each arm (a vector), by the
+    arm's name, in order of preference among equals: strength aside, target and layer as the manifest has them."""
+
+    options: EvalOptions
+    baseline: Setting
+    arms: tuple[Arm, ...]
+    settings: Mapping[str, tuple[Setting, ...]] = field(repr=False)
+
+    @property
+    def cells(self) -> tuple[Setting, ...]:
+        """The settings of all arms, arm after arm, without the baseline."""
+        return tuple(setting for arm in self.arms for setting in self.settings[arm.name])
+
+    def with_norms(self, loaded: LoadedModel, row_norms: Mapping[str, Sequence[float | None]]) -> "SweepGrid":
+        """The same cells in the unit "target_norm" of one task, whose steered rows have these norms (`EvalOptions`)."""
+        options = replace(self.options, row_norms=row_norms)
+        settings = {arm.name: settings_of(arm, loaded, options) for arm in self.arms}
+        return replace(self, options=options, settings=settings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskQuestions:
+    """One task of a sweep with its questions by split, encoded under the plain wording; failed ones are among them."""
+
+    name: str
+    wanted: SweepTask
+    benchmark: Benchmark
+    asked: Mapping[Part, tuple[Asked, ...]] = field(repr=False)
+
+    @property
+    def task(self) -> str | None:
+        """The one task of the questions; None where there are several."""
+        tasks = {one.labels.meta.get("task") for some in self.asked.values() for one in some if one.encoded is not None}
+        return str(next(iter(tasks))) if len(tasks) == 1 else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepJob:
+    """A sweep ready to run: what it works on, its cells, and its questions. `lineages` has every vector's, by id."""
+
+    session: Session
+    loaded: LoadedModel = field(repr=False)
+    sweep: SweepManifest
+    grid: SweepGrid
+    tasks: tuple[TaskQuestions, ...]
+    lineages: Mapping[str, str]
+
+    @property
+    def root(self) -> Path:
+        """The cache's folder, where the ledger lies."""
+        return self.session.cache.root
+
+
+def sweep_model(resolved: ResolvedSweep, root: Path) -> FoundModel:
+    """The model of a sweep; one of the zoo's is built below `root` once. Raises as `settings_model.find_model`."""
+    if resolved.model is not None:
+        manifest = in_place(resolved.model.document, root)
+        return FoundModel(manifest=manifest, base_dir=resolved.model.base_dir)
+    assert isinstance(resolved.sweep.model, ZooModel)
+    return zoo_model(resolved.sweep.model.zoo, root)
+
+
+def prepare_sweep(
+    session: Session, loaded: LoadedModel, resolved: ResolvedSweep, *, progress: Progress | None = None
+) -> SweepJob:
+    """Find or fit the vectors, make the cells, and read the questions of every task.
+
+    Raises:
+        UsageError: a text model, a vector that does not fit, a layer that the model lacks, no such benchmark or task;
+        NotFoundError: a vector, run or file that is not there; BudgetError: too many cells; PartlyFailedError: none of a
+        task's questions can be asked.
+    """
+    sweep = resolved.sweep
+    if loaded.family.modality != "image":
+        raise UsageError(f"{loaded.spec.name} reads no pictures", hint="choose a multimodal model, such as {zoo: tiny}")
+    opened = [(task, _open(task, resolved.base_dir)) for task in sweep.tasks]  # cheap, and most often what is wrong
+    vectors = sweep_vectors(session, sweep)
+    grid = expand_sweep(sweep, loaded, vectors)
+    lineages = {v.vector_id: check_vector(session.cache, v, loaded, grid.options) for v in vectors}
+    tasks = tuple(_questions(sweep, task, bench, loaded, progress) for task, bench in opened)
+    return SweepJob(session=session, loaded=loaded, sweep=sweep, grid=grid, tasks=tasks, lineages=lineages)
+
+
+def expand_sweep(sweep: SweepManifest, loaded: LoadedModel, vectors: Sequence[SteeringVector]) -> SweepGrid:
+    """Every cell of a sweep for this model and these vectors.
+
+    Raises:
+        UsageError: a layer that the model lacks; BudgetError: more than `MAX_CELLS` cells.
+    """
+    layers = sweep.resolve_layers(loaded.spec.n_layers)
+    n_cells = len(vectors) * len(layers) * len(sweep.alphas) * len(sweep.targets)
+    if n_cells > MAX_CELLS:
+        raise BudgetError(
+            f"{n_cells:,} cells; at most {MAX_CELLS:,} are run in one sweep",
+            place=sweep.name,
+            hint="fewer layers, alphas, targets or vectors, or several sweeps: they share their cells",
+        )
+    options = EvalOptions(
+        layers=layers,
+        alphas=sweep.alphas,
+        targets=sweep.targets,
+        alpha_unit=sweep.alpha_unit,
+        n=sweep.n,
+        controls=0,
+        prompting="",
+        max_new_tokens=sweep.decoding.max_new_tokens,
+        tokens_per_batch=sweep.tokens_per_batch,
+        memory_mib=sweep.memory_mib,
+        seed=sweep.seed,
+        allow_foreign=sweep.allow_foreign,
+    )
+    arms = vector_arms(tuple(vectors))
+    (baseline,) = settings_of(Arm(name="baseline", role="baseline"), loaded, options)
+    settings = {arm.name: settings_of(arm, loaded, options) for arm in arms}
+    return SweepGrid(options=options, baseline=baseline, arms=arms, settings=settings)
+
+
+def stored_manifest(job: SweepJob, task: TaskQuestions, how: Mapping[str, Any]) -> dict[str, Any]:
+    """What one task of a sweep is, to be kept with its answers: enough to know it again, nothing of how fast it ran.
+
+    `how` says which cells see which samples (race, screening). Other weights, prompts or vectors make another manifest, and so
+    another sweep.
+    """
+    spec, sweep = job.loaded.spec, job.sweep
+    return {
+        "kind": "grid",
+        "sweep": sweep.name,
+        "model": {"name": spec.name, "fingerprint": spec.fingerprint, "dtype": spec.dtype},
+        "task": task.wanted.model_dump(mode="json", exclude={"folder"}),
+        "samples": {split: digest([one.sample_id for one in some]) for split, some in task.asked.items()},
+        "vectors": {arm.name: arm.vector.vector_id for arm in job.grid.arms if arm.vector is not None},
+        "lineages": dict(job.lineages),
+        "grid": {
+            "layers": list(job.grid.options.layers),
+            "alphas": list(sweep.alphas),
+            "alpha_unit": sweep.alpha_unit,
+            "targets": list(sweep.targets),
+        },
+        "decoding": job.grid.options.decoding,
+        "seed": sweep.seed,
+        "how": dict(how),
+    }
+
+
+def _open(task: SweepTask, base_dir: Path) -> Benchmark:
+    folder = None if task.folder is None else base_dir / task.folder
+    return open_benchmark(task.benchmark, folder, task=task.task, rule=task.rule, form=task.form)
+
+
+def _questions(
+    sweep: SweepManifest, wanted: SweepTask, benchmark: Benchmark, loaded: LoadedModel, progress: Progress | None
+) -> TaskQuestions:
+    splits = [split for split in ("search", "test") if split in sweep.splits]
+    asked: dict[Part, tuple[Asked, ...]] = {}
+    name = f"{wanted.benchmark} {wanted.task or ''}".strip()
+    for split in splits:
+        rows = pick_rows(benchmark, split, n=sweep.n, orphans=splits[-1])
+        asked[split] = ask(rows, loaded.bundle, split=split, progress=progress)
+        if all(one.encoded is None for one in asked[split]):
+            first = asked[split][0]
+            raise PartlyFailedError(
+                f"none of the {len(rows)} questions of {name} ({split}) can be asked; the first: {first.error}",
+                place=first.place,
+            )
+    return TaskQuestions(name=name, wanted=wanted, benchmark=benchmark, asked=asked)

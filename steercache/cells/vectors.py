@@ -1,0 +1,213 @@
+"""Which vectors compete: the real ones, checked against the model, and controls that get the same selection."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from steercache.cache.handle import Cache
+from steercache.cache.vectors import list_vectors
+from steercache.cells.arms import Arm, EvalOptions
+from steercache.cells.controls import (
+    ControlKind,
+    concept_controls,
+    covariance_controls,
+    random_controls,
+    shuffled_controls,
+)
+from steercache.core.errors import NotFoundError, SteercacheError, UsageError
+from steercache.core.selection import Selection
+from steercache.core.vectors import SteeringVector
+from steercache.fit import METHODS
+from steercache.models.spec import LoadedModel, ModelSpec
+from steercache.queries.session import Session
+
+Made = tuple[SteeringVector, ...]
+LINEAGES: Final = ("own", "backbone", "foreign", "unknown")
+
+
+def lineage(cache: Cache, vector: SteeringVector, spec: ModelSpec) -> str:
+    """Where a vector was fitted, seen from the model: "own", its "backbone", "foreign", or "unknown"."""
+    run_id = vector.provenance.get("run_id")
+    if not isinstance(run_id, str):
+        return "unknown"
+    try:
+        model = cache.run_document(run_id).model
+    except NotFoundError:
+        return "unknown"
+    if model.fingerprint == spec.fingerprint:
+        return "own"
+    return "backbone" if model.name in (spec.backbone, f"{spec.name}-backbone") else "foreign"
+
+
+def check_vector(cache: Cache, vector: SteeringVector, loaded: LoadedModel, options: EvalOptions) -> str:
+    """A vector's lineage, if it can be added to this model as asked.
+
+    Raises:
+        UsageError: another width, a layer that vector or model lacks, or a vector of other or unknown origin unasked.
+    """
+    spec = loaded.spec
+    if vector.hidden_size != spec.hidden_size:
+        raise UsageError(
+            f"the vector {vector.name!r} is {vector.hidden_size} wide and {spec.name} is {spec.hidden_size}",
+            hint="fit it on a run of this model or of its backbone",
+        )
+    if vector.site != "resid_post":
+        raise UsageError(f"{vector.name!r} was fitted at {vector.site}, and steering adds at resid_post")
+    lacking = sorted(k for k in options.layers if k not in vector.layers or not 0 <= k < spec.n_layers)
+    if lacking:
+        raise UsageError(
+            f"no layer {', '.join(map(str, lacking))} in {vector.name!r} or {spec.name}",
+            hint=f"the vector has {', '.join(map(str, vector.layers))}; the model 0 to {spec.n_layers - 1}",
+        )
+    origin = lineage(cache, vector, spec)
+    if origin in ("foreign", "unknown") and not options.allow_foreign:
+        what = (
+            "comes from a model that this one does not descend from"
+            if origin == "foreign"
+            else "does not say its origin"
+        )
+        raise UsageError(
+            f"the vector {vector.name!r} {what}", hint="--allow-foreign steers with it, and the table says so"
+        )
+    return origin
+
+
+def by_methods(cache: Cache, vectors: Sequence[SteeringVector], methods: Sequence[str]) -> tuple[SteeringVector, ...]:
+    """The vectors, and the newest ones of the same concept and run by each of `methods`.
+
+    Raises:
+        NotFoundError: a method has no vector of that concept and run.
+    """
+    found = {v.vector_id: v for v in vectors}
+    known = [stored.vector for stored in list_vectors(cache) if not _is_control(stored.vector)]
+    for vector in vectors:
+        run_id = vector.provenance.get("run_id")
+        alike = [v for v in known if v.concept == vector.concept and v.provenance.get("run_id") == run_id]
+        for method in methods:
+            newest = next((v for v in alike if v.method == method), None)
+            if newest is None:
+                has = ", ".join(sorted({v.method for v in alike})) or "none"
+                raise NotFoundError(
+                    f"no vector of {vector.concept!r} by {method!r}; there is: {has}", hint="steercache fit --help"
+                )
+            found.setdefault(newest.vector_id, newest)
+    return tuple(found.values())
+
+
+def control_arms(session: Session, vector: SteeringVector, options: EvalOptions) -> tuple[tuple[Arm, ...], list[str]]:
+    """Controls of one vector, `options.controls` in all if they can be made, and a line for every kind that cannot.
+
+    Kinds share the number; other concepts' vectors are as many as the cache holds, the rest is made up by the others.
+    """
+    if options.controls == 0:
+        return (), []
+    makers = _makers(session, vector, options)
+    made: dict[ControlKind, Made] = {}
+    notes: list[str] = []
+    kinds = [
+        kind for kind in ("other_concept", "label_shuffled", "covariance", "random") if kind in options.control_kinds
+    ]
+    for at, kind in enumerate(kinds):
+        left = options.controls - sum(map(len, made.values()))
+        share = -(-left // (len(kinds) - at))
+        try:
+            made[kind] = makers[kind](share)[:share] if share else ()
+        except SteercacheError as error:
+            notes.append(f"{vector.name}: no {kind.replace('_', ' ')} controls: {error.message}")
+    controls = [_with_norms(control, vector) for kind in made for control in made[kind]]
+    short = options.controls - len(controls)
+    if short:
+        notes.append(f"{vector.name}: {len(controls)} of {options.controls} controls could be made")
+    arms = tuple(
+        Arm(name=c.name, role="control", vector=c, of=vector.vector_id, kind=str(c.provenance["control_kind"]))
+        for c in controls
+    )
+    return arms, notes
+
+
+def _makers(session: Session, vector: SteeringVector, options: EvalOptions) -> dict[str, Callable[[int], Made]]:
+    """How to make so many controls of each kind; what needs the vector's rows selects them when it is called."""
+    found: list[Selection] = []
+
+    def rows() -> Selection:
+        if not found:
+            found.append(rows_of(session, vector))
+        return found[0]
+
+    def others(count: int) -> Made:
+        run_id = vector.provenance.get("run_id")
+        newest: dict[str | None, SteeringVector] = {}
+        for stored in list_vectors(session.cache):
+            other = stored.vector
+            same = (other.method, other.provenance.get("run_id"), other.hidden_size) == (
+                vector.method,
+                run_id,
+                vector.hidden_size,
+            )
+            if same and not _is_control(other) and {*vector.layers} <= {*other.layers}:
+                newest.setdefault(other.concept, other)
+        return concept_controls(vector, [newest[c] for c in sorted(newest, key=str)][: count + 1])
+
+    def shuffled(count: int) -> Made:
+        sel = rows()
+        groups = _shuffled_within(sel)
+
+        def refit(labels: npt.NDArray[np.int8]) -> SteeringVector:
+            return METHODS[vector.method](replace(sel, label=labels), **_fit_options(vector))
+
+        if sel.label is None:
+            raise UsageError("its rows have no labels")
+        return shuffled_controls(vector, sel.label, refit, groups=groups, count=count, seed=options.seed)
+
+    def spread(count: int) -> Made:
+        sel = rows()
+        return covariance_controls(vector, sel.gather, count=count, seed=options.seed)
+
+    return {
+        "other_concept": others,
+        "label_shuffled": shuffled,
+        "covariance": spread,
+        "random": lambda count: random_controls(vector, count=count, seed=options.seed),
+    }
+
+
+def rows_of(session: Session, vector: SteeringVector) -> Selection:
+    """The rows that a vector was fitted on, selected again as its provenance says.
+
+    Raises:
+        UsageError: it was not fitted on a selection.
+    """
+    made = vector.provenance
+    query = made.get("query")
+    if vector.method not in METHODS or not isinstance(query, dict):
+        raise UsageError(f"it was made by {vector.method!r}, not fitted on rows of a cache")
+    bindings = {k: v for k, v in query["bindings"].items() if k != "run"}
+    return session.select(query["text"], run=made["run_id"], site=vector.site, **bindings)
+
+
+def _fit_options(vector: SteeringVector) -> dict[str, Any]:
+    made = vector.provenance
+    options: dict[str, Any] = {"layers": vector.layers, "recipe": made["recipe"], "name": vector.name}
+    return options if made.get("seed") is None else options | {"seed": made["seed"]}
+
+
+def _shuffled_within(sel: Selection) -> npt.NDArray[Any] | None:
+    """What labels may not leave: a pair, else a sentence, where those hold both labels; None for nothing."""
+    label = np.asarray(sel.label)
+    for groups in (sel.pair, sel.sample_idx):
+        if groups is not None and any(np.ptp(label[groups == g]) for g in np.unique(groups)):
+            return groups
+    return None
+
+
+def _with_norms(control: SteeringVector, vector: SteeringVector) -> SteeringVector:
+    """A control with the row norms of the real vector's fit, so that a relative strength means the same for both."""
+    norms = tuple({"layer": d["layer"], "resid_norm": d["resid_norm"]} for d in vector.diagnostics if "resid_norm" in d)
+    return replace(control, diagnostics=norms)
+
+
+def _is_control(vector: SteeringVector) -> bool:
+    return "control_kind" in vector.provenance

@@ -1,0 +1,146 @@
+"""Build a run: plan, begin or resume, trace what is pending, commit shard by shard, finish."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from steercache.cache.calibration import record_speed
+from steercache.cache.commit import RunWriter, ShardTables, begin_run
+from steercache.cache.documents import PlannedShard
+from steercache.cache.handle import Cache
+from steercache.cache.status import free_bytes
+from steercache.core.errors import BudgetError
+from steercache.models.memory import freed_memory_kept
+from steercache.models.spec import LoadedModel
+from steercache.runs.inputs import InputStream
+from steercache.runs.job import PreparedTrace
+from steercache.runs.overview import bytes_of_gb, decimal_bytes, enough_gb, pending_shards, sizes_of
+from steercache.runs.plan import Plan, TraceJob
+from steercache.runs.shard import ShardTracer, capture_of
+from steercache.runs.workers import trace_in_workers
+from steercache.runs.writing import WritingThread
+from steercache.store.shard import ShardWriter
+
+SPARE_BYTES = 64 * 2**20  # left free for the index and the tables of the shard in flight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """How a build is carried out; nothing here is part of what is built."""
+
+    force: bool = False
+    workers: int = 1
+    budget_bytes: int | None = None
+    on_tokens: Callable[[int], None] = field(default=lambda n_tokens: None, repr=False)
+    on_note: Callable[[str], None] = field(default=lambda note: None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildResult:
+    """What a build did."""
+
+    run_id: str
+    name: str
+    n_shards_built: int
+    n_shards_kept: int
+    n_rows: int
+    n_bytes: int
+    seconds: float
+    index_held_by: str | None = None
+
+
+def build_run(
+    cache: Cache,
+    plan: Plan,
+    prepared: PreparedTrace,
+    options: BuildOptions = BuildOptions(),
+) -> BuildResult:
+    """Trace what is not in the cache yet; the model is loaded only when there is work.
+
+    Raises:
+        BusyError: another process builds this run. UsageError: begun under other numerics. BudgetError: too large, or the
+        disk is full. DamagedError: the data changed since the plan.
+    """
+    started = time.monotonic()
+    in_manifest = bytes_of_gb(prepared.job.manifest.budget_gb)
+    wanted_bytes = in_manifest if options.budget_bytes is None else options.budget_bytes
+    check_budget(cache, plan, pending_shards(cache, plan.document), budget_bytes=wanted_bytes)
+    with begin_run(cache, plan.document, force=options.force) as run:
+        pending = run.pending()
+        if pending and options.workers > 1:
+            trace_in_workers(run, prepared.again, pending, options.workers, on_shard=_tell(run, options))
+        elif pending:
+            _trace_here(run, prepared.job, pending, prepared.load(), options)
+        held_by = run.finish()
+        records = run.records()
+    return BuildResult(
+        run_id=run.document.run_id,
+        name=run.document.name,
+        n_shards_built=len(pending),
+        n_shards_kept=len(records) - len(pending),
+        n_rows=sum(r.n_rows for r in records),
+        n_bytes=sum(r.n_bytes for r in records),
+        seconds=time.monotonic() - started,
+        index_held_by=held_by,
+    )
+
+
+def check_budget(cache: Cache, plan: Plan, pending: Sequence[PlannedShard], *, budget_bytes: int | None) -> None:
+    """Refuse a build that would not fit. Raises BudgetError before anything is written."""
+    needed = plan.bytes_of(pending)
+    if budget_bytes is not None and needed > budget_bytes:
+        raise BudgetError(
+            f"the trace needs {decimal_bytes(needed)}, the budget is {decimal_bytes(budget_bytes)}: {sizes_of(plan)}",
+            place=plan.document.name,
+            hint="fewer `layers`, `rows: {policy: image}`, `last` or `pooled`, fewer samples (`limit`), "
+            f"or --budget {enough_gb(needed)} (`budget_gb` in the manifest)",
+        )
+    free = free_bytes(cache.root)
+    if needed + SPARE_BYTES > free:
+        raise BudgetError(
+            f"the trace needs {decimal_bytes(needed)}, the disk has {decimal_bytes(free)} free: {sizes_of(plan)}",
+            place=str(cache.root),
+            hint="steercache cache gc, fewer layers or rows, or another disk with --root",
+        )
+
+
+def _trace_here(
+    run: RunWriter, job: TraceJob, pending: list[PlannedShard], loaded: LoadedModel, options: BuildOptions
+) -> None:
+    tell = _tell(run, options)
+
+    def commit(planned: PlannedShard, writer: ShardWriter, tables: ShardTables) -> None:
+        run.commit_files(planned, writer, tables)
+        tell(planned)
+
+    tracer = ShardTracer(
+        loaded=loaded,
+        capture_batch=capture_of(loaded, run.document),
+        document=run.document,
+        manifest=job.manifest,
+        inputs=InputStream(job.datasets, job.bundle, max_tokens=job.manifest.max_tokens, patches=job.patches),
+        open_shard=run.open_shard,
+        commit=commit,
+        on_tokens=options.on_tokens,
+    )
+    started = time.monotonic()
+    with freed_memory_kept(), WritingThread() as writing:
+        for planned in pending:
+            tracer.trace(planned, writing)
+    model, n_tokens = run.document.model, sum(s.n_tokens for s in pending)
+    if not job.patches:
+        took = time.monotonic() - started
+        record_speed(run.cache.paths, model.fingerprint, model.dtype, n_tokens=n_tokens, seconds=took)
+
+
+def _tell(run: RunWriter, options: BuildOptions) -> Callable[[PlannedShard], None]:
+    """Tell the index of a committed shard; a person who holds the index is named once, and the build goes on."""
+    told: set[str] = set()
+
+    def tell(planned: PlannedShard) -> None:
+        held_by = run.tell_index(planned.shard_idx)
+        if held_by is not None and held_by not in told:
+            told.add(held_by)
+            options.on_note(f"the index is busy ({held_by}); rows are being committed, and the index catches up later")
+
+    return tell

@@ -1,0 +1,270 @@
+"""What is screened: a sweep, or a benchmark with vectors of the cache; and how a grid takes the best predicted cells."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from steercache.answers.row_norms import row_norms_of, with_target_norms
+from steercache.benchmarks.task import Asked, Progress, ask, pick_rows
+from steercache.cache.vectors import list_vectors
+from steercache.cells.arms import Arm, EvalOptions
+from steercache.cells.model import FoundModel
+from steercache.cells.sweep import SweepJob, TaskQuestions, prepare_sweep
+from steercache.cells.sweep_vectors import vector_arms
+from steercache.cells.vectors import check_vector
+from steercache.core.errors import PartlyFailedError, SteercacheError, UsageError
+from steercache.core.vectors import SteeringVector
+from steercache.data.benchmarks.questions import Benchmark
+from steercache.manifests.resolve import ResolvedSweep
+from steercache.models.spec import LoadedModel, TokenizerBundle
+from steercache.queries.session import Session
+from steercache.screening.gradient_plan import GradientWish
+from steercache.screening.gradient_store import StoredGradients
+from steercache.screening.many import NullRank, ScreenedGrid, VectorGrid, rank_among_nulls, screen_grid
+from steercache.screening.pilot import Picked, Pilot, ScreenFirst, run_pilot
+from steercache.screening.predict import (
+    TRUST,
+    By,
+    GradientsWanted,
+    SampleEffect,
+    best_predicted,
+    ensure_gradients,
+    predict_settings,
+    sample_effects,
+    wish_of,
+)
+from steercache.steering.screen import answer_margins
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScreenTask:
+    """One set of questions, of the search split, and the grid that is tried on them."""
+
+    name: str
+    benchmark: str
+    asked: tuple[Asked, ...] = field(repr=False)
+    grid: VectorGrid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScreenedTask:
+    """One task's predictions. `base_margin` is the mean answer margin without a vector; `n_left_out` questions have no
+    options that their first tokens tell apart, or could not be asked: nothing is predicted of them. Without a `pilot`
+    predictions are straight lines."""
+
+    name: str
+    benchmark: str
+    gradients: StoredGradients = field(repr=False)
+    n_samples: int
+    n_left_out: int
+    base_margin: float
+    grid: ScreenedGrid
+    pilot: Pilot | None = None
+
+    @property
+    def run_id(self) -> str:
+        """The gradient run that the predictions were made from."""
+        return self.gradients.document.run_id
+
+
+def weightless(bundle: TokenizerBundle) -> LoadedModel:
+    """A model whose weights are not in memory: for what asks only for names, sizes and encoding."""
+    return LoadedModel(model=None, bundle=bundle)
+
+
+def wanted_of(
+    found: FoundModel, root: Path, *, device: str, dtype: str, run: str | None, force: bool
+) -> GradientsWanted:
+    """How gradients of a model may be had; its weights are read only if some have to be recorded."""
+    load = partial(found.load, root, device=device, dtype=dtype)
+    return GradientsWanted(bundle=found.bundle(root, dtype=dtype), load=load, device=device, run=run, force=force)
+
+
+def sweep_job(
+    session: Session, resolved: ResolvedSweep, wanted: GradientsWanted, *, progress: Progress | None = None
+) -> SweepJob:
+    """A sweep's cells and its search questions, without its model. Raises as `sweep.prepare_sweep`."""
+    searched = replace(resolved, sweep=resolved.sweep.model_copy(update={"splits": ("search",)}))
+    return prepare_sweep(session, weightless(wanted.bundle), searched, progress=progress)
+
+
+def tasks_of_sweep(job: SweepJob) -> tuple[ScreenTask, ...]:
+    """Every task of a sweep, with all its cells."""
+    options, arms = job.grid.options, job.grid.arms
+    return tuple(
+        ScreenTask(
+            name=task.name,
+            benchmark=task.benchmark.name,
+            asked=task.asked["search"],
+            grid=_grid(arms, options),
+        )
+        for task in job.tasks
+    )
+
+
+def task_of_benchmark(
+    session: Session,
+    wanted: GradientsWanted,
+    benchmark: Benchmark,
+    vectors: Sequence[SteeringVector],
+    options: EvalOptions,
+    *,
+    progress: Progress | None = None,
+) -> ScreenTask:
+    """One benchmark's search split with some vectors.
+
+    Raises:
+        UsageError: a text model, or a vector that does not fit; PartlyFailedError: no question can be asked.
+    """
+    model = weightless(wanted.bundle)
+    if model.family.modality != "image":
+        raise UsageError(f"{model.spec.name} reads no pictures", hint="choose a multimodal model, such as tiny")
+    for vector in vectors:
+        check_vector(session.cache, vector, model, options)
+    rows = pick_rows(benchmark, "search", n=options.n, orphans="search")
+    asked = ask(rows, wanted.bundle, split="search", progress=progress)
+    if all(one.encoded is None for one in asked):
+        raise PartlyFailedError(
+            f"none of the {len(asked)} questions can be asked; the first: {asked[0].error}", place=asked[0].place
+        )
+    task = benchmark.examples[0].labels.meta["task"] if len({e.labels.meta["task"] for e in benchmark}) == 1 else ""
+    return ScreenTask(
+        name=f"{benchmark.name} {task}".strip(),
+        benchmark=benchmark.name,
+        asked=asked,
+        grid=_grid(vector_arms(tuple(vectors)), options),
+    )
+
+
+def fitting_vectors(
+    session: Session, bundle: TokenizerBundle, *, layers: Sequence[int] | None, allow_foreign: bool
+) -> tuple[tuple[SteeringVector, ...], int]:
+    """Every vector of the cache that can be added to this model at these layers (None: wherever it has some), controls left
+    out; and how many others there are."""
+    stored = [s.vector for s in list_vectors(session.cache) if "control_kind" not in s.vector.provenance]
+    fitting = []
+    for vector in stored:
+        try:
+            options = _options_at(layers or vector.layers, allow_foreign=allow_foreign)
+            check_vector(session.cache, vector, weightless(bundle), options)
+        except SteercacheError:
+            continue
+        fitting.append(vector)
+    return tuple(fitting), len(stored) - len(fitting)
+
+
+def screen_task(
+    session: Session,
+    task: ScreenTask,
+    wanted: GradientsWanted,
+    *,
+    trust: float = TRUST,
+    progress: Progress | None = None,
+) -> ScreenedTask:
+    """Predict a task's grid; gradients and row norms that the cache lacks are recorded first.
+
+    Raises as `screening.ensure_gradients`.
+    """
+    wish = GradientWish(benchmark=task.benchmark, layers=task.grid.layers, targets=task.grid.targets)
+    gradients = ensure_gradients(session, task.asked, wish, wanted, progress=progress)
+    margins = answer_margins(gradients.screen(task.grid.targets[0]))
+    return ScreenedTask(
+        name=task.name,
+        benchmark=task.benchmark,
+        gradients=gradients,
+        n_samples=len(gradients.samples),
+        n_left_out=gradients.n_left_out,
+        base_margin=float(margins.mean()),
+        grid=screen_grid(gradients, _with_norms(session, task, wanted), trust=trust, progress=progress),
+    )
+
+
+def bent_by_pilot(
+    job: SweepJob,
+    task: TaskQuestions,
+    screened: ScreenedTask,
+    wanted: GradientsWanted,
+    *,
+    n: int | None = None,
+    progress: Progress | None = None,
+) -> ScreenedTask:
+    """A sweep's task predicted after a pilot of `n` questions (None: `pilot_size`), whose answers count as the sweep's own;
+    as it was where that is too few. Raises as `pilot.run_pilot`.
+    """
+    loaded, trust = wanted.load(), screened.grid.trust
+    ready = with_target_norms(replace(job, loaded=loaded), task, load=lambda: loaded)
+    pilot = run_pilot(ready, task, screened.gradients, n=n, trust=trust, progress=progress)
+    if pilot is None:
+        return screened
+    predicted = predict_settings(screened.gradients, ready.grid.cells, trust=trust, bends=pilot.bends)
+    return replace(screened, grid=screened.grid.with_predictions(predicted), pilot=pilot)
+
+
+def effects_of_best(
+    screened: ScreenedTask, *, n: int, n_vectors: int, by: By = "margin"
+) -> Mapping[str, Mapping[str, tuple[SampleEffect, ...]]]:
+    """For the best predicted vectors, the samples that their best cell helps and hurts most, along straight lines."""
+    found, grid = {}, screened.grid.grid
+    for row in screened.grid.best_of_each(by=by)[:n_vectors]:
+        delta_d = grid.delta(grid.names.index(row.vector), row.layer, row.target, alpha=row.alpha)
+        found[row.vector] = sample_effects(
+            screened.gradients, row.target, row.layer, delta_d, n=n, trust=screened.grid.trust
+        )
+    return found
+
+
+def ranks_of_best(
+    session: Session, screened: ScreenedTask, *, count: int, n: int, by: By = "margin", seed: int = 0
+) -> tuple[NullRank, ...]:
+    """Ranks among null directions of the n best predicted vectors, all along straight lines."""
+    names = [row.vector for row in screened.grid.best_of_each(by=by)[:n]]
+    which = [screened.grid.grid.names.index(name) for name in names]
+    return rank_among_nulls(session, screened.gradients, screened.grid.grid, which, count=count, seed=seed)
+
+
+def screening_for_grid(*, progress: Progress | None = None) -> Callable[[SweepJob, TaskQuestions, ScreenFirst], Picked]:
+    """What `grid.run_grid` asks for the best predicted settings of every vector, best first; a pilot is run where wanted."""
+
+    def screening(job: SweepJob, task: TaskQuestions, first: ScreenFirst) -> Picked:
+        wanted = GradientsWanted(bundle=job.loaded.bundle, load=lambda: job.loaded, device=str(job.loaded.model.device))
+        wish = wish_of(task.benchmark.name, job.grid.cells)
+        gradients = ensure_gradients(job.session, task.asked["search"], wish, wanted, progress=progress)
+        pilot = run_pilot(job, task, gradients, n=first.pilot, progress=progress)
+        bends = None if pilot is None else pilot.bends
+        by: By = first.by or "margin"
+        settings = {
+            name: best_predicted(gradients, some, first.k, by=by, bends=bends)
+            for name, some in job.grid.settings.items()
+        }
+        return Picked(settings=settings, pilot=pilot)
+
+    return screening
+
+
+def _with_norms(session: Session, task: ScreenTask, wanted: GradientsWanted) -> VectorGrid:
+    """A task's grid with the norms of the rows that it steers, where alpha counts in them: those that `grid` goes by."""
+    grid = task.grid
+    if grid.alpha_unit != "target_norm":
+        return grid
+    found = row_norms_of(session.cache, wanted.bundle, task.asked, load=wanted.load)
+    options = EvalOptions(layers=grid.layers, alphas=grid.alphas, alpha_unit=grid.alpha_unit, row_norms=found)
+    norms: dict[str, tuple[float, ...]] = {
+        t: tuple(options.norm_of(t, layer) or 0.0 for layer in grid.layers) for t in grid.targets
+    }
+    return replace(grid, row_norms=norms)
+
+
+def _grid(arms: Sequence[Arm], options: EvalOptions) -> VectorGrid:
+    return VectorGrid(
+        names=tuple(arm.name for arm in arms),
+        vectors=tuple(arm.vector for arm in arms if arm.vector is not None),
+        layers=options.layers,
+        alphas=options.alphas,
+        targets=options.targets,
+        alpha_unit=options.alpha_unit,
+    )
+
+
+def _options_at(layers: Sequence[int], *, allow_foreign: bool) -> EvalOptions:
+    return EvalOptions(layers=tuple(layers), alphas=(1.0,), allow_foreign=allow_foreign)

@@ -1,0 +1,322 @@
+"""What every setting of a grid would do, predicted from stored gradients: the model runs once to record them, never again.
+
+A prediction is a straight line along a vector, or what a pilot (pilot.py) bends it to. Neither holds for ever: what is added is
+measured in median norms of the rows it is added to, and beyond `TRUST` of them no more is promised than at that point (such
+cells are marked, and rank behind their weaker sisters). Only the search split is ever screened: a prediction from the test
+split's answers would be a look at it.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from steercache.benchmarks.task import Asked, Progress
+from steercache.cells.arms import Setting
+from steercache.core.errors import UsageError
+from steercache.core.trials import Target
+from steercache.models.load import resolve_device
+from steercache.models.spec import LoadedModel, TokenizerBundle
+from steercache.queries.session import Session
+from steercache.screening.gradient_plan import GradientPlan, GradientWish, find_run, named_run, plan_gradients
+from steercache.screening.gradient_run import record_gradients
+from steercache.screening.gradient_store import StoredGradients, open_gradients
+from steercache.steering.add import delta_of
+from steercache.steering.bend import Bend, bent, likely_right
+from steercache.steering.screen import Prediction, answer_margins, margins_after, predict
+from steercache.trace.numerics import numerics
+
+TRUST: Final = 0.5  # median norms; the issue's own limit for what a prediction has to be good at
+By = Literal["margin", "accuracy"]
+Floats = npt.NDArray[np.float32]
+Load = Callable[[], LoadedModel]
+Place = tuple[str, str, int, bool]  # vector, target, layer, and whether it is subtracted: cells that bend alike
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predicted:
+    """One setting. `shift` is the change of the mean answer margin, `accuracy` the share of margins above 0 afterwards (after a
+    pilot the expected share, margins being known up to its spread), `helped` and `hurt` count samples whose margin grows or
+    shrinks.
+
+    `step` is the length of what is added in median norms of the target's rows (None where that is not known); `beyond` says
+    that it is more than can be trusted, so that the numbers are those at the limit.
+    """
+
+    setting: Setting = field(repr=False)
+    shift: float
+    accuracy: float
+    helped: int
+    hurt: int
+    step: float | None
+    beyond: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradientsWanted:
+    """Whose gradients, and how they may be had: `run` names one, `force` records on under other numerics, `load` brings the
+    model if anything has to be recorded, and is called once."""
+
+    bundle: TokenizerBundle = field(repr=False)
+    load: Load = field(repr=False)
+    device: str = "auto"
+    run: str | None = None
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "load", functools.cache(self.load))
+
+
+def ensure_gradients(
+    session: Session,
+    asked: Sequence[Asked],
+    wish: GradientWish,
+    wanted: GradientsWanted,
+    *,
+    progress: Progress | None = None,
+) -> StoredGradients:
+    """Gradients for these questions, layers and targets: from the cache, or recorded into it first.
+
+    Raises:
+        UsageError: nothing can be screened, or the run named is stale; and as `gradient_run.record_gradients`.
+    """
+    spec, cache = wanted.bundle.spec, session.cache
+    found = numerics(attention=spec.attention, device=resolve_device(wanted.device))
+    plan = plan_gradients(wanted.bundle, asked, wish, numerics=found)
+    if wanted.run is not None:
+        return open_gradients(cache, named_run(cache, wanted.run, plan).run_id, plan)
+    document = find_run(cache, plan)
+    run_id = plan.document.run_id if document is None else document.run_id
+    if document is None or not _is_whole(session, plan, run_id):
+        record_gradients(cache, wanted.load(), plan, force=wanted.force, progress=progress)
+    return open_gradients(cache, run_id, plan)
+
+
+def _is_whole(session: Session, plan: GradientPlan, run_id: str) -> bool:
+    paths = session.cache.run_paths(run_id)
+    if not paths.current.exists():
+        return False
+    document = session.cache.run_document(run_id)
+    return len(session.cache.source(run_id).reader.shard_idxs) == len(document.shards)
+
+
+def predict_settings(
+    gradients: StoredGradients,
+    settings: Sequence[Setting],
+    *,
+    trust: float = TRUST,
+    bends: Mapping[Place, Bend] | None = None,
+) -> tuple[Predicted, ...]:
+    """A prediction for every setting with a vector, in the order given; straight where `bends` has nothing of its place.
+
+    Raises:
+        UsageError: a layer or target without gradients, a setting without a vector, or a vector of another width.
+    """
+    made: dict[int, Predicted] = {}
+    for (target, layer), some in groupby(sorted(settings, key=_place_of), key=_place_of):
+        made |= _predict_at(gradients, target, layer, list(some), trust)
+    predicted = [made[id(s)] for s in settings]
+    for place, at in by_place(settings).items():
+        if bends is not None and place in bends:
+            for i, one in zip(at, _bent(gradients, [predicted[i] for i in at], bends[place], trust), strict=True):
+                predicted[i] = one
+    return tuple(predicted)
+
+
+def _bent(gradients: StoredGradients, straight: Sequence[Predicted], bend: Bend, trust: float) -> list[Predicted]:
+    """Predictions at one place after a pilot."""
+    settings = [one.setting for one in straight]
+    base_n = answer_margins(gradients.screen(str(settings[0].cell.target))).astype(np.float64)
+    steps_c = np.minimum([trust if one.step is None else one.step for one in straight], trust)
+    changes_cn = bent(bend, steps_c, margins_of_settings(gradients, settings, trust=trust) - base_n)
+    accuracy_c = likely_right(base_n + changes_cn, bend.spread_at(steps_c))
+    return [
+        replace(
+            one,
+            shift=float(changes_n.mean()),
+            accuracy=float(accuracy),
+            helped=int((changes_n > 0).sum()),
+            hurt=int((changes_n < 0).sum()),
+        )
+        for one, changes_n, accuracy in zip(straight, changes_cn, accuracy_c, strict=True)
+    ]
+
+
+def by_place(settings: Sequence[Setting]) -> dict[Place, list[int]]:
+    """Where the settings of every place stand."""
+    places: dict[Place, list[int]] = {}
+    for i, setting in enumerate(settings):
+        cell = setting.cell
+        layer = -1 if cell.layer is None else cell.layer
+        places.setdefault((str(cell.vector_id), str(cell.target), layer, cell.alpha < 0), []).append(i)
+    return places
+
+
+def steps_of_settings(gradients: StoredGradients, settings: Sequence[Setting]) -> npt.NDArray[np.float64]:
+    """How much each adds, in median norms of its target's rows (c,); NaN where that is not known."""
+    lengths = [abs(s.cell.alpha) * float(np.linalg.norm(_unit_delta(s, gradients))) for s in settings]
+    norms = [gradients.row_norm(*_place_of(s)) for s in settings]
+    return np.array([length / norm if norm > 0 else np.nan for length, norm in zip(lengths, norms, strict=True)])
+
+
+def _place_of(setting: Setting) -> tuple[str, int]:
+    return str(setting.cell.target), -1 if setting.cell.layer is None else setting.cell.layer
+
+
+def _predict_at(
+    gradients: StoredGradients, target: str, layer: int, settings: Sequence[Setting], trust: float
+) -> dict[int, Predicted]:
+    """Settings of one layer and target, by the identity of the setting; those of one vector share its row of the product."""
+    by_vector: dict[tuple[int, str, float | None], list[Setting]] = {}
+    for setting in settings:
+        by_vector.setdefault((id(setting.arm.vector), setting.cell.alpha_unit, setting.cell.unit_norm), []).append(
+            setting
+        )
+    units_vd = np.stack([_unit_delta(some[0], gradients) for some in by_vector.values()])
+    asked_va = np.zeros((len(units_vd), max(map(len, by_vector.values()))), dtype=np.float32)
+    for v, some in enumerate(by_vector.values()):
+        asked_va[v, : len(some)] = [setting.cell.alpha for setting in some]
+    found, steps_va = predict_layer(gradients, target, layer, units_vd, asked_va, trust=trust)
+    made = {}
+    for v, some in enumerate(by_vector.values()):
+        for a, setting in enumerate(some):
+            step = float(steps_va[v, a])
+            made[id(setting)] = Predicted(
+                setting=setting,
+                shift=float(found.shift[0, v, a]),
+                accuracy=float(found.accuracy[0, v, a]),
+                helped=int(found.helped[0, v, a]),
+                hurt=int(found.hurt[0, v, a]),
+                step=None if np.isnan(step) else step,
+                beyond=step > trust,
+            )
+    return made
+
+
+def predict_layer(
+    gradients: StoredGradients, target: str, layer: int, units_vd: Floats, asked_va: Floats, *, trust: float = TRUST
+) -> tuple[Prediction, Floats]:
+    """Predictions for strengths (v, a) of what is added per unit of strength (v, d), and the steps (v, a), NaN where the rows'
+    norm is not known: beyond `trust` of them the prediction is that at the limit."""
+    norm = gradients.row_norm(target, layer)
+    lengths_v1 = np.linalg.norm(units_vd, axis=1)[:, None]
+    steps_va = (np.abs(asked_va) * lengths_v1 / norm if norm > 0 else np.full_like(asked_va, np.nan)).astype(np.float32)
+    with np.errstate(divide="ignore"):
+        limit_v1 = np.float32(trust * norm) / lengths_v1  # the same number for every strength beyond it
+    alphas_va = np.where(steps_va > trust, np.copysign(limit_v1, asked_va), asked_va).astype(np.float32)
+    return predict(gradients.screen(target, (layer,)), units_vd, alphas_va[None]), steps_va
+
+
+def _unit_delta(setting: Setting, gradients: StoredGradients) -> Floats:
+    """What is added per unit of alpha, (d,)."""
+    vector, layer = setting.arm.vector, setting.cell.layer
+    if vector is None or layer is None:
+        raise UsageError("a setting without a vector changes nothing: there is nothing to predict")
+    width = gradients.document.model.hidden_size
+    if vector.hidden_size != width:
+        raise UsageError(f"the vector {vector.name!r} is {vector.hidden_size} wide, the gradients {width}")
+    return delta_of(vector, layer, alpha=1.0, alpha_unit=setting.cell.alpha_unit, row_norm=setting.cell.unit_norm)
+
+
+def _within(alpha: float, length: float, norm: float, trust: float) -> float:
+    """The strength, or that at the limit of what can be trusted."""
+    if not norm > 0 or not length > 0:
+        return alpha
+    limit = trust * norm / length
+    return alpha if abs(alpha) <= limit else float(np.copysign(limit, alpha))
+
+
+def margins_of_settings(gradients: StoredGradients, settings: Sequence[Setting], *, trust: float = TRUST) -> Floats:
+    """Predicted answer margin of every sample in every setting, (settings, n), at the limit where a setting is beyond it."""
+    margins = np.empty((len(settings), len(gradients.samples)), dtype=np.float32)
+    places: dict[tuple[str, int], list[int]] = {}
+    for i, setting in enumerate(settings):
+        places.setdefault(_place_of(setting), []).append(i)
+    for (target, layer), some in places.items():
+        norm = gradients.row_norm(target, layer)
+        deltas = []
+        for i in some:
+            unit = _unit_delta(settings[i], gradients)
+            alpha = _within(settings[i].cell.alpha, float(np.linalg.norm(unit)), norm, trust)
+            deltas.append(np.float32(alpha) * unit)
+        margins[some] = margins_after(gradients.screen(target, (layer,)), layer, np.stack(deltas))
+    return margins
+
+
+def ranked(predicted: Sequence[Predicted], *, by: By = "margin") -> tuple[Predicted, ...]:
+    """Best first: the largest shift, or the most right answers and then the largest shift; of equals the smallest strength."""
+
+    def key(one: Predicted) -> tuple[float, ...]:
+        alpha = abs(one.setting.cell.alpha)
+        return (-one.shift, alpha) if by == "margin" else (-one.accuracy, -one.shift, alpha)
+
+    return tuple(sorted(predicted, key=key))
+
+
+def best_predicted(
+    gradients: StoredGradients,
+    settings: Sequence[Setting],
+    k: int,
+    *,
+    by: By = "margin",
+    trust: float = TRUST,
+    bends: Mapping[Place, Bend] | None = None,
+) -> tuple[Setting, ...]:
+    """The k settings predicted to be best, best first. Raises as `predict_settings`."""
+    predicted = predict_settings(gradients, settings, trust=trust, bends=bends)
+    return tuple(one.setting for one in ranked(predicted, by=by)[:k])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleEffect:
+    """One sample under one setting: its answer margin before and after, as predicted."""
+
+    sample_id: str
+    place: str
+    question: str
+    choices: tuple[str, ...]
+    answer: str
+    before: float
+    after: float
+
+    @property
+    def change(self) -> float:
+        return self.after - self.before
+
+
+def sample_effects(
+    gradients: StoredGradients, target: str, layer: int, delta_d: Floats, *, n: int, trust: float = TRUST
+) -> Mapping[str, tuple[SampleEffect, ...]]:
+    """The n samples that adding `delta_d` helps most ("helped", largest gain first), and those it hurts most ("hurt"); samples
+    that it moves the other way are in neither list."""
+    alpha = _within(1.0, float(np.linalg.norm(delta_d)), gradients.row_norm(target, layer), trust)
+    screen = gradients.screen(target, (layer,))
+    before, after = answer_margins(screen), margins_after(screen, layer, np.float32(alpha) * delta_d[None])[0]
+    order = np.argsort(before - after, kind="stable")
+
+    def effect(i: int) -> SampleEffect:
+        one = gradients.samples[i]
+        return SampleEffect(
+            sample_id=one.sample_id,
+            place=one.place,
+            question=one.labels.question or "",
+            choices=tuple(one.labels.choices),
+            answer=one.labels.answer or "",
+            before=float(before[i]),
+            after=float(after[i]),
+        )
+
+    helped = [effect(int(i)) for i in order[:n] if after[i] > before[i]]
+    hurt = [effect(int(i)) for i in order[::-1][:n] if after[i] < before[i]]
+    return {"helped": tuple(helped), "hurt": tuple(hurt)}
+
+
+def wish_of(benchmark: str, settings: Sequence[Setting]) -> GradientWish:
+    """The gradients that predictions for these settings need."""
+    targets: tuple[Target, ...] = tuple(dict.fromkeys(s.cell.target for s in settings if s.cell.layer is not None))
+    layers = sorted({s.cell.layer for s in settings if s.cell.layer is not None})
+    return GradientWish(benchmark=benchmark, layers=tuple(layers), targets=targets)

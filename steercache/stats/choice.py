@@ -1,0 +1,125 @@
+"""Which cell is taken, and how much of its gain is the taking.
+
+The best of many cells on a search split looks better than it is. The bias is shown by redoing the whole selection on
+resampled pictures: what the resample's winner gains on the pictures left out of it, which had no part in choosing it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from steercache.core.errors import UsageError
+from steercache.stats.paired import Floats, Interval, group_index, paired_interval, resamples, sum_by_group
+
+Ints = npt.NDArray[np.int64]
+
+
+def preference(alphas: Sequence[float]) -> Ints:
+    """Cells from preferred to not among equals, shape (c,): smallest |alpha| first, then the order given (the lowest layer)."""
+    order: Ints = np.argsort(np.abs(np.asarray(alphas, dtype=np.float64)), kind="stable").astype(np.int64)
+    return order
+
+
+def choose_cell(correct_cn: npt.ArrayLike, alphas: Sequence[float]) -> int:
+    """The cell with most right answers on the search split; of equals the one with the smallest alpha, then the first.
+
+    Raises:
+        UsageError: not one alpha per cell, or no cell.
+    """
+    correct = _matrix(correct_cn, len(alphas))
+    order = preference(alphas)
+    return int(order[np.argmax(correct[order].sum(axis=1))])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectionBias:
+    """The chosen cell's gain over the baseline where it was chosen and where it was not.
+
+    `held_out_gain` is the mean, over resamples of the search split, of the gain of each resample's winner on the pictures left
+    out of it: what choosing this way is worth, near 0 on a grid without effect. `frequency` (c,) is how often each cell won.
+    """
+
+    chosen: int
+    search: Interval
+    test: Interval | None
+    held_out_gain: float
+    frequency: Floats
+
+    @property
+    def optimism(self) -> float:
+        """How much of the search gain came from the choosing."""
+        return self.search.estimate - self.held_out_gain
+
+
+def selection_bias(
+    search_cn: npt.ArrayLike,
+    baseline_n: npt.ArrayLike,
+    groups: Sequence[Any] | npt.NDArray[Any],
+    *,
+    alphas: Sequence[float],
+    n_boot: int = 2000,
+    seed: int = 0,
+) -> SelectionBias:
+    """Choose a cell on the search split and measure the bias of choosing; `search_cn` (c, n) and `baseline_n` (n,) are 0/1.
+
+    The interval of the search gain is the naive one, of the chosen cell alone: shown to be compared, not to be claimed.
+
+    Raises:
+        UsageError: shapes that do not fit, or fewer than two pictures.
+    """
+    correct = _matrix(search_cn, len(alphas))
+    delta = correct - np.asarray(baseline_n, dtype=np.float64)
+    index, n_groups = group_index(groups, correct.shape[1])
+    if n_groups < 2:
+        raise UsageError("the selection cannot be resampled with a single picture")
+    order = preference(alphas)
+    sums = sum_by_group(delta[order], index, n_groups)
+    counts = np.bincount(index, minlength=n_groups).astype(np.float64)
+    wins = np.zeros(len(order))
+    gains: list[Floats] = []
+    for weights in resamples(np.random.default_rng(seed), n_groups, n_boot):
+        winner = np.argmax(weights @ sums.T, axis=1)  # the sizes of a resample are the same for all cells
+        left_out = weights == 0
+        n_out = left_out @ counts
+        known = n_out > 0
+        gains.append(np.einsum("bg,bg->b", left_out, sums[winner])[known] / n_out[known])
+        wins += np.bincount(winner, minlength=len(order))
+    chosen = choose_cell(correct, alphas)
+    frequency = np.empty(len(order))
+    frequency[order] = wins / n_boot
+    return SelectionBias(
+        chosen=chosen,
+        search=paired_interval(delta[chosen], groups, seed=seed),
+        test=None,
+        held_out_gain=float(np.concatenate(gains).mean()),
+        frequency=frequency,
+    )
+
+
+def with_test(
+    bias: SelectionBias,
+    chosen_n: npt.ArrayLike,
+    baseline_n: npt.ArrayLike,
+    groups: Sequence[Any] | npt.NDArray[Any],
+    *,
+    seed: int = 0,
+) -> SelectionBias:
+    """The same with the chosen cell's gain on the test split: the number that may be claimed, once (see the ledger)."""
+    delta = np.asarray(chosen_n, dtype=np.float64) - np.asarray(baseline_n, dtype=np.float64)
+    return SelectionBias(
+        chosen=bias.chosen,
+        search=bias.search,
+        test=paired_interval(delta, groups, seed=seed),
+        held_out_gain=bias.held_out_gain,
+        frequency=bias.frequency,
+    )
+
+
+def _matrix(correct_cn: npt.ArrayLike, n_cells: int) -> Floats:
+    correct: Floats = np.asarray(correct_cn, dtype=np.float64)
+    if correct.ndim != 2 or len(correct) != n_cells or correct.size == 0:
+        raise UsageError(f"answers of shape {correct.shape} for {n_cells} cells")
+    return correct

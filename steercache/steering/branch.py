@@ -1,0 +1,178 @@
+"""Exact answers of many cells over one batch: one unsteered forward pass, and every cell branches from it.
+
+For a cell at layer l only the blocks above l run, in causal families only from the first steered token on; everything before
+is read from the unsteered pass. Cells of one layer and first token run stacked along the batch axis, and the sequences of all
+cells are decoded together, as far as the memory budget goes. Never steered, because nothing could change: the last block's
+output anywhere but at the last prompt token, and a vector of zeros; such a cell answers as the unsteered model.
+
+Bit for bit the same as the full steered forward with `same_batch=True`: every cell then runs alone, over all tokens, in the
+batch's own shape. Otherwise products of other shapes round differently: logits within `cells.ROUNDING`, near-ties marked.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import torch
+
+from steercache.core.errors import UsageError
+from steercache.models.spec import LoadedModel
+from steercache.steering.add import add_vector
+from steercache.steering.cells import BranchCell, CellAnswers, make_answers, read_firsts
+from steercache.steering.decode import decode_greedily, end_ids
+from steercache.steering.forward import BranchCache, Stacking, head_logits, run_blocks
+from steercache.steering.full import run_full
+from steercache.steering.pool import Pool, Waiting, start_of
+from steercache.steering.prefill import Prefill, run_prefill
+from steercache.steering.stack import MIB, copies_that_fit, costs_of, stacks
+from steercache.steering.targets import target_mask
+from steercache.trace.batches import PaddedBatch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BranchOptions:
+    """How cells are run. `ends` are the token ids that end an answer; None takes the model's own."""
+
+    max_new_tokens: int = 20
+    memory_budget_bytes: int = 2048 * MIB
+    same_batch: bool = False
+    ends: frozenset[int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Placed:
+    """A cell with its rows in this batch."""
+
+    cell: BranchCell
+    mask_bt: torch.Tensor = field(repr=False)
+    start: int
+
+
+def branch(
+    loaded: LoadedModel, batch: PaddedBatch, cells: Sequence[BranchCell], options: BranchOptions = BranchOptions()
+) -> Iterator[CellAnswers]:
+    """Answers of every cell over the batch, in the order in which they are done.
+
+    Raises:
+        UsageError: a layer the model does not have, a vector of another width, a target that hits nothing.
+        BudgetError: one cell over this batch does not fit into the memory budget.
+    """
+    prefill = run_prefill(loaded, batch, layers=sorted({cell.layer for cell in cells}))
+    yield from branch_from(prefill, cells, options)
+
+
+def branch_from(
+    prefill: Prefill, cells: Sequence[BranchCell], options: BranchOptions = BranchOptions()
+) -> Iterator[CellAnswers]:
+    """As `branch`, from a pass that was run before with the layers of these cells."""
+    ends = end_ids(prefill.loaded) if options.ends is None else options.ends
+    masks: dict[str, torch.Tensor] = {}
+    placed = [_place(prefill, cell, options, masks) for cell in cells]
+    if prefill.obstacle is not None:
+        for one in placed:
+            yield run_full(prefill, one.cell, one.mask_bt, max_new_tokens=options.max_new_tokens, ends=ends)
+        return
+    moving = [one for one in placed if _moves(prefill, one)]
+    still = [one for one in placed if not _moves(prefill, one)]
+    yield from _unsteered(prefill, still, options, ends)
+    yield from _stacked(prefill, moving, options, ends)
+
+
+def _place(prefill: Prefill, cell: BranchCell, options: BranchOptions, masks: dict[str, torch.Tensor]) -> _Placed:
+    """A cell with its mask, which cells of one named target share (`masks`), and where its computation begins."""
+    if cell.layer not in prefill.outputs:
+        raise UsageError(
+            f"layer {cell.layer} was not kept of this forward pass", hint="name it in run_prefill's layers"
+        )
+    if cell.delta_d.shape != (prefill.parts.hidden_size,):
+        raise UsageError(
+            f"the vector of {cell.key!r} has shape {cell.delta_d.shape} and the model is {prefill.parts.hidden_size} wide"
+        )
+    named = cell.target if isinstance(cell.target, str) else ""
+    mask_bt = masks.get(named)
+    if mask_bt is None:
+        mask_bt = target_mask(cell.target, prefill.prompts.tokens, vocabulary=prefill.parts.vocabulary)
+        if named:
+            masks[named] = mask_bt
+    start = 0 if options.same_batch else prefill.start_of(mask_bt)
+    if start and cell.layer + 1 < prefill.n_layers and cell.layer + 1 not in prefill.keys_values:
+        start = 0  # a replay has no keys and values of what precedes
+    return _Placed(cell=cell, mask_bt=mask_bt, start=start)
+
+
+def _moves(prefill: Prefill, one: _Placed) -> bool:
+    """Whether the cell has to be run: it can change something, or there is no unsteered answer to repeat."""
+    if prefill.logits_bv is None:
+        return True
+    if not one.cell.delta_d.any():
+        return False
+    at_last = one.mask_bt.gather(1, prefill.prompts.last_b[:, None])
+    return one.cell.layer < prefill.n_layers - 1 or bool(at_last.any())
+
+
+@torch.inference_mode()
+def _unsteered(
+    prefill: Prefill, still: Sequence[_Placed], options: BranchOptions, ends: frozenset[int]
+) -> list[CellAnswers]:
+    if not still or prefill.logits_bv is None:
+        return []
+    logits_bv = prefill.logits_bv
+    if options.same_batch:
+        logits_bv = _logits_of(prefill, prefill.outputs[prefill.n_layers - 1], None)
+    firsts, more = read_firsts(logits_bv), None
+    if options.max_new_tokens > 1:
+        n_more = options.max_new_tokens - 1
+        start = start_of(prefill, firsts.token_r, {}, n_more=n_more, same_batch=options.same_batch)
+        more = decode_greedily(prefill.loaded, start, n_more=n_more, ends=ends, same_batch=options.same_batch)
+    return [make_answers(one.cell.key, firsts, more, ends=ends, dtype=prefill.dtype) for one in still]
+
+
+def _stacked(
+    prefill: Prefill, moving: Sequence[_Placed], options: BranchOptions, ends: frozenset[int]
+) -> Iterator[CellAnswers]:
+    def group(one: _Placed) -> tuple[int, int]:
+        return one.cell.layer, one.start
+
+    pool = Pool(prefill, options.max_new_tokens, ends, same_batch=options.same_batch)
+    for (_, start), members in groupby(sorted(moving, key=group), key=group):
+        costs = costs_of(prefill, start=start, max_new_tokens=options.max_new_tokens)
+        size = copies_that_fit(costs, n_seq=prefill.prompts.n_seq, budget_bytes=options.memory_budget_bytes)
+        for stack in stacks(list(members), size=1 if options.same_batch else size):
+            waiting_bytes = (pool.n_rows + len(stack) * prefill.prompts.n_seq) * costs.wait_bytes
+            if options.same_batch or waiting_bytes > options.memory_budget_bytes // 2:
+                yield from pool.flush()
+            yield from pool.add(_run_stack(prefill, stack, options))
+    yield from pool.flush()
+
+
+@torch.inference_mode()
+def _run_stack(prefill: Prefill, stack: Sequence[_Placed], options: BranchOptions) -> Waiting:
+    """First tokens of cells that share layer and first column, and the keys and values of their branches."""
+    layer, start = stack[0].cell.layer, stack[0].start
+    prompts, n_copies = prefill.prompts, len(stack)
+    stacking = Stacking(n_seq=prompts.n_seq, n_tokens=prompts.n_tokens, n_copies=n_copies, start=start)
+    hidden = prefill.outputs[layer][:, start:]
+    deltas = torch.stack([torch.from_numpy(one.cell.delta_d) for one in stack]).to(hidden.device)
+    steered = add_vector(
+        hidden.repeat(n_copies, 1, 1),
+        deltas.repeat_interleave(prompts.n_seq, dim=0)[:, None],
+        torch.cat([one.mask_bt[:, start:] for one in stack]),
+    )
+    cache = BranchCache(prefill.keys_values, stacking, keep=options.max_new_tokens > 1)
+    out = run_blocks(prefill.parts.blocks, prefill.calls, steered, first=layer + 1, stacking=stacking, cache=cache)
+    logits = _logits_of(prefill, out, None if options.same_batch else stacking)
+    return Waiting(
+        keys=tuple(one.cell.key for one in stack), layer=layer, firsts=read_firsts(logits), keys_values=cache.kept
+    )
+
+
+def _logits_of(prefill: Prefill, out: torch.Tensor, stacking: Stacking | None) -> torch.Tensor:
+    """(n b, vocabulary) at every sample's last prompt token; without `stacking`, in the shapes of the model's own forward."""
+    prompts = prefill.prompts
+    if stacking is None:
+        keep = prompts.logits_to_keep(as_generate=True)
+        return prompts.at_last(head_logits(prefill.loaded, out, keep=keep))
+    last = prompts.last_b.repeat(stacking.n_copies) - stacking.start
+    rows = out[torch.arange(len(last), device=out.device), last]
+    logits = head_logits(prefill.loaded, rows[:, None])[:, 0]
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,0 +1,100 @@
+"""What the probability of words is read after: prompts, or questions about pictures, as batches of one forward each."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from steercache.core.errors import UsageError
+from steercache.core.examples import EncodedSample
+from steercache.core.ids import digest, digest_bytes
+from steercache.models.spec import LoadedModel
+from steercache.steering.prompts import encode_prompts
+from steercache.trace.batches import PaddedBatch, pad_batch, plan_batches
+
+NEUTRAL = "neutral"  # the split of prompts that no data set has
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffectInputs:
+    """Inputs in the order of their batches; `batches` makes them anew, so that pictures are decoded when they are run.
+
+    `texts` is what a person reads of each, `prompt_id` stands for all of them in a cell's identity. With `skip_first` the first
+    token of a prompt is not steered: in a bare text it is the attention sink.
+    """
+
+    batches: Callable[[], Iterable[PaddedBatch]] = field(repr=False)
+    sample_ids: tuple[str, ...] = field(repr=False)
+    texts: tuple[str, ...] = field(repr=False)
+    prompt_id: str
+    split: str = NEUTRAL
+    skip_first: bool = False
+
+    @property
+    def n(self) -> int:
+        """How many there are."""
+        return len(self.sample_ids)
+
+
+def prompt_inputs(loaded: LoadedModel, prompts: Sequence[str]) -> EffectInputs:
+    """Bare prompts as one batch, padded on the left; their first tokens are left alone.
+
+    Raises:
+        UsageError: no prompts, or one without tokens.
+    """
+    encoded = encode_prompts(loaded, prompts)
+    ids, mask = encoded["input_ids"], encoded["attention_mask"]
+    lengths = mask.sum(1).tolist()
+    batch = PaddedBatch(
+        input_ids=ids,
+        attention_mask=mask,
+        starts=tuple(ids.shape[1] - n for n in lengths),
+        lengths=tuple(lengths),
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+        extra=_token_types(loaded, mask),
+    )
+    kept = [row[real.bool()].to(torch.int32).cpu().numpy() for row, real in zip(ids, mask, strict=True)]
+    return EffectInputs(
+        batches=lambda: (batch,),
+        sample_ids=tuple(digest_bytes(np.ascontiguousarray(row).tobytes()) for row in kept),
+        texts=tuple(prompts),
+        prompt_id=digest(list(prompts)),
+        skip_first=True,
+    )
+
+
+def _token_types(loaded: LoadedModel, mask_bt: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What a multimodal model's forward wants beside the ids of a text without pictures (as `trace.encode` gives it)."""
+    if loaded.family.token_types is None:
+        return {}
+    name, rule = loaded.family.token_types
+    return {name: mask_bt.clone() if rule == "suffix" else torch.zeros_like(mask_bt)}
+
+
+def sample_inputs(
+    loaded: LoadedModel, samples: Sequence[EncodedSample], *, split: str, tokens_per_batch: int
+) -> tuple[EffectInputs, tuple[int, ...]]:
+    """Encoded samples, with or without pictures, batched by length; and the place of each input among `samples`.
+
+    Raises:
+        UsageError: no samples.
+    """
+    if not samples:
+        raise UsageError("there is no sample to read the words after")
+    plan = plan_batches([s.n_tokens for s in samples], tokens_per_batch=tokens_per_batch)
+    order = tuple(i for members in plan for i in members)
+
+    def batches() -> Iterator[PaddedBatch]:
+        for members in plan:
+            some = [samples[i] for i in members]
+            yield pad_batch(some, padding_side="left", pad_id=loaded.tokenizer.pad_token_id or 0)
+
+    inputs = EffectInputs(
+        batches=batches,
+        sample_ids=tuple(samples[i].sample_id for i in order),
+        texts=tuple(samples[i].text for i in order),
+        prompt_id=digest(sorted(s.sample_id for s in samples)),
+        split=split,
+    )
+    return inputs, order

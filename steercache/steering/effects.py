@@ -1,0 +1,356 @@
+"""What a vector does to the next token: the probability of words against alpha, beside random directions of equal norm.
+
+After bare prompts, or after questions about pictures: one unsteered pass per batch, every direction and strength branches
+from it (`steer.branch`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from steercache.core.errors import UsageError
+from steercache.core.trials import AlphaUnit, Answer, Cell, Mode, Target
+from steercache.core.vectors import SteeringVector
+from steercache.models.spec import LoadedModel
+from steercache.steering.add import delta_of, direction_at
+from steercache.steering.branch import BranchOptions, branch_from
+from steercache.steering.cells import BranchCell
+from steercache.steering.effect_inputs import EffectInputs, prompt_inputs
+from steercache.steering.prefill import Prefill, run_prefill
+from steercache.steering.stack import MIB
+from steercache.steering.targets import target_mask
+
+_N_BOOTSTRAP = 2000
+Forms = Literal["spaced", "any"]
+Masses = npt.NDArray[np.float64]
+Progress = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WordMassPlan:
+    """What to measure. `alphas` are in `alpha_unit`; every random direction has the vector's norm at `layer`.
+
+    `prompts` are the texts to read on, where no other inputs are given. `forms` says which tokens are a word: the one behind a
+    space, or "any" of its single tokens, behind a space or not, capital or not. With `apart` every word is a cell of its own.
+    """
+
+    words: tuple[str, ...]
+    layer: int
+    alphas: tuple[float, ...]
+    prompts: tuple[str, ...] = ()
+    target: Target = "text"
+    alpha_unit: AlphaUnit = "raw"
+    n_random: int = 20
+    seed: int = 0
+    forms: Forms = "spaced"
+    apart: bool = False
+    memory_mib: int = 1024
+
+    def manifest(self) -> dict[str, Any]:
+        """The plan as JSON, without what only decides how fast it runs."""
+        values = {name: getattr(self, name) for name in self.__slots__ if name != "memory_mib"}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WordMass:
+    """Probabilities of shape (directions, alphas, inputs, words); direction 0 is the vector, the others are random.
+
+    `alphas` holds 0 (the model itself) and the plan's. `words` are those that were scored; `left_out` those that are more than
+    one token. `vectors` are the directions.
+    """
+
+    plan: WordMassPlan
+    concept: str | None
+    alphas: tuple[float, ...]
+    words: tuple[str, ...]
+    probability_vapw: Masses
+    left_out: tuple[str, ...]
+    vectors: tuple[SteeringVector, ...]
+    cells: tuple[Cell, ...]
+    answers: tuple[Answer, ...]
+
+    @property
+    def mass_vap(self) -> Masses:
+        """Probability that the next token is one of the words, shape (directions, alphas, inputs)."""
+        mass: Masses = self.probability_vapw.sum(axis=-1)
+        return mass
+
+    @property
+    def n_inputs(self) -> int:
+        """Prompts or questions."""
+        return int(self.probability_vapw.shape[2])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MassAtAlpha:
+    """One point of the curve: the vector's mean mass with a 95 % interval over prompts, and the random directions' means.
+
+    `p_random` is (1 + random directions at least as high) / (1 + their number): its least value is 1 / 21 with 20. Without
+    random directions all that is said of them is NaN.
+    """
+
+    alpha: float
+    mass: float
+    low: float
+    high: float
+    random_mean: float
+    random_low: float
+    random_high: float
+    p_random: float
+
+
+def word_mass_effect(
+    loaded: LoadedModel,
+    vector: SteeringVector,
+    plan: WordMassPlan,
+    *,
+    inputs: EffectInputs | None = None,
+    progress: Progress | None = None,
+) -> WordMass:
+    """Next-token probability of each of `plan.words` after each input, for the vector and random directions, at each alpha.
+
+    Without `inputs`, after `plan.prompts`. The softmax is taken in float32 over the whole vocabulary.
+
+    Raises:
+        UsageError: no word is a single token, a layer or alpha that cannot be, or a target that hits nothing of an input.
+    """
+    tokens, left_out = word_tokens(loaded, plan.words, forms=plan.forms)
+    if inputs is None:
+        inputs = prompt_inputs(loaded, plan.prompts)
+    vectors = (vector, *random_directions(vector, layer=plan.layer, n=plan.n_random, seed=plan.seed))
+    alphas = tuple(dict.fromkeys((0.0, *plan.alphas)))
+    deltas = {
+        (v, a): delta_of(vectors[v], plan.layer, alpha=alphas[a], alpha_unit=plan.alpha_unit)
+        for v in range(len(vectors))
+        for a in range(1, len(alphas))
+    }
+    probability = np.empty((len(vectors), len(alphas), inputs.n, len(tokens)))
+    modes: dict[tuple[int, int], Mode] = {(0, 0): "full"}
+    first = done = 0
+    for batch in inputs.batches():
+        here = slice(first, first := first + len(batch.lengths))
+        prefill = run_prefill(loaded, batch, layers=[plan.layer])
+        ids = list(tokens.values())
+        if prefill.logits_bv is None:
+            raise UsageError("the model gave no logits")
+        probability[:, 0, here] = _probabilities(prefill.logits_bv, ids)
+        for setting, mode, found in _steered(prefill, deltas, plan=plan, ids=ids, skip_first=inputs.skip_first):
+            probability[*setting, here], modes[setting] = found, mode
+            done += len(found)
+            if progress is not None:
+                progress("settings", done, inputs.n * len(deltas))
+    cells, answers = _as_trials(
+        loaded, vectors, plan=plan, inputs=inputs, words=tuple(tokens), vapw=probability, modes=modes
+    )
+    return WordMass(
+        plan=plan,
+        concept=vector.concept,
+        alphas=alphas,
+        words=tuple(tokens),
+        probability_vapw=probability,
+        left_out=left_out,
+        vectors=vectors,
+        cells=cells,
+        answers=answers,
+    )
+
+
+@torch.inference_mode()
+def target_norm(loaded: LoadedModel, inputs: EffectInputs, *, layer: int, target: Target) -> float:
+    """Median length of the rows that steering `target` at `layer` moves, over the first batch of `inputs`."""
+    prefill = run_prefill(loaded, next(iter(inputs.batches())), layers=[layer])
+    mask_bt = target_mask(
+        target, prefill.prompts.tokens, vocabulary=prefill.parts.vocabulary, skip_first=inputs.skip_first
+    )
+    return float(prefill.outputs[layer][mask_bt].float().norm(dim=-1).median())
+
+
+def summarise(effect: WordMass, *, seed: int = 0) -> tuple[MassAtAlpha, ...]:
+    """The curve of all words together; see `summarise_mass`."""
+    return summarise_mass(effect.mass_vap, effect.alphas, seed=seed)
+
+
+def summarise_mass(mass_vap: Masses, alphas: Sequence[float], *, seed: int = 0) -> tuple[MassAtAlpha, ...]:
+    """Means over inputs, percentile bootstrap over inputs (2,000 draws), range of the random directions; `mass_vap` has shape
+    (directions, alphas, inputs), the vector first."""
+    generator = np.random.Generator(np.random.PCG64(seed))
+    n_inputs = mass_vap.shape[2]
+    drawn = generator.integers(0, n_inputs, (_N_BOOTSTRAP, n_inputs))
+    points = []
+    for a, alpha in enumerate(alphas):
+        own = mass_vap[0, a]
+        low, high = np.percentile(own[drawn].mean(axis=1), (2.5, 97.5))
+        random = mass_vap[1:, a].mean(axis=1)
+        rank = (1 + np.count_nonzero(random >= own.mean())) / (1 + len(random))
+        points.append(
+            MassAtAlpha(
+                alpha=alpha,
+                mass=float(own.mean()),
+                low=float(low),
+                high=float(high),
+                random_mean=float(random.mean()) if len(random) else np.nan,
+                random_low=float(random.min()) if len(random) else np.nan,
+                random_high=float(random.max()) if len(random) else np.nan,
+                p_random=float(rank) if len(random) else np.nan,
+            )
+        )
+    return tuple(points)
+
+
+def rank_of_best(mass_va: Masses) -> float | None:
+    """Rank of the vector's highest point among the random directions' highest points, which no choice of a strength flatters;
+    `mass_va` has shape (directions, alphas), the vector first. None without random directions."""
+    if len(mass_va) == 1:
+        return None
+    best_v = mass_va.max(axis=1)
+    return float((1 + np.count_nonzero(best_v[1:] >= best_v[0])) / len(best_v))
+
+
+def random_directions(vector: SteeringVector, *, layer: int, n: int, seed: int) -> tuple[SteeringVector, ...]:
+    """`n` isotropic directions with the vector's norm at `layer`, each as a vector of its own with its seed."""
+    norm = float(np.linalg.norm(direction_at(vector, layer)))
+    found = []
+    for i in range(n):
+        raw = np.random.Generator(np.random.PCG64([seed, i])).normal(size=vector.hidden_size)
+        found.append(
+            SteeringVector(
+                name=f"{vector.name}-random-{i}",
+                method="random",
+                concept=vector.concept,
+                site=vector.site,
+                layers=(layer,),
+                values=(raw * (norm / np.linalg.norm(raw))).astype(np.float32)[None],
+                provenance={
+                    "control_kind": "random",
+                    "control_seed": seed,
+                    "control_index": i,
+                    "control_of": vector.vector_id,
+                },
+                diagnostics=tuple(d for d in vector.diagnostics if d.get("layer") == layer),
+            )
+        )
+    return tuple(found)
+
+
+def word_tokens(
+    loaded: LoadedModel, words: Sequence[str], *, forms: Forms = "spaced"
+) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:
+    """Token ids of every word that is a single token, and the words that are not; no id belongs to two words.
+
+    "spaced" looks at the word behind a space only. A word of several tokens would count every word that begins like it. Raises
+    UsageError when none is left.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    taken: set[int] = set()
+    for word in dict.fromkeys(words):
+        written = [word] if forms == "spaced" else [word, word.capitalize()]
+        ids = [_spaced_id(loaded, form) for form in written]
+        if forms == "any":
+            ids += [_bare_id(loaded, form) for form in written]
+        new = tuple(dict.fromkeys(i for i in ids if i is not None and i not in taken))
+        if new:
+            found[word] = new
+            taken.update(new)
+    if not found:
+        raise UsageError(f"none of the words is a single token: {', '.join(words)}")
+    return found, tuple(word for word in words if word not in found)
+
+
+def _spaced_id(loaded: LoadedModel, word: str) -> int | None:
+    tokenizer: Any = loaded.tokenizer
+    before, after = tokenizer("The")["input_ids"], tokenizer(f"The {word}")["input_ids"]
+    return _single(tokenizer, after[len(before) :]) if after[: len(before)] == before else None
+
+
+def _bare_id(loaded: LoadedModel, word: str) -> int | None:
+    """The word's token at the beginning of an answer, no space before it."""
+    return _single(loaded.tokenizer, loaded.tokenizer(word, add_special_tokens=False)["input_ids"])
+
+
+def _single(tokenizer: Any, ids: Sequence[int]) -> int | None:
+    return int(ids[0]) if len(ids) == 1 and ids[0] != tokenizer.unk_token_id else None
+
+
+def _steered(
+    prefill: Prefill,
+    deltas: dict[tuple[int, int], npt.NDArray[np.float32]],
+    *,
+    plan: WordMassPlan,
+    ids: Sequence[tuple[int, ...]],
+    skip_first: bool,
+) -> Any:
+    """((direction, alpha), how computed, probabilities (b, w)) of every setting over one batch."""
+    mask_bt = target_mask(
+        plan.target, prefill.prompts.tokens, vocabulary=prefill.parts.vocabulary, skip_first=skip_first
+    )
+    keys = {f"{v} {a}": (v, a) for v, a in deltas}
+    cells = [
+        BranchCell(key=key, layer=plan.layer, delta_d=deltas[setting], target=mask_bt) for key, setting in keys.items()
+    ]
+    options = BranchOptions(max_new_tokens=1, memory_budget_bytes=plan.memory_mib * MIB)
+    for result in branch_from(prefill, cells, options):
+        yield keys[result.key], result.mode, _probabilities(result.logits_bv, ids)
+
+
+@torch.inference_mode()
+def _probabilities(logits_bv: torch.Tensor, ids: Sequence[tuple[int, ...]]) -> Masses:
+    """Probability of every word, shape (b, w): the sum over its tokens."""
+    p_bv = logits_bv.float().softmax(-1)
+    columns = [p_bv[:, list(of_word)].sum(-1) for of_word in ids]
+    found: Masses = torch.stack(columns, dim=1).double().cpu().numpy()
+    return found
+
+
+def _as_trials(
+    loaded: LoadedModel,
+    vectors: Sequence[SteeringVector],
+    *,
+    plan: WordMassPlan,
+    inputs: EffectInputs,
+    words: tuple[str, ...],
+    vapw: Masses,
+    modes: Mapping[tuple[int, int], Mode],
+) -> tuple[tuple[Cell, ...], tuple[Answer, ...]]:
+    """Every setting as a cell (every word of it, with `plan.apart`), every input's probability as the score of an answer;
+    alpha 0 is one cell without a vector."""
+    alphas = tuple(dict.fromkeys((0.0, *plan.alphas)))
+    settings = [(0, 0), *((v, a) for v in range(len(vectors)) for a in range(1, len(alphas)))]
+    scored = [((word,), vapw[..., w]) for w, word in enumerate(words)] if plan.apart else [(plan.words, vapw.sum(-1))]
+    cells: list[Cell] = []
+    answers: list[Answer] = []
+    for v, a in settings:
+        for some, score_vap in scored:
+            cell = Cell(
+                vector_id=vectors[v].vector_id if a else None,
+                layer=plan.layer if a else None,
+                alpha=alphas[a],
+                target=plan.target,
+                alpha_unit=plan.alpha_unit,
+                model_fingerprint=loaded.spec.fingerprint,
+                prompt_id=inputs.prompt_id,
+                decoding={
+                    "score": "next_token_mass",
+                    "words": list(some),
+                    "forms": plan.forms,
+                    "skip_first": inputs.skip_first,
+                    "dtype": loaded.spec.dtype,
+                },
+            )
+            cells.append(cell)
+            answers += [
+                Answer(
+                    cell_id=cell.cell_id,
+                    sample_id=sample_id,
+                    split=inputs.split,
+                    raw=text,
+                    score=float(score),
+                    mode=modes[v, a],
+                )
+                for sample_id, text, score in zip(inputs.sample_ids, inputs.texts, score_vap[v, a], strict=True)
+            ]
+    return tuple(cells), tuple(answers)

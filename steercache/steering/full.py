@@ -1,0 +1,51 @@
+"""The full steered forward of one cell: every block over the whole batch, the vector added by a hook. The way out for models
+whose blocks cannot be run alone, and what branch and replay are measured against."""
+
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from steercache.core.errors import UsageError
+from steercache.steering.add import add_vector
+from steercache.steering.cells import BranchCell, CellAnswers, make_answers, read_firsts
+from steercache.steering.decode import Start, decode_greedily
+from steercache.steering.prefill import Prefill
+
+
+@torch.inference_mode()
+def run_full(
+    prefill: Prefill, cell: BranchCell, mask_bt: torch.Tensor, *, max_new_tokens: int, ends: frozenset[int]
+) -> CellAnswers:
+    """Answers of one cell, by running the model as a whole on the batch of `prefill`, in the shapes of `generate`.
+
+    Raises:
+        UsageError: free-form answers are asked for and the batch is padded on the right.
+    """
+    parts, prompts = prefill.parts, prefill.prompts
+    keep = prompts.logits_to_keep(as_generate=True)
+    if max_new_tokens > 1 and keep != 1:
+        raise UsageError(
+            f"free-form answers of prompts padded on the right cannot be computed in full ({prefill.obstacle or 'asked for'})",
+            hint="pad on the left",
+        )
+    delta = torch.from_numpy(cell.delta_d.copy())
+
+    def add(module: Any, args: Any, out: Any) -> Any:
+        hidden = out[0] if isinstance(out, tuple) else out
+        steered = add_vector(hidden, delta.to(hidden.device), mask_bt.to(hidden.device))
+        return (steered, *out[1:]) if isinstance(out, tuple) else steered
+
+    handle = parts.blocks[cell.layer].register_forward_hook(add)
+    try:
+        cache = DynamicCache(config=parts.model.config)
+        out = parts.model(**prompts.inputs, past_key_values=cache, use_cache=True, logits_to_keep=keep)
+    finally:
+        handle.remove()
+    firsts, more = read_firsts(prompts.at_last(out.logits)), None
+    if max_new_tokens > 1:
+        start = Start(cache=cache, real_rt=prompts.tokens.real_bt, first_r=firsts.token_r, next_r=prefill.next_b)
+        more = decode_greedily(prefill.loaded, start, n_more=max_new_tokens - 1, ends=ends, same_batch=True)
+    return make_answers(
+        cell.key, firsts, more, ends=ends, dtype=out.logits.dtype, how=("full", prefill.obstacle or "asked for")
+    )

@@ -1,0 +1,197 @@
+"""How the answer's margin hangs on the hidden states: the gradients that a screening multiplies with vectors.
+
+Margin of an option (`MARGIN`, part of a gradient run's identity): log p(its first token) minus the mean of log p of the other
+options, at the last prompt token; of an option alone, its log odds. It is linear in the options' log probabilities, so that
+every difference between two options, hence right against best wrong at any strength, follows from it exactly:
+log p(i) - log p(j) = (margin i - margin j) (k - 1) / k. The margins of k options sum to 0, so k - 1 backward passes do.
+
+Rows of a gradient run (row kind `sample_target`, site `margin_grad`, float32): sample after sample, target after target,
+option after option (`gradient_rows`); layers are the store's own axis.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from steercache.core.errors import UsageError
+from steercache.models.spec import LoadedModel
+from steercache.steering.live import Parts, parts_of
+from steercache.steering.prefill import check_layers, read_prompts
+from steercache.steering.targets import TargetLike, target_mask
+from steercache.trace.batches import PaddedBatch
+
+MARGIN = "log p(option) - mean log p(other options)"
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarginGradients:
+    """Gradients of a batch, summed over the target's tokens: `values` (layer, sample, target, option, d).
+
+    `margins` (sample, option) are the unsteered margins. Options that a sample does not have are NaN in both. A target that
+    hits nothing in a sample has gradient 0 there; `n_steered` (sample, target) counts its tokens, `row_norms` (layer, sample,
+    target) is the median norm of their hidden states without that of the first position, an attention sink (NaN for none).
+    """
+
+    layers: tuple[int, ...]
+    targets: tuple[str, ...]
+    values: Floats = field(repr=False)
+    margins: Floats
+    n_steered: npt.NDArray[np.int32]
+    row_norms: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradientRows:
+    """The same as rows of a store: `values` (layer, row, d); per row its sample in the batch, target, option and margin, how
+    many tokens its target hits, and the median norm of their hidden states, `row_norms` (layer, row)."""
+
+    values: Floats = field(repr=False)
+    sample: npt.NDArray[np.int32]
+    target: npt.NDArray[np.int32]
+    option: npt.NDArray[np.int32]
+    margin: Floats
+    n_steered: npt.NDArray[np.int32]
+    row_norms: Floats
+
+
+def margin_gradients(
+    loaded: LoadedModel,
+    batch: PaddedBatch,
+    options: Sequence[Sequence[int]],
+    *,
+    layers: Sequence[int],
+    targets: Mapping[str, TargetLike],
+) -> MarginGradients:
+    """One forward pass and a backward pass per option but one, for all layers and targets at once.
+
+    `options` has, per sample, the first token of each answer option; samples may have different numbers of them.
+
+    Raises:
+        UsageError: a layer or a token that the model does not have, a sample without options or with one twice, a target
+            that hits nothing in the whole batch.
+    """
+    parts = parts_of(loaded)
+    check_layers(parts, layers)
+    with torch.inference_mode(False), torch.enable_grad():
+        prompts = read_prompts(loaded, batch)
+        ids_bk = _option_ids(options, n_seq=prompts.n_seq, n_vocabulary=int(loaded.config.get_text_config().vocab_size))
+        masks = [target_mask(target, prompts.tokens, vocabulary=parts.vocabulary) for target in targets.values()]
+        masks_bqt = torch.stack(masks, dim=1)
+        with _Leaves(parts, layers) as leaves:
+            out = parts.model(**prompts.inputs, use_cache=False, logits_to_keep=prompts.columns)
+        margins_bk = option_margins(prompts.at_last(out.logits), ids_bk.to(masks_bqt.device))
+        outputs = [leaves.outputs[layer] for layer in layers]
+        values = _backward(margins_bk, outputs, masks_bqt)
+    return MarginGradients(
+        layers=tuple(layers),
+        targets=tuple(targets),
+        values=values.float().cpu().numpy(),
+        margins=margins_bk.detach().float().cpu().numpy(),
+        n_steered=masks_bqt.sum(2).int().cpu().numpy(),
+        row_norms=median_norms(outputs, masks_bqt & ~prompts.tokens.first_bt[:, None]),
+    )
+
+
+def option_margins(logits_bv: torch.Tensor, ids_bk: torch.Tensor) -> torch.Tensor:
+    """Margins (b, k) from first-token logits; NaN where `ids_bk` is -1. Differentiable."""
+    has_bk = ids_bk >= 0
+    z_bk = logits_bv.gather(1, ids_bk.clamp(min=0))
+    n_b1 = has_bk.sum(1, keepdim=True)
+    total_b1 = torch.where(has_bk, z_bk, 0).sum(1, keepdim=True)
+    among = z_bk - (total_b1 - z_bk) / (n_b1 - 1).clamp(min=1)
+    rest = logits_bv.scatter(1, ids_bk[:, :1].clamp(min=0), -torch.inf).logsumexp(1, keepdim=True)
+    return torch.where(has_bk, torch.where(n_b1 > 1, among, z_bk - rest), torch.nan)
+
+
+def gradient_rows(gradients: MarginGradients) -> GradientRows:
+    """Rows in the order in which a gradient run stores them; options that a sample does not have make no row."""
+    n_targets = len(gradients.targets)
+    has = np.repeat(~np.isnan(gradients.margins)[:, None], n_targets, axis=1)
+    sample, target, option = (index.astype(np.int32) for index in np.nonzero(has))
+    return GradientRows(
+        values=np.ascontiguousarray(gradients.values[:, sample, target, option]),
+        sample=sample,
+        target=target,
+        option=option,
+        margin=gradients.margins[sample, option],
+        n_steered=gradients.n_steered[sample, target],
+        row_norms=gradients.row_norms[:, sample, target],
+    )
+
+
+def _backward(margins_bk: torch.Tensor, outputs: list[torch.Tensor], masks_bqt: torch.Tensor) -> torch.Tensor:
+    """(layer, sample, target, option, d), summed in float32 or better."""
+    n_options = margins_bk.shape[1]
+    n_b = (~margins_bk.isnan()).sum(1)
+    exact = torch.promote_types(outputs[0].dtype, torch.float32)
+    size = (len(outputs), *masks_bqt.shape[:2], n_options, outputs[0].shape[-1])
+    values = torch.full(size, torch.nan, dtype=exact, device=outputs[0].device)
+    weights = masks_bqt.to(exact)
+    for k in range(max(1, n_options - 1)):
+        has_b = k < n_b
+        total = torch.where(has_b, margins_bk[:, k], 0).sum()
+        grads = torch.autograd.grad(total, outputs, retain_graph=k < n_options - 2)
+        for i, grad in enumerate(grads):
+            values[i, has_b, :, k] = (weights @ grad.to(exact))[has_b]
+    for b, n in enumerate(n_b.tolist()):
+        if n > 1:
+            values[:, b, :, n - 1] = -values[:, b, :, : n - 1].sum(2)
+    return values
+
+
+def median_norms(outputs: Sequence[torch.Tensor], masks_bqt: torch.Tensor) -> Floats:
+    """Median norm of the masked rows of every block output (b, t, d), (layer, b, target); NaN where a mask has none."""
+    norms_lbt = np.stack([x.detach().float().norm(dim=-1).cpu().numpy() for x in outputs])
+    masks = masks_bqt.cpu().numpy()
+    found = np.full((len(outputs), *masks.shape[:2]), np.nan, dtype=np.float32)
+    for b, target in zip(*np.nonzero(masks.any(axis=2)), strict=True):
+        found[:, b, target] = np.median(norms_lbt[:, b, masks[b, target]], axis=1)
+    return found
+
+
+def _option_ids(options: Sequence[Sequence[int]], *, n_seq: int, n_vocabulary: int) -> torch.Tensor:
+    if len(options) != n_seq:
+        raise UsageError(f"options for {len(options)} samples, and the batch has {n_seq}")
+    for i, ids in enumerate(options):
+        if not ids or len(set(ids)) != len(ids):
+            raise UsageError(
+                f"sample {i} has the answer options {list(ids)}: they must begin with different tokens",
+                hint="options that begin alike (A1, A2) cannot be told apart by their first token",
+            )
+        if min(ids) < 0 or max(ids) >= n_vocabulary:
+            raise UsageError(f"sample {i} has an option token outside the vocabulary of {n_vocabulary}")
+    width = max(len(ids) for ids in options)
+    return torch.tensor([[*ids, *[-1] * (width - len(ids))] for ids in options])
+
+
+class _Leaves:
+    """Hooks that make the first wanted block's output a leaf (nothing below is differentiated) and keep the others."""
+
+    def __init__(self, parts: Parts, layers: Sequence[int]) -> None:
+        self.outputs: dict[int, torch.Tensor] = {}
+        self._parts, self._layers, self._stack = parts, layers, ExitStack()
+
+    def __enter__(self) -> "_Leaves":
+        for layer in self._layers:
+            handle = self._parts.blocks[layer].register_forward_hook(self._hook(layer))
+            self._stack.callback(handle.remove)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def _hook(self, layer: int) -> Any:
+        def hook(module: Any, args: Any, out: Any) -> Any:
+            hidden = out[0] if isinstance(out, tuple) else out
+            if layer == min(self._layers):
+                hidden = hidden.detach().requires_grad_()
+            self.outputs[layer] = hidden
+            return (hidden, *out[1:]) if isinstance(out, tuple) else hidden
+
+        return hook

@@ -1,0 +1,216 @@
+"""Steering a model while it runs: hooks on its blocks, put there by a context manager and always taken away again."""
+
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from steercache.core.errors import UsageError
+from steercache.core.trials import AlphaUnit
+from steercache.core.vectors import SteeringVector
+from steercache.models.families import family_of, find_module
+from steercache.models.spec import LoadedModel
+from steercache.models.tokenizers import special_ids
+from steercache.steering.add import add_vector, delta_of
+from steercache.steering.targets import TARGETS, TargetLike, Vocabulary, target_mask
+from steercache.steering.watch import Watch
+
+When = Literal["prefill", "every"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The modules of a model that steering touches, and the ids that targets need."""
+
+    model: Any
+    decoder: Any
+    blocks: Any
+    hidden_size: int
+    vocabulary: Vocabulary
+
+
+def parts_of(model: Any, *, tokenizer: Any = None) -> Parts:
+    """Find blocks and special ids of a LoadedModel or a transformers model.
+
+    Without a tokenizer the special ids of a plain model are those that its configuration names: bos, eos, pad.
+
+    Raises:
+        NotFoundError: the model's type is not in the table of families.
+    """
+    if isinstance(model, LoadedModel):
+        module, family, special = model.model, model.family, set(model.bundle.special_ids)
+    else:
+        if not hasattr(model, "config"):
+            raise UsageError(f"a {type(model).__name__} cannot be steered: give a transformers model or a LoadedModel")
+        module, family = model, family_of(model.config.to_dict())
+        special = _configured_ids(model.config) if tokenizer is None else set(special_ids(tokenizer, family))
+    text_config = module.config.get_text_config()
+    return Parts(
+        model=module,
+        decoder=find_module(module, family.blocks.rpartition(".")[0]),
+        blocks=find_module(module, family.blocks),
+        hidden_size=int(text_config.hidden_size),
+        vocabulary=Vocabulary(special_ids=frozenset(special), image_id=_image_id(module.config)),
+    )
+
+
+@contextmanager
+def steer(
+    model: Any,
+    vector: SteeringVector,
+    *,
+    layer: int | Sequence[int],
+    alpha: float,
+    target: TargetLike = "all",
+    when: When = "prefill",
+    alpha_unit: AlphaUnit = "raw",
+    skip_first: bool = False,
+    tokenizer: Any = None,
+) -> Iterator[Any]:
+    """Add alpha times `vector` to the output of block `layer` at the target tokens, for as long as the context is open.
+
+    `layer` may name several blocks; each gets its own direction. Contexts nest: what the outer one added stays. "prefill"
+    steers the prompt only, "every" the generated tokens too. `skip_first` leaves out the first token, the attention sink.
+    The targets text and both leave special tokens out: which those are a plain transformers model does not know, so they
+    want its `tokenizer`. (More parameters than house style allows: the call reads as one sentence.) Yields the model.
+
+    A forward pass of one token behind a key/value cache is taken for a generated one. So a prompt that `generate` reads in
+    chunks (`prefill_chunk_size`) is followed with the target all only, and only if its last chunk has several tokens; without a
+    cache, a prompt that is the one before and one token more is taken for a step of generation: open a context for each.
+
+    Raises:
+        UsageError: no vector, an unknown layer, target, unit or time, a vector of another width or site, an alpha that is not
+            finite, a plain model without its tokenizer where that is wanted; and during a forward pass when the target hits
+            nothing of a prompt.
+        NotFoundError: the model's type is not in the table of families.
+    """
+    if not isinstance(vector, SteeringVector):
+        raise UsageError(
+            f"a SteeringVector is wanted, not {vector!r:.60}",
+            hint="cache.vector(NAME) gives one, steercache.fit makes one",
+        )
+    if target in ("text", "both") and tokenizer is None and not isinstance(model, LoadedModel):
+        raise UsageError(
+            f"the target {target} leaves special tokens out, and a plain model does not know which those are",
+            hint="steer(..., tokenizer=tokenizer)",
+        )
+    parts = parts_of(model, tokenizer=tokenizer)
+    deltas = {one: delta_of(vector, one, alpha=alpha, alpha_unit=alpha_unit) for one in _layers(layer)}
+    _check(parts, vector, layers=tuple(deltas), target=target, when=when)
+    if not any(delta.any() for delta in deltas.values()):
+        yield parts.model  # nothing to add: the model itself, bit for bit
+        return
+    tensors = {one: torch.from_numpy(delta.copy()) for one, delta in deltas.items()}
+    with added(parts, tensors, target=target, when=when, skip_first=skip_first):
+        yield parts.model
+
+
+@contextmanager
+def added(
+    parts: Parts,
+    deltas: Mapping[int, torch.Tensor],
+    *,
+    target: TargetLike,
+    when: When = "prefill",
+    skip_first: bool = False,
+) -> Iterator[None]:
+    """Hooks that add `deltas` (float32, (d,) or one per sequence (b, 1, d)) after their blocks; the bare part of `steer`."""
+    with ExitStack() as stack:
+        watch = Watch()
+        for module in dict.fromkeys((parts.model, parts.decoder)):
+            _attach(stack, module.register_forward_pre_hook(watch.enter, with_kwargs=True))
+            _attach(stack, module.register_forward_hook(watch.leave, always_call=True))
+        for layer, delta in deltas.items():
+            hook = _block_hook(delta, watch, target=target, when=when, rule=(parts.vocabulary, skip_first))
+            _attach(stack, parts.blocks[layer].register_forward_hook(hook))
+        yield
+
+
+def _attach(stack: ExitStack, handle: Any) -> None:
+    stack.callback(handle.remove)
+
+
+def _block_hook(
+    delta: torch.Tensor, watch: Watch, *, target: TargetLike, when: When, rule: tuple[Vocabulary, bool]
+) -> Any:
+    """A forward hook that steers a block's output, a tensor or a tuple that begins with it."""
+    vocabulary, skip_first = rule
+
+    def hook(module: Any, args: Any, output: Any) -> Any:
+        nonlocal delta
+        hidden_btd = output[0] if isinstance(output, tuple) else output
+        if not watch.parts:
+            raise UsageError(
+                "a block ran outside its model's forward pass, so its tokens are unknown",
+                hint="call the model or its decoder, or add the vector with steercache.steering.add.add_vector",
+            )
+        masks = [
+            target_mask(target, part, vocabulary=vocabulary, skip_first=skip_first)
+            if part.prompt or when == "every"
+            else torch.zeros_like(part.real_bt)
+            for part in watch.parts
+        ]
+        mask_bt = torch.cat(masks, dim=1).to(hidden_btd.device)
+        if not bool(mask_bt.any()):
+            return None
+        delta = delta.to(hidden_btd.device)
+        steered = add_vector(hidden_btd, delta, mask_bt)
+        return (steered, *output[1:]) if isinstance(output, tuple) else steered
+
+    return hook
+
+
+def _layers(layer: int | Sequence[int]) -> tuple[int, ...]:
+    try:
+        return (operator.index(layer),)  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    if isinstance(layer, np.ndarray):
+        layer = layer.ravel().tolist()
+    if isinstance(layer, Sequence) and layer and all(hasattr(one, "__index__") for one in layer):
+        return tuple(dict.fromkeys(operator.index(one) for one in layer))
+    raise UsageError(f"layer must be a block's number or several, not {layer!r}")
+
+
+def _check(parts: Parts, vector: SteeringVector, *, layers: tuple[int, ...], target: TargetLike, when: str) -> None:
+    n_layers = len(parts.blocks)
+    for one in layers:
+        if not 0 <= one < n_layers:
+            raise UsageError(f"the model has no layer {one}", hint=f"its blocks are 0 to {n_layers - 1}")
+    if vector.hidden_size != parts.hidden_size:
+        raise UsageError(
+            f"the vector {vector.name!r} is {vector.hidden_size} wide and the model {parts.hidden_size}",
+            hint="fit it on a run of this model or of its backbone",
+        )
+    if vector.site == "resid_pre":
+        raise UsageError(
+            f"{vector.name!r} was fitted on the blocks' input, and steering adds at their output",
+            hint="fit it at resid_post: that of block l is resid_pre of block l + 1",
+        )
+    if when not in ("prefill", "every"):
+        raise UsageError(f"no time named {when!r}", hint="choose prefill or every")
+    if isinstance(target, str):
+        if target not in TARGETS:
+            raise UsageError(f"no target named {target!r}", hint=f"choose one of: {', '.join(TARGETS)}")
+    elif when == "every" and not callable(target):
+        raise UsageError(
+            "a mask names tokens of the prompt only", hint='give a callable for when="every", or when="prefill"'
+        )
+
+
+def _configured_ids(config: Any) -> set[int]:
+    found: set[int] = set()
+    for holder in (config, config.get_text_config()):
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            value = getattr(holder, name, None)
+            found.update(value if isinstance(value, list | tuple) else [] if value is None else [value])
+    return found
+
+
+def _image_id(config: Any) -> int | None:
+    value = getattr(config, "image_token_id", None)
+    return None if value is None else int(value)

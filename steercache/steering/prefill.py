@@ -1,0 +1,238 @@
+"""One unsteered forward pass over a batch, and what later cells branch from: block outputs, keys, values, block calls."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from steercache.core.errors import UsageError
+from steercache.core.trials import Mode
+from steercache.models.spec import LoadedModel
+from steercache.steering.forward import BlockCall, call_obstacle, first_touched, head_logits, record_call
+from steercache.steering.live import Parts, parts_of
+from steercache.steering.targets import Tokens
+from steercache.trace.batches import PaddedBatch
+from steercache.trace.capture import model_inputs
+
+KeysValues = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prompts:
+    """A batch as the model sees it. `last_b` is the column of every sample's last prompt token."""
+
+    batch: PaddedBatch = field(repr=False)
+    inputs: dict[str, Any] = field(repr=False)
+    tokens: Tokens = field(repr=False)
+    last_b: torch.Tensor
+
+    @property
+    def n_seq(self) -> int:
+        """Samples of the batch."""
+        return int(self.tokens.real_bt.shape[0])
+
+    @property
+    def n_tokens(self) -> int:
+        """Columns of the batch, padding included."""
+        return int(self.tokens.real_bt.shape[1])
+
+    @property
+    def columns(self) -> torch.Tensor:
+        """The columns at which some sample's prompt ends, ascending; one where padding is on the left or there is none."""
+        return torch.tensor(sorted(set(self.last_b.tolist())), device=self.last_b.device)
+
+    def logits_to_keep(self, *, as_generate: bool) -> int | torch.Tensor:
+        """Which logits the model's forward is asked for.
+
+        `generate` asks for a slice of one column where all prompts end in the last; its product copies the whole head once
+        per sample (torch sees a batch of matrices), 20 times slower than with a list of columns, and rounds differently.
+        """
+        return 1 if as_generate and self.columns.tolist() == [self.n_tokens - 1] else self.columns
+
+    def at_last(self, logits_bkv: torch.Tensor) -> torch.Tensor:
+        """Of logits at `columns`, those of every sample's own last token: (b, vocabulary), in float32 or better."""
+        which = torch.searchsorted(self.columns, self.last_b)
+        rows: torch.Tensor = logits_bkv[torch.arange(len(which), device=which.device), which]
+        return rows.to(torch.promote_types(rows.dtype, torch.float32))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prefill:
+    """An unsteered forward pass. `next_b` is the position id of the token after each prompt, `outputs[l]` is the
+    output of block l (b, t, d), `keys_values[l]` are (b, h, t, d_head).
+
+    `obstacle` says why this model's blocks cannot be run alone; then cells run in full. In mode "replay" `outputs` come from
+    disk, and there are keys, values and logits only as far as they were computed from them.
+    """
+
+    loaded: LoadedModel = field(repr=False)
+    parts: Parts = field(repr=False)
+    prompts: Prompts
+    next_b: torch.Tensor
+    calls: tuple[BlockCall, ...] = field(repr=False)
+    outputs: dict[int, torch.Tensor] = field(repr=False)
+    keys_values: Mapping[int, KeysValues] = field(repr=False)
+    logits_bv: torch.Tensor | None = field(repr=False)
+    obstacle: str | None = None
+    mode: Mode = "branch"
+
+    @property
+    def n_layers(self) -> int:
+        """Blocks of the model."""
+        return len(self.parts.blocks)
+
+    def start_of(self, mask_bt: torch.Tensor) -> int:
+        """The first column that steering these tokens can change."""
+        return first_touched(self.calls, int(mask_bt.any(0).nonzero()[0, 0]))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the blocks compute in."""
+        return next(iter(self.outputs.values())).dtype
+
+
+def read_prompts(loaded: LoadedModel, batch: PaddedBatch) -> Prompts:
+    """The batch on the model's device, with its real tokens. Raises UsageError for an empty sample."""
+    inputs = {name: value for name, value in model_inputs(loaded, batch).items() if name != "use_cache"}
+    real_bt = inputs["attention_mask"].bool()
+    if not bool(real_bt.any(1).all()):
+        raise UsageError("a sample of the batch has no tokens")
+    columns = torch.arange(real_bt.shape[1], device=real_bt.device)
+    started = real_bt.cumsum(1)
+    return Prompts(
+        batch=batch,
+        inputs=inputs,
+        tokens=Tokens(ids_bt=inputs["input_ids"], real_bt=real_bt, first_bt=real_bt & (started == 1), prompt=True),
+        last_b=torch.where(real_bt, columns, -1).amax(1),
+    )
+
+
+@torch.inference_mode()
+def run_prefill(loaded: LoadedModel, batch: PaddedBatch, *, layers: Sequence[int]) -> Prefill:
+    """Run the batch once, unsteered, keeping the outputs of `layers`, every block's keys and values, and its call.
+
+    Raises:
+        UsageError: a layer that the model does not have.
+    """
+    parts = parts_of(loaded)
+    check_layers(parts, layers)
+    prompts = read_prompts(loaded, batch)
+    last = len(parts.blocks) - 1
+    with BlockTape(parts, keep={*layers, last}) as tape:
+        cache: Any = DynamicCache()  # without the model's config: sliding layers keep all their keys
+        out = parts.model(**prompts.inputs, past_key_values=cache, use_cache=True, logits_to_keep=prompts.columns)
+    calls = tape.block_calls()
+    obstacle = call_obstacle(calls) or _cache_obstacle(parts, cache)
+    if obstacle is None and not torch.equal(head_logits(loaded, tape.outputs[last], keep=prompts.columns), out.logits):
+        obstacle = "this model does more between its last block and its logits than a norm and a head"
+    return Prefill(
+        loaded=loaded,
+        parts=parts,
+        prompts=prompts,
+        next_b=next_positions(tape.position_ids, prompts.tokens.real_bt),
+        calls=calls,
+        outputs=tape.outputs,
+        keys_values={i: (layer.keys, layer.values) for i, layer in enumerate(cache.layers)},
+        logits_bv=prompts.at_last(out.logits),
+        obstacle=obstacle,
+    )
+
+
+def check_layers(parts: Parts, layers: Sequence[int]) -> None:
+    """Raises UsageError for a layer that the model does not have."""
+    n_layers = len(parts.blocks)
+    for layer in layers:
+        if not 0 <= layer < n_layers:
+            raise UsageError(f"the model has no layer {layer}", hint=f"its blocks are 0 to {n_layers - 1}")
+
+
+class BlockTape:
+    """Hooks that keep every block's call, the outputs of some blocks, and the decoder's position ids; gone on leaving.
+
+    With `skip`, blocks compute nothing and hand their input on: the calls are had for the price of the embeddings.
+    """
+
+    def __init__(self, parts: Parts, *, keep: set[int], skip: bool = False) -> None:
+        self.outputs: dict[int, torch.Tensor] = {}
+        self.position_ids: torch.Tensor | None = None
+        self._parts, self._keep, self._skip = parts, keep, skip
+        self._calls: dict[int, BlockCall] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "BlockTape":
+        def at_decoder(module: Any, args: Any, kwargs: Any) -> None:
+            self.position_ids = kwargs.get("position_ids")
+
+        self._on(self._parts.decoder.register_forward_pre_hook(at_decoder, with_kwargs=True))
+        for layer, block in enumerate(self._parts.blocks):
+            if self._skip:
+                self._replace(layer, block)
+            else:
+                self._watch(layer, block)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def block_calls(self) -> tuple[BlockCall, ...]:
+        """The calls of all blocks, in order."""
+        return tuple(self._calls[layer] for layer in range(len(self._parts.blocks)))
+
+    def _watch(self, layer: int, block: Any) -> None:
+        def before(module: Any, args: Any, kwargs: Any) -> None:
+            self._calls[layer], _ = record_call(block, args, kwargs)
+
+        def after(module: Any, args: Any, out: Any) -> None:
+            if layer in self._keep:
+                self.outputs[layer] = out[0] if isinstance(out, tuple) else out
+
+        self._on(block.register_forward_pre_hook(before, with_kwargs=True))
+        self._on(block.register_forward_hook(after))
+
+    def _replace(self, layer: int, block: Any) -> None:
+        forward, own = block.forward, "forward" in vars(block)
+
+        def hand_on(*args: Any, **kwargs: Any) -> Any:
+            self._calls[layer], hidden = record_call(block, args, kwargs)
+            if layer in self._keep:
+                self.outputs[layer] = hidden
+            return hidden
+
+        def put_back() -> None:
+            if own:
+                block.forward = forward
+            else:
+                del block.forward
+
+        self._stack.callback(put_back)
+        block.forward = hand_on
+
+    def _on(self, handle: Any) -> None:
+        self._stack.callback(handle.remove)
+
+
+def next_positions(position_ids: torch.Tensor | None, real_bt: torch.Tensor) -> torch.Tensor:
+    """The position id that follows each prompt (b,): one more than the largest of its tokens, on any axis of the picture."""
+    if position_ids is None:
+        position_ids = torch.arange(real_bt.shape[1], device=real_bt.device)[None]
+    of_tokens = torch.where(real_bt, position_ids, -1)
+    return of_tokens.flatten(0, -3).amax((0, -1)) + 1 if of_tokens.ndim == 3 else of_tokens.amax(-1) + 1
+
+
+def cache_obstacle(parts: Parts) -> str | None:
+    """Why what this model keeps of its past are not keys and values alone; known without running it."""
+    kinds = {type(layer).__name__ for layer in DynamicCache(config=parts.model.config).layers}
+    if not kinds <= {DynamicLayer.__name__, DynamicSlidingWindowLayer.__name__}:
+        return f"its blocks keep other state than keys and values ({', '.join(sorted(kinds))})"
+    return None
+
+
+def _cache_obstacle(parts: Parts, cache: Any) -> str | None:
+    """Why keys and values of this model are not one pair per block."""
+    if len(cache.layers) != len(parts.blocks) or any(not layer.is_initialized for layer in cache.layers):
+        return cache_obstacle(parts) or "its blocks do not keep one pair of keys and values each"
+    return cache_obstacle(parts)

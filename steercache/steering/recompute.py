@@ -1,0 +1,41 @@
+"""Every cell by a forward pass of its own: what branching saves, for where it saves nothing or cannot be done."""
+
+from collections.abc import Iterator, Sequence
+
+from steercache.core.errors import UsageError
+from steercache.models.spec import LoadedModel
+from steercache.steering.branch import BranchOptions
+from steercache.steering.cells import BranchCell, CellAnswers
+from steercache.steering.decode import end_ids
+from steercache.steering.full import run_full
+from steercache.steering.prefill import cache_obstacle, check_layers
+from steercache.steering.replay import idle_prefill
+from steercache.steering.targets import target_mask
+from steercache.trace.batches import PaddedBatch
+
+
+def recompute(
+    loaded: LoadedModel, batch: PaddedBatch, cells: Sequence[BranchCell], options: BranchOptions
+) -> Iterator[CellAnswers]:
+    """Answers of every cell over the batch, in order, each from the whole model on the whole batch, tower included.
+
+    Raises:
+        UsageError: a layer the model does not have, a vector of another width, a target that hits nothing; free-form answers
+            of a batch padded on the right.
+    """
+    idle = idle_prefill(loaded, batch)
+    check_layers(idle.parts, [cell.layer for cell in cells])
+    ends = end_ids(loaded) if options.ends is None else options.ends
+    for cell in cells:
+        if cell.delta_d.shape != (idle.parts.hidden_size,):
+            raise UsageError(
+                f"the vector of {cell.key!r} has shape {cell.delta_d.shape} and the model is {idle.parts.hidden_size} wide"
+            )
+        mask_bt = target_mask(cell.target, idle.prompts.tokens, vocabulary=idle.parts.vocabulary)
+        yield run_full(idle, cell, mask_bt, max_new_tokens=options.max_new_tokens, ends=ends)
+
+
+def obstacle_of(loaded: LoadedModel, batch: PaddedBatch) -> str | None:
+    """Why this model's blocks cannot be run alone, from a pass with its blocks idle; None: they can, as far as is seen so."""
+    idle = idle_prefill(loaded, batch)
+    return idle.obstacle or cache_obstacle(idle.parts)

@@ -1,0 +1,216 @@
+"""First-token answers from rows on disk: the cached output of block l plus alpha * v, and only the blocks above l run.
+
+Neither the vision tower nor any block below runs: the model's own forward makes masks and positions with its blocks idle
+(`prefill.BlockTape`), and hidden states come from a replayable run. In the composition in which the run recorded its batches
+(samples, order, padded length, side) logits are bit-identical to the full steered forward; rows of padding are not stored and
+are zeros here, which no real token attends to. Refused: runs whose rows were dropped or made lossy, or that belong to other
+weights, another tokenizer, another compute dtype or other prompts.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import DynamicCache
+
+from steercache.cache.again import build_command
+from steercache.core.errors import UsageError
+from steercache.core.selection import RowIndex, RowSource
+from steercache.models.load import TORCH_DTYPES
+from steercache.models.spec import LoadedModel
+from steercache.steering.branch import BranchOptions, branch, branch_from
+from steercache.steering.cells import BranchCell, CellAnswers
+from steercache.steering.decode import KeysValues
+from steercache.steering.forward import BranchCache, Stacking, call_obstacle, head_logits, run_blocks
+from steercache.steering.live import parts_of
+from steercache.steering.prefill import BlockTape, Prefill, check_layers, next_positions, read_prompts
+from steercache.steering.targets import target_mask
+from steercache.trace.batches import PaddedBatch
+
+FIRST_TOKEN = BranchOptions(max_new_tokens=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """What must fit before a run's rows may stand for a forward pass: `dtype` is what the model computed in, `stored_dtype`
+    what its rows are kept in."""
+
+    name: str
+    fingerprint: str
+    tokenizer_digest: str
+    dtype: str
+    stored_dtype: str
+    replayable: bool
+    lossy: bool
+
+
+class StoredBatch(Protocol):
+    """Block outputs of the samples of one recorded batch, slot by slot."""
+
+    @property
+    def facts(self) -> RunFacts: ...
+
+    @property
+    def padded_len(self) -> int: ...
+
+    @property
+    def token_ids(self) -> Sequence[npt.NDArray[np.int32]]:
+        """What the run read, per sample (t,)."""
+        ...
+
+    def block_outputs(self, layer: int) -> Sequence[npt.NDArray[Any]]:
+        """Per sample (t, d), in the stored dtype. Raises NotFoundError for a layer that was not kept."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatheredBatch:
+    """A recorded batch over the rows of a run: `rows` and `token_ids` have one array (t,) per sample, in slot order."""
+
+    facts: RunFacts
+    padded_len: int
+    token_ids: Sequence[npt.NDArray[np.int32]] = field(repr=False)
+    rows: Sequence[RowIndex] = field(repr=False)
+    source: RowSource = field(repr=False)
+
+    def block_outputs(self, layer: int) -> Sequence[npt.NDArray[Any]]:
+        """Rows of one layer, sample by sample."""
+        lengths = [len(rows) for rows in self.rows]
+        gathered = self.source.gather("resid_post", layer, np.concatenate(self.rows))
+        return np.split(gathered, np.cumsum(lengths)[:-1])
+
+
+def replay(
+    loaded: LoadedModel,
+    batch: PaddedBatch,
+    cells: Sequence[BranchCell],
+    *,
+    stored: StoredBatch,
+    options: BranchOptions = FIRST_TOKEN,
+) -> Iterator[CellAnswers]:
+    """First-token answers of every cell over a recorded batch, layer by layer. Pixels of `batch` are not looked at.
+
+    A model whose blocks cannot be run alone is branched instead, which runs it in full and says why.
+
+    Raises:
+        UsageError: the run does not fit this model or batch, or more than first tokens are asked for.
+        BudgetError: one cell over this batch does not fit into the memory budget.
+    """
+    check_fit(loaded, batch, stored, options)
+    idle = idle_prefill(loaded, batch)
+    check_layers(idle.parts, [cell.layer for cell in cells])
+    if idle.obstacle is not None:
+        yield from branch(loaded, batch, cells, options)
+        return
+    for layer, members in groupby(sorted(cells, key=lambda cell: cell.layer), key=lambda cell: cell.layer):
+        at_layer = list(members)
+        yield from branch_from(_from_disk(idle, stored, layer, at_layer, options), at_layer, options)
+
+
+def check_fit(loaded: LoadedModel, batch: PaddedBatch, stored: StoredBatch, options: BranchOptions) -> None:
+    """Raises UsageError when the stored rows are not what this model would compute on this batch."""
+    facts, spec = stored.facts, loaded.spec
+    again = f"trace the data with this model again: `{build_command(facts.name)}`"
+    if options.max_new_tokens != 1:
+        raise UsageError(
+            "a replay gives first tokens only: keys and values of the blocks below are not stored", hint="branch"
+        )
+    if not facts.replayable:
+        raise UsageError(
+            f"the run {facts.name!r} did not keep every row",
+            hint="trace with `rows: {policy: all}`, without `share_prefix`",
+        )
+    if facts.lossy or facts.stored_dtype != facts.dtype:
+        raise UsageError(f"the rows of the run {facts.name!r} are not bit for bit what the model computed", hint=again)
+    stale = [
+        what
+        for what, theirs, ours in (
+            ("weights", facts.fingerprint, spec.fingerprint),
+            ("tokenizer", facts.tokenizer_digest, spec.tokenizer_digest),
+            ("compute dtype", facts.dtype, spec.dtype),
+        )
+        if theirs != ours
+    ]
+    if stale:
+        raise UsageError(f"the run {facts.name!r} is stale: it has other {' and '.join(stale)}", hint=again)
+    if len(stored.token_ids) != len(batch.lengths) or stored.padded_len != batch.input_ids.shape[1]:
+        raise UsageError(
+            f"the run {facts.name!r} recorded {len(stored.token_ids)} samples padded to {stored.padded_len}, "
+            f"the batch has {len(batch.lengths)} padded to {batch.input_ids.shape[1]}",
+            hint="batch the samples as the run's samples table says (batch_no, slot, padded_len)",
+        )
+    for slot, ids in enumerate(stored.token_ids):
+        start = batch.starts[slot]
+        if not np.array_equal(ids, batch.input_ids[slot, start : start + batch.lengths[slot]].numpy()):
+            raise UsageError(
+                f"the run {facts.name!r} is stale: sample {slot} of the batch is another prompt", hint=again
+            )
+
+
+@torch.inference_mode()
+def idle_prefill(loaded: LoadedModel, batch: PaddedBatch) -> Prefill:
+    """Everything a forward pass over the batch would hand to its blocks, without running vision tower or blocks."""
+    parts, prompts = parts_of(loaded), read_prompts(loaded, batch)
+    inputs = {name: value for name, value in prompts.inputs.items() if not name.startswith("pixel_")}
+    with BlockTape(parts, keep={len(parts.blocks) - 1}, skip=True) as tape:
+        out = parts.model(**inputs, past_key_values=DynamicCache(), use_cache=True, logits_to_keep=prompts.columns)
+    calls = tape.block_calls()
+    obstacle = call_obstacle(calls)
+    if obstacle is None and not torch.equal(
+        head_logits(loaded, tape.outputs[len(parts.blocks) - 1], keep=prompts.columns), out.logits
+    ):
+        obstacle = "this model does more between its last block and its logits than a norm and a head"
+    return Prefill(
+        loaded=loaded,
+        parts=parts,
+        prompts=prompts,
+        next_b=next_positions(tape.position_ids, prompts.tokens.real_bt),
+        calls=calls,
+        outputs={},
+        keys_values={},
+        logits_bv=None,
+        obstacle=obstacle,
+        mode="replay",
+    )
+
+
+@torch.inference_mode()
+def _from_disk(
+    idle: Prefill, stored: StoredBatch, layer: int, cells: Sequence[BranchCell], options: BranchOptions
+) -> Prefill:
+    """The prefill of one layer: its outputs from disk, and, where several cells share them, the keys and values above."""
+    batch = idle.prompts.batch
+    dtype, device = TORCH_DTYPES[idle.loaded.spec.dtype], idle.prompts.last_b.device
+    hidden = torch.zeros((*batch.input_ids.shape, idle.parts.hidden_size), dtype=dtype, device=device)
+    for slot, rows in enumerate(stored.block_outputs(layer)):
+        start = batch.starts[slot]
+        hidden[slot, start : start + batch.lengths[slot]] = _tensor(rows, dtype).to(device)
+    return replace(idle, outputs={layer: hidden}, keys_values=_unsteered_above(idle, hidden, layer, cells, options))
+
+
+def _unsteered_above(
+    idle: Prefill, hidden: torch.Tensor, layer: int, cells: Sequence[BranchCell], options: BranchOptions
+) -> dict[int, KeysValues]:
+    """Keys and values of the blocks above `layer`, where one pass for them saves the cells more than it costs."""
+    if options.same_batch or layer + 1 == idle.n_layers:
+        return {}
+    prompts = idle.prompts
+    spared = sum(
+        idle.start_of(target_mask(cell.target, prompts.tokens, vocabulary=idle.parts.vocabulary)) for cell in cells
+    )
+    if spared <= prompts.n_tokens:
+        return {}
+    stacking = Stacking(n_seq=prompts.n_seq, n_tokens=prompts.n_tokens)
+    cache = BranchCache({}, stacking, keep=True)
+    run_blocks(idle.parts.blocks, idle.calls, hidden, first=layer + 1, stacking=stacking, cache=cache)
+    return cache.kept
+
+
+def _tensor(rows: npt.NDArray[Any], dtype: torch.dtype) -> torch.Tensor:
+    """Stored rows as a tensor of the same bits; numpy's bfloat16 is not known to torch."""
+    rows = np.ascontiguousarray(rows)
+    return torch.from_numpy(rows.view(np.int16).copy()).view(dtype) if dtype.itemsize == 2 else torch.from_numpy(rows)

@@ -1,0 +1,59 @@
+"""How many cells run side by side: memory per sequence, and cells grouped so that a stack wastes nothing."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from steercache.core.errors import BudgetError
+from steercache.steering.prefill import Prefill
+
+MIB = 2**20
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """Bytes of one sequence: while its blocks run, and while it waits to be decoded."""
+
+    run_bytes: int
+    wait_bytes: int
+
+
+def costs_of(prefill: Prefill, *, start: int, max_new_tokens: int) -> Costs:
+    """An upper estimate from the model's sizes: what a block and the head hold at once, and keys, values and logits."""
+    config = prefill.parts.model.config.get_text_config()
+    item = prefill.dtype.itemsize
+    n_all, n_run = prefill.prompts.n_tokens, prefill.prompts.n_tokens - start
+    heads = config.num_attention_heads
+    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    attention = 3 * width * n_run + 4 * width * n_all
+    scores = n_run * n_all * (heads * (item + 8) if config._attn_implementation == "eager" else 8)
+    block = item * (6 * config.hidden_size * n_run + max(attention, 4 * inner * n_run)) + scores
+    pair = 2 * (getattr(config, "num_key_value_heads", None) or heads) * (width // heads) * item
+    logits = int(config.vocab_size) * (item + 8)
+    wait = pair * prefill.n_layers * (n_all + max_new_tokens) * 2 if max_new_tokens > 1 else 0
+    return Costs(run_bytes=block + pair * n_all * 2 + logits, wait_bytes=wait + logits)
+
+
+def copies_that_fit(costs: Costs, *, n_seq: int, budget_bytes: int) -> int:
+    """Cells of one stack. Half of the budget is for the stack that runs, half for those that wait.
+
+    Raises:
+        BudgetError: not even one cell fits.
+    """
+    if n_seq * (costs.run_bytes + costs.wait_bytes) > budget_bytes:
+        raise BudgetError(
+            f"one cell over {n_seq} samples needs about {n_seq * (costs.run_bytes + costs.wait_bytes) // MIB + 1} MiB, "
+            f"the budget is {budget_bytes // MIB} MiB",
+            hint="fewer tokens per batch, or more memory",
+        )
+    return max(1, budget_bytes // 2 // (n_seq * (costs.run_bytes + costs.wait_bytes)))
+
+
+def stacks(members: Sequence[T], *, size: int) -> Iterator[Sequence[T]]:
+    """Members in order, as few stacks of at most `size` as there can be, of equal size but for one."""
+    n_stacks = -(-len(members) // size)
+    per_stack = -(-len(members) // max(1, n_stacks))
+    for at in range(0, len(members), max(1, per_stack)):
+        yield members[at : at + per_stack]

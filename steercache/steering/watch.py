@@ -1,0 +1,95 @@
+"""Following a model's forward passes: which tokens each one carries, and whether they are the prompt's."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from steercache.core.errors import UsageError
+from steercache.steering.targets import Tokens
+
+
+class Watch:
+    """What the forward pass that is running was given: `parts` lie side by side along the token axis, () between passes.
+
+    A pass is the prompt's when the key/value cache is empty or when it brings more than one new token (the next turn of a
+    chat). Three cases need care. Of a prompt in chunks every chunk has a last token, and a chunk of one token looks generated:
+    follow it with the target all. Assisted decoding checks several drafted tokens at once, which looks like
+    a prompt: use plain decoding. Generation with use_cache=False runs the whole sequence again at each step: a pass that
+    appends one token to the pass before it is taken for such a step, its prompt being that of the first pass.
+    """
+
+    def __init__(self) -> None:
+        self.parts: tuple[Tokens, ...] = ()
+        self._owner: Any = None
+        self._prompt_len = 0
+        self._last_ids: torch.Tensor | None = None
+
+    def enter(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Forward pre-hook of the model and of its decoder; the outermost that is called decides."""
+        if self._owner is not None:
+            return
+        given = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
+        given |= given.pop("kwargs", {})
+        self.parts = self._read(given)
+        self._owner = module
+
+    def leave(self, module: Any, args: tuple[Any, ...], output: Any) -> None:
+        """Forward hook, called after exceptions too."""
+        if self._owner is module:
+            self.parts, self._owner = (), None
+
+    def _read(self, given: Mapping[str, Any]) -> tuple[Tokens, ...]:
+        ids = given.get("input_ids")
+        like = ids if ids is not None else given.get("inputs_embeds")
+        if like is None:
+            raise UsageError("the model was called without input_ids or inputs_embeds")
+        past = given.get("past_key_values")
+        n_past = int(past.get_seq_length()) if past is not None else 0
+        real_bt = _real(given.get("attention_mask"), n_past=n_past, like=like)
+        started = real_bt.cumsum(1) if n_past == 0 else torch.zeros_like(real_bt, dtype=torch.int64)
+        whole = Tokens(
+            ids_bt=ids, real_bt=real_bt, first_bt=real_bt & (started == 1), prompt=n_past == 0 or like.shape[1] > 1
+        )
+        if self._appends_one(given, ids, n_past=n_past):
+            steps = range(self._prompt_len, like.shape[1])
+            return (
+                _cut(whole, 0, self._prompt_len, prompt=True),
+                *(_cut(whole, i, i + 1, prompt=False) for i in steps),
+            )
+        self._prompt_len = like.shape[1]
+        return (whole,)
+
+    def _appends_one(self, given: Mapping[str, Any], ids: torch.Tensor | None, *, n_past: int) -> bool:
+        last, self._last_ids = self._last_ids, ids
+        if given.get("use_cache") is not False or n_past or ids is None or last is None:
+            return False
+        return ids.shape == (last.shape[0], last.shape[1] + 1) and bool((ids[:, :-1] == last).all())
+
+
+def _cut(tokens: Tokens, start: int, stop: int, *, prompt: bool) -> Tokens:
+    return Tokens(
+        ids_bt=None if tokens.ids_bt is None else tokens.ids_bt[:, start:stop],
+        real_bt=tokens.real_bt[:, start:stop],
+        first_bt=tokens.first_bt[:, start:stop],
+        prompt=prompt,
+    )
+
+
+def _real(attention: Any, *, n_past: int, like: torch.Tensor) -> torch.Tensor:
+    """Which new tokens are not padding, bool (b, t)."""
+    n_seq, n_new = like.shape[:2]
+    if attention is None:
+        return torch.ones((n_seq, n_new), dtype=torch.bool, device=like.device)
+    if not isinstance(attention, torch.Tensor) or attention.ndim != 2 or attention.shape[0] != n_seq:
+        raise UsageError(
+            "steering needs the attention mask as (sequence, token), to know what is padding",
+            hint="pass the tokenizer's attention_mask, and generate with the default (dynamic) cache",
+        )
+    n_columns = attention.shape[1]
+    if n_columns >= n_past + n_new:
+        return attention[:, n_past : n_past + n_new].to(like.device, torch.bool)
+    if n_columns == n_new:
+        return attention.to(like.device, torch.bool)
+    raise UsageError(f"the attention mask has {n_columns} columns for {n_past} cached and {n_new} new tokens")

@@ -1,0 +1,141 @@
+"""A grid's search done again for null directions: each is given the vector's cells, race and screening, on the same questions.
+
+Their answers are a sweep of their own, so that the grid's stays what it was asked for.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from steercache.answers.batches import Runner
+from steercache.answers.mode import Chooser
+from steercache.answers.store import Key, SweepWriter, stored_answers
+from steercache.benchmarks.task import Asked, Progress
+from steercache.cells.arms import Setting
+from steercache.cells.controls import ControlKind
+from steercache.cells.sweep import SweepJob, TaskQuestions, stored_manifest
+from steercache.core.ids import digest
+from steercache.core.trials import Answer
+from steercache.manifests.sweep import Race
+from steercache.sweeps.evaluation.nulls import Placed, null_settings, place_among
+from steercache.sweeps.evaluation.table import best_setting
+from steercache.sweeps.grid.race import race_cells
+
+Answers = Mapping[Key, Answer]
+Screening = Callable[
+    [SweepJob, TaskQuestions], Mapping[str, Sequence[Setting]]
+]  # best predicted settings by arm, best first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NullSearch:
+    """How many nulls a vector's search is done for, of which kinds, and what the search is: `race` its cells, or only the best
+    predicted ones of a `screening`. `how` is that for the sweep's identity; `choose` says how answers are computed."""
+
+    count: int
+    kinds: tuple[ControlKind, ...]
+    how: Mapping[str, object]
+    race: Race | None = None
+    screening: Screening | None = field(default=None, repr=False)
+    chooser: Chooser | None = field(default=None, repr=False)
+    progress: Progress | None = field(default=None, repr=False)
+
+
+def place_among_nulls(
+    job: SweepJob, task: TaskQuestions, winner: Setting, search: NullSearch
+) -> tuple[Placed | None, tuple[str, ...]]:
+    """The winner's gain on the search split among the winners of its nulls (None: none could be made), and a line for every
+    kind that could not be made. What a race left unread of the winners is read.
+    """
+    vector, grid = winner.arm.vector, job.grid
+    assert vector is not None
+    options = replace(grid.options, controls=search.count, control_kinds=search.kinds)
+    made, notes = null_settings(job.session, job.loaded, vector, options)
+    if not made:
+        return None, notes
+    every = {some[0].arm.name: some for some in made}
+    picked = _picked(job, task, every, search.screening)
+    runner = _runner(job, task, winner, picked, search)
+    try:
+        winners, read = _search(runner, task.asked["search"], winner, picked, job=job, search=search)
+    finally:
+        runner.writer.flush()  # an interrupt costs nothing that was answered
+    runner.writer.save(status="complete")
+    return place_among(winner, winners, grid.baseline.cell.cell_id, task.asked["search"], read), notes
+
+
+def _picked(
+    job: SweepJob, task: TaskQuestions, every: Mapping[str, tuple[Setting, ...]], screening: Screening | None
+) -> Mapping[str, tuple[Setting, ...]]:
+    """The cells of every null that are run, the best predicted one first; all of them without a screening."""
+    if screening is None:
+        return every
+    arms = tuple(some[0].arm for some in every.values())
+    found = screening(replace(job, grid=replace(job.grid, arms=arms, settings=every)), task)
+    return {name: tuple(some) for name, some in found.items()}
+
+
+def _runner(
+    job: SweepJob,
+    task: TaskQuestions,
+    winner: Setting,
+    picked: Mapping[str, Sequence[Setting]],
+    search: NullSearch,
+) -> Runner:
+    """What answers the nulls' cells, in a sweep of their own, in the way that is quickest for them."""
+    cache, asked = job.session.cache, task.asked["search"]
+    cells = [job.grid.baseline, winner, *(s for some in picked.values() for s in some)]
+    nulls = {name: some[0].arm.vector.vector_id for name, some in picked.items() if some[0].arm.vector is not None}
+    manifest = {
+        **stored_manifest(job, task, search.how),
+        "kind": "nulls",
+        "nulls_of": winner.cell.vector_id,
+        "vectors": nulls,
+    }
+    name = f"{job.sweep.name}: {task.name}: nulls of {winner.arm.name}"
+    progress = search.progress
+    runner = Runner(
+        loaded=job.loaded,
+        options=job.grid.options,
+        writer=SweepWriter(cache=cache, name=name, manifest=manifest),
+        known=stored_answers(cache, [s.cell.cell_id for s in cells]),
+        progress=None if progress is None else lambda _, done, total: progress(f"{task.name}: nulls", done, total),
+        planned=len(asked) * len(cells),
+    )
+    if search.chooser is not None:
+        folder = cache.paths.sweep(digest({"name": name, "manifest": manifest}))
+        replace(search.chooser, folder=folder).choose(runner, asked, cells, "search")
+    return runner
+
+
+def _search(
+    runner: Runner,
+    asked: Sequence[Asked],
+    winner: Setting,
+    picked: Mapping[str, Sequence[Setting]],
+    *,
+    job: SweepJob,
+    search: NullSearch,
+) -> tuple[list[Setting], Answers]:
+    """What every null takes by the vector's own rule; answers of the whole split to those, the vector's and the baseline."""
+    baseline = job.grid.baseline
+    if search.race is None:
+        answers = runner.run(asked, [baseline, winner, *(s for some in picked.values() for s in some)])
+        return [best_setting(_in_order(some, job), asked, answers) for some in picked.values()], answers
+    seed, first = job.sweep.seed, search.screening is not None
+    winners = [
+        race_cells(runner, asked, _in_order(some, job), search.race, seed=seed, first=some[0] if first else None).best
+        for some in picked.values()
+    ]
+    return winners, runner.run(asked, [baseline, winner, *winners])
+
+
+def _in_order(settings: Sequence[Setting], job: SweepJob) -> list[Setting]:
+    """Settings in the grid's order of preference among equals: target, then layer, then strength as the manifest has them."""
+    options = job.grid.options
+
+    def place(setting: Setting) -> tuple[int, int, int]:
+        cell = setting.cell
+        assert cell.layer is not None
+        return options.targets.index(cell.target), options.layers.index(cell.layer), options.alphas.index(cell.alpha)
+
+    return sorted(settings, key=place)

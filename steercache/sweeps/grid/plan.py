@@ -1,0 +1,94 @@
+"""What a sweep will take, before anything is computed: answers that are wanted, those that the cache has, and time by each way.
+
+Read from manifests, questions and the cache; the model's weights are not needed once its costs here are known.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from steercache.answers.costs import MachineCosts, ModeChoice, choose_mode, predict_seconds
+from steercache.answers.mode import begun_in, rows_for
+from steercache.answers.row_norms import with_target_norms
+from steercache.answers.store import stored_answers
+from steercache.answers.work import work_of
+from steercache.benchmarks.task import Part
+from steercache.cells.arms import Setting, Wanted
+from steercache.cells.sweep import SweepJob, TaskQuestions, stored_manifest
+from steercache.core.ids import digest
+from steercache.core.trials import Mode
+from steercache.sweeps.grid.run import GridOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskPlan:
+    """One task: questions and cells by split, and how each would be answered. `read_s` is how long it took to read what the
+    cache has. On the test split one cell of every vector is asked: the dearest, as it is not chosen yet."""
+
+    name: str
+    sweep_id: str
+    n_samples: Mapping[str, int]
+    n_cells: Mapping[str, int]
+    read_s: float
+    modes: Mapping[str, ModeChoice]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepPlan:
+    """A sweep before it runs. `seconds` adds up the ways chosen; `at_most`: a race or a screening will run fewer cells."""
+
+    sweep: str
+    model: str
+    n_vectors: int
+    tasks: tuple[TaskPlan, ...]
+    seconds: float
+    at_most: bool
+
+
+def plan_sweep(job: SweepJob, costs: MachineCosts, options: GridOptions, *, wanted: Wanted = "auto") -> SweepPlan:
+    """Count and predict; nothing is run. Only the grid's own cells: null directions and damage come on top.
+
+    Raises:
+        UsageError: a way is wanted that cannot be taken.
+    """
+    tasks = tuple(_plan_task(job, task, costs, options, wanted) for task in job.tasks)
+    chosen = [mode for task in tasks for mode in task.modes.values() if mode.mode != "read"]
+    return SweepPlan(
+        sweep=job.sweep.name,
+        model=job.loaded.spec.name,
+        n_vectors=len(job.grid.arms),
+        tasks=tasks,
+        seconds=sum(mode.seconds[mode.mode] for mode in chosen),
+        at_most=options.race is not None or options.screen_first is not None,
+    )
+
+
+def _plan_task(
+    job: SweepJob, task: TaskQuestions, costs: MachineCosts, options: GridOptions, wanted: Wanted
+) -> TaskPlan:
+    job = with_target_norms(job, task)  # where they are not measured yet, nothing is answered yet
+    cache, grid = job.session.cache, job.grid
+    manifest = stored_manifest(job, task, options.how)
+    sweep_id = digest({"name": f"{job.sweep.name}: {task.name}", "manifest": manifest})
+    open_to: dict[Part, Sequence[Setting]] = {"search": [grid.baseline, *grid.cells]}
+    if "test" in task.asked:
+        dearest = [min(grid.settings[arm.name], key=lambda s: s.cell.layer or 0) for arm in grid.arms]
+        open_to["test"] = [grid.baseline, *dearest]
+    started = time.perf_counter()
+    known = stored_answers(cache, [s.cell.cell_id for s in open_to["search"]])
+    read_s = time.perf_counter() - started
+    begun = begun_in(cache.paths.sweep(sweep_id))
+    modes = {}
+    for split, settings in open_to.items():
+        work = work_of(task.asked[split], settings, known, loaded=job.loaded, options=grid.options)
+        rows, why = rows_for(cache, job.loaded.spec, task.asked[split], settings, work)
+        barred: dict[Mode, str] = {"replay": why} if rows is None and work.n_to_compute else {}
+        modes[split] = choose_mode(work, predict_seconds(costs, work), barred, wanted=wanted, begun=begun.get(split))
+    return TaskPlan(
+        name=task.name,
+        sweep_id=sweep_id,
+        n_samples={str(split): len(task.asked[split]) for split in open_to},
+        n_cells={str(split): len(settings) for split, settings in open_to.items()},
+        read_s=read_s,
+        modes={str(split): mode for split, mode in modes.items()},
+    )

@@ -1,0 +1,385 @@
+"""`steercache grid`: a sweep run exactly. Every cell over the search split, or a race among them; the chosen one over the test
+split, once, after an entry in the ledger. Every answer is kept as it comes, and none that the cache has is computed again.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+from steercache.answers.batches import Runner
+from steercache.answers.costs import MachineCosts, ModeChoice, costs_here
+from steercache.answers.damage import Damage, damage_of, neutral_inputs
+from steercache.answers.mode import Chooser
+from steercache.answers.row_norms import with_target_norms
+from steercache.answers.store import Key, SweepWriter, stored_answers
+from steercache.benchmarks.comparison import adjusted
+from steercache.benchmarks.questions import save_questions
+from steercache.benchmarks.task import Part, Progress
+from steercache.cache.lock import hold_lock
+from steercache.cells.arms import Arm, Setting, Wanted
+from steercache.cells.controls import ControlKind
+from steercache.cells.sweep import SweepJob, TaskQuestions, stored_manifest
+from steercache.core.errors import UsageError
+from steercache.core.ids import digest
+from steercache.core.trials import Answer
+from steercache.manifests.sweep import Race
+from steercache.screening.pilot import Picked, Pilot, ScreenFirst
+from steercache.sweeps.evaluation.ledger import count_looks, read_looks, record_look
+from steercache.sweeps.evaluation.nulls import NULL_KINDS, Placed
+from steercache.sweeps.evaluation.run import Failure
+from steercache.sweeps.evaluation.table import best_setting, bias_of, compared, tested_bias
+from steercache.sweeps.grid.nulls import NullSearch, place_among_nulls
+from steercache.sweeps.grid.race import RaceSummary, race_cells
+from steercache.sweeps.grid.table import Answers, GridChoice, GridRow, grid_rows
+
+Choices = Mapping[str, Setting]
+# the so many best predicted settings of every vector (by its arm's name), best first
+Screening = Callable[[SweepJob, TaskQuestions, ScreenFirst], Picked]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridOptions:
+    """How a sweep is run: with `race` its cells are raced, with `screen_first` only the best predicted ones of each vector are
+    run, and the best predicted one is the race's first reference.
+
+    `nulls`: how many null directions of `null_kinds` get the same search, per vector. `damage`: measure what the chosen cells
+    do to unrelated prompts. `mode` says how answers are computed; "auto" takes the quickest way that is exact by costs measured
+    here (again with `recalibrate`), None branches unasked.
+    """
+
+    race: Race | None = None
+    screen_first: ScreenFirst | None = None
+    nulls: int = 0
+    null_kinds: tuple[ControlKind, ...] = NULL_KINDS
+    damage: bool = True
+    mode: Wanted | None = None
+    recalibrate: bool = False
+
+    @property
+    def how(self) -> dict[str, object]:
+        """What of this decides which cell sees which sample, for the sweep's identity."""
+        return {
+            "race": None if self.race is None else self.race.model_dump(mode="json"),
+            "screen_first": None if self.screen_first is None else asdict(self.screen_first),
+        }
+
+    @property
+    def screening(self) -> ScreenFirst | None:
+        """What is asked of a screening: before a race the cells that may win it are those predicted to have most right."""
+        first = self.screen_first
+        return first if first is None or first.by or self.race is None else replace(first, by="accuracy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskResult:
+    """One task's table, and what has to be known beside it.
+
+    `n_cells` were run; `n_screened_out` were predicted to be worse, and not run. The predictions
+    were bent by a pilot of `n_pilot` questions (0: they are straight lines), which took `n_pilot_answers`.
+    `baseline` is the share of right answers by split. `rows` are over the search split. `races` is by vector. `n_looks` is how
+    often this test split was looked at, this time included (None: not looked at). `near_ties` are (cell, sample) whose answer
+    another batching may change, of those computed now; `computed_in_full` are cells that could not branch, with the reason.
+    `modes` says by split how answers were got, and why; `notes` which nulls could not be made.
+    """
+
+    name: str
+    sweep_id: str
+    benchmark: str
+    rule: str
+    baseline: Mapping[str, float]
+    n_samples: Mapping[str, int]
+    n_cells: int
+    n_screened_out: int
+    n_pilot: int
+    n_pilot_answers: int
+    rows: tuple[GridRow, ...]
+    choices: tuple[GridChoice, ...]
+    races: Mapping[str, RaceSummary]
+    failures: tuple[Failure, ...]
+    n_looks: int | None
+    n_computed: int
+    n_reused: int
+    near_ties: tuple[Key, ...] = field(repr=False)
+    computed_in_full: Mapping[str, str]
+    modes: Mapping[str, ModeChoice]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridResult:
+    """A sweep that was run, task by task."""
+
+    sweep: str
+    model: str
+    tasks: tuple[TaskResult, ...]
+    seconds: float
+
+
+@dataclass(slots=True, kw_only=True)
+class _Run:
+    """One task while it runs."""
+
+    job: SweepJob
+    task: TaskQuestions
+    sweep_id: str
+    runner: Runner
+    open_to: Mapping[str, tuple[Setting, ...]]
+    first: Choices = field(default_factory=dict)  # the best predicted setting of each arm, after a screening
+    answers: dict[Part, dict[Key, Answer]] = field(default_factory=dict)
+    races: dict[str, RaceSummary] = field(default_factory=dict)
+    dropped: frozenset[str] = frozenset()
+    chooser: Chooser | None = None
+    modes: dict[str, ModeChoice] = field(default_factory=dict)
+    nulls: dict[str, Placed | None] = field(default_factory=dict)
+    damage: Mapping[str, Damage] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def baseline_id(self) -> str:
+        return self.job.grid.baseline.cell.cell_id
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        return self.job.grid.arms
+
+    def choose(self, split: Part, settings: Sequence[Setting]) -> None:
+        """How the runner gets answers to these settings over a split; without a chooser it branches."""
+        if self.chooser is not None:
+            self.modes[split] = self.chooser.choose(self.runner, self.task.asked[split], settings, split)
+
+
+def run_grid(
+    job: SweepJob,
+    options: GridOptions = GridOptions(),
+    *,
+    screening: Screening | None = None,
+    progress: Progress | None = None,
+) -> GridResult:
+    """Run every task of a sweep. Killed anywhere, it goes on at the same call with what was written.
+
+    `screening` is what `screen_first` asks.
+
+    Raises:
+        BudgetError: one cell over a batch does not fit into the memory budget; BusyError: another process runs this sweep;
+        UsageError: a target that hits nothing in a prompt, or cells are to be screened without a screening.
+    """
+    started = time.monotonic()
+    cache = job.session.cache
+    costs = None if options.mode is None else costs_here(cache, job.loaded, again=options.recalibrate)
+    search = NullSearch(
+        count=options.nulls, kinds=options.null_kinds, how=options.how, race=options.race, progress=progress
+    )
+    first = options.screening
+    if first is not None:
+        search = replace(search, screening=lambda job, task: _screened(job, task, first, screening).settings)
+    results = []
+    for task in job.tasks:
+        in_norms = with_target_norms(job, task, load=lambda: job.loaded)
+        picked = None if first is None else _screened(in_norms, task, first, screening)
+        results.append(_run_task(in_norms, task, options, picked, costs=costs, search=search))
+    return GridResult(
+        sweep=job.sweep.name,
+        model=job.loaded.spec.name,
+        tasks=_with_holm(results),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _screened(job: SweepJob, task: TaskQuestions, first: ScreenFirst, screening: Screening | None) -> Picked:
+    """What a screening picks of the task's cells."""
+    if screening is None:
+        raise UsageError("cells are to be screened, and there is nothing to screen them with", hint="run all of them")
+    return screening(job, task, first)
+
+
+def _run_task(
+    job: SweepJob,
+    task: TaskQuestions,
+    options: GridOptions,
+    picked: Picked | None,
+    *,
+    costs: MachineCosts | None,
+    search: NullSearch,
+) -> TaskResult:
+    cache, grid, progress = job.session.cache, job.grid, search.progress
+    name = f"{job.sweep.name}: {task.name}"
+    manifest = stored_manifest(job, task, options.how)
+    sweep_id = digest({"name": name, "manifest": manifest})
+    open_to, first = dict(grid.settings), {}
+    if picked is not None:
+        first = {arm: some[0] for arm, some in picked.settings.items()}
+        ids = {s.cell.cell_id for some in picked.settings.values() for s in some}
+        open_to = {arm: tuple(s for s in some if s.cell.cell_id in ids) for arm, some in open_to.items()}
+    with hold_lock(cache.paths.sweep(sweep_id) / "lock", what=f"the sweep {name}"):
+        n_cells = sum(map(len, open_to.values()))
+        asked_for = [grid.baseline.cell.cell_id, *(s.cell.cell_id for some in open_to.values() for s in some)]
+        runner = Runner(
+            loaded=job.loaded,
+            options=grid.options,
+            writer=SweepWriter(cache=cache, name=name, manifest=manifest),
+            known=stored_answers(cache, asked_for),
+            progress=None if progress is None else _under(f"{task.name}: answers", progress),
+            planned=len(task.asked["search"]) * (1 + n_cells) + len(task.asked.get("test", ())) * (1 + len(grid.arms)),
+        )
+        run = _Run(job=job, task=task, sweep_id=sweep_id, runner=runner, open_to=open_to, first=first)
+        if costs is not None and options.mode is not None:
+            run.chooser = Chooser(cache=cache, costs=costs, folder=cache.paths.sweep(sweep_id), wanted=options.mode)
+        try:
+            chosen = _search(run, options)
+            if "test" in task.asked:
+                _test(run, chosen)
+        finally:
+            runner.writer.flush()  # an interrupt costs nothing that was answered
+        failed = any(a.status == "failed" for some in run.answers.values() for a in some.values())
+        runner.writer.save(status="partly_failed" if failed else "complete")
+        save_questions(cache.paths.sweep(sweep_id), task.asked)
+    if options.nulls:
+        _place_among_nulls(run, chosen, search)
+    if options.damage:
+        cells = [s.branch_cell(s.cell.cell_id, job.loaded.spec.hidden_size) for s in chosen.values()]
+        inputs = neutral_inputs(job.loaded, tokens_per_batch=grid.options.tokens_per_batch)
+        run.damage = damage_of(job.loaded, cells, inputs, memory_mib=grid.options.memory_mib)
+    return _result(run, chosen, None if picked is None else picked.pilot)
+
+
+def _place_among_nulls(run: _Run, chosen: Choices, search: NullSearch) -> None:
+    """What every vector chose, among what its nulls chose by the same search."""
+    search = replace(search, chooser=run.chooser)
+    for name, setting in chosen.items():
+        run.nulls[name], notes = place_among_nulls(run.job, run.task, setting, search)
+        run.notes += notes
+
+
+def _under(label: str, progress: Progress) -> Progress:
+    return lambda _, done, total: progress(label, done, total)
+
+
+def _search(run: _Run, options: GridOptions) -> Choices:
+    """Answer the search split, and choose a cell for every vector."""
+    asked, baseline = run.task.asked["search"], run.job.grid.baseline
+    if options.race is None:
+        cells = [baseline, *(s for some in run.open_to.values() for s in some)]
+        run.choose("search", cells)
+        run.answers["search"] = run.runner.run(asked, cells)
+        return {name: best_setting(some, asked, run.answers["search"]) for name, some in run.open_to.items()}
+    answers = run.answers["search"] = {}
+    every = {s.cell.cell_id: s.cell for some in ((baseline,), *run.open_to.values()) for s in some}
+    run.runner.writer.ask_for(every)
+    run.choose("search", [baseline, *(s for some in run.open_to.values() for s in some)])
+    chosen = {}
+    for i, (name, some) in enumerate(run.open_to.items()):
+        beside = () if i else (baseline,)
+        raced = race_cells(
+            run.runner, asked, some, options.race, seed=run.job.sweep.seed, beside=beside, first=run.first.get(name)
+        )
+        answers.update(raced.answers)
+        if not i:  # what the race left unread: the baseline's share is of the whole split
+            rest = [one for one in asked if (run.baseline_id, one.sample_id) not in answers]
+            answers.update(run.runner.run(rest, [baseline]))
+        chosen[name] = raced.best
+        run.races[name], run.dropped = raced.summary, run.dropped | raced.dropped
+    return chosen
+
+
+def _test(run: _Run, chosen: Choices) -> None:
+    """Answer the test split with the chosen cells only; the look goes into the ledger first, once per sweep."""
+    asked, bench = run.task.asked["test"], run.task.benchmark
+    settings = [run.job.grid.baseline, *chosen.values()]
+    run.choose("test", settings)  # before the look: what cannot be done is not one
+    if not any(look.subject == run.sweep_id for look in read_looks(run.job.root)):
+        record_look(
+            run.job.root,
+            dataset=bench.name,
+            task=run.task.task,
+            rule=bench.rule,
+            split="test",
+            subject=run.sweep_id,
+            n=len(asked),
+        )
+    run.answers["test"] = run.runner.run(asked, settings)
+
+
+def _result(run: _Run, chosen: Choices, pilot: Pilot | None) -> TaskResult:
+    task, seed = run.task, run.job.sweep.seed
+    cells = [s for some in run.open_to.values() for s in some]
+    rows = grid_rows(
+        cells,
+        run.baseline_id,
+        task.asked["search"],
+        run.answers["search"],
+        whole=not (run.races or run.first),
+        dropped=run.dropped,
+        seed=seed,
+    )
+    shares, failures = {}, []
+    for split, asked in task.asked.items():
+        found = [run.answers[split][run.baseline_id, one.sample_id] for one in asked]
+        right = [bool(a.correct) for a in found if a.status == "ok"]
+        shares[str(split)] = sum(right) / len(right) if right else 0.0
+        failures += [
+            Failure(split=split, place=one.place, error=a.error or "")
+            for one, a in zip(asked, found, strict=True)
+            if a.status == "failed"
+        ]
+    looked = {"dataset": task.benchmark.name, "rule": task.benchmark.rule, "split": "test", "task": task.task}
+    return TaskResult(
+        name=task.name,
+        sweep_id=run.sweep_id,
+        benchmark=task.benchmark.name,
+        rule=task.benchmark.rule,
+        baseline=shares,
+        n_samples={str(split): len(some) for split, some in task.asked.items()},
+        n_cells=len(cells),
+        n_screened_out=len(run.job.grid.cells) - len(cells),
+        n_pilot=0 if pilot is None else pilot.n_samples,
+        n_pilot_answers=0 if pilot is None else pilot.n_answers,
+        rows=rows,
+        choices=tuple(_choice(run, arm, chosen[arm.name]) for arm in run.arms),
+        races=run.races,
+        failures=tuple(failures),
+        n_looks=count_looks(run.job.root, **looked) if "test" in task.asked else None,  # type: ignore[arg-type]
+        n_computed=run.runner.n_computed,
+        n_reused=run.runner.n_reused,
+        near_ties=tuple(run.runner.near_ties),
+        computed_in_full=dict(run.runner.full),
+        modes=run.modes,
+        notes=run.notes,
+    )
+
+
+def _choice(run: _Run, arm: Arm, setting: Setting) -> GridChoice:
+    vector, cell_id, seed = arm.vector, setting.cell.cell_id, run.job.sweep.seed
+    assert vector is not None
+    some, bias, test = run.open_to[arm.name], None, None
+    if not (run.races or run.first):
+        bias = bias_of(some, run.baseline_id, run.task.asked["search"], run.answers["search"], seed=seed)
+    if "test" in run.task.asked:
+        test = compared(cell_id, run.baseline_id, run.task.asked["test"], run.answers["test"], seed=seed)
+        bias = tested_bias(bias, cell_id, run.baseline_id, run.task.asked["test"], run.answers["test"])
+    answers: Answers = run.answers["search"]
+    seen = [one for one in run.task.asked["search"] if (cell_id, one.sample_id) in answers]
+    return GridChoice(
+        vector=arm.name,
+        vector_id=vector.vector_id,
+        method=vector.method,
+        concept=vector.concept,
+        lineage=run.job.lineages[vector.vector_id],
+        cell=setting.cell,
+        n_cells=len(some),
+        search=compared(cell_id, run.baseline_id, seen, answers, seed=seed),
+        test=test,
+        p_holm=None,
+        bias=bias,
+        nulls=run.nulls.get(arm.name),
+        damage=run.damage.get(cell_id),
+    )
+
+
+def _with_holm(results: list[TaskResult]) -> tuple[TaskResult, ...]:
+    """P values of the test split adjusted for all vectors and tasks of the sweep."""
+    tests = [c.test for r in results for c in r.choices if c.test is not None]
+    p = iter(adjusted(tests))
+    return tuple(
+        replace(r, choices=tuple(c if c.test is None else replace(c, p_holm=next(p)) for c in r.choices))
+        for r in results
+    )

@@ -1,0 +1,41 @@
+"""Helper threads compute on one thread, and nobody else's number of threads changes."""
+
+from collections.abc import Iterator
+from threading import Thread
+
+import pytest
+import torch
+
+from steercache.runs.prefetch import prefetched
+from steercache.runs.writing import WritingThread
+
+
+@pytest.fixture(autouse=True)
+def three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def threads_of_a_new_thread() -> int:
+    seen: list[int] = []
+    thread = Thread(target=lambda: seen.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    return seen[0]
+
+
+def test_what_is_made_ahead_is_made_on_one_thread() -> None:
+    assert list(prefetched(lambda item: torch.get_num_threads(), range(4))) == [1] * 4
+    assert torch.get_num_threads() == 3
+    assert threads_of_a_new_thread() == 3
+
+
+def test_the_writing_thread_is_one_thread() -> None:
+    seen: list[int] = []
+    with WritingThread() as writing:
+        writing.put(lambda: seen.append(torch.get_num_threads()))
+        assert torch.get_num_threads() == 3
+        assert threads_of_a_new_thread() == 3
+    assert seen == [1]

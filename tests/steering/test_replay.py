@@ -1,0 +1,178 @@
+"""Replay from stored rows against the full steered forward, and what it refuses."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from steercache.core.errors import UsageError
+from steercache.models.spec import LoadedModel
+from steercache.runs.shard import as_numpy
+from steercache.steering.branch import BranchOptions
+from steercache.steering.cells import ROUNDING, BranchCell
+from steercache.steering.replay import GatheredBatch, RunFacts, replay
+from steercache.trace.batches import PaddedBatch
+from steercache.trace.capture import capture
+from tests.steering.small import FAMILIES, N_LAYERS, directions, padded_batch, small_model
+from tests.steering.test_branch import cells_for, full_logits
+
+FIRST = BranchOptions(max_new_tokens=1)
+EXACT = BranchOptions(max_new_tokens=1, same_batch=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowsInMemory:
+    """A RowSource over what `capture` handed out, in an order of its own."""
+
+    layers_ld: list[npt.NDArray[Any]] = field(repr=False)
+    run_id: str = "r"
+    generation: str = "g0001"
+    lossy: bool = False
+
+    def layers(self, site: str) -> tuple[int, ...]:
+        return tuple(range(len(self.layers_ld)))
+
+    def gather(self, site: str, layer: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        assert site == "resid_post"
+        return self.layers_ld[layer][rows]
+
+
+def facts_of(loaded: LoadedModel, **changes: Any) -> RunFacts:
+    spec = loaded.spec
+    facts = RunFacts(
+        name="run",
+        fingerprint=spec.fingerprint,
+        tokenizer_digest=spec.tokenizer_digest,
+        dtype=spec.dtype,
+        stored_dtype=spec.dtype,
+        replayable=True,
+        lossy=False,
+    )
+    return replace(facts, **changes)
+
+
+def stored(loaded: LoadedModel, batch: PaddedBatch, **changes: Any) -> GatheredBatch:
+    """The batch as a build keeps it: captured with nnsight, real tokens only, rows shuffled over the array."""
+    states = capture(loaded, batch, sites=["resid_post"], layers=range(N_LAYERS))["resid_post"]
+    spans = [slice(start, start + n) for start, n in zip(batch.starts, batch.lengths, strict=True)]
+    order = np.random.default_rng(1).permutation(sum(batch.lengths))
+    place = np.argsort(order)
+    flat = [np.concatenate([as_numpy(h)[i, span] for i, span in enumerate(spans)])[order] for h in states]
+    ends = np.cumsum(batch.lengths)
+    return GatheredBatch(
+        facts=facts_of(loaded, **changes),
+        padded_len=int(batch.input_ids.shape[1]),
+        token_ids=[batch.input_ids[i, span].numpy().astype(np.int32) for i, span in enumerate(spans)],
+        rows=[place[end - n : end].astype(np.int64) for end, n in zip(ends, batch.lengths, strict=True)],
+        source=RowsInMemory(layers_ld=flat),
+    )
+
+
+@pytest.mark.parametrize(("side", "dtype"), [("left", torch.float32), ("right", torch.bfloat16)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_replay_is_the_full_steered_forward_and_never_sees_a_pixel(
+    family: str, side: str, dtype: torch.dtype
+) -> None:
+    loaded, batch = small_model(family, dtype), padded_batch(family, side=side, dtype=dtype)
+    blind = replace(batch, pixels={n: x for n, x in batch.pixels.items() if not n.startswith("pixel_values")})
+    rows, cells = stored(loaded, batch), cells_for(family)
+    alone = {a.key: a for a in replay(loaded, blind, cells, stored=rows, options=EXACT)}
+    together = {a.key: a for a in replay(loaded, blind, cells, stored=rows, options=FIRST)}
+    assert len(alone) == len(together) == len(cells)
+    for cell in cells[:: 1 if dtype == torch.float32 else 3]:
+        expected = full_logits(loaded, batch, cell)
+        assert alone[cell.key].mode == "replay"
+        assert torch.equal(alone[cell.key].logits_bv, expected), cell.key
+        worst = (together[cell.key].logits_bv - expected).abs().amax(1)
+        assert (worst <= ROUNDING[dtype] * expected.abs().amax(1)).all(), cell.key
+
+
+def test_blocks_below_the_layer_and_the_vision_tower_never_run() -> None:
+    loaded, batch = small_model("idefics3"), padded_batch("idefics3")
+    rows, ran = stored(loaded, batch), []
+    watched = {f"block {i}": block.mlp for i, block in enumerate(loaded.model.model.text_model.layers)}
+    watched |= {"vision": loaded.model.model.vision_model, "connector": loaded.model.model.connector}
+    for name, module in watched.items():
+        module.register_forward_hook(lambda m, a, out, name=name: ran.append(name))
+    cells = [BranchCell(key="x", layer=1, delta_d=directions(1)[0], target="image")]
+    list(replay(loaded, batch, cells, stored=rows))
+    assert ran == ["block 2", "block 3"]
+
+
+def test_several_text_cells_share_one_pass_for_the_keys_and_values_of_the_picture() -> None:
+    loaded, batch = small_model("idefics3"), padded_batch("idefics3", lengths=(12, 12))
+    rows, seen = stored(loaded, batch), []
+    mlp = loaded.model.model.text_model.layers[3].mlp
+    mlp.register_forward_hook(lambda m, args, out: seen.append(tuple(out.shape[:2])))
+    cells = [BranchCell(key=str(i), layer=1, delta_d=d, target="text") for i, d in enumerate(directions(6))]
+    answers = {a.key: a for a in replay(loaded, batch, cells, stored=rows)}
+    assert seen == [(2, 12), (12, 7)]
+    expected = full_logits(loaded, batch, cells[4])
+    torch.testing.assert_close(answers["4"].logits_bv, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"replayable": False}, "did not keep every row"),
+        ({"lossy": True}, "not bit for bit"),
+        ({"stored_dtype": "bfloat16"}, "not bit for bit"),
+        ({"fingerprint": "0" * 64}, "stale: it has other weights"),
+        ({"tokenizer_digest": "0" * 64}, "stale: it has other tokenizer"),
+        ({"dtype": "bfloat16", "stored_dtype": "bfloat16"}, "stale: it has other compute dtype"),
+        ({"fingerprint": "0", "tokenizer_digest": "0"}, "other weights and tokenizer"),
+    ],
+)
+def test_a_run_that_does_not_fit_is_refused(changes: dict[str, Any], words: str) -> None:
+    loaded, batch = small_model("llama"), padded_batch("llama")
+    cell = BranchCell(key="x", layer=1, delta_d=directions(1)[0])
+    with pytest.raises(UsageError, match=words):
+        list(replay(loaded, batch, [cell], stored=stored(loaded, batch, **changes)))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda ids: ids[:, :-1], "padded to 12, the batch has 3 padded to 11"),
+        (lambda ids: ids.roll(1, 0), "sample 0 of the batch is another prompt"),
+        (lambda ids: ids.index_fill(1, torch.tensor([11]), 33), "is another prompt"),
+    ],
+)
+def test_other_prompts_are_refused(change: Callable[[torch.Tensor], torch.Tensor], words: str) -> None:
+    loaded, batch = small_model("llama"), padded_batch("llama", lengths=(12, 12, 12))
+    cell = BranchCell(key="x", layer=1, delta_d=directions(1)[0])
+    other = replace(batch, input_ids=change(batch.input_ids))
+    with pytest.raises(UsageError, match=words):
+        list(replay(loaded, other, [cell], stored=stored(loaded, batch)))
+
+
+def test_more_than_first_tokens_are_not_promised() -> None:
+    loaded, batch = small_model("llama"), padded_batch("llama")
+    cell = BranchCell(key="x", layer=1, delta_d=directions(1)[0])
+    with pytest.raises(UsageError, match="first tokens only"):
+        list(replay(loaded, batch, [cell], stored=stored(loaded, batch), options=BranchOptions(max_new_tokens=2)))
+
+
+def test_a_model_with_an_obstacle_is_branched_in_full_instead() -> None:
+    loaded, batch = small_model("llama"), padded_batch("llama")
+    rows = stored(loaded, batch)
+    loaded.model.register_forward_hook(lambda m, a, out: out.__setitem__("logits", out.logits * 2))
+    cell = BranchCell(key="x", layer=1, delta_d=directions(1)[0])
+    (answer,) = replay(loaded, batch, [cell], stored=rows)
+    assert answer.mode == "full"
+    assert torch.equal(answer.logits_bv, full_logits(loaded, batch, cell))
+
+
+def test_blocks_are_themselves_again_after_a_replay() -> None:
+    loaded, batch = small_model("llama"), padded_batch("llama")
+    rows = stored(loaded, batch)
+    cell = BranchCell(key="x", layer=1, delta_d=directions(1)[0])
+    expected = full_logits(loaded, batch, cell)
+    before = [vars(block).copy() for block in loaded.model.model.layers]
+    list(replay(loaded, batch, [cell], stored=rows))
+    assert [vars(block) for block in loaded.model.model.layers] == before
+    assert torch.equal(full_logits(loaded, batch, cell), expected)
