@@ -29,7 +29,7 @@ _WHERE = {
     "Selection": ("steercache.core.selection", "Selection"),
     "SteeringVector": ("steercache.core.vectors", "SteeringVector"),
     "fit": ("steercache.fit", None),
-    "steer": ("steercache.steer", None),
+    "steer": ("steercache.steering.live", "steer"),
 }
 
 

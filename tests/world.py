@@ -26,7 +26,7 @@ class World:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # two threads that wait for each other on busy cores are slower
-    folder = tmp_path_factory.mktemp("evals")
+    folder = tmp_path_factory.mktemp("world")
     session = write_text_run(folder / "text", folder / "root")
     yield World(session=session, loaded=find_model("tiny", folder / "root").load(folder / "root", dtype="float32"))
     torch.set_num_threads(n_threads)

@@ -14,10 +14,10 @@ from steercache.core.trials import AlphaUnit, Target
 from steercache.core.vectors import SteeringVector
 from steercache.queries.session import Session
 from steercache.screening.gradient_store import StoredGradients
+from steercache.screening.nulls import screen_nulls
 from steercache.screening.predict import TRUST, By, Predicted, predict_layer
 from steercache.steering.add import delta_of
 from steercache.steering.screen import Screen
-from steercache.sweeps.evaluation.nulls import screen_nulls
 
 Floats = npt.NDArray[np.float32]
 

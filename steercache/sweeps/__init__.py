@@ -1,5 +1,1 @@
-"""How answers are scored, how settings are compared and chosen, and what may be claimed from it.
-
-Folders, each importing only those before it: statistics, tasks, settings, runner, evaluation, screening, grid, paper.
-Refuses: running a model its own way (steer/ does) and reading data sets (data/).
-"""
+"""Sweeps: a set of cells over a benchmark, run exactly or raced, chosen on the search split, compared on the test split."""

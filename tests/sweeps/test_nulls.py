@@ -18,8 +18,9 @@ from steercache.core.trials import Answer, Cell
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks import open_benchmark
 from steercache.queries.session import Session
+from steercache.screening.nulls import screen_nulls
 from steercache.steering.screen import Screen
-from steercache.sweeps.evaluation.nulls import best_of, null_settings, screen_nulls, search_nulls
+from steercache.sweeps.evaluation.nulls import best_of, null_settings, search_nulls
 from steercache.sweeps.evaluation.run import evaluate
 from tests.sweeps.small_run import options, vector
 from tests.world import World

@@ -1,7 +1,7 @@
 """Public visual question sets as streams of Examples: from the hub, or from a folder that has the hub's layout.
 
 This package owns the columns of each set, which picture a question belongs to, and the two split rules (`paper`, as
-published, and `grouped`, by picture or by set of pictures). It refuses to score (evals/), to write prompts of a model family
+published, and `grouped`, by picture or by set of pictures). It refuses to score (benchmarks/), to write prompts of a family
 (models/, trace/) and to drop a row in silence: what cannot be used is in `Benchmark.failures`, with its place and reason.
 """
 
