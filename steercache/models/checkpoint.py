@@ -1,6 +1,5 @@
 """A model manifest's source, turned into a local folder of safetensors."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,14 +9,14 @@ from typing import Any
 import httpx
 from huggingface_hub import errors, snapshot_download
 
-from steercache.core.errors import DamagedError, ManifestError, NotFoundError, UsageError
+from steercache.core.errors import ManifestError, NotFoundError, UsageError
 from steercache.manifests.model import HubModel, ModelManifest, ModelSource, PathModel, ShippedModel
 from steercache.models.gguf import convert_gguf, file_in_package
+from steercache.models.weight_files import INDEX, indexed_names, read_json, weight_files
 
 # What a load can need and nothing that could run: no pickled weights, no Python.
 _WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _UNWANTED = ["consolidated*", "*/*"]  # Mistral ships a second copy of its weights; subfolders hold other formats
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +65,10 @@ def _from_hub(source: HubModel) -> Path:
         folder = snapshot_download(
             source.id, revision=source.revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
         )
+        index = Path(folder) / INDEX
+        below = [name for name in indexed_names(index) if "/" in name] if index.is_file() else []
+        if any(not (Path(folder) / name).is_file() for name in below):
+            snapshot_download(source.id, revision=source.revision, allow_patterns=below)
     return Path(folder)
 
 
@@ -92,48 +95,27 @@ def _explaining_hub(source: HubModel) -> Iterator[None]:
 
 def read_checkpoint(folder: Path, *, model_id: str) -> Checkpoint:
     """Look at a checkpoint's folder and list what would be loaded. Raises as `find_checkpoint`."""
-    config = _json(folder / "config.json", missing="no config.json: this is not a folder of `save_pretrained`")
-    if (folder / "adapter_config.json").is_file():
+    _refuse_adapter(folder)
+    config = read_json(folder / "config.json", missing="no config.json: this is not a folder of `save_pretrained`")
+    return Checkpoint(folder=folder, files=weight_files(folder, config), config=config, model_id=model_id)
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """Raises ManifestError for a folder of PEFT, with or without the model beside it."""
+    named = folder / "adapter_config.json"
+    if not named.is_file() and not any(folder.glob("adapter_model.*")):
+        return
+    merge = "`merge_and_unload().save_pretrained(NEW_FOLDER)`, then name that folder"
+    if (folder / "config.json").is_file():
         raise ManifestError(
             "this is an adapter beside a model; its weights would be changed by what the fingerprint does not see",
             place=str(folder),
-            hint="merge it first: peft's `merge_and_unload().save_pretrained(...)`",
+            hint=f"merge it first: peft's {merge}",
         )
-    return Checkpoint(folder=folder, files=_weight_files(folder), config=config, model_id=model_id)
-
-
-def _weight_files(folder: Path) -> tuple[Path, ...]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        named = _json(index).get("weight_map")
-        if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
-            raise DamagedError("has no `weight_map`", place=str(index), hint="fetch the model again")
-        files = tuple(folder / Path(name).name for name in sorted(set(named.values())))
-        missing = [file.name for file in files if not file.is_file()]
-        if missing:
-            raise DamagedError(
-                f"weights are missing: {', '.join(missing[:5])}", place=str(folder), hint="fetch the model again"
-            )
-        return files
-    single = folder / "model.safetensors"
-    if single.is_file():
-        return (single,)
-    if any(True for pattern in _PICKLES for _ in folder.glob(pattern)):
-        raise ManifestError(
-            "its weights are pickled, and unpickling runs code; only safetensors are loaded",
-            place=str(folder),
-            hint="another revision may hold safetensors (on the hub often `refs/pr/...`), or convert it where you trust it",
-        )
-    raise DamagedError("there is no model.safetensors in it", place=str(folder), hint="fetch the model again")
-
-
-def _json(path: Path, *, missing: str = "is missing") -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise NotFoundError(missing, place=str(path.parent), hint="mend `source` in the model manifest") from None
-    except (OSError, ValueError) as error:
-        raise DamagedError(f"cannot be read: {error}", place=str(path), hint="fetch the model again") from error
-    if not isinstance(document, dict):
-        raise DamagedError("is not a JSON object", place=str(path), hint="fetch the model again")
-    return document
+    base = read_json(named).get("base_model_name_or_path") if named.is_file() else None
+    of = f" of {base}" if isinstance(base, str) and base else ""
+    raise ManifestError(
+        f"this is only an adapter (PEFT){of}, without the model that it changes",
+        place=str(folder),
+        hint=f"merge it first: peft's PeftModel.from_pretrained(BASE_MODEL, ADAPTER) and {merge}",
+    )

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 
 from steercache.core.errors import (
     BudgetError,
+    BusyError,
     DamagedError,
     ManifestError,
     MissingExtraError,
@@ -23,17 +24,21 @@ from steercache.core.layout import DType
 from steercache.manifests.model import ModelManifest
 from steercache.models.checkpoint import Checkpoint, find_checkpoint
 from steercache.models.families import Family, family_of
-from steercache.models.fingerprint import fingerprint, tensor_index
+from steercache.models.fingerprint import fingerprint
 from steercache.models.quiet import SAFE, quiet
 from steercache.models.slow_dtype import warn_if_slow
 from steercache.models.spec import LoadedModel, ModelSpec, TokenizerBundle
 from steercache.models.tokenizers import read_tokenizer, set_template, special_ids, tokenizer_digest
+from steercache.models.weight_files import tensors_of
+from steercache.models.whole import quantisation, refuse_codes, refuse_partial
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+_OURS = frozenset({"accelerate", "gguf", "nnsight", "PIL", "tokenizers", "torch", "transformers"})  # extra `models`
+_UNQUANTISED = "use a copy of the model whose weights are not quantised"
 _FILE_DTYPES: dict[str, DType] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
@@ -82,12 +87,20 @@ def load_model(
             **SAFE,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the loading info then, by name
         )
-        _refuse_random_weights(info, opened.checkpoint)
+        refuse_partial(info, model, opened.checkpoint)
+        opened.refuse_changed()
         model = model.eval().requires_grad_(False)
-        model = model if place is None else model.to(place)
+        if place is not None and not _is_placed(model, place):
+            model = model.to(place)
     warn_if_slow(model)
     return LoadedModel(model=model, bundle=bundle)
+
+
+def _is_placed(model: Any, place: torch.device) -> bool:
+    """Whether a quantised model, which often refuses to be moved, is on the device already."""
+    return getattr(model, "hf_quantizer", None) is not None and model.device.type == place.type
 
 
 def resolve_device(device: str) -> torch.device:
@@ -109,17 +122,38 @@ def resolve_device(device: str) -> torch.device:
     return place
 
 
+_Stamp = tuple[int, int, int]  # size, time of change in nanoseconds, inode
+
+
+def _stamps(checkpoint: Checkpoint) -> dict[Path, _Stamp]:
+    found = {path: path.stat() for path in (checkpoint.folder / "config.json", *checkpoint.files)}
+    return {path: (stat.st_size, stat.st_mtime_ns, stat.st_ino) for path, stat in found.items()}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Opened:
     """A checkpoint on disk and what was read of it."""
 
     checkpoint: Checkpoint
     bundle: TokenizerBundle = field(repr=False)
+    stamps: dict[Path, _Stamp] = field(repr=False)
+
+    def refuse_changed(self) -> None:
+        """Raises BusyError if a file was replaced since its content was hashed: the fingerprint would be of other weights."""
+        changed = [path.name for path, stamp in _stamps(self.checkpoint).items() if stamp != self.stamps.get(path)]
+        if changed:
+            raise BusyError(
+                f"{', '.join(changed[:3])} changed while the model was loaded",
+                place=str(self.checkpoint.folder),
+                hint="wait until the folder is written, then try again",
+            )
 
 
 def _open(manifest: ModelManifest, *, cache_dir: Path, base_dir: Path | None, dtype: str) -> _Opened:
     checkpoint = find_checkpoint(manifest, cache_dir=cache_dir, base_dir=base_dir)
+    stamps = _stamps(checkpoint)
     family = _family(manifest, checkpoint)
+    refuse_codes(checkpoint)
     with _explaining(manifest, checkpoint):
         config = AutoConfig.from_pretrained(checkpoint.folder, **SAFE)
         tokenizer, processor = read_tokenizer(checkpoint.folder, images=family.modality == "image")
@@ -149,7 +183,7 @@ def _open(manifest: ModelManifest, *, cache_dir: Path, base_dir: Path | None, dt
         spec=spec,
         special_ids=special_ids(tokenizer, family),
     )
-    return _Opened(checkpoint=checkpoint, bundle=bundle)
+    return _Opened(checkpoint=checkpoint, bundle=bundle, stamps=stamps)
 
 
 def _family(manifest: ModelManifest, checkpoint: Checkpoint) -> Family:
@@ -187,23 +221,11 @@ def _compute_dtype(manifest: ModelManifest, checkpoint: Checkpoint, *, asked: st
                 f"cannot compute in {name!r}", place=manifest.name, hint=f"--dtype {'|'.join(TORCH_DTYPES)}"
             )
     sizes: dict[str, int] = {}
-    for file in checkpoint.files:
-        for entry in tensor_index(file).values():
-            begin, end = entry["data_offsets"]
-            sizes[entry["dtype"]] = sizes.get(entry["dtype"], 0) + end - begin
+    for entry in tensors_of(checkpoint.files).values():
+        begin, end = entry["data_offsets"]
+        sizes[entry["dtype"]] = sizes.get(entry["dtype"], 0) + end - begin
     most = max(sizes, key=lambda name: sizes[name], default="F32")
     return _FILE_DTYPES.get(most, "float32")
-
-
-def _refuse_random_weights(info: Mapping[str, Any], checkpoint: Checkpoint) -> None:
-    """transformers fills missing weights at random and only logs it; a model half random is worse than none."""
-    lacking = sorted(str(key) for key in {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
-    if lacking:
-        raise DamagedError(
-            f"{len(lacking)} weights are missing or of the wrong shape: {', '.join(lacking[:3])}",
-            place=str(checkpoint.folder),
-            hint="fetch the model again",
-        )
 
 
 @contextmanager
@@ -220,7 +242,7 @@ def _explaining(manifest: ModelManifest, checkpoint: Checkpoint) -> Iterator[Non
             "the model does not fit into memory", place=place, hint="--dtype bfloat16, or a smaller model"
         ) from error
     except ImportError as error:
-        raise MissingExtraError(_first_line(error), place=place, hint="pip install 'steercache[models]'") from error
+        raise _missing_package(error, checkpoint) from error
     except Exception as error:  # anything: the files are outside input to a library that raises what it likes
         if "scaled_dot_product_attention" in str(error) or "attn_implementation" in str(error):
             hint = "`attention: eager` in the model manifest (Gemma 2 soft-caps its attention, which sdpa cannot)"
@@ -231,9 +253,28 @@ def _explaining(manifest: ModelManifest, checkpoint: Checkpoint) -> Iterator[Non
                 place=place,
                 hint="choose a model that transformers knows",
             ) from error
+        if (method := quantisation(checkpoint.config)) is not None:
+            raise ManifestError(
+                f"its weights are quantised ({method}) and transformers cannot load them here: {_first_line(error)}",
+                place=place,
+                hint=_UNQUANTISED,
+            ) from error
         raise DamagedError(
             f"transformers cannot load it: {_first_line(error)}", place=place, hint="fetch the model again"
         ) from error
+
+
+def _missing_package(error: ImportError, checkpoint: Checkpoint) -> MissingExtraError:
+    """What is not installed, in transformers' words, and how to get it; only some of it is in an extra of ours."""
+    message, method = _first_line(error), quantisation(checkpoint.config)
+    if (error.name or "").partition(".")[0] in _OURS:
+        hint = "pip install 'steercache[models]'"
+    elif method is not None:
+        message = f"its weights are quantised ({method}): {message}"
+        hint = f"install the package that is named, or {_UNQUANTISED}"
+    else:
+        hint = "install the package that is named"
+    return MissingExtraError(message, place=str(checkpoint.folder), hint=hint)
 
 
 def _first_line(error: BaseException) -> str:

@@ -163,6 +163,7 @@ def pickle_weights(folder: Path) -> None:
 
 
 def break_index(folder: Path) -> None:
+    drop_weights(folder)
     (folder / "model.safetensors.index.json").write_text('{"weight_map": 3}')
 
 
