@@ -1,6 +1,7 @@
 """Data sets of the Hugging Face hub through the optional `datasets` library: by id, or from a local folder.
 
-A local folder is either what `save_to_disk` wrote or has the hub's layout; it is read without asking the network.
+A local folder is either what `save_to_disk` wrote or has the hub's layout; it is read without asking the network, and
+nothing outside it is read.
 """
 
 from collections.abc import Iterator
@@ -9,10 +10,9 @@ from typing import Any
 
 from steercache.core.errors import ManifestError, MissingExtraError, NotFoundError, Problem, SteercacheError
 from steercache.data.arrow import BATCH_ROWS, batch_rows
+from steercache.data.hub_folder import check_folder, check_hub_id, check_saved, is_saved
 from steercache.data.rows import Rows, missing_columns
 from steercache.manifests.dataset import HfSource
-
-_SAVED = ("state.json", "dataset_dict.json")
 
 
 def hub_rows(source: HfSource, base_dir: Path, *, wanted: tuple[str, ...]) -> Rows:
@@ -44,16 +44,17 @@ def _opened(source: HfSource, base_dir: Path, file: str) -> Any:
             "there is no such folder", place=str(folder), hint="paths are relative to the manifest's folder"
         )
     try:
-        if folder is not None and any((folder / name).is_file() for name in _SAVED):
+        if folder is not None and is_saved(folder):
+            check_saved(folder, file)
             saved = datasets.load_from_disk(str(folder))
             if isinstance(saved, datasets.DatasetDict):
                 return _split(saved, source.split, file)
             _check_split(saved.split, source, file)
             return saved
-        where = str(folder) if folder is not None else source.id
-        return datasets.load_dataset(
-            where, name=source.config, split=source.split, revision=source.revision, streaming=folder is not None
-        )
+        if folder is not None:
+            return check_folder(datasets, folder, config=source.config, file=file).as_streaming_dataset(source.split)
+        check_hub_id(datasets, str(source.id), config=source.config)
+        return datasets.load_dataset(source.id, name=source.config, split=source.split, revision=source.revision)
     except SteercacheError:
         raise
     except Exception as error:  # of many libraries: what a bad folder, id or split raises is anybody's guess

@@ -5,6 +5,13 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from steercache.core.errors import ManifestError, Problem
 
 
+def leads_out(folder: Path, path: Path) -> bool:
+    """Whether `path`, links followed, is outside `folder`. A snapshot of the hub's own cache links to the blobs beside it."""
+    root = folder.resolve()
+    roots = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
+    return not any(path.resolve().is_relative_to(allowed) for allowed in roots)
+
+
 def resolve_inside(folder: Path, name: str) -> Path | str:
     """The file `name` under `folder`, or the reason why it cannot be used.
 
@@ -21,7 +28,7 @@ def resolve_inside(folder: Path, name: str) -> Path | str:
         path = (root / name).resolve(strict=True)
     except (OSError, RuntimeError):  # RuntimeError: links in a circle
         return "there is no such file"
-    if not path.is_relative_to(root):
+    if leads_out(root, path):
         return "a link leads out of the data set's folder"
     return path if path.is_file() else "not a file"
 

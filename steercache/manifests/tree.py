@@ -14,12 +14,25 @@ import yaml
 
 from steercache.core.errors import ManifestError, Problem
 
-MAX_BYTES = 256 * 1024  # the largest manifest anybody writes by hand is far below; PyYAML is slow
-MAX_DEPTH = 24
-MAX_VALUES = 20_000  # after aliases are expanded: the bound on "billion laughs"
+MAX_BYTES = 256 * 1024  # the largest manifest anybody writes by hand is far below
 MAX_INT_DIGITS = 18  # fits 64 bits
 
 Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """The largest document that is read: `n_values` counts after aliases are expanded, which bounds "billion laughs"."""
+
+    n_bytes: int
+    depth: int
+    n_values: int
+
+
+BOUNDS = Bounds(n_bytes=MAX_BYTES, depth=24, n_values=20_000)
+CARD_BOUNDS = Bounds(
+    n_bytes=4 * 2**20, depth=40, n_values=200_000
+)  # cards of data sets with hundreds of configurations
 
 _TAG = "tag:yaml.org,2002:"
 _CORE = {
@@ -30,15 +43,30 @@ _CORE = {
         r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
     ),
 }
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 _OTHER_IN_YAML_1_1 = re.compile(
     r"^[-+]?(?:0[0-9]+|0x[0-9a-fA-F]+|0o[0-7]+|0b[01]+|[0-9][0-9_]*_[0-9_]*(?:\.[0-9_]*)?|[0-9]+(?::[0-5]?[0-9])+(?:\.[0-9]*)?)$"
 )
 
 
+_RESOLVERS = {None: [(f"{_TAG}{name}", pattern) for name, pattern in _CORE.items()]}
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with YAML 1.2's core scalars and no merge keys, timestamps or sexagesimal numbers."""
 
-    yaml_implicit_resolvers = {None: [(f"{_TAG}{name}", pattern) for name, pattern in _CORE.items()]}  # noqa: RUF012
+    yaml_implicit_resolvers = _RESOLVERS
+
+
+class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """The same with libyaml's parser, six times as fast."""
+
+    yaml_implicit_resolvers = _RESOLVERS
+
+
+def _loader_for(text: str) -> Any:
+    """libyaml refuses halves of surrogate pairs, by which JSON writes characters beyond the first 65,536."""
+    return _Loader if _SURROGATE.search(text) else _FastLoader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +92,7 @@ class _Walk:
     """What is gathered on the way through a document's nodes."""
 
     file: str
+    bounds: Bounds = BOUNDS
     lines: dict[Path, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     open_nodes: list[yaml.Node] = field(default_factory=list)
@@ -78,14 +107,14 @@ def dotted(path: Path) -> str:
     return ".".join(str(part) for part in path)
 
 
-def read_tree(text: str, *, file: str) -> Tree:
+def read_tree(text: str, *, file: str, bounds: Bounds = BOUNDS) -> Tree:
     """Parse one YAML (or JSON) document; what does not stop the parser (repeated keys, tags, odd numbers) is in `problems`.
 
     Raises:
         ManifestError: it cannot be parsed: syntax, size, depth, aliases that expand without bound.
     """
-    node = _compose(text, file)
-    walk = _Walk(file)
+    node = _compose(text, file, bounds)
+    walk = _Walk(file, bounds)
     value = _value(node, (), walk)
     return Tree(value=value, lines=walk.lines, problems=tuple(walk.problems))
 
@@ -94,18 +123,17 @@ def _error(file: str, *problems: Problem) -> ManifestError:
     return ManifestError("this is not a document we can read", problems=problems, place=file)
 
 
-def _compose(text: str, file: str) -> yaml.Node:
+def _compose(text: str, file: str, bounds: Bounds) -> yaml.Node:
     """Text to PyYAML's nodes, with size and depth bounded before anything recursive runs."""
 
     def fail(kind: str, message: str, line: int | None = None) -> ManifestError:
         return _error(file, Problem(loc="", kind=kind, message=message, file=file, line=line))
 
-    if len(text) > MAX_BYTES:
-        raise fail("too_large", f"more than {MAX_BYTES // 1024} KiB; a manifest names data, it does not hold it")
+    if len(text) > bounds.n_bytes:
+        raise fail("too_large", f"more than {bounds.n_bytes // 1024} KiB; a manifest names data, it does not hold it")
     try:
-        _bound(text, fail)
-        loader = _Loader(text)
-        node = loader.get_single_node()
+        _bound(text, bounds, fail)
+        node: yaml.Node | None = _loader_for(text)(text).get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         several = "expected a single document" in (error.context or "")
@@ -121,23 +149,23 @@ def _compose(text: str, file: str) -> yaml.Node:
     return node
 
 
-def _bound(text: str, fail: Callable[[str, str, int | None], ManifestError]) -> None:
+def _bound(text: str, bounds: Bounds, fail: Callable[[str, str, int | None], ManifestError]) -> None:
     """Depth and number of events, from the parser that does not recurse."""
     depth = 0
-    for n, event in enumerate(yaml.parse(text, Loader=_Loader)):
+    for n, event in enumerate(yaml.parse(text, Loader=_loader_for(text))):
         line = event.start_mark.line + 1 if event.start_mark is not None else None
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise fail("too_deep", f"nested more than {MAX_DEPTH} deep", line)
-        if n > 3 * MAX_VALUES:
-            raise fail("too_large", f"more than {MAX_VALUES} values", line)
+        if depth > bounds.depth:
+            raise fail("too_deep", f"nested more than {bounds.depth} deep", line)
+        if n > 3 * bounds.n_values:
+            raise fail("too_large", f"more than {bounds.n_values} values", line)
 
 
 def _value(node: yaml.Node, path: Path, walk: _Walk) -> Any:
     """One node's plain value; records its line and its problems."""
     walk.lines.setdefault(path, node.start_mark.line + 1)
-    if len(walk.lines) > MAX_VALUES:
-        walk.problem((), "alias", f"aliases expand to more than {MAX_VALUES} values", node)
+    if len(walk.lines) > walk.bounds.n_values:
+        walk.problem((), "alias", f"aliases expand to more than {walk.bounds.n_values} values", node)
         raise _error(walk.file, *walk.problems)
     if node in walk.open_nodes:
         walk.problem(path, "alias", "an alias to the value that holds it", node)
@@ -185,7 +213,7 @@ def _scalar(node: yaml.ScalarNode, path: Path, walk: _Walk) -> Any:
             except UnicodeDecodeError:
                 walk.problem(path, "encoding", "holds half a surrogate pair, which is no character", node)
                 return None
-        if node.style is None and _OTHER_IN_YAML_1_1.match(text):
+        if not node.style and _OTHER_IN_YAML_1_1.match(text):
             walk.problem(path, "ambiguous_number", f"{text} means different things to different readers; {_SAY}", node)
             return None
         return text

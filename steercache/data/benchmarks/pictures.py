@@ -5,6 +5,7 @@ from pathlib import Path, PurePosixPath
 
 from steercache.core.errors import DamagedError, ManifestError, MissingExtraError, Problem, SteercacheError
 from steercache.core.examples import ImageRef
+from steercache.data.inside import leads_out
 
 HEAD = 16  # bytes that tell a picture from something else
 
@@ -25,7 +26,7 @@ def resolve_under(folder: Path, relative: str) -> Path:
         raise OutsideFolderError(f"{relative!r} leads out of the data set's folder", problems=(problem,))
     root = folder.resolve()
     path = (root / pure).resolve()
-    if not path.is_relative_to(root):
+    if leads_out(root, path):
         raise OutsideFolderError(f"{relative!r} leads out of the data set's folder", problems=(problem,))
     return path
 

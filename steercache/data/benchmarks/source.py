@@ -10,6 +10,7 @@ from steercache.core.errors import ManifestError, NotFoundError, Problem
 from steercache.data.benchmarks.hub import hub_rows
 from steercache.data.benchmarks.questions import FailedRow
 from steercache.data.benchmarks.tables import StoredPicture, TableRow, parquet_rows
+from steercache.data.inside import leads_out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +59,14 @@ def find_files(folder: Path, patterns: Sequence[str]) -> list[Path]:
 
     Raises:
         NotFoundError: the folder is missing, or has no such file.
+        ManifestError: one of the files is a link that leads out of the folder.
     """
     if not folder.is_dir():
         raise NotFoundError("no such folder", place=str(folder), hint="give the folder the set was downloaded to")
     for pattern in patterns:
         if found := sorted(path for path in folder.glob(pattern) if path.is_file()):
+            if outside := [path for path in found if leads_out(folder, path)]:
+                raise _broken(outside[0], "outside_folder", "a link leads out of the data set's folder")
             return found
     raise NotFoundError(
         f"no file of this set's layout: looked for {', '.join(patterns)}",
