@@ -11,7 +11,7 @@ from steercache.core.vectors import SteeringVector
 from steercache.fit.blocks import width_of
 from steercache.fit.convex import STRENGTHS, fit_convex
 from steercache.fit.provenance import describe
-from steercache.fit.sgd import BATCH, EPOCHS, LEARNING_RATE, fit_paper, n_components
+from steercache.fit.sgd import BATCH, EPOCHS, GRADIENT, LEARNING_RATE, fit_paper, n_components
 from steercache.fit.shift import vector_name, wanted_layers
 from steercache.fit.sides import Recipe, Sides, check_recipe, split_sides
 from steercache.fit.threads import fitting_threads
@@ -32,9 +32,10 @@ def linear_probe(
 ) -> SteeringVector:
     """Fit a probe at every layer; unit norm, pointing to the concept's side.
 
-    "default" is a convex fit with a chosen penalty (`fit.convex`), "paper" the recipe of arXiv 2505.14071 (`fit.sgd`). What
+    "default" is a convex fit with a chosen penalty (`fit.convex`), "paper" the recipe of arXiv 2505.14071 in
+    its float32 arithmetic, whose gradient vanishes for rows wrong by a wide margin (`fit.sgd` gives the formula). What
     is larger than `memory_mib` goes through a temporary file; the bytes of the result do not depend on it. `seed` is the
-    paper recipe's only chance.
+    paper recipe's only source of randomness.
 
     Raises:
         UsageError: no two sides, an unknown layer or recipe, a weighted selection under "paper".
@@ -65,7 +66,8 @@ def _paper(
 ) -> tuple[FloatArray, dict[str, Any]]:
     values = fit_paper(sel, sides, layers=layers, seed=seed, memory_mib=memory_mib)
     params = {"seed": seed, "n_components": n_components(sel)}
-    return values, params | {"learning_rate": LEARNING_RATE, "epochs": EPOCHS, "batch": BATCH}
+    params |= {"learning_rate": LEARNING_RATE, "epochs": EPOCHS, "batch": BATCH, "gradient": GRADIENT}
+    return values, params
 
 
 def _convex(

@@ -1,8 +1,18 @@
 """The paper's probe (arXiv 2505.14071): logistic regression without intercept on PCA scores, by plain SGD.
 
-What the paper leaves open is chosen so that the result does not hang on it: weights start at zero, so that neither a random
-start nor the sign of a principal direction matters; the rows are shuffled anew each epoch by one seeded generator, alike for
-all layers; a batch's gradient is its mean, and the last, shorter batch counts too.
+The arithmetic is that of the published code: float32, a sigmoid followed by binary cross-entropy, and the product of their two
+derivatives. With p = 1 / (1 + exp(-x)) in float32, the derivative of the loss by the logit x is
+
+    (p - y) / max(p (1 - p), 1e-12) * p (1 - p),
+
+which equals the exact p - y except for saturated rows: it is 0 once p rounds to 1 (x above about 16.6), and it falls from -1
+to 0 where p (1 - p) < 1e-12 (x below about -27.6). A row that is wrong by such a margin therefore no longer moves the weights,
+although the exact gradient (which scikit-learn and `torch.nn.BCEWithLogitsLoss` use) pulls hardest there. At layers with
+large activations the two end in different directions; the convex probe (`fit.convex`) is the exact fit.
+
+What the paper leaves open is chosen so that the result does not depend on it: weights start at zero, so neither a random
+start nor the sign of a principal direction matters; rows are shuffled in each epoch by one seeded generator, alike for
+all layers; a batch's gradient is its mean, and the last, shorter batch counts too. The PCA is computed in float64.
 """
 
 import numpy as np
@@ -15,7 +25,11 @@ from steercache.fit.scratch import scratch
 from steercache.fit.sides import Sides
 
 DoubleArray = npt.NDArray[np.float64]
+FloatArray = npt.NDArray[np.float32]
 LEARNING_RATE, EPOCHS, BATCH = 0.003, 400, 32
+GRADIENT = (
+    "float32 sigmoid + binary cross-entropy"  # in a vector's provenance; vectors without it have the exact gradient
+)
 
 
 def n_components(sel: Selection) -> int:
@@ -34,25 +48,36 @@ def fit_paper(
         for i, (layer, pca) in enumerate(zip(layers, pcas, strict=True)):
             scores_lnk[i] = _scores(sel, layer, mean_d=pca.mean_d, basis_dk=pca.basis_dk, rank=rank)[index]
         weights_lk = descend(scores_lnk, sides.label[index], seed=seed)
-    directions = [pca.basis_dk @ w[: pca.basis_dk.shape[1]] for pca, w in zip(pcas, weights_lk, strict=True)]
+    directions = [
+        pca.basis_dk @ w[: pca.basis_dk.shape[1]].astype(np.float64) for pca, w in zip(pcas, weights_lk, strict=True)
+    ]
     return np.stack([unit(v) for v in directions])
 
 
-def descend(scores_lnk: DoubleArray, label: npt.NDArray[np.bool_], *, seed: int) -> DoubleArray:
-    """SGD on the logistic loss for all layers at once, weights of shape (l, k)."""
+def descend(scores_lnk: DoubleArray, label: npt.NDArray[np.bool_], *, seed: int) -> FloatArray:
+    """SGD in float32 on sigmoid and binary cross-entropy for all layers at once, weights of shape (l, k)."""
     n_layers, n_rows, rank = scores_lnk.shape
     generator = np.random.Generator(np.random.PCG64(seed))
-    weights = np.zeros((n_layers, rank))
-    y = label.astype(np.float64)
+    weights = np.zeros((n_layers, rank), dtype=np.float32)
+    y = label.astype(np.float32)
     for _ in range(EPOCHS):
         order = generator.permutation(n_rows)
         for start in range(0, n_rows, BATCH):
             rows = order[start : start + BATCH]
-            x = scores_lnk[:, rows]
+            x = scores_lnk[:, rows].astype(np.float32)
             logits = np.matmul(x, weights[:, :, None])[:, :, 0]
-            error = 0.5 * (1 + np.tanh(0.5 * logits)) - y[rows]  # the logistic function, without overflow
-            weights -= LEARNING_RATE / len(rows) * np.matmul(error[:, None, :], x)[:, 0, :]
+            slope = logit_gradient(logits, y[rows]) / np.float32(len(rows))
+            weights -= np.float32(LEARNING_RATE) * np.matmul(slope[:, None, :], x)[:, 0, :]
     return weights
+
+
+def logit_gradient(logits: FloatArray, y: FloatArray) -> FloatArray:
+    """Derivative of sigmoid and binary cross-entropy by the logit as float32 backpropagation computes it (see the module)."""
+    with np.errstate(over="ignore"):  # exp(-x) may be infinite: p is 0 then
+        p = np.float32(1) / (np.float32(1) + np.exp(-logits))
+    spread = p * (np.float32(1) - p)
+    slope: FloatArray = (p - y) / np.maximum(spread, np.float32(1e-12)) * spread
+    return slope
 
 
 def unit(direction: DoubleArray) -> npt.NDArray[np.float32]:
