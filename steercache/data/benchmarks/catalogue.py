@@ -169,7 +169,9 @@ def open_benchmark(
 ) -> Benchmark:
     """Open a set from a folder of the hub's layout, or from the hub (through `datasets`) when no folder is given.
 
-    `task` keeps one task; splits are drawn within each task. In sets of CV-Bench's schema, `form` "number" asks counts for the
+    `task` keeps one task. The published split is drawn within each task, as published, so tasks may share pictures across it;
+    the grouped split is drawn over the whole set before a task is kept, so no picture is on both sides in any tasks (BLINK's
+    subtasks are read one at a time, and are split one at a time). In sets of CV-Bench's schema, `form` "number" asks counts for the
     bare number, "word" asks all else for the choice's own word. `scenes` without a folder are drawn, and come from no hub.
     `limit` reads only the first rows, for the large sets; the published split is of whole sets, so it takes no limit.
 
@@ -185,12 +187,14 @@ def open_benchmark(
         raise UsageError("a limit must be positive, and goes with the grouped split only", hint="leave the limit out")
     if spec.needs_task and task is None:
         task = spec.tasks[0]
-    rows = [row for row in spec.read(Source(folder=folder, limit=limit), task, form) if _wanted(row, task)]
-    if not rows:
-        raise NotFoundError(f"{name} has no row of task {task!r} here", hint=f"tasks: {', '.join(spec.tasks)}")
+    rows = list(spec.read(Source(folder=folder, limit=limit), task, form))
+    # Before the task is chosen: a picture's side is the same whichever tasks are opened.
     splits = _paper(rows, spec.plan) if checked == "paper" else _grouped(rows, spec.plan)
-    examples = [as_example(name, row, s) for row, s in zip(rows, splits, strict=True) if isinstance(row, Question)]
-    failures = [replace(row, split=s) for row, s in zip(rows, splits, strict=True) if isinstance(row, FailedRow)]
+    kept = [(row, split) for row, split in zip(rows, splits, strict=True) if _wanted(row, task)]
+    if not kept:
+        raise NotFoundError(f"{name} has no row of task {task!r} here", hint=f"tasks: {', '.join(spec.tasks)}")
+    examples = [as_example(name, row, split) for row, split in kept if isinstance(row, Question)]
+    failures = [replace(row, split=split) for row, split in kept if isinstance(row, FailedRow)]
     return Benchmark(name=name, rule=checked, examples=_with_counts(examples), failures=tuple(failures))
 
 
@@ -247,13 +251,10 @@ def _paper(rows: Sequence[Row], plan: SplitPlan) -> list[str | None]:
 
 
 def _grouped(rows: Sequence[Row], plan: SplitPlan) -> list[str | None]:
-    splits: list[str | None] = [None] * len(rows)
-    for task in {row.task for row in rows}:
-        places = [i for i, row in enumerate(rows) if row.task == task and isinstance(row, Question)]
-        groups = [row.group_id for i in places if isinstance(row := rows[i], Question)]
-        for place, split in zip(places, grouped_split(groups, plan), strict=True):
-            splits[place] = split
-    return splits
+    """The split by picture over all tasks together; broken rows have no picture to be split by."""
+    questions = [row for row in rows if isinstance(row, Question)]
+    names = iter(grouped_split([q.group_id for q in questions], plan, tasks=[q.task for q in questions]))
+    return [next(names) if isinstance(row, Question) else None for row in rows]
 
 
 def _with_counts(examples: Sequence[Example]) -> tuple[Example, ...]:

@@ -6,6 +6,7 @@ tests hold them together).
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -60,24 +61,31 @@ def paper_split(n_rows: int, plan: SplitPlan, *, seed: int = SEED) -> Names:
     return names
 
 
-def grouped_split(groups: Sequence[str], plan: SplitPlan, *, seed: int = SEED) -> Names:
+def grouped_split(
+    groups: Sequence[str], plan: SplitPlan, *, tasks: Sequence[str] | None = None, seed: int = SEED
+) -> Names:
     """The part ("search" or "test") of every row, shape (n,); questions about one picture are never on both sides.
 
-    Pictures are ordered by a hash of seed and name, so that a row more or less moves no other picture across, and the part
-    of fixed size is filled with whole pictures until it has at least its size (never more than half of a tiny set).
+    Pictures are ordered by a hash of seed and name, so that adding or removing a row moves few other pictures. They are put
+    into the part of fixed size, whole, in that order, as long as one of their tasks still lacks rows there (never more than
+    half of a tiny task is required). A picture that several tasks ask about is on the same side in all of them, so
+    a task may get more than the plan's size. `tasks` has one name a row; without it the rows are one task.
+
+    Raises:
+        ValueError: not one task a row.
     """
-    counts: dict[str, int] = {}
-    for group in groups:
-        counts[group] = counts.get(group, 0) + 1
-    wanted = plan.n_test if plan.n_test is not None else plan.n_search or 0
-    wanted = min(wanted, len(groups) // 2)
+    of_row = ["" for _ in groups] if tasks is None else tasks
+    size = plan.n_test if plan.n_test is not None else plan.n_search or 0
+    missing = {task: min(size, n // 2) for task, n in Counter(of_row).items()}
+    counts: dict[str, Counter[str]] = {}
+    for group, task in zip(groups, of_row, strict=True):
+        counts.setdefault(group, Counter())[task] += 1
     small, rest = ("test", "search") if plan.n_test is not None else ("search", "test")
     chosen: set[str] = set()
-    filled = 0
     for group in sorted(counts, key=lambda g: hashlib.sha256(f"{seed}\0{g}".encode()).digest()):
-        if filled >= wanted:
-            break
-        chosen.add(group)
-        filled += counts[group]
+        if any(missing[task] > 0 for task in counts[group]):
+            chosen.add(group)
+            for task, n in counts[group].items():
+                missing[task] -= n
     names: Names = np.array([small if group in chosen else rest for group in groups], dtype=object)
     return names

@@ -1,6 +1,8 @@
 """CV-Bench from a folder of the hub's layout: what becomes a question, and what is named as failed."""
 
 import contextlib
+import hashlib
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -72,12 +74,31 @@ def test_a_broken_row_keeps_its_place_in_the_published_split(tmp_path: Path) -> 
 def test_questions_about_one_photograph_stay_together(tmp_path: Path) -> None:
     bench = open_benchmark("cv-bench-2d", _folder(tmp_path))
     assert len({e.labels.group_id for e in bench.examples}) == 20
+    sides: dict[str | None, set[str | None]] = {}
+    for example in bench.examples:
+        sides.setdefault(example.labels.group_id, set()).add(example.labels.split)
+    assert all(len(s) == 1 for s in sides.values())
+
+
+def test_a_photograph_is_on_one_side_in_every_task_and_however_the_set_is_opened(tmp_path: Path) -> None:
+    rows = [cv_row(i, "Relation" if i % 4 else "Count", source_filename=f"{i % 150}.jpg") for i in range(600)]
+    write_table(tmp_path / "test_2d.parquet", rows, CV_BENCH)
+    whole = open_benchmark("cv-bench-2d", tmp_path)
+    sides: dict[str | None, set[str | None]] = {}
+    for example in whole.examples:
+        sides.setdefault(example.labels.group_id, set()).add(example.labels.split)
+    assert {len(s) for s in sides.values()} == {1}
+    split = {e.place: e.labels.split for e in whole.examples}
     for task in ("Relation", "Count"):
-        sides: dict[str | None, set[str | None]] = {}
-        for example in bench.examples:
-            if example.labels.meta["task"] == task:
-                sides.setdefault(example.labels.group_id, set()).add(example.labels.split)
-        assert all(len(s) == 1 for s in sides.values())
+        for example in open_benchmark("cv-bench-2d", tmp_path, task=task).examples:
+            assert example.labels.split == split[example.place]
+
+
+def test_the_grouped_split_of_the_drawn_sets_is_the_one_they_had_before() -> None:
+    """Their tasks share no picture, so nothing moved when the split came to be drawn over the whole set."""
+    bench = open_benchmark("scenes", task="Relation")
+    names = [(e.place, e.labels.split) for e in bench.examples]
+    assert hashlib.sha256(json.dumps(names).encode()).hexdigest().startswith("a8caf5e315c8")
 
 
 def test_without_a_source_the_picture_itself_is_the_group(tmp_path: Path) -> None:

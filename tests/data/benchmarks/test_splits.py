@@ -52,6 +52,32 @@ def test_no_picture_is_on_both_sides_of_a_grouped_split(groups: list[str], size:
         assert min(size, len(groups) // 2) <= filled < min(size, len(groups) // 2) + largest
 
 
+questions = st.tuples(
+    st.sampled_from([f"picture {i}" for i in range(9)]), st.sampled_from(["Relation", "Count", "Depth"])
+)
+
+
+@given(st.lists(questions, min_size=2, max_size=80), st.integers(1, 30))
+def test_no_picture_is_on_both_sides_in_any_tasks_and_every_task_has_its_size(
+    rows: list[tuple[str, str]], size: int
+) -> None:
+    groups, tasks = zip(*rows, strict=True)
+    names = grouped_split(groups, SplitPlan(n_test=size), tasks=tasks)
+    side = dict(zip(groups, names, strict=True))
+    assert [side[g] for g in groups] == list(names)
+    for task in set(tasks):
+        n_test = sum(name == "test" for name, of in zip(names, tasks, strict=True) if of == task)
+        assert n_test >= min(size, tasks.count(task) // 2)
+
+
+def test_tasks_without_a_common_picture_are_split_as_if_each_were_alone() -> None:
+    rows = [(f"{task}/{i % 40}", task) for i in range(90) for task in ("Relation", "Count")]
+    names = grouped_split([g for g, _ in rows], SplitPlan(n_test=30), tasks=[t for _, t in rows])
+    for task in ("Relation", "Count"):
+        alone = grouped_split([g for g, t in rows if t == task], SplitPlan(n_test=30))
+        assert [n for n, (_, t) in zip(names, rows, strict=True) if t == task] == list(alone)
+
+
 def test_a_grouped_split_does_not_depend_on_the_order_of_the_rows() -> None:
     groups = [f"p{i % 37}" for i in range(120)]
     before = dict(zip(groups, grouped_split(groups, SplitPlan(n_test=30)), strict=True))
