@@ -169,9 +169,9 @@ def open_benchmark(
 ) -> Benchmark:
     """Open a set from a folder of the hub's layout, or from the hub (through `datasets`) when no folder is given.
 
-    `task` keeps one task. The published split is drawn within each task, as published, so tasks may share pictures across it;
-    the grouped split is drawn over the whole set before a task is kept, so no picture is on both sides in any tasks (BLINK's
-    subtasks are read one at a time, and are split one at a time). In sets of CV-Bench's schema, `form` "number" asks counts for the
+    `task` keeps one task. The published split is drawn within each task, so tasks may share pictures across it. The grouped
+    split is drawn over the whole set before a task is kept, so no picture is on both sides in any task (BLINK's subtasks
+    are read and split one at a time). In sets of CV-Bench's schema, `form` "number" asks counts for the
     bare number, "word" asks all else for the choice's own word. `scenes` without a folder are drawn, and come from no hub.
     `limit` reads only the first rows, for the large sets; the published split is of whole sets, so it takes no limit.
 
