@@ -65,7 +65,7 @@ def _paper(
     sel: Selection, sides: Sides, *, layers: tuple[int, ...], seed: int, memory_mib: int
 ) -> tuple[FloatArray, dict[str, Any]]:
     values = fit_paper(sel, sides, layers=layers, seed=seed, memory_mib=memory_mib)
-    params = {"seed": seed, "n_components": n_components(sel)}
+    params: dict[str, Any] = {"seed": seed, "n_components": n_components(sel)}
     params |= {"learning_rate": LEARNING_RATE, "epochs": EPOCHS, "batch": BATCH, "gradient": GRADIENT}
     return values, params
 

@@ -58,7 +58,7 @@ def descend(scores_lnk: DoubleArray, label: npt.NDArray[np.bool_], *, seed: int)
     """SGD in float32 on sigmoid and binary cross-entropy for all layers at once, weights of shape (l, k)."""
     n_layers, n_rows, rank = scores_lnk.shape
     generator = np.random.Generator(np.random.PCG64(seed))
-    weights = np.zeros((n_layers, rank), dtype=np.float32)
+    weights: FloatArray = np.zeros((n_layers, rank), dtype=np.float32)
     y = label.astype(np.float32)
     for _ in range(EPOCHS):
         order = generator.permutation(n_rows)
@@ -66,7 +66,7 @@ def descend(scores_lnk: DoubleArray, label: npt.NDArray[np.bool_], *, seed: int)
             rows = order[start : start + BATCH]
             x = scores_lnk[:, rows].astype(np.float32)
             logits = np.matmul(x, weights[:, :, None])[:, :, 0]
-            slope = logit_gradient(logits, y[rows]) / np.float32(len(rows))
+            slope: FloatArray = logit_gradient(logits, y[rows]) / np.float32(len(rows))
             weights -= np.float32(LEARNING_RATE) * np.matmul(slope[:, None, :], x)[:, 0, :]
     return weights
 
@@ -74,9 +74,10 @@ def descend(scores_lnk: DoubleArray, label: npt.NDArray[np.bool_], *, seed: int)
 def logit_gradient(logits: FloatArray, y: FloatArray) -> FloatArray:
     """Derivative of sigmoid and binary cross-entropy by the logit as float32 backpropagation computes it (see the module)."""
     with np.errstate(over="ignore"):  # exp(-x) may be infinite: p is 0 then
-        p = np.float32(1) / (np.float32(1) + np.exp(-logits))
-    spread = p * (np.float32(1) - p)
-    slope: FloatArray = (p - y) / np.maximum(spread, np.float32(1e-12)) * spread
+        p: FloatArray = np.float32(1) / (np.float32(1) + np.exp(-logits))
+    spread: FloatArray = p * (np.float32(1) - p)
+    floor: FloatArray = np.maximum(spread, np.float32(1e-12), dtype=np.float32)
+    slope: FloatArray = (p - y) / floor * spread
     return slope
 
 
