@@ -3,14 +3,11 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import torch
-
 from steercache.core.errors import UsageError
 from steercache.core.examples import EncodedSample
-from steercache.core.ids import digest, digest_bytes
+from steercache.core.ids import digest
 from steercache.models.spec import LoadedModel
-from steercache.steering.prompts import encode_prompts
+from steercache.steering.prompts import encode_texts, pad_prompts
 from steercache.trace.batches import PaddedBatch, pad_batch, plan_batches
 
 NEUTRAL = "neutral"  # the split of prompts that no data set has
@@ -43,33 +40,15 @@ def prompt_inputs(loaded: LoadedModel, prompts: Sequence[str]) -> EffectInputs:
     Raises:
         UsageError: no prompts, or one without tokens.
     """
-    encoded = encode_prompts(loaded, prompts)
-    ids, mask = encoded["input_ids"], encoded["attention_mask"]
-    lengths = mask.sum(1).tolist()
-    batch = PaddedBatch(
-        input_ids=ids,
-        attention_mask=mask,
-        starts=tuple(ids.shape[1] - n for n in lengths),
-        lengths=tuple(lengths),
-        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-        extra=_token_types(loaded, mask),
-    )
-    kept = [row[real.bool()].to(torch.int32).cpu().numpy() for row, real in zip(ids, mask, strict=True)]
+    samples = encode_texts(loaded.bundle, prompts)
+    batch = pad_prompts(loaded, samples)
     return EffectInputs(
         batches=lambda: (batch,),
-        sample_ids=tuple(digest_bytes(np.ascontiguousarray(row).tobytes()) for row in kept),
+        sample_ids=tuple(sample.sample_id for sample in samples),
         texts=tuple(prompts),
         prompt_id=digest(list(prompts)),
         skip_first=True,
     )
-
-
-def _token_types(loaded: LoadedModel, mask_bt: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What a multimodal model's forward wants beside the ids of a text without pictures (as `trace.encode` gives it)."""
-    if loaded.family.token_types is None:
-        return {}
-    name, rule = loaded.family.token_types
-    return {name: mask_bt.clone() if rule == "suffix" else torch.zeros_like(mask_bt)}
 
 
 def sample_inputs(

@@ -1,39 +1,50 @@
 """Prompts as a batch, padded on the left so that every sequence ends at the same place."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from steercache.core.errors import UsageError
-from steercache.models.spec import LoadedModel
+from steercache.core.examples import EncodedSample, Example
+from steercache.models.spec import LoadedModel, TokenizerBundle
+from steercache.trace.batches import PaddedBatch, pad_batch
+from steercache.trace.encode import EncodingProblem, encode_example
+
+
+def encode_texts(bundle: TokenizerBundle, prompts: Sequence[str], *, chat: bool = False) -> tuple[EncodedSample, ...]:
+    """Prompts without pictures, encoded as a trace encodes them; with `chat`, each is a user's turn.
+
+    Raises:
+        UsageError: no prompts, a prompt that cannot be encoded (it has no tokens, or the chat template fails), or `chat` for
+            a tokenizer without a template.
+    """
+    if not prompts:
+        raise UsageError("no prompt was given")
+    return tuple(_encode(bundle, prompt, i, chat=chat) for i, prompt in enumerate(prompts, start=1))
+
+
+def pad_prompts(loaded: LoadedModel, samples: Sequence[EncodedSample]) -> PaddedBatch:
+    """Encoded prompts as one batch, padded on the left."""
+    pad_id = loaded.tokenizer.pad_token_id
+    return pad_batch(samples, padding_side="left", pad_id=0 if pad_id is None else pad_id)
 
 
 def encode_prompts(loaded: LoadedModel, prompts: Sequence[str], *, chat: bool = False) -> dict[str, torch.Tensor]:
-    """`input_ids` and `attention_mask` of shape (b, t) on the model's device.
+    """Inputs of `generate`, each of shape (b, t) on the model's device: `input_ids`, `attention_mask`, and what else the family
+    reads per token (`token_type_ids`).
 
     Raises:
-        UsageError: no prompts, a prompt without tokens, or `chat` for a tokenizer without a template.
+        as `encode_texts`.
     """
-    ids = [_encode(loaded.tokenizer, prompt, chat=chat) for prompt in prompts]
-    empty = [i for i, tokens in enumerate(ids) if not tokens]
-    if not ids or empty:
-        raise UsageError(f"prompt {empty[0] + 1} is empty" if empty else "no prompt was given")
-    width = max(map(len, ids))
+    batch = pad_prompts(loaded, encode_texts(loaded.bundle, prompts, chat=chat))
     device = next(loaded.model.parameters()).device
-    padded = [[0] * (width - len(tokens)) + tokens for tokens in ids]
-    mask = [[0] * (width - len(tokens)) + [1] * len(tokens) for tokens in ids]
-    return {
-        "input_ids": torch.tensor(padded, device=device),
-        "attention_mask": torch.tensor(mask, device=device),
-    }
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, **batch.extra}
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
-def _encode(tokenizer: Any, prompt: str, *, chat: bool) -> list[int]:
-    if not chat:
-        return [int(i) for i in tokenizer(prompt)["input_ids"]]
-    if tokenizer.chat_template is None:
-        raise UsageError("this model's tokenizer has no chat template", hint="leave --chat out")
-    turn = [{"role": "user", "content": prompt}]
-    text = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
-    return [int(i) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
+def _encode(bundle: TokenizerBundle, prompt: str, number: int, *, chat: bool) -> EncodedSample:
+    place = f"prompt {number}"
+    try:
+        return encode_example(Example(dataset="prompts", place=place, text=prompt, chat=chat), bundle)
+    except EncodingProblem as problem:
+        raise UsageError(problem.message, place=place, hint=problem.hint) from problem

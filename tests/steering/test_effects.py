@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from steercache.core.errors import UsageError
 from steercache.models.families import family_of
@@ -34,22 +37,18 @@ LEXICON = [
 ]
 
 
-class WordTokenizer:
+def word_tokenizer() -> Any:
     """Words to ids, with a word of two pieces (`twenty`) to leave out."""
-
-    all_special_ids = (0, 1)
-    unk_token_id = None
-    chat_template = None
-
-    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
-        pieces = [p for word in text.split() for p in (("one", "two") if word == "twenty" else (word,))]
-        return {"input_ids": [LEXICON.index(piece) for piece in pieces]}
+    backend = Tokenizer(WordLevel({word: i for i, word in enumerate(LEXICON)}))
+    backend.normalizer = normalizers.Replace("twenty", "one two")
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", bos_token="<s>")
 
 
 def loaded(family: str = "llama") -> LoadedModel:
     model = tiny_model(family)
     bundle = TokenizerBundle(
-        tokenizer=WordTokenizer(),
+        tokenizer=word_tokenizer(),
         config=model.config,
         family=family_of(model.config.to_dict()),
         spec=SimpleNamespace(fingerprint="f" * 64, dtype="float32"),  # type: ignore[arg-type]
