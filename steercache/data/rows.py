@@ -45,10 +45,10 @@ def data_file(base_dir: Path, path: str) -> Path:
     return full
 
 
-def unreadable(file: str, message: str) -> ManifestError:
+def unreadable(file: str, message: str, *, hint: str | None = None) -> ManifestError:
     """A data file that cannot be read at all."""
     problem = Problem(loc="", kind="unreadable", message=message, file=file)
-    return ManifestError("this data file cannot be read", problems=[problem], place=file)
+    return ManifestError("this data file cannot be read", problems=[problem], place=file, hint=hint)
 
 
 def missing_columns(file: str, there: list[str], wanted: tuple[str, ...]) -> None:
