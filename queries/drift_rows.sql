@@ -4,7 +4,7 @@
 -- params:
 --   run: {type: run, help: "the first run (the backbone's) by name, id or prefix"}
 --   other: {type: run, help: "the second one (the MLLM's)"}
---   text_only: {type: boolean, default: false, help: "compare inputs by their text tokens alone; finds the words of a prompt beside a picture"}
+--   text_only: {type: boolean, default: false, help: "compare inputs by their text tokens alone; finds the words of a prompt beside a picture, or in a chat template"}
 -- returns:
 --   row_idx: row of the first run
 --   other_row_idx: row of the second
@@ -14,7 +14,7 @@
 --   other_position: place in the second's
 --   token_id: the token, the same in both
 --   piece: the token as the tokenizer writes it
---   role: first (position 0, the attention sink), special, anchor or text
+--   role: first (position 0, the attention sink), special, template, anchor or text
 WITH numbered AS (
     SELECT run_id, sample_idx, position, row_idx, token_id, piece, kind, is_anchor,
         row_number() OVER (PARTITION BY run_id, sample_idx ORDER BY position) AS place
@@ -41,7 +41,7 @@ SELECT
     a.piece,
     CASE
         WHEN a.position = 0 THEN 'first'
-        WHEN a.kind = 'special' THEN 'special'
+        WHEN a.kind IN ('special', 'template') THEN a.kind::VARCHAR
         WHEN a.is_anchor THEN 'anchor'
         ELSE 'text'
     END AS role

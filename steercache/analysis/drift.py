@@ -15,7 +15,7 @@ from steercache.core.errors import NotFoundError, UsageError
 from steercache.core.selection import RowSource
 from steercache.queries.session import Session
 
-ROLES: Final = ("text", "anchor", "special", "first")  # first: position 0, the attention sink
+ROLES: Final = ("text", "anchor", "special", "template", "first")  # first: position 0, the attention sink
 LOW: Final = 0.05
 CHUNK: Final = 4096  # rows held at a time
 Rows = npt.NDArray[np.int64]

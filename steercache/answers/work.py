@@ -14,7 +14,7 @@ from steercache.core.examples import TOKEN_KINDS, EncodedSample
 from steercache.core.trials import Target
 from steercache.models.spec import LoadedModel
 
-TEXT, IMAGE = TOKEN_KINDS.index("text"), TOKEN_KINDS.index("image")
+TEXT, IMAGE, TEMPLATE = (TOKEN_KINDS.index(kind) for kind in ("text", "image", "template"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +113,7 @@ def _looks_ahead(loaded: LoadedModel) -> bool:
 
 def _first(sample: EncodedSample, target: Target) -> int:
     """The first token that a target steers in a sample."""
-    kinds = {"image": (IMAGE,), "text": (TEXT,), "both": (IMAGE, TEXT)}.get(target)
+    kinds = {"image": (IMAGE,), "text": (TEXT, TEMPLATE), "both": (IMAGE, TEXT, TEMPLATE)}.get(target)
     if kinds is None:
         return 0 if target == "all" else sample.n_tokens - 1
     hit = np.flatnonzero(np.isin(sample.kind, kinds))

@@ -11,6 +11,7 @@ from steercache.cli.output import human_bytes, next_commands, note, print_json, 
 from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
 from steercache.queries.session import Session, open_session
+from steercache.runs.dates import notes_on_dates
 from steercache.runs.engine import BuildOptions, BuildResult, build_run
 from steercache.runs.job import PreparedTrace, prepare_trace
 from steercache.runs.overview import bytes_of_gb
@@ -66,6 +67,8 @@ def build(
         planned = plan_run(prepared.job, cache=cache, progress=bar.show)
     if planned.mended_labels_in:
         note(f"labels changed: joined anew in {', '.join(planned.mended_labels_in)}; no activation was touched")
+    for sentence in notes_on_dates(cache, planned.document):
+        note(sentence)
     result = _build(cache, planned, prepared, workers=workers, budget=budget, force=force, quiet=as_json)
     if as_json:
         print_json(result)

@@ -160,5 +160,7 @@ def _print_overview(planned: Plan, seen: Overview) -> None:
     )
     if seen.n_bytes_to_write > seen.budget_bytes:
         note(f"over the budget of {decimal_bytes(seen.budget_bytes)}: a build is refused unless --budget says more")
+    for sentence in seen.notes:
+        note(sentence)
     for other in seen.overlapping:
         note(f"overlaps with {other.name} ({other.run_id[:SHORT_ID]}): {other.what}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +12,14 @@ from steercache.core.ids import digest_bytes
 IntArray = npt.NDArray[np.int32]
 BoolArray = npt.NDArray[np.bool_]
 
-TOKEN_KINDS = (
-    "text",
-    "special",
-    "image",
-)  # `kind` of a token; an index into this tuple is stored in EncodedSample.kind
+TOKEN_KINDS = ("text", "special", "image", "template")
+"""`kind` of a token; an index into this tuple is stored in EncodedSample.kind.
+
+Text is the example's own: what its data set says, or in a chat the user's turn and the completion. Template is what a chat
+template puts around it: the system prompt, role words, the generation prompt. Special tokens mark structure.
+"""
+FirstPosition = Literal["refuse", "allow", "leave_out"]
+"""What an anchor on a sample's first token, the attention sink, is: an error, an anchor like any other, or no anchor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +34,8 @@ class ImageRef:
 class Labels:
     """What is said ABOUT an input. Never part of a run's identity: mending a label re-indexes, it never re-traces.
 
-    `anchors` are half-open character spans in `Example.text`. `polarity` is +1 / -1 in a contrastive pair.
+    `anchors` are half-open character spans in `Example.text`. `polarity` is +1 / -1 in a contrastive pair. With `controls`, the
+    text tokens beside the anchors are controls even where there is no anchor; None: only where there is one.
     """
 
     concept: str | None = None
@@ -43,6 +47,7 @@ class Labels:
     pair_id: str | None = None
     polarity: int | None = None
     anchors: tuple[tuple[int, int], ...] = ()
+    controls: bool | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -62,6 +67,7 @@ class Example:
     chat: bool = False
     images: tuple[ImageRef, ...] = ()
     labels: Labels = Labels()
+    first_position: FirstPosition = "refuse"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +77,10 @@ class EncodedSample:
     `char_start`, `char_end` are offsets into `text` (the rendered text), -1 for tokens without characters. `kind` indexes
     TOKEN_KINDS. `tile`, `patch_row`, `patch_col` are -1 for tokens that are not image patches. `extra` holds what else the
     forward needs per token (`token_type_ids`), shape (t,) each. `text_start` is where the example's own text begins in `text`
-    (a chat template puts characters before it): label spans shift by it. `pixels` makes the image tensors when the batch runs,
-    `patches` says tile, row and column of every row of the vision tower's output, shape (n, 3), in the tower's order.
+    (a chat template puts characters before it). `anchors` are the half-open spans in `text` that make tokens anchors.
+    `template_date` is the date (ISO 8601) that the chat template saw; None where it did not look at the clock. `pixels` makes
+    the image tensors when the batch runs, `patches` says tile, row and column of every row of the vision tower's output, shape
+    (n, 3), in the tower's order.
     """
 
     text: str
@@ -86,6 +94,8 @@ class EncodedSample:
     patch_row: IntArray
     patch_col: IntArray
     text_start: int = 0
+    anchors: tuple[tuple[int, int], ...] = ()
+    template_date: str | None = None
     image_digests: tuple[str, ...] = ()
     extra: Mapping[str, IntArray] = field(default_factory=dict)
     pixels: Callable[[], Mapping[str, Any]] | None = field(default=None, repr=False, compare=False)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from steercache.core.errors import Problem
-from steercache.core.examples import Example, ImageRef, Labels
+from steercache.core.examples import Example, FirstPosition, ImageRef, Labels
 from steercache.data.anchors import Span, find_anchors, words_around
 from steercache.data.cells import Cells
 from steercache.data.inside import read_inside, resolve_inside
@@ -37,6 +37,7 @@ def row_reader(manifest: DatasetManifest, columns: Columns, folder: Path | None)
             completion=cells.label(columns.completion) or "",
             chat=chat,
             images=_images(cells, columns.image, folder),
+            first_position=_first_position(manifest),
             labels=Labels(
                 concept=cells.label(columns.concept) or manifest.concept,
                 split=cells.label(columns.split),
@@ -47,6 +48,7 @@ def row_reader(manifest: DatasetManifest, columns: Columns, folder: Path | None)
                 pair_id=cells.label(columns.pair, numbers=True),
                 polarity=cells.polarity(columns.polarity),
                 anchors=_anchors(cells, manifest, columns.anchor, text) if columns.anchor else (),
+                controls=True if columns.anchor and manifest.anchors == "optional" else None,
                 meta=cells.meta(columns.meta),
             ),
         )
@@ -114,11 +116,19 @@ def _anchors(cells: Cells, manifest: DatasetManifest, column: str, text: str) ->
             cells.problem(column, "anchor_missing", f"{anchor!r} is not in the text: {_shown(text)}")
         return ()
     chat = manifest.chat is not None and manifest.chat.apply
-    if not chat and manifest.first_position == "refuse" and not text[: spans[0][0]].strip():
+    if not chat and _first_position(manifest) == "refuse" and not text[: spans[0][0]].strip():
         # whether a BOS stands before it is the tokenizer's to say: what is let pass here, the encoder checks again
         message = f"{anchor!r} is the first word, the attention sink unless a BOS or a picture stands before it"
-        cells.problem(column, "anchor_first", f"{message} (if so, `first_position: allow`): {_shown(text)}")
+        ways = "`first_position: allow` takes it nevertheless, `anchors: optional` leaves the first token out"
+        cells.problem(column, "anchor_first", f"{message} ({ways}): {_shown(text)}")
     return spans
+
+
+def _first_position(manifest: DatasetManifest) -> FirstPosition:
+    """What an anchor on the first token is: where anchors are optional, a sentence can do without this one."""
+    if manifest.first_position == "allow":
+        return "allow"
+    return "leave_out" if manifest.anchors == "optional" else "refuse"
 
 
 def _images(cells: Cells, column: str | None, folder: Path | None) -> tuple[ImageRef, ...]:

@@ -19,7 +19,7 @@ _ROLES = f"{is_anchor('t', 's')} AS is_anchor, {is_control('t', 's')} AS is_cont
 SAMPLES_OF_SHARDS = f"SELECT s.shard_idx, {_SAMPLE}, {_LABEL} FROM samples_file s LEFT JOIN labels_file a ON {_ON}"
 TOKENS_OF_SHARDS = (
     f"SELECT t.shard_idx, {_TOKEN}, {_ROLES} FROM tokens_file t"
-    f" LEFT JOIN (SELECT s.sample_idx, a.anchors FROM samples_file s JOIN labels_file a ON {_ON}) s"
+    f" LEFT JOIN (SELECT s.sample_idx, a.anchors, a.controls FROM samples_file s JOIN labels_file a ON {_ON}) s"
     " ON t.sample_idx = s.sample_idx ORDER BY t.sample_idx, t.position"
 )
 # The same over the files of many runs: `run_id` and `shard_idx` are columns of the registered files.
@@ -29,7 +29,7 @@ SAMPLES_OF_RUNS = (
 )
 TOKENS_OF_RUNS = (
     f"SELECT t.run_id, t.shard_idx, {_TOKEN}, {_ROLES} FROM tokens_file t"
-    f" LEFT JOIN (SELECT s.run_id, s.sample_idx, a.anchors FROM samples_file s"
+    f" LEFT JOIN (SELECT s.run_id, s.sample_idx, a.anchors, a.controls FROM samples_file s"
     f" JOIN labels_file a ON a.run_id = s.run_id AND {_ON}) s"
     " ON t.run_id = s.run_id AND t.sample_idx = s.sample_idx"
 )

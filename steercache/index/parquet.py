@@ -42,7 +42,7 @@ def labels_of(annotations: Sequence[Path]) -> str:
     for path in annotations:
         check_parquet(path, ANNOTATIONS)
         dataset = path.parent.name.replace("'", "''")
-        parts.append(f"SELECT {columns}, '{dataset}' AS dataset FROM {table_of(path)}")
+        parts.append(f"SELECT {columns}, '{dataset}' AS dataset FROM ({rows_of(path, ANNOTATIONS)})")
     return " UNION ALL ".join(parts) if parts else f"SELECT {columns}, dataset FROM samples WHERE false"
 
 

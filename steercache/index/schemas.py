@@ -34,7 +34,7 @@ TOKENS = pa.schema(
 )
 GRADIENT_COLUMNS = frozenset({"target", "option_idx", "margin", "n_steered", "row_norms"})
 # Files from before a column was added lack it, and read as null.
-ADDED_LATER = GRADIENT_COLUMNS | {"token_type", "mode"}
+ADDED_LATER = GRADIENT_COLUMNS | {"token_type", "mode", "controls"}
 
 SAMPLES = pa.schema(
     [
@@ -68,6 +68,9 @@ ANNOTATIONS = pa.schema(
         pa.field("polarity", pa.int8()),
         pa.field("anchors", SPANS),
         pa.field("meta", pa.string()),  # canonical JSON
+        pa.field(
+            "controls", pa.bool_()
+        ),  # whether text tokens beside the anchors are controls; null: where there are anchors
     ]
 )
 

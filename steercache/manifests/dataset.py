@@ -249,9 +249,12 @@ class DatasetManifest(Document):
     concept: Name | None = None
     """Concept of every row, when no column says it."""
     anchors: Literal["required", "optional"] = "required"
-    """Where an anchor column is named: whether a row may leave it empty. An anchor that is given must be in the text."""
+    """Where an anchor column is named: whether a row may do without an anchor. An anchor that is given must be in the text.
+    With `optional` the tokens of every row are controls but for its anchors, also where the anchor is empty or, being on the
+    first token, is left out. This is how the paper pools its controls (arXiv 2505.14071)."""
     first_position: Literal["refuse", "allow"] = "refuse"
-    """An anchor at the very start of the text is the attention sink, unless a BOS or a template stands before it."""
+    """An anchor on the first token, the attention sink (no BOS or template stands before it): `refuse` is an error, or with
+    `anchors: optional` leaves that token out; `allow` makes it an anchor like any other."""
     limit: Positive | None = None
     """Keep this many rows: the first ones, or with `seed` a random choice in file order."""
     seed: Annotated[int, Field(ge=0, le=2**32)] | None = None

@@ -1,5 +1,6 @@
 """A `model` manifest: where the weights are and how they are loaded."""
 
+import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -67,6 +68,9 @@ class ModelManifest(Document):
     """Attention implementation: numerics, not identity."""
     chat_template: FileName | None = None
     """A Jinja file that replaces the tokenizer's own chat template; relative to the manifest's folder."""
+    template_date: datetime.date | None = None
+    """The date (YYYY-MM-DD) that a chat template sees when it asks for the time (at midnight); left out, the day of the plan.
+    Part of a run's identity where the template does ask."""
 
     def identity(self) -> dict[str, Any]:
         """What of this document decides the values: not where the weights lie (their fingerprint says what they are)."""

@@ -10,7 +10,7 @@ from steercache.manifests.fields import Document, Name, Positive, Version, fault
 from steercache.manifests.model import ModelManifest
 
 TraceSite = Literal["resid_post", "resid_pre", "attn_out", "mlp_out", "connector_out", "vision_out"]
-Role = Literal["anchor", "control", "text", "image", "special", "last"]
+Role = Literal["anchor", "control", "text", "image", "special", "template", "last"]
 StoreDType = Literal["auto", "float32", "bfloat16", "float16"]
 Layer = Annotated[int, Field(ge=0, le=9999)]
 
@@ -36,7 +36,8 @@ class RowPolicy(Document):
     """Which tokens' rows are kept; `pooled` keeps their means instead, one row per sample and kind of token."""
 
     policy: Literal["all", "roles", "last", "every", "image", "text", "pooled"] = "all"
-    """`pooled`: the mean of a sample's text, special and image tokens each, position 0 (the attention sink) left out."""
+    """`text`: the example's own text, without what a chat template writes around it. `pooled`: the mean of a sample's text,
+    special, image and template tokens each, position 0 (the attention sink) left out."""
     roles: Annotated[tuple[Role, ...], Field(min_length=1)] | None = Field(default=None, validate_default=True)
     """With `roles`: which ones."""
     every: Positive | None = Field(default=None, validate_default=True)

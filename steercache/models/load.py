@@ -1,5 +1,6 @@
 """A model manifest to a model in memory, or to its tokenizer alone."""
 
+import datetime
 import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -182,6 +183,8 @@ def _open(manifest: ModelManifest, *, cache_dir: Path, base_dir: Path | None, dt
         family=family,
         spec=spec,
         special_ids=special_ids(tokenizer, family),
+        template_date=manifest.template_date or datetime.date.today(),
+        template_file=(base_dir or Path()) / manifest.chat_template if manifest.chat_template else None,
     )
     return _Opened(checkpoint=checkpoint, bundle=bundle, stamps=stamps)
 

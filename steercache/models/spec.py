@@ -1,6 +1,8 @@
 """What is known of a model: names and sizes (ModelSpec), with its tokenizer (TokenizerBundle), with its weights."""
 
+import datetime
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from steercache.core.layout import DType
@@ -33,6 +35,8 @@ class ModelSpec:
 class TokenizerBundle:
     """Everything about a model that can be had without its weights in memory.
 
+    `template_date` is the date that chat templates see: the manifest's, or the day on which the bundle was loaded.
+    `template_file` is the manifest's own chat template, if it names one.
     `special_ids` are the tokens that mark structure rather than text, ascending. `layouts`, `forms` and `tokens` are where
     encoding keeps what the processor makes of pictures, by their sizes, what stands around a prompt's own text, and tokens.
     """
@@ -43,6 +47,8 @@ class TokenizerBundle:
     family: Family
     spec: ModelSpec
     special_ids: tuple[int, ...] = field(repr=False, default=())
+    template_date: datetime.date = field(default_factory=datetime.date.today)
+    template_file: Path | None = None
     layouts: dict[Any, Any] = field(repr=False, compare=False, default_factory=dict)
     forms: dict[Any, Any] = field(repr=False, compare=False, default_factory=dict)
     tokens: dict[Any, Any] = field(repr=False, compare=False, default_factory=dict)

@@ -6,8 +6,14 @@ from steercache.analysis.drift import Drift
 from steercache.report.style import ACCENT, INK, QUIET, SECOND, altair, heading, styled, ticks_of
 
 _WIDTH, _HEIGHT = 330, 230
-_COLOURS = {"text": SECOND, "anchor": ACCENT, "special": "#7a6a9b", "first": INK}
-_NAMES = {"text": "text", "anchor": "anchor", "special": "special", "first": "first position"}
+_COLOURS = {"text": SECOND, "anchor": ACCENT, "special": "#7a6a9b", "template": "#8a6d3b", "first": INK}
+_NAMES = {
+    "text": "text",
+    "anchor": "anchor",
+    "special": "special",
+    "template": "chat template",
+    "first": "first position",
+}
 _UNRELATED = "unrelated text tokens"
 
 

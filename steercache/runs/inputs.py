@@ -1,5 +1,6 @@
 """The inputs of a run as one stream: every sample of every data set, encoded, in order, and again from any point."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from itertools import islice
 from steercache.core.errors import ManifestError, Problem
 from steercache.core.examples import EncodedSample, Example
 from steercache.models.spec import TokenizerBundle
-from steercache.trace.encode import EncodingProblem, encode_example, patches_of
+from steercache.trace.encode import REMEDIES, EncodingProblem, encode_example, patches_of
 
 MAX_PROBLEMS = 200  # named in full; the rest are counted
 
@@ -49,35 +50,43 @@ def iter_inputs(
     """
     problems: list[Problem] = []
     refusals: list[ManifestError] = []
-    n_samples = n_bad = 0
+    kinds: Counter[str] = Counter()
+    n_samples = 0
     for place in _iter_places(datasets, refusals):
         n_samples += 1
         try:
             yield _encode(place, bundle, max_tokens=max_tokens, patches=patches)
         except EncodingProblem as problem:
-            n_bad += 1
+            kinds[problem.kind] += 1
             if len(problems) < MAX_PROBLEMS:
                 problems.append(Problem(loc=place.example.place, kind=problem.kind, message=problem.message))
-    if n_bad or refusals:
-        raise _all_refused(refusals, problems, n_bad=n_bad, n_samples=n_samples)
+    if kinds or refusals:
+        raise _all_refused(refusals, problems, kinds, n_samples=n_samples)
 
 
 def _all_refused(
-    refusals: Sequence[ManifestError], problems: Sequence[Problem], *, n_bad: int, n_samples: int
+    refusals: Sequence[ManifestError], problems: Sequence[Problem], kinds: Counter[str], *, n_samples: int
 ) -> ManifestError:
     """One error for what data sets and tokenizer refused; a data set's own when there is nothing else."""
+    n_bad = kinds.total()
     if not n_bad and len(refusals) == 1:
         return refusals[0]
     said = [f"{r.place}: {r.message}".rstrip(":") for r in refusals]
     if n_bad:
         more = f" (the first {MAX_PROBLEMS} are shown)" if n_bad > len(problems) else ""
         could = "that could be read " if refusals else ""  # behind its first bad row a data set yields nothing more
-        said.append(f"{n_bad} of {n_samples} samples {could}cannot be traced as they are labelled{more}")
+        said.append(f"{n_bad} of {n_samples} samples {could}cannot be traced{more}")
     return ManifestError(
         "; ".join(said),
         problems=[*(problem for refusal in refusals for problem in refusal.problems), *problems],
-        hint="mend these sentences or their anchors, then run the same command",
+        hint=_remedy(refusals, kinds),
     )
+
+
+def _remedy(refusals: Sequence[ManifestError], kinds: Counter[str]) -> str:
+    """What mends the problems, each kind once, the most frequent first; then the same command runs."""
+    mends = [r.hint for r in refusals if r.hint] + [REMEDIES[kind] for kind, _ in kinds.most_common()]
+    return "; ".join([*dict.fromkeys(mends), "then run the same command again"])
 
 
 class InputStream:

@@ -1,7 +1,8 @@
 """From the name of a trace manifest to everything a build needs."""
 
+import datetime
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,11 @@ def prepare_trace(
     device: str = "auto",
     dtype: str = "auto",
     device_map: Any = None,
+    template_date: datetime.date | None = None,
 ) -> PreparedTrace:
     """Resolve a trace by name or file; reads tokenizer and configuration, not the weights.
+
+    `template_date` is what the clock of a chat template shows; by default the model manifest's date, or today.
 
     Raises:
         ManifestError, NotFoundError: what is wrong with the manifests, the data or the model.
@@ -44,6 +48,8 @@ def prepare_trace(
     model = resolved.model
     document = in_place(model.document, cache_root)
     bundle = load_bundle(document, cache_dir=cache_root, base_dir=model.base_dir, dtype=dtype)
+    if template_date is not None:
+        bundle = replace(bundle, template_date=template_date)
     load = partial(
         load_with_threads,
         partial(
@@ -67,7 +73,15 @@ def prepare_trace(
         bundle=bundle,
         numerics=_numerics(resolved, bundle.spec, device=device),
     )
-    again = partial(prepare_trace, resolved, cache_root=cache_root, device=device, dtype=dtype, device_map=device_map)
+    again = partial(
+        prepare_trace,
+        resolved,
+        cache_root=cache_root,
+        device=device,
+        dtype=dtype,
+        device_map=device_map,
+        template_date=bundle.template_date,  # a worker that starts after midnight makes the same prompts
+    )
     return PreparedTrace(job=job, load=load, again=again)
 
 

@@ -50,7 +50,8 @@ class LabelWriter:
                 "group_id": labels.group_id,
                 "pair_id": labels.pair_id,
                 "polarity": labels.polarity,
-                "anchors": [{"start": start, "end": end} for start, end in rendered_anchors(sample)],
+                "anchors": [{"start": start, "end": end} for start, end in sample.encoded.anchors],
+                "controls": labels.controls,
                 "meta": canonical_json(dict(labels.meta)).decode(),
             }
         )
@@ -74,16 +75,14 @@ class LabelWriter:
 
     def _flush(self) -> None:
         if self._rows:
-            if self._writer is None:
-                self._writer = pq.ParquetWriter(self._file, ANNOTATIONS, compression="zstd")
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=ANNOTATIONS))
+            if (
+                self._writer is None
+            ):  # a column that says nothing is not written: files from before it stay the same bytes
+                says = any(row["controls"] is not None for row in self._rows)
+                kept = [field for field in ANNOTATIONS if says or field.name != "controls"]
+                self._writer = pq.ParquetWriter(self._file, pa.schema(kept), compression="zstd")
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._writer.schema))
             self._rows = []
-
-
-def rendered_anchors(sample: InputSample) -> tuple[tuple[int, int], ...]:
-    """Anchor spans in the text as the model reads it: a chat template puts characters before the example's own."""
-    shift = sample.encoded.text_start
-    return tuple((start + shift, end + shift) for start, end in sample.example.labels.anchors)
 
 
 def runs_over(cache: Cache, dataset: str, inputs_digest: str) -> list[str]:

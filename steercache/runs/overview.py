@@ -10,6 +10,7 @@ from steercache.cache.handle import Cache
 from steercache.cache.source import CommittedShards, current_generation, newest_generation
 from steercache.cache.status import free_bytes
 from steercache.core.layout import ITEM_BYTES
+from steercache.runs.dates import notes_on_dates
 from steercache.runs.plan import Plan
 
 
@@ -27,7 +28,8 @@ class Overview:
     """A plan seen from a cache; sizes in bytes, `seconds` None until this model was timed here: its builds, or (`forward_only`)
     its forward passes alone, as evaluations and grids measure them.
 
-    `n_bytes_of_largest` is what the largest sample comes to by itself, `n_bytes_of_layer` one layer of it.
+    `n_bytes_of_largest` is what the largest sample comes to by itself, `n_bytes_of_layer` one layer of it. `notes` say
+    which runs are not reused, and why.
     """
 
     run_id: str
@@ -46,6 +48,7 @@ class Overview:
     seconds: float | None
     forward_only: bool
     overlapping: tuple[Overlap, ...]
+    notes: tuple[str, ...]
 
 
 def overview(cache: Cache | None, root: Path, plan: Plan) -> Overview:
@@ -74,6 +77,7 @@ def overview(cache: Cache | None, root: Path, plan: Plan) -> Overview:
         seconds=sum(s.n_tokens for s in pending) / known if known and whole_models else None,
         forward_only=forward is not None and whole_models,
         overlapping=_overlapping(cache, document),
+        notes=notes_on_dates(cache, document),
     )
 
 

@@ -20,6 +20,7 @@ from steercache.cache.documents import (
 from steercache.cache.handle import Cache
 from steercache.cache.rebuild import catch_up_or_rebuild
 from steercache.core.errors import ManifestError, UsageError
+from steercache.core.examples import EncodedSample
 from steercache.core.ids import digest
 from steercache.core.layout import ITEM_BYTES, DType, SiteLayout, StoreLayout
 from steercache.manifests.trace import TraceManifest
@@ -31,6 +32,7 @@ from steercache.runs.rows import depends_on_labels, kept_rows
 from steercache.runs.seen import Seen
 from steercache.runs.sharing import SharedPacking, check_sharing
 from steercache.store.geometry import shard_geometry
+from steercache.trace.encode import TEMPLATE
 from steercache.trace.tower import tower_width
 
 COORDINATE_BYTES = 12  # sample, position and token id of a row
@@ -100,6 +102,7 @@ def plan_run(job: TraceJob, *, cache: Cache | None = None, progress: Progress = 
     sites = _sites(job)
     packing = _start_sharing(job, sites)
     seen = Seen()
+    rules: dict[str, Any] = {}
     anchors: list[object] = []
     starts: dict[str, int] = {}
     with ExitStack() as stack:
@@ -110,11 +113,12 @@ def plan_run(job: TraceJob, *, cache: Cache | None = None, progress: Progress = 
             seen.ids += bytes.fromhex(sample.encoded.sample_id)
             seen.rows.append(kept.n_rows)
             seen.tokens.append(sample.units.n_tokens)
+            rules |= _template_rules(sample.encoded)
             if packing is not None:
                 packing.add(sample.encoded, kept.positions)
             labels[sample.dataset].add(sample)
             if depends_on_labels(manifest.rows):
-                anchors.append([sample.sample_idx, np.flatnonzero(sample.encoded.is_anchor).tolist()])
+                anchors.append(_roles_of(sample))
             if len(seen.rows) % 256 == 0:
                 progress("reading inputs", len(seen.rows), None)
         if not sum(seen.rows):
@@ -134,9 +138,23 @@ def plan_run(job: TraceJob, *, cache: Cache | None = None, progress: Progress = 
             rows_per_shard=rows_per_shard,
             packing=packing,
             label_digest=digest(anchors) if anchors else None,
+            template=rules,
         )
         mended = _keep_labels(cache, labels, inputs) if cache else ()
     return Plan(document=document, longest_sample=max(seen.tokens), mended_labels_in=mended, most_rows=max(seen.rows))
+
+
+def _template_rules(encoded: EncodedSample) -> dict[str, Any]:
+    """What a chat template adds to a run's identity: that its tokens have a kind, and its date where it looked at the clock."""
+    rules: dict[str, Any] = {"kind": True} if (encoded.kind == TEMPLATE).any() else {}
+    return rules | ({"date": encoded.template_date} if encoded.template_date else {})
+
+
+def _roles_of(sample: InputSample) -> list[object]:
+    """What the labels of a sample say about its tokens: where its anchors are, and whether it has controls without any."""
+    encoded = sample.encoded
+    without = [True] if encoded.is_control.any() and not encoded.anchors else []
+    return [sample.sample_idx, np.flatnonzero(encoded.is_anchor).tolist(), *without]
 
 
 def _inputs(job: TraceJob) -> Iterator[InputSample]:
@@ -221,6 +239,7 @@ def _document(
     rows_per_shard: int,
     packing: SharedPacking | None,
     label_digest: str | None,
+    template: dict[str, Any],
 ) -> RunDocument:
     manifest, spec, dtype = job.manifest, job.spec, _dtype(job)
     rows = np.frombuffer(seen.rows, dtype=np.int64)
@@ -249,6 +268,7 @@ def _document(
             **({"share_prefix": True} if packing is not None else {}),  # runs without it keep the ids they had
             **({"row_kind": "pooled"} if manifest.rows.policy == "pooled" else {}),
         },
+        **({"template": template} if template else {}),  # likewise runs without chat templates
     }
     return RunDocument(
         run_id=run_id_of(identity),

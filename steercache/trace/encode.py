@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,20 @@ from steercache.trace.template import TemplateError, render
 from steercache.trace.tokens import Spans, Tokens, tokens_of
 from steercache.trace.tower import locate_patches
 
-TEXT, SPECIAL, IMAGE = (TOKEN_KINDS.index(kind) for kind in ("text", "special", "image"))
+TEXT, SPECIAL, IMAGE, TEMPLATE = (TOKEN_KINDS.index(kind) for kind in ("text", "special", "image", "template"))
+
+
+REMEDIES: Final = {
+    "images": "mend the pictures, or the placeholders that the text has for them",
+    "template": "mend the chat template (`chat_template: FILE` in the model manifest names another one), or read the bare text"
+    " with `chat: {apply: false}` in the data set's manifest",
+    "encoding": "mend the text: every character must be whole",
+    "empty": "give the sample text that the tokenizer has tokens for, or leave it out",
+    "too_long": "shorten the sample, leave it out, or raise `max_tokens` where that is the limit",
+    "anchor_missing": "mend the sentence or its anchor",
+    "anchor_first": "reword the sentence, or set `first_position: allow` or `anchors: optional` in the data set's manifest",
+}
+"""What mends each kind of problem."""
 
 
 class EncodingProblem(SteercacheError):  # noqa: N818  one of many, gathered by the build
@@ -25,7 +39,7 @@ class EncodingProblem(SteercacheError):  # noqa: N818  one of many, gathered by 
     exit_code = 3
 
     def __init__(self, kind: str, message: str, *, place: str) -> None:
-        super().__init__(message, place=place, hint="mend the sentence or its anchor")
+        super().__init__(message, place=place, hint=REMEDIES[kind])
         self.kind = kind
 
 
@@ -43,7 +57,7 @@ def encode_example(
             "encoding": it holds half a surrogate pair; "empty": there is no token;
             "too_long": more tokens than allowed (nothing is ever cut off);
             "anchor_missing": an anchor lies outside the text, or on no token;
-            "anchor_first": an anchor is the first token, the attention sink, with no BOS before it.
+            "anchor_first": an anchor is the first token, the attention sink, with no BOS before it, and the example refuses it.
     """
     prompt = _prompt(example, bundle, decode=decode)
     tokens = _tokens(prompt, bundle, place=example.place)
@@ -53,8 +67,11 @@ def encode_example(
     extra = _token_types(kind, spans, example=example, prompt=prompt, family=bundle.family)
     places = _places(kind, prompt, bundle, place=example.place)
     spans = _shown(spans, prompt.inserts)
-    is_anchor = anchor_mask(spans, shifted(example.labels.anchors, prompt.start))
-    _check_anchors(example, prompt, spans, is_anchor)
+    if example.chat:
+        kind[(kind == TEXT) & ~anchor_mask(spans, own_spans(example, prompt))] = TEMPLATE
+    _check_anchors(example, prompt, spans)
+    anchors = _anchors(example, prompt, spans)
+    is_anchor = anchor_mask(spans, anchors)
     return EncodedSample(
         text=prompt.shown,
         input_ids=ids,
@@ -62,11 +79,13 @@ def encode_example(
         char_end=spans[:, 1],
         kind=kind,
         is_anchor=is_anchor,
-        is_control=control_mask(kind, is_anchor),
+        is_control=control_mask(kind, spans, is_anchor, labelled=_has_controls(example, anchors)),
         tile=places[:, 0],
         patch_row=places[:, 1],
         patch_col=places[:, 2],
         text_start=prompt.start,
+        anchors=anchors,
+        template_date=prompt.template_date,
         image_digests=prompt.image_digests,
         extra=extra,
         pixels=partial(pixel_inputs, example.images, bundle) if example.images else None,
@@ -106,7 +125,13 @@ def _prompt(example: Example, bundle: TokenizerBundle, *, decode: bool) -> Promp
         raise EncodingProblem("template", str(problem), place=example.place) from problem
     except ImageError as problem:
         raise EncodingProblem("images", str(problem), place=example.place) from problem
-    return Prompt(shown=rendered.text, start=rendered.start, expanded=rendered.text, add_special=rendered.add_special)
+    return Prompt(
+        shown=rendered.text,
+        start=rendered.start,
+        expanded=rendered.text,
+        add_special=rendered.add_special,
+        template_date=rendered.template_date,
+    )
 
 
 def _kinds(tokens: Tokens, *, prompt: Prompt, bundle: TokenizerBundle) -> npt.NDArray[np.int8]:
@@ -182,11 +207,35 @@ def anchor_mask(spans: Spans, anchors: Sequence[tuple[int, int]]) -> BoolArray:
     return mask
 
 
-def control_mask(kind: npt.NDArray[np.int8], is_anchor: BoolArray) -> BoolArray:
-    """The other text tokens of a sample with anchors, without position 0 (the attention sink, BOS or not)."""
-    mask: BoolArray = (kind == TEXT) & ~is_anchor & is_anchor.any()
+def control_mask(kind: npt.NDArray[np.int8], spans: Spans, is_anchor: BoolArray, *, labelled: bool) -> BoolArray:
+    """The other text tokens with characters of a sample whose tokens have roles (`labelled`), without position 0 (the attention
+    sink, BOS or not)."""
+    mask: BoolArray = (kind == TEXT) & (spans[:, 0] >= 0) & ~is_anchor & labelled
     mask[:1] = False
     return mask
+
+
+def _has_controls(example: Example, anchors: Sequence[tuple[int, int]]) -> bool:
+    return bool(anchors) if example.labels.controls is None else example.labels.controls
+
+
+def own_spans(example: Example, prompt: Prompt) -> tuple[tuple[int, int], ...]:
+    """Where the example's own text and its completion stand in the shown text; some templates trim the text."""
+    start, own, end = prompt.start, example.text, len(prompt.shown)
+    if prompt.shown[start : start + len(own)] == own:
+        text = (start, start + len(own))
+    else:
+        text = (start + len(own) - len(own.lstrip()), start + len(own.rstrip()))
+    return text, (end - len(example.completion), end)
+
+
+def _anchors(example: Example, prompt: Prompt, spans: Spans) -> tuple[tuple[int, int], ...]:
+    """Anchor spans in the shown text; what lies on the first token is cut off where the example leaves that out."""
+    anchors = shifted(example.labels.anchors, prompt.start)
+    if example.first_position != "leave_out" or spans[0, 0] < 0:
+        return anchors
+    begins = [(max(start, int(spans[0, 1])) if end > spans[0, 0] else start, end) for start, end in anchors]
+    return tuple((start, end) for start, end in begins if start < end)
 
 
 def shifted(anchors: Sequence[tuple[int, int]], start: int) -> tuple[tuple[int, int], ...]:
@@ -221,13 +270,13 @@ def _check_length(ids: IntArray, spans: Spans, limit: int | None, example: Examp
     raise EncodingProblem("too_long", message, place=example.place)
 
 
-def _check_anchors(example: Example, prompt: Prompt, spans: Spans, is_anchor: BoolArray) -> None:
+def _check_anchors(example: Example, prompt: Prompt, spans: Spans) -> None:
     for start, end in example.labels.anchors:
         inside = 0 <= start < end <= len(example.text)
         if not inside or not anchor_mask(spans, shifted([(start, end)], prompt.start)).any():
             where = f"characters {start} to {end} of {len(example.text)}"
             raise EncodingProblem("anchor_missing", f"no token holds the anchor at {where}", place=example.place)
-    if is_anchor[0]:
+    if example.first_position == "refuse" and anchor_mask(spans[:1], shifted(example.labels.anchors, prompt.start))[0]:
         word = prompt.shown[spans[0, 0] : spans[0, 1]]
         raise EncodingProblem(
             "anchor_first",

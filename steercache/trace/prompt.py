@@ -16,7 +16,7 @@ from steercache.core.ids import digest_bytes
 from steercache.data.pixels import upright_rgb
 from steercache.models.spec import TokenizerBundle
 from steercache.trace.patches import Picture
-from steercache.trace.template import MARK, TemplateError, apply_template, own_start
+from steercache.trace.template import MARK, TemplateError, Turn, apply_template, own_start
 
 KNOWN_LAYOUTS = 1024  # combinations of picture sizes whose layout is kept: some kilobytes each
 QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -39,7 +39,10 @@ class Insert:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """`expanded` is tokenized; `shown` has one placeholder per picture, and `start` is where the example's own text begins."""
+    """`expanded` is tokenized; `shown` has one placeholder per picture, and `start` is where the example's own text begins.
+
+    `template_date` is the date that the chat template saw; None where it did not look at the clock.
+    """
 
     shown: str
     start: int
@@ -48,6 +51,7 @@ class Prompt:
     inserts: tuple[Insert, ...] = ()
     pictures: tuple[Picture, ...] = field(default=(), repr=False)
     image_digests: tuple[str, ...] = ()
+    template_date: str | None = None
 
 
 def expand(example: Example, bundle: TokenizerBundle, *, decode: bool = True) -> Prompt:
@@ -62,7 +66,8 @@ def expand(example: Example, bundle: TokenizerBundle, *, decode: bool = True) ->
     if processor is None:
         raise ImageError(f"model {bundle.spec.name} reads no pictures")
     raw = [ref.load() for ref in example.images]
-    text = _with_placeholders(example, bundle, example.text)
+    turn = _with_placeholders(example, bundle, example.text)
+    text = turn.text
     blank = [PIL.Image.new("RGB", (1, 1))] * len(raw)  # where the text goes depends on how many pictures there are
     shown = _laid_out(processor, blank, text)
     start = _own_start(example, shown, bundle, blank)
@@ -77,6 +82,7 @@ def expand(example: Example, bundle: TokenizerBundle, *, decode: bool = True) ->
         inserts=inserts,
         pictures=layout.pictures,
         image_digests=tuple(digest_bytes(data) for data in raw),
+        template_date=turn.template_date,
     )
 
 
@@ -220,14 +226,15 @@ def as_tensor(value: Any) -> torch.Tensor:
     return torch.from_numpy(np.asarray(value))
 
 
-def _with_placeholders(example: Example, bundle: TokenizerBundle, text: str) -> str:
+def _with_placeholders(example: Example, bundle: TokenizerBundle, text: str) -> Turn:
     n, placeholder = len(example.images), bundle.processor.image_token if bundle.processor else ""
     if example.chat:
         return apply_template(bundle, text, system=example.system, n_images=n)
     written = example.text.count(placeholder)
     if written not in (0, n):
         raise ImageError(f"{n} pictures, {written} times {placeholder} in the text")
-    return text if written else bundle.family.placeholder.format(image=placeholder) * n + text
+    bare = text if written else bundle.family.placeholder.format(image=placeholder) * n + text
+    return Turn(text=bare, template_date=None)
 
 
 def _laid_out(processor: Any, images: list[PIL.Image.Image], text: str) -> str:
@@ -251,7 +258,7 @@ def _own_start(example: Example, shown: str, bundle: TokenizerBundle, images: li
         own,
         bundle,
         key=("images", example.chat, example.system, len(images)),
-        marked=lambda: _laid_out(bundle.processor, images, _with_placeholders(example, bundle, MARK)),
+        marked=lambda: _laid_out(bundle.processor, images, _with_placeholders(example, bundle, MARK).text),
     )
 
 

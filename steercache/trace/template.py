@@ -6,9 +6,10 @@ from typing import Any
 
 import jinja2
 
-from steercache.core.errors import UsageError
+from steercache.core.errors import SteercacheError, UsageError
 from steercache.core.examples import Example
 from steercache.models.spec import TokenizerBundle
+from steercache.trace.clock import frozen_clock
 
 MARK = "\ue000steercache\ue001"  # private-use characters: in nobody's template
 KNOWN_FORMS = 1024  # system prompts, mostly one
@@ -17,11 +18,23 @@ _Form = tuple[str, str, str]  # what stands before an example's own text, MARK i
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered:
-    """The text, where the example's own text begins in it, and whether the tokenizer still adds BOS and the like."""
+    """The text, where the example's own text begins in it, and whether the tokenizer still adds BOS and the like.
+
+    `template_date` is the date that the chat template saw (ISO 8601); None where it did not look at the clock.
+    """
 
     text: str
     start: int
     add_special: bool
+    template_date: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A rendered user's turn, and the date that the template saw (ISO 8601); None where it did not look at the clock."""
+
+    text: str
+    template_date: str | None
 
 
 class TemplateError(Exception):
@@ -38,15 +51,16 @@ def render(example: Example, bundle: TokenizerBundle) -> Rendered:
     if not example.chat:
         bos = bundle.tokenizer.bos_token if bundle.family.bos_in_text else ""
         return Rendered(text=bos + example.text + example.completion, start=len(bos), add_special=True)
-    prompt = apply_template(bundle, example.text, system=example.system)
+    turn = apply_template(bundle, example.text, system=example.system)
     start = own_start(
-        prompt,
+        turn.text,
         example.text,
         bundle,
         key=("text", example.system),
-        marked=lambda: apply_template(bundle, MARK, system=example.system),
+        marked=lambda: apply_template(bundle, MARK, system=example.system).text,
     )
-    return Rendered(text=prompt + example.completion, start=start, add_special=False)
+    text = turn.text + example.completion
+    return Rendered(text=text, start=start, add_special=False, template_date=turn.template_date)
 
 
 def own_start(prompt: str, own: str, bundle: TokenizerBundle, *, key: Any, marked: Callable[[], str]) -> int:
@@ -57,7 +71,7 @@ def own_start(prompt: str, own: str, bundle: TokenizerBundle, *, key: Any, marke
         TemplateError: the text does not stand there as it was.
     """
     start = _start_within(prompt, own, bundle.forms.get(key))
-    if start is None:  # not met before, or changed since: a template may write the date
+    if start is None:  # not met before
         if len(bundle.forms) >= KNOWN_FORMS:
             bundle.forms.clear()
         bundle.forms[key] = marked().partition(MARK)
@@ -75,11 +89,13 @@ def _start_within(prompt: str, own: str, form: _Form | None) -> int | None:
     return None
 
 
-def apply_template(bundle: TokenizerBundle, user: str, *, system: str | None, n_images: int = 0) -> str:
+def apply_template(bundle: TokenizerBundle, user: str, *, system: str | None, n_images: int = 0) -> Turn:
     """One user's turn, pictures first, after a system prompt if there is one, with the generation prompt.
 
+    The template's clock shows midnight of the bundle's `template_date`.
+
     Raises:
-        TemplateError: the template refuses it. UsageError: there is no template.
+        TemplateError: the template fails, whatever it raises. UsageError: there is no template.
     """
     holder = bundle.processor if getattr(bundle.processor, "chat_template", None) else bundle.tokenizer
     if holder is None or not holder.chat_template:
@@ -92,8 +108,27 @@ def apply_template(bundle: TokenizerBundle, user: str, *, system: str | None, n_
         said = [(who, [{"type": "text", "text": text}]) for who, text in said]
         said[-1] = (said[-1][0], [{"type": "image"}] * n_images + said[-1][1])
     turns = [{"role": who, "content": content} for who, content in said]
-    try:
-        prompt: str = holder.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    except jinja2.TemplateError as error:
-        raise TemplateError(f"the chat template refuses it: {error}") from error
-    return prompt
+    with frozen_clock(bundle.template_date) as readings:
+        try:
+            prompt: str = holder.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except (SteercacheError, MemoryError):
+            raise
+        except Exception as error:  # a template is a program of its own: it can raise anything
+            raise TemplateError(f"{_template_name(bundle)} {_failure(error)}") from error
+    return Turn(text=prompt, template_date=bundle.template_date.isoformat() if readings.n else None)
+
+
+def _template_name(bundle: TokenizerBundle) -> str:
+    origin = f" ({bundle.template_file})" if bundle.template_file else ""
+    return f"the chat template of model {bundle.spec.name}{origin}"
+
+
+def _failure(error: Exception) -> str:
+    """What went wrong in a template: its own words where it refuses the input, else the type of the error too."""
+    line = getattr(error, "lineno", None)
+    where = f" in its line {line}" if isinstance(line, int) else ""
+    said = str(error).strip().splitlines()
+    what = f": {said[0]}" if said else ""
+    if type(error) is jinja2.TemplateError:  # `raise_exception(...)` in the template
+        return f"refuses it{what}"
+    return f"fails{where} with {type(error).__name__}{what}"

@@ -13,6 +13,7 @@ Spans = npt.NDArray[np.int32]  # (t, 2)
 
 KEPT_TEXTS: Final = 4096  # a build reads what its plan has read: some 20 MiB spare it tokenizing this many texts twice
 KEPT_LENGTH: Final = 512
+BLANK_MARKS: Final = frozenset("\u2581\u0120")  # how sentencepiece and byte-level vocabularies write a blank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +54,26 @@ def _tokenize(text: str, bundle: TokenizerBundle, *, add_special: bool) -> Token
     for i, (start, end) in enumerate(encoding.offsets):
         if start < end and (text[start].isspace() or text[end - 1].isspace()):
             spans[i] = _without_spaces(text, start, end)
-    spans[added] = -1
+    spans[added | _dummy_prefixes(encoding.tokens, encoding.offsets, text)] = -1
     special = added | (ids[:, None] == np.array(bundle.special_ids, dtype=np.int32)).any(axis=1)
     for array in (ids, spans, special):
         array.setflags(write=False)
     return Tokens(ids=ids, spans=spans, special=special)
+
+
+def _dummy_prefixes(pieces: list[str], offsets: list[tuple[int, int]], text: str) -> BoolArray:
+    """Tokens (t,) that stand for a blank where the text has none.
+
+    That is the mark which sentencepiece, and byte-level tokenizers with `add_prefix_space`, put before a text; it is a token of
+    its own where it joins no word (Chinese, Japanese, ...). Tokenizers give it no characters, or those of the next token.
+    """
+    found: BoolArray = np.zeros(len(pieces), dtype=bool)
+    for i, (piece, (start, end)) in enumerate(zip(pieces, offsets, strict=True)):
+        if piece in BLANK_MARKS:
+            near = text[start:end] if start < end else text[max(start - 1, 0) : start + 1]
+            shared = start == end or (i + 1 < len(offsets) and offsets[i + 1][0] == start)
+            found[i] = shared and not any(c.isspace() or c == piece for c in near)
+    return found
 
 
 def _without_spaces(text: str, start: int, end: int) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from steercache.index.ingest import (
     put_sweep,
     put_vector,
 )
-from steercache.index.schemas import ADDED_LATER, ANSWERS, TOKENS
+from steercache.index.schemas import ADDED_LATER, ANNOTATIONS, ANSWERS, TOKENS
 from tests.index.contents import MAT, every_table, fill, put_part, some_runs, some_sweeps, some_vectors
 from tests.index.small import RUN_A, RUN_B, answer_row, cell_row, span, write_labels, write_sweep
 
@@ -111,11 +111,14 @@ def test_files_from_before_a_column_was_added_read_the_same_with_null_in_it(
     for path in (path for run in runs for path in run.tokens):
         older = pq.read_table(path.absolute()).drop_columns(sorted(ADDED_LATER & {*TOKENS.names}))
         pq.write_table(older, path.absolute())
+    for path in (path for run in runs for path in run.annotations):
+        older = pq.read_table(path.absolute()).drop_columns(sorted(ADDED_LATER & {*ANNOTATIONS.names}))
+        pq.write_table(older, path.absolute())
     rebuild(index.path, runs, some_vectors(), sweeps)
     con = over_files(runs, some_vectors(), sweeps)
     found = every_table(con)
     con.close()
-    assert {*TOKENS.names, *ANSWERS.names} > ADDED_LATER
+    assert {*TOKENS.names, *ANSWERS.names, *ANNOTATIONS.names} > ADDED_LATER
     for name in ("tokens", "samples", "runs"):
         assert tables(index)[name] == filled[name] == found[name], name
 

@@ -29,19 +29,22 @@ def sentences(draw: st.DrawFn) -> Sentence:
         lambda s: {"start": s[0], "end": s[0] + s[1]}
     )
     anchors = draw(st.one_of(st.none(), st.just([]), st.lists(bounds, min_size=1, max_size=3)))
-    labels = draw(st.one_of(st.none(), st.just({"concept": "c", "anchors": anchors})))
+    label = {"concept": "c", "anchors": anchors, "controls": draw(st.sampled_from([None, True, False]))}
+    labels = draw(st.one_of(st.none(), st.just(label)))
     return Sentence(text=text, labels=labels, bos=draw(st.booleans()))
 
 
 def roles_by_hand(sentence: Sentence) -> list[tuple[bool, bool]]:
     """(is_anchor, is_control) of each token: it shares a character with an anchor's span; it is another token of such a
-    sentence, no special one, and not at position 0."""
+    sentence (or of one that is said to have controls), no special one, and not at position 0."""
     anchors = (sentence.labels or {}).get("anchors") or []
+    controls = (sentence.labels or {}).get("controls")
+    controls = bool(anchors) if controls is None else controls
     spanned = {c for span in anchors for c in range(span["start"], span["end"])}
     found = []
     for position, (_, start, end, kind) in enumerate(words_of(sentence)):
         is_anchor = bool(spanned & set(range(start, end))) if start >= 0 else False
-        is_control = bool(anchors) and not is_anchor and kind == "text" and position > 0
+        is_control = controls and not is_anchor and kind == "text" and position > 0
         found.append((is_anchor, is_control))
     return found
 
@@ -89,7 +92,8 @@ def test_row_policies_know_the_same_rule(sentence: Sentence) -> None:
     spans = np.array([(start, end) for _, start, end, _ in tokens], dtype=np.int32)
     kind = np.array([TOKEN_KINDS.index(kind) for *_, kind in tokens], dtype=np.int8)
     is_anchor = anchor_mask(spans, anchors)
-    labelled = Sentence(
-        text=sentence.text, bos=sentence.bos, labels={"anchors": [{"start": s, "end": e} for s, e in anchors]}
-    )
-    assert list(zip(is_anchor.tolist(), control_mask(kind, is_anchor).tolist(), strict=True)) == roles_by_hand(labelled)
+    for controls in (None, True, False):
+        said = {"anchors": [{"start": s, "end": e} for s, e in anchors], "controls": controls}
+        by_hand = roles_by_hand(Sentence(text=sentence.text, bos=sentence.bos, labels=said))
+        is_control = control_mask(kind, spans, is_anchor, labelled=bool(anchors) if controls is None else controls)
+        assert list(zip(is_anchor.tolist(), is_control.tolist(), strict=True)) == by_hand

@@ -121,9 +121,12 @@ def test_anchors_and_controls_are_those_of_the_tokens_bytes(
     assert sample.is_anchor.tolist() == expected
     pieces = smollm2.tokenizer.convert_ids_to_tokens(sample.input_ids.tolist())
     special = [piece.startswith("<|") and piece.endswith("|>") for piece in pieces]
-    assert [TOKEN_KINDS[k] for k in sample.kind] == ["special" if s else "text" for s in special]
+    own = [bool(c & set(range(start, start + len(text)))) for c in chars]
+    kinds = ["special" if s else "text" if o else "template" for s, o in zip(special, own, strict=True)]
+    assert [TOKEN_KINDS[k] for k in sample.kind] == kinds
     control = [
-        bool(anchors) and i > 0 and not a and not s for i, (a, s) in enumerate(zip(expected, special, strict=True))
+        bool(anchors) and i > 0 and not a and kind == "text"
+        for i, (a, kind) in enumerate(zip(expected, kinds, strict=True))
     ]
     assert sample.is_control.tolist() == control
     assert not (sample.is_anchor & sample.is_control).any()
