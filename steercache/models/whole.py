@@ -11,7 +11,7 @@ from typing import Any, Final
 from transformers.utils.quantization_config import QuantizationMethod
 
 from steercache.core.errors import DamagedError, ManifestError
-from steercache.models.checkpoint import Checkpoint
+from steercache.models.checkpoint_folder import Checkpoint
 from steercache.models.weight_files import listed, tensors_of
 
 # Any other dtype of safetensors holds codes of quantised weights; without `quantization_config` their scale is unknown.

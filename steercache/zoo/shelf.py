@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from steercache.core.errors import NotFoundError, UsageError
-from steercache.manifests.model import ModelManifest, PathModel, ShippedModel
+from steercache.manifests.model import GgufModel, ModelManifest, PathModel, ShippedModel
 from steercache.models.lock import wait_for_lock
+from steercache.models.older_readers import write_older_keys
+from steercache.zoo.source import GGUF_NAME, PACKAGE
 
 ROOM: Final = Path(__file__).resolve().parent
 TINY: Final = ROOM / "tiny" / "weights"
@@ -18,6 +20,9 @@ DEMO: Final = ROOM / "demo" / "weights"
 STAMP: Final = (
     "zoo.json"  # in every built folder: what it is, so that building it again is free and nothing else is replaced
 )
+
+
+FORM: Final = 2  # raise it when a built folder of the same weights gets other files
 
 
 def names() -> tuple[str, ...]:
@@ -56,7 +61,7 @@ def build(name: str, out_dir: str | os.PathLike[str]) -> Path:
     """
     out = Path(out_dir)
     shelf = _shelf_of(name)
-    stamp = {"name": name, "weights": _digest(shelf)}
+    stamp = {"name": name, "weights": _digest(shelf), "form": str(FORM)}
     if _stamp_of(out) == stamp:
         return out
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (out / STAMP).is_file():
@@ -72,6 +77,7 @@ def _make(name: str, out: Path, stamp: dict[str, str]) -> None:
     part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         _MAKERS[name](part)
+        write_older_keys(part)
         shutil.copyfile(_shelf_of(name) / "card.md", part / "README.md")
         (part / STAMP).write_text(json.dumps(stamp) + "\n", encoding="utf-8")
         part.chmod(0o755)
@@ -90,11 +96,16 @@ def _stamp_of(folder: Path) -> Any:
 def in_place(manifest: ModelManifest, root: Path) -> ModelManifest:
     """The manifest with a model of the zoo put together below the cache's `root`; any other manifest as it is.
 
+    `demo-backbone` is SmolLM2 out of its GGUF file, whose conversion follows the dtype that is asked for.
+
     Raises:
         MissingExtraError: a package that it is made from is not installed.
     """
     if not isinstance(manifest.source, ShippedModel):
         return manifest
+    if manifest.source.name == "demo-backbone":
+        gguf = GgufModel(type="gguf", package=PACKAGE, file=GGUF_NAME)
+        return manifest.model_copy(update={"source": gguf})
     folder = build(manifest.source.name, root / "models" / f"zoo-{manifest.source.name}").resolve()
     return manifest.model_copy(update={"source": PathModel(type="path", folder=str(folder))})
 

