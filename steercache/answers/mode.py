@@ -19,7 +19,7 @@ from steercache.cache.handle import Cache
 from steercache.cells.arms import Setting, Wanted
 from steercache.core.ids import canonical_json
 from steercache.core.trials import Mode
-from steercache.models.spec import ModelSpec
+from steercache.models.spec import LoadedModel
 from steercache.steering.recompute import obstacle_of
 from steercache.store.durable import make_folder, write_file_atomically
 from steercache.trace.batches import pad_batch
@@ -66,18 +66,18 @@ class Chooser:
         obstacle = _obstacle(runner, asked)
         if obstacle is not None:
             return {"replay": obstacle, "branch": obstacle}, None
-        rows, why = rows_for(self.cache, runner.loaded.spec, asked, settings, work)
+        rows, why = rows_for(self.cache, runner.loaded, asked, settings, work)
         return ({} if rows is not None else {"replay": why}), rows
 
 
 def rows_for(
-    cache: Cache, spec: ModelSpec, asked: Sequence[Asked], settings: Sequence[Setting], work: Work
+    cache: Cache, loaded: LoadedModel, asked: Sequence[Asked], settings: Sequence[Setting], work: Work
 ) -> tuple[ReplayRun | None, str]:
     """Rows that a replay of these settings could start from; without them, why it cannot be."""
     if not work.first_tokens_only:
         return None, "more than first tokens are asked for"
-    layers = sorted({s.cell.layer for s in settings if s.cell.layer is not None}) or [spec.n_layers - 1]
-    return find_replay(cache, spec, asked, layers)
+    layers = sorted({s.cell.layer for s in settings if s.cell.layer is not None}) or [loaded.spec.n_layers - 1]
+    return find_replay(cache, loaded, asked, layers)
 
 
 def _obstacle(runner: Runner, asked: Sequence[Asked]) -> str | None:

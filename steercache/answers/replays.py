@@ -15,8 +15,8 @@ from steercache.cache.documents import RunDocument
 from steercache.cache.handle import Cache
 from steercache.core.ids import SHORT_ID
 from steercache.core.selection import RowIndex, RowSource
-from steercache.models.spec import ModelSpec
-from steercache.steering.replay import GatheredBatch, RunFacts
+from steercache.models.spec import LoadedModel, ModelSpec
+from steercache.steering.replay import GatheredBatch, RunFacts, misfit_of_numerics
 
 SITE = "resid_post"
 _TOKENS = """
@@ -44,6 +44,8 @@ class ReplayRun:
         return GatheredBatch(
             facts=self.facts,
             padded_len=max(len(self.token_ids[i]) for i in ids),
+            as_recorded=False,
+            sample_ids=ids,
             token_ids=[self.token_ids[i] for i in ids],
             rows=[self.rows[i] for i in ids],
             source=self.source,
@@ -51,9 +53,10 @@ class ReplayRun:
 
 
 def find_replay(
-    cache: Cache, spec: ModelSpec, asked: Sequence[Asked], layers: Sequence[int]
+    cache: Cache, loaded: LoadedModel, asked: Sequence[Asked], layers: Sequence[int]
 ) -> tuple[ReplayRun | None, str]:
     """The newest run that has every question's rows at all `layers`; without one, why the nearest does not fit."""
+    spec = loaded.spec
     ids = sorted({one.encoded.sample_id for one in asked if one.encoded is not None})
     reason = f"no run has rows of {spec.name}"
     if not ids:
@@ -70,6 +73,8 @@ def find_replay(
             elif found is None:
                 wrong = _lacking(cache, document.run_id, ids)
             else:
+                wrong = misfit_of_numerics(document.numerics, loaded)
+            if wrong is None and found is not None:
                 return ReplayRun(facts=_facts(document), source=source, token_ids=found[0], rows=found[1]), ""
         reason = f"the run {document.name!r} ({document.run_id[:SHORT_ID]}) {wrong}"
     return None, reason
@@ -126,4 +131,5 @@ def _facts(document: RunDocument) -> RunFacts:
         stored_dtype=document.layout.dtype,
         replayable=document.replayable,
         lossy=False,
+        numerics=document.numerics,
     )

@@ -5,7 +5,7 @@ idempotent transaction and may lag behind: a person's own `duckdb` shell never s
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from steercache.cache.rebuild import catch_up_or_rebuild
 from steercache.cache.source import committed_shards, current_generation, newest_generation
 from steercache.core.errors import UsageError
 from steercache.core.layout import FileRecord, ShardRecord
+from steercache.core.numerics import FORCED_OVER, numeric_differences
 from steercache.store.durable import make_folder, write_file_atomically
 from steercache.store.generation import create_generation, read_generation, set_complete
 from steercache.store.reader import open_generation
@@ -43,9 +44,6 @@ from steercache.store.staging import Staging
 # passes have their pages made anew: up to half a second for each telling, seen on virtual machines.
 TELL_EVERY_S = 60.0
 TELL_SHARE = 100  # they take at most one part in so many of the time
-FORCED_OVER = (
-    "forced_over"  # in `numerics`: what the run's first shards were made under, where --force mixed two settings
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +181,7 @@ def _put_newest_in_force(paths: RunPaths, document: RunDocument) -> None:
 
 def _resumable(begun: RunDocument, wanted: RunDocument, paths: RunPaths, *, force: bool) -> RunDocument:
     """The document to go on with. A run keeps the numerics it began with; others need `force`, which records them."""
-    differences = _differences(begun.numerics, wanted.numerics)
+    differences = numeric_differences(begun.numerics, wanted.numerics)
     pending = (
         len(committed_shards(paths, current_generation(paths))) < len(begun.shards) if paths.current.exists() else True
     )
@@ -197,11 +195,6 @@ def _resumable(begun: RunDocument, wanted: RunDocument, paths: RunPaths, *, forc
             f" `steercache cache rm {begun.name}`",
         )
     return replace(wanted, numerics={**wanted.numerics, FORCED_OVER: begun.numerics})
-
-
-def _differences(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    names = sorted((begun.keys() | wanted.keys()) - {FORCED_OVER})
-    return [f"{n} was {begun.get(n)!r}, is {wanted.get(n)!r}" for n in names if begun.get(n) != wanted.get(n)]
 
 
 def _write_parquet(paths: RunPaths, path: Path, table: pa.Table) -> FileRecord:

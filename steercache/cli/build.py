@@ -77,6 +77,11 @@ def build(
     kept = f", kept {result.n_shards_kept}" if result.n_shards_built and result.n_shards_kept else ""
     click.echo(f"{result.name}  {result.run_id[:SHORT_ID]}  {did}{kept} in {result.seconds:.1f} s")
     click.echo(f"{result.n_rows:,} rows, {human_bytes(result.n_bytes)} in {root}/runs/{result.run_id[:SHORT_ID]}...")
+    if result.computed_otherwise:
+        note(
+            f"the rows were computed under other numerics than this build's: {'; '.join(result.computed_otherwise)}. "
+            f"Nothing was computed anew; to do so: steercache cache rm {result.name}, then build again"
+        )
     if result.index_held_by:
         note(f"the index could not be written ({result.index_held_by}); it catches up with the next command")
     next_commands("steercache query runs_overview", *_fits_for(open_session(root), result))

@@ -1,6 +1,6 @@
 """What a data set yields and what a tokenizer makes of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -109,5 +109,10 @@ class EncodedSample:
     @property
     def sample_id(self) -> str:
         """Hash of what reaches the model: token ids, per-token extras and image bytes."""
-        extras = [part for name in sorted(self.extra) for part in (name.encode(), self.extra[name].tobytes())]
-        return digest_bytes(self.input_ids.tobytes(), *extras, *(d.encode() for d in self.image_digests))
+        return sample_id_of(self.input_ids, self.extra, self.image_digests)
+
+
+def sample_id_of(input_ids: IntArray, extra: Mapping[str, IntArray], image_digests: Sequence[str]) -> str:
+    """The id of an input by its token ids (t,), what else the forward reads per token (t,) each, and its pictures' digests."""
+    extras = [part for name in sorted(extra) for part in (name.encode(), extra[name].tobytes())]
+    return digest_bytes(input_ids.tobytes(), *extras, *(d.encode() for d in image_digests))

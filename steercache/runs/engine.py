@@ -10,6 +10,7 @@ from steercache.cache.documents import PlannedShard
 from steercache.cache.handle import Cache
 from steercache.cache.status import free_bytes
 from steercache.core.errors import BudgetError
+from steercache.core.numerics import numeric_differences
 from steercache.models.memory import freed_memory_kept
 from steercache.models.spec import LoadedModel
 from steercache.runs.inputs import InputStream
@@ -37,7 +38,8 @@ class BuildOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildResult:
-    """What a build did."""
+    """What a build did. `computed_otherwise`: in which numerics the rows of a run that was complete already differ from those
+    of this build, which computed nothing."""
 
     run_id: str
     name: str
@@ -47,6 +49,7 @@ class BuildResult:
     n_bytes: int
     seconds: float
     index_held_by: str | None = None
+    computed_otherwise: tuple[str, ...] = ()
 
 
 def build_run(
@@ -82,6 +85,7 @@ def build_run(
         n_bytes=sum(r.n_bytes for r in records),
         seconds=time.monotonic() - started,
         index_held_by=held_by,
+        computed_otherwise=() if pending else tuple(numeric_differences(run.document.numerics, plan.document.numerics)),
     )
 
 

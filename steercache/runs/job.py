@@ -1,7 +1,7 @@
 """From the name of a trace manifest to everything a build needs."""
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 from steercache.data import open_dataset
 from steercache.manifests.resolve import ResolvedTrace, resolve_trace
 from steercache.models.load import load_bundle, load_model, resolve_device
-from steercache.models.spec import LoadedModel, ModelSpec
+from steercache.models.spec import LoadedModel, TokenizerBundle
 from steercache.runs.inputs import NamedDataset
 from steercache.runs.plan import TraceJob
 from steercache.trace.numerics import numerics
@@ -71,7 +71,7 @@ def prepare_trace(
         manifest=resolved.trace,
         datasets=datasets,
         bundle=bundle,
-        numerics=_numerics(resolved, bundle.spec, device=device),
+        numerics=_numerics(resolved, bundle, device=_place(device, device_map)),
     )
     again = partial(
         prepare_trace,
@@ -92,7 +92,12 @@ def load_with_threads(load: Callable[[], LoadedModel], n_threads: int | None) ->
     return load()
 
 
-def _numerics(resolved: ResolvedTrace, spec: ModelSpec, *, device: str) -> dict[str, Any]:
-    asked = resolved.trace.numerics_identity()
-    found = numerics(attention=spec.attention, device=resolve_device(device), n_threads=asked["threads"])
-    return {**asked, **found}
+def _place(device: str, device_map: Any) -> torch.device:
+    """Where the model will lie; of one that is spread, the device that its first part gets."""
+    named = next(iter(device_map.values()), device) if isinstance(device_map, Mapping) else device_map
+    return resolve_device("cpu" if named == "cpu" else device)
+
+
+def _numerics(resolved: ResolvedTrace, bundle: TokenizerBundle, *, device: torch.device) -> dict[str, Any]:
+    batching = resolved.trace.numerics_identity()
+    return {**batching, **numerics(bundle, device=device, n_threads=batching["threads"])}

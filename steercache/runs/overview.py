@@ -10,6 +10,7 @@ from steercache.cache.handle import Cache
 from steercache.cache.source import CommittedShards, current_generation, newest_generation
 from steercache.cache.status import free_bytes
 from steercache.core.layout import ITEM_BYTES
+from steercache.core.numerics import numeric_differences
 from steercache.runs.dates import notes_on_dates
 from steercache.runs.plan import Plan
 
@@ -29,7 +30,7 @@ class Overview:
     its forward passes alone, as evaluations and grids measure them.
 
     `n_bytes_of_largest` is what the largest sample comes to by itself, `n_bytes_of_layer` one layer of it. `notes` say
-    which runs are not reused, and why.
+    which runs are not reused, and why, and under which other numerics the cached shards were computed.
     """
 
     run_id: str
@@ -77,8 +78,16 @@ def overview(cache: Cache | None, root: Path, plan: Plan) -> Overview:
         seconds=sum(s.n_tokens for s in pending) / known if known and whole_models else None,
         forward_only=forward is not None and whole_models,
         overlapping=_overlapping(cache, document),
-        notes=notes_on_dates(cache, document),
+        notes=(*_notes_on_numerics(cache, document), *notes_on_dates(cache, document)),
     )
+
+
+def _notes_on_numerics(cache: Cache | None, document: RunDocument) -> tuple[str, ...]:
+    if cache is None or not cache.run_paths(document.run_id).document.exists():
+        return ()
+    differences = numeric_differences(cache.run_document(document.run_id).numerics, document.numerics)
+    what = f"the run was begun under other numerics than a build now: {'; '.join(differences)}"
+    return (what,) if differences else ()
 
 
 def _forward_speed(cache: Cache, document: RunDocument) -> float | None:

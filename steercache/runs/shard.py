@@ -15,6 +15,7 @@ from steercache.cache.commit import ShardTables
 from steercache.cache.documents import PlannedShard, RunDocument
 from steercache.core.errors import DamagedError, UsageError
 from steercache.core.examples import EncodedSample
+from steercache.core.numerics import BATCHING, require_same_numerics
 from steercache.manifests.trace import TraceManifest
 from steercache.models.spec import LoadedModel
 from steercache.runs.inputs import InputSample, InputStream
@@ -30,6 +31,7 @@ from steercache.store.shard import ShardWriter
 from steercache.store.site_file import Piece
 from steercache.trace.batches import PaddedBatch, pad_batch, plan_batches
 from steercache.trace.capture import Capture, States, make_capture
+from steercache.trace.numerics import numerics_of
 from steercache.trace.prompt import ImageError
 
 Positions = npt.NDArray[np.int64]
@@ -164,7 +166,17 @@ class ShardTracer:
 
 
 def capture_of(loaded: LoadedModel, document: RunDocument) -> Capture:
-    """What captures the sites and layers of a run, batch after batch; means are taken of what the model computed."""
+    """What captures the sites and layers of a run, batch after batch; means are taken of what the model computed.
+
+    Raises:
+        UsageError: this process would compute other bits than the run's numerics say.
+    """
+    n_threads = document.numerics.get("threads")
+    require_same_numerics(
+        {name: value for name, value in document.numerics.items() if name not in BATCHING},
+        numerics_of(loaded, n_threads=n_threads if isinstance(n_threads, int) else None),
+        place=document.name,
+    )
     layout = document.layout
     layers = next((s.layers for s in layout.sites if s.layers != (-1,)), ())
     dtype = None if document.manifest.get("rows", {}).get("policy") == "pooled" else layout.dtype

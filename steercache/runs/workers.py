@@ -18,6 +18,9 @@ from steercache.store.shard import ShardWriter
 from steercache.store.staging import Staging
 
 _tracer: ShardTracer | None = None  # this process's own, made by `_start`
+_refusal: SteercacheError | None = (
+    None  # why there is none: an error of the initializer itself would not reach the user
+)
 
 
 def trace_in_workers(
@@ -55,7 +58,15 @@ def trace_in_workers(
 
 
 def _start(paths: RunPaths, document: RunDocument, again: Callable[[], PreparedTrace]) -> None:
-    global _tracer
+    global _tracer, _refusal
+    try:
+        _tracer = _make_tracer(paths, document, again)
+    except SteercacheError as error:
+        _refusal = error
+
+
+def _make_tracer(paths: RunPaths, document: RunDocument, again: Callable[[], PreparedTrace]) -> ShardTracer:
+    """This worker's model and data. Raises UsageError where it would compute other bits than the run's numerics say."""
     staging = Staging()
 
     def open_(planned: PlannedShard) -> ShardWriter:
@@ -68,7 +79,7 @@ def _start(paths: RunPaths, document: RunDocument, again: Callable[[], PreparedT
     job = prepared.job
     inputs = InputStream(job.datasets, job.bundle, max_tokens=job.manifest.max_tokens, patches=job.patches)
     loaded = prepared.load()
-    _tracer = ShardTracer(
+    return ShardTracer(
         loaded=loaded,
         capture_batch=capture_of(loaded, document),
         document=document,
@@ -80,6 +91,8 @@ def _start(paths: RunPaths, document: RunDocument, again: Callable[[], PreparedT
 
 
 def _trace_one(planned: PlannedShard) -> None:
+    if _refusal is not None:
+        raise _refusal
     if _tracer is None:
         raise RuntimeError("the worker was not started")
     with freed_memory_kept(), WritingThread() as writing:

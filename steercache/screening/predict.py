@@ -84,8 +84,8 @@ def ensure_gradients(
     Raises:
         UsageError: nothing can be screened, or the run named is stale; and as `gradient_run.record_gradients`.
     """
-    spec, cache = wanted.bundle.spec, session.cache
-    found = numerics(attention=spec.attention, device=resolve_device(wanted.device))
+    cache = session.cache
+    found = numerics(wanted.bundle, device=resolve_device(wanted.device))
     plan = plan_gradients(wanted.bundle, asked, wish, numerics=found)
     if wanted.run is not None:
         return open_gradients(cache, named_run(cache, wanted.run, plan).run_id, plan)

@@ -3,11 +3,12 @@
 Neither the vision tower nor any block below runs: the model's own forward makes masks and positions with its blocks idle
 (`prefill.BlockTape`), and hidden states come from a replayable run. In the composition in which the run recorded its batches
 (samples, order, padded length, side) logits are bit-identical to the full steered forward; rows of padding are not stored and
-are zeros here, which no real token attends to. Refused: runs whose rows were dropped or made lossy, or that belong to other
-weights, another tokenizer, another compute dtype or other prompts.
+are zeros here, which no real token attends to. Refused: runs whose rows were dropped or made lossy, that belong to other
+weights, another tokenizer, another compute dtype, other prompts or other pictures, or that other kernels computed (attention,
+device, what `trace.numerics` measures).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from transformers import DynamicCache
 
 from steercache.cache.again import build_command
 from steercache.core.errors import UsageError
+from steercache.core.numerics import BATCHING, READING, numeric_differences, settings_of
 from steercache.core.selection import RowIndex, RowSource
 from steercache.models.load import TORCH_DTYPES
 from steercache.models.spec import LoadedModel
@@ -30,6 +32,7 @@ from steercache.steering.live import parts_of
 from steercache.steering.prefill import BlockTape, Prefill, check_layers, next_positions, read_prompts
 from steercache.steering.targets import target_mask
 from steercache.trace.batches import PaddedBatch
+from steercache.trace.numerics import numerics_of
 
 FIRST_TOKEN = BranchOptions(max_new_tokens=1)
 
@@ -37,7 +40,7 @@ FIRST_TOKEN = BranchOptions(max_new_tokens=1)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
     """What must fit before a run's rows may stand for a forward pass: `dtype` is what the model computed in, `stored_dtype`
-    what its rows are kept in."""
+    what its rows are kept in, `numerics` those of `run.json`."""
 
     name: str
     fingerprint: str
@@ -46,10 +49,11 @@ class RunFacts:
     stored_dtype: str
     replayable: bool
     lossy: bool
+    numerics: Mapping[str, Any]
 
 
 class StoredBatch(Protocol):
-    """Block outputs of the samples of one recorded batch, slot by slot."""
+    """Block outputs of samples, slot by slot: of one batch as it was recorded (`as_recorded`), or of samples from several."""
 
     @property
     def facts(self) -> RunFacts: ...
@@ -58,8 +62,16 @@ class StoredBatch(Protocol):
     def padded_len(self) -> int: ...
 
     @property
+    def as_recorded(self) -> bool: ...
+
+    @property
     def token_ids(self) -> Sequence[npt.NDArray[np.int32]]:
         """What the run read, per sample (t,)."""
+        ...
+
+    @property
+    def sample_ids(self) -> Sequence[str]:
+        """Hashes of all that the run read: token ids, token types, pictures."""
         ...
 
     def block_outputs(self, layer: int) -> Sequence[npt.NDArray[Any]]:
@@ -69,10 +81,12 @@ class StoredBatch(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatheredBatch:
-    """A recorded batch over the rows of a run: `rows` and `token_ids` have one array (t,) per sample, in slot order."""
+    """A batch over the rows of a run: `rows` and `token_ids` have one array (t,) per sample, in slot order."""
 
     facts: RunFacts
     padded_len: int
+    as_recorded: bool
+    sample_ids: Sequence[str] = field(repr=False)
     token_ids: Sequence[npt.NDArray[np.int32]] = field(repr=False)
     rows: Sequence[RowIndex] = field(repr=False)
     source: RowSource = field(repr=False)
@@ -137,17 +151,61 @@ def check_fit(loaded: LoadedModel, batch: PaddedBatch, stored: StoredBatch, opti
     ]
     if stale:
         raise UsageError(f"the run {facts.name!r} is stale: it has other {' and '.join(stale)}", hint=again)
+    different = misfit_of_numerics(facts.numerics, loaded, as_recorded=stored.as_recorded)
+    if different:
+        raise UsageError(f"the run {facts.name!r} {different}", hint=f"branch; or {again}")
+    _check_batch(loaded, batch, stored, again)
+
+
+def misfit_of_numerics(recorded: Mapping[str, Any], loaded: LoadedModel, *, as_recorded: bool = False) -> str | None:
+    """Why rows computed under `recorded` are not bit for bit what this model would compute here; None: they are.
+
+    Rows that are put into other batches than those of their run agree within rounding anyway: then the number of threads and
+    the composition of batches do not count, and the kernels are compared on as many threads as the run had.
+    """
+    regrouped = BATCHING if as_recorded else BATCHING | {"threads"}
+    for numerics in settings_of(recorded):
+        threads = None if as_recorded else numerics.get("threads")
+        now = numerics_of(loaded, n_threads=threads if isinstance(threads, int) else None)
+        different = numeric_differences(numerics, now, ignore=READING | regrouped)
+        if different:
+            return f"was computed under other numerics: {'; '.join(different)}"
+    return None
+
+
+def _check_batch(loaded: LoadedModel, batch: PaddedBatch, stored: StoredBatch, again: str) -> None:
+    """Raises UsageError when the batch holds other samples than the stored ones, or holds them otherwise."""
+    facts = stored.facts
     if len(stored.token_ids) != len(batch.lengths) or stored.padded_len != batch.input_ids.shape[1]:
         raise UsageError(
             f"the run {facts.name!r} recorded {len(stored.token_ids)} samples padded to {stored.padded_len}, "
             f"the batch has {len(batch.lengths)} padded to {batch.input_ids.shape[1]}",
             hint="batch the samples as the run's samples table says (batch_no, slot, padded_len)",
         )
+    side = facts.numerics.get("padding_side")
+    if stored.as_recorded and None not in (side, batch.padding_side) and side != batch.padding_side:
+        raise UsageError(
+            f"the run {facts.name!r} was padded on the {side}, the batch on the {batch.padding_side}",
+            hint=f"padding_side={side!r} when the batch is made",
+        )
     for slot, ids in enumerate(stored.token_ids):
         start = batch.starts[slot]
-        if not np.array_equal(ids, batch.input_ids[slot, start : start + batch.lengths[slot]].numpy()):
+        if not np.array_equal(ids, batch.input_ids[slot, start : start + batch.lengths[slot]].cpu().numpy()):
             raise UsageError(
                 f"the run {facts.name!r} is stale: sample {slot} of the batch is another prompt", hint=again
+            )
+    image_token = getattr(loaded.config, "image_token_id", None)
+    if batch.image_digests is None and image_token is not None and bool((batch.input_ids == image_token).any()):
+        raise UsageError(
+            "which pictures the batch shows is not known: it has no `image_digests`",
+            place=facts.name,
+            hint="make the batch with `pad_batch` from encoded samples",
+        )
+    for slot, (theirs, ours) in enumerate(zip(stored.sample_ids, batch.sample_ids(), strict=True)):
+        if theirs != ours:
+            raise UsageError(
+                f"the run {facts.name!r} is stale: sample {slot} of the batch has other pictures or token types",
+                hint=again,
             )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from steercache.core.examples import EncodedSample
+from steercache.core.examples import EncodedSample, sample_id_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +16,8 @@ class PaddedBatch:
     """Samples of one forward pass on the CPU; `input_ids` and `attention_mask` have shape (b, t).
 
     Sample i lies at columns `starts[i]` to `starts[i] + lengths[i]`. `position_ids` is None where counting columns is right.
-    `extra` has per-token inputs (b, t) by name, `pixels` the image tensors, in the order of the samples.
+    `extra` has per-token inputs (b, t) by name, `pixels` the image tensors, in the order of the samples. `image_digests` has
+    the hashes of each sample's pictures; None in a batch whose maker did not say.
     """
 
     input_ids: torch.Tensor
@@ -26,6 +27,24 @@ class PaddedBatch:
     position_ids: torch.Tensor | None = None
     extra: Mapping[str, torch.Tensor] = field(default_factory=dict)
     pixels: Mapping[str, Any] = field(default_factory=dict)
+    image_digests: tuple[tuple[str, ...], ...] | None = None
+
+    @property
+    def padding_side(self) -> Literal["left", "right"] | None:
+        """On which side shorter samples are filled up; None where all have one length."""
+        if any(self.starts):
+            return "left"
+        return "right" if any(n < self.input_ids.shape[1] for n in self.lengths) else None
+
+    def sample_ids(self) -> tuple[str, ...]:
+        """`EncodedSample.sample_id` of every sample, from what the batch holds (pictures: from their digests)."""
+        digests = self.image_digests or ((),) * len(self.lengths)
+        found = []
+        for slot, (start, n) in enumerate(zip(self.starts, self.lengths, strict=True)):
+            rows = {name: x[slot, start : start + n] for name, x in (("", self.input_ids), *self.extra.items())}
+            arrays = {name: row.cpu().numpy().astype(np.int32) for name, row in rows.items()}
+            found.append(sample_id_of(arrays.pop(""), arrays, digests[slot]))
+        return tuple(found)
 
 
 def plan_batches(lengths: Sequence[int], *, tokens_per_batch: int) -> tuple[tuple[int, ...], ...]:
@@ -64,6 +83,7 @@ def pad_batch(samples: Sequence[EncodedSample], *, padding_side: Literal["left",
         # Columns count positions right when padding follows; padding before needs ids of its own (GPT-2 learnt absolute ones).
         position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0) if any(starts) else None,
         pixels=collate_pixels([s.pixels() for s in samples if s.pixels is not None]),
+        image_digests=tuple(s.image_digests for s in samples),
         extra={
             name: _stack(
                 [s.extra.get(name, np.zeros(s.n_tokens, np.int32)) for s in samples], starts, width=width, fill=0

@@ -88,7 +88,7 @@ def encode_example(
         template_date=prompt.template_date,
         image_digests=prompt.image_digests,
         extra=extra,
-        pixels=partial(pixel_inputs, example.images, bundle) if example.images else None,
+        pixels=partial(pixel_inputs, example.images, bundle, digests=prompt.image_digests) if example.images else None,
         patches=partial(_tower_places, prompt.pictures, bundle) if example.images else None,
     )
 

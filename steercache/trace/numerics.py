@@ -1,23 +1,66 @@
-"""What may move the last bits of an activation, beside what is asked for."""
+"""What may move the last bits of an activation: implementations and versions by name; what the kernels compute, measured.
 
+One function for a model that is not loaded yet (`numerics`), one for a model in memory (`numerics_of`); every worker calls the
+latter after loading. Two results are compared by `core.numerics.numeric_differences`.
+"""
+
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
+from steercache.core.layout import DType
+from steercache.core.numerics import PROBE
+from steercache.models.load import resolve_device
+from steercache.models.spec import LoadedModel, TokenizerBundle
+from steercache.trace.picture_probe import picture_numerics
+from steercache.trace.probe import probe_kernels
 
-def numerics(*, attention: str, device: torch.device, n_threads: int | None = None) -> dict[str, Any]:
-    """Attention implementation, kind of device, threads, matmul settings and library versions, as JSON values."""
-    found: dict[str, Any] = {
-        "attention": attention,
+ALWAYS: tuple[DType, ...] = ("float32",)  # norms, rotary angles and attention weights are computed in it in every model
+
+
+def numerics(bundle: TokenizerBundle, *, device: torch.device, n_threads: int | None = None) -> dict[str, Any]:
+    """Numerics of a model on `device` with `n_threads` CPU threads (None: as many as torch uses now), as JSON values.
+
+    `probe` has hashes of what the kernels compute, `pictures` (multimodal models) what decodes pictures.
+    """
+    spec, n_threads = bundle.spec, n_threads or torch.get_num_threads()
+    found = {
+        "attention": spec.attention,
         "device": device.type,
-        "threads": n_threads or torch.get_num_threads(),
+        "threads": n_threads,
         "float32_matmul": torch.get_float32_matmul_precision(),
         "torch": torch.__version__,
-        **{name: version(name) for name in ("transformers", "nnsight", "tokenizers")},
+        **_versions(),
+        PROBE: probe_kernels([spec.dtype, *ALWAYS], device, n_threads=n_threads),
     }
+    if spec.modality == "image":
+        found |= {"vision_attention": spec.attention, "pictures": picture_numerics(bundle.processor)}
     if device.type == "cpu":
         return found | {"isa": torch.backends.cpu.get_cpu_capability()}
     if device.type == "cuda":
         return found | {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
     return found
+
+
+def numerics_of(loaded: LoadedModel, *, n_threads: int | None = None) -> dict[str, Any]:
+    """Numerics of a model in memory: where it lies, and with the attention that it was given, in the vision tower too.
+
+    Of a model whose weights are not in memory, on the device that `auto` means.
+    """
+    if loaded.model is None:
+        return numerics(loaded.bundle, device=resolve_device("auto"), n_threads=n_threads)
+    found = numerics(loaded.bundle, device=loaded.model.device, n_threads=n_threads)
+    config = loaded.model.config
+    parts = {"attention": config.get_text_config(), "vision_attention": getattr(config, "vision_config", None)}
+    for name, part in parts.items():
+        implementation = getattr(part, "_attn_implementation", None)
+        if name in found and implementation is not None:
+            found[name] = implementation
+    return found
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("transformers", "nnsight", "tokenizers")}

@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -205,16 +205,30 @@ def _called(processor: Any, **inputs: Any) -> Mapping[str, Any]:
     return output
 
 
-def pixel_inputs(images: tuple[ImageRef, ...], bundle: TokenizerBundle) -> dict[str, torch.Tensor]:
+def pixel_inputs(
+    images: tuple[ImageRef, ...], bundle: TokenizerBundle, *, digests: Sequence[str]
+) -> dict[str, torch.Tensor]:
     """The image tensors of one sample, decoded now: what `EncodedSample.pixels` calls when its batch runs.
 
     The processor gets the pictures alone: its tokens take as long as a small picture, and the sample has them already.
+    `digests` are the pictures' hashes when the sample was encoded.
+
+    Raises:
+        ImageError: a picture cannot be read, or its file has other bytes than when the sample was encoded.
     """
     processor: Any = bundle.processor
-    decoded = [decode_image(ref.load(), ref) for ref in images]
+    decoded = [decode_image(_same_bytes(ref, digest), ref) for ref, digest in zip(images, digests, strict=True)]
     text = [processor.image_token * len(decoded)] if bundle.family.bos_in_text else None  # PaliGemma's warns without
     output = _called(processor, images=[decoded], text=text)
     return {name: as_tensor(output[name]) for name in bundle.family.needs if name in output}
+
+
+def _same_bytes(ref: ImageRef, digest: str) -> bytes:
+    """The bytes of a picture. Raises ImageError where they are not those of `digest`."""
+    data = ref.load()
+    if digest_bytes(data) != digest:
+        raise ImageError(f"the picture {ref.name} has changed since its sample was encoded")
+    return data
 
 
 def as_tensor(value: Any) -> torch.Tensor:

@@ -234,6 +234,20 @@ def test_a_replay_that_cannot_be_says_why(changes: dict[str, Any], why: str, own
     assert f"no replaying: {found.modes['search'].barred['replay']}" in found.modes["search"].reason
 
 
+def test_rows_computed_under_other_numerics_are_not_replayed(own: Any, world: World) -> None:
+    session = own("root")
+    plant(session, world, picture_s=1.0, read=1e-9)
+    cache = session.cache
+    path = cache.run_paths(cache.resolve_run("questions")).document
+    document = json.loads(path.read_bytes())
+    kernels = document["numerics"]["probe"]["float32"]
+    document["numerics"]["probe"]["float32"] = {**kernels, "eager attention": "0" * 16}
+    path.write_text(json.dumps(document))
+    found = run(session, world, first_token(n=2))
+    assert found.modes["search"].mode != "replay"
+    assert "this machine computes other bits in float32 eager attention" in found.modes["search"].reason
+
+
 def test_a_run_of_prompts_in_another_form_is_named_as_such(own: Any, world: World) -> None:
     session = own("root")
     plant(session, world)

@@ -1,5 +1,6 @@
 """Pictures in the cache: every family's rows are what a plain forward computes, bit for bit, with all that a forward needs."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +9,17 @@ import pytest
 import torch
 
 import steercache
+from steercache.cache.commit import RunWriter
 from steercache.cache.handle import Cache, open_cache
 from steercache.cache.source import RunSource
 from steercache.cache.verify import verify_run
-from steercache.core.errors import UsageError
+from steercache.core.errors import DamagedError, UsageError
 from steercache.models.load import load_model
 from steercache.models.spec import LoadedModel
 from steercache.store.dtypes import bits_dtype
 from tests.models.tiny import manifest_of
-from tests.models.tiny_images import MAKERS, N_LAYERS
-from tests.runs.pictures import QUESTIONS, example_of, write_pictures_trace
+from tests.models.tiny_images import MAKERS, N_LAYERS, picture
+from tests.runs.pictures import QUESTIONS, SIZES, example_of, write_pictures_trace
 from tests.trace.test_images import SITES, TYPES, hooked_forward, plain_inputs
 from tests.tracing import SmallTrace, write_small_trace
 
@@ -223,6 +225,29 @@ def test_a_policy_keeps_the_rows_of_its_tokens_and_of_no_others(
     got = newest(part).gather("resid_post", 1, np.array([k[2] for k in kept]))
     assert np.array_equal(got, newest(whole).gather("resid_post", 1, np.array([w[2] for w in wanted])))
     assert not newest(part).document.replayable
+
+
+def test_a_picture_that_is_replaced_after_the_plan_is_not_traced_under_the_old_id(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, root = tmp_path / "t", tmp_path / "root"
+    shutil.copytree(folders["llava"] / "model", folder / "model")
+    trace = write_pictures_trace(folder, "llava")
+    before = (folder / "0.png").read_bytes()
+    open_shard = RunWriter.open_shard
+
+    def replace_picture(self: RunWriter, planned: Any) -> Any:
+        """The shard's samples have been read and hashed; their pixels are decoded next."""
+        (folder / "0.png").write_bytes(picture(*SIZES[0], seed=9).load())
+        return open_shard(self, planned)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunWriter, "open_shard", replace_picture)
+        with pytest.raises(DamagedError, match=r"0\.png has changed since its sample was encoded") as raised:
+            trace.build(root)
+    assert "data.jsonl:" in str(raised.value.place)
+    (folder / "0.png").write_bytes(before)
+    assert trace.build(root).n_shards_built == 1
 
 
 def test_a_site_of_pictures_is_refused_for_a_text_model(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def small_plan(bundle: TokenizerBundle, asked: tuple[Asked, ...] | None = None, 
     wording = {name: changes.pop(name) for name in ("wording",) if name in changes}
     known: dict[str, Any] = {"benchmark": "scenes", "layers": LAYERS, "targets": ("image", "text")}
     wish = GradientWish(**(known | {"tokens_per_batch": 200} | changes))
-    found = numerics(attention=bundle.spec.attention, device=torch.device("cpu"))
+    found = numerics(bundle, device=torch.device("cpu"))
     return plan_gradients(bundle, questions(bundle) if asked is None else asked, wish, numerics=found, **wording)
 
 

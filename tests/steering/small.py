@@ -183,6 +183,7 @@ def padded_batch(
         position_ids=(mask_bt.cumsum(1) - 1).clamp(min=0) if any(starts) else None,
         extra=extra,
         pixels={name: x.to(dtype) if x.is_floating_point() else x for name, x in pixels.items()},
+        image_digests=tuple((f"{i:064x}",) if pixels else () for i in range(len(lengths))),
     )
 
 

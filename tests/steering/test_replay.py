@@ -17,6 +17,8 @@ from steercache.steering.cells import ROUNDING, BranchCell
 from steercache.steering.replay import GatheredBatch, RunFacts, replay
 from steercache.trace.batches import PaddedBatch
 from steercache.trace.capture import capture
+from steercache.trace.numerics import numerics_of
+from tests.kernels import without_onednn
 from tests.steering.small import FAMILIES, N_LAYERS, directions, padded_batch, small_model
 from tests.steering.test_branch import cells_for, full_logits
 
@@ -51,6 +53,7 @@ def facts_of(loaded: LoadedModel, **changes: Any) -> RunFacts:
         stored_dtype=spec.dtype,
         replayable=True,
         lossy=False,
+        numerics=numerics_of(loaded),
     )
     return replace(facts, **changes)
 
@@ -66,6 +69,8 @@ def stored(loaded: LoadedModel, batch: PaddedBatch, **changes: Any) -> GatheredB
     return GatheredBatch(
         facts=facts_of(loaded, **changes),
         padded_len=int(batch.input_ids.shape[1]),
+        as_recorded=True,
+        sample_ids=batch.sample_ids(),
         token_ids=[batch.input_ids[i, span].numpy().astype(np.int32) for i, span in enumerate(spans)],
         rows=[place[end - n : end].astype(np.int64) for end, n in zip(ends, batch.lengths, strict=True)],
         source=RowsInMemory(layers_ld=flat),
@@ -148,6 +153,71 @@ def test_other_prompts_are_refused(change: Callable[[torch.Tensor], torch.Tensor
     other = replace(batch, input_ids=change(batch.input_ids))
     with pytest.raises(UsageError, match=words):
         list(replay(loaded, other, [cell], stored=stored(loaded, batch)))
+
+
+NUMERICS = {
+    "attention": "another",
+    "device": "cuda",
+    "threads": 64,
+    "torch": "1.0",
+    "isa": "none",
+    "padding_side": "left",
+}
+
+
+@pytest.mark.parametrize("name", NUMERICS)
+def test_rows_of_other_numerics_are_refused(name: str) -> None:
+    loaded, batch = small_model("llama"), padded_batch("llama", side="right")
+    cell = BranchCell(key="x", layer=1, delta_d=directions(1)[0])
+    other = {**numerics_of(loaded), name: NUMERICS[name]}
+    with pytest.raises(UsageError, match=NUMERICS[name] if name == "padding_side" else f"{name} was .*, is "):
+        list(replay(loaded, batch, [cell], stored=stored(loaded, batch, numerics=other)))
+    forced = {**numerics_of(loaded), "forced_over": other}
+    if name != "padding_side":
+        with pytest.raises(UsageError, match=f"{name} was"):
+            list(replay(loaded, batch, [cell], stored=stored(loaded, batch, numerics=forced)))
+
+
+def test_rows_of_other_kernels_are_refused_whatever_they_are_called() -> None:
+    loaded, batch = small_model("llama", torch.bfloat16), padded_batch("llama", dtype=torch.bfloat16)
+    cell, rows = BranchCell(key="x", layer=1, delta_d=directions(1)[0]), stored(loaded, batch)
+    with without_onednn(), pytest.raises(UsageError, match=r"other bits in .*bfloat16 products"):
+        list(replay(loaded, batch, [cell], stored=rows))
+    assert list(replay(loaded, batch, [cell], stored=rows))
+
+
+def test_rows_in_new_batches_do_not_ask_for_the_threads_and_the_padding_of_the_run() -> None:
+    loaded, batch = small_model("llama"), padded_batch("llama", side="right")
+    cell = BranchCell(key="x", layer=1, delta_d=directions(1)[0])
+    three = numerics_of(loaded, n_threads=3) | {"padding_side": "left"}
+    rows = stored(loaded, batch, numerics=three)
+    assert list(replay(loaded, batch, [cell], stored=replace(rows, as_recorded=False)))
+    with pytest.raises(UsageError, match="threads was 3"):
+        list(replay(loaded, batch, [cell], stored=rows))
+    unknown = {name: value for name, value in three.items() if name in ("attention", "device")}  # an older run.json
+    assert list(replay(loaded, batch, [cell], stored=replace(rows, facts=facts_of(loaded, numerics=unknown))))
+
+
+@pytest.mark.parametrize("family", ["paligemma", "gemma3"])
+def test_other_token_types_are_refused(family: str) -> None:
+    loaded, batch = small_model(family), padded_batch(family)
+    cell, rows = BranchCell(key="x", layer=1, delta_d=directions(1)[0]), stored(loaded, batch)
+    types = batch.extra["token_type_ids"].clone()
+    types[-1, -1] = 1 - types[-1, -1]
+    with pytest.raises(UsageError, match="sample 2 of the batch has other pictures or token types"):
+        list(replay(loaded, replace(batch, extra={"token_type_ids": types}), [cell], stored=rows))
+
+
+def test_other_pictures_are_refused_and_those_that_nobody_names() -> None:
+    loaded, batch = small_model("llava"), padded_batch("llava")
+    cell, rows = BranchCell(key="x", layer=1, delta_d=directions(1)[0]), stored(loaded, batch)
+    assert batch.image_digests is not None
+    first, *others = batch.image_digests
+    for digests in ((("e" * 64,), *others), ((first[0], first[0]), *others), ((), *others)):
+        with pytest.raises(UsageError, match="sample 0 of the batch has other pictures"):
+            list(replay(loaded, replace(batch, image_digests=digests), [cell], stored=rows))
+    with pytest.raises(UsageError, match="which pictures the batch shows is not known"):
+        list(replay(loaded, replace(batch, image_digests=None), [cell], stored=rows))
 
 
 def test_more_than_first_tokens_are_not_promised() -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from steercache.core.examples import EncodedSample, ImageRef
+from steercache.core.ids import digest_bytes
 from steercache.models.load import load_bundle, load_model
 from steercache.models.spec import LoadedModel
 from steercache.trace.batches import pad_batch
@@ -199,7 +200,7 @@ def test_pictures_alone_give_the_tensors_that_they_give_in_a_prompt(
     asked = example("The cat", picture(50, 80), picture(90, 30, seed=1))
     plain = plain_inputs(loaded, asked)
     capsys.readouterr()
-    found = pixel_inputs(asked.images, loaded.bundle)
+    found = pixel_inputs(asked.images, loaded.bundle, digests=[digest_bytes(ref.load()) for ref in asked.images])
     assert set(found) == {name for name in plain if name in loaded.family.needs}
     for name, tensor in found.items():
         assert torch.equal(tensor, plain[name]), name

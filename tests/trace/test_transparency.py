@@ -10,6 +10,7 @@ import PIL.Image
 import pytest
 
 from steercache.core.examples import Example, ImageRef
+from steercache.core.ids import digest_bytes
 from steercache.data.pixels import upright_rgb
 from steercache.models.load import load_bundle
 from steercache.models.spec import TokenizerBundle
@@ -79,7 +80,7 @@ def test_the_pixels_are_those_of_the_processor_itself(
 ) -> None:
     """A warning of Pillow's would be an error here, as every warning is: the processor's own way gives none."""
     processor: Any = bundles[family].processor
-    ours = pixel_inputs((ref(FILES[form]),), bundles[family])
+    ours = pixel_inputs((ref(FILES[form]),), bundles[family], digests=[digest_bytes(FILES[form])])
     theirs = processor.image_processor(images=[[PIL.Image.open(io.BytesIO(FILES[form]))]])
     assert ours["pixel_values"].numpy().tobytes() == as_tensor(theirs["pixel_values"]).numpy().tobytes()
 

@@ -81,7 +81,7 @@ def _plan_task(
     modes = {}
     for split, settings in open_to.items():
         work = work_of(task.asked[split], settings, known, loaded=job.loaded, options=grid.options)
-        rows, why = rows_for(cache, job.loaded.spec, task.asked[split], settings, work)
+        rows, why = rows_for(cache, job.loaded, task.asked[split], settings, work)
         barred: dict[Mode, str] = {"replay": why} if rows is None and work.n_to_compute else {}
         modes[split] = choose_mode(work, predict_seconds(costs, work), barred, wanted=wanted, begun=begun.get(split))
     return TaskPlan(
