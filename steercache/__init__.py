@@ -16,19 +16,43 @@ from typing import Any as _Any
 
 if _TYPE_CHECKING:
     from steercache import fit as fit
-    from steercache.core.selection import Selection
-    from steercache.core.vectors import SteeringVector
-    from steercache.queries.session import open_session as open
+    from steercache.api.cache import Cache as Cache
+    from steercache.api.cache import open_cache_at as open
+    from steercache.api.generating import generate as generate
+    from steercache.api.models import load as load
+    from steercache.api.pairs import pairs as pairs
+    from steercache.api.runs import Run as Run
+    from steercache.api.sweeps import Sweep as Sweep
+    from steercache.core.selection import Selection as Selection
+    from steercache.core.vectors import SteeringVector as SteeringVector
     from steercache.steering.live import steer as steer
 
 __version__ = _version("steercache")
-__all__ = ["Selection", "SteeringVector", "fit", "open", "steer"]
+__all__ = [
+    "Cache",
+    "Run",
+    "Selection",
+    "SteeringVector",
+    "Sweep",
+    "fit",
+    "generate",
+    "load",
+    "open",
+    "pairs",
+    "steer",
+]
 
 _WHERE = {
-    "open": ("steercache.queries.session", "open_session"),
+    "Cache": ("steercache.api.cache", "Cache"),
+    "Run": ("steercache.api.runs", "Run"),
     "Selection": ("steercache.core.selection", "Selection"),
     "SteeringVector": ("steercache.core.vectors", "SteeringVector"),
+    "Sweep": ("steercache.api.sweeps", "Sweep"),
     "fit": ("steercache.fit", None),
+    "generate": ("steercache.api.generating", "generate"),
+    "load": ("steercache.api.models", "load"),
+    "open": ("steercache.api.cache", "open_cache_at"),
+    "pairs": ("steercache.api.pairs", "pairs"),
     "steer": ("steercache.steering.live", "steer"),
 }
 

@@ -1,18 +1,20 @@
 """MODEL of `steercache eval`: a manifest by name or file, a checkpoint folder, or a model of the zoo."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from steercache import zoo
 from steercache.core.errors import NotFoundError, UsageError
 from steercache.manifests.load import find_manifest, read_manifest
-from steercache.manifests.model import ModelManifest, PathModel
+from steercache.manifests.model import HubModel, ModelManifest, PathModel
 from steercache.models.load import load_bundle, load_model
 from steercache.models.spec import LoadedModel, TokenizerBundle
 
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 BACKBONES: Final = MappingProxyType({"tiny": "tiny-backbone", "demo": "smollm2-135m"})  # as their text runs name them
 
 
@@ -27,9 +29,18 @@ class FoundModel:
         """What can be known without the weights in memory. Raises as `models.load.load_bundle`."""
         return load_bundle(self.manifest, cache_dir=root, base_dir=self.base_dir, dtype=dtype)
 
-    def load(self, root: Path, *, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+    def load(
+        self,
+        root: Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        device_map: str | Mapping[str, Any] | None = None,
+    ) -> LoadedModel:
         """The model in memory; conversions go into the cache at `root`. Raises as `models.load.load_model`."""
-        return load_model(self.manifest, cache_dir=root, base_dir=self.base_dir, device=device, dtype=dtype)
+        return load_model(
+            self.manifest, cache_dir=root, base_dir=self.base_dir, device=device, dtype=dtype, device_map=device_map
+        )
 
 
 def find_model(name: str, root: Path) -> FoundModel:
@@ -44,8 +55,10 @@ def find_model(name: str, root: Path) -> FoundModel:
     if name in zoo.names():
         return zoo_model(name, root)
     try:
-        path = find_manifest(name, kind="model")
+        path = find_manifest(name, kind="model", search=(Path(),))
     except NotFoundError as error:
+        if _HUB_ID.fullmatch(name):
+            return _hub(name)
         hint = f"a model manifest, a checkpoint folder, or one of the zoo: {', '.join(BACKBONES)}"
         raise NotFoundError(error.message, place=error.place, hint=hint) from None
     manifest = read_manifest(path, kind="model")
@@ -73,6 +86,13 @@ def _folder(folder: Path, *, name: str, backbone: str | None) -> FoundModel:
     source = PathModel(type="path", folder=str(folder))
     manifest = ModelManifest(kind="model", version=1, name=name, source=source, backbone=backbone)
     return FoundModel(manifest=manifest, base_dir=folder)
+
+
+def _hub(repository: str) -> FoundModel:
+    """A repository of the Hugging Face hub, at its main branch."""
+    source = HubModel(type="hub", id=repository)
+    manifest = ModelManifest(kind="model", version=1, name=_manifest_name(repository.partition("/")[2]), source=source)
+    return FoundModel(manifest=manifest, base_dir=Path())
 
 
 def _manifest_name(folder: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from steercache.cache.sweeps import save_sweep
+from steercache.cells.vector_model import load_model_of
 from steercache.cli.options import (
     device_options,
     fitted_unit_option,
@@ -15,7 +16,6 @@ from steercache.cli.options import (
     words,
 )
 from steercache.cli.output import next_commands, note, print_json, print_table, progress_bar
-from steercache.cli.vector_model import load_model_of
 from steercache.cli.verdicts import beside_random
 from steercache.core.errors import UsageError
 from steercache.core.vectors import SteeringVector

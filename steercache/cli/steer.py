@@ -8,9 +8,9 @@ import click
 
 from steercache.cache.handle import open_cache
 from steercache.cache.vectors import load_vector
+from steercache.cells.vector_model import load_model_of
 from steercache.cli.options import device_options, fitted_unit_option, json_option, root_option
 from steercache.cli.output import next_commands, print_json, print_table
-from steercache.cli.vector_model import load_model_of
 from steercache.core.errors import UsageError
 from steercache.core.trials import AlphaUnit
 from steercache.steering.generate import Setting, generate_side_by_side

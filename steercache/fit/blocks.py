@@ -42,7 +42,7 @@ class Block:
 
 def width_of(sel: Selection) -> int:
     """Width d of the selection's site."""
-    return int(sel.gather(sel.layers[0], part=slice(0, 1)).shape[1])
+    return int(sel.gather(sel.layers[0], part=slice(0, 1), dtype="stored").shape[1])
 
 
 def plan_blocks(rows: RowIndex, coef_kn: FloatArray, *, width: int) -> tuple[Block, ...]:
@@ -86,7 +86,7 @@ def iter_rows(sel: Selection, layer: int, *, n_rows: int = 1024) -> Iterator[tup
     """Blocks of a selection's rows in float32: (part of the selection, rows (m, d))."""
     for start in range(0, len(sel), n_rows):
         part = slice(start, min(start + n_rows, len(sel)))
-        yield part, sel.gather(layer, part=part).astype(np.float32, copy=False)
+        yield part, sel.gather(layer, part=part)
 
 
 def _sums(sel: Selection, layer: int, blocks: tuple[Block, ...], *, in_place: bool) -> DoubleArray:
@@ -98,7 +98,7 @@ def _sums(sel: Selection, layer: int, blocks: tuple[Block, ...], *, in_place: bo
     for block in blocks:
         rows_md = wide_md[: block.coef_km.shape[1]]
         if not (views is not None and block.dense and _fill_in_place(rows_md, views, block.first)):
-            values = sel.gather(layer, part=block.part)
+            values = sel.gather(layer, part=block.part, dtype="stored")
             if block.dense:  # as views would have it
                 rows_md.fill(0)
                 rows_md[block.offset] = values

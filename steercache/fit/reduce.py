@@ -58,7 +58,7 @@ def fit_pca(sel: Selection, layer: int, *, coef_n: npt.NDArray[np.float32], n_co
     root = np.sqrt(coef_n.astype(np.float64))
     if np.count_nonzero(coef_n) <= len(mean):
         used = np.flatnonzero(coef_n)
-        centred = (sel.gather(layer, part=used).astype(np.float64) - mean) * root[used, None]
+        centred = (sel.gather(layer, part=used, dtype="stored").astype(np.float64) - mean) * root[used, None]
         values, vectors = np.linalg.eigh(centred @ centred.T)
         basis = centred.T @ vectors
     else:

@@ -42,7 +42,16 @@ def resolve_trace(path_or_name: str | Path, *, search: Iterable[Path] = ()) -> R
     path = find_manifest(path_or_name, kind="trace", search=search)
     trace = read_manifest(path, kind="trace")
     assert isinstance(trace, TraceManifest)
-    lookup = _Lookup(path=path, search=(*beside(path), *search), problems=[])
+    return resolve_trace_document(trace, place=path, search=search)
+
+
+def resolve_trace_document(trace: TraceManifest, *, place: Path, search: Iterable[Path] = ()) -> ResolvedTrace:
+    """As `resolve_trace`, of a manifest object; names are looked up, and paths start, at the folder of `place`.
+
+    Raises:
+        ManifestError: with every problem of the trace and of the documents that it names.
+    """
+    lookup = _Lookup(path=place, search=(*beside(place), *search), problems=[])
     model = lookup.located(trace.model, ("model",), ModelManifest)
     datasets = [lookup.located(d, ("datasets", i), DatasetManifest) for i, d in enumerate(trace.datasets)]
     backbone = None
@@ -50,7 +59,7 @@ def resolve_trace(path_or_name: str | Path, *, search: Iterable[Path] = ()) -> R
         inside = ("model",) if isinstance(trace.model, str) else ("model", "backbone")
         backbone = lookup.located(model.document.backbone, inside, ModelManifest)
     if lookup.problems or model is None:
-        raise ManifestError("this manifest is not valid", problems=lookup.problems, place=str(path))
+        raise ManifestError("this manifest is not valid", problems=lookup.problems, place=str(place))
     return ResolvedTrace(trace=trace, model=model, datasets=tuple(d for d in datasets if d), backbone=backbone)
 
 
@@ -139,6 +148,8 @@ class _Lookup:
         return Located(document=found, base_dir=path.resolve().parent)
 
     def _note(self, place: tuple[str | int, ...], kind: str, message: str) -> None:
-        line = read_tree(self.path.read_text(encoding="utf-8-sig"), file=str(self.path)).line(place)
+        line = None
+        if self.path.is_file():  # a manifest object made in Python has no file
+            line = read_tree(self.path.read_text(encoding="utf-8-sig"), file=str(self.path)).line(place)
         loc = ".".join(str(part) for part in place)
         self.problems.append(Problem(loc=loc, kind=kind, message=message, file=str(self.path), line=line))

@@ -26,6 +26,7 @@ from steercache.index.release import letting_go
 from steercache.index.rows import registered
 from steercache.queries.bindings import Ask, bind, newest_run
 from steercache.queries.library import Query, find_query, load_library, looks_like_name, parse_query, yaml_header
+from steercache.queries.own_tables import as_arrow
 from steercache.queries.selection import (
     PLACES,
     WORDS,
@@ -60,14 +61,16 @@ class Session:
     def __repr__(self) -> str:
         return f"<cache {str(self.cache.root)!r}>"
 
-    def sql(self, sql: str, /, **bindings: Any) -> Relation:
+    def sql(self, sql: str, /, *, tables: Mapping[str, Any] | None = None, **bindings: Any) -> Relation:
         """The result of one SELECT; `$name` in it takes the value of the keyword `name`.
+
+        `tables` are frames of the caller's that the query can join, by name.
 
         Raises:
             QueryError: the SQL or a binding is wrong or not allowed, or a limit was reached.
         """
         with letting_go():
-            return as_relation(self._table(None, sql, bindings))
+            return as_relation(self._table(None, sql, bindings, tables=tables))
 
     def query(self, name_or_sql: str, /, **bindings: Any) -> Relation:
         """The result of a query by name, of a query file's text, or of SQL. Raises as `sql`, and NotFoundError."""
@@ -183,8 +186,12 @@ class Session:
         paths = self.cache.run_paths(run_id)
         return paths.document.exists() and shares_rows(self.cache.run_document(run_id))
 
-    def _table(self, query: Query | None, text: str, given: Mapping[str, Any]) -> pa.Table:
+    def _table(
+        self, query: Query | None, text: str, given: Mapping[str, Any], *, tables: Mapping[str, Any] | None = None
+    ) -> pa.Table:
         with self._running(query, text, given) as running:
+            for name, table in as_arrow(tables, taken=_names_of(running.con)).items() if tables else ():
+                running.con.register(name, table)  # gone with the connection
             return run_query(running.con, text, running.bindings, limits=self.limits, failures=running.failures)
 
     @contextmanager
@@ -211,6 +218,13 @@ class Session:
         elif "run" in parameters_of(con, text):
             bindings["run"] = newest_run(ask, modality="text", concept=bindings.get("concept"))
         return bindings
+
+
+def _names_of(con: Any) -> frozenset[str]:
+    """Names of the tables and views that the connection has, in lower case."""
+    return frozenset(
+        name.lower() for (name,) in con.execute("SELECT table_name FROM information_schema.tables").fetchall()
+    )
 
 
 def _asking(con: Any) -> Ask:

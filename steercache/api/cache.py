@@ -1,0 +1,409 @@
+"""`steercache.open` and `Cache`: everything the command line does to one cache, from Python.
+
+Methods that run a model import torch when they are called, so that opening a cache, SQL and fitting stay quick and work without
+it.
+"""
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from steercache.api.maintenance import Removed, Verified, verify
+from steercache.api.paths import default_root
+from steercache.api.progress import ProgressLike, reporting
+from steercache.api.runs import Run, run_of
+from steercache.cache.compact import Compacted, compact_run
+from steercache.cache.handle import Cache as CacheFolder
+from steercache.cache.handle import open_cache
+from steercache.cache.rebuild import rebuild_index
+from steercache.cache.remove import Leftover, collect, leftovers, remove_damaged_shards, remove_run
+from steercache.cache.status import CacheStatus, cache_status
+from steercache.core.layout import CodecName
+from steercache.core.selection import Selection
+from steercache.core.trials import AlphaUnit, Target
+from steercache.core.vectors import SteeringVector
+from steercache.index.guard import Limits
+from steercache.index.relation import Relation
+from steercache.queries.library import Query, load_library
+from steercache.queries.session import Session
+
+if TYPE_CHECKING:
+    from steercache.analysis.drift import Drift
+    from steercache.analysis.patches import PatchMaps
+    from steercache.api.evaluating import BenchmarkLike, ModelLike
+    from steercache.api.sweeps import Sweep
+    from steercache.api.tracing import TraceLike
+    from steercache.models.spec import LoadedModel
+    from steercache.runs.overview import Overview
+    from steercache.sweeps.evaluation.run import Evaluation
+
+_VECTORS = """
+SELECT vector_id, name, method, concept, site, len(layers) AS n_layers, hidden_size, run_id, created_at
+FROM vectors ORDER BY created_at DESC, vector_id
+"""
+_SWEEPS = """
+SELECT s.sweep_id, s.name, s.status, s.created_at, count(DISTINCT a.cell_id) AS n_cells, count(*) AS n_answers
+FROM sweeps s LEFT JOIN answers a USING (sweep_id) GROUP BY ALL ORDER BY s.created_at DESC, s.sweep_id
+"""
+
+
+class Cache:
+    """One cache: runs of activations, vectors and sweeps below a root folder, and SQL over all of it.
+
+    Holds no file open: each call opens the index for its own length, so that builds, other notebooks and a `duckdb` shell can
+    use the cache at the same time. Make one with `steercache.open`.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    @property
+    def root(self) -> Path:
+        """The cache's folder."""
+        return self._session.cache.root
+
+    @property
+    def folder(self) -> CacheFolder:
+        """The files and the index behind this object, for code of the package itself."""
+        return self._session.cache
+
+    def __repr__(self) -> str:
+        return f"<Cache {str(self.root)!r}>"
+
+    # Queries
+
+    def sql(self, sql: str, /, *, tables: Mapping[str, Any] | None = None, **bindings: Any) -> Relation:
+        """The result of one SELECT as a DuckDB relation (`.df()`, `.pl()`, `.to_arrow_table()`, `.fetchall()`).
+
+        `$name` in the text takes the value of the keyword `name`. `tables` maps names to pandas or polars frames or Arrow
+        tables of yours that the query can join.
+
+        Raises:
+            QueryError: the SQL, a binding or a table is wrong or not allowed, or a limit was reached.
+        """
+        return self._session.sql(sql, tables=tables, **bindings)
+
+    def query(self, name_or_sql: str, /, **bindings: Any) -> Relation:
+        """The result of a named query, of a query file's text, or of SQL; `queries()` lists the names.
+
+        Raises:
+            NotFoundError: no query has that name. QueryError: as `sql`.
+        """
+        return self._session.query(name_or_sql, **bindings)
+
+    def queries(self) -> Mapping[str, Query]:
+        """The named queries by name: those that ship and those of the folders given to `steercache.open`."""
+        return self._session.library
+
+    def select(
+        self, name_or_sql: str, /, *, run: str | Run | None = None, site: str = "resid_post", **bindings: Any
+    ) -> Selection:
+        """Rows that a query picks, ready to be gathered or fitted.
+
+        `run` is a run, its name, id or a unique prefix; without it, the newest complete text run that has the concept.
+
+        Raises:
+            QueryError: as `sql`; or the rows belong to several runs, were picked twice, or were not kept.
+            NotFoundError: no such query or run, or the run does not have `site`.
+        """
+        return self._session.select(name_or_sql, run=_run_name(run), site=site, **bindings)
+
+    def runs(self) -> Relation:
+        """Every run, newest first: one row with name, model, rows, size and status."""
+        return self._session.runs()
+
+    def vectors(self) -> Relation:
+        """Every vector, newest first: one row with id, name, method, concept, layers and run."""
+        return self._session.sql(_VECTORS)
+
+    def sweeps(self) -> Relation:
+        """Every sweep (a grid, an evaluation, an analysis), newest first: one row with id, name, status and counts."""
+        return self._session.sql(_SWEEPS)
+
+    # Runs
+
+    def run(self, name: str) -> Run:
+        """The run that has this name, id or unique prefix; of several with one name the newest. Raises NotFoundError."""
+        cache = self._session.cache
+        return run_of(cache.run_document(cache.resolve_run(name)))
+
+    def plan(
+        self,
+        trace: "TraceLike",
+        *,
+        model: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        progress: ProgressLike = None,
+    ) -> "Overview":
+        """What `build` would write, what is cached already, and about how long it takes; nothing is computed.
+
+        Raises:
+            ManifestError, NotFoundError, UsageError: as `build`.
+        """
+        from steercache.api.tracing import plan_trace
+
+        return plan_trace(
+            self._session.cache, self.root, trace, model=model, device=device, dtype=dtype, progress=progress
+        )
+
+    def build(
+        self,
+        trace: "TraceLike",
+        *,
+        model: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        device_map: str | None = None,
+        workers: int = 1,
+        budget_gb: float | None = None,
+        force: bool = False,
+        progress: ProgressLike = None,
+    ) -> Run:
+        """Trace a model into the cache, and return the run. What is cached already is not traced again.
+
+        `trace` is a shipped trace's name, a manifest's file, a `TraceManifest`, or a data file (.csv, .jsonl, .parquet, .txt)
+        together with the name of a `model`. Safe to interrupt at any moment: calling it again continues, and loses at most the
+        shard that was being written. `workers` processes trace shards side by side; `budget_gb` overrides the manifest's limit
+        on what may be written; `force` resumes under other numerics than the run began with, and records that.
+
+        Raises:
+            ManifestError: what is wrong with the manifest or the samples, all problems at once.
+            NotFoundError: a manifest, model or file is missing. BusyError: another process builds this run.
+            BudgetError: over the budget, or the disk is full. UsageError: begun under other numerics.
+        """
+        from steercache.api.tracing import build_trace
+
+        return build_trace(
+            self._session.cache,
+            trace,
+            model=model,
+            device=device,
+            dtype=dtype,
+            device_map=device_map,
+            workers=workers,
+            budget_gb=budget_gb,
+            force=force,
+            progress=progress,
+        )
+
+    # Vectors
+
+    def vector(self, name: str) -> SteeringVector:
+        """The vector that has this name, id or unique prefix. Raises NotFoundError."""
+        return self._session.vector(name)
+
+    def save(self, vector: SteeringVector) -> Path:
+        """Keep a vector in the cache; returns its file. Diagnostics that it does not bring are kept.
+
+        Raises:
+            UsageError: the same vector is saved under another name.
+        """
+        return self._session.save(vector)
+
+    def refit(self, name: str) -> SteeringVector:
+        """Fit a stored vector again from its provenance; it is not saved. Raises as `steercache.fit.refit`."""
+        from steercache.fit import refit
+
+        return refit(self.vector(name), self._session)
+
+    # Models, evaluation and sweeps
+
+    def model(
+        self, name: str | PathLike[str], *, device: str = "auto", dtype: str = "auto", device_map: str | None = None
+    ) -> "LoadedModel":
+        """Load a model, with conversions kept in this cache; see `steercache.load`."""
+        from steercache.api.models import load
+
+        return load(name, device=device, dtype=dtype, device_map=device_map, root=self.root)
+
+    def evaluate(
+        self,
+        model: "ModelLike",
+        benchmark: "BenchmarkLike",
+        *,
+        vectors: Sequence[str | SteeringVector] = (),
+        layers: int | Sequence[int] = (),
+        alphas: float | Sequence[float] = 1.0,
+        targets: Target | Sequence[Target] = "image",
+        alpha_unit: AlphaUnit = "raw",
+        split: Literal["search", "test", "both"] = "both",
+        n: int | None = None,
+        controls: int = 20,
+        prompting: str | None = None,
+        damage: bool = True,
+        seed: int = 0,
+        allow_foreign: bool = False,
+        folder: str | PathLike[str] | None = None,
+        task: str | None = None,
+        rule: Literal["grouped", "paper"] = "grouped",
+        form: Literal["letter", "number", "word"] = "letter",
+        progress: ProgressLike = None,
+    ) -> "Evaluation":
+        """Answer a benchmark unsteered, prompted in words, steered, and under controls; compare, and keep every answer.
+
+        With several `layers`, `alphas` or `targets` every vector and control takes its best on the search split and is held to
+        it on the test split. `controls` random, permuted and matched directions per vector get the same choice. `prompting` is
+        the sentence of the prompting baseline (None: the concept's own; "" leaves it out). `n` questions per split (None: all).
+        `damage` also measures the KL divergence of the next-token distribution on unrelated prompts. Answers the cache has are
+        not computed again.
+
+        Raises:
+            UsageError: a vector that does not fit the model, a layer it does not have, an unknown benchmark or task.
+            NotFoundError: a vector, model or file is missing. PartlyFailedError: no question could be asked.
+        """
+        from steercache.api.evaluating import evaluate_vectors, opened_benchmark
+        from steercache.cells.arms import EvalOptions
+
+        options = EvalOptions(
+            layers=_several(layers) or (0,),
+            alphas=_several(alphas),
+            targets=(targets,) if isinstance(targets, str) else tuple(targets),
+            alpha_unit=alpha_unit,
+            split=split,
+            n=n,
+            controls=controls,
+            prompting=prompting,
+            damage=damage,
+            seed=seed,
+            allow_foreign=allow_foreign,
+        )
+        place = None if folder is None else Path(folder)
+        questions = opened_benchmark(benchmark, folder=place, task=task, rule=rule, form=form)
+        return evaluate_vectors(self._session, model, questions, vectors=vectors, options=options, progress=progress)
+
+    def sweep(self, manifest: str | PathLike[str], *, device: str = "auto", dtype: str = "auto") -> "Sweep":
+        """The sweep of a manifest, by name or file; plan, screen and run it. Raises NotFoundError, ManifestError."""
+        from steercache.api.sweeps import open_sweep
+
+        return open_sweep(
+            self._session, Path(manifest) if not isinstance(manifest, str) else manifest, device=device, dtype=dtype
+        )
+
+    def report(self, sweep: str, path: str | PathLike[str] | None = None) -> Path:
+        """Write one self-contained HTML page about a stored sweep or evaluation, and return the file.
+
+        Raises:
+            NotFoundError: no such sweep. UsageError: its answers are neither right nor wrong. MissingExtraError: no altair.
+        """
+        from steercache.api.reporting import write_report
+
+        return write_report(self._session, sweep, None if path is None else Path(path))
+
+    # Analyses
+
+    def drift(
+        self,
+        run: str | Run,
+        other: str | Run,
+        *,
+        site: str = "resid_post",
+        layers: Sequence[int] | None = None,
+        text_only: bool = False,
+        progress: ProgressLike = None,
+    ) -> "Drift":
+        """Compare two runs on the tokens that both read; see `steercache.api.analyses.drift`."""
+        from steercache.api.analyses import drift
+
+        return drift(
+            self._session, str(run), str(other), site=site, layers=layers, text_only=text_only, progress=progress
+        )
+
+    def patches(
+        self,
+        run: str | Run,
+        sample: str | int,
+        vector: str | SteeringVector,
+        *,
+        layers: Sequence[int],
+        view: Literal["fine", "small"] = "fine",
+    ) -> "PatchMaps":
+        """Projections of a picture's patches on a vector, a map per layer; see `steercache.api.analyses.patches`."""
+        from steercache.api.analyses import patches
+
+        return patches(self._session, str(run), sample, vector, layers=layers, view=view)
+
+    # Care of the files
+
+    def status(self) -> CacheStatus:
+        """What is in the cache and how large it is, read from the files."""
+        return cache_status(self._session.cache)
+
+    def verify(self, *runs: str | Run, progress: ProgressLike = None) -> Verified:
+        """Compare every file (of some runs, or of all) with its recorded size and checksums.
+
+        Raises:
+            NotFoundError: no such run.
+        """
+        with reporting(progress) as show:
+            return verify(self._session.cache, [str(run) for run in runs], show)
+
+    def compact(self, run: str | Run, *, codec: CodecName = "blosc", progress: ProgressLike = None) -> Compacted:
+        """Write a run again with a codec (blosc and pcodec are lossless; int8 has one scale per row and is lossy).
+
+        The old generation stays until `collect_garbage`. Raises NotFoundError, BusyError, BudgetError.
+        """
+        cache = self._session.cache
+        with reporting(progress) as show:
+            return compact_run(
+                cache, cache.resolve_run(str(run)), codec=codec, on_shard=lambda n, of: show("compacting", n, of)
+            )
+
+    def rebuild(self, *, progress: ProgressLike = None) -> int:
+        """Make the index again from the files beside it; returns the number of shards read."""
+        done = 0
+        with reporting(progress) as show:
+
+            def count(n_shards: int) -> None:
+                nonlocal done
+                done += n_shards
+                show("rebuilding the index", done, None)
+
+            return rebuild_index(self._session.cache, on_shards=count)
+
+    def remove(self, run: str | Run, *, damaged_shards_only: bool = False) -> Removed:
+        """Remove a run with its activations, or only its damaged shards, so that a build makes them again.
+
+        Vectors fitted from the run stay. Raises NotFoundError, BusyError.
+        """
+        cache = self._session.cache
+        run_id = cache.resolve_run_to_remove(str(run))
+        name = cache.name_of(run_id)
+        if damaged_shards_only:
+            return Removed(run_id=run_id, name=name, shards=tuple(remove_damaged_shards(cache, run_id)))
+        return Removed(run_id=run_id, name=name, n_bytes=remove_run(cache, run_id))
+
+    def collect_garbage(self, *, dry_run: bool = False) -> list[Leftover]:
+        """Remove what nothing refers to (old generations, half-written files), and return it; `dry_run` only returns it."""
+        cache = self._session.cache
+        return list(leftovers(cache)) if dry_run else collect(cache)
+
+
+def open_cache_at(
+    root: str | PathLike[str] | None = None,
+    *,
+    create: bool = False,
+    queries: Sequence[str | PathLike[str]] = (),
+    limits: Limits | None = None,
+) -> Cache:
+    """Open the cache at `root` (by default `STEERCACHE_ROOT`, or the folder `cache`).
+
+    `create` makes an empty one where there is none; `queries` are folders of query files of your own; `limits` bound the time
+    and memory of every query.
+
+    Raises:
+        NotFoundError: there is no cache and `create` is false. UsageError: the folder cannot be made.
+    """
+    folder = default_root() if root is None else Path(root)
+    opened = open_cache(folder, create=create)
+    library = load_library([Path(one) for one in queries])
+    return Cache(Session(opened, library=library, limits=limits or Limits()))
+
+
+def _run_name(run: str | Run | None) -> str | None:
+    return None if run is None else str(run)
+
+
+def _several(values: Any) -> tuple[Any, ...]:
+    return tuple(values) if isinstance(values, Sequence) else (values,)

@@ -1,0 +1,63 @@
+"""Evaluating vectors on a benchmark: what `Cache.evaluate` does."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from steercache.api.progress import ProgressLike, reporting
+from steercache.cells.arms import EvalOptions
+from steercache.cells.model import find_model
+from steercache.core.vectors import SteeringVector
+from steercache.data.benchmarks import open_benchmark
+from steercache.data.benchmarks.questions import Benchmark
+from steercache.models.spec import LoadedModel
+from steercache.queries.session import Session
+from steercache.sweeps.evaluation.run import Evaluation, evaluate
+
+ModelLike = str | Path | LoadedModel
+VectorLike = str | SteeringVector
+BenchmarkLike = str | Benchmark
+
+
+def loaded_model(model: ModelLike, root: Path, *, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+    """`model` in memory: loaded by name, or as it is. Raises NotFoundError, UsageError as `api.models.load`."""
+    if isinstance(model, LoadedModel):
+        return model
+    return find_model(str(model), root).load(root, device=device, dtype=dtype)
+
+
+def found_vectors(session: Session, vectors: Sequence[VectorLike]) -> list[SteeringVector]:
+    """Vectors by name, id or prefix, or as they are. Raises NotFoundError."""
+    return [session.vector(one) if isinstance(one, str) else one for one in vectors]
+
+
+def opened_benchmark(
+    benchmark: BenchmarkLike,
+    *,
+    folder: str | Path | None = None,
+    task: str | None = None,
+    rule: str = "grouped",
+    form: str = "letter",
+    limit: int | None = None,
+) -> Benchmark:
+    """A benchmark by name (from the hub, or from `folder`), or as it is. Raises UsageError, NotFoundError."""
+    if isinstance(benchmark, Benchmark):
+        return benchmark
+    place = None if folder is None else Path(folder)
+    return open_benchmark(benchmark, place, task=task, rule=rule, form=form, limit=limit)  # type: ignore[arg-type]
+
+
+def evaluate_vectors(
+    session: Session,
+    model: ModelLike,
+    benchmark: BenchmarkLike,
+    *,
+    vectors: Sequence[VectorLike],
+    options: EvalOptions,
+    progress: ProgressLike = None,
+) -> Evaluation:
+    """Answer a benchmark unsteered, prompted, steered and under controls; see `Cache.evaluate`."""
+    directions = found_vectors(session, vectors)
+    questions = opened_benchmark(benchmark)
+    loaded = loaded_model(model, session.cache.root)
+    with reporting(progress) as show:
+        return evaluate(session, loaded, questions, vectors=directions, options=options, progress=show)

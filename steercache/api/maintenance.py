@@ -1,0 +1,43 @@
+"""Results of the methods that care for a cache's files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from steercache.api.progress import ProgressCallback
+from steercache.cache.handle import Cache as CacheFolder
+from steercache.cache.verify import Finding, verify_root
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What a verification found: `findings` is empty when every file is as recorded; `n_bytes` were read."""
+
+    n_bytes: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.findings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removed:
+    """What was removed of a run: all of it (`n_bytes` freed), or its damaged `shards`."""
+
+    run_id: str
+    name: str
+    n_bytes: int = 0
+    shards: tuple[int, ...] = ()
+
+
+def verify(folder: CacheFolder, runs: Sequence[str], show: ProgressCallback) -> Verified:
+    """Check the files of `runs` (all of them if there are none). Raises NotFoundError."""
+    wanted = [folder.resolve_run(run) for run in runs] or None
+    findings: list[Finding] = []
+    n_bytes = 0
+    for n_shards, checked in enumerate(verify_root(folder, wanted), start=1):
+        findings += checked.findings
+        n_bytes += checked.n_bytes
+        show("verifying shards", n_shards, None)
+    return Verified(n_bytes=n_bytes, findings=tuple(findings))

@@ -1,0 +1,191 @@
+"""`Sweep`: a set of cells over one or several tasks; planned, screened, run and reported from Python."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from steercache.answers.costs import costs_here, known_costs
+from steercache.api.progress import ProgressLike, reporting
+from steercache.cells.arms import Wanted
+from steercache.cells.controls import ControlKind
+from steercache.cells.sweep import prepare_sweep, sweep_model
+from steercache.core.errors import UsageError
+from steercache.manifests.resolve import ResolvedSweep, resolve_sweep
+from steercache.manifests.sweep import Race
+from steercache.models.load import resolve_device
+from steercache.models.spec import LoadedModel
+from steercache.queries.session import Session
+from steercache.screening.job import (
+    ScreenedTask,
+    bent_by_pilot,
+    screen_task,
+    screening_for_grid,
+    sweep_job,
+    tasks_of_sweep,
+    wanted_of,
+    weightless,
+)
+from steercache.screening.pilot import ScreenFirst, screen_first_of
+from steercache.screening.predict import TRUST
+from steercache.sweeps.evaluation.nulls import NULL_KINDS
+from steercache.sweeps.grid.plan import SweepPlan, plan_sweep
+from steercache.sweeps.grid.run import GridOptions, GridResult, run_grid
+
+
+class Sweep:
+    """A sweep manifest over one cache: `plan`, `screen`, `run`.
+
+    `device` and `dtype` say how its model is loaded; the model is loaded by the first method that needs it and kept.
+    """
+
+    def __init__(self, session: Session, resolved: ResolvedSweep, *, device: str = "auto", dtype: str = "auto") -> None:
+        self._session = session
+        self._resolved = resolved
+        self._device = device
+        self._dtype = dtype
+        self._loaded: LoadedModel | None = None
+
+    @property
+    def name(self) -> str:
+        """The manifest's name."""
+        return self._resolved.sweep.name
+
+    @property
+    def root(self) -> Path:
+        """The cache's folder."""
+        return self._session.cache.root
+
+    def __repr__(self) -> str:
+        sweep = self._resolved.sweep
+        tasks = ", ".join(f"{task.benchmark} {task.task or ''}".strip() for task in sweep.tasks)
+        return f"<Sweep {sweep.name!r}: {tasks}; {len(sweep.alphas)} strengths, targets {', '.join(sweep.targets)}>"
+
+    def plan(self, *, mode: Wanted = "auto", recalibrate: bool = False, progress: ProgressLike = None) -> SweepPlan:
+        """What running the sweep would compute, what is cached already, and how long each execution mode would take.
+
+        Costs are measured once per machine, model and dtype, and again with `recalibrate`. Vectors that the manifest asks to
+        fit are fitted and saved.
+
+        Raises:
+            NotFoundError, UsageError, BudgetError: as `run`.
+        """
+        found = sweep_model(self._resolved, self.root)
+        bundle = found.bundle(self.root, dtype=self._dtype)
+        with reporting(progress) as show:
+            job = prepare_sweep(self._session, weightless(bundle), self._resolved, progress=show)
+        cache = self._session.cache
+        costs = None if recalibrate else known_costs(cache, bundle.spec, resolve_device(self._device))
+        if costs is None:
+            costs = costs_here(cache, self._model(), again=recalibrate)
+        sweep = self._resolved.sweep
+        options = GridOptions(race=sweep.race, screen_first=screen_first_of(sweep))
+        return plan_sweep(job, costs, options, wanted=mode)
+
+    def screen(
+        self, *, pilot: int = 0, trust: float = TRUST, force: bool = False, progress: ProgressLike = None
+    ) -> list[ScreenedTask]:
+        """Predict every cell from gradients of the answer margin, recorded once and cached; one result per task.
+
+        With `pilot`, so many questions are answered exactly and the predictions are corrected by them. `trust` is the strength,
+        in median norms of the steered rows, up to which a straight line is believed. The test split is not looked at.
+
+        Raises:
+            NotFoundError, UsageError: as `run`.
+        """
+        found = sweep_model(self._resolved, self.root)
+        wanted = wanted_of(found, self.root, device=self._device, dtype=self._dtype, run=None, force=force)
+        with reporting(progress) as show:
+            job = sweep_job(self._session, self._resolved, wanted, progress=show)
+            tasks = tasks_of_sweep(job)
+            screened = [screen_task(self._session, task, wanted, trust=trust, progress=show) for task in tasks]
+            if pilot:
+                screened = [
+                    bent_by_pilot(job, questions, one, wanted, n=pilot, progress=show)
+                    for questions, one in zip(job.tasks, screened, strict=True)
+                ]
+        return screened
+
+    def run(
+        self,
+        *,
+        nulls: int = 0,
+        null_kinds: tuple[ControlKind, ...] = NULL_KINDS,
+        race: bool | Race | None = None,
+        screen_first: int | None = None,
+        pilot: int | None = None,
+        by: Literal["margin", "accuracy"] | None = None,
+        test: bool = True,
+        damage: bool = True,
+        mode: Wanted | None = None,
+        recalibrate: bool = False,
+        memory_mib: int | None = None,
+        tokens_per_batch: int | None = None,
+        progress: ProgressLike = None,
+    ) -> GridResult:
+        """Run every cell on the search split, choose one per vector, and ask the test split once for each.
+
+        Safe to interrupt: answers are stored as they come and read from the cache the next time. `nulls` null directions per
+        vector get the same search, so that the vector's gain can be ranked among theirs. `race` stops cells early that cannot
+        win; `screen_first` runs only that many of the best predicted cells of each vector, after `pilot` exact questions. None
+        leaves a choice to the manifest.
+
+        Raises:
+            UsageError: a text model, a vector that does not fit the model, a layer that the model does not have.
+            NotFoundError: a vector, run or file is missing. BudgetError: too many cells.
+            PartlyFailedError: none of a task's questions can be asked.
+        """
+        resolved = self._with(memory_mib=memory_mib, tokens_per_batch=tokens_per_batch, test=test)
+        options = GridOptions(
+            race=_race(resolved, race),
+            screen_first=_screen_first(resolved, k=screen_first, pilot=pilot, by=by),
+            nulls=nulls,
+            null_kinds=null_kinds,
+            damage=damage,
+            mode=mode,
+            recalibrate=recalibrate,
+        )
+        with reporting(progress) as show:
+            job = prepare_sweep(self._session, self._model(), resolved, progress=show)
+            return run_grid(job, options, screening=screening_for_grid(progress=show), progress=show)
+
+    def _model(self) -> LoadedModel:
+        if self._loaded is None:
+            found = sweep_model(self._resolved, self.root)
+            self._loaded = found.load(self.root, device=self._device, dtype=self._dtype)
+        return self._loaded
+
+    def _with(self, *, memory_mib: int | None, tokens_per_batch: int | None, test: bool) -> ResolvedSweep:
+        given = {"memory_mib": memory_mib, "tokens_per_batch": tokens_per_batch}
+        changes: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+        if not test:
+            changes["splits"] = ("search",)
+        return replace(self._resolved, sweep=self._resolved.sweep.model_copy(update=changes))
+
+
+def open_sweep(session: Session, sweep: str | Path, *, device: str = "auto", dtype: str = "auto") -> Sweep:
+    """The sweep of a manifest, by name or file. Raises NotFoundError, ManifestError."""
+    return Sweep(session, resolve_sweep(sweep, search=(Path(),)), device=device, dtype=dtype)
+
+
+def _race(resolved: ResolvedSweep, wanted: bool | Race | None) -> Race | None:
+    if isinstance(wanted, Race):
+        return wanted
+    rules = resolved.sweep.race
+    return (rules or Race()) if (rules is not None if wanted is None else wanted) else None
+
+
+def _screen_first(
+    resolved: ResolvedSweep, *, k: int | None, pilot: int | None, by: Literal["margin", "accuracy"] | None
+) -> ScreenFirst | None:
+    given = {"k": k, "pilot": pilot, "by": by}
+    changes = {name: value for name, value in given.items() if value is not None}
+    written = screen_first_of(resolved.sweep)
+    if written is not None:
+        return replace(written, **changes)  # type: ignore[arg-type]
+    if k is None:
+        if changes:
+            raise UsageError(
+                "pilot and by are about cells that are screened", hint="say how many cells to keep with screen_first"
+            )
+        return None
+    return ScreenFirst(**changes)  # type: ignore[arg-type]
