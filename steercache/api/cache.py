@@ -38,15 +38,6 @@ if TYPE_CHECKING:
     from steercache.runs.overview import Overview
     from steercache.sweeps.evaluation.run import Evaluation
 
-_VECTORS = """
-SELECT vector_id, name, method, concept, site, len(layers) AS n_layers, hidden_size, run_id, created_at
-FROM vectors ORDER BY created_at DESC, vector_id
-"""
-_SWEEPS = """
-SELECT s.sweep_id, s.name, s.status, s.created_at, count(DISTINCT a.cell_id) AS n_cells, count(*) AS n_answers
-FROM sweeps s LEFT JOIN answers a USING (sweep_id) GROUP BY ALL ORDER BY s.created_at DESC, s.sweep_id
-"""
-
 
 class Cache:
     """One cache: runs of activations, vectors and sweeps below a root folder, and SQL over all of it.
@@ -113,13 +104,16 @@ class Cache:
         """Every run, newest first: one row with name, model, rows, size and status."""
         return self._session.runs()
 
-    def vectors(self) -> Relation:
-        """Every vector, newest first: one row with id, name, method, concept, layers and run."""
-        return self._session.sql(_VECTORS)
+    def vectors(self, *, controls: bool = False) -> Relation:
+        """Every vector, newest first: one row with id, name, method, concept, layers, best layer and run.
+
+        With `controls`, the random, permuted and null directions of evaluations too.
+        """
+        return self._session.query("vectors_overview", controls=controls)
 
     def sweeps(self) -> Relation:
         """Every sweep (a grid, an evaluation, an analysis), newest first: one row with id, name, status and counts."""
-        return self._session.sql(_SWEEPS)
+        return self._session.query("sweeps_overview")
 
     # Runs
 

@@ -52,7 +52,7 @@ def find_model(name: str, root: Path) -> FoundModel:
     folder = Path(name)
     if (folder / "config.json").is_file():
         return _folder(folder.resolve(), name=_manifest_name(folder.resolve().name), backbone=None)
-    if name in zoo.names():
+    if name in BACKBONES:
         return zoo_model(name, root)
     try:
         path = find_manifest(name, kind="model", search=(Path(),))

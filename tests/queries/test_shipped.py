@@ -171,6 +171,13 @@ CASES: list[tuple[str, dict[str, Any], str, list[tuple[Any, ...]]]] = [
         [("spatial", "mean_shift", i, pytest.approx(1), 5.0, 5.0) for i in range(3)],
     ),
     ("words_by_alpha", {"sweep": "trial"}, "alpha", []),
+    ("sweeps_overview", {}, "name n_cells n_answers n_failed", [("trial", 2, 6, 1)]),
+    (
+        "vectors_overview",
+        {},
+        "name method concept n_layers hidden_size run",
+        [(name, "mean_shift", "spatial", 3, 4, "text") for name in ("east", "north-east")],
+    ),
     ("what_replaces_the_grid", {"sweep": "trial"}, "way", []),  # with rows: tests/sweeps/test_shortcuts.py
     *((name, {}, "run_id", []) for name, query in LIBRARY.items() if query.kind == "check"),
 ]
