@@ -1,21 +1,36 @@
 """Answers that are kept: read before anything is computed, written while it is, so that a killed run loses little."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from steercache.cache.handle import Cache
-from steercache.cache.sweeps import add_answers, begin_sweep, save_sweep
+from steercache.cache.lock import hold_lock
+from steercache.cache.sweeps import add_answers, begin_sweep, finish_sweep, sweep_id_of
 from steercache.core.trials import Answer, Cell, Mode
 
 EVERY_S: Final = 1.0  # between two writings: what a kill may cost, beside the answers being computed
 SHARE: Final = 20  # writing takes at most one part in so many of the time
 Key = tuple[str, str]  # cell, sample
 
+# Of several sweeps' answers to one sample in one cell a whole row: with a margin, in the mode nearest to a full forward pass,
+# of the sweep that was saved last.
 _STORED = """
-SELECT cell_id, sample_id, min(raw) AS raw, min(margin) AS margin, min(mode) AS mode FROM answers
-WHERE status = 'ok' AND cell_id IN (SELECT unnest($cells)) GROUP BY cell_id, sample_id
+SELECT a.cell_id, a.sample_id, a.raw, a.margin, a.mode
+FROM answers a
+LEFT JOIN sweeps w ON w.sweep_id = a.sweep_id
+WHERE a.status = 'ok' AND a.cell_id IN (SELECT unnest($cells))
+QUALIFY row_number() OVER (
+    PARTITION BY a.cell_id, a.sample_id
+    ORDER BY
+        a.margin IS NULL,
+        list_position(['full', 'replay', 'branch'], a.mode) NULLS LAST,
+        w.created_at DESC NULLS LAST,
+        a.sweep_id
+) = 1
 """
 
 
@@ -39,23 +54,50 @@ def stored_answers(cache: Cache, cell_ids: Sequence[str]) -> dict[Key, Said]:
 
 @dataclass(slots=True, kw_only=True)
 class SweepWriter:
-    """One sweep's answers on their way to disk: in parts as they come, and in one file, by cell and sample, at the end."""
+    """One sweep's answers on their way to disk: in parts as they come, and in one file, by cell and sample, at the end.
+
+    Work on it inside `held`, which keeps a second process from computing the same answers.
+    """
 
     cache: Cache
     name: str
     manifest: Mapping[str, Any]
     cells: dict[str, Cell] = field(default_factory=dict)
     answers: dict[Key, Answer] = field(default_factory=dict)
-    sweep_id: str = ""
+    _begun: bool = False
     _unwritten: list[Answer] = field(default_factory=list)
     _due: float = field(default_factory=lambda: time.monotonic() + EVERY_S)
 
+    @property
+    def sweep_id(self) -> str:
+        """The sweep's id, before anything is written too."""
+        return sweep_id_of(self.name, self.manifest)
+
+    @property
+    def folder(self) -> Path:
+        """The sweep's folder."""
+        return self.cache.paths.sweep(self.sweep_id)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the sweep for the length of the block; what was answered by its end, or by an error, is written.
+
+        Raises:
+            BusyError: another process works on this sweep.
+        """
+        with hold_lock(self.folder / "lock", what=f"the sweep {self.name}"):
+            try:
+                yield
+            finally:
+                self.flush()  # an interrupt costs nothing that was answered
+
     def ask_for(self, cells: Mapping[str, Cell]) -> None:
         """Say which cells, by id, answers are to come for; before the first of them."""
-        if self.sweep_id and cells.keys() <= self.cells.keys():
+        if self._begun and cells.keys() <= self.cells.keys():
             return
         self.cells |= cells
-        self.sweep_id = begin_sweep(self.cache, self.name, manifest=self.manifest, cells=list(self.cells.values()))
+        begin_sweep(self.cache, self.name, manifest=self.manifest, cells=list(self.cells.values()))
+        self._begun = True
 
     def add(self, answers: Sequence[Answer]) -> None:
         """Take answers in; what came since the last writing is written every so often. Those added at once stay together."""
@@ -75,14 +117,14 @@ class SweepWriter:
         self._due = time.monotonic() + max(EVERY_S, SHARE * took)
 
     def save(self, *, status: str) -> str:
-        """Write all there is in its final form; returns the sweep's id."""
-        self._unwritten = []
-        ordered = [answer for _, answer in sorted(self.answers.items())]
-        return save_sweep(
+        """Write all there is in its final form, with what other processes added; returns the sweep's id."""
+        sweep_id = finish_sweep(
             self.cache,
             self.name,
             manifest=self.manifest,
             cells=list(self.cells.values()),
-            answers=ordered,
+            answers=list(self.answers.values()),
             status=status,
         )
+        self._unwritten = []
+        return sweep_id

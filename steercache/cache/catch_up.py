@@ -1,87 +1,81 @@
 """Keep the index equal to the files: takes in what it has not, drops what is gone.
 
-A build tells the index of its shards once a minute. Whatever was missed (a process killed between a commit and the
-index, an index that somebody held, files copied in by hand) shows in the times of a few files and folders, which are compared
-before every read.
+A build tells the index of its shards once a minute, and nothing else writes rows by itself. Whatever changed (a vector or a
+sweep that was saved, a process killed between a commit and the index, an index that somebody held, files copied in, edited or
+removed by hand) shows in the states of the files (`states`), which are compared before every read. What changed is read anew,
+by the functions that a rebuild uses, so that catching up and rebuilding give the same tables.
 """
 
-import os
-from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from steercache.cache.documents import RunDocument, read_run_document
-from steercache.cache.entries import all_vectors, run_files
+from steercache.cache.entries import newest_of_each, run_files
 from steercache.cache.paths import RootPaths
-from steercache.cache.sweep_files import SEARCHES, ingest_sweep, read_sweep_files
-from steercache.cache.vector_files import vector_rows
-from steercache.core.errors import BusyError, DamagedError
-from steercache.core.ids import digest
+from steercache.cache.states import ANNOTATIONS, VECTORS, labels_state, settled_states, states_of, vector_states
+from steercache.cache.sweep_files import MANIFEST, read_sweep_files
+from steercache.cache.vector_files import read_vector, vector_rows
+from steercache.core.errors import BusyError, DamagedError, NotFoundError
 from steercache.core.layout import ShardRecord
 from steercache.index.database import Index
-from steercache.index.files import RunFiles
+from steercache.index.files import RunFiles, put_sweep_files
 from steercache.index.ingest import (
     ShardFiles,
     annotate,
     drop_run,
+    drop_shards,
+    drop_sweep,
     drop_vector,
+    known_ids,
     put_run,
     put_shard_rows,
     put_shards,
     put_vector,
     shard_row,
+    stored_shards,
 )
-from steercache.index.seen import read_seen, write_seen
+from steercache.index.seen import Source, read_seen, read_sources, write_seen, write_sources
 
 CATCH_UP_WAIT_S = 0.5
 
 
-def catch_up(paths: RootPaths, *, wait_s: float = CATCH_UP_WAIT_S) -> str | None:
+def catch_up(paths: RootPaths, *, wait_s: float = CATCH_UP_WAIT_S, settle: bool = True) -> str | None:
     """Bring the index up to date with the files, in one transaction.
 
     Returns None when it is, or the message that says who holds the index; then the files stay the truth and the next call
-    tries again.
+    tries again. Without `settle`, what changed just now is not waited for: the next call looks at it again.
+
+    Raises:
+        DamagedError: a file that rows are made from is missing or not readable; the index stays as it was.
     """
-    files = files_seen(paths)  # before the work: what changes meanwhile differs next time
+    states = (
+        settled_states(paths) if settle else states_of(paths)
+    )  # before the work: what changes meanwhile differs next time
     try:
         with Index(paths.index, wait_s=wait_s).write() as connection:
             known = read_seen(connection)
-            changed = {path for path in files.keys() | known.keys() if files.get(path) != known.get(path)}
+            changed = {path for path in states.of.keys() | known.keys() if states.of.get(path) != known.get(path)}
             if changed:
-                _runs(paths, connection, changed)
-                if any(path.startswith("vectors") for path in changed):
-                    _vectors(paths, connection)
-                for sweep_id in sorted({path.split("/")[1] for path in changed if path.startswith("sweeps/")}):
-                    if (
-                        paths.sweep(sweep_id) / "manifest.json"
-                    ).exists():  # else its writer was killed before it said what it is
-                        ingest_sweep(connection, read_sweep_files(paths.sweep(sweep_id)))
-                write_seen(connection, files)
+                _take_in(paths, connection, changed)
+                write_seen(connection, states.settled)
     except BusyError as error:
         return error.message
     return None
 
 
 def is_fresh(paths: RootPaths, connection: Any) -> bool:
-    """Whether the index that `connection` reads equals the files: a handful of stat calls per run."""
-    return read_seen(connection) == files_seen(paths)
+    """Whether the index that `connection` reads equals the files: a `stat` call for each, and no file is opened."""
+    return read_seen(connection) == states_of(paths).of
 
 
-def files_seen(paths: RootPaths) -> dict[str, int]:
-    """Times of change, in ns, of what the index is made from; a folder's changes whenever a file in it appears or goes."""
-    found: dict[str, int] = {}
-    for run in paths.all_runs():
-        for part in (run.document, run.current, *_entries(run.folder / "shards")):
-            _see(paths.root, part, found)
-    for dataset in _entries(paths.annotations):
-        for part in _entries(dataset):
-            _see(paths.root, part, found)
-    _see(paths.root, paths.vectors, found)
-    for sweep in _entries(paths.sweeps):
-        for part in (sweep / "manifest.json", sweep / "answers", sweep / SEARCHES):
-            _see(paths.root, part, found)
-    return found
+def _take_in(paths: RootPaths, connection: Any, changed: set[str]) -> None:
+    known, before = known_ids(connection), read_sources(connection)
+    sources = _runs(paths, connection, changed, known["run_id"], before)
+    if VECTORS in changed:
+        sources = _vectors(paths, connection, known["vector_id"], sources)
+    _sweeps(paths, connection, changed, known["sweep_id"])
+    if sources != before:
+        write_sources(connection, sources)
 
 
 def add_shards(paths: RootPaths, document: RunDocument, records: Sequence[ShardRecord]) -> str | None:
@@ -97,62 +91,101 @@ def add_shards(paths: RootPaths, document: RunDocument, records: Sequence[ShardR
     return None
 
 
-def _entries(folder: Path) -> list[Path]:
-    return [Path(e.path) for e in os.scandir(folder)] if folder.is_dir() else []
-
-
-def _see(root: Path, path: Path, found: dict[str, int]) -> None:
-    try:
-        found[path.relative_to(root).as_posix()] = path.stat().st_mtime_ns
-    except FileNotFoundError:
-        return
-
-
-def _runs(paths: RootPaths, connection: Any, changed: set[str]) -> None:
-    known = {row[0] for row in connection.execute("select run_id from runs").fetchall()}
+def _runs(
+    paths: RootPaths, connection: Any, changed: set[str], known: set[str], sources: Mapping[str, Source]
+) -> dict[str, Source]:
+    """Make the rows of runs equal to their files; returns `sources` with the labels that they were joined with."""
+    kept = dict(sources)
     there = {run.folder.name for run in paths.all_runs()}
-    relabelled = {tuple(path.split("/")[1:]) for path in changed if path.startswith("annotations/")}
     for run_id in sorted(there):
+        if f"runs/{run_id}" not in changed and ANNOTATIONS not in changed:
+            continue
         try:
-            document = read_run_document(paths.run(run_id).document)
-            is_new = any(path.startswith(f"runs/{run_id}/") for path in changed)
-            labels = {(d.dataset, f"{d.inputs_digest}.parquet") for d in document.datasets}
-            is_relabelled = run_id in known and bool(relabelled & labels)
-            files = run_files(paths, document) if is_new or is_relabelled else None
+            files = run_files(paths, read_run_document(paths.run(run_id).document))
+        except NotFoundError:
+            there.discard(run_id)  # removed since it was listed
+            continue
         except DamagedError:
+            if not _has_document(paths, run_id):
+                there.discard(run_id)  # it says of none of its rows whose they are
             continue  # `cache verify` names it; the other runs stay usable
-        if files is not None and is_new:
-            _run(connection, files)
-        if files is not None and is_relabelled:
+        labels, path = Source(labels_state(files.annotations), run_id), labels_path(run_id)
+        is_new = f"runs/{run_id}" in changed
+        n_kept = _run(connection, files) if is_new else len(files.shards)
+        if n_kept and kept.get(path) != labels:
             annotate(connection, run_id, files.annotations)
+        kept[path] = labels
     for gone in known - there:
         drop_run(connection, gone)
+        kept.pop(labels_path(gone), None)
+    return kept
 
 
-def _run(connection: Any, files: RunFiles) -> None:
-    run_id = files.run["run_id"]
-    rows = connection.execute("select shard_idx, digest from shards where run_id = ?", [run_id]).fetchall()
-    known = dict(rows)
-    if set(known) - {record.shard_idx for record in files.shards}:
-        drop_run(connection, run_id)  # shards were un-committed: begin again
-        known = {}
+def _has_document(paths: RootPaths, run_id: str) -> bool:
+    try:
+        read_run_document(paths.run(run_id).document)
+    except (DamagedError, NotFoundError):
+        return False
+    return True
+
+
+def labels_path(run_id: str) -> str:
+    """What stands in `sources` for the labels that a run's rows have."""
+    return f"runs/{run_id}"
+
+
+def _run(connection: Any, files: RunFiles) -> int:
+    """Make the rows of one run equal to its files; returns how many of its shards were there already.
+
+    Tokens and samples are read again where the Parquet files of a shard are others; a compaction leaves them as they are.
+    """
+    run_id, rows = files.run["run_id"], {}
+    for shard in files.shard_files:
+        row = shard_row(run_id, shard.record, files=(shard.tokens, shard.samples))
+        rows[shard.record.shard_idx] = row
+    stored = stored_shards(connection, run_id)
+    same = {idx for idx, row in stored.items() if idx in rows and _has_same_tables(row, rows[idx])}
+    drop_shards(connection, run_id, sorted(stored.keys() - same))
     put_run(connection, files.run)
-    new = [shard for shard in files.shard_files if shard.record.shard_idx not in known]
+    new = [shard for shard in files.shard_files if shard.record.shard_idx not in same]
     put_shards(connection, run_id, new, annotations=files.annotations)
-    found = {record.shard_idx: digest(asdict(record)) for record in files.shards if record.shard_idx in known}
-    if found != known:  # another generation: other array files, the same tokens and samples
-        put_shard_rows(
-            connection, run_id, [shard_row(run_id, s.record, files=(s.tokens, s.samples)) for s in files.shard_files]
-        )
+    if any(stored[idx] != rows[idx] for idx in same):
+        put_shard_rows(connection, run_id, list(rows.values()))
+    return len(same)
 
 
-def _vectors(paths: RootPaths, connection: Any) -> None:
-    rows = connection.execute("select vector_id, count(*) from vectors group by vector_id").fetchall()
-    known = {row[0] for row in rows}
-    stored = all_vectors(paths)
-    for item in stored:
-        if item.vector.vector_id not in known:
-            for row in vector_rows(item):
-                put_vector(connection, row)
-    for gone in known - {item.vector.vector_id for item in stored}:
-        drop_vector(connection, gone)
+def _has_same_tables(stored: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    """Whether a shard's Parquet files are those that were taken in; of an older index, whether its whole record is the same."""
+    name = "digest" if stored["tables_digest"] is None else "tables_digest"
+    return bool(stored[name] == row[name])
+
+
+def _vectors(paths: RootPaths, connection: Any, known: set[str], sources: Mapping[str, Source]) -> dict[str, Source]:
+    """Make the rows of vectors equal to their files; only files that changed are read, and those of the same ids."""
+    states = vector_states(paths)
+    old = {path: source for path, source in sources.items() if path.startswith(f"{VECTORS}/")}
+    kept = {path: source for path, source in old.items() if states.get(path) == source.state}
+    read = {path: read_vector(paths.root / path) for path in states.keys() - kept.keys()}
+    kept |= {path: Source(states[path], stored.vector.vector_id) for path, stored in read.items()}
+    there = {source.id for source in kept.values()}
+    stale = {source.id for path, source in old.items() if kept.get(path) != source}
+    stale |= {stored.vector.vector_id for stored in read.values()} | (known ^ there)
+    for vector_id in sorted(stale):
+        drop_vector(connection, vector_id)
+    again = {path for path, source in kept.items() if source.id in stale and path not in read}
+    read |= {path: read_vector(paths.root / path) for path in again}
+    for stored in newest_of_each(read[path] for path in sorted(read)):
+        for row in vector_rows(stored):
+            put_vector(connection, row)
+    return {path: source for path, source in sources.items() if path not in old} | kept
+
+
+def _sweeps(paths: RootPaths, connection: Any, changed: Iterable[str], known: set[str]) -> None:
+    there = {folder.name for folder in paths.sweep_folders() if (folder / MANIFEST).exists()}
+    for sweep_id in sorted(there):
+        if f"sweeps/{sweep_id}" in changed:
+            put_sweep_files(connection, read_sweep_files(paths.sweep(sweep_id)))
+    for gone in (
+        known - there
+    ):  # a folder without a manifest is of a writer that was killed before it said what the sweep is
+        drop_sweep(connection, gone)

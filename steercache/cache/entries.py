@@ -1,12 +1,13 @@
 """Files of a root as rows of the index: the one place where the two meet."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from steercache.cache.documents import RunDocument
 from steercache.cache.paths import RootPaths
 from steercache.cache.source import committed_shards, current_generation
-from steercache.cache.sweep_files import read_sweep_files
+from steercache.cache.sweep_files import MANIFEST, read_sweep_files
 from steercache.cache.vector_files import StoredVector, read_vector, vector_rows
 from steercache.index.files import RunFiles, SweepFiles
 
@@ -57,10 +58,20 @@ def run_files(paths: RootPaths, document: RunDocument) -> RunFiles:
     )
 
 
+def vector_paths(paths: RootPaths) -> list[Path]:
+    """Every vector's file, by name."""
+    return sorted(paths.vectors.glob("*.safetensors")) if paths.vectors.is_dir() else []
+
+
+def newest_of_each(vectors: Iterable[StoredVector]) -> list[StoredVector]:
+    """One of every id, oldest first: of copies under other file names the one that was saved last."""
+    by_time = sorted(vectors, key=lambda s: (s.created_at, s.vector.vector_id))  # stable: of equals the last name
+    return sorted({s.vector.vector_id: s for s in by_time}.values(), key=lambda s: (s.created_at, s.vector.vector_id))
+
+
 def all_vectors(paths: RootPaths) -> list[StoredVector]:
     """Every vector of the root, oldest first."""
-    files = sorted(paths.vectors.glob("*.safetensors")) if paths.vectors.is_dir() else ()
-    return sorted((read_vector(path) for path in files), key=lambda s: (s.created_at, s.vector.vector_id))
+    return newest_of_each(read_vector(path) for path in vector_paths(paths))
 
 
 def all_vector_rows(paths: RootPaths) -> list[dict[str, Any]]:
@@ -69,7 +80,8 @@ def all_vector_rows(paths: RootPaths) -> list[dict[str, Any]]:
 
 
 def all_sweep_files(paths: RootPaths) -> Iterator[SweepFiles]:
-    """Every sweep with its parts of answers."""
-    if paths.sweeps.is_dir():
-        for folder in sorted(p for p in paths.sweeps.iterdir() if (p / "manifest.json").exists()):
+    """Every sweep with its parts of answers; a folder without a manifest is one whose writer was killed before it said what
+    the sweep is."""
+    for folder in paths.sweep_folders():
+        if (folder / MANIFEST).exists():
             yield read_sweep_files(folder)

@@ -107,16 +107,23 @@ class RootPaths:
 
     def all_runs(self) -> list[RunPaths]:
         """Every run that has begun, by id; what is being removed has another name."""
-        return [run for run in self._run_folders() if run.document.exists()]
+        return [run for run in self.run_folders() if run.document.exists()]
 
     def runs_without_document(self) -> list[RunPaths]:
         """Runs with committed shards whose `run.json` is gone: no run that never began, which has a folder and no record."""
-        return [run for run in self._run_folders() if not run.document.exists() and run.has_records()]
+        return [run for run in self.run_folders() if not run.document.exists() and run.has_records()]
 
-    def _run_folders(self) -> list["RunPaths"]:
+    def run_folders(self) -> list["RunPaths"]:
+        """Every folder that has the name of a run, whatever is in it."""
         if not self.runs.is_dir():
             return []
         return [RunPaths(folder) for folder in sorted(self.runs.iterdir()) if _HEX_ID.fullmatch(folder.name)]
+
+    def sweep_folders(self) -> list[Path]:
+        """Every folder that has the name of a sweep, by id; a copy under another name is none."""
+        if not self.sweeps.is_dir():
+            return []
+        return [folder for folder in sorted(self.sweeps.iterdir()) if _HEX_ID.fullmatch(folder.name)]
 
     def run(self, run_id: str) -> RunPaths:
         return RunPaths(self.runs / checked_id(run_id))

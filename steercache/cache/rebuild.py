@@ -1,13 +1,17 @@
 """Make the index again from the files: what `rebuild` restores is everything the index ever held."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
-from steercache.cache.catch_up import CATCH_UP_WAIT_S, catch_up, files_seen
-from steercache.cache.entries import all_sweep_files, all_vector_rows
+from steercache.cache.catch_up import CATCH_UP_WAIT_S, catch_up, labels_path
+from steercache.cache.entries import all_sweep_files, newest_of_each
 from steercache.cache.handle import Cache
-from steercache.core.errors import BusyError
+from steercache.cache.states import labels_state, settled_states, vector_states
+from steercache.cache.vector_files import read_vector, vector_rows
+from steercache.core.errors import BusyError, DamagedError
 from steercache.index.database import UnreadableIndexError
 from steercache.index.files import rebuild
+from steercache.index.seen import Source
 
 
 def rebuild_index(cache: Cache, *, on_shards: Callable[[int], None] = lambda n_new: None) -> int:
@@ -19,18 +23,36 @@ def rebuild_index(cache: Cache, *, on_shards: Callable[[int], None] = lambda n_n
         BusyError: another process has the index open.
         DamagedError: a file that the index is made from is missing or not readable; the message names it.
     """
-    seen = files_seen(cache.paths)  # before the work: what changes meanwhile differs next time
-    vectors, sweeps = all_vector_rows(cache.paths), all_sweep_files(cache.paths)
-    return rebuild(cache.paths.index, cache.run_files(), vectors, sweeps, seen=seen, on_shards=on_shards)
+    paths = cache.paths
+    seen = settled_states(paths).settled  # before the work: what changes meanwhile differs next time
+    states = vector_states(paths)
+    stored = {path: read_vector(paths.root / path) for path in sorted(states)}
+    runs, vectors = (
+        list(cache.run_files()),
+        [row for one in newest_of_each(stored.values()) for row in vector_rows(one)],
+    )
+    sources = {path: Source(states[path], one.vector.vector_id) for path, one in stored.items()}
+    sources |= {labels_path(r.run["run_id"]): Source(labels_state(r.annotations), r.run["run_id"]) for r in runs}
+    sweeps = all_sweep_files(paths)
+    return rebuild(paths.index, runs, vectors, sweeps, seen=seen, sources=sources, on_shards=on_shards)
 
 
-def catch_up_or_rebuild(cache: Cache, *, wait_s: float = CATCH_UP_WAIT_S) -> str | None:
+def tell_index(cache: Cache) -> None:
+    """Bring the index up to date after something was saved, if it is free: for those who read the index without us.
+
+    The files are the truth: what the index misses, or a damaged file that it cannot take in, is the next reader's to see to.
+    """
+    with suppress(DamagedError):
+        catch_up_or_rebuild(cache, settle=False)
+
+
+def catch_up_or_rebuild(cache: Cache, *, wait_s: float = CATCH_UP_WAIT_S, settle: bool = True) -> str | None:
     """`catch_up`; an index that DuckDB cannot read is made again, so that a build goes on after a kill without a word from us.
 
     Returns the message that says who holds the index, or None. Raises DamagedError as `rebuild_index`.
     """
     try:
-        return catch_up(cache.paths, wait_s=wait_s)
+        return catch_up(cache.paths, wait_s=wait_s, settle=settle)
     except UnreadableIndexError:
         try:
             rebuild_index(cache)

@@ -9,26 +9,28 @@ from typing import Any, Final
 from steercache.core.errors import DamagedError
 from steercache.core.ids import canonical_json
 from steercache.index.files import SweepFiles
-from steercache.index.ingest import put_answers, put_cells, put_searches, put_sweep
 from steercache.store.durable import write_file_atomically
 
+MANIFEST: Final = "manifest.json"
 SEARCHES: Final = "searches.json"
 
 
 def read_sweep_files(folder: Path) -> SweepFiles:
     """What the index needs to know of one sweep's folder. Raises DamagedError."""
-    path = folder / "manifest.json"
+    path = folder / MANIFEST
     try:
         document = json.loads(path.read_bytes())
+        if document["sweep_id"] != folder.name:
+            raise ValueError(f"it is that of the sweep {document['sweep_id']}")
         sweep = {key: document[key] for key in ("sweep_id", "name", "manifest")}
         sweep["status"] = document.get("status", "complete")
         sweep["created_at"] = _saved_at(document, path)
-        cells = tuple({"sweep_id": document["sweep_id"], **cell} for cell in document["cells"])
-    except (ValueError, KeyError, TypeError, OSError) as error:
+        cells = {cell["cell_id"]: {"sweep_id": document["sweep_id"], **cell} for cell in document["cells"]}
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise DamagedError(f"not a sweep's manifest: {error}", place=str(path), hint="run the sweep again") from error
     return SweepFiles(
         sweep=sweep,
-        cells=cells,
+        cells=tuple(cells.values()),
         answers=tuple(sorted((folder / "answers").glob("*.parquet"))),
         searches=_read_searches(folder / SEARCHES),
     )
@@ -53,12 +55,3 @@ def _read_searches(path: Path) -> tuple[Mapping[str, Any], ...]:
         return tuple(dict(row) for row in json.loads(path.read_bytes())["searches"])
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"not a sweep's searches: {error}", place=str(path), hint="compare again") from error
-
-
-def ingest_sweep(connection: Any, sweep: SweepFiles) -> None:
-    """Put one sweep's rows into the index."""
-    put_sweep(connection, sweep.sweep)
-    put_cells(connection, sweep.cells)
-    for answers in sweep.answers:
-        put_answers(connection, sweep.sweep["sweep_id"], answers)
-    put_searches(connection, sweep.sweep["sweep_id"], sweep.searches)

@@ -1,39 +1,79 @@
-"""Trials on disk: what was tried and every answer it got."""
+"""Trials on disk: what was tried and every answer it got.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+Several processes may write one sweep. Every change of its folder is made under a lock that the functions here take, so no
+caller can forget it: what `add_answers` has acknowledged stays, whoever saves what afterwards. `answers/00000.parquet` is what
+was saved as a whole; the other files there are parts that were added since.
+"""
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from steercache.cache.answer_files import merged, read_answers, without
 from steercache.cache.handle import Cache
-from steercache.cache.sweep_files import ingest_sweep, read_sweep_files
-from steercache.core.errors import BusyError
+from steercache.cache.lock_wait import wait_for_lock
+from steercache.cache.rebuild import tell_index
+from steercache.cache.sweep_files import MANIFEST, read_sweep_files
+from steercache.core.errors import DamagedError
 from steercache.core.ids import canonical_json, digest
 from steercache.core.trials import Answer, Cell
 from steercache.index.schemas import ANSWERS
 from steercache.store.durable import make_folder, remove, write_file_atomically
 
+SAVED: Final = "00000.parquet"
+
 
 def begin_sweep(cache: Cache, name: str, *, manifest: Mapping[str, Any], cells: Sequence[Cell]) -> str:
     """Write what a sweep is and which cells it asks for, before any answer; returns its id (a digest of its manifest).
 
-    Answers that it has from before stay.
+    Answers and cells that it has from before stay.
     """
-    document = {"name": name, "manifest": dict(manifest)}
-    sweep_id = digest(document)
-    _write_document(cache, sweep_id, document, cells=cells, status="running")
+    sweep_id = sweep_id_of(name, manifest)
+    with _locked(cache, sweep_id) as folder:
+        before = _before(folder)
+        rows = _cell_rows(cells, before=before.cells)
+        _write_document(folder, name, manifest, cells=rows, status="running", whole=before.whole)
     return sweep_id
 
 
 def add_answers(cache: Cache, sweep_id: str, answers: Sequence[Answer]) -> None:
-    """Write a part of a sweep's answers, durably; the index takes it in when it is next read."""
-    folder = cache.paths.sweep(sweep_id) / "answers"
-    make_folder(folder)
-    last = max((int(path.stem) for path in folder.glob("*.parquet")), default=0)
-    write_file_atomically(folder / f"{last + 1:05}.parquet", _parquet(answers))
+    """Write a part of a sweep's answers, durably, under a name of its own; the index takes it in when it is next read."""
+    data = _parquet(_table(answers))
+    with _locked(cache, sweep_id) as folder:
+        number = 1 + max((_number(path) for path in _parts(folder)), default=0)
+        write_file_atomically(folder / "answers" / f"{number:05}-{secrets.token_hex(4)}.parquet", data)
+
+
+def finish_sweep(
+    cache: Cache,
+    name: str,
+    *,
+    manifest: Mapping[str, Any],
+    cells: Sequence[Cell],
+    answers: Sequence[Answer],
+    status: str = "complete",
+) -> str:
+    """Put all answers of a sweep, these and every one that it has already, into one file by cell and sample; returns its id.
+
+    Of two answers to one sample in one cell the one given here stays. Cells that it has from before stay, too.
+    """
+    sweep_id = sweep_id_of(name, manifest)
+    with _locked(cache, sweep_id) as folder:
+        parts = _parts(folder)
+        every = merged([*(read_answers(path) for path in parts), _table(answers)])
+        rows = _cell_rows(cells, before=_before(folder).cells)
+        _write_document(folder, name, manifest, cells=rows, status=status, whole=False)
+        _save(folder, every, superseded=parts)
+    tell_index(cache)
+    return sweep_id
 
 
 def save_sweep(
@@ -45,46 +85,114 @@ def save_sweep(
     answers: Sequence[Answer],
     status: str = "complete",
 ) -> str:
-    """Write a sweep's manifest, cells and answers, tell the index, and return the sweep's id (a digest of its manifest).
+    """Write a sweep's manifest, cells and answers as a whole, and return the sweep's id (a digest of its manifest).
 
-    Written again, it takes the place of itself and of the parts it was written in; `status` is "running" while more answers
-    are to come.
+    Saved again, it takes the place of what this function saved before. Answers that came by `add_answers` stay, unless one to
+    the same sample in the same cell is given here. `status` is "running" while more answers are to come.
     """
-    document = {"name": name, "manifest": dict(manifest)}
-    sweep_id = digest(document)
-    folder = cache.paths.sweep(sweep_id)
-    make_folder(folder / "answers")
-    whole = folder / "answers" / "00000.parquet"
-    write_file_atomically(whole, _parquet(answers))
-    _write_document(cache, sweep_id, document, cells=cells, status=status)
-    for part in sorted((folder / "answers").glob("*.parquet")):
-        if part != whole:
-            remove(part)
-    try:
-        with cache.index.write() as connection:
-            ingest_sweep(connection, read_sweep_files(folder))
-    except BusyError:
-        pass  # the files are the truth: `catch_up` takes them in when the index is free
+    sweep_id = sweep_id_of(name, manifest)
+    with _locked(cache, sweep_id) as folder:
+        before, table = _before(folder), _table(answers)
+        added = [path for path in _parts(folder) if not (before.whole and path.name == SAVED)]
+        rest = {path: without(read_answers(path), table) for path in added}
+        answered = {cell for part in rest.values() for cell in part["cell_id"].to_pylist()}
+        rows = _cell_rows(cells, before=[row for row in before.cells if row["cell_id"] in answered])
+        kept = rest.get(folder / "answers" / SAVED)
+        if kept is not None and kept.num_rows:
+            table = merged([kept, table])
+        _save(folder, table, superseded=[path for path, part in rest.items() if not part.num_rows])
+        _write_document(folder, name, manifest, cells=rows, status=status, whole=kept is None or not kept.num_rows)
+    tell_index(cache)
     return sweep_id
 
 
+def sweep_id_of(name: str, manifest: Mapping[str, Any]) -> str:
+    """The id of a sweep: when it was saved, and what was answered, are no part of it."""
+    return digest({"name": name, "manifest": dict(manifest)})
+
+
+@contextmanager
+def _locked(cache: Cache, sweep_id: str) -> Iterator[Path]:
+    """The folder of a sweep, for the length of one change. The lock is not the one that a whole run of a sweep holds."""
+    folder = cache.paths.sweep(sweep_id)
+    with wait_for_lock(folder / "answers" / "lock", what=f"the folder of the sweep {sweep_id[:12]}"):
+        make_folder(folder / "answers")
+        yield folder
+
+
+def _parts(folder: Path) -> list[Path]:
+    """Files of answers in the order in which the index takes them in: of equal ones the last counts."""
+    return sorted((folder / "answers").glob("*.parquet"))
+
+
+def _number(path: Path) -> int:
+    number = path.stem.split("-")[0]
+    return int(number) if number.isdigit() else 0
+
+
+def _save(folder: Path, table: pa.Table, *, superseded: Sequence[Path]) -> None:
+    """The saved file first, then the removal of what it has; killed in between, the same answers are there twice."""
+    whole = folder / "answers" / SAVED
+    write_file_atomically(whole, _parquet(table))
+    for part in superseded:
+        if part != whole:
+            remove(part)
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """What a sweep's manifest says already: its cells, and whether the saved answers are those of one `save_sweep` alone."""
+
+    cells: tuple[Mapping[str, Any], ...] = ()
+    whole: bool = False
+
+
+def _before(folder: Path) -> _Before:
+    """What is there; nothing where the manifest cannot be read: it is written anew."""
+    if not (folder / MANIFEST).exists():
+        return _Before()
+    try:
+        cells = read_sweep_files(folder).cells
+        whole = json.loads((folder / MANIFEST).read_bytes()).get("saved_whole") is True
+    except DamagedError:
+        return _Before()
+    return _Before(tuple({n: value for n, value in cell.items() if n != "sweep_id"} for cell in cells), whole)
+
+
+def _cell_rows(cells: Sequence[Cell], *, before: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    found = {cell.cell_id: {**asdict(cell), "cell_id": cell.cell_id} for cell in cells}
+    return [*found.values(), *(row for row in before if row["cell_id"] not in found)]
+
+
 def _write_document(
-    cache: Cache, sweep_id: str, document: Mapping[str, Any], *, cells: Sequence[Cell], status: str
+    folder: Path,
+    name: str,
+    manifest: Mapping[str, Any],
+    *,
+    cells: Sequence[Mapping[str, Any]],
+    status: str,
+    whole: bool,
 ) -> None:
     """Write what a sweep is. When it was saved stands beside it and not in it: asked again, it is the same sweep."""
-    folder = cache.paths.sweep(sweep_id)
-    make_folder(folder)
-    beside = {
-        "sweep_id": sweep_id,
+    document = {
+        "name": name,
+        "manifest": dict(manifest),
+        "sweep_id": sweep_id_of(name, manifest),
         "status": status,
         "created_at": datetime.now(UTC).isoformat(timespec="microseconds"),
-        "cells": [asdict(c) | {"cell_id": c.cell_id} for c in cells],
+        "cells": list(cells),
+        "saved_whole": whole,
     }
-    write_file_atomically(folder / "manifest.json", canonical_json({**document, **beside}))
+    write_file_atomically(folder / MANIFEST, canonical_json(document))
 
 
-def _parquet(answers: Sequence[Answer]) -> bytes:
+def _table(answers: Sequence[Answer]) -> pa.Table:
+    each = {(a.cell_id, a.sample_id): a for a in answers}  # of two to one sample in one cell the last
+    return pa.Table.from_pylist([asdict(a) for a in each.values()], schema=ANSWERS)
+
+
+def _parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist([asdict(a) for a in answers], schema=ANSWERS), sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd")
     data: bytes = sink.getvalue().to_pybytes()
     return data

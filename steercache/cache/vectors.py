@@ -5,15 +5,15 @@ from pathlib import Path
 
 from steercache.cache.entries import all_vectors
 from steercache.cache.handle import Cache
-from steercache.cache.vector_files import StoredVector, read_vector, vector_rows, write_vector
-from steercache.core.errors import BusyError, DamagedError, NotFoundError
+from steercache.cache.rebuild import tell_index
+from steercache.cache.vector_files import StoredVector, read_vector, write_vector
+from steercache.core.errors import DamagedError, NotFoundError
 from steercache.core.ids import resolve_name
 from steercache.core.vectors import SteeringVector
-from steercache.index.ingest import put_vector
 
 
 def save_vector(cache: Cache, vector: SteeringVector) -> Path:
-    """Write a vector under its id and tell the index.
+    """Write a vector under its id; the index follows.
 
     Saved again, it takes the place of itself: it keeps its first name, and what was measured about it unless it brings new
     measurements.
@@ -22,12 +22,7 @@ def save_vector(cache: Cache, vector: SteeringVector) -> Path:
     if (stored := stored_vector(cache, vector.vector_id)) is not None:
         vector = replace(vector, name=stored.name, diagnostics=vector.diagnostics or stored.diagnostics)
     write_vector(path, vector)
-    try:
-        with cache.index.write() as connection:
-            for row in vector_rows(read_vector(path)):
-                put_vector(connection, row)
-    except BusyError:
-        pass  # the file is the truth: `catch_up` takes it in when the index is free
+    tell_index(cache)
     return path
 
 

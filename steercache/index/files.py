@@ -19,6 +19,7 @@ from steercache.index.database import WRITER, is_busy, naming_damage, reader_con
 from steercache.index.gate import gate_of, retry, writers_lock
 from steercache.index.ingest import (
     ShardFiles,
+    drop_sweep,
     put_answers,
     put_cells,
     put_run,
@@ -32,7 +33,7 @@ from steercache.index.labels import SAMPLES_OF_RUNS, TOKENS_OF_RUNS
 from steercache.index.migrate import migrate
 from steercache.index.rows import Row, insert
 from steercache.index.schemas import ANNOTATIONS, SAMPLES, TOKENS, check_present
-from steercache.index.seen import write_seen
+from steercache.index.seen import Source, write_seen, write_sources
 
 REBUILD_WAIT_S = 10.0
 _SHARD_KEYS = {"run_id": pa.string(), "shard_idx": pa.int32()}
@@ -59,7 +60,7 @@ class RunFiles:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepFiles:
     """One sweep as the index needs it: rows as `put_sweep`, `put_cells` and `put_searches` take them, and its parts of answers,
-    in order."""
+    in order: of answers to one sample in one cell the last counts."""
 
     sweep: Row
     cells: tuple[Row, ...]
@@ -74,11 +75,14 @@ def rebuild(
     sweeps: Iterable[SweepFiles],
     *,
     seen: Mapping[str, int] | None = None,
+    sources: Mapping[str, Source] | None = None,
     wait_s: float = REBUILD_WAIT_S,
     on_shards: Callable[[int], None] = lambda n_new: None,
 ) -> int:
-    """Make the index at `path` again, equal to the state `seen` of the files. Readers keep the old one until the new one
-    takes its name; writers wait. `on_shards` hears of every few shards that came in. Returns the number of all.
+    """Make the index at `path` again, equal to the states `seen` and `sources` of the files.
+
+    Readers keep the old one until the new one takes its name; writers wait. `on_shards` hears of every few shards that came in.
+    Returns the number of all.
 
     Killed anywhere, the old or the new index is there: nothing is written into either once it has its name.
 
@@ -98,7 +102,7 @@ def rebuild(
                     _fill_run(con, run, on_shards)
                     n_shards += len(run.shards)
                 _in_transaction(con, lambda: _fill_rest(con, vectors, sweeps))
-                _in_transaction(con, lambda: write_seen(con, seen or {}))
+                _in_transaction(con, lambda: _remember(con, seen or {}, sources or {}))
                 con.execute("CHECKPOINT")
         finally:
             con.close()
@@ -147,11 +151,23 @@ def _fill_rest(con: duckdb.DuckDBPyConnection, vectors: Iterable[Row], sweeps: I
     for vector in vectors:
         put_vector(con, vector)
     for sweep in sweeps:
-        put_sweep(con, sweep.sweep)
-        put_cells(con, sweep.cells)
-        for answers in sweep.answers:
-            put_answers(con, sweep.sweep["sweep_id"], answers)
-        put_searches(con, sweep.sweep["sweep_id"], sweep.searches)
+        put_sweep_files(con, sweep)
+
+
+def put_sweep_files(con: duckdb.DuckDBPyConnection, sweep: SweepFiles) -> None:
+    """Make the rows of one sweep equal to its files, whatever they were before. Raises DamagedError."""
+    sweep_id = sweep.sweep["sweep_id"]
+    drop_sweep(con, sweep_id)
+    put_sweep(con, sweep.sweep)
+    put_cells(con, sweep.cells)
+    for answers in sweep.answers:
+        put_answers(con, sweep_id, answers)
+    put_searches(con, sweep_id, sweep.searches)
+
+
+def _remember(con: duckdb.DuckDBPyConnection, seen: Mapping[str, int], sources: Mapping[str, Source]) -> None:
+    write_seen(con, seen)
+    write_sources(con, sources)
 
 
 def _in_transaction(con: duckdb.DuckDBPyConnection, fill: Callable[[], None]) -> None:

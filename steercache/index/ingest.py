@@ -30,6 +30,7 @@ WHERE cells.sweep_id = ? AND cells.cell_id = found.cell_id
 """
 _ROWS_AT_ONCE = 1_000_000  # tokens: their sort stays far below the memory limit
 _PER_RUN = ("tokens", "samples", "shards", "sites", "runs")
+PER_SWEEP = ("answers", "searches", "cells", "sweeps")
 
 
 def put_run(con: Connection, run: Row) -> None:
@@ -59,14 +60,15 @@ def put_shards(con: Connection, run_id: str, shards: Sequence[ShardFiles], *, an
     if not shards:
         return
     labels = labels_of(annotations)
-    _drop_shards(con, run_id, [shard.record.shard_idx for shard in shards])
+    drop_shards(con, run_id, [shard.record.shard_idx for shard in shards])
     for some in _few_rows(shards):
         _put_tables(con, run_id, some, labels=labels, annotations=annotations)
     rows = [shard_row(run_id, shard.record, files=(shard.tokens, shard.samples)) for shard in shards]
     insert(con, "shards", rows)
 
 
-def _drop_shards(con: Connection, run_id: str, shard_idx: Sequence[int]) -> None:
+def drop_shards(con: Connection, run_id: str, shard_idx: Sequence[int]) -> None:
+    """Take shards of a run out; some may not be there."""
     key = {"run": run_id, "shards": list(shard_idx)}
     these = "run_id = $run AND list_contains($shards::INTEGER[], shard_idx)"
     if con.execute(f"SELECT 1 FROM shards WHERE {these} LIMIT 1", key).fetchall():
@@ -107,7 +109,7 @@ def _put_tables(
 
 
 def put_shard_rows(con: Connection, run_id: str, rows: Sequence[Row]) -> None:
-    """Replace what `shards` says of a run whose arrays were written again; its tokens and samples stay as they are."""
+    """Replace what `shards` says of a run; its tokens and samples stay as they are."""
     con.execute("DELETE FROM shards WHERE run_id = ?", [run_id])
     insert(con, "shards", rows)
 
@@ -134,6 +136,12 @@ def put_vector(con: Connection, row: Row) -> None:
 def drop_vector(con: Connection, vector_id: str) -> None:
     """Take a vector out, every layer of it."""
     con.execute("DELETE FROM vectors WHERE vector_id = ?", [vector_id])
+
+
+def drop_sweep(con: Connection, sweep_id: str) -> None:
+    """Take a sweep out, with all that belongs to it."""
+    for table in PER_SWEEP:
+        con.execute(f"DELETE FROM {table} WHERE sweep_id = ?", [sweep_id])
 
 
 def put_sweep(con: Connection, sweep: Row) -> None:
@@ -172,6 +180,38 @@ def put_answers(con: Connection, sweep_id: str, answers: Path) -> None:
         con.execute(_MODES, [sweep_id, sweep_id])
 
 
+def tables_digest(record: ShardRecord) -> str:
+    """Digest of what a record says of its Parquet files: equal records have equal tokens and samples."""
+    tables = [asdict(file) for file in record.files if file.path.split("/")[0] in ("rows", "samples")]
+    return digest({"first_sample": record.first_sample, "n_samples": record.n_samples, "files": tables})
+
+
+def known_ids(con: Connection) -> dict[str, set[str]]:
+    """Ids of the runs, vectors and sweeps that any table has rows of."""
+    sources = {
+        "run_id": ("runs", "sites", "shards"),  # tokens and samples come and go with their shards
+        "vector_id": ("vectors",),
+        "sweep_id": PER_SWEEP,
+    }
+    found = {}
+    for column, tables in sources.items():
+        rows = con.execute(" UNION ".join(f"SELECT {column} FROM {table}" for table in tables)).fetchall()
+        found[column] = {str(row[0]) for row in rows if row[0] is not None}
+    return found
+
+
+def stored_shards(con: Connection, run_id: str) -> dict[int, dict[str, Any]]:
+    """Rows of `shards` of a run, as `shard_row` makes them, by shard."""
+    found = con.execute("SELECT * FROM shards WHERE run_id = ?", [run_id])
+    names = [column[0] for column in found.description or ()]
+    rows = [dict(zip(names, values, strict=True)) for values in found.fetchall()]
+    return {row["shard_idx"]: row | {"committed_at": _in_utc(row["committed_at"])} for row in rows}
+
+
+def _in_utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.replace(tzinfo=UTC)
+
+
 def shard_row(run_id: str, record: ShardRecord, *, files: Sequence[Path]) -> dict[str, Any]:
     """A shard as a row of `shards`. It was committed when the last of its files was written."""
     committed = max(path.stat().st_mtime for path in files)
@@ -181,6 +221,7 @@ def shard_row(run_id: str, record: ShardRecord, *, files: Sequence[Path]) -> dic
         "n_rows": record.n_rows,
         "n_bytes": record.n_bytes,
         "digest": digest(asdict(record)),
+        "tables_digest": tables_digest(record),
         "committed_at": datetime.fromtimestamp(committed, UTC),
         "first_sample": record.first_sample,
         "n_samples": record.n_samples,

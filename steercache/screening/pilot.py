@@ -13,10 +13,8 @@ import numpy.typing as npt
 from steercache.answers.batches import Runner
 from steercache.answers.store import SweepWriter, stored_answers
 from steercache.benchmarks.task import Progress
-from steercache.cache.lock import hold_lock
 from steercache.cells.arms import Setting
 from steercache.cells.sweep import SweepJob, TaskQuestions, stored_manifest
-from steercache.core.ids import digest
 from steercache.manifests.sweep import SweepManifest
 from steercache.screening.gradient_store import StoredGradients
 from steercache.screening.predict import (
@@ -110,21 +108,18 @@ def run_pilot(
         stored_manifest(job, task, {"pilot": size, "trust": trust}),
     )
     cache = job.session.cache
-    sweep_id = digest({"name": name, "manifest": manifest})
-    with hold_lock(cache.paths.sweep(sweep_id) / "lock", what=f"the sweep {name}"):
+    writer = SweepWriter(cache=cache, name=name, manifest=manifest)
+    with writer.held():
         runner = Runner(
             loaded=job.loaded,
             options=job.grid.options,
-            writer=SweepWriter(cache=cache, name=name, manifest=manifest),
+            writer=writer,
             known=stored_answers(cache, [settings[i].cell.cell_id for i in cells]),
             progress=_as_pilot(progress, task.name),
         )
-        try:
-            answers = runner.run(asked, [settings[i] for i in cells])
-        finally:
-            runner.writer.flush()
+        answers = runner.run(asked, [settings[i] for i in cells])
         failed = any(a.status == "failed" for a in answers.values())
-        runner.writer.save(status="partly_failed" if failed else "complete")
+        writer.save(status="partly_failed" if failed else "complete")
     margins = [[answers[settings[i].cell.cell_id, one.sample_id].margin for one in asked] for i in cells]
     exact_pm = np.array([[np.nan if m is None else m for m in row] for row in margins], dtype=np.float64)
     base_n = answer_margins(gradients.screen(str(settings[0].cell.target))).astype(np.float64)

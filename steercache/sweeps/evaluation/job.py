@@ -97,10 +97,11 @@ def prepare(
     manifest = _manifest(loaded, benchmark, arms, options=options, asked=asked, lineages=lineages)
     name = f"eval-{loaded.spec.name}-{benchmark.name}"
     cell_ids = [s.cell.cell_id for arm in arms for s in settings_of(arm, loaded, options)]
+    writer = SweepWriter(cache=session.cache, name=name, manifest=manifest)
     runner = Runner(
         loaded=loaded,
         options=options,
-        writer=SweepWriter(cache=session.cache, name=name, manifest=manifest),
+        writer=writer,
         known=stored_answers(session.cache, cell_ids),
         progress=progress,
     )
@@ -115,7 +116,7 @@ def prepare(
         arms=arms,
         lineages=lineages,
         runner=runner,
-        sweep_id=digest({"name": name, "manifest": manifest}),
+        sweep_id=writer.sweep_id,
         notes=tuple(notes),
     )
 

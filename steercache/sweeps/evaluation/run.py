@@ -87,10 +87,15 @@ def evaluate(
 
     Raises:
         UsageError: a text model, a vector that does not fit, a split without rows, a mode that cannot be had;
-        PartlyFailedError: nothing could be asked.
+        PartlyFailedError: nothing could be asked; BusyError: another process runs this evaluation.
     """
     job = prepare(session, loaded, benchmark, vectors=vectors, options=options, progress=progress)
-    settings = {arm.name: settings_of(arm, loaded, job.options) for arm in job.arms}
+    with job.runner.writer.held():
+        return _evaluate(job)
+
+
+def _evaluate(job: EvalJob) -> Evaluation:
+    settings = {arm.name: settings_of(arm, job.loaded, job.options) for arm in job.arms}
     chosen = {name: some[0] for name, some in settings.items()}
     rows: list[EvalRow] = []
     tables: dict[Part, dict[Key, Answer]] = {}
@@ -107,7 +112,7 @@ def evaluate(
         rows += _rows(job, split, chosen, settings=settings, tables=tables, damage=damage)
     failed = any(answer.status == "failed" for answers in tables.values() for answer in answers.values())
     job.runner.writer.save(status="partly_failed" if failed else "complete")
-    save_questions(session.cache.paths.sweep(job.sweep_id), job.asked)
+    save_questions(job.runner.writer.folder, job.asked)
     return replace(_evaluation(job, rows, tables, chosen), modes=modes)
 
 

@@ -13,7 +13,6 @@ from steercache.benchmarks.task import Asked, Progress
 from steercache.cells.arms import Setting
 from steercache.cells.controls import ControlKind
 from steercache.cells.sweep import SweepJob, TaskQuestions, stored_manifest
-from steercache.core.ids import digest
 from steercache.core.trials import Answer
 from steercache.manifests.sweep import Race
 from steercache.sweeps.evaluation.nulls import Placed, null_settings, place_among
@@ -54,12 +53,11 @@ def place_among_nulls(
         return None, notes
     every = {some[0].arm.name: some for some in made}
     picked = _picked(job, task, every, search.screening)
-    runner = _runner(job, task, winner, picked, search)
-    try:
+    writer = _writer(job, task, winner, picked, search)
+    with writer.held():
+        runner = _runner(job, task, winner, picked, search, writer=writer)
         winners, read = _search(runner, task.asked["search"], winner, picked, job=job, search=search)
-    finally:
-        runner.writer.flush()  # an interrupt costs nothing that was answered
-    runner.writer.save(status="complete")
+        writer.save(status="complete")
     return place_among(winner, winners, grid.baseline.cell.cell_id, task.asked["search"], read), notes
 
 
@@ -74,16 +72,14 @@ def _picked(
     return {name: tuple(some) for name, some in found.items()}
 
 
-def _runner(
+def _writer(
     job: SweepJob,
     task: TaskQuestions,
     winner: Setting,
     picked: Mapping[str, Sequence[Setting]],
     search: NullSearch,
-) -> Runner:
-    """What answers the nulls' cells, in a sweep of their own, in the way that is quickest for them."""
-    cache, asked = job.session.cache, task.asked["search"]
-    cells = [job.grid.baseline, winner, *(s for some in picked.values() for s in some)]
+) -> SweepWriter:
+    """The nulls' sweep of their own."""
     nulls = {name: some[0].arm.vector.vector_id for name, some in picked.items() if some[0].arm.vector is not None}
     manifest = {
         **stored_manifest(job, task, search.how),
@@ -92,18 +88,31 @@ def _runner(
         "vectors": nulls,
     }
     name = f"{job.sweep.name}: {task.name}: nulls of {winner.arm.name}"
-    progress = search.progress
+    return SweepWriter(cache=job.session.cache, name=name, manifest=manifest)
+
+
+def _runner(
+    job: SweepJob,
+    task: TaskQuestions,
+    winner: Setting,
+    picked: Mapping[str, Sequence[Setting]],
+    search: NullSearch,
+    *,
+    writer: SweepWriter,
+) -> Runner:
+    """What answers the nulls' cells, in the way that is quickest for them."""
+    cells = [job.grid.baseline, winner, *(s for some in picked.values() for s in some)]
+    asked, progress = task.asked["search"], search.progress
     runner = Runner(
         loaded=job.loaded,
         options=job.grid.options,
-        writer=SweepWriter(cache=cache, name=name, manifest=manifest),
-        known=stored_answers(cache, [s.cell.cell_id for s in cells]),
+        writer=writer,
+        known=stored_answers(job.session.cache, [s.cell.cell_id for s in cells]),
         progress=None if progress is None else lambda _, done, total: progress(f"{task.name}: nulls", done, total),
         planned=len(asked) * len(cells),
     )
     if search.chooser is not None:
-        folder = cache.paths.sweep(digest({"name": name, "manifest": manifest}))
-        replace(search.chooser, folder=folder).choose(runner, asked, cells, "search")
+        replace(search.chooser, folder=writer.folder).choose(runner, asked, cells, "search")
     return runner
 
 

@@ -13,9 +13,9 @@ from steercache.answers.row_norms import with_target_norms
 from steercache.answers.store import stored_answers
 from steercache.answers.work import work_of
 from steercache.benchmarks.task import Part
+from steercache.cache.sweeps import sweep_id_of
 from steercache.cells.arms import Setting, Wanted
 from steercache.cells.sweep import SweepJob, TaskQuestions, stored_manifest
-from steercache.core.ids import digest
 from steercache.core.trials import Mode
 from steercache.sweeps.grid.run import GridOptions
 
@@ -69,7 +69,7 @@ def _plan_task(
     job = with_target_norms(job, task)  # where they are not measured yet, nothing is answered yet
     cache, grid = job.session.cache, job.grid
     manifest = stored_manifest(job, task, options.how)
-    sweep_id = digest({"name": f"{job.sweep.name}: {task.name}", "manifest": manifest})
+    sweep_id = sweep_id_of(f"{job.sweep.name}: {task.name}", manifest)
     open_to: dict[Part, Sequence[Setting]] = {"search": [grid.baseline, *grid.cells]}
     if "test" in task.asked:
         dearest = [min(grid.settings[arm.name], key=lambda s: s.cell.layer or 0) for arm in grid.arms]

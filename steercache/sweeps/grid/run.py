@@ -15,12 +15,10 @@ from steercache.answers.store import Key, SweepWriter, stored_answers
 from steercache.benchmarks.comparison import adjusted
 from steercache.benchmarks.questions import save_questions
 from steercache.benchmarks.task import Part, Progress
-from steercache.cache.lock import hold_lock
 from steercache.cells.arms import Arm, Setting, Wanted
 from steercache.cells.controls import ControlKind
 from steercache.cells.sweep import SweepJob, TaskQuestions, stored_manifest
 from steercache.core.errors import UsageError
-from steercache.core.ids import digest
 from steercache.core.trials import Answer
 from steercache.manifests.sweep import Race
 from steercache.screening.pilot import Picked, Pilot, ScreenFirst
@@ -203,36 +201,32 @@ def _run_task(
 ) -> TaskResult:
     cache, grid, progress = job.session.cache, job.grid, search.progress
     name = f"{job.sweep.name}: {task.name}"
-    manifest = stored_manifest(job, task, options.how)
-    sweep_id = digest({"name": name, "manifest": manifest})
+    writer = SweepWriter(cache=cache, name=name, manifest=stored_manifest(job, task, options.how))
     open_to, first = dict(grid.settings), {}
     if picked is not None:
         first = {arm: some[0] for arm, some in picked.settings.items()}
         ids = {s.cell.cell_id for some in picked.settings.values() for s in some}
         open_to = {arm: tuple(s for s in some if s.cell.cell_id in ids) for arm, some in open_to.items()}
-    with hold_lock(cache.paths.sweep(sweep_id) / "lock", what=f"the sweep {name}"):
+    with writer.held():
         n_cells = sum(map(len, open_to.values()))
         asked_for = [grid.baseline.cell.cell_id, *(s.cell.cell_id for some in open_to.values() for s in some)]
         runner = Runner(
             loaded=job.loaded,
             options=grid.options,
-            writer=SweepWriter(cache=cache, name=name, manifest=manifest),
+            writer=writer,
             known=stored_answers(cache, asked_for),
             progress=None if progress is None else _under(f"{task.name}: answers", progress),
             planned=len(task.asked["search"]) * (1 + n_cells) + len(task.asked.get("test", ())) * (1 + len(grid.arms)),
         )
-        run = _Run(job=job, task=task, sweep_id=sweep_id, runner=runner, open_to=open_to, first=first)
+        run = _Run(job=job, task=task, sweep_id=writer.sweep_id, runner=runner, open_to=open_to, first=first)
         if costs is not None and options.mode is not None:
-            run.chooser = Chooser(cache=cache, costs=costs, folder=cache.paths.sweep(sweep_id), wanted=options.mode)
-        try:
-            chosen = _search(run, options)
-            if "test" in task.asked:
-                _test(run, chosen)
-        finally:
-            runner.writer.flush()  # an interrupt costs nothing that was answered
+            run.chooser = Chooser(cache=cache, costs=costs, folder=writer.folder, wanted=options.mode)
+        chosen = _search(run, options)
+        if "test" in task.asked:
+            _test(run, chosen)
         failed = any(a.status == "failed" for some in run.answers.values() for a in some.values())
-        runner.writer.save(status="partly_failed" if failed else "complete")
-        save_questions(cache.paths.sweep(sweep_id), task.asked)
+        writer.save(status="partly_failed" if failed else "complete")
+        save_questions(writer.folder, task.asked)
     if options.nulls:
         _place_among_nulls(run, chosen, search)
     if options.damage:

@@ -1,0 +1,28 @@
+"""Waiting for a lock that is held for the length of one write."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from steercache.cache.lock import hold_lock
+from steercache.core.errors import BusyError
+from steercache.index.gate import retry
+
+WAIT_S: Final = 60.0
+
+
+@contextmanager
+def wait_for_lock(path: Path, *, what: str, wait_s: float = WAIT_S) -> Iterator[None]:
+    """Hold the lock on `path` for the length of the block, after waiting for whoever has it.
+
+    Raises:
+        BusyError: it was held for longer than `wait_s`; the message names the process. Others as `hold_lock`.
+    """
+    with ExitStack() as stack:
+        retry(
+            lambda: stack.enter_context(hold_lock(path, what=what)),
+            wait_s=wait_s,
+            again=lambda error: isinstance(error, BusyError),
+        )
+        yield

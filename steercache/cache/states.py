@@ -1,0 +1,139 @@
+"""What `stat` says of the files that the index is made from: nothing is opened, and no change is missed.
+
+A state is a digest of names, sizes and times of change. The time of the inode's change is among them, which no copying sets
+back. A file system's clock ticks every few milliseconds, so that two writes within a tick look alike: what changed within
+`SETTLE_NS` of being looked at is unsettled, and is looked at again (as git does with files that are as new as its index).
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from steercache.cache.paths import RootPaths, RunPaths
+from steercache.cache.sweep_files import MANIFEST, SEARCHES
+
+SETTLE_NS: Final = 20_000_000  # longer than a tick of any kernel's clock (10 ms at 100 Hz)
+UNSETTLED: Final = -1  # no file has this state
+VECTORS, ANNOTATIONS = "vectors", "annotations"
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """State of every run, sweep and folder by path relative to the root, and those among them that may still be changing."""
+
+    of: Mapping[str, int]
+    unsettled: frozenset[str] = field(default=frozenset())
+
+    @property
+    def settled(self) -> dict[str, int]:
+        """What may be remembered: an unsettled state equals none that is found later."""
+        return {path: UNSETTLED if path in self.unsettled else state for path, state in self.of.items()}
+
+
+def states_of(paths: RootPaths) -> States:
+    """The states at this moment: a `stat` per record of a shard, vector, part of answers and file of labels."""
+    now, found, unsettled = time.time_ns(), {}, set()
+    for unit, stamps in _units(paths):
+        found[unit] = _digest(f"{name}:{stamp}" for name, stamp in sorted(stamps.items()))
+        if any(_is_recent(stamp, now) for stamp in stamps.values()):
+            unsettled.add(unit)
+    return States(found, frozenset(unsettled))
+
+
+def settled_states(paths: RootPaths) -> States:
+    """The same, after waiting for a clock's tick where something has just changed."""
+    states = states_of(paths)
+    if states.unsettled:
+        time.sleep(SETTLE_NS / 1e9)
+        states = states_of(paths)
+    return states
+
+
+def vector_states(paths: RootPaths) -> dict[str, int]:
+    """State of every vector's file, by path relative to the root."""
+    return {f"{VECTORS}/{name}": _digest([stamp]) for name, stamp in _files(paths.vectors, ".safetensors").items()}
+
+
+def labels_state(files: Iterable[Path]) -> int:
+    """State of the files of labels that a run's samples are joined with."""
+    stamps = {f"{path.parent.name}/{path.name}": _stamp(path.stat()) for path in files}
+    return _digest(f"{name}:{stamp}" for name, stamp in sorted(stamps.items()))
+
+
+def _units(paths: RootPaths) -> Iterable[tuple[str, dict[str, str]]]:
+    for run in paths.run_folders():
+        yield f"runs/{run.folder.name}", _of_run(run)
+    yield ANNOTATIONS, _of_annotations(paths.annotations)
+    yield VECTORS, _files(paths.vectors, ".safetensors")
+    for sweep in paths.sweep_folders():
+        parts = {f"answers/{name}": stamp for name, stamp in _files(sweep / "answers", ".parquet").items()}
+        yield f"sweeps/{sweep.name}", _named(sweep, (MANIFEST, SEARCHES)) | parts
+
+
+def _of_run(run: RunPaths) -> dict[str, str]:
+    found = _named(run.folder, (run.document.name, run.current.name))
+    for entry in _entries(run.folder):
+        if entry.name.startswith("g") and entry.is_dir():
+            found[entry.name] = "generation"
+    for generation in _entries(run.folder / "shards"):
+        records = _files(Path(generation.path), ".json")
+        found |= {f"{generation.name}/{name}": stamp for name, stamp in records.items()}
+    return found
+
+
+def _of_annotations(folder: Path) -> dict[str, str]:
+    return {
+        f"{dataset.name}/{name}": stamp
+        for dataset in _entries(folder)
+        for name, stamp in _files(Path(dataset.path), ".parquet").items()
+    }
+
+
+def _named(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    found = {}
+    for name in names:
+        try:
+            found[name] = _stamp((folder / name).stat())
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def _files(folder: Path, ending: str) -> dict[str, str]:
+    """Stamps of a folder's files by name; a file under construction has another ending."""
+    found = {}
+    for entry in _entries(folder):
+        if entry.name.endswith(ending):
+            try:
+                found[entry.name] = _stamp(entry.stat())
+            except FileNotFoundError:
+                continue
+    return found
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _stamp(stat: os.stat_result) -> str:
+    return f"{stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_size}"
+
+
+def _is_recent(stamp: str, now_ns: int) -> bool:
+    """Whether a file changed so shortly before `now_ns` that another change could have the same time."""
+    changed = stamp.split(" ")
+    return len(changed) == 3 and abs(now_ns - int(changed[1])) < SETTLE_NS
+
+
+def _digest(lines: Iterable[str]) -> int:
+    """63 bits, so that it fits a BIGINT and is never `UNSETTLED`."""
+    hashed = hashlib.blake2b("\n".join(lines).encode(errors="surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(hashed, "big") >> 1
