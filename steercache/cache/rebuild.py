@@ -9,8 +9,8 @@ from steercache.cache.handle import Cache
 from steercache.cache.states import labels_state, settled_states, vector_states
 from steercache.cache.vector_files import read_vector, vector_rows
 from steercache.core.errors import BusyError, DamagedError
-from steercache.index.database import UnreadableIndexError
 from steercache.index.files import rebuild
+from steercache.index.io_errors import UnreadableIndexError
 from steercache.index.seen import Source
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import duckdb
 
-from steercache.core.errors import BudgetError, BusyError, DamagedError, NotFoundError, SteercacheError, UsageError
+from steercache.core.errors import BudgetError, BusyError, NotFoundError, SteercacheError, UsageError
 from steercache.index.gate import describe_process, gate_of, retry, writers_lock
+from steercache.index.io_errors import REBUILD, first_line, io_error, unreadable
 from steercache.index.migrate import is_current, migrate
 
 ALIAS = "steercache"  # catalog name of the index inside a reading connection
 _HOLDER = re.compile(r"\(PID (\d+)\)")  # in DuckDB's message
-_REBUILD = "steercache cache rebuild"
+_BROKEN = (duckdb.InternalException, duckdb.FatalException)  # what DuckDB says of a file that contradicts itself
 Config = dict[str, str | bool | int | float | list[str]]
 WRITER: Config = {
     "autoinstall_known_extensions": "false",
@@ -32,11 +33,6 @@ def reader_config() -> Config:
         "autoload_known_extensions": "false",
         "temp_directory": str(Path(tempfile.gettempdir()) / f"steercache-{uuid.uuid4().hex}"),
     }
-
-
-class UnreadableIndexError(DamagedError):
-    """DuckDB cannot read the file. It rewrites its block of metadata in place: killed in the middle of that, it leaves the
-    block torn, with a checksum that no longer holds."""
 
 
 class Index:
@@ -94,7 +90,7 @@ class Index:
 
     def _open_reader(self) -> duckdb.DuckDBPyConnection:
         if not self.path.exists():
-            raise NotFoundError("there is no index yet", place=str(self.path), hint=_REBUILD)
+            raise NotFoundError("there is no index yet", place=str(self.path), hint=REBUILD)
         # A database of its own in memory, the file attached: what a query sets or registers dies with the connection.
         con = duckdb.connect(":memory:", config=reader_config())
         try:
@@ -156,24 +152,13 @@ def naming_damage(path: Path) -> Iterator[None]:
 
 def file_error(error: duckdb.Error, path: Path) -> SteercacheError | None:
     """Our error for one of DuckDB's about the file at `path`; None when the file is not to blame."""
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if is_busy(error):
         held = _HOLDER.search(str(error))
         holder = describe_process(held.group(1)) if held else "this process, by a connection of its own"
         return BusyError(f"the index is held by {holder}", place=str(path), hint="close it there, then try again")
-    if "No space left" in text or "disk is full" in text.lower():
-        return BudgetError("the disk is full", place=str(path), hint="free some space; committed rows are safe")
-    if any(os_text in text for os_text in ("Permission denied", "Read-only file system")):
-        return UsageError(
-            f"the index cannot be written: {text}", place=str(path), hint="--root FOLDER that is writable"
-        )
     if isinstance(error, duckdb.OutOfMemoryException):
-        return BudgetError(text, place=str(path), hint="free memory, then try again")
-    if _says_damaged(error, text):
-        return UnreadableIndexError(f"the index is not readable: {text}", place=str(path), hint=_REBUILD)
-    return None
-
-
-def _says_damaged(error: duckdb.Error, text: str) -> bool:
-    kinds = (duckdb.IOException, duckdb.SerializationException, duckdb.InternalException, duckdb.FatalException)
-    return isinstance(error, kinds) or type(error) is duckdb.Error or "corrupt" in text.lower()
+        return BudgetError(first_line(error), place=str(path), hint="free memory, then try again")
+    found = io_error(error, place=path)
+    if found is None and (isinstance(error, _BROKEN) or type(error) is duckdb.Error):
+        return unreadable(first_line(error), path)
+    return found

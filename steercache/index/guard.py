@@ -10,9 +10,10 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from steercache.core.errors import DamagedError, QueryError, SteercacheError
+from steercache.core.errors import QueryError, SteercacheError
 from steercache.index.allowed import check_tree
 from steercache.index.ceiling import memory_ceiling
+from steercache.index.io_errors import io_error
 
 MAX_SQL_CHARS = 100_000  # a parser's memory grows with nesting: 100,000 brackets take a gigabyte
 BATCH_ROWS = 65_536
@@ -44,7 +45,8 @@ def stream_query(
 
     Raises:
         QueryError: the SQL or a binding is wrong or not allowed, or a limit was reached; here or while reading.
-        DamagedError: the index file is not readable.
+        DamagedError: the index file is not readable. BudgetError, UsageError, NotFoundError: the operating system refused a
+            file that the query needs, and says why.
     """
     query = _Query(con=con, sql=sql, limits=limits, failures=[] if failures is None else failures)
     query.check(bindings)
@@ -178,9 +180,7 @@ class _Query:
                 f"it needs more than {self.limits.memory_mib} MiB of memory: {text.splitlines()[0]}",
                 hint="ask for less, or allow more memory",
             )
-        if "Corrupt database file" in text or isinstance(error, duckdb.IOException | duckdb.SerializationException):
-            return DamagedError(f"the index is not readable: {text}", hint="steercache cache rebuild")
-        return QueryError(text)
+        return io_error(error) or QueryError(text)
 
 
 def _distinct_names(schema: pa.Schema) -> pa.Schema:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from steercache.core.errors import DamagedError
 from steercache.index.database import file_error
+from steercache.index.io_errors import UnreadableIndexError
 from steercache.index.schemas import ADDED_LATER, ANNOTATIONS, REMEDY, check_parquet
 
 
@@ -69,7 +70,7 @@ def blaming(*paths: Path) -> Iterator[None]:
         raise
     except duckdb.Error as error:
         about_index = file_error(error, paths[0])
-        if about_index is not None and not isinstance(about_index, DamagedError):
+        if about_index is not None and not isinstance(about_index, UnreadableIndexError):
             raise
         first = str(error).strip().splitlines()[0]
         named = ", ".join(str(path) for path in ([p for p in paths if not _is_readable(p)] or paths))

@@ -26,6 +26,7 @@ from steercache.cache.vectors import save_vector
 from steercache.core.layout import FileRecord
 from steercache.core.trials import Answer, Cell
 from steercache.core.vectors import SteeringVector
+from steercache.index.database import Index
 from steercache.index.files import over_files, rebuild
 from tests.index.contents import every_table
 from tests.index.small import Sentence, span
@@ -103,8 +104,6 @@ def assert_equal_to_a_rebuild(cache: Cache) -> None:
 
 
 def tables_of_index_at(path: Path) -> dict[str, list[Any]]:
-    from steercache.index.database import Index
-
     with Index(path).read() as con:
         return every_table(con)
 

@@ -1,14 +1,19 @@
 """The ledger counts every look, survives torn lines and two writers, and notices what was altered."""
 
+import fcntl
 import json
 import multiprocessing
 import os
+import resource
+import time
 from pathlib import Path
 
 import pytest
 
 from steercache.core.errors import BudgetError, DamagedError
-from steercache.sweeps.evaluation.ledger import FILE_NAME, count_looks, read_looks, record_look
+from steercache.core.ids import canonical_json
+from steercache.sweeps.evaluation.ledger import FILE_NAME, Look, count_looks, read_looks, record_look
+from steercache.sweeps.evaluation.ledger_file import TORN
 
 
 def _look(root: Path, subject: str = "sweep", split: str = "test") -> None:
@@ -71,6 +76,109 @@ def test_lines_are_only_ever_added(tmp_path: Path) -> None:
     before = (tmp_path / FILE_NAME).read_bytes()
     _look(tmp_path, "two")
     assert (tmp_path / FILE_NAME).read_bytes().startswith(before)
+
+
+def test_a_line_cut_anywhere_by_a_kill_costs_at_most_its_own_look(tmp_path: Path) -> None:
+    for subject in ("one", "two"):
+        _look(tmp_path, subject)
+    path = tmp_path / FILE_NAME
+    whole = path.read_bytes()
+    first, second = whole.splitlines(keepends=True)
+    for cut in range(len(second) + 1):
+        path.write_bytes(first + second[:cut])
+        (tmp_path / TORN).unlink(missing_ok=True)
+        has_second = cut >= len(second) - 1  # only the newline is missing
+        expected = ["one", "two"] if has_second else ["one"]
+        assert [k.subject for k in read_looks(tmp_path)] == expected, cut
+        assert path.read_bytes() == first + second[:cut], "a reader changes nothing"
+        for subject in ("three", "four"):
+            _look(tmp_path, subject)
+            expected.append(subject)
+            assert [k.subject for k in read_looks(tmp_path)] == expected, cut
+        aside = (tmp_path / TORN).read_text() if (tmp_path / TORN).exists() else ""
+        torn = [json.loads(line)["torn"].encode("latin-1") for line in aside.splitlines()]
+        assert torn == ([] if has_second or not cut else [second[:cut]])
+
+
+def test_a_ledger_that_an_older_steercache_locked_out_can_be_read_and_written(tmp_path: Path) -> None:
+    for subject in ("one", "two"):
+        _look(tmp_path, subject)
+    path = tmp_path / FILE_NAME
+    first, second = path.read_bytes().splitlines()
+    entry = json.loads(second) | {"subject": "three"}  # names the first as the one before it, as the second does
+    path.write_bytes(first + b"\n" + second + b"\n" + canonical_json(entry) + b"\n")
+    _look(tmp_path, "four")
+    assert [k.subject for k in read_looks(tmp_path)] == ["one", "two", "three", "four"]
+
+
+def test_bytes_that_no_write_leaves_are_no_torn_line(tmp_path: Path) -> None:
+    for subject in ("one", "two", "three"):
+        _look(tmp_path, subject)
+    path = tmp_path / FILE_NAME
+    whole = path.read_bytes()
+    n_checked = whole.rindex(b"\n", 0, -1)  # the last line has no successor that vouches for it
+    for at in range(0, n_checked, 7):
+        altered = bytearray(whole)
+        altered[at] ^= 1
+        path.write_bytes(altered)
+        with pytest.raises(DamagedError, match=r"entry \d"):
+            read_looks(tmp_path)
+        with pytest.raises(DamagedError, match=r"entry \d"):
+            _look(tmp_path)
+        assert path.read_bytes() == altered
+    lines = whole.splitlines()
+    path.write_bytes(lines[0] + b"\n" + lines[2])  # a whole entry, not torn, that does not follow
+    with pytest.raises(DamagedError, match="entry 2"):
+        read_looks(tmp_path)
+
+
+def test_a_disk_that_takes_a_part_of_a_line_leaves_the_ledger_as_it_was(tmp_path: Path) -> None:
+    _look(tmp_path, "one")
+    before = (tmp_path / FILE_NAME).read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, hard))
+    try:
+        with pytest.raises(BudgetError, match="ledger"):
+            _look(tmp_path, "two")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / FILE_NAME).read_bytes() == before
+    _look(tmp_path, "two")
+    assert [k.subject for k in read_looks(tmp_path)] == ["one", "two"]
+
+
+def test_a_look_that_is_wanted_once_is_there_once(tmp_path: Path) -> None:
+    def look(subject: str) -> Look:
+        return record_look(tmp_path, dataset="d", rule="r", split="test", subject=subject, n=1, once=True)
+
+    assert look("one") == look("one") != look("two")
+    assert [k.subject for k in read_looks(tmp_path)] == ["one", "two"]
+
+
+def test_a_ledger_moved_away_while_a_writer_waits_for_it_is_begun_anew(tmp_path: Path) -> None:
+    _look(tmp_path, "one")
+    path = tmp_path / FILE_NAME
+    context = multiprocessing.get_context("spawn")
+    with path.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        writer = context.Process(target=_look, args=(tmp_path, "two"))
+        writer.start()
+        deadline = time.monotonic() + 60
+        while not _waits(path, writer.pid) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        path.rename(tmp_path / "moved")
+    writer.join()
+    assert writer.exitcode == 0
+    assert [k.subject for k in read_looks(tmp_path)] == ["two"]
+
+
+def _waits(path: Path, pid: int | None) -> bool:
+    """Whether a process waits for the lock on a file."""
+    inode = f":{path.stat().st_ino} "
+    return any(
+        "->" in line and str(pid) in line.split() and inode in line
+        for line in Path("/proc/locks").read_text().splitlines()
+    )
 
 
 @pytest.mark.parametrize("cut", [1, 20, 100])

@@ -22,7 +22,7 @@ from steercache.data.benchmarks.questions import Benchmark
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session
 from steercache.sweeps.evaluation.job import EvalJob, prepare
-from steercache.sweeps.evaluation.ledger import count_looks, read_looks, record_look
+from steercache.sweeps.evaluation.ledger import count_looks, record_look
 from steercache.sweeps.evaluation.nulls import place_among
 from steercache.sweeps.evaluation.table import (
     EvalRow,
@@ -137,7 +137,7 @@ def _answer_split(
     plain = [s for arm in job.arms if arm.wording == PLAIN for s in open_to[arm.name]]
     if chooser is not None:  # before the look: what cannot be done is not one
         modes[split] = chooser.choose(job.runner, job.asked[split], plain, split)
-    if split == "test" and not any(look.subject == job.sweep_id for look in read_looks(job.root)):
+    if split == "test":
         record_look(
             job.root,
             dataset=job.benchmark.name,
@@ -146,6 +146,7 @@ def _answer_split(
             split=split,
             subject=job.sweep_id,
             n=len(job.asked[split]),
+            once=True,
         )
     answers = job.runner.run(job.asked[split], plain)
     other = [s for arm in job.arms if arm.wording != PLAIN for s in open_to[arm.name]]

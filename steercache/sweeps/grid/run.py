@@ -22,7 +22,7 @@ from steercache.core.errors import UsageError
 from steercache.core.trials import Answer
 from steercache.manifests.sweep import Race
 from steercache.screening.pilot import Picked, Pilot, ScreenFirst
-from steercache.sweeps.evaluation.ledger import count_looks, read_looks, record_look
+from steercache.sweeps.evaluation.ledger import count_looks, record_look
 from steercache.sweeps.evaluation.nulls import NULL_KINDS, Placed
 from steercache.sweeps.evaluation.run import Failure
 from steercache.sweeps.evaluation.table import best_setting, bias_of, compared, tested_bias
@@ -280,16 +280,16 @@ def _test(run: _Run, chosen: Choices) -> None:
     asked, bench = run.task.asked["test"], run.task.benchmark
     settings = [run.job.grid.baseline, *chosen.values()]
     run.choose("test", settings)  # before the look: what cannot be done is not one
-    if not any(look.subject == run.sweep_id for look in read_looks(run.job.root)):
-        record_look(
-            run.job.root,
-            dataset=bench.name,
-            task=run.task.task,
-            rule=bench.rule,
-            split="test",
-            subject=run.sweep_id,
-            n=len(asked),
-        )
+    record_look(
+        run.job.root,
+        dataset=bench.name,
+        task=run.task.task,
+        rule=bench.rule,
+        split="test",
+        subject=run.sweep_id,
+        n=len(asked),
+        once=True,
+    )
     run.answers["test"] = run.runner.run(asked, settings)
 
 
