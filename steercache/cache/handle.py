@@ -14,6 +14,7 @@ from steercache.core.errors import BusyError, DamagedError, NotFoundError, Usage
 from steercache.core.ids import SHORT_ID, resolve_name
 from steercache.index.database import Index
 from steercache.index.files import RunFiles, over_files
+from steercache.index.place import home_expanded
 from steercache.store.durable import make_folder
 
 READER_WAIT_S = 2.0
@@ -144,8 +145,10 @@ def open_cache(root: Path, *, create: bool = False) -> Cache:
 
     Raises:
         NotFoundError: there is no cache and `create` is false.
-        UsageError: the folder cannot be made.
+        UsageError: the folder cannot be made, or cannot hold an index.
     """
+    root = home_expanded(root)
+    cache = Cache(root)
     looks_like_cache = any((root / name).exists() for name in ("runs", "index.duckdb", "vectors", "annotations"))
     if not looks_like_cache:
         if not create:
@@ -153,4 +156,4 @@ def open_cache(root: Path, *, create: bool = False) -> Cache:
                 "no cache here", place=str(root), hint=f"steercache build smollm2-concepts --root {root}"
             )
         make_folder(root / "runs")
-    return Cache(root)
+    return cache

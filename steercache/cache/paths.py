@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steercache.core.errors import NotFoundError
+from steercache.index.place import INDEX_NAME
 
 FIRST_GENERATION = "g0001"
 _HEX_ID = re.compile(r"[0-9a-f]{64}")
@@ -74,7 +75,7 @@ class RootPaths:
 
     @property
     def index(self) -> Path:
-        return self.root / "index.duckdb"
+        return self.root / INDEX_NAME
 
     @property
     def runs(self) -> Path:

@@ -7,12 +7,13 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
 
+from steercache.cli.streams import drop_stdout, open_streams, say
 from steercache.core.errors import (
     BudgetError,
     ManifestError,
@@ -54,6 +55,9 @@ EXTRA_OF = {  # what a command may lack where only `steercache` was installed, a
 }
 OUR_BUG = 1
 INTERRUPTED = 130
+_OUT_OF_MEMORY = (
+    "error: the system gives this process no more memory or threads\ntry: a smaller job, or raise the limits"
+)
 DEBUG = "STEERCACHE_DEBUG"  # 1 shows the traceback of a bug
 
 
@@ -81,8 +85,7 @@ class LazyGroup(click.Group):
             result = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:  # before click sees it: its own answer is exit code 1
-            with suppress(OSError, ValueError):  # ValueError: a stdout without descriptor, as under a test
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            drop_stdout()
             return 0
         return result
 
@@ -101,6 +104,7 @@ def steercache() -> None:
 
 def main() -> None:
     """Entry point of the installed program."""
+    open_streams()
     warnings.showwarning = _in_one_line(warnings.showwarning)
     code = run(sys.argv[1:])
     gc.collect()  # what errors left in cycles goes now: DuckDB's binding complains of what outlives the interpreter
@@ -114,6 +118,10 @@ def run(words: Sequence[str]) -> int:
     can show theirs, on request.
     """
     try:
+        Path.cwd()
+    except OSError:
+        return _fail("error: the current folder no longer exists\ntry: cd to another folder", code=UsageError.exit_code)
+    try:
         # Without its standalone mode, click returns what `ctx.exit` was given instead of exiting.
         code = steercache(list(words), prog_name="steercache", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
@@ -125,6 +133,8 @@ def run(words: Sequence[str]) -> int:
         return _fail(f"error: {error}{way_out}", code=error.exit_code)
     except OSError as error:
         return _fail(f"error: {_machine_message(error)}", code=_machine_code(error))
+    except MemoryError:
+        return _fail(_OUT_OF_MEMORY, code=BudgetError.exit_code)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRA_OF:
@@ -134,6 +144,10 @@ def run(words: Sequence[str]) -> int:
             f"error: this needs {package}, which is not installed\ntry: {hint}", code=MissingExtraError.exit_code
         )
     except Exception as error:
+        if (
+            isinstance(error, RuntimeError) and str(error) == "can't start new thread"
+        ):  # neither memory nor a process left
+            return _fail(_OUT_OF_MEMORY, code=BudgetError.exit_code)
         return _fail(_bug_message(error), code=OUR_BUG)
     return code if isinstance(code, int) else 0
 
@@ -143,7 +157,7 @@ def _in_one_line(others: Callable[..., None]) -> Callable[..., None]:
 
     def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
         if issubclass(category, SteercacheWarning):
-            click.echo(f"note: {message}", err=True)
+            say(f"note: {message}")
         else:
             others(message, category, *rest, **more)
 
@@ -151,7 +165,7 @@ def _in_one_line(others: Callable[..., None]) -> Callable[..., None]:
 
 
 def _fail(message: str, *, code: int) -> int:
-    click.echo(message, err=True)
+    say(message)
     return code
 
 

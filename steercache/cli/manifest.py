@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from steercache.cli.options import json_option
+from steercache.cli.streams import say
 from steercache.core.errors import ManifestError, NotFoundError, Problem
 from steercache.data.benchmarks import BENCHMARKS
 from steercache.data.stream import open_dataset
@@ -109,7 +110,7 @@ def show(name: str, search: tuple[Path, ...], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(document.model_dump(mode="json"), indent=2))
     else:
-        click.echo(f"# {path}", err=True)
+        say(f"# {path}")
         click.echo(path.read_text(encoding="utf-8-sig").rstrip())
 
 

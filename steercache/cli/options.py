@@ -8,11 +8,20 @@ import click
 
 from steercache.core.errors import UsageError
 from steercache.core.trials import AlphaUnit
+from steercache.index.place import INDEX_NAME, duckdb_name, home_expanded
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+def _usable_root(context: click.Context, parameter: click.Parameter, root: Path) -> Path:
+    folder = home_expanded(root)
+    duckdb_name(folder / INDEX_NAME)
+    return folder
+
+
 root_option = click.option(
     "--root",
+    callback=_usable_root,
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("cache"),
     envvar="STEERCACHE_ROOT",

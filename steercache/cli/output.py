@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,12 +16,25 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-stderr = Console(stderr=True, highlight=False)
+from steercache.cli.streams import is_unicode, say
+
+MIN_COLUMNS = 40  # a terminal that says it is narrower gets lines that wrap
+PIPE_COLUMNS = 140
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave a reader that has gone to `LazyGroup.invoke`: rich would end the program with exit code 1."""
+        raise BrokenPipeError
+
+
+stderr = _Console(stderr=True, highlight=False)
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+    """One JSON document on stdout; characters that stdout cannot take are JSON escapes."""
+    text = json.dumps(_plain(value), indent=2, ensure_ascii=not is_unicode(sys.stdout), allow_nan=False)
+    click.echo(text)
 
 
 def _plain(value: Any) -> Any:
@@ -43,7 +57,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title:
         table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row))  # text as it is: a token may look like markup
-    Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(table)
+    width = max(shutil.get_terminal_size().columns, MIN_COLUMNS) if sys.stdout.isatty() else PIPE_COLUMNS
+    _Console(width=width, highlight=False).print(table)
 
 
 def _cell(value: Any) -> str:
@@ -54,7 +69,7 @@ def _cell(value: Any) -> str:
 
 def note(text: str) -> None:
     """A line for the person at the terminal, on stderr."""
-    stderr.print(text, soft_wrap=True, markup=False)
+    say(text)
 
 
 ROOTLESS = ("manifest",)  # commands that look into no cache
@@ -66,10 +81,10 @@ def next_commands(*commands: str) -> None:
     context = click.get_current_context(silent=True)
     if context is not None and context.find_root().obj == GUIDED:
         return
-    stderr.print("next:", style="dim")
+    say("next:", dim=True)
     for command in commands:
         at_root = "" if context is None or "--root" in command else _same_root(context, command)
-        stderr.print(f"  {command}{at_root}", markup=False, soft_wrap=True)  # to be copied as one line
+        say(f"  {command}{at_root}")
 
 
 def _same_root(context: click.Context, command: str) -> str:

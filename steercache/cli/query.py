@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, BinaryIO, cast, get_args
 
@@ -151,13 +152,17 @@ def _write(
         n_rows = _to_file(into, options["output"])
         note(f"{n_rows:,} rows in {options['output']}")
         return
-    if format_name in _BINARY and sys.stdout.isatty():
-        raise UsageError(f"{format_name} is not for a terminal", hint="-o FILE")
+    sink = getattr(sys.stdout, "buffer", None)  # None: a stream of text stands in the place of stdout
+    if format_name in _BINARY and (sink is None or sys.stdout.isatty()):
+        raise UsageError(f"{format_name} is not text: it needs a file", hint="-o FILE")
     with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
         into(cast(BinaryIO, spool))
         spool.seek(0)
-        shutil.copyfileobj(spool, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+        if sink is None:
+            shutil.copyfileobj(TextIOWrapper(cast(BinaryIO, spool), "utf-8"), sys.stdout)
+            return
+        shutil.copyfileobj(spool, sink)
+        sink.flush()
 
 
 def _to_file(into: Callable[[BinaryIO], int], path: Path) -> int:

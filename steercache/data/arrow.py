@@ -1,6 +1,7 @@
 """Tables that are Arrow: Parquet files and the hub's `datasets`; a few hundred rows in memory at a time."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from steercache.core.errors import Problem
-from steercache.data.rows import Row, Rows, missing_columns, unreadable
+from steercache.data.rows import Row, Rows, check_header, first_line, unreadable
 
 BATCH_ROWS = 256
 
@@ -17,14 +18,14 @@ def parquet_rows(path: Path, file: str, *, wanted: tuple[str, ...]) -> Rows:
     """Rows of a Parquet file; only the wanted columns are read.
 
     Raises:
-        ManifestError: it is no Parquet file, is damaged, or lacks a wanted column.
+        ManifestError: it is no Parquet file, is damaged, lacks a wanted column, or has two of its name.
     """
     try:
         with pq.ParquetFile(path) as table:
-            missing_columns(file, table.schema_arrow.names, wanted)
+            check_header(file, table.schema_arrow.names, wanted)
             yield from batch_rows(table.iter_batches(batch_size=BATCH_ROWS, columns=list(wanted)), file, wanted)
-    except (pa.ArrowException, OSError) as error:
-        raise unreadable(file, f"not readable as Parquet: {str(error).splitlines()[0]}") from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # Unicode: the name of a column
+        raise unreadable(file, f"not readable as Parquet: {first_line(error)}") from None
 
 
 def batch_rows(batches: Iterable[Any], file: str, wanted: tuple[str, ...]) -> Rows:
@@ -34,20 +35,32 @@ def batch_rows(batches: Iterable[Any], file: str, wanted: tuple[str, ...]) -> Ro
         columns = [list(_cells(batch.column(name))) for name in wanted]
         for cells in zip(*columns, strict=True):
             line += 1
-            broken = [name for name, cell in zip(wanted, cells, strict=True) if cell is _BROKEN]
+            broken = next(
+                ((name, cell) for name, cell in zip(wanted, cells, strict=True) if type(cell) is _Broken), None
+            )
             if broken:
-                yield Problem(loc=broken[0], kind="encoding", message="not UTF-8", file=file, line=line)
+                name, cell = broken
+                yield Problem(loc=name, kind=cell.kind, message=cell.message, file=file, line=line)
             else:
                 yield Row(file=file, line=line, values=dict(zip(wanted, cells, strict=True)))
 
 
-_BROKEN = object()  # stands for a cell whose bytes are not UTF-8; Arrow does not check when it writes
+@dataclass(frozen=True, slots=True)
+class _Broken:
+    """Stands for a cell whose value Python has no object for."""
+
+    kind: str
+    message: str
+
+
+# Arrow does not check text when it writes; dates and durations go beyond Python's; a time zone may be unknown here.
+_UNREADABLE = (ValueError, ArithmeticError, LookupError)
 
 
 def _cells(column: Any) -> Iterator[Any]:
     try:
         yield from column.to_pylist()
-    except UnicodeDecodeError:
+    except _UNREADABLE:
         yield from map(_cell, column)
 
 
@@ -55,4 +68,6 @@ def _cell(scalar: Any) -> Any:
     try:
         return scalar.as_py()
     except UnicodeDecodeError:
-        return _BROKEN
+        return _Broken("encoding", "not UTF-8")
+    except _UNREADABLE as error:
+        return _Broken("value", f"{scalar.type} that cannot be read: {first_line(error)}")

@@ -81,7 +81,7 @@ class Cells:
             if value is _ABSENT:
                 continue
             try:
-                json.dumps(value, allow_nan=False).encode()
+                json.dumps(value, allow_nan=False, ensure_ascii=False).encode()  # half a surrogate pair is a ValueError
             except (TypeError, ValueError, RecursionError):
                 self.problem(column, "not_json", f"cannot be kept: {_name(value)} is not JSON")
             else:

@@ -11,7 +11,7 @@ from typing import Any
 from steercache.core.errors import ManifestError, MissingExtraError, NotFoundError, Problem, SteercacheError
 from steercache.data.arrow import BATCH_ROWS, batch_rows
 from steercache.data.hub_folder import check_folder, check_hub_id, check_saved, is_saved
-from steercache.data.rows import Rows, missing_columns
+from steercache.data.rows import Rows, check_header
 from steercache.manifests.dataset import HfSource
 
 
@@ -26,7 +26,7 @@ def hub_rows(source: HfSource, base_dir: Path, *, wanted: tuple[str, ...]) -> Ro
     file = f"{source.id or source.path}[{source.split}]"
     table = _opened(source, base_dir, file)
     names = table.column_names
-    missing_columns(file, list(names) if names else [], wanted)
+    check_header(file, list(names) if names else [], wanted)
     batches = table.select_columns(list(wanted)).with_format("arrow").iter(batch_size=BATCH_ROWS)
     return batch_rows(_guarded(batches, file), file, wanted)
 

@@ -26,7 +26,7 @@ def resolve_inside(folder: Path, name: str) -> Path | str:
     try:
         root = folder.resolve(strict=True)
         path = (root / name).resolve(strict=True)
-    except (OSError, RuntimeError):  # RuntimeError: links in a circle
+    except (OSError, RuntimeError, ValueError):  # links in a circle; half a surrogate pair in the name
         return "there is no such file"
     if leads_out(root, path):
         return "a link leads out of the data set's folder"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from steercache.core.errors import Problem
-from steercache.data.rows import MAX_ROW_BYTES, Row, Rows, missing_columns, unreadable
+from steercache.data.rows import MAX_ROW_BYTES, Row, Rows, check_header, unreadable
 
 LEGACY = "WINDOWS-1252"  # what one-byte encodings of western languages are called here
 _BOM = b"\xef\xbb\xbf"
@@ -144,11 +144,12 @@ def csv_rows(path: Path, file: str, *, wanted: tuple[str, ...], delimiter: str =
         if cells is None:
             break
         if header is None:
-            header = _header(cells, file, wanted)
+            check_header(file, cells, wanted)
+            header = cells
         elif cells:
             yield _csv_row(header, cells, file, line)
     if header is None:
-        missing_columns(file, [], wanted)
+        check_header(file, [], wanted)
 
 
 def _csv_lines(path: Path, file: str, bad_lines: list[Problem]) -> Iterator[str]:
@@ -158,14 +159,6 @@ def _csv_lines(path: Path, file: str, bad_lines: list[Problem]) -> Iterator[str]
         if isinstance(text, Problem):
             bad_lines.append(text)
         yield "\n" if isinstance(text, Problem) else text
-
-
-def _header(cells: list[str], file: str, wanted: tuple[str, ...]) -> list[str]:
-    twice = [name for name in wanted if cells.count(name) > 1]
-    if twice:
-        raise unreadable(file, f"the header names {', '.join(twice)} more than once")
-    missing_columns(file, cells, wanted)
-    return cells
 
 
 def _csv_row(header: list[str], cells: list[str], file: str, line: int) -> Row | Problem:

@@ -1,6 +1,6 @@
 """Rows of tables before their columns have a meaning: where each stands, and what cannot be read as a row."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def data_file(base_dir: Path, path: str) -> Path:
         raise NotFoundError(
             "there is no such data file", place=str(full), hint="paths are relative to the manifest's folder"
         )
-    return full
+    return full.absolute()  # pyarrow would take a relative `~x` for a home folder
 
 
 def unreadable(file: str, message: str, *, hint: str | None = None) -> ManifestError:
@@ -51,17 +51,23 @@ def unreadable(file: str, message: str, *, hint: str | None = None) -> ManifestE
     return ManifestError("this data file cannot be read", problems=[problem], place=file, hint=hint)
 
 
-def missing_columns(file: str, there: list[str], wanted: tuple[str, ...]) -> None:
-    """Refuse a table with a header that lacks a column, once for the file and not for every row.
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its kind where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def check_header(file: str, there: Sequence[str], wanted: tuple[str, ...]) -> None:
+    """Refuse a table whose header lacks a wanted column or names it twice, once for the file and not for every row.
 
     Raises:
-        ManifestError: naming every column that is missing.
+        ManifestError: naming every such column.
     """
     has = ", ".join(there[:20]) or "none"
-    problems = [
-        Problem(loc=name, kind="missing_column", message=f"there is no such column; there are: {has}", file=file)
-        for name in wanted
-        if name not in there
-    ]
+    faults = {
+        0: ("missing_column", f"there is no such column; there are: {has}"),
+        2: ("column_twice", "the header names this column more than once: rename or drop the others"),
+    }
+    found = [(name, faults.get(min(there.count(name), 2))) for name in wanted]
+    problems = [Problem(loc=name, kind=fault[0], message=fault[1], file=file) for name, fault in found if fault]
     if problems:
         raise ManifestError("this data set is not valid", problems=problems, place=file)

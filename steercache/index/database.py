@@ -13,6 +13,7 @@ from steercache.core.errors import BudgetError, BusyError, NotFoundError, Steerc
 from steercache.index.gate import describe_process, gate_of, retry, writers_lock
 from steercache.index.io_errors import REBUILD, first_line, io_error, unreadable
 from steercache.index.migrate import is_current, migrate
+from steercache.index.place import duckdb_name
 
 ALIAS = "steercache"  # catalog name of the index inside a reading connection
 _HOLDER = re.compile(r"\(PID (\d+)\)")  # in DuckDB's message
@@ -36,9 +37,14 @@ def reader_config() -> Config:
 
 
 class Index:
-    """The index at `path`. Holds nothing open between calls; `wait_s` is how long a held file is waited for."""
+    """The index at `path`. Holds nothing open between calls; `wait_s` is how long a held file is waited for.
+
+    Raises:
+        UsageError: DuckDB cannot keep a file at `path`.
+    """
 
     def __init__(self, path: Path, *, wait_s: float = 10.0) -> None:
+        duckdb_name(path)  # an index that DuckDB could not open is refused at once, not after an hour of building
         self.path = path
         self.wait_s = wait_s
 
@@ -94,7 +100,7 @@ class Index:
         # A database of its own in memory, the file attached: what a query sets or registers dies with the connection.
         con = duckdb.connect(":memory:", config=reader_config())
         try:
-            quoted = _name_for_duckdb(self.path).replace("'", "''")
+            quoted = duckdb_name(self.path).replace("'", "''")
             con.execute(f"ATTACH '{quoted}' AS {ALIAS} (READ_ONLY)")
             con.execute(f"USE {ALIAS}")
         except BaseException:
@@ -105,7 +111,7 @@ class Index:
     def _open_writer(self) -> duckdb.DuckDBPyConnection:
         if not self.path.exists():
             wal_of(self.path).unlink(missing_ok=True)  # left by a rebuild that was killed; it belongs to no file
-        con = duckdb.connect(_name_for_duckdb(self.path), config=WRITER)
+        con = duckdb.connect(duckdb_name(self.path), config=WRITER)
         try:
             if not is_current(con, place=str(self.path)):
                 con.execute("BEGIN")
@@ -115,14 +121,6 @@ class Index:
             con.close()
             raise
         return con
-
-
-def _name_for_duckdb(path: Path) -> str:
-    """An absolute path: DuckDB takes a name such as `md:x` for a service. Raises UsageError for `?`, which it cannot bear."""
-    name = str(path.absolute())
-    if "?" in name:
-        raise UsageError("DuckDB cannot keep a file in a folder with `?` in its name", place=name, hint="--root FOLDER")
-    return name
 
 
 def wal_of(path: Path) -> Path:

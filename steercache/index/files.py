@@ -31,6 +31,7 @@ from steercache.index.ingest import (
 )
 from steercache.index.labels import SAMPLES_OF_RUNS, TOKENS_OF_RUNS
 from steercache.index.migrate import migrate
+from steercache.index.place import duckdb_name
 from steercache.index.rows import Row, insert
 from steercache.index.schemas import ANNOTATIONS, SAMPLES, TOKENS, check_present
 from steercache.index.seen import Source, write_seen, write_sources
@@ -94,7 +95,7 @@ def rebuild(
     with writers_lock(path, wait_s):
         for leftover in (new, wal_of(new)):
             leftover.unlink(missing_ok=True)
-        con = duckdb.connect(str(new), config=WRITER)
+        con = duckdb.connect(duckdb_name(new), config=WRITER)
         try:
             with naming_damage(new):
                 _in_transaction(con, lambda: migrate(con))
@@ -195,7 +196,7 @@ def _swap(path: Path, new: Path, wait_s: float) -> None:
 
 def _open_and_close(path: Path) -> None:
     """Find out whether somebody has the file open; without the checkpoint of a last connection, which writes in place."""
-    con = duckdb.connect(str(path), config=WRITER)
+    con = duckdb.connect(duckdb_name(path), config=WRITER)
     con.execute("PRAGMA disable_checkpoint_on_shutdown")
     con.close()
 

@@ -15,6 +15,7 @@ COUNT_COLUMNS: Final[Mapping[str, str]] = MappingProxyType(
     {"images": PICTURES, "problem": "text", "answer": "integer or text"}
 )
 KEYS: Final = ("image_filename", "question", "answer")
+MAX_DIGITS: Final = 9
 IMAGE_TAG: Final = "<image>"  # stands for the picture in `problem`; where it goes is the model family's matter
 
 
@@ -40,7 +41,7 @@ def _count(row: TableRow) -> Row:
         missing = [name for name in ("problem", "answer") if row.labels[name] in (None, "")]
         return FailedRow(place=row.place, kind="missing_value", message=f"empty: {', '.join(missing)}", task="Count")
     number = str(answer).strip()
-    if not number.isdecimal():
+    if not is_count(number):
         return FailedRow(place=row.place, kind="bad_answer", message=f"{number!r} is no count", task="Count")
     if len(pictures) != 1:
         message = f"one picture was expected, the row has {len(pictures)}"
@@ -109,12 +110,17 @@ def _clevr(folder: Path, home: str, row: Any, place: str) -> Row:
     )
 
 
+def is_count(text: str) -> bool:
+    """Whether an answer is a whole number, of no more digits than a count can have."""
+    return text.isdecimal() and len(text) <= MAX_DIGITS
+
+
 def _answer(value: str | int | bool) -> tuple[str, AnswerKind, str, tuple[str, ...]]:
     """Answer, kind, task and choices by the answer's form (Super-CLEVR writes numbers and truth values bare)."""
     if isinstance(value, bool):
         value = "yes" if value else "no"
     text = str(value).strip().lower()
-    if text.isdecimal():
+    if is_count(text):
         return str(int(text)), "count", "Count", ()
     if text in ("yes", "no", "true", "false"):
         return {"true": "yes", "false": "no"}.get(text, text), "text", "YesNo", ("yes", "no")

@@ -55,6 +55,8 @@ def check_columns(schema: pa.Schema, wanted: Mapping[str, str], *, place: str) -
         if name not in schema.names:
             message = f"this column is missing (wanted: {kind}); the file has: {', '.join(schema.names)}"
             problems.append(Problem(loc=name, kind="missing_column", message=message))
+        elif schema.names.count(name) > 1:
+            problems.append(Problem(loc=name, kind="column_twice", message="the file has this column more than once"))
         elif not CHECKS[kind](schema.field(name).type):
             message = f"wanted {kind}, found {schema.field(name).type}"
             problems.append(Problem(loc=name, kind="wrong_type", message=message))

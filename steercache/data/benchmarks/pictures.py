@@ -25,7 +25,10 @@ def resolve_under(folder: Path, relative: str) -> Path:
     if not relative or "\0" in relative or pure.is_absolute() or ".." in pure.parts or Path(relative).is_absolute():
         raise OutsideFolderError(f"{relative!r} leads out of the data set's folder", problems=(problem,))
     root = folder.resolve()
-    path = (root / pure).resolve()
+    try:
+        path = (root / pure).resolve()
+    except (OSError, RuntimeError, ValueError):  # links in a circle; half a surrogate pair in the name
+        raise OutsideFolderError(f"{relative!r} names no file of the data set's folder", problems=(problem,)) from None
     if leads_out(root, path):
         raise OutsideFolderError(f"{relative!r} leads out of the data set's folder", problems=(problem,))
     return path

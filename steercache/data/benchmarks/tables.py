@@ -100,7 +100,9 @@ def parquet_rows(
 
 def _open_parquet(path: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path)
+        file = pq.ParquetFile(path)
+        _ = file.schema_arrow.names  # a name that is not UTF-8 is a ValueError
+        return file
     except (OSError, ValueError, pa.ArrowException) as err:
         raise DamagedError(f"not a readable Parquet file: {err}", place=path.name, hint="download it again") from err
 
@@ -109,7 +111,7 @@ def _batches(file: pq.ParquetFile, group: int, names: Sequence[str]) -> Iterator
     try:
         for batch in file.iter_batches(batch_size=64, row_groups=[group], columns=list(names)):
             yield batch.to_pylist()
-    except (OSError, ValueError, pa.ArrowException) as err:
+    except (OSError, ValueError, ArithmeticError, LookupError, pa.ArrowException) as err:
         raise DamagedError(f"row group {group} cannot be read: {err}", hint="download the file again") from err
 
 
