@@ -103,7 +103,7 @@ def _tables(paths: RunPaths, record: ShardRecord, *, shared: bool) -> list[str]:
     problems = []
     for path, kind in ((paths.tokens(record.shard_idx), "rows"), (paths.samples(record.shard_idx), "samples")):
         try:
-            table = pq.read_table(path, columns=["row_idx"] if kind == "rows" else ["sample_idx"])
+            table = pq.read_table(path.absolute(), columns=["row_idx"] if kind == "rows" else ["sample_idx"])
         except (OSError, pa.ArrowException) as error:
             problems.append(f"{kind}/{path.name} cannot be read: {error}")
             continue

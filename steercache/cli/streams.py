@@ -34,8 +34,9 @@ def open_streams() -> None:
 
 def say(text: str, **style: Any) -> None:
     """Write a line for a person on stderr; where that fails, there is nobody to read it."""
+    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
     with suppress(OSError, ValueError):  # ValueError: the stream was closed
-        click.secho(text, err=True, **style)
+        click.secho(text.encode(encoding, "backslashreplace").decode(encoding), err=True, **style)
 
 
 def drop_stdout() -> None:

@@ -224,7 +224,7 @@ def test_an_empty_csv_file_and_one_with_a_header_named_twice_are_refused(tmp_pat
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "twice.csv").write_text("text,text\na,b\n")
     write_csv(tmp_path / "rows.csv", [{"text": "a"}])
-    for name, kind in (("empty", "missing_column"), ("twice", "unreadable")):
+    for name, kind in (("empty", "missing_column"), ("twice", "column_twice")):
         with pytest.raises(ManifestError) as caught:
             list(dataset(tmp_path, {"type": "csv", "path": f"{name}.csv"}))
         assert [p.kind for p in caught.value.problems] == [kind]

@@ -64,7 +64,7 @@ def find_files(folder: Path, patterns: Sequence[str]) -> list[Path]:
     if not folder.is_dir():
         raise NotFoundError("no such folder", place=str(folder), hint="give the folder the set was downloaded to")
     for pattern in patterns:
-        if found := sorted(path for path in folder.glob(pattern) if path.is_file()):
+        if found := sorted(path for path in folder.absolute().glob(pattern) if path.is_file()):
             if outside := [path for path in found if leads_out(folder, path)]:
                 raise _broken(outside[0], "outside_folder", "a link leads out of the data set's folder")
             return found

@@ -1,0 +1,83 @@
+"""Folders of any name as `--root`: each works through the whole flow, or is refused before anything is written."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from steercache.cache.handle import open_cache
+from steercache.core.errors import UsageError
+from tests.cli.small import RUN, Terminal
+
+FLOW = (
+    ("cache", "status"),
+    ("cache", "verify"),
+    ("query", "concept_counts"),
+    ("query", "select activation(run_id, 'resid_post', 0, row_idx) from tokens limit 1"),
+    ("vectors", "refit", "counting"),
+    ("cache", "rebuild"),
+    ("cache", "compact", RUN),
+    ("cache", "gc"),
+    ("cache", "verify"),
+)
+GOOD = [
+    "st*ar",
+    "per%cent",
+    "%41",
+    "ha#sh",
+    " bl ank ",
+    "new\nline",
+    "quo'te\"",
+    "a;b$c&d!",
+    "[br]{ce}",
+    "file:x",
+    "s3:",
+    "md:x",
+]
+GOOD += ["-dash", "\u00e9\u65e5", "\x1b[31mred", "\u202e", "x" * 200]
+REFUSED = ["que?stion", "back\\slash", os.fsdecode(b"\xff\xfe")]
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_folder_of_any_name_is_a_cache(
+    name: str, work: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (work / "cache").rename(work / name)
+    for words in FLOW[:5] if name != GOOD[0] else FLOW:
+        assert terminal(*words, f"--root={name}") == 0, (words, terminal.err)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("command", [("build", "my-trace.yaml"), ("plan", "my-trace.yaml"), ("cache", "status")])
+def test_a_folder_that_duckdb_cannot_use_is_refused_before_anything_is_written(
+    name: str, command: tuple[str, ...], work: Path, terminal: Terminal
+) -> None:
+    before = sorted(work.rglob("*"))
+    assert terminal(*command, f"--root={name}") == 2
+    assert "cannot lie in a folder with" in terminal.err or "is no path" in terminal.err
+    assert "\ntry: " in terminal.err
+    assert sorted(work.rglob("*")) == before
+    with pytest.raises(UsageError):
+        open_cache(work / name, create=True)
+    assert sorted(work.rglob("*")) == before
+
+
+def test_a_link_to_such_a_folder_is_refused_too(work: Path, terminal: Terminal) -> None:
+    (work / "a?b").mkdir()
+    (work / "plain").symlink_to(work / "a?b")
+    assert terminal("build", "my-trace.yaml", "--root=plain") == 2
+    (work / "circle").symlink_to(work / "circle")
+    assert terminal("cache", "status", "--root=circle") in (2, 4)
+
+
+def test_a_tilde_is_the_home_folder_for_every_part_of_the_program(
+    work: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    assert terminal("build", "my-trace.yaml", "--root=~/inner") == 0, terminal.err
+    assert terminal("cache", "verify", "--root=~/inner") == 0, terminal.err
+    assert not (work / "~").exists()
+    assert (tmp_path / "home" / "inner" / "index.duckdb").exists()
+    assert len(open_cache(Path("~/inner")).documents()) == 1
+    assert terminal("cache", "status", "--root=~no-such-user/x") == 2
