@@ -63,7 +63,7 @@ def test_a_file_in_an_old_encoding_has_every_line_named_and_says_how_to_convert_
     with pytest.raises(ManifestError) as caught:
         list(dataset(tmp_path, {"type": "csv", "path": "d.csv"}))
     assert [p.line for p in caught.value.problems] == [2, 4]
-    assert "iconv" in str(caught.value.hint)
+    assert all("save the file as UTF-8" in p.message for p in caught.value.problems)
 
 
 def test_half_a_surrogate_pair_is_refused_wherever_it_stands(tmp_path: Path) -> None:
