@@ -9,7 +9,7 @@ from pathlib import Path
 
 import duckdb
 
-from steercache.core.errors import BudgetError, BusyError, NotFoundError, SteercacheError, UsageError
+from steercache.core.errors import BudgetError, BusyError, NotFoundError, SteercacheError
 from steercache.index.gate import describe_process, gate_of, retry, writers_lock
 from steercache.index.io_errors import REBUILD, first_line, io_error, unreadable
 from steercache.index.migrate import is_current, migrate
