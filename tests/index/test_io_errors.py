@@ -147,6 +147,7 @@ try:
         fillers.append(os.open("/dev/null", os.O_RDONLY))
 except OSError:
     pass
+os.close(fillers.pop())  # with none at all DuckDB 2.0.0 aborts the process
 try:
     with index.read() as con:
         con.execute("SELECT * FROM vectors").fetchall()
@@ -160,7 +161,7 @@ print(kind)
 """
 
 
-def test_a_process_without_a_file_to_open_is_not_told_that_the_index_is_damaged(tmp_path: Path) -> None:
+def test_a_process_at_its_limit_of_open_files_is_not_told_that_the_index_is_damaged(tmp_path: Path) -> None:
     path = tmp_path / "index.duckdb"
     with Index(path).write() as con:
         put_vector(con, vector_row("v", 0))
