@@ -38,7 +38,9 @@ def table(columns: list[str], rows: list[list[object]]) -> str:
 def commands() -> str:
     """Every command with its help text and options."""
     root = click.Context(steercache, info_name="steercache")
-    parts = ["Every command prints JSON with `--json`. Errors go to stderr; [exit codes](errors.md) say what kind they are."]
+    parts = [
+        "Every command prints JSON with `--json`. Errors go to stderr; [exit codes](errors.md) say what kind they are."
+    ]
     for name in COMMANDS:
         command = steercache.get_command(root, name)
         if command is not None:
@@ -90,7 +92,11 @@ def tables() -> str:
         rows: list[list[object]] = [[f"`{column}`", f"`{kind}`", text] for column, kind, text in columns]
         parts += [f"## {name}", comment or "", table(["column", "type", "meaning"], rows)]
     functions: list[list[object]] = [
-        ["`activation(run, site, layer, row_idx)`", "`FLOAT[]`", "one row of the store, by name, id or prefix of the run"],
+        [
+            "`activation(run, site, layer, row_idx)`",
+            "`FLOAT[]`",
+            "one row of the store, by name, id or prefix of the run",
+        ],
         ["`vector(vector, layer)`", "`FLOAT[]`", "the direction of a vector at a layer"],
     ]
     parts += ["## Functions", table(["function", "returns", "meaning"], functions)]
@@ -149,7 +155,8 @@ def error_classes() -> str:
     rows.append([130, "", "interrupted; what was committed stays"])
     return (
         "Every error says what is wrong, where, and what to do next. In Python they are exceptions of"
-        " `steercache.core.errors`, all derived from `SteercacheError`.\n\n" + table(["exit code", "class", "meaning"], rows)
+        " `steercache.core.errors`, all derived from `SteercacheError`.\n\n"
+        + table(["exit code", "class", "meaning"], rows)
     )
 
 
