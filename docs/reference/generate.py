@@ -77,12 +77,12 @@ def tables() -> str:
     for migration in MIGRATIONS:
         con.execute(migration.sql)
     parts = [
-        "The tables that [queries](queries.md) read. They are derived from the files of the cache; `steercache cache rebuild` makes"
-        " them again."
+        "The tables that [queries](queries.md) read. They are derived from the files of the cache;"
+        " `steercache cache rebuild` makes them again."
     ]
     for name, comment in con.execute(
-        "SELECT table_name, comment FROM duckdb_tables() UNION ALL SELECT view_name, comment FROM duckdb_views() WHERE NOT internal"
-        " ORDER BY 1"
+        "SELECT table_name, comment FROM duckdb_tables()"
+        " UNION ALL SELECT view_name, comment FROM duckdb_views() WHERE NOT internal ORDER BY 1"
     ).fetchall():
         columns = con.execute(
             "SELECT column_name, data_type, coalesce(comment, '') FROM duckdb_columns() WHERE table_name = $name"
@@ -149,9 +149,8 @@ def error_classes() -> str:
     """Every class of error with its exit code."""
     rows: list[list[object]] = [[0, "", "success"], [1, "", "a fault of steercache itself: please report it"]]
     found = [cls for cls in vars(errors).values() if inspect.isclass(cls) and issubclass(cls, errors.SteercacheError)]
-    for cls in sorted(found, key=lambda c: c.exit_code):
-        if cls is not errors.SteercacheError:
-            rows.append([cls.exit_code, f"`{cls.__name__}`", inspect.getdoc(cls)])
+    found = sorted((cls for cls in found if cls is not errors.SteercacheError), key=lambda c: c.exit_code)
+    rows += [[cls.exit_code, f"`{cls.__name__}`", inspect.getdoc(cls)] for cls in found]
     rows.append([130, "", "interrupted; what was committed stays"])
     return (
         "Every error says what is wrong, where, and what to do next. In Python they are exceptions of"
