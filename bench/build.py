@@ -20,6 +20,7 @@ from bench.beside import build_and_bare
 from bench.texts import write_texts, write_trace
 from bench.turns import Row, fast_dtype, row_of, seconds
 from steercache.cache.handle import Cache, open_cache
+from steercache.models.rope import length_rule
 from steercache.models.spec import LoadedModel
 from steercache.runs.engine import BuildOptions, build_run
 from steercache.runs.inputs import InputStream
@@ -40,8 +41,10 @@ def batches_of(prepared: PreparedTrace, loaded: LoadedModel, plan: Any) -> list[
     made = []
     for shard in plan.document.shards:
         samples = [s.encoded for s in inputs.take(shard.first_sample, shard.n_samples)]
-        budget = prepared.job.manifest.numerics.tokens_per_batch
-        for members in plan_batches([s.n_tokens for s in samples], tokens_per_batch=budget):
+        budget = prepared.job.manifest.numerics.padded_tokens
+        for members in plan_batches(
+            [s.n_tokens for s in samples], tokens_per_batch=budget, rule=length_rule(loaded.bundle)
+        ):
             padded = pad_batch(
                 [samples[i] for i in members], padding_side="right", pad_id=loaded.tokenizer.pad_token_id or 0
             )

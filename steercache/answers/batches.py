@@ -13,7 +13,8 @@ from steercache.benchmarks.task import Asked, Progress
 from steercache.cells.arms import EvalOptions, Setting
 from steercache.core.errors import SteercacheError
 from steercache.core.trials import Answer
-from steercache.models.spec import LoadedModel
+from steercache.models.rope import length_rule
+from steercache.models.spec import LoadedModel, TokenizerBundle
 from steercache.steering.cells import CellAnswers
 from steercache.trace.batches import plan_batches
 from steercache.trace.prompt import ImageError
@@ -69,7 +70,7 @@ class Runner:
         ]
         self.n_reused += len(reused)
         yield [_answer(one, cell_id, said) for one, cell_id, said in reused]
-        for batch in question_batches(asked, self.options):
+        for batch in question_batches(asked, self.options, self.loaded.bundle):
             yield from self._batch(batch, by_id)
 
     def _batch(self, batch: Sequence[Asked], by_id: Mapping[str, Setting]) -> Iterator[list[Answer]]:
@@ -111,12 +112,15 @@ class Runner:
         return answers
 
 
-def question_batches(asked: Sequence[Asked], options: EvalOptions) -> Iterator[tuple[Asked, ...]]:
+def question_batches(
+    asked: Sequence[Asked], options: EvalOptions, bundle: TokenizerBundle
+) -> Iterator[tuple[Asked, ...]]:
     """Questions of one kind and like length together; depends on the questions alone, not on what is known already."""
     for kind in sorted({one.kind for one in asked}):
         same = [one for one in asked if one.kind == kind and one.encoded is not None]
         lengths = [one.encoded.n_tokens for one in same if one.encoded is not None]
-        for members in plan_batches(lengths, tokens_per_batch=options.tokens_per_batch):
+        rule = length_rule(bundle, n_new=options.limit_of(kind) - 1)
+        for members in plan_batches(lengths, tokens_per_batch=options.tokens_per_batch, rule=rule):
             yield tuple(same[i] for i in members)
 
 

@@ -68,7 +68,7 @@ def work_of(
     """What `Runner.run` would have to do. A batch is computed for every cell that lacks an answer of its questions."""
     by_id = {s.cell.cell_id: s for s in settings}
     n_cached, n_to_compute, batches = 0, 0, []
-    for batch in question_batches(asked, options):
+    for batch in question_batches(asked, options, loaded.bundle):
         missing = Counter(i for i in by_id for one in batch if (i, one.sample_id) not in known)
         n_to_compute += missing.total()
         n_cached += len(by_id) * len(batch) - missing.total()

@@ -62,6 +62,14 @@ class Numerics(Document):
     padding_side: Literal["left", "right"] = "right"
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     """CPU threads; left out, what torch chooses."""
+    batch_invariant: bool = False
+    """Run every sample alone, without padding, so that its rows do not depend on which samples share its batch: slower, and
+    bit for bit what a forward pass over this sample gives. `tokens_per_batch` and `padding_side` then have no effect."""
+
+    @property
+    def padded_tokens(self) -> int:
+        """Padded tokens of one forward at most; a sample that has more runs alone, so 1 has every sample run alone."""
+        return 1 if self.batch_invariant else self.tokens_per_batch
 
 
 def _shape(value: Any) -> str:
@@ -209,4 +217,7 @@ class TraceManifest(Document):
 
     def numerics_identity(self) -> dict[str, Any]:
         """What a resume must not change unless forced."""
-        return self.numerics.model_dump(mode="json")
+        written = self.numerics.model_dump(mode="json")
+        return (
+            written if self.numerics.batch_invariant else {k: v for k, v in written.items() if k != "batch_invariant"}
+        )

@@ -17,6 +17,7 @@ from steercache.core.errors import DamagedError, UsageError
 from steercache.core.examples import EncodedSample
 from steercache.core.numerics import BATCHING, require_same_numerics
 from steercache.manifests.trace import TraceManifest
+from steercache.models.rope import LengthRule, alone, any_length, length_rule
 from steercache.models.spec import LoadedModel
 from steercache.runs.inputs import InputSample, InputStream
 from steercache.runs.packing import digest_of_inputs
@@ -75,7 +76,9 @@ class ShardTracer:
         rows: list[Rows] = [k.pools or positions for k, positions in zip(kept, own, strict=True)]
         first_slot = np.cumsum([0, *(len(r) for r in rows)])
         batches = plan_batches(
-            [s.units.n_tokens for s in samples], tokens_per_batch=self.manifest.numerics.tokens_per_batch
+            [s.units.n_tokens for s in samples],
+            tokens_per_batch=self.manifest.numerics.padded_tokens,
+            rule=self._rule(),
         )
         writer = self.open_shard(planned)
         places: list[BatchPlace | None] = [None] * len(samples)
@@ -108,6 +111,11 @@ class ShardTracer:
             writing.drain()
             writer.abort()
             raise
+
+    def _rule(self) -> LengthRule:
+        """Which samples may share a batch; where rows are patches, their number says nothing of the number of tokens."""
+        rule = length_rule(self.loaded.bundle)
+        return rule if rule is any_length or "vision_out" not in self.manifest.sites else alone
 
     def _shared(self, samples: Sequence[InputSample], kept: Sequence[KeptRows]) -> list[Shared] | None:
         """Who shares rows with whom, as the plan counted it; None in a run where nobody does."""

@@ -19,6 +19,7 @@ from steercache.cache.status import free_bytes
 from steercache.core.errors import BudgetError, DamagedError
 from steercache.core.examples import EncodedSample, Example
 from steercache.index.schemas import TOKENS
+from steercache.models.rope import length_rule
 from steercache.models.spec import LoadedModel
 from steercache.runs.inputs import InputSample
 from steercache.runs.labels import LabelWriter
@@ -89,7 +90,9 @@ def _record_shard(
     samples = plan.samples[planned.first_sample : planned.first_sample + planned.n_samples]
     first_slot = np.cumsum([0, *(len(s.options) * len(plan.targets) for s in samples)]).tolist()
     batches = plan_batches(
-        [_encoded(s).n_tokens for s in samples], tokens_per_batch=run.document.numerics["tokens_per_batch"]
+        [_encoded(s).n_tokens for s in samples],
+        tokens_per_batch=run.document.numerics["tokens_per_batch"],
+        rule=length_rule(loaded.bundle),
     )
     parts: list[tuple[int, GradientRows]] = []  # by the shard's number of each sample
     places: list[BatchPlace | None] = [None] * len(samples)

@@ -8,6 +8,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from steercache.models.rope import forget_lengths
 from steercache.models.spec import LoadedModel
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]
@@ -124,6 +125,7 @@ class _State:
     """The batch that is being decoded."""
 
     def __init__(self, loaded: LoadedModel, start: Start) -> None:
+        forget_lengths(loaded)  # another batch may have been longer
         self.tokens = start.first_r
         self._model, self._cache = loaded.model, start.cache
         self._mask, self._positions = start.real_rt.long(), start.next_r

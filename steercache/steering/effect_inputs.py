@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from steercache.core.errors import UsageError
 from steercache.core.examples import EncodedSample
 from steercache.core.ids import digest
+from steercache.models.rope import length_rule
 from steercache.models.spec import LoadedModel
 from steercache.steering.prompts import encode_texts, pad_prompts
-from steercache.trace.batches import PaddedBatch, pad_batch, plan_batches
+from steercache.trace.batches import PaddedBatch, group_by_rule, pad_batch, plan_batches
 
 NEUTRAL = "neutral"  # the split of prompts that no data set has
 
@@ -35,17 +36,20 @@ class EffectInputs:
 
 
 def prompt_inputs(loaded: LoadedModel, prompts: Sequence[str]) -> EffectInputs:
-    """Bare prompts as one batch, padded on the left; their first tokens are left alone.
+    """Bare prompts, padded on the left; their first tokens are left alone. One batch, unless the model's rotary scaling
+    depends on length.
 
     Raises:
         UsageError: no prompts, or one without tokens.
     """
     samples = encode_texts(loaded.bundle, prompts)
-    batch = pad_prompts(loaded, samples)
+    groups = group_by_rule([s.n_tokens for s in samples], length_rule(loaded.bundle))
+    batches = tuple(pad_prompts(loaded, [samples[i] for i in group]) for group in groups)
+    order = [i for group in groups for i in group]
     return EffectInputs(
-        batches=lambda: (batch,),
-        sample_ids=tuple(sample.sample_id for sample in samples),
-        texts=tuple(prompts),
+        batches=lambda: batches,
+        sample_ids=tuple(samples[i].sample_id for i in order),
+        texts=tuple(prompts[i] for i in order),
         prompt_id=digest(list(prompts)),
         skip_first=True,
     )
@@ -61,7 +65,9 @@ def sample_inputs(
     """
     if not samples:
         raise UsageError("there is no sample to read the words after")
-    plan = plan_batches([s.n_tokens for s in samples], tokens_per_batch=tokens_per_batch)
+    plan = plan_batches(
+        [s.n_tokens for s in samples], tokens_per_batch=tokens_per_batch, rule=length_rule(loaded.bundle)
+    )
     order = tuple(i for members in plan for i in members)
 
     def batches() -> Iterator[PaddedBatch]:

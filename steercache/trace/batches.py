@@ -1,6 +1,6 @@
 """Which samples run together, and how they are padded. The plan belongs to a shard, so it depends on lengths alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from steercache.core.examples import EncodedSample, sample_id_of
+from steercache.models.rope import LengthRule, any_length
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,24 +48,38 @@ class PaddedBatch:
         return tuple(found)
 
 
-def plan_batches(lengths: Sequence[int], *, tokens_per_batch: int) -> tuple[tuple[int, ...], ...]:
+def plan_batches(lengths: Sequence[int], *, tokens_per_batch: int, rule: LengthRule) -> tuple[tuple[int, ...], ...]:
     """Pack samples, longest first, into batches of at most `tokens_per_batch` padded tokens; a longer sample runs alone.
 
-    Equal lengths keep their order, so that the plan depends on nothing but the arguments.
+    Only samples for which `rule` (`models.rope.length_rule`) has one value share a batch. Equal lengths keep their order, so
+    that the plan depends on nothing but the arguments.
 
-    >>> plan_batches([3, 9, 4, 4], tokens_per_batch=12)
+    >>> plan_batches([3, 9, 4, 4], tokens_per_batch=12, rule=any_length)
     ((1,), (2, 3, 0))
+    >>> plan_batches([3, 9, 4, 4], tokens_per_batch=12, rule=lambda n_tokens: n_tokens > 3)
+    ((1,), (2, 3), (0,))
     """
     if tokens_per_batch < 1:
         raise ValueError(f"tokens_per_batch is {tokens_per_batch}")
     batches: list[tuple[int, ...]] = []
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > tokens_per_batch:
+        is_full = bool(batch) and (len(batch) + 1) * lengths[batch[0]] > tokens_per_batch
+        if is_full or (batch and rule(lengths[i]) != rule(lengths[batch[0]])):
             batches.append(tuple(batch))
             batch = []
         batch.append(i)
     return (*batches, tuple(batch)) if batch else tuple(batches)
+
+
+def group_by_rule(lengths: Sequence[int], rule: LengthRule) -> tuple[tuple[int, ...], ...]:
+    """All samples in as few groups as `rule` allows, each in the order given: one group, unless lengths matter."""
+    if rule is any_length:
+        return (tuple(range(len(lengths))),)
+    groups: dict[Hashable, list[int]] = {}
+    for i, n in enumerate(lengths):
+        groups.setdefault(rule(n), []).append(i)
+    return tuple(map(tuple, groups.values()))
 
 
 def pad_batch(samples: Sequence[EncodedSample], *, padding_side: Literal["left", "right"], pad_id: int) -> PaddedBatch:

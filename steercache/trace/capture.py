@@ -20,6 +20,7 @@ from steercache.core.errors import UsageError
 from steercache.core.layout import BLOCK_SITES, DType
 from steercache.models.families import find_module
 from steercache.models.load import TORCH_DTYPES
+from steercache.models.rope import any_length, forget_lengths, length_rule
 from steercache.models.spec import LoadedModel
 from steercache.trace.batches import PaddedBatch
 
@@ -126,7 +127,19 @@ def model_inputs(loaded: LoadedModel, batch: PaddedBatch) -> dict[str, Any]:
 
     The key / value cache stays as the model has it by default, on: without it keys and values lie otherwise in memory, other
     kernels run, and the last bits are not those of a plain forward or of `generate`'s first step (seen in GPT-2).
+
+    Raises:
+        UsageError: samples whose lengths the model's rotary scaling treats differently (`models.rope`).
     """
+    rule = length_rule(loaded.bundle)
+    if rule is not any_length and len(batch.lengths) > 1 and len({rule(n) for n in batch.lengths}) > 1:
+        raise UsageError(
+            f"samples of {min(batch.lengths)} and {max(batch.lengths)} tokens cannot share a batch: the model's rotary"
+            " scaling depends on the longest",
+            place=loaded.spec.name,
+            hint="batches as `trace.batches.plan_batches` makes them with `models.rope.length_rule`",
+        )
+    forget_lengths(loaded)
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, **batch.extra, **batch.pixels}
     if batch.position_ids is not None and loaded.family.positions != "internal":
         inputs["position_ids"] = batch.position_ids + (loaded.family.positions == "one_based")

@@ -43,6 +43,30 @@ def torch_bits(tensor: torch.Tensor) -> np.ndarray:
     return tensor.contiguous().view(view).numpy()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_batch_invariant_rows_are_those_of_each_sentence_alone(dtype: str, tmp_path: Path) -> None:
+    texts, source = sentences(12), {"type": "path", "folder": "model"}
+    model = {"kind": "model", "version": 1, "name": "tiny", "dtype": dtype, "source": source}
+    numerics = {"tokens_per_batch": 4096, "threads": 1, "batch_invariant": True, "padding_side": "left"}
+    write_tiny_model(tmp_path / "model", dtype=DTYPES[dtype])
+    trace = write_small_trace(tmp_path, texts=texts, model=model, numerics=numerics, rows_per_shard=512)
+    cache = trace.cache(tmp_path / "root")
+    run = cache.source(cache.resolve_run("small"))
+    assert run.document.numerics["batch_invariant"] is True
+    first = 0
+    for text in texts:
+        alone = plain_outputs(tmp_path / "model", text, DTYPES[dtype])["resid_post"]
+        rows = np.arange(first, first + alone.shape[1])
+        for layer in range(3):
+            assert np.array_equal(bits(run.gather("resid_post", layer, rows)), torch_bits(alone[layer])), text
+        first += len(rows)
+    other = write_small_trace(
+        tmp_path, texts=texts, model=model, numerics={**numerics, "batch_invariant": False}, rows_per_shard=512
+    )
+    assert other.build(tmp_path / "root").computed_otherwise == ("batch_invariant was True, is False",)
+    assert "batch_invariant" not in other.cache(tmp_path / "plain").documents()[0].numerics
+
+
 @pytest.mark.parametrize("dtype", list(DTYPES))
 def test_every_row_of_every_site_and_layer_equals_a_plain_forward_bit_for_bit(dtype: str, tmp_path: Path) -> None:
     texts = sentences(12)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steercache.core.examples import EncodedSample
+from steercache.models.rope import any_length
 from steercache.trace.batches import pad_batch, plan_batches
 
 lengths_and_budget = st.tuples(st.lists(st.integers(1, 300), max_size=60), st.integers(1, 1000))
@@ -17,7 +18,7 @@ lengths_and_budget = st.tuples(st.lists(st.integers(1, 300), max_size=60), st.in
 @given(drawn=lengths_and_budget)
 def test_every_sample_is_in_exactly_one_batch_within_the_budget(drawn: tuple[list[int], int]) -> None:
     lengths, budget = drawn
-    batches = plan_batches(lengths, tokens_per_batch=budget)
+    batches = plan_batches(lengths, tokens_per_batch=budget, rule=any_length)
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
         padded = len(batch) * max(lengths[i] for i in batch)
@@ -27,7 +28,7 @@ def test_every_sample_is_in_exactly_one_batch_within_the_budget(drawn: tuple[lis
 @given(drawn=lengths_and_budget)
 def test_no_batch_could_take_in_the_next_sample(drawn: tuple[list[int], int]) -> None:
     lengths, budget = drawn
-    batches = plan_batches(lengths, tokens_per_batch=budget)
+    batches = plan_batches(lengths, tokens_per_batch=budget, rule=any_length)
     for batch in batches[:-1]:
         assert (len(batch) + 1) * max(lengths[i] for i in batch) > budget
     order = [lengths[i] for batch in batches for i in batch]
@@ -40,20 +41,21 @@ def test_the_plan_pads_no_more_than_an_unsorted_one(drawn: tuple[list[int], int]
     shuffled = random.Random(seed).sample(lengths, len(lengths))
 
     def padded(values: list[int]) -> list[tuple[int, int]]:
-        plan = plan_batches(values, tokens_per_batch=budget)
+        plan = plan_batches(values, tokens_per_batch=budget, rule=any_length)
         return [(len(batch), max(values[i] for i in batch)) for batch in plan]
 
     assert padded(lengths) == padded(shuffled)  # shapes depend on the lengths alone, not on their order
-    assert plan_batches(lengths, tokens_per_batch=budget) == plan_batches(list(lengths), tokens_per_batch=budget)
+    again = plan_batches(list(lengths), tokens_per_batch=budget, rule=any_length)
+    assert plan_batches(lengths, tokens_per_batch=budget, rule=any_length) == again
 
 
 def test_equal_lengths_keep_their_order() -> None:
-    assert plan_batches([5] * 7, tokens_per_batch=15) == ((0, 1, 2), (3, 4, 5), (6,))
+    assert plan_batches([5] * 7, tokens_per_batch=15, rule=any_length) == ((0, 1, 2), (3, 4, 5), (6,))
 
 
 def test_a_budget_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="tokens_per_batch"):
-        plan_batches([1], tokens_per_batch=0)
+        plan_batches([1], tokens_per_batch=0, rule=any_length)
 
 
 def sample(ids: list[int], **extra: list[int]) -> EncodedSample:
