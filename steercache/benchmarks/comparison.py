@@ -9,9 +9,11 @@ from steercache.benchmarks.scoring import score_answer
 from steercache.core.errors import UsageError
 from steercache.core.examples import Labels
 from steercache.core.trials import Answer, Mode
-from steercache.stats.family import LetterShift, letter_shift, max_t
+from steercache.stats.clusters import Clustering, clustering
+from steercache.stats.family import LetterShift, letter_shift
 from steercache.stats.paired import Interval, McNemar, holm, mcnemar_exact, paired_interval
 from steercache.stats.power import smallest_effect
+from steercache.stats.signs import sign_flip_p
 
 
 def make_answer(
@@ -50,9 +52,12 @@ def make_answer(
 class Comparison:
     """A setting against the baseline: shares of right answers, their difference, and what may be said of it.
 
-    `n` samples answered in both; `n_failed` in either did not, and are left out of the rest. `p_clustered` is two-sided by
-    sign flips of whole pictures; `detectable` is the smallest change that n samples, as many of them changing as here, show
-    with power .8 (None: no change could be shown).
+    `n` samples answered in both; `n_failed` in either did not, and are left out of the rest. `unread_before` and
+    `unread_after` are the shares of answers that were read as no option (they count as wrong). `p_clustered` is the exact
+    two-sided test by sign flips of whole pictures, which is McNemar's where every picture has one question. `clusters` says how
+    much questions about one picture change together, and `detectable` is the smallest change that this test shows with power
+    .8 with these pictures and as many samples changing as here (None: no change could be shown). `mcnemar` counts the
+    changes; its own p ignores pictures and is named so.
     """
 
     cell_id: str
@@ -60,9 +65,12 @@ class Comparison:
     n_failed: int
     before: float
     after: float
+    unread_before: float
+    unread_after: float
     gain: Interval
     mcnemar: McNemar
     p_clustered: float
+    clusters: Clustering
     detectable: float | None
     letters: LetterShift
 
@@ -93,22 +101,34 @@ def compare(
     now = np.array([bool(new[s].correct) for s in samples])
     pictures = [groups[s] for s in samples]
     delta = now.astype(np.float64) - was
+    clusters = clustering(delta, pictures)
     return Comparison(
         cell_id=after[0].cell_id,
         n=len(samples),
         n_failed=len(old) - len(samples),
         before=float(was.mean()),
         after=float(now.mean()),
+        unread_before=unread_share([old[s] for s in samples]),
+        unread_after=unread_share([new[s] for s in samples]),
         gain=paired_interval(delta, pictures, seed=seed),
         mcnemar=mcnemar_exact(was, now),
-        p_clustered=float(max_t(delta[None], pictures, two_sided=True, seed=seed).p_alone[0]),
-        detectable=smallest_effect(len(samples), discordant=float(np.abs(delta).mean())),
+        p_clustered=sign_flip_p(delta, pictures),
+        clusters=clusters,
+        detectable=smallest_effect(
+            len(samples), discordant=float(np.abs(delta).mean()), design_effect=clusters.design_effect
+        ),
         letters=letter_shift(
             [old[s].parsed for s in samples],
             [new[s].parsed for s in samples],
             [right.get(s) for s in samples] if right else (),
         ),
     )
+
+
+def unread_share(answers: Sequence[Answer]) -> float:
+    """Share of the answers that were given and read as no option; 0 where none was given."""
+    given = [answer for answer in answers if answer.status == "ok"]
+    return sum(answer.parsed is None for answer in given) / len(given) if given else 0.0
 
 
 def adjusted(comparisons: Sequence[Comparison]) -> tuple[float, ...]:

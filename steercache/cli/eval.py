@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 import click
 
+from steercache.benchmarks.comparison import Comparison
 from steercache.benchmarks.whatsup import WhatsUpScore
 from steercache.cache.handle import open_cache
 from steercache.cells.arms import EvalOptions
@@ -152,13 +153,15 @@ def _print(found: Evaluation) -> None:
     for split, share in found.baseline.items():
         rows = [row for row in found.rows if row.split == split]
         title = f"{found.model} on {found.benchmark}, {split} split: {share:.3f} unsteered, {found.n_samples[split]} questions"
+        title += f" ({found.baseline_unread[split]:.1%} of the unsteered answers unread)"
         columns = [
             "",
             "setting",
             "right",
+            "unread",
             "gain",
             "95 %",
-            "p (McNemar)",
+            "p",
             "p (Holm)",
             "could show",
             "controls",
@@ -184,9 +187,10 @@ def _cells(row: EvalRow) -> list[Any]:
         row.name,
         setting,
         f"{c.after:.3f}",
+        f"{c.unread_after:.1%}",
         f"{c.gain.estimate:+.3f}{changed}",
         f"{c.gain.low:+.3f} to {c.gain.high:+.3f}",
-        f"{c.mcnemar.p:.3g}",
+        f"{c.p_clustered:.3g}",
         f"{row.p_holm:.3g}",
         "nothing" if c.detectable is None else f"{c.detectable:.3f}",
         reached,
@@ -220,7 +224,22 @@ def whatsup_line(score: WhatsUpScore) -> str:
     return f"single {score.individual:.3f}, {pairs}, {sets}"
 
 
+def clusters_line(comparison: Comparison) -> str | None:
+    """What the tests are of where questions share pictures; None where every picture has one question."""
+    clusters = comparison.clusters
+    if clusters.icc is None:
+        return None
+    return (
+        f"{clusters.n} questions of {clusters.n_groups} pictures: p, interval and 'could show' count by picture"
+        f" (intra-class correlation {clusters.icc:.2f}, design effect {clusters.design_effect:.2f})"
+    )
+
+
 def _print_notes(found: Evaluation) -> None:
+    for split in found.baseline:
+        rows = [row for row in found.rows if row.split == split]
+        if rows and (line := clusters_line(rows[-1].comparison)):
+            note(f"{split} split, {rows[-1].name}: {line}")
     for row in found.rows:
         if row.lineage in ("foreign", "unknown"):
             note(f"{row.name}: a vector of {row.lineage} lineage")

@@ -22,7 +22,8 @@ def print_grid(found: GridResult, grid: SweepGrid, *, n_shown: int) -> None:
     """All tables of a sweep."""
     for task in found.tasks:
         shares = ", ".join(
-            f"{share:.3f} of {task.n_samples[split]} ({split})" for split, share in task.baseline.items()
+            f"{share:.3f} of {task.n_samples[split]}, {task.baseline_unread[split]:.1%} unread ({split})"
+            for split, share in task.baseline.items()
         )
         click.secho(f"{found.model} on {task.name}: right unsteered {shares}", bold=True)
         click.echo()
@@ -71,6 +72,7 @@ def _print_cells(task: TaskResult, n_shown: int) -> None:
             row.vector,
             _setting(row.cell),
             f"{row.right:.3f}",
+            f"{row.unread:.1%}",
             _gain(row.gain),
             "-" if row.p_family is None else f"{row.p_family:.3g}",
             f"{row.n_seen}{' (dropped)' if row.dropped else ''}",
@@ -78,7 +80,9 @@ def _print_cells(task: TaskResult, n_shown: int) -> None:
         for row in task.rows[:n_shown]
     ]
     title = f"search split: the best {len(rows)} of {task.n_cells} cells"
-    print_table(["vector", "cell", "right", "gain, 95 % each alone", "p (family)", "samples"], rows, title=title)
+    print_table(
+        ["vector", "cell", "right", "unread", "gain, 95 % each alone", "p (family)", "samples"], rows, title=title
+    )
     click.echo()
 
 
@@ -93,14 +97,15 @@ def _print_choices(task: TaskResult) -> None:
                 f"{choice.search.gain.estimate:+.3f}",
                 "-" if choice.bias is None else f"{choice.bias.optimism:+.3f}",
                 "not asked" if test is None else _gain(test.gain),
-                "-" if test is None else f"{test.mcnemar.p:.3g}",
+                f"{(choice.search if test is None else test).unread_after:.1%}",
+                "-" if test is None else f"{test.p_clustered:.3g}",
                 "-" if choice.p_holm is None else f"{choice.p_holm:.3g}",
                 "-" if test is None else "nothing" if test.detectable is None else f"{test.detectable:.3f}",
                 _nulls(choice),
                 "-" if choice.damage is None else f"{choice.damage.mean_nats:.3g}, most {choice.damage.max_nats:.3g}",
             ]
         )
-    columns = ["vector", "chosen", "search gain", "of it choosing", "test gain, 95 %", "p (McNemar)", "p (Holm)"]
+    columns = ["vector", "chosen", "search gain", "of it choosing", "test gain, 95 %", "unread", "p", "p (Holm)"]
     print_table(
         [*columns, "could show", "nulls' best, p", "KL"],
         rows,

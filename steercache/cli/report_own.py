@@ -98,15 +98,26 @@ def _print(found: Origins) -> None:
         setting = f"layer {cell.layer}, alpha {cell.alpha:g}"
         rank = "-" if row.rank_p is None else f"{row.rank_p:.3f}"
         interval = f"{c.gain.low:+.3f} to {c.gain.high:+.3f}"
-        table.append([row.split, row.name, setting, f"{c.after:.3f}", f"{c.gain.estimate:+.3f}", interval, rank])
+        table.append(
+            [
+                row.split,
+                row.name,
+                setting,
+                f"{c.after:.3f}",
+                f"{c.unread_after:.1%}",
+                f"{c.gain.estimate:+.3f}",
+                interval,
+                rank,
+            ]
+        )
     for split, c in found.direct.items():
         interval = f"{c.gain.low:+.3f} to {c.gain.high:+.3f}"
         name = f"{found.own} less {found.backbone}"
         table.append(
-            [split, name, "each as chosen", "", f"{c.gain.estimate:+.3f}", interval, f"p = {c.p_clustered:.3g}"]
+            [split, name, "each as chosen", "", "", f"{c.gain.estimate:+.3f}", interval, f"p = {c.p_clustered:.3g}"]
         )
     title = f"{found.evaluation.model} on {found.evaluation.benchmark}"
-    print_table(["split", "vector", "setting", "right", "gain", "95 %", "rank p"], table, title=title)
+    print_table(["split", "vector", "setting", "right", "unread", "gain", "95 %", "rank p"], table, title=title)
     last = found.direct.get("test") or next(iter(found.direct.values()))
     if last.gain.excludes_zero and last.p_clustered <= 0.05:
         better = found.own if last.gain.estimate > 0 else found.backbone

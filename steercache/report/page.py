@@ -6,12 +6,25 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 
+from steercache.benchmarks.comparison import Comparison
 from steercache.core.ids import SHORT_ID
 from steercache.report.style import svg_of
 from steercache.report.sweep_charts import gain_chart, letter_chart, map_chart
 from steercache.sweeps.grid.report import ReportRow, SplitReport, SweepReport
 
-_COLUMNS = ("", "setting", "right", "gain", "95 % interval", "p", "p (Holm)", "could show", "controls", "rank p")
+_COLUMNS = (
+    "",
+    "setting",
+    "right",
+    "unread",
+    "gain",
+    "95 % interval",
+    "p",
+    "p (Holm)",
+    "could show",
+    "controls",
+    "rank p",
+)
 _SHOWN = 10  # failures named on the page
 
 
@@ -62,13 +75,18 @@ def verdict(row: ReportRow) -> str:
     c = row.comparison
     points = f"{100 * c.gain.estimate:+.1f} points [{100 * c.gain.low:+.1f}, {100 * c.gain.high:+.1f}]"
     if not c.gain.excludes_zero or row.p_holm > 0.05:
-        seen = "" if c.detectable is None else f"; {c.n} questions could have shown {100 * c.detectable:.1f}"
+        seen = "" if c.detectable is None else f"; {_of(c)} could have shown {100 * c.detectable:.1f}"
         return f"{row.name}: no change beyond chance ({points}, p = {row.p_holm:.3g}{seen})."
     direction = "more" if c.gain.estimate > 0 else "fewer"
     said = f"{row.name}: {direction} right answers ({points}, p = {row.p_holm:.3g})"
     if row.rank_p is None or c.gain.estimate < 0:
         return f"{said}."
     return f"{said}, {_beside(row)} (rank p = {row.rank_p:.3f})."
+
+
+def _of(comparison: Comparison) -> str:
+    n, n_groups = comparison.clusters.n, comparison.clusters.n_groups
+    return f"{n} questions" if n == n_groups else f"{n} questions of {n_groups} pictures"
 
 
 def _beside(row: ReportRow) -> str:
@@ -100,7 +118,7 @@ def _head(report: SweepReport) -> str:
             "questions",
             ", ".join(f"{s.n} {s.split}" + (f" ({s.n_failed} failed)" if s.n_failed else "") for s in report.splits),
         ),
-        ("unsteered", ", ".join(f"{s.baseline:.3f} right ({s.split})" for s in report.splits)),
+        ("unsteered", ", ".join(f"{s.baseline:.3f} right, {s.unread:.1%} unread ({s.split})" for s in report.splits)),
         ("looks", looked),
         ("answers kept", f"{report.n_answers:,}"),
     ]
@@ -152,9 +170,10 @@ def _cells(row: ReportRow) -> list[str]:
         + (f", a vector of {row.lineage} lineage" if row.lineage in ("foreign", "unknown") else ""),
         "in words" if cell.layer is None else f"layer {cell.layer}, alpha {cell.alpha:g}{unit}, {cell.target}",
         f"{c.after:.3f}",
+        f"{c.unread_after:.1%}",
         f"{c.gain.estimate:+.3f} (+{c.mcnemar.helped} −{c.mcnemar.hurt})",
         f"{c.gain.low:+.3f} to {c.gain.high:+.3f}",
-        f"{c.mcnemar.p:.3g}",
+        f"{c.p_clustered:.3g}",
         f"{row.p_holm:.3g}",
         "nothing" if c.detectable is None else f"{c.detectable:.3f}",
         f"{len(gains)}: mid {median(gains):+.3f}, best {gains[-1]:+.3f}" if gains else "–",
@@ -177,8 +196,10 @@ def _about(report: SweepReport) -> str:
     manifest = html.escape(json.dumps(report.manifest, indent=1, ensure_ascii=False, default=str))
     words = (
         "Gain: share of right answers minus the unsteered one's on the same questions, with how many became right and wrong."
-        " p: exact McNemar; p (Holm): sign flips of whole pictures, adjusted for the rows of the table. Could show: the"
-        " smallest gain that so many questions show with power .8. Rank p: share of vector and controls that gained as much."
+        " Unread: share of answers that name no option or several; they count as wrong. p: exact test by sign flips of whole"
+        " pictures (McNemar's where every picture has one question); p (Holm): the same, adjusted for the rows of the table."
+        " 95 % interval: Tango's score interval at the effective number of questions. Could show: the smallest gain that this"
+        " test shows with power .8. Rank p: share of vector and controls that gained as much."
     )
     return _section(
         "How to read this",

@@ -12,14 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from steercache.core.errors import UsageError
-from steercache.stats.paired import Floats, Interval, group_index, paired_interval, resamples, sum_by_group
+from steercache.stats.arrays import Floats, finite, group_index, sum_by_group
+from steercache.stats.paired import Interval, paired_interval, resamples
 
 Ints = npt.NDArray[np.int64]
 
 
 def preference(alphas: Sequence[float]) -> Ints:
     """Cells from preferred to not among equals, shape (c,): smallest |alpha| first, then the order given (the lowest layer)."""
-    order: Ints = np.argsort(np.abs(np.asarray(alphas, dtype=np.float64)), kind="stable").astype(np.int64)
+    order: Ints = np.argsort(np.abs(finite(alphas, "strengths")), kind="stable").astype(np.int64)
     return order
 
 
@@ -71,7 +72,7 @@ def selection_bias(
         UsageError: shapes that do not fit, or fewer than two pictures.
     """
     correct = _matrix(search_cn, len(alphas))
-    delta = correct - np.asarray(baseline_n, dtype=np.float64)
+    delta = correct - finite(baseline_n, "answers of the baseline")
     index, n_groups = group_index(groups, correct.shape[1])
     if n_groups < 2:
         raise UsageError("the selection cannot be resampled with a single picture")
@@ -119,7 +120,7 @@ def with_test(
 
 
 def _matrix(correct_cn: npt.ArrayLike, n_cells: int) -> Floats:
-    correct: Floats = np.asarray(correct_cn, dtype=np.float64)
+    correct = finite(correct_cn, "answers")
     if correct.ndim != 2 or len(correct) != n_cells or correct.size == 0:
         raise UsageError(f"answers of shape {correct.shape} for {n_cells} cells")
     return correct

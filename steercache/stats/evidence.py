@@ -21,7 +21,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from steercache.stats.arrays import Floats, finite
 
 SHARES: Final = (1.0, 0.3, 0.1)  # of the largest bet: for gaps from certain to slight
 FOLLOWING: Final = 0.75  # weight of the bet that follows the data
@@ -47,7 +47,7 @@ class Bets:
 
 def open_bets(seen_ct: npt.ArrayLike, *, n_samples: int, lead: int) -> Bets:
     """Open bets after the differences `seen_ct` (c, t): they shift the hypothesis and inform the bets."""
-    seen = np.asarray(seen_ct, dtype=np.float64)
+    seen = finite(seen_ct, "differences")
     return Bets(
         n_samples=n_samples,
         lead=lead,
@@ -61,7 +61,7 @@ def open_bets(seen_ct: npt.ArrayLike, *, n_samples: int, lead: int) -> Bets:
 
 def read_on(bets: Bets, cells: npt.NDArray[np.int64], x_cm: npt.ArrayLike) -> Floats:
     """Settle the bets of some cells on the next m differences (c, m), and return their log K_t after each, shape (c, m)."""
-    x = np.asarray(x_cm, dtype=np.float64)
+    x = finite(x_cm, "differences")
     n_before = bets.n_seen + np.arange(x.shape[1])
     before = bets.total[cells, None] + np.cumsum(x, axis=1) - x
     squares = bets.squares[cells, None] + np.cumsum(x**2, axis=1) - x**2

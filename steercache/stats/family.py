@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from steercache.core.errors import UsageError
-from steercache.stats.paired import Floats, group_index, sum_by_group
+from steercache.stats.arrays import Floats, finite, group_index, sum_by_group
 
 FLIPS_AT_ONCE: Final = 1024
 
@@ -38,11 +38,11 @@ def max_t(
     each other in any way. `delta_cn` (c, n) is after minus before of each cell; a cell that changes nothing has p 1.
 
     Raises:
-        UsageError: not a matrix, or not one group per sample.
+        UsageError: not a matrix of finite numbers, or not one group per sample.
     """
-    delta = np.atleast_2d(np.asarray(delta_cn, dtype=np.float64))
-    if delta.ndim != 2 or not np.all(np.isfinite(delta)):
-        raise UsageError(f"differences of shape {delta.shape} are no finite matrix of cells by samples")
+    delta = np.atleast_2d(finite(delta_cn, "differences"))
+    if delta.ndim != 2:
+        raise UsageError(f"differences of shape {delta.shape} are no matrix of cells by samples")
     index, n_groups = group_index(groups, delta.shape[1])
     sums = sum_by_group(delta, index, n_groups)
     # the root of the sum of squares does not change under flips, so it studentises every flip alike

@@ -1,7 +1,8 @@
 """What a difference between two settings on the same samples shows, and what it cannot.
 
-Everything is paired (the same samples before and after) and clustered by picture: questions about one picture are resampled,
-or change sign, together. Arrays: `delta_n` is after minus before per sample, `group_n` any labels of pictures.
+Everything is paired (the same samples before and after) and clustered by picture unless its name says otherwise: questions
+about one picture are resampled, change sign, or are counted together. Arrays: `delta_n` is after minus before per sample,
+`groups` any labels of pictures.
 """
 
 import math
@@ -14,8 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from steercache.core.errors import UsageError
+from steercache.stats.arrays import Floats, finite, group_index, sum_by_group, zero_or_one
+from steercache.stats.binomial import log_binomial
+from steercache.stats.clusters import design_effects
+from steercache.stats.score_interval import score_bounds
 
-Floats = npt.NDArray[np.float64]
 CHUNK: Final = 4_000_000  # resampling weights held at a time
 AT_ONCE: Final = 256  # rows whose means are held at a time
 
@@ -37,26 +41,6 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-def group_index(groups: Sequence[Any] | npt.NDArray[Any], n: int) -> tuple[npt.NDArray[np.intp], int]:
-    """Each sample's picture as a number, shape (n,), and how many pictures there are.
-
-    Raises:
-        UsageError: not one group per sample, or no sample.
-    """
-    if len(groups) != n or n == 0:
-        raise UsageError(f"{len(groups)} groups for {n} samples", hint="give one picture per sample, and at least one")
-    _, index = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-    return index.reshape(-1), int(index.max()) + 1
-
-
-def sum_by_group(values_cn: npt.NDArray[Any], index: npt.NDArray[np.intp], n_groups: int) -> Floats:
-    """Sums of the last axis by picture, shape (c, g)."""
-    order = np.argsort(index, kind="stable")
-    starts = np.searchsorted(index[order], np.arange(n_groups))
-    sums: Floats = np.add.reduceat(np.asarray(values_cn, dtype=np.float64)[..., order], starts, axis=-1)
-    return sums
-
-
 def resamples(rng: np.random.Generator, n_groups: int, n_boot: int) -> Iterator[Floats]:
     """How often each picture is drawn, with replacement, in blocks of shape (b, g)."""
     block = max(1, CHUNK // n_groups)
@@ -75,14 +59,15 @@ def paired_interval(
     n_boot: int = 10_000,
     seed: int = 0,
 ) -> Interval:
-    """Bootstrap interval of a mean difference, pictures drawn with replacement.
+    """Interval of a mean difference, clustered by picture.
 
-    Percentile interval at levels widened for few pictures (Hesterberg 2015, "expanded percentile"). Where no picture differs
-    at all the bootstrap would say [0, 0]: then the bounds are what n pictures without a change still allow,
-    1 - (1 - level)^(1/g), since no change seen is not no change.
+    Differences of right and wrong answers (-1, 0, 1) have Tango's score interval at an effective number of samples
+    (`score_interval`, `clusters`): it keeps its coverage where few samples change. Where none changes at all it is what n
+    pictures without a change still allow, since no change seen is not no change. Other differences have a bootstrap interval,
+    pictures drawn with replacement: percentiles widened for few pictures (Hesterberg 2015, "expanded percentile").
 
     Raises:
-        UsageError: not one group per sample, no sample, or a value that is not a number.
+        UsageError: not one group per sample, no sample, or a value that is not a finite number.
     """
     delta = np.asarray(delta_n, dtype=np.float64)
     (found,) = paired_intervals(delta.reshape(1, -1), groups, level=level, n_boot=n_boot, seed=seed)
@@ -98,30 +83,45 @@ def paired_intervals(
     seed: int = 0,
 ) -> tuple[Interval, ...]:
     """`paired_interval` of every row of (c, n), all from the same draws. Raises as that."""
-    delta = np.asarray(delta_cn, dtype=np.float64)
+    delta = finite(delta_cn, "differences")
     index, n_groups = group_index(groups, delta.shape[1])
-    if not np.all(np.isfinite(delta)):
-        raise UsageError("differences hold values that are no numbers", hint="leave failed samples out, and count them")
     if not 0 < level < 1:
         raise UsageError(f"level {level} is not between 0 and 1")
-    estimates = delta.mean(axis=1)
-    reach = (1 - (1 - level) ** (1 / n_groups)) * np.maximum(1.0, np.abs(delta[:, 0]))
-    bounds = np.stack([estimates - reach, estimates + reach])
-    moving = np.flatnonzero((delta != delta[:, :1]).any(axis=1))
-    tail = _expanded_tail((1 - level) / 2, n_groups)
-    counts = np.bincount(index, minlength=n_groups).astype(float)
-    for start in range(0, len(moving), AT_ONCE):
-        rows = moving[start : start + AT_ONCE]
-        sums = sum_by_group(delta[rows], index, n_groups)
-        rng = np.random.default_rng(seed)
-        means = np.concatenate([(w @ sums.T) / (w @ counts)[:, None] for w in resamples(rng, n_groups, n_boot)])
-        bounds[:, rows] = np.quantile(means, [tail, 1 - tail], axis=0)
+    signs = np.isin(delta, (-1, 0, 1)).all(axis=1)
+    bounds = np.empty((2, len(delta)))
+    bounds[:, signs] = _score_intervals(delta[signs], index, n_groups, level)
+    bounds[:, ~signs] = _bootstrap_intervals(delta[~signs], index, n_groups, level, n_boot=n_boot, seed=seed)
     return tuple(
         Interval(
             estimate=float(estimate), low=float(low), high=float(high), level=level, n=delta.shape[1], n_groups=n_groups
         )
-        for estimate, low, high in zip(estimates, *bounds, strict=True)
+        for estimate, low, high in zip(delta.mean(axis=1), *bounds, strict=True)
     )
+
+
+def _score_intervals(delta_cn: Floats, index: npt.NDArray[np.intp], n_groups: int, level: float) -> Floats:
+    """Score bounds (2, c) at the effective number of samples of each row."""
+    effect = design_effects(delta_cn, index, n_groups, cautious=True)
+    n_c = delta_cn.shape[1] / effect
+    critical = -student_quantile((1 - level) / 2, max(n_groups - 1, 1)) if n_groups > 1 else math.inf
+    helped, hurt = (delta_cn > 0).sum(axis=1) / effect, (delta_cn < 0).sum(axis=1) / effect
+    return np.stack(score_bounds(helped, hurt, n_c, np.full(len(delta_cn), critical)))
+
+
+def _bootstrap_intervals(
+    delta_cn: Floats, index: npt.NDArray[np.intp], n_groups: int, level: float, *, n_boot: int, seed: int
+) -> Floats:
+    """Percentile bounds (2, c), all rows from the same draws of pictures."""
+    bounds = np.stack([delta_cn.mean(axis=1)] * 2)
+    tail = _expanded_tail((1 - level) / 2, n_groups)
+    counts = np.bincount(index, minlength=n_groups).astype(float)
+    for start in range(0, len(delta_cn), AT_ONCE):
+        rows = slice(start, start + AT_ONCE)
+        sums = sum_by_group(delta_cn[rows], index, n_groups)
+        rng = np.random.default_rng(seed)
+        means = np.concatenate([(w @ sums.T) / (w @ counts)[:, None] for w in resamples(rng, n_groups, n_boot)])
+        bounds[:, rows] = np.quantile(means, [tail, 1 - tail], axis=0)
+    return bounds
 
 
 def _expanded_tail(tail: float, n: int) -> float:
@@ -145,34 +145,31 @@ def student_quantile(p: float, df: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class McNemar:
-    """Samples that became right (`helped`) and wrong (`hurt`), and the exact two-sided p of such a split by chance."""
+    """Samples that became right (`helped`) and wrong (`hurt`), and the exact two-sided p of such a split by chance.
+
+    `p_unclustered` takes every question as independent, which questions that share a picture are not: its error rate is then
+    above its level (.09 to .16 at .05 with 5 questions a picture). `signs.sign_flip_p` is the same test by picture.
+    """
 
     helped: int
     hurt: int
-    p: float
+    p_unclustered: float
 
 
 def mcnemar_exact(before_n: npt.ArrayLike, after_n: npt.ArrayLike) -> McNemar:
-    """McNemar's test on right/wrong pairs, binomial, not clustered: for questions that share pictures read it beside `max_t`.
+    """McNemar's exact test on right/wrong pairs, not clustered by picture.
 
     Raises:
-        UsageError: arrays of different length.
+        UsageError: arrays of different length, or values other than 0 and 1.
     """
-    before, after = np.asarray(before_n, dtype=bool), np.asarray(after_n, dtype=bool)
+    before, after = zero_or_one(before_n, "answers before"), zero_or_one(after_n, "answers after")
     if before.shape != after.shape:
         raise UsageError(f"{before.size} answers before and {after.size} after")
     helped, hurt = int(np.sum(after & ~before)), int(np.sum(before & ~after))
     n, k = helped + hurt, min(helped, hurt)
     logs = log_binomial(n) - n * math.log(2)
     p = min(1.0, 2 * float(np.exp(logs[: k + 1]).sum()))
-    return McNemar(helped=helped, hurt=hurt, p=p)
-
-
-def log_binomial(n: int) -> Floats:
-    """log of n over k for k = 0..n."""
-    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
-    result: Floats = log_factorial[n] - log_factorial - log_factorial[::-1]
-    return result
+    return McNemar(helped=helped, hurt=hurt, p_unclustered=p)
 
 
 def holm(p_values: Sequence[float] | Floats) -> Floats:
@@ -181,7 +178,7 @@ def holm(p_values: Sequence[float] | Floats) -> Floats:
     Raises:
         UsageError: a value that is no probability.
     """
-    p = np.asarray(p_values, dtype=np.float64)
+    p = finite(p_values, "p values")
     if not np.all((p >= 0) & (p <= 1)):
         raise UsageError("p values must lie between 0 and 1")
     order = np.argsort(p, kind="stable")
@@ -192,6 +189,11 @@ def holm(p_values: Sequence[float] | Floats) -> Floats:
 
 
 def rank_p(real: float, controls: Sequence[float] | Floats) -> float:
-    """Share of {real, controls} at least as large as `real`: exact under exchangeability, never below 1 / (1 + k)."""
-    values = np.asarray(controls, dtype=np.float64)
-    return (1 + int(np.sum(values >= real))) / (1 + values.size)
+    """Share of {real, controls} at least as large as `real`: exact under exchangeability, never below 1 / (1 + k).
+
+    Raises:
+        UsageError: a value that is not finite: NaN is not at least as large as anything, so it would make p small.
+    """
+    value = float(finite(real, "values to be ranked"))
+    values = finite(controls, "controls")
+    return (1 + int(np.sum(values >= value))) / (1 + values.size)

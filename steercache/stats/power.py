@@ -1,4 +1,4 @@
-"""The smallest effect that n paired samples could show."""
+"""The smallest effect that n paired samples could show, questions about one picture counted together."""
 
 import math
 from functools import lru_cache
@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 
 from steercache.core.errors import UsageError
-from steercache.stats.paired import log_binomial
+from steercache.stats.binomial import log_binomial
 
 STEPS = 40  # halvings of the interval searched: far below one sample
 
@@ -25,7 +25,12 @@ def mcnemar_power(n: int, effect: float, *, discordant: float, level: float = 0.
     """Probability that exact McNemar at `level` finds a change of accuracy of `effect` in n independent pairs.
 
     `discordant` is the share of samples whose rightness changes; of those (discordant + effect) / 2 become right.
+
+    Raises:
+        UsageError: no samples, or rates that are not between 0 and 1.
     """
+    if n < 1 or not 0 < discordant <= 1 or not abs(effect) <= discordant or not 0 < level < 1:
+        raise UsageError(f"n {n}, effect {effect}, discordant {discordant}, level {level} is no design")
     right = (discordant + effect) / (2 * discordant)
     counts = np.arange(n + 1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -47,20 +52,28 @@ def _two_tails(m: int, k: int, right: float) -> float:
     return float(p[: k + 1].sum() + p[m - k :].sum())
 
 
-def smallest_effect(n: int, *, discordant: float, power: float = 0.8, level: float = 0.05) -> float | None:
-    """Smallest change of accuracy that exact McNemar finds with probability `power`; None if n pairs can show none at all.
+def smallest_effect(
+    n: int, *, discordant: float, design_effect: float = 1.0, power: float = 0.8, level: float = 0.05
+) -> float | None:
+    """Smallest change of accuracy that the exact test by picture finds with probability `power`; None if n samples show none.
+
+    With a `design_effect` above 1 (`clusters.clustering`) the n samples count as n / design_effect independent ones. Exact for
+    one question per picture, and for pictures whose questions change all together.
 
     Raises:
         UsageError: no samples, or rates that are not between 0 and 1.
     """
-    if n < 1 or not 0 <= discordant <= 1 or not 0 < power < 1 or not 0 < level < 1:
-        raise UsageError(f"n {n}, discordant {discordant}, power {power}, level {level} is no design")
-    if discordant == 0 or mcnemar_power(n, discordant, discordant=discordant, level=level) < power:
+    if n < 1 or not 0 <= discordant <= 1 or not 0 < power < 1 or not 0 < level < 1 or not 1 <= design_effect <= n:
+        raise UsageError(
+            f"n {n}, discordant {discordant}, design effect {design_effect}, power {power}, level {level} is no design"
+        )
+    n_effective = int(n / design_effect + 1e-9)
+    if discordant == 0 or mcnemar_power(n_effective, discordant, discordant=discordant, level=level) < power:
         return None
     low, high = 0.0, discordant
     for _ in range(STEPS):
         middle = (low + high) / 2
-        if mcnemar_power(n, middle, discordant=discordant, level=level) < power:
+        if mcnemar_power(n_effective, middle, discordant=discordant, level=level) < power:
             low = middle
         else:
             high = middle

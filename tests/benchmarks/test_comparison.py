@@ -7,7 +7,9 @@ from steercache.benchmarks.comparison import adjusted, compare, make_answer
 from steercache.core.errors import UsageError
 from steercache.core.examples import Labels
 from steercache.core.trials import Answer
+from steercache.stats.clusters import clustering
 from steercache.stats.paired import holm, mcnemar_exact, paired_interval
+from steercache.stats.signs import sign_flip_p
 
 LABELS = Labels(split="test", choices=("left", "right"), answer="B", meta={"kind": "choice"})
 
@@ -38,12 +40,19 @@ def test_a_row_holds_the_numbers_of_its_parts_and_counts_the_failed() -> None:
     assert (row.before, row.after) == (was.mean(), now.mean())
     assert row.mcnemar == mcnemar_exact(was, now)
     assert row.gain == paired_interval(now.astype(float) - was, [f"p{i // 2}" for i in kept])
-    assert row.p_clustered < 0.01
+    assert row.p_clustered == sign_flip_p(now.astype(float) - was, [f"p{i // 2}" for i in kept]) < 0.01
+    assert row.clusters == clustering(now.astype(float) - was, [f"p{i // 2}" for i in kept])
     assert row.letters.after == (int((~now).sum()), int(now.sum()))
     assert row.letters.right == (0, 118)
     assert row.detectable is not None
     assert row.detectable > 0.05
     assert adjusted([row, row]) == tuple(holm([row.p_clustered] * 2))
+
+
+def test_answers_that_could_not_be_read_are_counted_on_both_sides() -> None:
+    groups = {f"s{i}": f"p{i}" for i in range(4)}
+    row = compare(_answers("base", ["A", "who knows", "B", None]), _answers("cell", ["A or B", "", "B", "B"]), groups)
+    assert (row.n, row.unread_before, row.unread_after) == (3, 1 / 3, 2 / 3)
 
 
 def test_answers_that_do_not_pair_are_refused() -> None:

@@ -51,22 +51,15 @@ def answers_of(name: Cell, states: str) -> dict[tuple[str, str], Answer]:
     }
 
 
-def test_many_intervals_at_once_are_those_of_one_at_a_time_and_of_a_bootstrap_by_hand() -> None:
+def test_many_intervals_at_once_are_those_of_one_at_a_time() -> None:
     rng = np.random.default_rng(3)
     delta = rng.integers(-1, 2, size=(5, N)).astype(float)
     delta[2] = 0
+    delta[3] *= 0.5  # values of their own, which are bootstrapped
     pictures = [f"g{i // 2}" for i in range(N)]
-    found = paired_intervals(delta, pictures)
-    for row, interval in zip(delta, found, strict=True):
+    for row, interval in zip(delta, paired_intervals(delta, pictures), strict=True):
         assert interval == paired_interval(row, pictures)
-    sums = delta[0].reshape(-1, 2).sum(axis=1)
-    drawn = rng.choice(sums, size=(20_000, N // 2)).sum(axis=1) / N
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    assert found[0].low == pytest.approx(low, abs=0.055)
-    assert found[0].high == pytest.approx(high, abs=0.055)
-    assert found[0].low <= low
-    assert found[0].high >= high  # widened for few pictures
-    with pytest.raises(UsageError, match="no numbers"):
+    with pytest.raises(UsageError, match="not finite"):
         paired_intervals([[1.0, float("nan")]], ["a", "b"])
 
 

@@ -91,7 +91,8 @@ def test_the_table_follows_from_the_stored_answers_alone(own_session: Session, w
         helped, hurt = int((now & ~was).sum()), int((was & ~now).sum())
         p = binomtest(helped, helped + hurt).pvalue if helped + hurt else 1.0
         assert (c.mcnemar.helped, c.mcnemar.hurt) == (helped, hurt)
-        assert c.mcnemar.p == pytest.approx(p)
+        assert c.mcnemar.p_unclustered == pytest.approx(p)
+        assert c.unread_after == np.mean([answers[row.split, cell, s]["parsed"] is None for s in samples[row.split]])
         said = Counter(answers[row.split, cell, s]["parsed"] or "" for s in samples[row.split])
         assert dict(zip(c.letters.letters, c.letters.after, strict=True)) == {k: said[k] for k in c.letters.letters}
     for split in ("search", "test"):

@@ -63,6 +63,10 @@ def test_the_table_is_the_one_that_the_evaluation_printed(report: SweepReport, f
         assert sorted(c.gain for c in row.controls) == sorted(c.gain for c in wanted.controls)
         assert row.cell.cell_id == wanted.cell.cell_id
     assert {split.split: split.baseline for split in report.splits} == found.baseline
+    assert {split.split: split.unread for split in report.splits} == found.baseline_unread
+    page = sweep_page(report)
+    assert all(f"{share:.1%} unread ({split})" in page for split, share in found.baseline_unread.items())
+    assert all(f"<td>{row.comparison.unread_after:.1%}</td>" in page for row in found.rows)
     assert (report.n_looks, report.clustered, report.failures) == (found.n_looks, True, ())
 
 

@@ -12,6 +12,7 @@ from steercache.answers.damage import Damage, damage_of, neutral_inputs
 from steercache.answers.mode import Chooser
 from steercache.answers.store import Key
 from steercache.answers.ways import BRANCHED
+from steercache.benchmarks.comparison import unread_share
 from steercache.benchmarks.questions import save_questions
 from steercache.benchmarks.task import PLAIN, Part, Progress
 from steercache.benchmarks.whatsup import WhatsUpScore
@@ -48,10 +49,11 @@ class Failure:
 class Evaluation:
     """The table, and what has to be known beside it.
 
-    `baseline` is the share of right answers by split, `baseline_whatsup` its pair and set accuracy (What'sUp only). `n_looks`
-    is how often this test split was looked at, this time included (None: not looked at). `near_ties` are (cell, sample) whose
-    answer another batching may change, of those computed now; `computed_in_full` are cells that could not branch from the
-    shared pass, with the reason. `modes` says by split how answers were got, and why (empty: nothing was chosen).
+    `baseline` is the share of right answers by split, `baseline_unread` of those read as no option, `baseline_whatsup` its
+    pair and set accuracy (What'sUp only). `n_looks` is how often this test split was looked at, this time included (None: not
+    looked at). `near_ties` are (cell, sample) whose answer another batching may change, of those computed now;
+    `computed_in_full` are cells that could not branch from the shared pass, with the reason. `modes` says by split how
+    answers were got, and why (empty: nothing was chosen).
     """
 
     sweep_id: str
@@ -60,6 +62,7 @@ class Evaluation:
     rule: str
     rows: tuple[EvalRow, ...]
     baseline: Mapping[str, float]
+    baseline_unread: Mapping[str, float]
     baseline_whatsup: Mapping[str, WhatsUpScore]
     n_samples: Mapping[str, int]
     failures: tuple[Failure, ...]
@@ -218,11 +221,13 @@ def _evaluation(
     baseline_id = chosen["baseline"].cell.cell_id
     failures: list[Failure] = []
     shares: dict[str, float] = {}
+    unread: dict[str, float] = {}
     whatsup: dict[str, WhatsUpScore] = {}
     for split, answers in tables.items():
         of_baseline = [answers[baseline_id, one.sample_id] for one in job.asked[split]]
         right = [bool(a.correct) for a in of_baseline if a.status == "ok"]
         shares[split] = sum(right) / len(right)
+        unread[split] = unread_share(of_baseline)
         if (score := whatsup_of(baseline_id, job.asked[split], answers)) is not None:
             whatsup[split] = score
         failures += [
@@ -246,6 +251,7 @@ def _evaluation(
         rule=job.benchmark.rule,
         rows=tuple(rows),
         baseline=shares,
+        baseline_unread=unread,
         baseline_whatsup=whatsup,
         n_samples={str(split): len(some) for split, some in job.asked.items()},
         failures=tuple(failures),

@@ -4,6 +4,7 @@ Reads the cache only: no model, no benchmark. The same functions as in `run.eval
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -11,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from steercache.benchmarks.comparison import Comparison, adjusted, compare
+from steercache.benchmarks.comparison import Comparison, adjusted, compare, unread_share
 from steercache.benchmarks.questions import Question, read_questions
 from steercache.core.errors import NotFoundError, UsageError
 from steercache.core.ids import resolve_name
@@ -82,12 +83,13 @@ class ReportRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitReport:
-    """The table of one split; `baseline` is the share of right answers without a vector."""
+    """The table of one split; `baseline` is the share of right answers without a vector, `unread` of answers read as none."""
 
     split: str
     n: int
     n_failed: int
     baseline: float
+    unread: float
     rows: tuple[ReportRow, ...]
 
 
@@ -283,8 +285,11 @@ def _split_report(stored: StoredSweep, split: str) -> SplitReport:
             continue
         comparison = _compared(stored, answers, cell)
         own = [chosen[c] for c, real in of.items() if real == key and c in chosen and chosen[c].cell_id in answers]
+        gains = [(c, _gain(answers, baseline, c)) for c in own]
         controls = tuple(
-            ControlGain(name=c.name or "", kind=c.control_kind or "", gain=_gain(answers, baseline, c)) for c in own
+            ControlGain(name=c.name or "", kind=c.control_kind or "", gain=gain)
+            for c, gain in gains
+            if not math.isnan(gain)  # a control that answered nothing has no place among the others
         )
         rows.append(
             ReportRow(
@@ -306,6 +311,7 @@ def _split_report(stored: StoredSweep, split: str) -> SplitReport:
         n=len(baseline),
         n_failed=len(baseline) - len(ok),
         baseline=sum(bool(a.correct) for a in ok) / len(ok) if ok else 0.0,
+        unread=unread_share(ok),
         rows=tuple(replace(row, p_holm=p) for row, p in zip(rows, p_holm, strict=True)),
     )
 

@@ -12,7 +12,7 @@ from steercache.answers.damage import Damage, damage_of, neutral_inputs
 from steercache.answers.mode import Chooser
 from steercache.answers.row_norms import with_target_norms
 from steercache.answers.store import Key, SweepWriter, stored_answers
-from steercache.benchmarks.comparison import adjusted
+from steercache.benchmarks.comparison import adjusted, unread_share
 from steercache.benchmarks.questions import save_questions
 from steercache.benchmarks.task import Part, Progress
 from steercache.cells.arms import Arm, Setting, Wanted
@@ -72,12 +72,12 @@ class GridOptions:
 class TaskResult:
     """One task's table, and what has to be known beside it.
 
-    `n_cells` were run; `n_screened_out` were predicted to be worse, and not run. The predictions
-    were bent by a pilot of `n_pilot` questions (0: they are straight lines), which took `n_pilot_answers`.
-    `baseline` is the share of right answers by split. `rows` are over the search split. `races` is by vector. `n_looks` is how
-    often this test split was looked at, this time included (None: not looked at). `near_ties` are (cell, sample) whose answer
-    another batching may change, of those computed now; `computed_in_full` are cells that could not branch, with the reason.
-    `modes` says by split how answers were got, and why; `notes` which nulls could not be made.
+    `n_cells` were run; `n_screened_out` were predicted to be worse, and not run. The predictions were bent by a pilot of
+    `n_pilot` questions (0: they are straight lines), which took `n_pilot_answers`. `baseline` is the share of right answers
+    by split, `baseline_unread` of those read as no option. `rows` are over the search split. `races` is by vector. `n_looks`
+    is how often this test split was looked at, this time included (None: not looked at). `near_ties` are (cell, sample) whose
+    answer another batching may change, of those computed now; `computed_in_full` are cells that could not branch, with the
+    reason. `modes` says by split how answers were got, and why; `notes` which nulls could not be made.
     """
 
     name: str
@@ -85,6 +85,7 @@ class TaskResult:
     benchmark: str
     rule: str
     baseline: Mapping[str, float]
+    baseline_unread: Mapping[str, float]
     n_samples: Mapping[str, int]
     n_cells: int
     n_screened_out: int
@@ -305,11 +306,12 @@ def _result(run: _Run, chosen: Choices, pilot: Pilot | None) -> TaskResult:
         dropped=run.dropped,
         seed=seed,
     )
-    shares, failures = {}, []
+    shares, unread, failures = {}, {}, []
     for split, asked in task.asked.items():
         found = [run.answers[split][run.baseline_id, one.sample_id] for one in asked]
         right = [bool(a.correct) for a in found if a.status == "ok"]
         shares[str(split)] = sum(right) / len(right) if right else 0.0
+        unread[str(split)] = unread_share(found)
         failures += [
             Failure(split=split, place=one.place, error=a.error or "")
             for one, a in zip(asked, found, strict=True)
@@ -322,6 +324,7 @@ def _result(run: _Run, chosen: Choices, pilot: Pilot | None) -> TaskResult:
         benchmark=task.benchmark.name,
         rule=task.benchmark.rule,
         baseline=shares,
+        baseline_unread=unread,
         n_samples={str(split): len(some) for split, some in task.asked.items()},
         n_cells=len(cells),
         n_screened_out=len(run.job.grid.cells) - len(cells),

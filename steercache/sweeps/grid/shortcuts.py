@@ -22,8 +22,9 @@ import numpy.typing as npt
 from steercache.core.errors import UsageError
 from steercache.screening.pilot import fit_bends, pilot_cells, pilot_size
 from steercache.screening.predict import TRUST
+from steercache.stats.arrays import group_index
 from steercache.stats.choice import preference
-from steercache.stats.paired import group_index, paired_interval
+from steercache.stats.paired import paired_interval
 from steercache.stats.racing import race
 from steercache.steering.bend import bent, likely_right
 

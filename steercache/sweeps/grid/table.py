@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from steercache.answers.damage import Damage
 from steercache.answers.store import Key
-from steercache.benchmarks.comparison import Comparison
+from steercache.benchmarks.comparison import Comparison, unread_share
 from steercache.benchmarks.task import Asked
 from steercache.cells.arms import Setting
 from steercache.core.trials import Answer, Cell
@@ -26,10 +26,9 @@ States = npt.NDArray[np.int8]
 class GridRow:
     """One cell over the search split. `n_seen` samples were asked, of which `n_failed` could not be.
 
-    `right` is the share of right answers of those that did, `gain` that minus the baseline's on the same samples (None: none
-    did). `p_family` is one-sided and adjusted for every cell of the grid; None where cells saw different samples, or
-    only the best predicted ones were run.
-    `dropped`: a race ended it early.
+    `right` is the share of right answers of those that did, `unread` of answers read as no option, `gain` is `right` minus
+    the baseline's on the same samples (None: none did). `p_family` is one-sided and adjusted for every cell of the grid; None
+    where cells saw different samples, or only the best predicted ones were run. `dropped`: a race ended it early.
     """
 
     vector: str
@@ -37,6 +36,7 @@ class GridRow:
     n_seen: int
     n_failed: int
     right: float
+    unread: float
     gain: Interval | None
     p_family: float | None
     dropped: bool
@@ -104,6 +104,7 @@ def grid_rows(
                 n_seen=int((states[i] != UNSEEN).sum()),
                 n_failed=int((states[i] == FAILED).sum()),
                 right=float((states[i] == RIGHT).sum()) / n_ok if n_ok else 0.0,
+                unread=unread_share([a for one in asked if (a := answers.get((ids[i], one.sample_id))) is not None]),
                 gain=gains[i],
                 p_family=None if p_family is None else float(p_family[i]),
                 dropped=ids[i] in dropped,
