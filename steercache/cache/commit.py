@@ -34,7 +34,7 @@ from steercache.cache.source import committed_shards, current_generation, newest
 from steercache.core.errors import UsageError
 from steercache.core.layout import FileRecord, ShardRecord
 from steercache.core.numerics import FORCED_OVER, numeric_differences
-from steercache.store.durable import make_folder, write_file_atomically
+from steercache.store.durable import make_folder, settle, write_file_atomically
 from steercache.store.generation import create_generation, read_generation, set_complete
 from steercache.store.reader import open_generation
 from steercache.store.shard import ShardWriter
@@ -168,6 +168,7 @@ def begin_run(cache: Cache, document: RunDocument, *, force: bool = False) -> It
             write_file_atomically(paths.current, f"{FIRST_GENERATION}\n".encode())
         if kept is not begun:
             write_run_document(paths.document, kept)
+        settle(paths.document, paths.current, paths.shard(current_generation(paths), 0))
         catch_up_or_rebuild(cache)
         yield writer
 

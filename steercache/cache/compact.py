@@ -14,7 +14,7 @@ from steercache.cache.paths import RunPaths
 from steercache.cache.source import committed_shards, current_generation
 from steercache.core.errors import DamagedError, UsageError
 from steercache.core.layout import CodecName, FileRecord, ShardRecord
-from steercache.store.durable import make_folder, remove_folder, write_file_atomically
+from steercache.store.durable import make_folder, remove_folder, settle, write_file_atomically
 from steercache.store.generation import create_generation, read_generation, set_complete
 from steercache.store.reader import GenerationReader, open_generation
 from steercache.store.recode import recode_shard
@@ -76,6 +76,9 @@ def compact_run(
             on_shard(len(done), len(records))
         source.close()
         _refuse_missing(paths, new, done.values())
+        settle(
+            paths.shard(new, 0)
+        )  # records of a compaction that was killed: the old generation goes when these are in force
         set_complete(target, True)
         write_file_atomically(paths.current, f"{new}\n".encode())
         catch_up(cache.paths, wait_s=cache.index.wait_s)

@@ -1,6 +1,5 @@
 """One coordinator per run: a lock that the kernel frees when its holder dies."""
 
-import fcntl
 import json
 import os
 import socket
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from steercache.core.errors import BusyError
+from steercache.core.locks import lock_file
 from steercache.store.durable import disk_errors, make_folder
 
 
@@ -19,20 +19,10 @@ def hold_lock(path: Path, *, what: str) -> Iterator[None]:
 
     Raises:
         BusyError: another process holds it; the message names the process.
-        UsageError, BudgetError: the folder cannot be written, or the disk is full.
+        UsageError, BudgetError: the folder cannot be written, its file system has no locks, or the disk is full.
     """
-    make_folder(path.parent)
-    with disk_errors(path):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = _locked(path, what)
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BusyError(
-                f"{what} is held by {_holder(fd)}",
-                place=str(path),
-                hint="wait for it, or end it; what it committed stays",
-            ) from error
         note = {"pid": os.getpid(), "host": socket.gethostname(), "command": " ".join(sys.argv)[:200]}
         with disk_errors(path):
             os.ftruncate(fd, 0)
@@ -42,9 +32,26 @@ def hold_lock(path: Path, *, what: str) -> Iterator[None]:
         os.close(fd)
 
 
-def _holder(fd: int) -> str:
+def _locked(path: Path, what: str) -> int:
+    """A descriptor that holds the lock; the folder may be renamed or removed meanwhile, and is then made again."""
+    while True:
+        make_folder(path.parent)
+        try:
+            with disk_errors(path):
+                return lock_file(path)
+        except FileNotFoundError:
+            continue
+        except BlockingIOError as error:
+            raise BusyError(
+                f"{what} is held by {_holder(path)}",
+                place=str(path),
+                hint="wait for it, or end it; what it committed stays",
+            ) from error
+
+
+def _holder(path: Path) -> str:
     try:
-        note = json.loads(os.pread(fd, 4096, 0))
+        note = json.loads(path.read_bytes()[:4096])
         return f"process {note['pid']} on {note['host']} ({note['command']})"
-    except (ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "another process"

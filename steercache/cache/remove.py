@@ -15,7 +15,8 @@ from steercache.cache.paths import RunPaths
 from steercache.cache.source import current_generation, readable_shards
 from steercache.core.errors import BusyError, DamagedError
 from steercache.core.ids import SHORT_ID
-from steercache.store.durable import fsync_folder, is_abandoned, remove, remove_folder
+from steercache.core.unfinished import is_abandoned, is_unfinished
+from steercache.store.durable import fsync_folder, remove, remove_abandoned, remove_folder
 from steercache.store.generation import read_generation, set_complete
 from steercache.store.shard import shard_file_names
 from steercache.store.verify import verify_file
@@ -132,7 +133,7 @@ def _of_run(folder: Path) -> Iterator[Leftover]:
 
 def _beside_runs(cache: Cache) -> Iterator[Leftover]:
     for folder in (cache.paths.vectors, cache.paths.annotations, cache.paths.sweeps, cache.paths.models):
-        yield from (_leftover(p, "half-written") for p in _files(folder) if is_abandoned(p.name))
+        yield from (_leftover(p, "half-written") for p in _files(folder) if is_abandoned(p))
 
 
 def _in_run(paths: RunPaths) -> Iterator[Leftover]:
@@ -145,12 +146,7 @@ def _in_run(paths: RunPaths) -> Iterator[Leftover]:
         if paths.generation(name).is_dir():
             yield _leftover(paths.generation(name), f"not the current generation ({current})")
     for path in _files(paths.folder):
-        if is_abandoned(path.name) and path.relative_to(paths.folder).parts[0] in (
-            current,
-            "rows",
-            "samples",
-            "shards",
-        ):
+        if path.relative_to(paths.folder).parts[0] in (current, "rows", "samples", "shards") and is_abandoned(path):
             yield _leftover(path, "half-written")
 
 
@@ -172,5 +168,7 @@ def _delete(path: Path) -> None:
         remove(path / "zarr.json")  # of a generation first: while it is there, a compaction takes the rest for whole
         fsync_folder(path)
         remove_folder(path)
+    elif is_unfinished(path.name):
+        remove_abandoned(path)
     else:
         remove(path)

@@ -5,7 +5,6 @@ lock under every other handle of the process. So a process holds one connection 
 never opens the file in another way.
 """
 
-import fcntl
 import os
 import threading
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from steercache.core.errors import BusyError, UsageError
+from steercache.core.locks import lock_file
 
 T = TypeVar("T")
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.002, 0.2
@@ -95,29 +95,30 @@ def writers_lock(index: Path, wait_s: float) -> Iterator[None]:
     path = index.with_name(index.name + ".lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
+        fd = retry(lambda: lock_file(path), wait_s=wait_s, again=lambda e: isinstance(e, BlockingIOError))
+    except BlockingIOError as error:
+        raise BusyError(
+            f"the index is being written by {describe_process(_noted(path))}",
+            place=str(index),
+            hint="wait for it to end",
+        ) from error
     except OSError as error:
         raise UsageError(
             f"the index cannot be written: {error.strerror}", place=str(index), hint="--root FOLDER that is writable"
         ) from error
-    with file:
-        try:
-            retry(
-                lambda: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB),
-                wait_s=wait_s,
-                again=lambda e: isinstance(e, BlockingIOError),
-            )
-        except BlockingIOError as error:
-            file.seek(0)
-            holder = describe_process(file.read().strip())
-            raise BusyError(
-                f"the index is being written by {holder}", place=str(index), hint="wait for it to end"
-            ) from error
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, str(os.getpid()).encode(), 0)
         yield
+    finally:
+        os.close(fd)
+
+
+def _noted(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
 
 
 def describe_process(pid: str) -> str:

@@ -4,12 +4,13 @@ A memo holds for one path, size and mtime_ns. It is never the truth: a missing, 
 """
 
 import json
-import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from steercache.core.ids import digest
+from steercache.core.unfinished import create_unfinished, release
 
 
 def memoised(file: Path, memo_dir: Path | None, *, noun: str, compute: Callable[[Path], Any]) -> Any:
@@ -35,10 +36,17 @@ def _read(memo: Path) -> dict[str, Any] | None:
 
 
 def _write(memo: Path, document: dict[str, Any]) -> None:
-    partial = memo.with_suffix(f".{os.getpid()}.tmp")
+    partial = None
     try:
         memo.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(document))
+        partial, fd = create_unfinished(memo)
+        with open(fd, "w", encoding="utf-8") as stream:
+            stream.write(json.dumps(document))
         partial.replace(memo)
+        release(partial)
     except OSError:
+        if partial is not None:
+            with suppress(OSError):
+                partial.unlink()
+            release(partial)
         return  # a read-only or full cache: the next call reads the file again

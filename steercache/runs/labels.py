@@ -11,7 +11,7 @@ from steercache.core.examples import Labels
 from steercache.core.ids import canonical_json
 from steercache.index.schemas import ANNOTATIONS
 from steercache.runs.inputs import InputSample
-from steercache.store.durable import make_folder, write_file_atomically
+from steercache.store.durable import make_folder, settle, write_file_atomically
 
 BATCH = 4096
 
@@ -68,6 +68,7 @@ class LabelWriter:
         self._file.seek(0)
         data = self._file.read()
         if path.exists() and path.read_bytes() == data:
+            settle(path)
             return False
         make_folder(path.parent)
         write_file_atomically(path, data)

@@ -40,8 +40,10 @@ def trace_in_workers(
     with ProcessPoolExecutor(
         min(n_workers, len(pending)), mp_context=context, initializer=_start, initargs=setup
     ) as pool:
-        running = {pool.submit(_trace_one, planned): planned for planned in pending}
         try:
+            running = {
+                pool.submit(_trace_one, planned): planned for planned in pending
+            }  # may find a worker dead already
             while running:
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:

@@ -15,9 +15,8 @@ class CodedFile:
     def __init__(self, path: Path, geometry: ShardGeometry) -> None:
         self.path = path
         self.geometry = geometry
-        self.temporary = durable.temporary_name(path)
-        durable.remove_unfinished(path)
-        self._fd: int | None = durable.create(self.temporary)
+        self._fd: int | None
+        self.temporary, self._fd = durable.create_temporary(path)
         self._n_bytes = 0
         self._lengths: list[int] = []
         self._chunk_crc: list[int] = []

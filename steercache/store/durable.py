@@ -1,14 +1,14 @@
 """The one door to the disk for everything that must survive a crash.
 
 Every create, write, fsync and rename of a commit goes through here, so that a test can record them and rebuild each state
-that a power loss could leave (`store/replay.py`). A file under construction is named `<final>.tmp-<pid>`: readers never look
-at it, and when its writer is dead the next writer of the same file removes it, or `gc`.
+that a power loss could leave (`store/replay.py`). A file under construction is named `<final>.tmp-<host>-<random>` and locked
+by its writer: readers never look at it, and one without a lock was left by a writer that died; the next writer of the same
+file removes it, or `gc`.
 """
 
 import errno
 import fcntl
 import os
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from steercache.core.errors import BudgetError, DamagedError, UsageError
+from steercache.core.unfinished import create_unfinished, release, take_abandoned
 
 OperationKind = Literal["make_folder", "create", "reserve", "write", "fsync", "rename", "fsync_folder", "remove"]
 
 _BLOCK = 4096  # of memory and disk: what direct writes are multiples of
 _DIRECT_BYTES = 16 * 2**20  # handed to the disk at once
-_TEMPORARY = re.compile(r"\.tmp-(\d+)$")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _REFUSED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
@@ -41,6 +41,9 @@ class Operation:
 
 _recorded: list[Operation] | None = None
 _path_of_fd: dict[int, Path] = {}
+_settled: dict[
+    Path, tuple[int, int]
+] = {}  # folders whose own names this process saw safe on the disk, with device and inode
 
 
 @contextmanager
@@ -48,6 +51,7 @@ def record_operations() -> Iterator[list[Operation]]:
     """Collect every operation of this process, in order, while the block runs; the operations are carried out as usual."""
     global _recorded
     before, _recorded = _recorded, []
+    _settled.clear()  # what is recorded is what a new process does
     try:
         yield _recorded
     finally:
@@ -70,7 +74,10 @@ def disk_errors(path: Path, *, doing: str = "write") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _explained(error, path, doing) from error
+        explained = _explained(error, path, doing)
+        if explained is error:
+            raise
+        raise explained from error
 
 
 def _explained(error: OSError, path: Path, doing: str = "write") -> Exception:
@@ -87,70 +94,70 @@ def _explained(error: OSError, path: Path, doing: str = "write") -> Exception:
     return error
 
 
-def temporary_name(path: Path) -> Path:
-    """The name that `path` has in this process until it is complete.
-
-    >>> temporary_name(Path("c.0")).name.startswith("c.0.tmp-")
-    True
-    """
-    return path.with_name(f"{path.name}.tmp-{os.getpid()}")
-
-
-def is_temporary(name: str) -> bool:
-    """Whether a file's name says that its writer never finished.
-
-    >>> is_temporary("c.0.3.0.tmp-812"), is_temporary("c.0.3.0")
-    (True, False)
-    """
-    return _TEMPORARY.search(name) is not None
-
-
-def is_abandoned(name: str) -> bool:
-    """Whether a file's name says that its writer never finished and never will: no other process of its number lives.
-
-    A number may be a new process's by now, or of another machine that shares the disk: then the file is kept too long, or is
-    taken from a writer who has to begin again. Both lose nothing.
-
-    >>> is_abandoned(f"c.0.tmp-{os.getpid()}"), is_abandoned("c.0.tmp-1"), is_abandoned("c.0")
-    (True, False, False)
-    """
-    found = _TEMPORARY.search(name)
-    return found is not None and not _is_another_process(int(found[1]))
-
-
-def _is_another_process(pid: int) -> bool:
-    if pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)  # asks, and sends nothing
-    except PermissionError:
-        return True  # somebody else's
-    except (ProcessLookupError, OverflowError):
-        return False
-    return True
-
-
 def make_folder(*paths: Path) -> None:
-    """Create folders and their parents, durably."""
-    made: dict[Path, None] = {}
+    """Create folders and their parents, durably. Those that are there may be of a process that was killed before it synced."""
     for path in paths:
         for folder in reversed([path, *path.parents]):
             if not folder.is_dir():
                 with disk_errors(folder):
                     folder.mkdir(exist_ok=True)
+                _settled.pop(folder, None)  # one of that name, and perhaps of that inode, was removed
                 _note("make_folder", folder)
-                made[folder.parent] = None
-    for parent in made:
-        fsync_folder(parent)
+    for path in paths:
+        _settle(path)
+
+
+def settle(*files: Path) -> None:
+    """Make safe the names of files that are there: whoever gave them may have been killed before they were on the disk."""
+    for folder in dict.fromkeys(file.parent for file in files):
+        if folder.is_dir():
+            fsync_folder(folder)
+            _settle(folder)
+
+
+def _settle(folder: Path) -> None:
+    """Make the names of a folder and of those around it safe, once in the life of this process.
+
+    Stops where this process could not have made a folder: at the root of a file system, and where it may not write.
+    """
+    for inner in (folder, *folder.parents):
+        try:
+            stat, around = inner.stat(), inner.parent.stat()
+        except FileNotFoundError:
+            return  # removed by another process: whoever writes next says so
+        identity = (stat.st_dev, stat.st_ino)
+        if _settled.get(inner) == identity or stat.st_dev != around.st_dev or not _is_ours(inner.parent):
+            return
+        if os.path.samestat(stat, around):
+            return
+        fsync_folder(inner.parent)
+        _settled[inner] = identity
+
+
+def _is_ours(folder: Path) -> bool:
+    return os.access(folder, os.R_OK | os.W_OK | os.X_OK)
 
 
 def create(path: Path) -> int:
-    """Open a new, empty file for reading and writing and return its descriptor; an old one of that name is emptied."""
+    """Open a new, empty file for reading and writing and return its descriptor. Raises FileExistsError."""
     with disk_errors(path):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     _path_of_fd[fd] = path
     _note("create", path)
     return fd
+
+
+def create_temporary(path: Path) -> tuple[Path, int]:
+    """Open a new, empty file that will become `path`; returns its name until then and its descriptor.
+
+    It is locked until `rename` or `remove` is called with that name. What killed writers of `path` left is removed first.
+    """
+    remove_unfinished(path)
+    with disk_errors(path):
+        temporary, fd = create_unfinished(path)
+    _path_of_fd[fd] = temporary
+    _note("create", temporary)
+    return temporary, fd
 
 
 def reserve(fd: int, n_bytes: int) -> None:
@@ -232,6 +239,7 @@ def rename(path: Path, target: Path) -> None:
     """Give a complete file its name, replacing what had it."""
     with disk_errors(target):
         path.replace(target)
+    release(path)
     _note("rename", path, target=target)
 
 
@@ -250,6 +258,7 @@ def remove(path: Path) -> None:
     """Remove a file; it may be gone already."""
     with disk_errors(path):
         path.unlink(missing_ok=True)
+    release(path)
     _note("remove", path)
 
 
@@ -266,16 +275,24 @@ def remove_folder(path: Path) -> None:
 def remove_unfinished(path: Path) -> None:
     """Remove what earlier, killed writers of `path` left beside it; one that still writes keeps its file."""
     with os.scandir(path.parent) as entries:
-        stale = [e.name for e in entries if e.name.startswith(path.name + ".tmp-") and is_abandoned(e.name)]
-    for name in stale:
-        remove(path.with_name(name))
+        names = [e.name for e in entries if e.name.startswith(path.name + ".tmp-")]
+    for name in names:
+        remove_abandoned(path.with_name(name))
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove a file under construction if its writer is gone."""
+    fd = take_abandoned(path)
+    if fd is not None:
+        try:
+            remove(path)  # while it is locked: whoever just made it sees that it is gone, and makes another
+        finally:
+            os.close(fd)
 
 
 def write_temporary(path: Path, data: bytes) -> Path:
-    """Put `data` on the disk under the temporary name of `path`, and return that name."""
-    remove_unfinished(path)
-    temporary = temporary_name(path)
-    fd = create(temporary)
+    """Put `data` on the disk under a temporary name of `path`, and return that name."""
+    temporary, fd = create_temporary(path)
     try:
         pwrite(fd, data, 0)
         fsync(fd)
@@ -288,11 +305,10 @@ def write_temporary(path: Path, data: bytes) -> Path:
 
 
 def publish(files: Sequence[tuple[Path, Path]]) -> None:
-    """Give complete files, pairs (temporary, final), their names; durable when it returns."""
+    """Give complete files, pairs (temporary, final), their names; durable when it returns, with the folders they are in."""
     for temporary, path in files:
         rename(temporary, path)
-    for folder in dict.fromkeys(path.parent for _, path in files):
-        fsync_folder(folder)
+    settle(*(path for _, path in files))
 
 
 def write_file_atomically(path: Path, data: bytes) -> None:

@@ -54,6 +54,7 @@ def create_generation(
         info = read_generation(path)
         if info.layout != layout or info.codec != codec:
             raise DamagedError("a generation of another layout is there", place=str(path), hint="steercache cache gc")
+        durable.settle(path / "zarr.json")
         return
     files = {path / name: data for name, data in generation_files(layout, codec).items()}
     durable.make_folder(*dict.fromkeys(file.parent for file in files))
@@ -106,6 +107,8 @@ def update_attributes(path: Path, changes: Mapping[str, Any]) -> None:
     attributes = {**document["attributes"], **changes}
     if attributes != document["attributes"]:
         durable.write_file_atomically(path / "zarr.json", document_bytes({**document, "attributes": attributes}))
+    else:
+        durable.settle(path / "zarr.json")
 
 
 def _read_group(path: Path) -> Any:

@@ -41,13 +41,12 @@ class SiteFile:
     def __init__(self, path: Path, geometry: ShardGeometry, staging: Staging) -> None:
         self.path = path
         self.geometry = geometry
-        self.temporary = durable.temporary_name(path)
         self._staging = staging
         self._memory: mmap.mmap | None = None
         self._has_arrived_ls = np.zeros((geometry.n_layers, geometry.n_rows), dtype=np.bool_)
         self._chunk_crc: list[int] = []
-        durable.remove_unfinished(path)
-        self._fd: int | None = durable.create(self.temporary)
+        self._fd: int | None
+        self.temporary, self._fd = durable.create_temporary(path)
         try:
             durable.reserve(self._fd, geometry.file_bytes)
         except BaseException:

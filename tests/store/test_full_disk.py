@@ -11,7 +11,7 @@ import pytest
 
 from steercache.core.errors import BudgetError, UsageError
 from steercache.core.layout import SiteLayout, StoreLayout
-from steercache.store import durable
+from steercache.core.unfinished import is_unfinished
 from steercache.store.generation import create_generation, set_complete
 from steercache.store.recode import recode_shard
 from steercache.store.shard import ShardWriter
@@ -40,7 +40,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def temporaries(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if durable.is_temporary(path.name)]
+    return [path for path in folder.rglob("*") if is_unfinished(path.name)]
 
 
 def assert_whole(written: Written) -> None:

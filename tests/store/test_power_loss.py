@@ -1,6 +1,7 @@
 """After a power loss at any moment: what was committed is whole, what was not is done again with the same bytes."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from steercache.core.ids import canonical_json
 from steercache.core.layout import CodecName
+from steercache.core.unfinished import is_unfinished
 from steercache.store import durable
 from steercache.store.documents import shard_record_from_json, shard_record_to_json
 from steercache.store.generation import create_generation, set_complete
@@ -87,7 +89,7 @@ def test_creating_a_generation_can_be_cut_anywhere_and_done_again() -> None:
         for number, state in enumerate(states):
             folder = rebuilt(state, root, scratch_folder / str(number))
             create(folder)
-            leftovers = {path for path in files_below(folder) if durable.is_temporary(path.name)}
+            leftovers = {path for path in files_below(folder) if is_unfinished(path.name)}
             assert {p: d for p, d in files_below(folder).items() if p not in leftovers} == end
             assert not leftovers
 
@@ -119,6 +121,28 @@ def test_a_file_replaced_atomically_is_the_old_or_the_new_one() -> None:
         seen = {state.files[path] for state in states}
         assert seen == {b"g0001\n", b"g0002\n"}
         assert [s.files[path] for s in states if s.model == "synced"][-1] == b"g0002\n"
+
+
+def test_a_folder_whose_maker_was_killed_before_it_was_safe_is_made_safe_by_the_next_writer() -> None:
+    """Every moment of a first writer's life, a second that goes on from there and ends well, and then a power loss."""
+
+    def write(root: Path) -> None:
+        durable.make_folder(root / "a" / "b")
+        durable.write_file_atomically(root / "a" / "b" / "file", b"whole")
+
+    with scratch() as scratch_folder:
+        root = scratch_folder / "root"
+        root.mkdir()
+        with durable.record_operations() as killed:
+            write(root)
+        for state in [s for s in crash_states(killed, {}) if s.model == "ordered"]:
+            shutil.rmtree(root)
+            rebuilt(state, root, root)
+            with durable.record_operations() as resumed:
+                write(root)
+            done = [*killed[: state.n_operations], *resumed]
+            after = [s for s in crash_states(done, {root / "old": b""}) if s.model == "synced"][-1]
+            assert after.files[root / "a" / "b" / "file"] == b"whole", state.n_operations
 
 
 def test_the_disk_models_catch_a_commit_that_forgets_an_fsync() -> None:

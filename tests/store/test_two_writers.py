@@ -5,6 +5,7 @@ import os
 import signal
 from pathlib import Path
 
+from steercache.core.unfinished import is_unfinished
 from steercache.store import durable
 
 N_WRITES = 300
@@ -43,9 +44,9 @@ def test_the_file_of_a_living_writer_is_kept_and_that_of_a_killed_one_removed(tm
         durable.write_temporary(path, b"half")
         signal.alarm(60)  # so that it does not outlive a test that fails
         signal.pause()
-    temporary = path.with_name(f"{path.name}.tmp-{pid}")
-    while not temporary.exists():
+    while not (found := [p for p in tmp_path.iterdir() if is_unfinished(p.name) and p.stat().st_size]):
         os.sched_yield()
+    (temporary,) = found
     durable.write_file_atomically(path, b"whole")
     assert temporary.exists()
     os.kill(pid, signal.SIGKILL)

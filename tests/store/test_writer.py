@@ -10,7 +10,7 @@ import pytest
 
 from steercache.core.errors import UsageError
 from steercache.core.layout import ShardRecord
-from steercache.store import durable
+from steercache.core.unfinished import is_unfinished
 from steercache.store.generation import create_generation, read_generation, set_complete
 from steercache.store.reader import open_generation
 from steercache.store.shard import ShardWriter
@@ -94,7 +94,7 @@ def test_an_aborted_or_finished_writer_takes_no_more_rows(writer: ShardWriter) -
     writer.abort()
     with pytest.raises(ValueError, match="given up"):
         writer.write("resid_post", 0, 0, block(1))
-    assert [p for p in writer.path.rglob("*") if durable.is_temporary(p.name)] == []
+    assert [p for p in writer.path.rglob("*") if is_unfinished(p.name)] == []
 
 
 @pytest.mark.parametrize(("shard_idx", "n_rows"), [(3, 1), (-1, 1), (0, 13), (0, -1)])
@@ -113,9 +113,8 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_one_and_hidden_from_re
         killed.write("resid_post", 0, 0, block(3))
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
-    left = [p for p in written.path.rglob("*") if durable.is_temporary(p.name)]
+    left = [p for p in written.path.rglob("*") if is_unfinished(p.name)]
     assert sorted(p.parent.name for p in left) == ["mlp_out", "resid_post"]
-    assert all(p.name.endswith(f".tmp-{pid}") for p in left)
     assert len(written.open().gather("resid_post", 0, np.arange(12))) == 12
     again = ShardWriter(written.path, LAYOUT, 1, n_rows=5)
     for (site, shard), bits_lnd in truth.truth.items():
@@ -123,7 +122,7 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_one_and_hidden_from_re
             again.write(site, layer_pos, 0, bits_nd.view(NUMPY["bfloat16"]))
     files = again.finish(**{name: truth.columns[name, 1] for name in ("sample_idx", "position", "token_id")})
     assert files == truth.records[1].files
-    assert [p for p in written.path.rglob("*") if durable.is_temporary(p.name)] == []
+    assert [p for p in written.path.rglob("*") if is_unfinished(p.name)] == []
 
 
 def test_attributes_are_kept_and_ours_cannot_be_taken(root: Path) -> None:
