@@ -82,6 +82,10 @@ class RunWriter:
         """Make one shard durable."""
         return commit_files(self.paths, planned, writer, tables)
 
+    def record_of(self, shard_idx: int) -> ShardRecord:
+        """The record of a shard that this build has traced."""
+        return read_shard_record(self.paths.shard(FIRST_GENERATION, shard_idx))
+
     def tell_index(self, shard_idx: int) -> str | None:
         """Put a committed shard into the index, at most once a minute, with those that wait, and if it is free; returns
         who holds it otherwise. What was not told `finish` makes up, or whoever reads before."""
@@ -97,7 +101,7 @@ class RunWriter:
 
     def _in_force(self, shard_idx: int) -> ShardRecord:
         """The record of a shard that was just traced; of a run that was compacted, after recoding the shard as the others."""
-        record = read_shard_record(self.paths.shard(FIRST_GENERATION, shard_idx))
+        record = self.record_of(shard_idx)
         generation = current_generation(self.paths)
         if generation == FIRST_GENERATION:
             return record
@@ -139,6 +143,7 @@ def commit_files(paths: RunPaths, planned: PlannedShard, writer: ShardWriter, ta
         n_rows=planned.n_rows,
         input_digest=planned.input_digest,
         files=(*arrays, *parquet),
+        non_finite=writer.non_finite,
     )
     write_shard_record(paths.shard(FIRST_GENERATION, planned.shard_idx), record)
     return record

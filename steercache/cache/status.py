@@ -6,14 +6,20 @@ from pathlib import Path
 
 from steercache.cache.documents import RunDocument
 from steercache.cache.handle import Cache
+from steercache.cache.non_finite import sum_non_finite
 from steercache.cache.remove import leftovers
 from steercache.cache.source import current_generation, readable_shards
 from steercache.core.errors import DamagedError
+from steercache.core.layout import NonFinite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatus:
-    """One run at a glance; sizes in bytes. A shard whose record cannot be read is damaged and not among the committed ones."""
+    """One run at a glance; sizes in bytes.
+
+    A shard whose record cannot be read is damaged and not among the committed ones. `non_finite` names the layers with
+    rows that are not finite, as far as they were counted.
+    """
 
     run_id: str
     name: str
@@ -31,6 +37,7 @@ class RunStatus:
     n_bytes: int
     created_at: str
     n_shards_damaged: int = 0
+    non_finite: tuple[NonFinite, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -94,6 +101,7 @@ def run_status(cache: Cache, document: RunDocument) -> tuple[RunStatus, list[Dam
         n_bytes=sum(r.n_bytes for r in records),
         created_at=document.created_at,
         n_shards_damaged=len(unreadable),
+        non_finite=sum_non_finite(records),
     )
     return status, list(unreadable.values())
 

@@ -8,8 +8,9 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from steercache.cache.documents import shares_rows
+from steercache.cache.documents import RunDocument, shares_rows
 from steercache.cache.handle import Cache
+from steercache.cache.non_finite import REMEDIES, describe_non_finite
 from steercache.cache.paths import RunPaths
 from steercache.cache.source import current_generation, readable_shards
 from steercache.cache.vector_files import read_vector
@@ -21,9 +22,9 @@ from steercache.store.verify import verify_file, verify_metadata
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that is wrong, where, and what mends it."""
+    """One thing that is wrong, where, and what mends it; `values`: the files are whole, but hold rows that are not finite."""
 
-    severity: Literal["damage", "leftover"]
+    severity: Literal["damage", "leftover", "values"]
     place: str
     message: str
     remedy: str
@@ -70,7 +71,18 @@ def verify_run(cache: Cache, run_id: str) -> Iterator[Checked]:
             Finding(severity="damage", place=f"runs/{run_id[:SHORT_ID]}", message=message, remedy=remedy)
             for message in _tables(paths, record, shared=shares_rows(document))
         ]
+        if record.non_finite:
+            found.append(_values(record, document))
         yield Checked(run_id=run_id, shard_idx=record.shard_idx, n_bytes=record.n_bytes, findings=tuple(found))
+
+
+def _values(record: ShardRecord, document: RunDocument) -> Finding:
+    return Finding(
+        severity="values",
+        place=f"runs/{document.run_id[:SHORT_ID]}, shard {record.shard_idx}",
+        message=describe_non_finite(record.non_finite or (), n_rows=record.n_rows),
+        remedy=REMEDIES[document.layout.dtype],
+    )
 
 
 def verify_vectors(cache: Cache) -> list[Finding]:

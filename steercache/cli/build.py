@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from steercache.cache.handle import Cache, open_cache
+from steercache.cache.non_finite import REMEDIES, describe_non_finite
 from steercache.cli.options import device_options, json_option, root_option
 from steercache.cli.output import human_bytes, next_commands, note, print_json, progress_bar
 from steercache.core.errors import UsageError
@@ -82,6 +83,9 @@ def build(
             f"the rows were computed under other numerics than this build's: {'; '.join(result.computed_otherwise)}. "
             f"Nothing was computed anew; to do so: steercache cache rm {result.name}, then build again"
         )
+    if result.non_finite:
+        rows = describe_non_finite(result.non_finite, n_rows=result.n_rows)
+        note(f"{rows}; {REMEDIES[planned.document.layout.dtype]}")
     if result.index_held_by:
         note(f"the index could not be written ({result.index_held_by}); it catches up with the next command")
     next_commands("steercache query runs_overview", *_fits_for(open_session(root), result))

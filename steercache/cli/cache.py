@@ -7,6 +7,7 @@ import click
 from steercache.cache.again import build_command
 from steercache.cache.compact import compact_run
 from steercache.cache.handle import open_cache
+from steercache.cache.non_finite import describe_non_finite
 from steercache.cache.rebuild import rebuild_index
 from steercache.cache.remove import collect, leftovers, remove_damaged_shards, remove_run
 from steercache.cache.status import RunStatus, cache_status
@@ -66,6 +67,8 @@ def status(root: Path, as_json: bool) -> None:
     for message in seen.damaged:
         note(f"damaged: {message}")
     for run in seen.runs:
+        if run.non_finite:
+            note(f"{run.name} has {describe_non_finite(run.non_finite, n_rows=run.n_rows)}")
         if not run.complete and not run.n_shards_damaged:
             note(f"{run.name} is not complete: {build_command(run.name)}")
 
@@ -82,6 +85,8 @@ def _shards_of(run: RunStatus) -> str:
 def verify(runs: tuple[str, ...], root: Path, as_json: bool) -> None:
     """Compare every file (of RUNS, or of all) with its recorded size and checksums. Exit code 5 when something differs.
 
+    Rows that hold infinities or NaN are named too: their files are whole, so the exit code stays 0.
+
     \b
     steercache cache verify
     """
@@ -96,13 +101,26 @@ def verify(runs: tuple[str, ...], root: Path, as_json: bool) -> None:
             bar.advance()
     if as_json:
         print_json({"n_bytes": n_bytes, "findings": findings})
-        click.get_current_context().exit(DamagedError.exit_code if findings else 0)
+        click.get_current_context().exit(DamagedError.exit_code if _wrong(findings) else 0)
     for finding in findings:
         click.echo(f"{finding.place}: {finding.message}")
-    if findings:
-        remedies = "; or ".join(dict.fromkeys(f.remedy for f in findings))
-        raise DamagedError(f"{len(findings)} problems in {human_bytes(n_bytes)}", place=str(root), hint=remedies)
-    click.echo(f"{human_bytes(n_bytes)} verified, no problem found")
+    if _wrong(findings):
+        remedies = "; or ".join(dict.fromkeys(f.remedy for f in _wrong(findings)))
+        raise DamagedError(
+            f"{len(_wrong(findings))} problems in {human_bytes(n_bytes)}", place=str(root), hint=remedies
+        )
+    for remedy in dict.fromkeys(f.remedy for f in findings):
+        note(f"try: {remedy}")
+    click.echo(
+        f"{human_bytes(n_bytes)} verified, every file is as it was written"
+        if findings
+        else f"{human_bytes(n_bytes)} verified, no problem found"
+    )
+
+
+def _wrong(findings: list[Finding]) -> list[Finding]:
+    """Findings about files; values that are not finite were written so."""
+    return [f for f in findings if f.severity != "values"]
 
 
 @cache.command()

@@ -1,7 +1,9 @@
 """The shape of a run on disk: which sites and layers, how rows are cut into shards and chunks."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
+
+from steercache.core.ids import digest
 
 Site = Literal["resid_post", "resid_pre", "attn_out", "mlp_out", "connector_out", "vision_out", "margin_grad"]
 DType = Literal["float32", "bfloat16", "float16"]
@@ -77,8 +79,20 @@ class FileRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NonFinite:
+    """Rows of one site and layer that hold an infinity or NaN."""
+
+    site: Site
+    layer: int
+    n_rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShardRecord:
-    """What `shards/<shard>.json` says: from the moment that this file has its name, the shard's rows exist."""
+    """What `shards/<shard>.json` says: from the moment that this file has its name, the shard's rows exist.
+
+    `non_finite` names the sites and layers with rows that are not finite; None in records from before they were counted.
+    """
 
     shard_idx: int
     first_sample: int
@@ -86,8 +100,21 @@ class ShardRecord:
     n_rows: int
     input_digest: str  # over the samples' ids, so that data changed between plan and trace is noticed
     files: tuple[FileRecord, ...]
+    non_finite: tuple[NonFinite, ...] | None = None
 
     @property
     def n_bytes(self) -> int:
         """Bytes of all files of the shard."""
         return sum(f.n_bytes for f in self.files)
+
+    @property
+    def n_non_finite(self) -> int | None:
+        """Rows that are not finite, summed over sites and layers; None where nobody counted them."""
+        return None if self.non_finite is None else sum(part.n_rows for part in self.non_finite)
+
+    def digest(self) -> str:
+        """SHA-256 of what the record says. A count that was never taken is not part of it: older records keep their digest."""
+        said = asdict(self)
+        if self.non_finite is None:
+            del said["non_finite"]
+        return digest(said)

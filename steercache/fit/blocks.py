@@ -24,6 +24,7 @@ DoubleArray = npt.NDArray[np.float64]
 _DENSE = 0.5
 # Entries of a block in float32, 5 MB: the sums of two threads then meet seldom enough at the interpreter's lock.
 _WIDE = 1_200_000
+SHOWN = 6  # layers named in an error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,7 @@ def weighted_sums(sel: Selection, layer: int, blocks: tuple[Block, ...]) -> Doub
     """Sum of coefficient times row at block `layer`, shape (k, d), float64.
 
     Raises:
-        DamagedError: a selected row holds a value that is not finite.
+        NonFiniteError: a selected row holds a value that is not finite. DamagedError: the sums overflow.
     """
     # A row between the selected ones may hold an infinity or NaN, and zero times that is NaN: then read without it.
     with np.errstate(invalid="ignore", over="ignore"):
@@ -78,7 +79,8 @@ def weighted_sums(sel: Selection, layer: int, blocks: tuple[Block, ...]) -> Doub
         if not np.isfinite(sums).all():
             sums = _sums(sel, layer, blocks, in_place=False)
     if not np.isfinite(sums).all():
-        _refuse_non_finite(sel, layer)
+        refuse_non_finite(sel, [layer])
+        raise DamagedError(f"sums at layer {layer} overflow float32", place=f"run {sel.run_id}")
     return sums
 
 
@@ -137,16 +139,31 @@ def _first_row(view: tuple[int, npt.NDArray[Any]]) -> int:
     return view[0]
 
 
-def _refuse_non_finite(sel: Selection, layer: int) -> None:
-    for part, values in iter_rows(sel, layer):
-        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-        if len(bad):
-            row = int(sel.rows[part][bad[0]])
-            break
-    else:
-        raise DamagedError(f"sums at layer {layer} overflow float32", place=f"run {sel.run_id}")
-    raise DamagedError(
-        f"row {row} of layer {layer} holds values that are not finite, so it has no mean",
-        place=f"run {sel.run_id}",
-        hint="trace with dtype bfloat16 or float32 (float16 overflows), or leave the row out in the query",
+class NonFiniteError(DamagedError):
+    """Rows that a fit needs hold infinities or NaN."""
+
+
+def refuse_non_finite(sel: Selection, layers: Sequence[int]) -> None:
+    """Look at every selected row of `layers`.
+
+    Raises:
+        NonFiniteError: some are not finite; names the layers, how many rows, and the first of them.
+    """
+    found = {layer: bad for layer in layers if len(bad := _non_finite_rows(sel, layer))}
+    if not found:
+        return
+    counts = [f"layer {layer}: {len(bad):,} of {len(sel):,} rows" for layer, bad in found.items()]
+    more = f", and {len(counts) - SHOWN} layers more" if len(counts) > SHOWN else ""
+    first, rows = next(iter(found.items()))
+    raise NonFiniteError(
+        f"selected rows hold infinities or NaN, so they cannot be fitted: {', '.join(counts[:SHOWN])}{more}; "
+        f"the first is row {int(rows[0])} of layer {first}",
+        place=f"run {sel.run_id}, site {sel.site}",
+        hint="fit other layers, leave these rows out in the query, or trace again with dtype bfloat16 or float32"
+        " (float16 ends at 65504)",
     )
+
+
+def _non_finite_rows(sel: Selection, layer: int) -> RowIndex:
+    parts = [sel.rows[part][~np.isfinite(values).all(axis=1)] for part, values in iter_rows(sel, layer)]
+    return np.concatenate([np.empty(0, np.int64), *parts])

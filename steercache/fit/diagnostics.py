@@ -12,7 +12,7 @@ from steercache.core.ids import SHORT_ID
 from steercache.core.selection import Selection
 from steercache.core.vectors import SteeringVector
 from steercache.fit import probe, shift
-from steercache.fit.blocks import iter_rows
+from steercache.fit.blocks import iter_rows, refuse_non_finite
 from steercache.fit.bootstrap import Fit, draw_counts, refit_draws, shift_draws
 from steercache.fit.compare import cosine
 from steercache.fit.convex import fit_convex
@@ -55,6 +55,7 @@ def diagnose(
             hint="give the selection that it was fitted on",
         )
     shift.wanted_layers(sel, vector.layers)
+    refuse_non_finite(sel, vector.layers)
     recipe = check_recipe(vector.provenance.get("recipe", "default"))
     sides = split_sides(sel, recipe=recipe)
     fit = fold_fit(sel, vector)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from steercache.core.selection import Selection
 from steercache.core.vectors import SteeringVector
-from steercache.fit.blocks import width_of
+from steercache.fit.blocks import refuse_non_finite, width_of
 from steercache.fit.convex import STRENGTHS, fit_convex
 from steercache.fit.provenance import describe
 from steercache.fit.sgd import BATCH, EPOCHS, GRADIENT, LEARNING_RATE, fit_paper, n_components
@@ -39,11 +39,13 @@ def linear_probe(
 
     Raises:
         UsageError: no two sides, an unknown layer or recipe, a weighted selection under "paper".
+        NonFiniteError: selected rows that are not finite.
         MissingExtraError: scikit-learn is not installed ("default").
     """
     recipe = check_recipe(recipe)
     wanted = wanted_layers(sel, layers)
     sides = split_sides(sel, recipe=recipe)
+    refuse_non_finite(sel, wanted)
     with fitting_threads(len(sel), width_of(sel)):
         if recipe == "paper":
             values, params = _paper(sel, sides, layers=wanted, seed=seed, memory_mib=memory_mib)

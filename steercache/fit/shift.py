@@ -8,7 +8,7 @@ import numpy as np
 from steercache.core.errors import UsageError
 from steercache.core.selection import Selection
 from steercache.core.vectors import SteeringVector
-from steercache.fit.blocks import plan_blocks, weighted_sums, width_of
+from steercache.fit.blocks import NonFiniteError, plan_blocks, refuse_non_finite, weighted_sums, width_of
 from steercache.fit.provenance import describe
 from steercache.fit.sides import FloatArray, Recipe, Sides, check_recipe, split_sides
 from steercache.fit.threads import layer_threads, one_blas_thread
@@ -26,7 +26,7 @@ def mean_shift(
 
     Raises:
         UsageError: no two sides, an unknown layer or recipe (see `split_sides`).
-        DamagedError: a row that is not finite.
+        NonFiniteError: selected rows that are not finite, at whichever of the layers.
     """
     recipe = check_recipe(recipe)
     wanted = wanted_layers(sel, layers)
@@ -37,9 +37,18 @@ def mean_shift(
         concept=sel.concept,
         site=sel.site,
         layers=wanted,
-        values=shift_values(sel, sides, layers=wanted),
+        values=_values(sel, sides, layers=wanted),
         provenance=describe(sel, sides, recipe=recipe, params={}, needs=("numpy", "ml_dtypes")),
     )
+
+
+def _values(sel: Selection, sides: Sides, *, layers: tuple[int, ...]) -> FloatArray:
+    """As `shift_values`; what it finds wrong with one layer is counted at all."""
+    try:
+        return shift_values(sel, sides, layers=layers)
+    except NonFiniteError:
+        refuse_non_finite(sel, layers)
+        raise
 
 
 def shift_values(sel: Selection, sides: Sides, *, layers: tuple[int, ...]) -> FloatArray:

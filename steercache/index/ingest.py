@@ -220,9 +220,10 @@ def shard_row(run_id: str, record: ShardRecord, *, files: Sequence[Path]) -> dic
         "shard_idx": record.shard_idx,
         "n_rows": record.n_rows,
         "n_bytes": record.n_bytes,
-        "digest": digest(asdict(record)),
+        "digest": record.digest(),
         "tables_digest": tables_digest(record),
         "committed_at": datetime.fromtimestamp(committed, UTC),
         "first_sample": record.first_sample,
         "n_samples": record.n_samples,
+        "n_non_finite": record.n_non_finite,
     }

@@ -8,8 +8,10 @@ from steercache.cache.calibration import record_speed
 from steercache.cache.commit import RunWriter, ShardTables, begin_run
 from steercache.cache.documents import PlannedShard
 from steercache.cache.handle import Cache
+from steercache.cache.non_finite import REMEDIES, describe_non_finite, sum_non_finite
 from steercache.cache.status import free_bytes
 from steercache.core.errors import BudgetError
+from steercache.core.layout import NonFinite
 from steercache.core.numerics import numeric_differences
 from steercache.models.memory import freed_memory_kept
 from steercache.models.spec import LoadedModel
@@ -39,7 +41,7 @@ class BuildOptions:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildResult:
     """What a build did. `computed_otherwise`: in which numerics the rows of a run that was complete already differ from those
-    of this build, which computed nothing."""
+    of this build, which computed nothing. `non_finite` names sites and layers with rows that are not finite, and how many."""
 
     run_id: str
     name: str
@@ -50,6 +52,7 @@ class BuildResult:
     seconds: float
     index_held_by: str | None = None
     computed_otherwise: tuple[str, ...] = ()
+    non_finite: tuple[NonFinite, ...] = ()
 
 
 def build_run(
@@ -86,6 +89,7 @@ def build_run(
         seconds=time.monotonic() - started,
         index_held_by=held_by,
         computed_otherwise=() if pending else tuple(numeric_differences(run.document.numerics, plan.document.numerics)),
+        non_finite=sum_non_finite(records),
     )
 
 
@@ -138,10 +142,19 @@ def _trace_here(
 
 
 def _tell(run: RunWriter, options: BuildOptions) -> Callable[[PlannedShard], None]:
-    """Tell the index of a committed shard; a person who holds the index is named once, and the build goes on."""
+    """Tell the index of a committed shard; a person who holds the index is named once, as is the first shard with rows that
+    are not finite, and the build goes on."""
     told: set[str] = set()
+    warned = False
 
     def tell(planned: PlannedShard) -> None:
+        nonlocal warned
+        record = run.record_of(planned.shard_idx)
+        if record.non_finite and not warned:
+            warned = True
+            remedy = REMEDIES[run.document.layout.dtype]
+            rows = describe_non_finite(record.non_finite, n_rows=record.n_rows)
+            options.on_note(f"shard {record.shard_idx} holds {rows}; {remedy}")
         held_by = run.tell_index(planned.shard_idx)
         if held_by is not None and held_by not in told:
             told.add(held_by)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from steercache.core.errors import DamagedError
-from steercache.core.layout import FileRecord, ShardRecord, SiteLayout, StoreLayout
+from steercache.core.layout import FileRecord, NonFinite, ShardRecord, SiteLayout, StoreLayout
 
 
 @contextmanager
@@ -47,7 +47,9 @@ def layout_from_json(obj: Any, place: str) -> StoreLayout:
 
 def shard_record_to_json(record: ShardRecord) -> dict[str, Any]:
     """A shard record as JSON values; checksums as hexadecimal text, eight digits each."""
-    document = {name: getattr(record, name) for name in record.__slots__ if name != "files"}
+    document = {name: getattr(record, name) for name in record.__slots__ if name not in ("files", "non_finite")}
+    if record.non_finite is not None:
+        document["non_finite"] = [asdict(part) for part in record.non_finite]
     document["files"] = [
         {
             "path": f.path,
@@ -69,7 +71,15 @@ def shard_record_from_json(obj: Any, place: str) -> ShardRecord:
     with _reading("shard record", place):
         counts = {name: _count(obj[name]) for name in ("shard_idx", "first_sample", "n_samples", "n_rows")}
         files = tuple(_file_record(f) for f in _list(obj["files"]))
-        return ShardRecord(**counts, input_digest=_text(obj["input_digest"]), files=files)
+        counted = (
+            None if obj.get("non_finite") is None else tuple(_non_finite(part) for part in _list(obj["non_finite"]))
+        )
+        return ShardRecord(**counts, input_digest=_text(obj["input_digest"]), files=files, non_finite=counted)
+
+
+def _non_finite(obj: Any) -> NonFinite:
+    site: Any = _text(obj["site"])
+    return NonFinite(site=site, layer=_count(obj["layer"], least=-1), n_rows=_count(obj["n_rows"], least=1))
 
 
 def _file_record(obj: Any) -> FileRecord:

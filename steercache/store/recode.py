@@ -100,7 +100,7 @@ def _recode_raw(job: _Job, site: SiteLayout) -> _Written:
     try:
         for layer_pos, bits_nd in enumerate(job.layers(site)):
             file.write(layer_pos, bits_nd, [piece_of(0, range(len(bits_nd)))])
-        file.seal(nan_bits(job.layout.dtype))
+        file.seal(job.layout.dtype)
     except BaseException:
         file.discard()
         raise

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from steercache.core.layout import FileRecord, StoreLayout
+from steercache.core.layout import FileRecord, NonFinite, StoreLayout
 from steercache.store import durable
 from steercache.store.checksum import crc32c
-from steercache.store.dtypes import bits_dtype, nan_bits, numpy_dtype
+from steercache.store.dtypes import bits_dtype, numpy_dtype
 from steercache.store.geometry import shard_geometry
 from steercache.store.metadata import COORDINATES
+from steercache.store.non_finite import SITES_WITH_GAPS
 from steercache.store.site_file import Piece, Rows, SiteFile, piece_of
 from steercache.store.staging import Staging
 
@@ -54,6 +55,7 @@ class ShardWriter:
         self.n_rows = n_rows
         self._dtype = numpy_dtype(layout.dtype)
         self._bits = bits_dtype(layout.dtype)
+        self.non_finite: tuple[NonFinite, ...] = ()  # known once the shard is finished
         self._files: dict[str, SiteFile] = {}
         memory = Staging() if staging is None else staging
         try:
@@ -127,7 +129,13 @@ class ShardWriter:
         run_folder = self.path.name
         records, renames = [], []
         for site, file in self._files.items():
-            file.seal(nan_bits(self.layout.dtype))
+            file.seal(self.layout.dtype, gaps=site in SITES_WITH_GAPS)
+            of_site = self.layout.site(site)
+            self.non_finite += tuple(
+                NonFinite(site=of_site.site, layer=layer, n_rows=n)
+                for layer, n in zip(of_site.layers, file.non_finite_l, strict=True)
+                if n
+            )
             records.append(file.record(f"{run_folder}/{site_file_name(site, self.shard_idx)}"))
             renames.append((file.temporary, file.path))
         for name, values in columns.items():

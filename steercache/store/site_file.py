@@ -2,16 +2,19 @@
 
 import mmap
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from steercache.core.layout import FileRecord
+from steercache.core.layout import DType, FileRecord
 from steercache.store import durable
 from steercache.store.checksum import combine_all, crc32c
+from steercache.store.dtypes import nan_bits
 from steercache.store.geometry import ShardGeometry, pack_index
+from steercache.store.non_finite import count_non_finite
 from steercache.store.staging import Staging
 
 Bits = npt.NDArray[Any]
@@ -45,6 +48,7 @@ class SiteFile:
         self._memory: mmap.mmap | None = None
         self._has_arrived_ls = np.zeros((geometry.n_layers, geometry.n_rows), dtype=np.bool_)
         self._chunk_crc: list[int] = []
+        self.non_finite_l: list[int] = []  # rows of each layer with a value that is not finite, once sealed
         self._fd: int | None
         self.temporary, self._fd = durable.create_temporary(path)
         try:
@@ -63,17 +67,23 @@ class SiteFile:
             slots_sd[slot : slot + n_rows] = piece_nd
             has_arrived_s[slot : slot + n_rows] = True
 
-    def seal(self, nan: int) -> None:
+    def seal(self, dtype: DType, *, gaps: bool = False) -> None:
         """Fill the last chunks with NaN, add the index, write all of it, and wait for the disk.
+
+        Counts `non_finite_l` on the way; with `gaps`, rows of NaN alone are not counted.
 
         Raises:
             ValueError: rows are missing; which ones is said.
         """
         fd, geometry, slots_lsd = self._open(), self.geometry, self._slots()
         self._check_complete()
-        slots_lsd[:, geometry.n_rows :] = nan
-        chunks_cn = slots_lsd.reshape(geometry.n_layers * geometry.filled_chunks, geometry.chunk_rows * geometry.width)
-        self._chunk_crc = [crc32c(chunk_n) for chunk_n in chunks_cn]
+        slots_lsd[:, geometry.n_rows :] = nan_bits(dtype)
+        self._chunk_crc, self.non_finite_l = [], [0] * geometry.n_layers
+        for layer_pos, first in product(range(geometry.n_layers), range(0, slots_lsd.shape[1], geometry.chunk_rows)):
+            chunk_nd = slots_lsd[layer_pos, first : first + geometry.chunk_rows]
+            self._chunk_crc.append(crc32c(chunk_nd.reshape(-1)))
+            used_nd = chunk_nd[: geometry.n_rows - first]
+            self.non_finite_l[layer_pos] += count_non_finite(used_nd, dtype, gaps=gaps)
         file_bytes = memoryview(self._taken())[: geometry.file_bytes]
         file_bytes[geometry.data_bytes :] = pack_index(geometry.raw_index())
         durable.write_past_cache(fd, file_bytes)

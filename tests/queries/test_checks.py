@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from steercache.core.layout import NonFinite
 from steercache.index.database import Index
 from steercache.index.files import RunFiles
 from steercache.index.guard import Limits, run_query
@@ -56,6 +57,12 @@ def lying_record(folder: Path) -> RunFiles:
     return replace(run, shards=(replace(run.shards[0], n_rows=9, n_samples=3), run.shards[1]))
 
 
+def overflowing_record(folder: Path) -> RunFiles:
+    run = good(folder)
+    parts = (NonFinite(site="resid_post", layer=1, n_rows=2), NonFinite(site="resid_post", layer=2, n_rows=3))
+    return replace(run, shards=(replace(run.shards[0], non_finite=parts), replace(run.shards[1], non_finite=())))
+
+
 def of(sentences: list[list[Sentence]]) -> Callable[[Path], RunFiles]:
     return lambda folder: write_run(folder, run_row(RUN_A, "run"), sentences)
 
@@ -85,6 +92,7 @@ FAULTS: list[tuple[str, Callable[[Path], RunFiles], list[dict[str, Any]]]] = [
         lying_record,
         [{"shard_idx": 0, "n_rows": 9, "n_rows_found": 8, "n_samples": 3, "n_samples_found": 2}],
     ),
+    ("check_non_finite_rows", overflowing_record, [{"shard_idx": 0, "name": "run", "n_non_finite": 5}]),
     (
         "check_pairs",
         of([[Sentence(text="so glad", labels=GLAD), Sentence(text="so happy", labels=GLAD)], *GOOD[:1]]),
