@@ -8,6 +8,7 @@ read as two answers or as none is parsed as None (unread), is not right, and is 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -85,6 +86,11 @@ PARSERS: Final[Mapping[str, Parse]] = MappingProxyType(
 )
 
 
+@lru_cache(maxsize=50_000)  # a grid asks the same questions in every cell, and most cells answer alike
+def _read(kind: str, raw: str, choices: tuple[str, ...]) -> str | None:
+    return PARSERS[kind](raw, choices)
+
+
 def score_answer(raw: str | None, *, kind: str, answer: str, choices: Sequence[str] = ()) -> Score:
     """Read `raw` as an answer of `kind` ("choice", "count", "text") and compare it with the right one.
 
@@ -93,10 +99,10 @@ def score_answer(raw: str | None, *, kind: str, answer: str, choices: Sequence[s
     """
     if kind not in PARSERS:
         raise UsageError(f"unknown kind of answer {kind!r}", hint=f"one of: {', '.join(PARSERS)}")
-    right = PARSERS[kind](answer, choices)
+    right = _read(kind, answer, tuple(choices))
     if right is None:
         raise UsageError(f"the right answer {answer!r} is no answer of kind {kind!r} to choices {list(choices)}")
     if raw is None:
         return Score(parsed=None, correct=None)
-    parsed = PARSERS[kind](raw, choices)
+    parsed = _read(kind, raw, tuple(choices))
     return Score(parsed=parsed, correct=parsed == right)

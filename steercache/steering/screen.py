@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from steercache.core.errors import UsageError
+from steercache.stats.arrays import finite
 
 Floats = npt.NDArray[np.float32]
 BLOCK_BYTES: Final = 2**21  # of products at a time: what a core's own cache holds
@@ -155,9 +156,14 @@ def null_ranks(screen: Screen, vectors: Floats, nulls: Floats) -> Floats:
     Both are brought to unit length: a direction is judged, not its norm. `nulls` has shape (m, d) or (l, m, d); the vector
     itself counts as one of m + 1, so that the share is a valid one-sided p value. `mean_shifts` of alpha < 0 is its negative:
     give -v to test the other side.
+
+    Raises:
+        UsageError: a vector of zeros, or a shift that is not finite.
     """
     of_vectors = mean_shifts(screen, unit(vectors))
     of_nulls = np.sort(mean_shifts(screen, unit(nulls)), axis=1)
+    finite(of_vectors, "predicted shifts of vectors")
+    finite(of_nulls, "predicted shifts of null directions")
     n_nulls = of_nulls.shape[1]
     beaten = [np.searchsorted(of_nulls[i], of_vectors[i], side="left") for i in range(len(screen.layers))]
     ranks: Floats = ((n_nulls - np.stack(beaten) + 1) / (n_nulls + 1)).astype(np.float32)

@@ -182,3 +182,17 @@ def test_ten_thousand_vectors_at_sixteen_layers_over_five_hundred_samples_fit_in
         layers=tuple(range(16)), gradient_of=lambda layer: gradient, margins=margins, right=np.zeros(500, np.int64)
     )
     assert mean_shifts(screen, rng.normal(size=(10_000, WIDTH)).astype(np.float32)).shape == (16, 10_000)
+
+
+def test_predicted_ranks_of_what_overflowed_are_refused() -> None:
+    screen, _, _ = made_up(3)
+    rng = np.random.default_rng(0)
+    vectors, nulls = (rng.normal(size=(n, 6)).astype(np.float32) for n in (2, 9))
+    overflowed = Screen(
+        layers=screen.layers,
+        gradient_of=lambda layer: screen.gradient_of(layer) + np.float32(np.inf),
+        margins=screen.margins,
+        right=screen.right,
+    )
+    with pytest.raises(UsageError, match="not finite"), np.errstate(invalid="ignore"):
+        null_ranks(overflowed, vectors, nulls)
