@@ -61,6 +61,14 @@ class RunModel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """The model manifest that a run was built with, and the absolute folder that its paths start at. Not part of identity."""
+
+    manifest: dict[str, Any]
+    folder: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunDocument:
     """Everything about a run but its rows. `run_id` is the digest of `identity`."""
 
@@ -78,6 +86,7 @@ class RunDocument:
     parent_run_id: str | None = None
     backbone_run_id: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    model_source: ModelSource | None = None  # unknown in runs of older versions, and in runs of gradients
     format: int = FORMAT
 
     @property

@@ -1,6 +1,8 @@
 """`Cache`: one handle over a root's files and its index."""
 
-from collections.abc import Iterator
+import shlex
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from steercache.cache.documents import RunDocument, read_run_document
 from steercache.cache.entries import all_sweep_files, all_vector_rows, run_files, run_row
 from steercache.cache.paths import RootPaths, RunPaths
 from steercache.cache.source import RunSource
-from steercache.core.errors import BusyError, DamagedError, NotFoundError, UsageError
+from steercache.core.errors import BusyError, DamagedError, NotFoundError, SteercacheWarning, UsageError
 from steercache.core.ids import SHORT_ID, resolve_name
 from steercache.index.database import Index
 from steercache.index.files import RunFiles, over_files
@@ -58,6 +60,7 @@ class Cache:
     def resolve_run(self, wanted: str) -> str:
         """The id of the run that answers to a name, an id or a unique prefix; of several of one name the newest."""
         candidates = [(d.run_id, d.name) for d in self.documents()]
+        _name_the_one_that_is_meant(wanted, candidates)
         return resolve_name(wanted, candidates, noun="run", list_command="steercache cache status")
 
     def resolve_run_to_remove(self, wanted: str) -> str:
@@ -65,6 +68,7 @@ class Cache:
         candidates = [(d.run_id, d.name) for d in self.documents()]
         nameless = [run_id for run_id, found in self._read_documents() if isinstance(found, DamagedError)]
         candidates += [(run_id, run_id[:SHORT_ID]) for run_id in nameless]
+        _name_the_one_that_is_meant(wanted, candidates)
         return resolve_name(wanted, candidates, noun="run", list_command="steercache cache status")
 
     def name_of(self, run_id: str) -> str:
@@ -140,6 +144,15 @@ class Cache:
         return None
 
 
+def _name_the_one_that_is_meant(wanted: str, candidates: Sequence[tuple[str, str]]) -> None:
+    """Warn where several runs have the name `wanted`; `candidates` are (id, name) pairs, newest first."""
+    same = [run_id[:SHORT_ID] for run_id, name in candidates if name == wanted]
+    if len(same) > 1:
+        older = ", ".join(same[1:])
+        message = f"{len(same)} runs are named {wanted!r}: {same[0]}, the newest, is meant; older ones by id: {older}"
+        warnings.warn(message, SteercacheWarning, stacklevel=3)
+
+
 def open_cache(root: Path, *, create: bool = False) -> Cache:
     """Open the cache at `root`.
 
@@ -153,7 +166,9 @@ def open_cache(root: Path, *, create: bool = False) -> Cache:
     if not looks_like_cache:
         if not create:
             raise NotFoundError(
-                "no cache here", place=str(root), hint=f"steercache build smollm2-concepts --root {root}"
+                "no cache here",
+                place=str(root),
+                hint=f"steercache build smollm2-concepts --root {shlex.quote(str(root))}",
             )
         make_folder(root / "runs")
     return cache

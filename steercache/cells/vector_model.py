@@ -34,7 +34,11 @@ def _manifest_of(cache: Cache, vector: SteeringVector, named: str | None) -> tup
         run_id = vector.provenance.get("run_id")
         if run_id is None:
             raise UsageError(f"{vector.name!r} does not say which model it belongs to", hint="--model NAME or FILE")
-        traced = cache.run_document(run_id).manifest["model"]
+        run = cache.run_document(run_id)
+        source = run.model_source
+        if source is not None and Path(source.folder).is_dir():
+            return ModelManifest.model_validate_json(json.dumps(source.manifest)), Path(source.folder)
+        traced = run.manifest["model"]
         if not isinstance(traced, str):  # written out inside the trace's own manifest
             return ModelManifest.model_validate_json(json.dumps(traced)), here
         named = traced

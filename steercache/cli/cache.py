@@ -1,5 +1,6 @@
 """`steercache cache`: status, verify, rebuild, compact, rm, gc."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -203,7 +204,9 @@ def rm(run: str, shards: bool, yes: bool, root: Path, as_json: bool) -> None:
             next_commands(build_command(name))
         return
     if as_json and not yes:
-        raise UsageError("a program that reads JSON is not asked", hint=f"steercache cache rm {name} --yes --json")
+        raise UsageError(
+            "a program that reads JSON is not asked", hint=f"steercache cache rm {shlex.quote(name)} --yes --json"
+        )
     if not yes:
         click.confirm(f"remove the run {name} ({run_id[:SHORT_ID]}) and its activations?", abort=True, err=True)
     n_bytes = remove_run(opened, run_id)

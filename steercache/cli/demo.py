@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from steercache.cli.options import root_option
-from steercache.cli.output import GUIDED, next_commands
+from steercache.cli.output import GUIDED, at_root, next_commands
 from steercache.core.ids import SHORT_ID
 
 LAYER = 6
@@ -73,13 +73,13 @@ def demo(context: click.Context, root: Path, text_only: bool) -> None:
     click.echo(f"done in {time.monotonic() - started:.0f} s. The cache is {root}; pictures and pages to look at:")
     for picture in guide.pictures:
         click.echo(f"  {picture}")
-    at_root = "" if root == Path("cache") else f" --root {root}"
+    where = at_root(root)
     next_commands(
-        f"steercache cache status{at_root}",
-        f"steercache query --list{at_root}",
-        f"steercache vectors show counting{at_root}",
-        f"steercache zoo card demo{at_root}",
-        f"steercache plan demo-scenes{at_root}",
+        f"steercache cache status{where}",
+        f"steercache query --list{where}",
+        f"steercache vectors show counting{where}",
+        f"steercache zoo card demo{where}",
+        f"steercache plan demo-scenes{where}",
     )
 
 

@@ -1,14 +1,16 @@
 """`steercache fit`: vectors for every layer from the cache, without a model."""
 
 import re
+import shlex
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from steercache.cache.vectors import list_vectors
 from steercache.cli.options import json_option, root_option
-from steercache.cli.output import next_commands, note, print_json, print_table
+from steercache.cli.output import at_root, next_commands, note, print_json, print_table
 from steercache.core.errors import NotFoundError, UsageError
 from steercache.core.ids import SHORT_ID
 from steercache.core.vectors import SteeringVector
@@ -111,7 +113,8 @@ def _run(method: str, asked: dict[str, Any], options: dict[str, Any]) -> None:
         print_layers(fitted[0])
     else:
         _print_best(fitted)
-    _suggest(fitted[0])
+    first = fitted[0]
+    next_commands(f"steercache vectors show {shlex.quote(first.name)}", steer_command(first, asked["root"]))
 
 
 def _placed(bindings: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
@@ -236,13 +239,10 @@ def _say_caveats(vector: SteeringVector) -> None:
         note(f"AUC on held-out sentences and anchor words ({vector.diagnostics[0]['n_folds']} folds)")
 
 
-def _suggest(vector: SteeringVector) -> None:
-    next_commands(f"steercache vectors show {vector.name}", steer_command(vector))
-
-
-def steer_command(vector: SteeringVector) -> str:
-    """How to try a vector: at an early block, so strong that it shows (a probe has unit norm), the first token left alone."""
+def steer_command(vector: SteeringVector, root: Path) -> str:
+    """How to try a vector, from any folder: at an early block, at strengths that show (a probe has unit norm), without the
+    first token."""
     early = vector.layers[len(vector.layers) // 5]
     alpha = "1,2,4" if vector.method == "mean_shift" else "10,20,40"
     words = f"--layer {early} --alpha {alpha} --tokens text --skip-first"
-    return f'steercache steer {vector.name} "On the way home we saw" {words}'
+    return f'steercache steer {shlex.quote(vector.name)} "On the way home we saw" {words}{at_root(root, default=None)}'

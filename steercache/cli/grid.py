@@ -9,7 +9,7 @@ import click
 from steercache.cells.sweep import prepare_sweep, sweep_model
 from steercache.cli.grid_tables import print_grid
 from steercache.cli.options import among, device_options, json_option, mode_options, root_option
-from steercache.cli.output import next_commands, print_json, progress_bar
+from steercache.cli.output import at_root, next_commands, print_json, progress_bar
 from steercache.core.errors import PartlyFailedError, UsageError
 from steercache.manifests.resolve import ResolvedSweep, resolve_sweep
 from steercache.manifests.sweep import Race
@@ -82,10 +82,10 @@ def grid(sweep: str, root: Path, **asked: Any) -> GridResult:
     else:
         print_grid(found, job.grid, n_shown=asked["n_shown"])
         first = found.tasks[0]
-        at_root = "" if root == Path("cache") else f" --root {root}"
+        where = at_root(root)
         next_commands(
-            f"steercache query \"select * from trials where sweep_id = '{first.sweep_id}'\"{at_root}",
-            f"steercache vectors show {first.choices[0].vector_id[:12]}{at_root}",
+            f"steercache query \"select * from trials where sweep_id = '{first.sweep_id}'\"{where}",
+            f"steercache vectors show {first.choices[0].vector_id[:12]}{where}",
         )
     failures = [failure for task in found.tasks for failure in task.failures]
     if failures:

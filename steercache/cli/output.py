@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -83,16 +84,26 @@ def next_commands(*commands: str) -> None:
         return
     say("next:", dim=True)
     for command in commands:
-        at_root = "" if context is None or "--root" in command else _same_root(context, command)
-        say(f"  {command}{at_root}")
+        where = "" if context is None or "--root" in command else _same_root(context, command)
+        say(f"  {command}{where}")
 
 
 def _same_root(context: click.Context, command: str) -> str:
-    """` --root DIR` where the command that runs was given one and the next one takes one."""
-    given = context.get_parameter_source("root") is click.core.ParameterSource.COMMANDLINE
-    if not given or command.split()[1] in ROOTLESS:
+    """` --root DIR` where the command that runs had another root than the default and the next one takes one."""
+    root = context.params.get("root")
+    usual = context.get_parameter_source("root") is click.core.ParameterSource.DEFAULT
+    if root is None or usual or command.split()[1] in ROOTLESS:
         return ""
-    return f" --root {shlex.quote(str(context.params['root']))}"
+    return at_root(root)
+
+
+def at_root(root: Path, *, default: Path | None = Path("cache")) -> str:
+    """What a printed command needs to find the cache `root` from any folder; nothing for the `default` one.
+
+    >>> at_root(Path("/data/my cache")), at_root(Path("cache"))
+    (" --root '/data/my cache'", '')
+    """
+    return "" if root == default else f" --root {shlex.quote(str(root.absolute()))}"
 
 
 def human_bytes(n_bytes: float) -> str:

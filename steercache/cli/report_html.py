@@ -42,7 +42,7 @@ def html_command(sweep: str, out: Path | None, root: Path, as_json: bool) -> Non
         return
     for row in found.splits[-1].rows:
         click.echo(verdict(row))
-    if found.n_namesakes and sweep == found.name:
+    if found.n_namesakes and sweep in (found.name, found.manifest.get("sweep")):
         note(_which(found))
     if not found.clustered:
         note("the sweep does not say which picture a question is of: intervals take every question for itself")

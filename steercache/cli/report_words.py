@@ -1,5 +1,6 @@
 """`steercache report words`: the probability that a concept's words come next, for a vector on plain prompts."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,9 @@ def words_command(vector: str, root: Path, **asked: Any) -> None:
         return
     _print(direction, effect, points)
     click.echo(str(path))
-    next_commands(f"steercache query words_by_alpha -p sweep=words-{direction.name} -p controls=false")
+    next_commands(
+        f"steercache query words_by_alpha -p {shlex.quote(f'sweep=words-{direction.name}')} -p controls=false"
+    )
 
 
 def _plan(vector: SteeringVector, asked: dict[str, Any]) -> WordMassPlan:

@@ -18,7 +18,7 @@ from steercache.cli.options import (
     rule_option,
     unit_option,
 )
-from steercache.cli.output import next_commands, print_json, progress_bar
+from steercache.cli.output import at_root, next_commands, print_json, progress_bar
 from steercache.cli.screen_compare import compared_json, print_compared
 from steercache.cli.screen_tables import as_json, print_screened
 from steercache.core.errors import UsageError
@@ -124,10 +124,10 @@ def screen(words: tuple[str, ...], root: Path, **asked: Any) -> None:
         return
     for one in found:
         print_screened(wanted.bundle.spec.name, *one, by=asked["by"], n=asked["top"])
-    at_root = "" if root == Path("cache") else f" --root {root}"
+    where = at_root(root)
     run = found[0][0].run_id[:12]
-    first = [f"steercache grid {words[0]} --screen-first {asked['top']}{at_root}"] if len(words) == 1 else []
-    next_commands(*first, f"steercache query \"select * from gradients where run_id like '{run}%'\"{at_root}")
+    first = [f"steercache grid {words[0]} --screen-first {asked['top']}{where}"] if len(words) == 1 else []
+    next_commands(*first, f"steercache query \"select * from gradients where run_id like '{run}%'\"{where}")
 
 
 def _compare(session: Session, words: tuple[str, ...], asked: dict[str, Any]) -> None:
@@ -148,8 +148,8 @@ def _compare(session: Session, words: tuple[str, ...], asked: dict[str, Any]) ->
         print_json({"model": wanted.bundle.spec.name, "compared": compared_json(found)})
         return
     print_compared(found, options)
-    at_root = "" if session.cache.root == Path("cache") else f" --root {session.cache.root}"
-    next_commands(f"steercache query what_replaces_the_grid -p sweep={found[0].sweep_id}{at_root}")
+    where = at_root(session.cache.root)
+    next_commands(f"steercache query what_replaces_the_grid -p sweep={found[0].sweep_id}{where}")
 
 
 def _beside(session: Session, found: ScreenedTask, asked: dict[str, Any]) -> tuple[Any, Any]:

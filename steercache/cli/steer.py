@@ -1,5 +1,6 @@
 """`steercache steer`: text with and without a vector, side by side."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def steer(vector: str, prompts: Sequence[str], root: Path, **asked: Any) -> None
         columns = ["alpha", f"{direction.name}, layer {asked['layer']}, {asked['tokens']} tokens, {asked['when']}"]
         print_table(columns, [[f"{c.alpha:g}", c.text] for c in text.continuations], title=text.prompt)
         click.echo()
-    next_commands(f"steercache vectors show {direction.name}")
+    next_commands(f"steercache vectors show {shlex.quote(direction.name)}")
 
 
 def _settings(asked: dict[str, Any]) -> tuple[Setting, ...]:

@@ -1,5 +1,6 @@
 """`steercache vectors`: list, show, fit again, compare."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def show(name: str, root: Path, as_json: bool) -> None:
     print_table(["what", "value"], facts, title=vector.name)
     click.echo()
     print_layers(vector)
-    next_commands(f"steercache vectors refit {vector.name}", steer_command(vector))
+    next_commands(f"steercache vectors refit {shlex.quote(vector.name)}", steer_command(vector, root))
 
 
 @vectors.command()

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from steercache.cache.documents import ModelSource
 from steercache.data import open_dataset
 from steercache.manifests.resolve import ResolvedTrace, resolve_trace
 from steercache.models.load import load_bundle, load_model, resolve_device
@@ -72,6 +73,9 @@ def prepare_trace(
         datasets=datasets,
         bundle=bundle,
         numerics=_numerics(resolved, bundle, device=_place(device, device_map)),
+        model_source=ModelSource(
+            manifest=model.document.model_dump(mode="json"), folder=str(Path(model.base_dir).absolute())
+        ),
     )
     again = partial(
         prepare_trace,

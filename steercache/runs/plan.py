@@ -11,6 +11,7 @@ import numpy as np
 
 from steercache.cache.documents import (
     DatasetInputs,
+    ModelSource,
     PlannedShard,
     RunDocument,
     installed_versions,
@@ -48,6 +49,7 @@ class TraceJob:
     datasets: tuple[NamedDataset, ...]
     bundle: TokenizerBundle
     numerics: dict[str, Any]
+    model_source: ModelSource | None = None
 
     @property
     def spec(self) -> ModelSpec:
@@ -283,6 +285,7 @@ def _document(
         shards=shards,
         replayable=replayable,
         versions=installed_versions(),
+        model_source=job.model_source,
     )
 
 

@@ -1,11 +1,13 @@
 """`steercache fit` and what becomes of a fitted vector: which run, which name, what is said next."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
-from steercache.core.errors import UsageError
+from steercache.core.errors import SteercacheWarning, UsageError
 from steercache.fit import diagnose, mean_shift
 from steercache.queries.session import open_session
 from tests.cli.small import CONCEPTS, RUN, Terminal
@@ -52,7 +54,7 @@ def test_a_vector_keeps_its_name_and_what_was_measured_about_it(work: Path, term
 def test_what_comes_next_is_asked_of_the_same_cache(work: Path, terminal: Terminal) -> None:
     line = ("fit", "mean-shift", "--concept", "counting", "--no-diagnose")
     assert terminal(*line) == 0, terminal.err
-    assert "--root" not in terminal.err
+    assert "  steercache vectors show counting\n" in terminal.err
     assert terminal(*line, "--root", str(work / "cache")) == 0, terminal.err
     shown = next(each for each in terminal.err.splitlines() if "vectors show" in each)
     assert terminal(*shown.split()[1:]) == 0, terminal.err
@@ -83,3 +85,35 @@ def test_words_are_those_that_the_tokens_write(work: Path) -> None:
     assert numbers.shape == sel.rows.shape
     pairs = {(int(number), written[int(row)]) for number, row in zip(numbers, sel.rows, strict=True)}
     assert len(pairs) == len({number for number, _ in pairs}) == len({word for _, word in pairs})
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["model by name", "model inside the trace"])
+def test_the_steer_command_that_a_fit_prints_runs_from_another_folder(
+    inside: bool, work: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trace = yaml.safe_load((work / "my-trace.yaml").read_text())
+    trace |= {"model": yaml.safe_load((work / "tiny.yaml").read_text())} if inside else {}
+    (work / "my-trace.yaml").write_text(yaml.safe_dump(trace))
+    monkeypatch.chdir(tmp_path)
+    root = ("--root", "work/a cache")
+    assert terminal("build", "work/my-trace.yaml", *root) == 0, terminal.err
+    assert terminal("fit", "mean-shift", "--concept", "counting", "--no-diagnose", *root) == 0, terminal.err
+    shown = [line.strip() for line in terminal.err.splitlines() if line.startswith("  steercache")]
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for line in shown:
+        assert terminal(*shlex.split(line)[1:]) == 0, (line, terminal.err)
+    assert len(shown) == 2
+    assert shown[1].startswith("steercache steer counting ")
+
+
+def test_of_two_runs_of_one_name_the_newest_is_named(work: Path, terminal: Terminal) -> None:
+    (older,) = [path.name for path in (work / "cache" / "runs").iterdir()]
+    (work / "words.jsonl").write_text("".join((work / "words.jsonl").read_text().splitlines(keepends=True)[:30]))
+    assert terminal("build", "my-trace.yaml") == 0, terminal.err
+    with pytest.warns(SteercacheWarning, match="2 runs are named") as caught:
+        assert terminal("cache", "verify", RUN) == 0, terminal.err
+    message = str(caught[0].message)
+    (newer,) = {path.name for path in (work / "cache" / "runs").iterdir()} - {older}
+    assert f"{newer[:12]}, the newest, is meant; older ones by id: {older[:12]}" in message
+    assert terminal("cache", "verify", older[:12]) == 0, terminal.err

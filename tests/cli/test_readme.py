@@ -11,9 +11,13 @@ import click
 import pytest
 
 import steercache
+from steercache.cells.model import find_model
 from steercache.cli.main import COMMANDS
 from steercache.cli.main import steercache as program
+from steercache.data.benchmarks import BENCHMARKS
+from steercache.data.concept_set import FOLDER
 from steercache.manifests.load import find_manifest, parse_manifest
+from steercache.manifests.resolve import resolve_sweep
 from steercache.queries.library import load_library
 from tests.cli.small import Terminal
 
@@ -39,6 +43,27 @@ def test_a_command_has_words_and_options_that_exist(line: str) -> None:
         assert find_manifest(words[1], kind=kind[words[0]])
     if words[0] == "query":
         assert words[1] in load_library()
+
+
+def option(words: list[str], name: str) -> str | None:
+    return words[words.index(name) + 1] if name in words else None
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_every_name_in_a_command_is_one_that_the_commands_before_it_make(line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    vectors = {path.stem for path in FOLDER.glob("*.jsonl")}  # a vector is named after its concept
+    named = {"steer": words[1:2], "vectors": words[2:3] if words[1:2] == ["show"] else []}.get(words[0], [])
+    named += [name for name in (option(words, "--vector"), option(words, "--concept")) if name]
+    assert set(named) <= vectors
+    if words[0] == "eval":
+        assert find_model(words[1], Path("cache"))
+        benchmark = BENCHMARKS[words[2]]
+        assert option(words, "--task") in benchmark.tasks
+    if words[:2] == ["report", "html"]:  # resolved by the name of the sweep manifest: tests/sweeps/test_sweep_report.py
+        sweep = resolve_sweep(words[2]).sweep
+        assert len(sweep.tasks) == 1
+        assert any(each.split()[1:3] == ["grid", words[2]] for each in LINES)
 
 
 def test_commands_named_in_the_text_exist() -> None:

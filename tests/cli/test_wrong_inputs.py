@@ -62,7 +62,7 @@ WRONG = [
     ("steer counting hello --layer 1 --alpha strong", USAGE, "strong"),
     ("steer counting hello --layer 1 --alpha 1,nan", USAGE, "nan"),
     ("steer counting hello --layer 1 --alpha inf", USAGE, "inf"),
-    ("steer counting '' --layer 1", USAGE, "empty"),
+    ("steer counting '' --layer 1", USAGE, "no tokens"),
     ("steer counting hello --layer 1 --model nobody", NOT_FOUND, "'nobody'"),
     ("steer counting hello --layer 1 --model my-trace.yaml", DOCUMENT, "this is a trace"),
     ("steer counting hello --layer 1 --tokens image", USAGE, "image"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -194,6 +195,27 @@ def test_of_several_sweeps_of_one_name_the_one_saved_last_is_shown(
     for wanted in (shown.sweep_id, "once"):  # said by its id, or alone: no doubt which
         assert run(["report", "html", wanted, *at_root]) == 0
         assert "newest" not in capsys.readouterr().err
+
+
+def test_a_sweep_manifests_name_means_its_newest_grid(own: Session) -> None:
+    cell = Cell(vector_id=None, layer=None, alpha=0.0, target="image", model_fingerprint="m", prompt_id="plain")
+    answer = Answer(cell_id=cell.cell_id, sample_id="q", split="search", raw="A", parsed="A", correct=True)
+
+    def save(task: str, seed: int, **manifest: object) -> str:
+        stored = {"kind": "grid", "sweep": "mine", "seed": seed, **manifest}
+        return save_sweep(own.cache, f"mine: {task}", manifest=stored, cells=[cell], answers=[answer])
+
+    save("scenes Count", 0)
+    newest = save("scenes Count", 1)
+    save("scenes Count: nulls of x", 2, kind="nulls")
+    assert read_sweep(own, "mine").sweep_id == newest
+    save("scenes Relation", 3)
+    with pytest.raises(UsageError, match="'mine: scenes Count', 'mine: scenes Relation'") as caught:
+        read_sweep(own, "mine")
+    words = shlex.split(str(caught.value.hint))
+    assert words[:3] == ["steercache", "report", "html"]
+    assert read_sweep(own, words[3]).sweep_id == newest
+    assert read_sweep(own, newest[:12]).sweep_id == newest
 
 
 def test_when_a_sweep_was_saved_is_no_part_of_its_id_and_a_rebuild_finds_the_same(own: Session) -> None:

@@ -5,6 +5,7 @@ Reads the cache only: no model, no benchmark. The same functions as in `run.eval
 
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -26,6 +27,11 @@ PARTS: Final = ("search", "test")
 Floats = npt.NDArray[np.float64]
 
 _SWEEPS = "SELECT sweep_id, name FROM sweeps ORDER BY created_at DESC, sweep_id"
+_GRIDS_OF = """
+SELECT sweep_id, name FROM sweeps
+WHERE manifest ->> '$.sweep' = $sweep AND manifest ->> '$.kind' = 'grid'
+ORDER BY created_at DESC, sweep_id
+"""
 _CELLS = """
 SELECT
     c.cell_id, c.vector_id, c.layer, c.alpha, c.alpha_unit, c.target, c.prompt_id,
@@ -155,13 +161,14 @@ def read_sweep(session: Session, wanted: str) -> SweepReport:
 
     Raises:
         NotFoundError: no such sweep; UsageError: its answers are neither right nor wrong, or it has no baseline.
+        A sweep manifest's name means its newest stored grid; UsageError where it has several tasks.
     """
     known = (
         [(str(a), str(b)) for a, b in session.sql(_SWEEPS).fetchall()] if session.cache.paths.sweeps.is_dir() else []
     )
     if not known:
         raise NotFoundError("there is no sweep yet", hint="steercache eval --help; steercache grid --help")
-    sweep_id = resolve_name(
+    sweep_id = _of_sweep_manifest(session, wanted, known) or resolve_name(
         wanted, known, noun="sweep", list_command='steercache query "select sweep_id, name from sweeps"'
     )
     head = session.sql(_SWEEP, sweep=sweep_id).to_arrow_table().to_pylist()[0]
@@ -194,6 +201,25 @@ def read_sweep(session: Session, wanted: str) -> SweepReport:
         clustered=bool(stored.questions),
         failures=tuple(a.error or "" for a in of_baseline if a.status == "failed"),
     )
+
+
+def _of_sweep_manifest(session: Session, wanted: str, known: Sequence[tuple[str, str]]) -> str | None:
+    """The newest stored grid of the sweep manifest named `wanted`; None where a stored sweep has that very name or id.
+
+    Raises:
+        UsageError: the manifest has several tasks, each of which is a stored sweep; names them.
+    """
+    if any(wanted in pair for pair in known):
+        return None
+    stored = [(str(a), str(b)) for a, b in session.sql(_GRIDS_OF, sweep=wanted).fetchall()]
+    names = sorted({name for _, name in stored})
+    if len(names) > 1:
+        listed = ", ".join(map(repr, names))
+        raise UsageError(
+            f"the sweep {wanted!r} has {len(names)} tasks: {listed}",
+            hint=f"steercache report html {shlex.quote(names[0])}",
+        )
+    return stored[0][0] if stored else None
 
 
 def stored_sweep(session: Session, sweep_id: str, manifest: Any) -> StoredSweep:
