@@ -89,7 +89,7 @@ class Cache:
         """The rows of a run, in its current generation; the same object until the generation or its shards change."""
         paths = self.paths.run(run_id)
         shards = sum(1 for _ in (paths.folder / "shards").glob("*/*.json"))
-        key = (run_id, f"{paths.current.read_text().strip() if paths.current.exists() else ''}:{shards}")
+        key = (run_id, f"{paths.current.read_bytes()[:100] if paths.current.exists() else b''!r}:{shards}")
         if key not in self._sources:
             for old in [k for k in self._sources if k[0] == run_id]:
                 del self._sources[old]

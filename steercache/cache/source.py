@@ -19,7 +19,7 @@ _BUILD = "build the run again: that puts its newest whole generation in force, a
 def current_generation(paths: RunPaths) -> str:
     """The generation that `CURRENT` names. Raises DamagedError when it names none."""
     try:
-        name = paths.current.read_text().strip()
+        name = paths.current.read_bytes()[:100].decode(errors="replace").strip()
     except FileNotFoundError as error:
         raise DamagedError("CURRENT is missing", place=str(paths.folder), hint=_BUILD) from error
     if not name.isalnum() or not paths.generation(name).is_dir():

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 
 
 class SteercacheError(Exception):
-    """The root: something a user, a file, a model or a machine caused."""
+    """The root: something a user, a file, a model or a machine caused. Never raised itself: each error has a class with an exit
+    code."""
 
     exit_code = 1
 

@@ -8,7 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 from steercache.cache.commit import RunWriter, ShardTables, commit_files, open_shard
 from steercache.cache.documents import PlannedShard, RunDocument
 from steercache.cache.paths import RunPaths
-from steercache.core.errors import SteercacheError
+from steercache.core.errors import BudgetError, SteercacheError
 from steercache.models.memory import freed_memory_kept
 from steercache.runs.inputs import InputStream
 from steercache.runs.job import PreparedTrace
@@ -50,7 +50,7 @@ def trace_in_workers(
                     future.result()
                     on_shard(running.pop(future))
         except BrokenProcessPool as error:
-            raise SteercacheError(
+            raise BudgetError(  # most often for want of memory
                 "a worker died; the shards it had committed are kept",
                 place=run.document.name,
                 hint="look at its messages above, then run the same command again (fewer --workers need less memory)",

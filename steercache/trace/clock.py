@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers.utils import chat_template_utils
 
-from steercache.core.errors import SteercacheError
+from steercache.core.errors import MissingExtraError
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ def _install() -> None:
     """Put our clock into transformers' module, once per process, and check that templates read it.
 
     Raises:
-        SteercacheError: this version of transformers reads the time elsewhere.
+        MissingExtraError: this version of transformers reads the time elsewhere.
     """
     module: Any = chat_template_utils
     module.datetime = _TemplateDatetime()
@@ -72,7 +72,7 @@ def _install() -> None:
     finally:
         _frozen.reset(token)
     if rendered != ["1999-01-02"]:
-        raise SteercacheError(
+        raise MissingExtraError(
             "the clock of chat templates cannot be frozen in this version of transformers",
-            hint="install a version of transformers that this steercache was released with",
+            hint="pip install --upgrade transformers",
         )
