@@ -1,5 +1,6 @@
 """Pages of the reference that are made from the code: run by mkdocs-gen-files while the documentation is built."""
 
+import html
 import inspect
 import json
 import re
@@ -24,8 +25,14 @@ def page(name: str, title: str, body: str) -> None:
         file.write(f"{WARNING}# {title}\n\n{body.strip()}\n")
 
 
+class Code(str):
+    """Text to be shown as code in a cell."""
+
+
 def cell(text: object) -> str:
     """Text that fits into a cell of a Markdown table."""
+    if isinstance(text, Code):  # a bar inside backticks would keep its backslash
+        return f"<code>{html.escape(text).replace('|', '&#124;')}</code>"
     return re.sub(r"\s+", " ", str(text)).replace("|", "\\|").replace("<", "&lt;")
 
 
@@ -60,7 +67,7 @@ def _command(command: click.Command, words: list[str], parent: click.Context, *,
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
         if record is not None and parameter.name != "help":
-            rows.append([f"`{record[0]}`", record[1]])
+            rows.append([Code(record[0]), record[1]])
     if rows:
         parts.append(table(["option", "meaning"], rows))
     if isinstance(command, click.Group):
