@@ -18,6 +18,9 @@ ENDS: Final = 600  # characters of a long text that are read, at its beginning a
 _QUOTES: Final = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "⁄": "/", "×": "x", "\ufe0f": "", "\u20e3": ""})
 _BRACKETS: Final = str.maketrans({"【": "[", "】": "]", "「": "(", "」": ")", "『": "(", "』": ")"})
 _NOT_APPLICABLE: Final = re.compile(r"\bn/a\b", re.IGNORECASE)
+_POINTER: Final = re.compile(
+    r"\b(see|as|mentioned|shown|described|listed|given) (?:above|below)(?=\s*(?:$|[.,;:!?)]))", re.IGNORECASE
+)
 _SUPERSCRIPT: Final = re.compile("[²³¹⁰-⁹₀-₉]+")
 _THINK: Final = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|$)", re.DOTALL | re.IGNORECASE)
 _TAG: Final = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL | re.IGNORECASE)
@@ -72,7 +75,8 @@ def _one_script(text: str) -> str:
     text = unicodedata.normalize("NFKC", text.translate(_QUOTES)).translate(_QUOTES).translate(_BRACKETS)
     text = "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
     lines = (" ".join(line.split()) for line in text.splitlines())
-    return _NOT_APPLICABLE.sub("not applicable", "\n".join(line for line in lines if line))
+    text = _NOT_APPLICABLE.sub("not applicable", "\n".join(line for line in lines if line))
+    return _POINTER.sub(r"\1 there", text)
 
 
 def _before(pattern: re.Pattern[str], text: str) -> str:

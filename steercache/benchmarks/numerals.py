@@ -25,8 +25,10 @@ _DIGITS: Final = re.compile(
 _WORD: Final = re.compile(r"[a-z]+")
 _COMPOUND: Final = re.compile(r"-[a-z]")  # "three-dimensional"
 _GAP: Final = re.compile(r"[\s-]+")
-_GROUPS: Final = re.compile(r"\b(?:(?P<half>half a dozen)|(?P<dozen>a dozen)|a (?P<pair>pair)|a (?P<single>single))\b")
-_GROUP_SIZES: Final = {"half": 6, "dozen": 12, "pair": 2, "single": 1}
+_GROUPS: Final = re.compile(
+    r"\b(?:(?P<half>half a dozen)|(?P<dozen>a dozen)|a (?P<pair>pair)|a (?P<single>single)|(?P<hundred>a hundred))\b"
+)
+_GROUP_SIZES: Final = {"half": 6, "dozen": 12, "pair": 2, "single": 1, "hundred": 100}
 _HAN_DIGITS: Final = {
     han: n for n, pair in enumerate(("〇零", "一", "二两", "三", "四", "五", "六", "七", "八", "九")) for han in pair
 }

@@ -13,6 +13,7 @@ from typing import Final
 
 from steercache.benchmarks.commitment import Mention
 from steercache.benchmarks.counts import read_count
+from steercache.core.errors import UsageError
 
 
 def _words(text: str) -> frozenset[str]:
@@ -74,7 +75,9 @@ class Options:
 
     @classmethod
     def of_choices(cls, choices: Sequence[str]) -> "Options":
-        """Lettered choices, A first."""
+        """Lettered choices, A first. Raises UsageError for more than there are letters."""
+        if len(choices) > len(_ALPHABET):
+            raise UsageError(f"a question has {len(choices)} choices", hint=f"at most {len(_ALPHABET)}, one a letter")
         return _options(tuple(choices), lettered=True)
 
     @classmethod

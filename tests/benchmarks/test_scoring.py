@@ -340,6 +340,11 @@ def test_every_letter_of_the_alphabet_is_read_where_nothing_else_could_be_meant(
             assert PARSERS["choice"](frame.format(letter), texts) == "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[i], (frame, letter)
 
 
+def test_more_choices_than_letters_are_refused() -> None:
+    with pytest.raises(UsageError, match="27 choices"):
+        PARSERS["choice"]("A", [f"thing {i}" for i in range(27)])
+
+
 YES_NO = (
     "{Y}",
     "{Y}.",
