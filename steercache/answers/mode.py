@@ -4,6 +4,7 @@ Answers of different ways agree within rounding, not to the last bit. So what a 
 """
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,18 @@ from steercache.answers.work import Work, work_of
 from steercache.benchmarks.task import Asked, Part
 from steercache.cache.handle import Cache
 from steercache.cells.arms import Setting, Wanted
+from steercache.core.errors import SteercacheWarning
 from steercache.core.ids import canonical_json
+from steercache.core.numerics import numeric_differences
 from steercache.core.trials import Mode
 from steercache.models.spec import LoadedModel
 from steercache.steering.recompute import obstacle_of
 from steercache.store.durable import make_folder, write_file_atomically
 from steercache.trace.batches import pad_batch
+from steercache.trace.numerics import numerics_of
 
 FILE_NAME: Final = "ways.json"
+NUMERICS: Final = "numerics.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +56,7 @@ class Chooser:
         if choice.mode == "read":
             runner.way = BRANCHED
             return choice
+        keep_numerics(self.folder, runner.loaded)
         runner.way = Way(mode=choice.mode, rows=rows if choice.mode == "replay" else None)
         if begun.get(split) != choice.mode:
             make_folder(self.folder)
@@ -88,6 +94,30 @@ def _obstacle(runner: Runner, asked: Sequence[Asked]) -> str | None:
             pad_id = runner.loaded.tokenizer.pad_token_id or 0
             return obstacle_of(runner.loaded, pad_batch([ready[0].encoded], padding_side="left", pad_id=pad_id))
     return None
+
+
+def keep_numerics(folder: Path, loaded: LoadedModel) -> None:
+    """Keep what a sweep's answers are computed under, beside them; warn where earlier ones were computed under something else.
+
+    A warning, not an error: such answers agree within the stated tolerance, as those of different batches do.
+    """
+    path, now = folder / NUMERICS, numerics_of(loaded)
+    try:
+        begun = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        begun = None
+    if not isinstance(begun, dict):
+        make_folder(folder)
+        write_file_atomically(path, canonical_json(now))
+        return
+    differences = numeric_differences(begun, now)
+    if differences:
+        warnings.warn(
+            f"earlier answers of this sweep were computed under other numerics: {'; '.join(differences)}; "
+            "near-ties may be answered differently",
+            SteercacheWarning,
+            stacklevel=2,
+        )
 
 
 def begun_in(folder: Path) -> dict[str, Mode]:

@@ -8,6 +8,7 @@ weights, another tokenizer, another compute dtype, other prompts or other pictur
 device, what `trace.numerics` measures).
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -166,7 +167,8 @@ def misfit_of_numerics(recorded: Mapping[str, Any], loaded: LoadedModel, *, as_r
     regrouped = BATCHING if as_recorded else BATCHING | {"threads"}
     for numerics in settings_of(recorded):
         threads = None if as_recorded else numerics.get("threads")
-        now = numerics_of(loaded, n_threads=threads if isinstance(threads, int) else None)
+        usable = min(threads, os.cpu_count() or 1) if isinstance(threads, int) else None
+        now = numerics_of(loaded, n_threads=usable)
         different = numeric_differences(numerics, now, ignore=READING | regrouped)
         if different:
             return f"was computed under other numerics: {'; '.join(different)}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from steercache.core.errors import BudgetError
 from steercache.core.layout import DType
 from steercache.core.numerics import PROBE
 from steercache.models.load import resolve_device
@@ -24,6 +25,9 @@ def numerics(bundle: TokenizerBundle, *, device: torch.device, n_threads: int | 
     """Numerics of a model on `device` with `n_threads` CPU threads (None: as many as torch uses now), as JSON values.
 
     `probe` has hashes of what the kernels compute, `pictures` (multimodal models) what decodes pictures.
+
+    Raises:
+        BudgetError: the device has no memory left for the probe (some 10 MiB).
     """
     spec, n_threads = bundle.spec, n_threads or torch.get_num_threads()
     found = {
@@ -33,7 +37,7 @@ def numerics(bundle: TokenizerBundle, *, device: torch.device, n_threads: int | 
         "float32_matmul": torch.get_float32_matmul_precision(),
         "torch": torch.__version__,
         **_versions(),
-        PROBE: probe_kernels([spec.dtype, *ALWAYS], device, n_threads=n_threads),
+        PROBE: _probe([spec.dtype, *ALWAYS], device, n_threads=n_threads),
     }
     if spec.modality == "image":
         found |= {"vision_attention": spec.attention, "pictures": picture_numerics(bundle.processor)}
@@ -59,6 +63,15 @@ def numerics_of(loaded: LoadedModel, *, n_threads: int | None = None) -> dict[st
         if name in found and implementation is not None:
             found[name] = implementation
     return found
+
+
+def _probe(dtypes: list[DType], device: torch.device, *, n_threads: int) -> dict[str, dict[str, str]]:
+    try:
+        return probe_kernels(dtypes, device, n_threads=n_threads)
+    except torch.OutOfMemoryError as error:
+        raise BudgetError(
+            f"{device} has no memory left to measure its numerics", place=str(device), hint="another device, or wait"
+        ) from error
 
 
 @cache

@@ -12,9 +12,10 @@ import yaml
 
 from steercache.answers import costs
 from steercache.answers import store as run_store
+from steercache.answers.mode import keep_numerics
 from steercache.cache.calibration import record_costs
 from steercache.cells.arms import EvalOptions
-from steercache.core.errors import UsageError
+from steercache.core.errors import SteercacheWarning, UsageError
 from steercache.data.benchmarks import Benchmark, open_benchmark
 from steercache.data.benchmarks.drawn import SEED
 from steercache.queries.session import Session, open_session
@@ -23,6 +24,7 @@ from steercache.runs.job import prepare_trace
 from steercache.runs.plan import plan_run
 from steercache.steering.costs import ForwardCosts, key_of
 from steercache.sweeps.evaluation.run import Evaluation, evaluate
+from steercache.trace.numerics import numerics_of
 from tests.sweeps.small_run import options
 from tests.world import World
 
@@ -246,6 +248,20 @@ def test_rows_computed_under_other_numerics_are_not_replayed(own: Any, world: Wo
     found = run(session, world, first_token(n=2))
     assert found.modes["search"].mode != "replay"
     assert "this machine computes other bits in float32 eager attention" in found.modes["search"].reason
+
+
+def test_a_sweep_that_goes_on_under_other_numerics_says_so(own: Any, world: World) -> None:
+    session = own("root")
+    plant(session, world)
+    found = run(session, world, first_token(n=2))
+    path = session.cache.paths.sweep(found.sweep_id) / "numerics.json"
+    begun = json.loads(path.read_bytes())
+    assert begun == numerics_of(world.loaded)
+    keep_numerics(path.parent, world.loaded)  # no warning: a warning is an error here
+    begun["probe"]["float32"]["products"] = "0" * 16
+    path.write_text(json.dumps(begun))
+    with pytest.warns(SteercacheWarning, match="this machine computes other bits in float32 products"):
+        keep_numerics(path.parent, world.loaded)
 
 
 def test_a_run_of_prompts_in_another_form_is_named_as_such(own: Any, world: World) -> None:

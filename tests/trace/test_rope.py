@@ -21,6 +21,8 @@ from steercache.steering.generate import Setting, generate_side_by_side
 from steercache.trace.batches import pad_batch, plan_batches
 from steercache.trace.capture import capture
 from tests.models.tiny import manifest_of
+from tests.models.tiny_images import write_tiny_images
+from tests.runs.pictures import write_pictures_trace
 from tests.tiny import WORDS, sentences, write_tiny_model
 from tests.tracing import write_small_trace
 
@@ -171,3 +173,32 @@ def test_prompts_continued_together_read_as_each_continued_alone(rope_type: str,
 
     assert texts(prompts) == [texts([prompt])[0] for prompt in prompts]
     assert prompt_inputs(loaded, prompts).texts == tuple(prompts)
+
+
+@pytest.mark.parametrize("sites", [["resid_post"], ["vision_out"]])
+def test_pictures_go_through_such_a_model_too(sites: list[str], tmp_path: Path) -> None:
+    write_tiny_images("llava", tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    n_angles = load(tmp_path / "model").model.model.language_model.rotary_emb.inv_freq.shape[0]
+    factors = {"short_factor": [1.0] * n_angles, "long_factor": [2.0] * n_angles}
+    config["text_config"]["rope_parameters"] = {
+        "rope_type": "longrope",
+        "rope_theta": 10.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 22,
+        **factors,
+    }
+    path.write_text(json.dumps(config))
+    numerics = {"tokens_per_batch": 10_000, "threads": 1}
+    together = write_pictures_trace(tmp_path, "llava", sites=sites, numerics=numerics).cache(tmp_path / "together")
+    alone = write_pictures_trace(tmp_path, "llava", sites=sites).cache(tmp_path / "alone")
+    rows = [cache.source(cache.resolve_run("pictures")) for cache in (together, alone)]
+    with together.connection() as con:
+        n_batches = {n for (n,) in con.execute("select count(distinct batch_no) from samples").fetchall()}
+        lengths = [n for (n,) in con.execute("select n_tokens from samples").fetchall()]
+    if sites == ["resid_post"]:
+        assert (n_batches, min(lengths) <= 22 < max(lengths)) == ({2}, True)
+    layer = 1 if sites == ["resid_post"] else -1
+    got, expected = (source.gather(sites[0], layer, np.arange(sum(lengths))) for source in rows)
+    np.testing.assert_allclose(got, expected, atol=2e-5, rtol=1e-4)
