@@ -5,13 +5,13 @@ from typing import Any, get_args
 
 import click
 
-from steercache.benchmarks.comparison import Comparison
 from steercache.benchmarks.whatsup import WhatsUpScore
 from steercache.cache.handle import open_cache
 from steercache.cells.arms import EvalOptions
 from steercache.cells.controls import CONTROL_KINDS
 from steercache.cells.model import find_model
 from steercache.cells.vectors import by_methods
+from steercache.cli.clusters import clusters_line
 from steercache.cli.fit import parse_layers
 from steercache.cli.options import (
     among,
@@ -222,17 +222,6 @@ def whatsup_line(score: WhatsUpScore) -> str:
     if score.whole_set is not None:
         sets = f"sets {score.whole_set:.3f} ({score.n_sets}; {score.n_partial_sets} not whole)"
     return f"single {score.individual:.3f}, {pairs}, {sets}"
-
-
-def clusters_line(comparison: Comparison) -> str | None:
-    """What the tests are of where questions share pictures; None where every picture has one question."""
-    clusters = comparison.clusters
-    if clusters.icc is None:
-        return None
-    return (
-        f"{clusters.n} questions of {clusters.n_groups} pictures: p, interval and 'could show' count by picture"
-        f" (intra-class correlation {clusters.icc:.2f}, design effect {clusters.design_effect:.2f})"
-    )
 
 
 def _print_notes(found: Evaluation) -> None:

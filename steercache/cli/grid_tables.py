@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from steercache.cells.sweep import SweepGrid
+from steercache.cli.clusters import clusters_line
 from steercache.cli.output import note, print_table
 from steercache.cli.screen_tables import pilot_note
 from steercache.core.ids import SHORT_ID
@@ -140,6 +141,8 @@ def _print_notes(task: TaskResult) -> None:
     for choice in task.choices:
         if choice.lineage in ("foreign", "unknown"):
             note(f"{choice.vector}: a vector of {choice.lineage} lineage")
+        if line := clusters_line(choice.test or choice.search):
+            note(f"{choice.vector}: {line}")
     for line in dict.fromkeys(task.notes):
         note(line)
     for split, mode in task.modes.items():
