@@ -86,7 +86,7 @@ def _notes_on_numerics(cache: Cache | None, document: RunDocument) -> tuple[str,
     if cache is None or not cache.run_paths(document.run_id).document.exists():
         return ()
     differences = numeric_differences(cache.run_document(document.run_id).numerics, document.numerics)
-    what = f"the run was begun under other numerics than a build now: {'; '.join(differences)}"
+    what = f"the run was begun under other numerics than a build would use now: {'; '.join(differences)}"
     return (what,) if differences else ()
 
 

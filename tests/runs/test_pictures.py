@@ -1,6 +1,5 @@
 """Pictures in the cache: every family's rows are what a plain forward computes, bit for bit, with all that a forward needs."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -228,10 +227,9 @@ def test_a_policy_keeps_the_rows_of_its_tokens_and_of_no_others(
 
 
 def test_a_picture_that_is_replaced_after_the_plan_is_not_traced_under_the_old_id(
-    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, root = tmp_path / "t", tmp_path / "root"
-    shutil.copytree(folders["llava"] / "model", folder / "model")
     trace = write_pictures_trace(folder, "llava")
     before = (folder / "0.png").read_bytes()
     open_shard = RunWriter.open_shard
