@@ -13,6 +13,7 @@ import numpy.typing as npt
 from steercache.core.errors import NotFoundError, UsageError
 from steercache.core.frame import ViewFrame
 from steercache.core.ids import SHORT_ID, digest_bytes
+from steercache.core.lineage import lineage_of, why_not_own
 from steercache.queries.session import Session
 
 Floats = npt.NDArray[np.float64]
@@ -113,7 +114,13 @@ def _run_of(session: Session, run: str | None) -> str:
 
 
 def patch_maps(
-    session: Session, sample: Sample, vector: str, *, layers: Sequence[int], view: str = "fine"
+    session: Session,
+    sample: Sample,
+    vector: str,
+    *,
+    layers: Sequence[int],
+    view: str = "fine",
+    allow_foreign: bool = False,
 ) -> PatchMaps:
     """Projections of a sample's image patches on a vector, layer by layer.
 
@@ -121,8 +128,8 @@ def patch_maps(
     patches and "small" that with fewest.
 
     Raises:
-        UsageError: the sample has several pictures, the vector or the run lacks a layer, other widths, or the run kept no image
-            rows.
+        UsageError: the sample has several pictures, the vector or the run lacks a layer, other widths, the vector was fitted
+            on other weights than the run's model or its backbone and that is not allowed, or the run kept no image rows.
     """
     if not _has_one_picture(session, sample):
         raise UsageError(
@@ -134,6 +141,12 @@ def patch_maps(
         raise UsageError(
             f"the vector {direction.name!r} is {direction.hidden_size} wide and the run {document.model.hidden_size}"
         )
+    origin = lineage_of(direction.fitted_on, document.model)
+    if origin == "foreign" and not allow_foreign:
+        raise UsageError(
+            f"the vector {direction.name!r} {why_not_own(direction.fitted_on, document.model)}",
+            hint="fit it on a run of this model; or allow it (`allow_foreign`, --allow-foreign), and the result says so",
+        )
     kept = set(session.cache.source(sample.run_id).layers(direction.site)) & set(direction.layers)
     lacking = sorted(set(layers) - kept)
     if lacking or not layers:
@@ -142,7 +155,7 @@ def patch_maps(
             f"no layer {', '.join(map(str, lacking)) or 'was named'}", hint=f"run and vector have: {shown}"
         )
     maps = []
-    notes: list[str] = []
+    notes = [f"{direction.name}: a vector of {origin} lineage"] if origin in ("foreign", "unknown") else []
     for layer in layers:
         rows = session.query(
             "patch_projections", run=sample.run_id, sample=sample.sample_idx, vector=direction.vector_id, layer=layer

@@ -12,6 +12,7 @@ from steercache.api.progress import ProgressLike, reporting
 from steercache.cache.sweeps import save_sweep
 from steercache.cells.arms import EvalOptions
 from steercache.cells.vector_model import load_model_of
+from steercache.cells.vectors import check_lineage
 from steercache.core.errors import UsageError
 from steercache.data.benchmarks import open_benchmark
 from steercache.data.benchmarks.questions import Benchmark
@@ -28,6 +29,7 @@ def words(
     model: str | LoadedModel | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    allow_foreign: bool = False,
     progress: ProgressLike = None,
 ) -> tuple[WordMass, str]:
     """Probability that one of `plan.words` comes next, by strength, beside random directions of equal norm.
@@ -35,13 +37,17 @@ def words(
     Returns the effect and the id of the sweep that keeps its answers. The model is that of the vector's run unless given.
 
     Raises:
-        UsageError: the vector's model is unknown; a layer that the model does not have.
+        UsageError: the vector's model is unknown, or other weights than the model's and that is not allowed; a layer that the
+            model does not have.
     """
     (direction,) = found_vectors(session, [vector])
     if isinstance(model, LoadedModel):
         loaded = model
+        check_lineage(session.cache, direction, loaded.spec, allow_foreign=allow_foreign)
     else:
-        loaded = load_model_of(session.cache, direction, model, device=device, dtype=dtype)
+        loaded = load_model_of(
+            session.cache, direction, model, device=device, dtype=dtype, allow_foreign=allow_foreign
+        )
     with reporting(progress) as show:
         effect = word_mass_effect(loaded, direction, plan, progress=show)
     for random in effect.vectors[1:]:
@@ -83,6 +89,7 @@ def patches(
     *,
     layers: Sequence[int],
     view: Literal["fine", "small"] = "fine",
+    allow_foreign: bool = False,
 ) -> PatchMaps:
     """Projections of one picture's image rows on a vector, as a (rows, columns) map per layer.
 
@@ -90,10 +97,11 @@ def patches(
     a model that looks twice (tiles and the whole picture): the one with most, or with fewest patches.
 
     Raises:
-        NotFoundError: no such run, sample or vector. UsageError: the run kept no image rows at these layers.
+        NotFoundError: no such run, sample or vector. UsageError: the run kept no image rows at these layers; the vector was
+            fitted on other weights than the run's model or its backbone, and that is not allowed.
     """
     name = vector if isinstance(vector, str) else vector.vector_id
-    return patch_maps(session, find_sample(session, run, str(sample)), name, layers=layers, view=view)
+    return patch_maps(session, find_sample(session, run, str(sample)), name, layers=layers, view=view, allow_foreign=allow_foreign)
 
 
 def drift(

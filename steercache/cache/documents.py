@@ -14,6 +14,7 @@ from steercache.core.errors import DamagedError, NotFoundError
 from steercache.core.frame import ViewFrame
 from steercache.core.ids import canonical_json, digest
 from steercache.core.layout import ShardRecord, StoreLayout
+from steercache.core.vectors import FittedOn
 from steercache.models.spec import TokenizerBundle
 from steercache.store.documents import shard_record_from_json, shard_record_to_json
 from steercache.store.durable import write_file_atomically
@@ -47,7 +48,10 @@ class DatasetInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunModel:
-    """The model as far as a cache needs to know it. `frame` is what its view shows of a picture; None for all of it."""
+    """The model as far as a cache needs to know it. `frame` is what its view shows of a picture; None for all of it.
+
+    `kin` and `backbone_fingerprints` as in `ModelSpec`; () in documents of earlier versions.
+    """
 
     name: str
     model_id: str
@@ -58,6 +62,8 @@ class RunModel:
     n_layers: int
     backbone: str | None = None
     frame: ViewFrame | None = None
+    kin: tuple[str, ...] = ()
+    backbone_fingerprints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +118,14 @@ def run_model(bundle: TokenizerBundle) -> RunModel:
         n_layers=spec.n_layers,
         backbone=spec.backbone,
         frame=frame_of(bundle),
+        kin=spec.kin,
+        backbone_fingerprints=spec.backbone_fingerprints,
     )
+
+
+def fitted_on(model: RunModel) -> FittedOn:
+    """A run's model, as vectors fitted on its rows name it."""
+    return FittedOn(name=model.name, fingerprint=model.fingerprint, modality=model.modality)
 
 
 def run_id_of(identity: Mapping[str, Any]) -> str:

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy.typing as npt
 
-from steercache.cache.documents import RunDocument, read_shard_record
+from steercache.cache.documents import RunDocument, fitted_on, read_shard_record
 from steercache.cache.paths import RunPaths
 from steercache.core.errors import DamagedError, NotFoundError
 from steercache.core.layout import ShardRecord
 from steercache.core.selection import RowIndex
+from steercache.core.vectors import FittedOn
 from steercache.store.reader import GenerationReader, open_generation
 
 _BUILD = "build the run again: that puts its newest whole generation in force, and traces nothing that is there"
@@ -98,6 +99,11 @@ class RunSource:
     @property
     def run_id(self) -> str:
         return self.document.run_id
+
+    @property
+    def fitted_on(self) -> FittedOn:
+        """The model whose rows these are, as vectors fitted on them name it."""
+        return fitted_on(self.document.model)
 
     @property
     def generation(self) -> str:

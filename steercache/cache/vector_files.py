@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from safetensors.numpy import save
 
 from steercache.core.errors import DamagedError, NotFoundError, UsageError
 from steercache.core.ids import canonical_json
-from steercache.core.vectors import SteeringVector
+from steercache.core.vectors import FittedOn, SteeringVector
 from steercache.store.durable import make_folder, write_file_atomically
 
 HEADER = "steercache.vector"  # the one key of the safetensors metadata
@@ -41,6 +41,7 @@ def write_vector(path: Path, vector: SteeringVector) -> None:
         "layers": list(vector.layers),
         "provenance": vector.provenance,
         "diagnostics": [dict(d) for d in vector.diagnostics],
+        **({} if vector.fitted_on is None else {"fitted_on": asdict(vector.fitted_on)}),
         "created_at": datetime.now(UTC).isoformat(timespec="microseconds"),
     }
     data = save({"values": np.ascontiguousarray(vector.values)}, metadata={HEADER: canonical_json(head).decode()})
@@ -71,6 +72,7 @@ def read_vector(path: Path) -> StoredVector:
             values=values,
             provenance=head["provenance"],
             diagnostics=tuple(head["diagnostics"]),
+            fitted_on=None if head.get("fitted_on") is None else FittedOn(**head["fitted_on"]),
         )
         created_at = str(head["created_at"])
         claimed = head["vector_id"]

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from steercache.cache.documents import fitted_on
 from steercache.cache.entries import all_vectors
 from steercache.cache.handle import Cache
 from steercache.cache.rebuild import tell_index
@@ -20,7 +21,12 @@ def save_vector(cache: Cache, vector: SteeringVector) -> Path:
     """
     path = cache.paths.vector(vector.vector_id)
     if (stored := stored_vector(cache, vector.vector_id)) is not None:
-        vector = replace(vector, name=stored.name, diagnostics=vector.diagnostics or stored.diagnostics)
+        vector = replace(
+            vector,
+            name=stored.name,
+            diagnostics=vector.diagnostics or stored.diagnostics,
+            fitted_on=vector.fitted_on or stored.fitted_on,
+        )
     write_vector(path, vector)
     tell_index(cache)
     return path
@@ -47,4 +53,15 @@ def load_vector(cache: Cache, wanted: str) -> SteeringVector:
     vector_id = resolve_name(
         wanted, candidates, noun="vector", list_command="steercache vectors list", named_first=fitted
     )
-    return next(s.vector for s in stored if s.vector.vector_id == vector_id)
+    return with_model(cache, next(s.vector for s in stored if s.vector.vector_id == vector_id))
+
+
+def with_model(cache: Cache, vector: SteeringVector) -> SteeringVector:
+    """The vector with the model that it was fitted on; a file of an earlier version does not say, and its run may."""
+    run_id = vector.provenance.get("run_id")
+    if vector.fitted_on is not None or not isinstance(run_id, str):
+        return vector
+    try:
+        return replace(vector, fitted_on=fitted_on(cache.run_document(run_id).model))
+    except (NotFoundError, DamagedError):
+        return vector

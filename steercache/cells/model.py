@@ -1,6 +1,7 @@
 """MODEL of `steercache eval`: a manifest by name or file, a checkpoint folder, or a model of the zoo."""
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from steercache import zoo
-from steercache.core.errors import NotFoundError, UsageError
+from steercache.core.errors import NotFoundError, SteercacheWarning, UsageError
 from steercache.manifests.load import find_manifest, read_manifest
 from steercache.manifests.model import HubModel, ModelManifest, PathModel
 from steercache.models.load import load_bundle, load_model
@@ -44,16 +45,25 @@ class FoundModel:
 
 
 def find_model(name: str, root: Path) -> FoundModel:
-    """What `name` means: a folder with a `config.json`, a name of the zoo (built below `root` once), or a manifest.
+    """What `name` means: a name of the zoo (built below `root` once), a checkpoint folder, or a manifest.
+
+    A folder that is called as a model of the zoo is named by a path, such as `./demo`.
 
     Raises:
         NotFoundError: none of these; UsageError: a text model of the zoo's.
     """
-    folder = Path(name)
-    if (folder / "config.json").is_file():
-        return _folder(folder.resolve(), name=_manifest_name(folder.resolve().name), backbone=None)
     if name in BACKBONES:
+        if _is_checkpoint(Path(name)) and zoo.built_as(Path(name)) != name:
+            message = f"{name} is the model that ships with steercache; the folder of that name here is ./{name}"
+            warnings.warn(message, SteercacheWarning, stacklevel=2)
         return zoo_model(name, root)
+    folder = Path(name)
+    if _is_checkpoint(folder):
+        folder = folder.resolve()
+        backbone = BACKBONES.get(zoo.built_as(folder) or "")
+        if backbone is not None:
+            _with_backbone(backbone, root)
+        return _folder(folder, name=_manifest_name(folder.name), backbone=backbone)
     try:
         path = find_manifest(name, kind="model", search=(Path(),))
     except NotFoundError as error:
@@ -79,7 +89,19 @@ def zoo_model(name: str, root: Path) -> FoundModel:
     except FileNotFoundError as error:
         hint = f"python -m steercache.zoo.train {name}"
         raise NotFoundError(f"the weights of {name!r} are not in this installation", hint=hint) from error
+    _with_backbone(BACKBONES[name], root)
     return _folder(built.resolve(), name=name, backbone=BACKBONES[name])
+
+
+def _with_backbone(name: str, root: Path) -> None:
+    """Put a backbone that ships with steercache below `root`, so that vectors' models can be compared with it."""
+    if name in zoo.names():
+        zoo.build(name, root / "models" / f"zoo-{name}")
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    """Whether a folder is one of `save_pretrained`, of a whole model or of an adapter (which loading refuses by its name)."""
+    return any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
 
 
 def _folder(folder: Path, *, name: str, backbone: str | None) -> FoundModel:

@@ -1,34 +1,77 @@
 """The model that a vector is tried on at the terminal: the one asked for, or the one that it was fitted on."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from steercache.cache.handle import Cache
-from steercache.core.errors import UsageError
+from steercache.cache.vectors import with_model
+from steercache.cells.vectors import check_lineage
+from steercache.core.errors import NotFoundError, UsageError
+from steercache.core.lineage import lineage_of
 from steercache.core.vectors import SteeringVector
-from steercache.manifests.load import find_manifest, read_manifest
+from steercache.manifests.load import manifests_named, read_manifest
 from steercache.manifests.model import ModelManifest
-from steercache.models.load import load_model
-from steercache.models.spec import LoadedModel
+from steercache.models.load import load_bundle, load_model
+from steercache.models.spec import LoadedModel, TokenizerBundle
 from steercache.zoo import in_place
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """A model manifest, and the folder that its paths start at."""
+
+    manifest: ModelManifest
+    base_dir: Path
+
+    def bundle(self, cache: Cache, dtype: str) -> TokenizerBundle:
+        manifest = in_place(self.manifest, cache.root)
+        return load_bundle(manifest, cache_dir=cache.root, base_dir=self.base_dir, dtype=dtype)
+
+
 def load_model_of(
-    cache: Cache, vector: SteeringVector, named: str | None, *, device: str = "auto", dtype: str = "auto"
+    cache: Cache,
+    vector: SteeringVector,
+    named: str | None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    allow_foreign: bool = False,
 ) -> LoadedModel:
     """The model of the manifest `named` (a name or a file), or of the vector's run, in memory.
 
+    Several manifests may have the run's name for its model; the one whose weights the run was traced on is taken.
+
     Raises:
-        UsageError: none is named, and the vector has no run; and as `models.load.load_model`.
+        UsageError: none is named, and the vector has no run; or the vector was fitted on other weights and that is not
+            allowed; and as `models.load.load_model`.
     """
-    manifest, base_dir = _manifest_of(cache, vector, named)
+    found = _manifests_of(cache, vector, named)
+    chosen = _with_its_weights(cache, vector, found, dtype) if named is None and len(found) > 1 else found[0]
+    check_lineage(cache, vector, chosen.bundle(cache, dtype).spec, allow_foreign=allow_foreign)
     return load_model(
-        in_place(manifest, cache.root), cache_dir=cache.root, base_dir=base_dir, device=device, dtype=dtype
+        in_place(chosen.manifest, cache.root),
+        cache_dir=cache.root,
+        base_dir=chosen.base_dir,
+        device=device,
+        dtype=dtype,
     )
 
 
-def _manifest_of(cache: Cache, vector: SteeringVector, named: str | None) -> tuple[ModelManifest, Path]:
-    """The manifest, and the folder that its paths start at."""
+def _with_its_weights(cache: Cache, vector: SteeringVector, found: list[_Found], dtype: str) -> _Found:
+    """The manifest of the weights that the vector was fitted on; the first where none is of these."""
+    fitted_on = with_model(cache, vector).fitted_on
+    for one in found:
+        try:
+            if lineage_of(fitted_on, one.bundle(cache, dtype).spec) == "own":
+                return one
+        except NotFoundError:
+            continue  # a manifest whose weights are not here
+    return found[0]
+
+
+def _manifests_of(cache: Cache, vector: SteeringVector, named: str | None) -> list[_Found]:
+    """Every manifest that may be meant, the nearest first."""
     here = Path()
     if named is None:
         run_id = vector.provenance.get("run_id")
@@ -40,9 +83,11 @@ def _manifest_of(cache: Cache, vector: SteeringVector, named: str | None) -> tup
             return ModelManifest.model_validate_json(json.dumps(source.manifest)), Path(source.folder)
         traced = run.manifest["model"]
         if not isinstance(traced, str):  # written out inside the trace's own manifest
-            return ModelManifest.model_validate_json(json.dumps(traced)), here
+            return [_Found(manifest=ModelManifest.model_validate_json(json.dumps(traced)), base_dir=here)]
         named = traced
-    path = find_manifest(named, kind="model", search=(here,))
-    manifest = read_manifest(path, kind="model")
-    assert isinstance(manifest, ModelManifest)
-    return manifest, path.parent
+    found = []
+    for path in manifests_named(named, kind="model", search=(here,)):
+        manifest = read_manifest(path, kind="model")
+        assert isinstance(manifest, ModelManifest)
+        found.append(_Found(manifest=manifest, base_dir=path.parent))
+    return found

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from steercache.cache.handle import Cache
-from steercache.cache.vectors import list_vectors
+from steercache.cache.vectors import list_vectors, with_model
 from steercache.cells.arms import Arm, EvalOptions
 from steercache.cells.controls import (
     ControlKind,
@@ -18,6 +18,7 @@ from steercache.cells.controls import (
     shuffled_controls,
 )
 from steercache.core.errors import NotFoundError, SteercacheError, UsageError
+from steercache.core.lineage import KnownModel, Lineage, lineage_of, why_not_own
 from steercache.core.selection import Selection
 from steercache.core.vectors import SteeringVector
 from steercache.fit import METHODS
@@ -25,24 +26,30 @@ from steercache.models.spec import LoadedModel, ModelSpec
 from steercache.queries.session import Session
 
 Made = tuple[SteeringVector, ...]
-LINEAGES: Final = ("own", "backbone", "foreign", "unknown")
 
 
-def lineage(cache: Cache, vector: SteeringVector, spec: ModelSpec) -> str:
+def lineage(cache: Cache, vector: SteeringVector, spec: ModelSpec) -> Lineage:
     """Where a vector was fitted, seen from the model: "own", its "backbone", "foreign", or "unknown"."""
-    run_id = vector.provenance.get("run_id")
-    if not isinstance(run_id, str):
-        return "unknown"
-    try:
-        model = cache.run_document(run_id).model
-    except NotFoundError:
-        return "unknown"
-    if model.fingerprint == spec.fingerprint:
-        return "own"
-    return "backbone" if model.name in (spec.backbone, f"{spec.name}-backbone") else "foreign"
+    return lineage_of(with_model(cache, vector).fitted_on, spec)
 
 
-def check_vector(cache: Cache, vector: SteeringVector, loaded: LoadedModel, options: EvalOptions) -> str:
+def check_lineage(cache: Cache, vector: SteeringVector, spec: KnownModel, *, allow_foreign: bool) -> Lineage:
+    """A vector's lineage, if it was fitted on this model's weights or its backbone's.
+
+    Raises:
+        UsageError: it was fitted on others, or does not say on which, and that is not allowed.
+    """
+    fitted_on = with_model(cache, vector).fitted_on
+    origin = lineage_of(fitted_on, spec)
+    if origin in ("foreign", "unknown") and not allow_foreign:
+        raise UsageError(
+            f"the vector {vector.name!r} {why_not_own(fitted_on, spec)}",
+            hint="fit it on a run of this model; or allow it (`allow_foreign`, --allow-foreign), and the result says so",
+        )
+    return origin
+
+
+def check_vector(cache: Cache, vector: SteeringVector, loaded: LoadedModel, options: EvalOptions) -> Lineage:
     """A vector's lineage, if it can be added to this model as asked.
 
     Raises:
@@ -62,17 +69,7 @@ def check_vector(cache: Cache, vector: SteeringVector, loaded: LoadedModel, opti
             f"no layer {', '.join(map(str, lacking))} in {vector.name!r} or {spec.name}",
             hint=f"the vector has {', '.join(map(str, vector.layers))}; the model 0 to {spec.n_layers - 1}",
         )
-    origin = lineage(cache, vector, spec)
-    if origin in ("foreign", "unknown") and not options.allow_foreign:
-        what = (
-            "comes from a model that this one does not descend from"
-            if origin == "foreign"
-            else "does not say its origin"
-        )
-        raise UsageError(
-            f"the vector {vector.name!r} {what}", hint="--allow-foreign steers with it, and the table says so"
-        )
-    return origin
+    return check_lineage(cache, vector, spec, allow_foreign=options.allow_foreign)
 
 
 def by_methods(cache: Cache, vectors: Sequence[SteeringVector], methods: Sequence[str]) -> tuple[SteeringVector, ...]:

@@ -155,3 +155,8 @@ def among(text: str, known: Sequence[str], noun: str) -> tuple[Any, ...]:
 def words(text: str) -> list[str]:
     """A comma-separated list's words."""
     return [word.strip() for word in text.split(",") if word.strip()]
+
+
+allow_foreign_option = click.option(
+    "--allow-foreign", is_flag=True, help="Take a vector that was fitted on other weights, or does not say on which."
+)

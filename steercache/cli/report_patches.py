@@ -9,7 +9,7 @@ import numpy as np
 from steercache.analysis.patches import PatchMaps, find_sample, patch_maps
 from steercache.analysis.pictures import picture_of
 from steercache.cli.fit import parse_layers
-from steercache.cli.options import json_option, picture_option, root_option
+from steercache.cli.options import allow_foreign_option, json_option, picture_option, root_option
 from steercache.cli.output import note, print_json, print_table
 from steercache.core.errors import UsageError
 from steercache.queries.session import open_session
@@ -30,6 +30,7 @@ from steercache.report.style import save_chart
     help="Where the model looks twice (tiles and the whole picture): the look with most, or with fewest patches.",
 )
 @click.option("--picture", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The picture's file.")
+@allow_foreign_option
 @picture_option
 @root_option
 @json_option
@@ -47,7 +48,7 @@ def patches_command(run: str, sample: str, vector: str, root: Path, **asked: Any
     if len(layers) > 20:
         raise UsageError(f"{len(layers)} panels are too many for one picture", hint="--layer 4,8,12")
     one = find_sample(session, run, sample)
-    maps = patch_maps(session, one, vector, layers=layers, view=asked["view"])
+    maps = patch_maps(session, one, vector, layers=layers, view=asked["view"], allow_foreign=asked["allow_foreign"])
     path = asked["out"] or root / "pictures" / f"patches-{maps.vector}-{one.sample_id[:8]}.png"
     save_chart(patch_chart(maps, picture_of(session, one, asked["picture"])), path)
     if asked["as_json"]:

@@ -9,6 +9,7 @@ import click
 from steercache.cache.sweeps import save_sweep
 from steercache.cells.vector_model import load_model_of
 from steercache.cli.options import (
+    allow_foreign_option,
     device_options,
     fitted_unit_option,
     json_option,
@@ -40,6 +41,7 @@ from steercache.steering.neutral import PROMPTS, WORDS
 @click.option("--random", "n_random", type=click.IntRange(0), default=20, show_default=True, help="Random directions.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the random directions.")
 @click.option("--model", help="Model manifest, by name or file; by default that of the vector's run.")
+@allow_foreign_option
 @picture_option
 @root_option
 @device_options
@@ -56,7 +58,14 @@ def words_command(vector: str, root: Path, **asked: Any) -> None:
     session = open_session(root)
     direction = session.vector(vector)
     plan = _plan(direction, asked)
-    loaded = load_model_of(session.cache, direction, asked["model"], device=asked["device"], dtype=asked["dtype"])
+    loaded = load_model_of(
+        session.cache,
+        direction,
+        asked["model"],
+        device=asked["device"],
+        dtype=asked["dtype"],
+        allow_foreign=asked["allow_foreign"],
+    )
     with progress_bar("settings", total=None, unit="", quiet=asked["as_json"]) as bar:
         effect = word_mass_effect(loaded, direction, plan, progress=bar.show)
     for random in effect.vectors[1:]:

@@ -10,7 +10,7 @@ import click
 from steercache.cache.handle import open_cache
 from steercache.cache.vectors import load_vector
 from steercache.cells.vector_model import load_model_of
-from steercache.cli.options import device_options, fitted_unit_option, json_option, root_option
+from steercache.cli.options import allow_foreign_option, device_options, fitted_unit_option, json_option, root_option
 from steercache.cli.output import next_commands, print_json, print_table
 from steercache.core.errors import UsageError
 from steercache.core.trials import AlphaUnit
@@ -48,6 +48,7 @@ from steercache.steering.live import When
     "model_name",
     help="Model manifest, by name or file; by default that of the vector's run.",
 )
+@allow_foreign_option
 @root_option
 @device_options
 @json_option
@@ -60,7 +61,14 @@ def steer(vector: str, prompts: Sequence[str], root: Path, **asked: Any) -> None
     cache = open_cache(root)
     direction = load_vector(cache, vector)
     settings = _settings(asked)
-    loaded = load_model_of(cache, direction, asked["model_name"], device=asked["device"], dtype=asked["dtype"])
+    loaded = load_model_of(
+        cache,
+        direction,
+        asked["model_name"],
+        device=asked["device"],
+        dtype=asked["dtype"],
+        allow_foreign=asked["allow_foreign"],
+    )
     texts = generate_side_by_side(
         loaded, direction, prompts, settings=settings, max_new_tokens=asked["max_new_tokens"], chat=asked["chat"]
     )

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from steercache.core.ids import SHORT_ID
+from steercache.core.vectors import FittedOn
 
 RowIndex = npt.NDArray[np.int64]
 
@@ -32,6 +33,16 @@ class RowSource(Protocol):
 
     def gather(self, site: str, layer: int, rows: RowIndex) -> npt.NDArray[Any]:
         """Rows of one layer in the order asked for, shape (n, d), in the dtype they are stored in."""
+        ...
+
+
+@runtime_checkable
+class ModelSource(Protocol):
+    """What a RowSource may offer beside `gather`: the model whose rows it has."""
+
+    @property
+    def fitted_on(self) -> FittedOn:
+        """That model, as vectors fitted on these rows name it."""
         ...
 
 
@@ -91,6 +102,11 @@ class Selection:
     def run_id(self) -> str:
         """The run the rows belong to."""
         return self.source.run_id
+
+    @property
+    def fitted_on(self) -> FittedOn | None:
+        """The model whose rows these are; None for a source that does not say."""
+        return self.source.fitted_on if isinstance(self.source, ModelSource) else None
 
     @property
     def layers(self) -> tuple[int, ...]:

@@ -10,14 +10,23 @@ import numpy.typing as npt
 from steercache.core.ids import SHORT_ID, canonical_json, digest_bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FittedOn:
+    """The model whose activations a vector was fitted on: name, fingerprint of its weights, "text" or "image"."""
+
+    name: str
+    fingerprint: str
+    modality: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SteeringVector:
     """Directions in the residual stream, one per layer, in float32.
 
     `values` has shape (l, d), row i belonging to block `layers[i]`; added at the output of that block (site `resid_post`)
     as h + alpha * v. `provenance` holds JSON values only and no clock time: fitting again gives the same id.
-    `diagnostics` (per layer: auc, norm, resid_norm, ...) are measurements about the vector, not part of its id. Vectors are
-    equal when their ids are.
+    `diagnostics` (per layer: auc, norm, resid_norm, ...) are measurements about the vector, not part of its id; nor is
+    `fitted_on`, None where it is not known. Vectors are equal when their ids are.
     """
 
     name: str
@@ -28,6 +37,7 @@ class SteeringVector:
     values: npt.NDArray[np.float32]
     provenance: Mapping[str, Any] = field(default_factory=dict)
     diagnostics: tuple[Mapping[str, Any], ...] = ()
+    fitted_on: FittedOn | None = None
 
     def __post_init__(self) -> None:
         if self.values.dtype != np.float32 or self.values.ndim != 2 or len(self.values) != len(self.layers):

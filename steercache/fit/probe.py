@@ -60,6 +60,7 @@ def linear_probe(
         layers=wanted,
         values=values,
         provenance=describe(sel, sides, recipe=recipe, params=params, needs=needs),
+        fitted_on=sel.fitted_on,
     )
 
 

@@ -39,6 +39,7 @@ def mean_shift(
         layers=wanted,
         values=_values(sel, sides, layers=wanted),
         provenance=describe(sel, sides, recipe=recipe, params={}, needs=("numpy", "ml_dtypes")),
+        fitted_on=sel.fitted_on,
     )
 
 

@@ -69,17 +69,22 @@ def find_manifest(path_or_name: str | Path, *, kind: str | None = None, search: 
     Raises:
         NotFoundError: no such file or name.
     """
+    return manifests_named(path_or_name, kind=kind, search=search)[0]
+
+
+def manifests_named(path_or_name: str | Path, *, kind: str | None = None, search: Iterable[Path] = ()) -> list[Path]:
+    """Every file that `find_manifest` could mean, the one that it takes first. Raises as `find_manifest`."""
     text = str(path_or_name)
     if isinstance(path_or_name, Path) or "/" in text or "\\" in text or text.endswith(FILES):
         path = Path(path_or_name)
         if not _is_file(path):
             raise NotFoundError("there is no such manifest file", place=text, hint="steercache manifest list")
-        return path
+        return [path]
     known = manifest_files(search)
     named = [path for path in known if path.stem == text]
     fitting = [path for path in named if kind is None or declared_kind(path) in (kind, None)]
     if fitting:
-        return fitting[0]
+        return fitting
     noun = f"{kind} manifest" if kind else "manifest"
     if named:
         raise NotFoundError(f"{text!r} is no {noun}: {named[0]} is a {declared_kind(named[0])}")

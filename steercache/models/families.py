@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from steercache.core.errors import NotFoundError
+from steercache.core.errors import NotFoundError, UsageError
 
 Modality = Literal["text", "image"]
 Positions = Literal["from_mask", "one_based", "internal"]
@@ -193,15 +193,36 @@ def find_module(model: Any, path: str) -> Any:
     """The submodule at a dotted path, such as `model.layers`.
 
     Raises:
+        UsageError: the model is wrapped by an adapter, or is one without its language-model head.
         NotFoundError: the model has no such module (a class of another transformers version).
     """
     module = model
     for i, name in enumerate(path.split(".")):
         if not hasattr(module, name):
+            _refuse_wrapped_or_bare(model, path)
             at = ".".join(path.split(".")[:i]) or type(model).__name__
             raise NotFoundError(
                 f"{type(model).__name__} has no module {path!r}: {at} has no {name!r}",
-                hint="pip install 'steercache[models]' for a transformers version whose layout is known",
+                hint="load the model with AutoModelForCausalLM, or AutoModelForImageTextToText where it reads pictures; if"
+                " it was, this version of transformers lays it out in a way that steercache does not know",
             )
         module = getattr(module, name)
     return module
+
+
+def _refuse_wrapped_or_bare(model: Any, path: str) -> None:
+    """Raises UsageError where the reason why a module is not at its path is known."""
+    kind = type(model).__name__
+    if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
+        raise UsageError(
+            f"{kind} is an adapter (PEFT) around a model, which changes its weights",
+            hint="merge it: `model.merge_and_unload()` gives one model; vectors are then fitted on a run of that one",
+        )
+    inner: Any = model
+    for name in path.split(".")[1:]:
+        inner = getattr(inner, name, None)
+    if "." in path and inner is not None:
+        raise UsageError(
+            f"{kind} is the bare model, without its language-model head",
+            hint="load it with AutoModelForCausalLM, or AutoModelForImageTextToText where it reads pictures",
+        )

@@ -3,7 +3,7 @@
 import datetime
 import importlib.util
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -24,10 +24,9 @@ from steercache.core.errors import (
 from steercache.core.layout import DType
 from steercache.manifests.model import ModelManifest
 from steercache.models.checkpoint import find_checkpoint
-from steercache.models.checkpoint_folder import Checkpoint, read_checkpoint
+from steercache.models.checkpoint_folder import Checkpoint
 from steercache.models.families import Family, family_of
-from steercache.models.fingerprint import fingerprint
-from steercache.models.gguf import other_conversions
+from steercache.models.identity import backbone_fingerprints, fingerprint_of, kin_of
 from steercache.models.quiet import SAFE, quiet
 from steercache.models.slow_dtype import warn_if_slow
 from steercache.models.spec import LoadedModel, ModelSpec, TokenizerBundle
@@ -167,7 +166,7 @@ def _open(manifest: ModelManifest, *, cache_dir: Path, base_dir: Path | None, dt
     spec = ModelSpec(
         name=manifest.name,
         model_id=checkpoint.model_id,
-        fingerprint=_fingerprint(checkpoint, cache_dir),
+        fingerprint=fingerprint_of(checkpoint, cache_dir),
         family=family.name,
         modality=family.modality,
         backbone=manifest.backbone,
@@ -178,7 +177,8 @@ def _open(manifest: ModelManifest, *, cache_dir: Path, base_dir: Path | None, dt
         dtype=wanted or _own_dtype(manifest, checkpoint),
         attention=_attention(manifest, family),
         tokenizer_digest=tokenizer_digest(tokenizer, processor),
-        kin=_kin(checkpoint, cache_dir),
+        kin=kin_of(checkpoint, cache_dir),
+        backbone_fingerprints=backbone_fingerprints(manifest, cache_dir=cache_dir, base_dir=base_dir),
     )
     bundle = TokenizerBundle(
         tokenizer=tokenizer,
@@ -191,19 +191,6 @@ def _open(manifest: ModelManifest, *, cache_dir: Path, base_dir: Path | None, dt
         template_file=(base_dir or Path()) / manifest.chat_template if manifest.chat_template else None,
     )
     return _Opened(checkpoint=checkpoint, bundle=bundle, stamps=stamps)
-
-
-def _fingerprint(checkpoint: Checkpoint, cache_dir: Path) -> str:
-    return fingerprint(checkpoint.files, checkpoint.config, memo_dir=cache_dir / "models" / "memo")
-
-
-def _kin(checkpoint: Checkpoint, cache_dir: Path) -> tuple[str, ...]:
-    """Fingerprints of the same GGUF file converted to other dtypes."""
-    found = set()
-    for folder in other_conversions(checkpoint.folder, cache_dir=cache_dir):
-        with suppress(SteercacheError):  # another conversion that is damaged is no problem of this one
-            found.add(_fingerprint(read_checkpoint(folder, model_id=checkpoint.model_id), cache_dir))
-    return tuple(sorted(found))
 
 
 def _family(manifest: ModelManifest, checkpoint: Checkpoint) -> Family:

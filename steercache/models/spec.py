@@ -15,6 +15,7 @@ class ModelSpec:
 
     `hidden_size` is the width d of the residual stream, `vision_size` that of the vision tower's output. `kin` has the
     fingerprints of the same GGUF file's conversions to other dtypes: other weights by rounding only.
+    `backbone_fingerprints` are those of the text model that it was grown from, () where that is not on this machine.
     """
 
     name: str
@@ -31,6 +32,7 @@ class ModelSpec:
     attention: str
     tokenizer_digest: str
     kin: tuple[str, ...] = ()
+    backbone_fingerprints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from steercache.steering.add import delta_of, direction_at
 from steercache.steering.branch import BranchOptions, branch_from
 from steercache.steering.cells import BranchCell
 from steercache.steering.effect_inputs import EffectInputs, prompt_inputs
+from steercache.steering.foreign import warn_if_foreign
 from steercache.steering.prefill import Prefill, run_prefill
 from steercache.steering.stack import MIB
 from steercache.steering.targets import target_mask
@@ -116,9 +117,12 @@ def word_mass_effect(
 
     Without `inputs`, after `plan.prompts`. The softmax is taken in float32 over the whole vocabulary.
 
+    Warns (`ForeignVectorWarning`) of a vector that was fitted on other weights.
+
     Raises:
         UsageError: no word is a single token, a layer or alpha that cannot be, or a target that hits nothing of an input.
     """
+    warn_if_foreign(loaded, vector)
     tokens, left_out = word_tokens(loaded, plan.words, forms=plan.forms)
     if inputs is None:
         inputs = prompt_inputs(loaded, plan.prompts)
@@ -232,6 +236,7 @@ def random_directions(vector: SteeringVector, *, layer: int, n: int, seed: int) 
                     "control_of": vector.vector_id,
                 },
                 diagnostics=tuple(d for d in vector.diagnostics if d.get("layer") == layer),
+                fitted_on=vector.fitted_on,
             )
         )
     return tuple(found)

@@ -16,6 +16,7 @@ from steercache.models.families import family_of, find_module
 from steercache.models.spec import LoadedModel
 from steercache.models.tokenizers import special_ids
 from steercache.steering.add import add_vector, delta_of
+from steercache.steering.foreign import warn_if_foreign
 from steercache.steering.targets import TARGETS, TargetLike, Vocabulary, target_mask
 from steercache.steering.watch import Watch
 
@@ -49,10 +50,11 @@ def parts_of(model: Any, *, tokenizer: Any = None) -> Parts:
         module, family = model, family_of(model.config.to_dict())
         special = _configured_ids(model.config) if tokenizer is None else set(special_ids(tokenizer, family))
     text_config = module.config.get_text_config()
+    blocks = find_module(module, family.blocks)  # first, since its error says most
     return Parts(
         model=module,
         decoder=find_module(module, family.blocks.rpartition(".")[0]),
-        blocks=find_module(module, family.blocks),
+        blocks=blocks,
         hidden_size=int(text_config.hidden_size),
         vocabulary=Vocabulary(special_ids=frozenset(special), image_id=_image_id(module.config)),
     )
@@ -82,6 +84,9 @@ def steer(
     chunks (`prefill_chunk_size`) is followed with the target all only, and only if its last chunk has several tokens; without a
     cache, a prompt that is the one before and one token more is taken for a step of generation: open a context for each.
 
+    Warns (`ForeignVectorWarning`) of a vector that was fitted on other weights than the model's or its backbone's, where both
+    are known: the vector comes from a cache, and the model is a LoadedModel or was loaded from a local folder.
+
     Raises:
         UsageError: no vector, an unknown layer, target, unit or time, a vector of another width or site, an alpha that is not
             finite, a plain model without its tokenizer where that is wanted; and during a forward pass when the target hits
@@ -99,6 +104,7 @@ def steer(
             hint="steer(..., tokenizer=tokenizer)",
         )
     parts = parts_of(model, tokenizer=tokenizer)
+    warn_if_foreign(model, vector, stacklevel=4)  # the `with` statement, through contextlib
     deltas = {one: delta_of(vector, one, alpha=alpha, alpha_unit=alpha_unit) for one in _layers(layer)}
     _check(parts, vector, layers=tuple(deltas), target=target, when=when)
     if not any(delta.any() for delta in deltas.values()):

@@ -7,6 +7,6 @@ A built folder loads by `AutoProcessor` and `AutoModelForImageTextToText` (a bac
 `python -m steercache.zoo.evaluate`.
 """
 
-from steercache.zoo.shelf import build, card, in_place, names, scores
+from steercache.zoo.shelf import build, built_as, card, in_place, names, scores
 
-__all__ = ["build", "card", "in_place", "names", "scores"]
+__all__ = ["build", "built_as", "card", "in_place", "names", "scores"]

@@ -106,8 +106,20 @@ def in_place(manifest: ModelManifest, root: Path) -> ModelManifest:
     if manifest.source.name == "demo-backbone":
         gguf = GgufModel(type="gguf", package=PACKAGE, file=GGUF_NAME)
         return manifest.model_copy(update={"source": gguf})
+    if manifest.source.name == "tiny":  # its backbone's weights are then there to be compared with
+        build("tiny-backbone", root / "models" / "zoo-tiny-backbone")
     folder = build(manifest.source.name, root / "models" / f"zoo-{manifest.source.name}").resolve()
     return manifest.model_copy(update={"source": PathModel(type="path", folder=str(folder))})
+
+
+def built_as(folder: Path) -> str | None:
+    """The name of the zoo's model that a folder was built as; None for any other folder."""
+    try:
+        stamp = _stamp_of(folder)
+    except (OSError, ValueError):
+        return None
+    name = stamp.get("name") if isinstance(stamp, dict) else None
+    return name if name in _MAKERS else None
 
 
 def _shelf_of(name: str) -> Path:

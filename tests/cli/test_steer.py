@@ -1,6 +1,7 @@
 """`steercache steer` at the terminal, and the options of `build` that say where and how a model computes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steercache.cache.handle import open_cache
+from steercache.cache.vector_files import write_vector
 from steercache.cache.vectors import load_vector
+from steercache.steering.foreign import ForeignVectorWarning
 from tests.cli.small import RUN, Terminal
+from tests.tiny import write_tiny_model
 
 PROMPTS = ("the cat and two", "a red box is near the table")
 LAYER, N_NEW = 2, 6
@@ -62,3 +66,74 @@ def test_a_build_computes_in_the_dtype_on_the_device_and_spread_as_asked(work: P
     assert json.loads(terminal.out) == [{"dtype": "bfloat16", "complete": True}]
     assert terminal("query", asked, "--json") == 0, terminal.err
     assert json.loads(terminal.out) == [{"dtype": "float32", "complete": True}]
+
+
+STEER = ("steer", "counting", "the cat and two", "--layer", "2", "--max-new-tokens", "2")
+WORDS = (
+    "report",
+    "words",
+    "counting",
+    "--layer",
+    "2",
+    "--words",
+    "two,three",
+    "--prompt",
+    "the cat",
+    "--random",
+    "0",
+    "--tokens",
+    "all",
+)
+
+
+@pytest.mark.parametrize("line", [STEER, WORDS])
+def test_a_vector_is_refused_on_a_folder_that_was_overwritten_since(
+    line: tuple[str, ...], work: Path, terminal: Terminal
+) -> None:
+    assert terminal(*line) == 0, terminal.err
+    assert "note:" not in terminal.err
+    write_tiny_model(work / "model", n_layers=8, seed=1)
+    assert terminal(*line) == 2
+    assert "the vector 'counting' was fitted on other weights of the name tiny" in terminal.err
+    assert "--allow-foreign" in terminal.err
+    with pytest.warns(ForeignVectorWarning, match="the vector 'counting' was fitted on other weights"):
+        assert terminal(*line, "--allow-foreign") == 0, terminal.err
+
+
+@pytest.mark.parametrize("line", [STEER, WORDS])
+def test_a_vector_is_refused_on_another_model_of_equal_width(
+    line: tuple[str, ...], work: Path, terminal: Terminal
+) -> None:
+    write_tiny_model(work / "another", n_layers=8, seed=1)
+    Path("another.yaml").write_text(
+        Path("tiny.yaml").read_text().replace("name: tiny", "name: another").replace("folder: model", "folder: another")
+    )
+    assert terminal(*line, "--model", "another") == 2
+    assert "comes from a model that this one does not descend from: tiny, not another" in terminal.err
+
+
+def test_the_runs_model_is_found_by_its_weights_where_a_nearer_manifest_has_its_name(
+    work: Path, terminal: Terminal
+) -> None:
+    assert terminal(*STEER, "--json") == 0, terminal.err
+    expected = terminal.out
+    write_tiny_model(work / "another", n_layers=8, seed=1)
+    right = Path("tiny.yaml").read_text()
+    Path("models").mkdir()
+    Path("models/tiny.yaml").write_text(right.replace("folder: model", f"folder: {work / 'model'}"))
+    Path("tiny.yaml").write_text(right.replace("folder: model", "folder: another"))  # looked up first
+    assert terminal(*STEER, "--json") == 0, terminal.err
+    assert terminal.out == expected
+    Path("models/tiny.yaml").unlink()  # what is left is another model of that name, and the shipped tiny
+    assert terminal(*STEER) == 2
+    assert "other weights of the name tiny" in terminal.err
+
+
+def test_a_vector_of_an_earlier_version_is_compared_by_its_run(work: Path, terminal: Terminal) -> None:
+    cache = open_cache(Path("cache"))
+    known = load_vector(cache, "counting")
+    write_vector(cache.paths.vector(known.vector_id), replace(known, fitted_on=None))
+    assert load_vector(cache, "counting").fitted_on == known.fitted_on is not None
+    write_tiny_model(work / "model", n_layers=8, seed=1)
+    assert terminal(*STEER) == 2
+    assert "other weights" in terminal.err

@@ -32,7 +32,7 @@ class EvalJob:
     asked: dict[Part, tuple[Asked, ...]]
     reworded: dict[Part, tuple[Asked, ...]]
     arms: tuple[Arm, ...]
-    lineages: dict[str, str]
+    lineages: Mapping[str, str]
     runner: Runner
     sweep_id: str
     notes: tuple[str, ...]
