@@ -45,9 +45,7 @@ def words(
         loaded = model
         check_lineage(session.cache, direction, loaded.spec, allow_foreign=allow_foreign)
     else:
-        loaded = load_model_of(
-            session.cache, direction, model, device=device, dtype=dtype, allow_foreign=allow_foreign
-        )
+        loaded = load_model_of(session.cache, direction, model, device=device, dtype=dtype, allow_foreign=allow_foreign)
     with reporting(progress) as show:
         effect = word_mass_effect(loaded, direction, plan, progress=show)
     for random in effect.vectors[1:]:
@@ -101,7 +99,9 @@ def patches(
             fitted on other weights than the run's model or its backbone, and that is not allowed.
     """
     name = vector if isinstance(vector, str) else vector.vector_id
-    return patch_maps(session, find_sample(session, run, str(sample)), name, layers=layers, view=view, allow_foreign=allow_foreign)
+    return patch_maps(
+        session, find_sample(session, run, str(sample)), name, layers=layers, view=view, allow_foreign=allow_foreign
+    )
 
 
 def drift(

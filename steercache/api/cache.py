@@ -312,11 +312,12 @@ class Cache:
         *,
         layers: Sequence[int],
         view: Literal["fine", "small"] = "fine",
+        allow_foreign: bool = False,
     ) -> "PatchMaps":
         """Projections of a picture's patches on a vector, a map per layer; see `steercache.api.analyses.patches`."""
         from steercache.api.analyses import patches
 
-        return patches(self._session, str(run), sample, vector, layers=layers, view=view)
+        return patches(self._session, str(run), sample, vector, layers=layers, view=view, allow_foreign=allow_foreign)
 
     # Care of the files
 
