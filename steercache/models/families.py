@@ -204,7 +204,7 @@ def find_module(model: Any, path: str) -> Any:
             raise NotFoundError(
                 f"{type(model).__name__} has no module {path!r}: {at} has no {name!r}",
                 hint="load the model with AutoModelForCausalLM, or AutoModelForImageTextToText where it reads pictures; if"
-                " it was, this version of transformers lays it out in a way that steercache does not know",
+                " it was, this version of transformers has another layout than the ones known here",
             )
         module = getattr(module, name)
     return module
