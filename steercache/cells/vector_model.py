@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from steercache.cache.handle import Cache
 from steercache.cache.vectors import with_model
@@ -80,10 +81,10 @@ def _manifests_of(cache: Cache, vector: SteeringVector, named: str | None) -> li
         run = cache.run_document(run_id)
         source = run.model_source
         if source is not None and Path(source.folder).is_dir():
-            return ModelManifest.model_validate_json(json.dumps(source.manifest)), Path(source.folder)
+            return [_written_out(source.manifest, Path(source.folder))]
         traced = run.manifest["model"]
         if not isinstance(traced, str):  # written out inside the trace's own manifest
-            return [_Found(manifest=ModelManifest.model_validate_json(json.dumps(traced)), base_dir=here)]
+            return [_written_out(traced, here)]
         named = traced
     found = []
     for path in manifests_named(named, kind="model", search=(here,)):
@@ -91,3 +92,7 @@ def _manifests_of(cache: Cache, vector: SteeringVector, named: str | None) -> li
         assert isinstance(manifest, ModelManifest)
         found.append(_Found(manifest=manifest, base_dir=path.parent))
     return found
+
+
+def _written_out(document: Any, base_dir: Path) -> _Found:
+    return _Found(manifest=ModelManifest.model_validate_json(json.dumps(document)), base_dir=base_dir)

@@ -86,10 +86,17 @@ WORDS = (
 )
 
 
+def forget_source(work: Path) -> None:
+    """As a run of an earlier version, which does not say where its model's manifest was: it is looked up by name."""
+    (path,) = work.glob("cache/runs/*/run.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_source": None}))
+
+
 @pytest.mark.parametrize("line", [STEER, WORDS])
 def test_a_vector_is_refused_on_a_folder_that_was_overwritten_since(
     line: tuple[str, ...], work: Path, terminal: Terminal
 ) -> None:
+    forget_source(work)
     assert terminal(*line) == 0, terminal.err
     assert "note:" not in terminal.err
     write_tiny_model(work / "model", n_layers=8, seed=1)
@@ -115,6 +122,7 @@ def test_a_vector_is_refused_on_another_model_of_equal_width(
 def test_the_runs_model_is_found_by_its_weights_where_a_nearer_manifest_has_its_name(
     work: Path, terminal: Terminal
 ) -> None:
+    forget_source(work)
     assert terminal(*STEER, "--json") == 0, terminal.err
     expected = terminal.out
     write_tiny_model(work / "another", n_layers=8, seed=1)
@@ -130,6 +138,7 @@ def test_the_runs_model_is_found_by_its_weights_where_a_nearer_manifest_has_its_
 
 
 def test_a_vector_of_an_earlier_version_is_compared_by_its_run(work: Path, terminal: Terminal) -> None:
+    forget_source(work)
     cache = open_cache(Path("cache"))
     known = load_vector(cache, "counting")
     write_vector(cache.paths.vector(known.vector_id), replace(known, fitted_on=None))
