@@ -16,15 +16,8 @@
 --   after: the steered answer
 --   effect: mended, broken or changed
 --   margin_change: change of the margin
-WITH chosen AS (
-    SELECT a.*, c.vector_id, c.layer, c.target, c.alpha, c.model_fingerprint, c.prompt_id, c.decoding
-    FROM answers a
-    JOIN sweeps w ON w.sweep_id = a.sweep_id
-    JOIN cells c ON c.sweep_id = a.sweep_id AND c.cell_id = a.cell_id
-    WHERE $sweep IN (w.sweep_id, w.name)
-)
 SELECT
-    v.name AS vector,
+    s.vector,
     s.layer,
     s.target,
     s.alpha,
@@ -39,8 +32,8 @@ SELECT
         ELSE 'changed'
     END AS effect,
     s.margin - b.margin AS margin_change
-FROM chosen s
-JOIN chosen b
+FROM answers_with_cells s
+JOIN answers_with_cells b
     ON b.vector_id IS NULL
     AND b.sweep_id = s.sweep_id
     AND b.sample_id = s.sample_id
@@ -48,9 +41,9 @@ JOIN chosen b
     AND b.model_fingerprint = s.model_fingerprint
     AND b.prompt_id = s.prompt_id
     AND b.decoding IS NOT DISTINCT FROM s.decoding
-LEFT JOIN (SELECT DISTINCT vector_id, name FROM vectors) v ON v.vector_id = s.vector_id
 LEFT JOIN (SELECT sample_id, min(question) AS question FROM samples GROUP BY sample_id) q ON q.sample_id = s.sample_id
 WHERE s.vector_id IS NOT NULL
+    AND $sweep IN (s.sweep_id, s.sweep)
     AND ($alpha IS NULL OR s.alpha = $alpha)
     AND coalesce(s.parsed, s.raw) IS DISTINCT FROM coalesce(b.parsed, b.raw)
 ORDER BY s.vector_id, s.layer, s.target, s.alpha, s.split, s.sample_id

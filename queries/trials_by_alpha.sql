@@ -18,25 +18,23 @@
 --   mean_margin: mean of log p(right) - max log p(wrong)
 --   mean_score: mean of the task's own number
 SELECT
-    w.name AS sweep,
-    t.split,
-    v.name AS vector,
-    c.layer,
-    c.target,
-    c.alpha,
-    c.alpha_unit,
-    t.n,
-    t.n_failed,
-    CASE WHEN g.n_judged > 0 THEN t.n_correct / t.n END AS accuracy,
-    CASE WHEN g.n_judged > 0 THEN g.n_unread / nullif(t.n - t.n_failed, 0) END AS unread,
-    t.mean_margin,
-    t.mean_score
-FROM trials t
-JOIN sweeps w ON w.sweep_id = t.sweep_id
-JOIN cells c ON c.sweep_id = t.sweep_id AND c.cell_id = t.cell_id
-JOIN (SELECT sweep_id, cell_id, split, count(correct) AS n_judged,
-    count(*) FILTER (status = 'ok' AND parsed IS NULL) AS n_unread FROM answers GROUP BY ALL) g
-    ON g.sweep_id = t.sweep_id AND g.cell_id = t.cell_id AND g.split = t.split
-LEFT JOIN (SELECT DISTINCT vector_id, name FROM vectors) v ON v.vector_id = c.vector_id
-WHERE $sweep IS NULL OR $sweep IN (t.sweep_id, w.name)
-ORDER BY sweep, t.sweep_id, t.split, c.vector_id NULLS FIRST, c.layer, c.target, c.alpha, t.cell_id
+    sweep,
+    split,
+    vector,
+    layer,
+    target,
+    alpha,
+    alpha_unit,
+    count(*)::INTEGER AS n,
+    (count(*) FILTER (status = 'failed'))::INTEGER AS n_failed,
+    CASE WHEN count(correct) > 0 THEN count(*) FILTER (correct) / count(*) END AS accuracy,
+    CASE
+        WHEN count(correct) > 0
+        THEN count(*) FILTER (status = 'ok' AND parsed IS NULL) / nullif(count(*) FILTER (status <> 'failed'), 0)
+    END AS unread,
+    avg(margin) AS mean_margin,
+    avg(score) AS mean_score
+FROM answers_with_cells
+WHERE $sweep IS NULL OR $sweep IN (sweep_id, sweep)
+GROUP BY sweep_id, sweep, split, cell_id, vector_id, vector, layer, target, alpha, alpha_unit
+ORDER BY sweep, sweep_id, split, vector_id NULLS FIRST, layer, target, alpha, cell_id

@@ -15,20 +15,18 @@
 --   n: inputs
 --   probability: mean probability that the next token is one of the words
 SELECT
-    w.name AS sweep,
-    v.name AS vector,
-    v.control_kind,
-    c.layer,
-    c.target,
-    c.alpha,
-    array_to_string((c.decoding->'$.words')::VARCHAR[], ', ') AS words,
-    t.n,
-    t.mean_score AS probability
-FROM trials t
-JOIN sweeps w ON w.sweep_id = t.sweep_id
-JOIN cells c ON c.sweep_id = t.sweep_id AND c.cell_id = t.cell_id
-LEFT JOIN (SELECT DISTINCT vector_id, name, control_kind FROM vectors) v ON v.vector_id = c.vector_id
-WHERE c.decoding->>'$.score' = 'next_token_mass'
-    AND ($sweep IS NULL OR $sweep IN (t.sweep_id, w.name))
-    AND ($controls OR v.control_kind IS NULL)
-ORDER BY sweep, t.sweep_id, words, c.alpha, v.control_kind NULLS FIRST, v.name
+    sweep,
+    vector,
+    control_kind,
+    layer,
+    target,
+    alpha,
+    array_to_string((decoding->'$.words')::VARCHAR[], ', ') AS words,
+    count(*)::INTEGER AS n,
+    avg(score) AS probability
+FROM answers_with_cells
+WHERE decoding->>'$.score' = 'next_token_mass'
+    AND ($sweep IS NULL OR $sweep IN (sweep_id, sweep))
+    AND ($controls OR control_kind IS NULL)
+GROUP BY sweep_id, sweep, cell_id, split, vector, control_kind, layer, target, alpha, words
+ORDER BY sweep, sweep_id, words, alpha, control_kind NULLS FIRST, vector

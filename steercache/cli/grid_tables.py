@@ -136,7 +136,7 @@ def _print_notes(task: TaskResult) -> None:
         note(
             f"screened: the {task.n_cells} best predicted of {n_all} cells were run; no p over the family of all cells"
         )
-        note(pilot_note(task.n_pilot, task.n_pilot_answers))
+        note(pilot_note(task.n_pilot, task.n_pilot_answers, task.n_computed_pilot))
     _print_races(task.choices, task)
     for choice in task.choices:
         if choice.lineage in ("foreign", "unknown"):
@@ -158,9 +158,18 @@ def _print_notes(task: TaskResult) -> None:
         note(f"{len(task.computed_in_full)} cells ran in full: {next(iter(task.computed_in_full.values()))}")
     ties = f", {len(task.near_ties):,} of them near-ties" if task.near_ties else ""
     note(
-        f"{task.n_computed:,} answers computed{ties}, {task.n_reused:,} read from the cache;"
+        f"{task.n_computed_in_all:,} answers computed{_shares(task)}{ties}, {task.n_reused:,} read from the cache;"
         f" sweep {task.sweep_id[:SHORT_ID]}"
     )
+
+
+def _shares(task: TaskResult) -> str:
+    """What the answers were computed for, where it was not the grid alone."""
+    others = {"the pilot": task.n_computed_pilot, "null directions": task.n_computed_nulls}
+    if not any(others.values()):
+        return ""
+    shares = {"the grid": task.n_computed, **others}
+    return f" ({', '.join(f'{n:,} for {what}' for what, n in shares.items() if n)})"
 
 
 def _print_races(choices: Sequence[GridChoice], task: TaskResult) -> None:

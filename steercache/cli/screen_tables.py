@@ -26,6 +26,7 @@ def as_json(found: ScreenedTask, effects: Effects, ranks: Sequence[NullRank], *,
         "n_cells": found.grid.n_cells,
         "n_pilot": 0 if found.pilot is None else found.pilot.n_samples,
         "n_pilot_answers": 0 if found.pilot is None else found.pilot.n_answers,
+        "n_computed_pilot": 0 if found.pilot is None else found.pilot.n_computed,
         "cells": found.grid.best(n, by=by),
         "vectors": found.grid.best_of_each(by=by)[:n],
         "nulls": ranks,
@@ -61,15 +62,16 @@ def print_screened(
             f"{found.n_left_out} questions left out: no options that their first tokens tell apart, or not to be asked"
         )
     pilot = found.pilot
-    said = pilot_note(0, 0) if pilot is None else pilot_note(pilot.n_samples, pilot.n_answers)
+    said = pilot_note(0, 0, 0) if pilot is None else pilot_note(pilot.n_samples, pilot.n_answers, pilot.n_computed)
     note(said + ("; samples and ranks are along straight lines" if pilot is not None and (ranks or effects) else ""))
     note(f"predicted, not run; gradients: {found.gradients.document.name} {found.run_id[:SHORT_ID]}")
 
 
-def pilot_note(n_samples: int, n_answers: int) -> str:
+def pilot_note(n_samples: int, n_answers: int, n_computed: int) -> str:
     """What a pilot asked, or that there was none."""
     if n_samples:
-        return f"pilot: {n_answers:,} answers to {n_samples} of the questions bent the predictions"
+        computed = f" ({n_computed:,} computed now)" if n_computed < n_answers else ""
+        return f"pilot: {n_answers:,} answers{computed} to {n_samples} of the questions bent the predictions"
     return "no pilot: predictions are straight lines along the gradients, weak where damage is large (--pilot 40, of a sweep)"
 
 

@@ -45,11 +45,13 @@ class ScreenFirst:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pilot:
-    """What a pilot found: a bend for every vector, target and layer, `n_samples` questions, `n_answers` exact answers."""
+    """What a pilot found: a bend for every vector, target and layer, `n_samples` questions, `n_answers` exact answers, of which
+    `n_computed` were computed now; the cache had the others."""
 
     bends: Mapping[Place, Bend] = field(repr=False)
     n_samples: int
     n_answers: int
+    n_computed: int = 0
 
 
 def screen_first_of(sweep: SweepManifest) -> ScreenFirst | None:
@@ -125,7 +127,7 @@ def run_pilot(
     base_n = answer_margins(gradients.screen(str(settings[0].cell.target))).astype(np.float64)
     lines_pm = margins_of_settings(gradients, [settings[i] for i in cells], trust=np.inf)[:, chosen] - base_n[chosen]
     bends = fit_bends(places, cells, steps[cells], lines_pm, exact_pm - base_n[chosen])
-    return Pilot(bends=bends, n_samples=size, n_answers=len(answers))
+    return Pilot(bends=bends, n_samples=size, n_answers=len(answers), n_computed=runner.n_computed)
 
 
 def fit_bends(

@@ -109,8 +109,11 @@ def test_a_grid_screens_after_its_pilot_and_races_go_by_right_answers(
     task, cells = job.tasks[0], job.grid.cells
     found = run_grid(job, GridOptions(screen_first=ScreenFirst(k=3, pilot=N_PILOT)), screening=screening_for_grid())
     gradients = ensure_gradients(own_session, task.asked["search"], wish_of("scenes", cells), wanted(world.loaded))
+    assert found.tasks[0].n_computed_pilot > 0
+    assert found.tasks[0].n_computed_in_all == found.tasks[0].n_computed + found.tasks[0].n_computed_pilot
     pilot = run_pilot(job, task, gradients, n=N_PILOT)
     assert pilot is not None
+    assert (pilot.n_computed, found.tasks[0].n_computed_pilot) == (0, pilot.n_answers)
     expected = best_predicted(gradients, cells, 3, bends=pilot.bends)
     assert {row.cell.cell_id for row in found.tasks[0].rows} == {s.cell.cell_id for s in expected}
     assert (found.tasks[0].n_pilot, found.tasks[0].n_pilot_answers) == (N_PILOT, pilot.n_answers)

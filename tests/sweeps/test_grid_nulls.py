@@ -73,6 +73,8 @@ def test_nulls_change_nothing_of_the_grid_and_are_not_asked_twice(
     first = small_grid(own_session, world.loaded, tmp_path, options=NULLS, n=6).tasks[0]
     assert first.sweep_id == plain.sweep_id
     assert (first.rows, first.n_computed) == (plain.rows, 0)
+    assert plain.n_computed_in_all == plain.n_computed
+    assert first.n_computed_in_all == first.n_computed_nulls == 6 * 4 * 12  # baseline and winner were there
     assert plain.choices[0].nulls is None
     ran: list[int] = []
     handle = world.loaded.model.model.vision_tower.register_forward_hook(lambda *args: ran.append(1))
@@ -80,6 +82,7 @@ def test_nulls_change_nothing_of_the_grid_and_are_not_asked_twice(
     handle.remove()
     assert (again.choices[0].nulls, again.choices[0].search) == (first.choices[0].nulls, first.choices[0].search)
     assert not ran
+    assert again.n_computed_in_all == 0
 
 
 def test_a_race_is_run_for_nulls_too_and_its_winners_are_compared_on_the_whole_split(

@@ -15,14 +15,13 @@ from steercache.cells.controls import ControlKind
 from steercache.cells.sweep import SweepJob, TaskQuestions, stored_manifest
 from steercache.core.trials import Answer
 from steercache.manifests.sweep import Race
+from steercache.screening.pilot import Picked
 from steercache.sweeps.evaluation.nulls import Placed, null_settings, place_among
 from steercache.sweeps.evaluation.table import best_setting
 from steercache.sweeps.grid.race import race_cells
 
 Answers = Mapping[Key, Answer]
-Screening = Callable[
-    [SweepJob, TaskQuestions], Mapping[str, Sequence[Setting]]
-]  # best predicted settings by arm, best first
+Screening = Callable[[SweepJob, TaskQuestions], Picked]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,37 +38,48 @@ class NullSearch:
     progress: Progress | None = field(default=None, repr=False)
 
 
-def place_among_nulls(
-    job: SweepJob, task: TaskQuestions, winner: Setting, search: NullSearch
-) -> tuple[Placed | None, tuple[str, ...]]:
-    """The winner's gain on the search split among the winners of its nulls (None: none could be made), and a line for every
-    kind that could not be made. What a race left unread of the winners is read.
-    """
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NullsFound:
+    """A winner's gain among those of its nulls (None: none could be made), a line for every kind that could not be made, and
+    how many answers were computed for it, a pilot's included."""
+
+    placed: Placed | None
+    notes: tuple[str, ...]
+    n_computed: int = 0
+
+
+def place_among_nulls(job: SweepJob, task: TaskQuestions, winner: Setting, search: NullSearch) -> NullsFound:
+    """Search every null as the winner was searched, on the search split. What a race left unread of the winners is read."""
     vector, grid = winner.arm.vector, job.grid
     assert vector is not None
     options = replace(grid.options, controls=search.count, control_kinds=search.kinds)
     made, notes = null_settings(job.session, job.loaded, vector, options)
     if not made:
-        return None, notes
+        return NullsFound(placed=None, notes=notes)
     every = {some[0].arm.name: some for some in made}
-    picked = _picked(job, task, every, search.screening)
+    screened = _screened(job, task, every, search.screening)
+    picked = {name: tuple(some) for name, some in screened.settings.items()}
     writer = _writer(job, task, winner, picked, search)
     with writer.held():
         runner = _runner(job, task, winner, picked, search, writer=writer)
         winners, read = _search(runner, task.asked["search"], winner, picked, job=job, search=search)
         writer.save(status="complete")
-    return place_among(winner, winners, grid.baseline.cell.cell_id, task.asked["search"], read), notes
+    n_piloted = 0 if screened.pilot is None else screened.pilot.n_computed
+    return NullsFound(
+        placed=place_among(winner, winners, grid.baseline.cell.cell_id, task.asked["search"], read),
+        notes=notes,
+        n_computed=runner.n_computed + n_piloted,
+    )
 
 
-def _picked(
+def _screened(
     job: SweepJob, task: TaskQuestions, every: Mapping[str, tuple[Setting, ...]], screening: Screening | None
-) -> Mapping[str, tuple[Setting, ...]]:
+) -> Picked:
     """The cells of every null that are run, the best predicted one first; all of them without a screening."""
     if screening is None:
-        return every
+        return Picked(settings=every)
     arms = tuple(some[0].arm for some in every.values())
-    found = screening(replace(job, grid=replace(job.grid, arms=arms, settings=every)), task)
-    return {name: tuple(some) for name, some in found.items()}
+    return screening(replace(job, grid=replace(job.grid, arms=arms, settings=every)), task)
 
 
 def _writer(

@@ -77,7 +77,8 @@ class TaskResult:
     by split, `baseline_unread` of those read as no option. `rows` are over the search split. `races` is by vector. `n_looks`
     is how often this test split was looked at, this time included (None: not looked at). `near_ties` are (cell, sample) whose
     answer another batching may change, of those computed now; `computed_in_full` are cells that could not branch, with the
-    reason. `modes` says by split how answers were got, and why; `notes` which nulls could not be made.
+    reason. `modes` says by split how answers were got, and why; `notes` which nulls could not be made. `n_computed` and
+    `n_reused` are answers of the grid itself; `n_computed_in_all` counts those computed for the pilot and for null directions, too.
     """
 
     name: str
@@ -98,6 +99,9 @@ class TaskResult:
     n_looks: int | None
     n_computed: int
     n_reused: int
+    n_computed_pilot: int
+    n_computed_nulls: int
+    n_computed_in_all: int
     near_ties: tuple[Key, ...] = field(repr=False)
     computed_in_full: Mapping[str, str]
     modes: Mapping[str, ModeChoice]
@@ -132,6 +136,7 @@ class _Run:
     nulls: dict[str, Placed | None] = field(default_factory=dict)
     damage: Mapping[str, Damage] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    n_computed_nulls: int = 0
 
     @property
     def baseline_id(self) -> str:
@@ -170,7 +175,7 @@ def run_grid(
     )
     first = options.screening
     if first is not None:
-        search = replace(search, screening=lambda job, task: _screened(job, task, first, screening).settings)
+        search = replace(search, screening=lambda job, task: _screened(job, task, first, screening))
     results = []
     for task in job.tasks:
         in_norms = with_target_norms(job, task, load=lambda: job.loaded)
@@ -241,8 +246,10 @@ def _place_among_nulls(run: _Run, chosen: Choices, search: NullSearch) -> None:
     """What every vector chose, among what its nulls chose by the same search."""
     search = replace(search, chooser=run.chooser)
     for name, setting in chosen.items():
-        run.nulls[name], notes = place_among_nulls(run.job, run.task, setting, search)
-        run.notes += notes
+        found = place_among_nulls(run.job, run.task, setting, search)
+        run.nulls[name] = found.placed
+        run.notes += found.notes
+        run.n_computed_nulls += found.n_computed
 
 
 def _under(label: str, progress: Progress) -> Progress:
@@ -317,6 +324,7 @@ def _result(run: _Run, chosen: Choices, pilot: Pilot | None) -> TaskResult:
             for one, a in zip(asked, found, strict=True)
             if a.status == "failed"
         ]
+    n_piloted = 0 if pilot is None else pilot.n_computed
     looked = {"dataset": task.benchmark.name, "rule": task.benchmark.rule, "split": "test", "task": task.task}
     return TaskResult(
         name=task.name,
@@ -337,6 +345,9 @@ def _result(run: _Run, chosen: Choices, pilot: Pilot | None) -> TaskResult:
         n_looks=count_looks(run.job.root, **looked) if "test" in task.asked else None,  # type: ignore[arg-type]
         n_computed=run.runner.n_computed,
         n_reused=run.runner.n_reused,
+        n_computed_pilot=n_piloted,
+        n_computed_nulls=run.n_computed_nulls,
+        n_computed_in_all=run.runner.n_computed + n_piloted + run.n_computed_nulls,
         near_ties=tuple(run.runner.near_ties),
         computed_in_full=dict(run.runner.full),
         modes=run.modes,

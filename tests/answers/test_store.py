@@ -1,0 +1,43 @@
+"""What is read back of several sweeps' answers: one whole row, the same one every time."""
+
+import tempfile
+from pathlib import Path
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from steercache.answers.store import Said, stored_answers
+from steercache.cache.handle import open_cache
+from steercache.cache.sweeps import save_sweep
+from steercache.core.trials import Answer, Cell
+
+CELL = Cell(vector_id=None, layer=None, alpha=0.0, target="all", model_fingerprint="f" * 64, prompt_id="p")
+MODES = ("full", "replay", "branch", None)
+rows_st = st.builds(
+    Answer,
+    cell_id=st.just(CELL.cell_id),
+    sample_id=st.just("x"),
+    split=st.just("test"),
+    raw=st.sampled_from(["A", "B", "C"]),
+    margin=st.sampled_from([None, -1.0, 0.5, 2.0]),
+    mode=st.sampled_from(MODES),
+    status=st.sampled_from(["ok", "ok", "failed"]),
+)
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(rows_st, min_size=1, max_size=4))
+def test_an_answer_read_back_is_one_of_the_answers_that_were_stored(rows: list[Answer]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        cache = open_cache(Path(folder) / "root", create=True)
+        for i, row in enumerate(rows):
+            save_sweep(cache, f"s{i}", manifest={"i": i}, cells=[CELL], answers=[row])
+        found = stored_answers(cache, [CELL.cell_id])
+        good = [row for row in rows if row.status == "ok"]
+        whole = {Said(raw=row.raw or "", margin=row.margin, mode=row.mode) for row in good}
+        assert ({found[CELL.cell_id, "x"]} <= whole) if good else not found
+        if good:
+            best = min(good, key=lambda row: (row.margin is None, MODES.index(row.mode)))
+            said = found[CELL.cell_id, "x"]
+            assert ((said.margin is None), said.mode) == ((best.margin is None), best.mode)
+        assert stored_answers(open_cache(Path(folder) / "root"), [CELL.cell_id]) == found
