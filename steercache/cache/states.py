@@ -19,6 +19,7 @@ from steercache.cache.sweep_files import MANIFEST, SEARCHES
 SETTLE_NS: Final = 20_000_000  # longer than a tick of any kernel's clock (10 ms at 100 Hz)
 UNSETTLED: Final = -1  # no file has this state
 VECTORS, ANNOTATIONS = "vectors", "annotations"
+Stamp = tuple[int, int, int]  # time of the last write, of the inode's last change (both ns), bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,8 @@ def states_of(paths: RootPaths) -> States:
     """The states at this moment: a `stat` per record of a shard, vector, part of answers and file of labels."""
     now, found, unsettled = time.time_ns(), {}, set()
     for unit, stamps in _units(paths):
-        found[unit] = _digest(f"{name}:{stamp}" for name, stamp in sorted(stamps.items()))
-        if any(_is_recent(stamp, now) for stamp in stamps.values()):
+        found[unit] = _digest(stamps)
+        if any(abs(now - changed) < SETTLE_NS for _, changed, _ in stamps.values()):
             unsettled.add(unit)
     return States(found, frozenset(unsettled))
 
@@ -55,16 +56,16 @@ def settled_states(paths: RootPaths) -> States:
 
 def vector_states(paths: RootPaths) -> dict[str, int]:
     """State of every vector's file, by path relative to the root."""
-    return {f"{VECTORS}/{name}": _digest([stamp]) for name, stamp in _files(paths.vectors, ".safetensors").items()}
+    files = _files(paths.vectors, ".safetensors")
+    return {f"{VECTORS}/{name}": _digest({"": stamp}) for name, stamp in files.items()}
 
 
 def labels_state(files: Iterable[Path]) -> int:
     """State of the files of labels that a run's samples are joined with."""
-    stamps = {f"{path.parent.name}/{path.name}": _stamp(path.stat()) for path in files}
-    return _digest(f"{name}:{stamp}" for name, stamp in sorted(stamps.items()))
+    return _digest({f"{path.parent.name}/{path.name}": _stamp(path.stat()) for path in files})
 
 
-def _units(paths: RootPaths) -> Iterable[tuple[str, dict[str, str]]]:
+def _units(paths: RootPaths) -> Iterable[tuple[str, dict[str, Stamp]]]:
     for run in paths.run_folders():
         yield f"runs/{run.folder.name}", _of_run(run)
     yield ANNOTATIONS, _of_annotations(paths.annotations)
@@ -74,18 +75,18 @@ def _units(paths: RootPaths) -> Iterable[tuple[str, dict[str, str]]]:
         yield f"sweeps/{sweep.name}", _named(sweep, (MANIFEST, SEARCHES)) | parts
 
 
-def _of_run(run: RunPaths) -> dict[str, str]:
+def _of_run(run: RunPaths) -> dict[str, Stamp]:
     found = _named(run.folder, (run.document.name, run.current.name))
     for entry in _entries(run.folder):
         if entry.name.startswith("g") and entry.is_dir():
-            found[entry.name] = "generation"
+            found[entry.name] = (0, 0, 0)  # that it is there, not what is written into it
     for generation in _entries(run.folder / "shards"):
         records = _files(Path(generation.path), ".json")
         found |= {f"{generation.name}/{name}": stamp for name, stamp in records.items()}
     return found
 
 
-def _of_annotations(folder: Path) -> dict[str, str]:
+def _of_annotations(folder: Path) -> dict[str, Stamp]:
     return {
         f"{dataset.name}/{name}": stamp
         for dataset in _entries(folder)
@@ -93,7 +94,7 @@ def _of_annotations(folder: Path) -> dict[str, str]:
     }
 
 
-def _named(folder: Path, names: Iterable[str]) -> dict[str, str]:
+def _named(folder: Path, names: Iterable[str]) -> dict[str, Stamp]:
     found = {}
     for name in names:
         try:
@@ -103,7 +104,7 @@ def _named(folder: Path, names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _files(folder: Path, ending: str) -> dict[str, str]:
+def _files(folder: Path, ending: str) -> dict[str, Stamp]:
     """Stamps of a folder's files by name; a file under construction has another ending."""
     found = {}
     for entry in _entries(folder):
@@ -123,17 +124,11 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-def _stamp(stat: os.stat_result) -> str:
-    return f"{stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_size}"
+def _stamp(stat: os.stat_result) -> Stamp:
+    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size
 
 
-def _is_recent(stamp: str, now_ns: int) -> bool:
-    """Whether a file changed so shortly before `now_ns` that another change could have the same time."""
-    changed = stamp.split(" ")
-    return len(changed) == 3 and abs(now_ns - int(changed[1])) < SETTLE_NS
-
-
-def _digest(lines: Iterable[str]) -> int:
+def _digest(stamps: Mapping[str, Stamp]) -> int:
     """63 bits, so that it fits a BIGINT and is never `UNSETTLED`."""
-    hashed = hashlib.blake2b("\n".join(lines).encode(errors="surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(hashed, "big") >> 1
+    text = repr(sorted(stamps.items())).encode(errors="surrogateescape")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1

@@ -8,11 +8,13 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from steercache.cache.answer_files import read_answers
 from steercache.cache.documents import RunDocument, shares_rows
 from steercache.cache.handle import Cache
 from steercache.cache.non_finite import REMEDIES, describe_non_finite
 from steercache.cache.paths import RunPaths
 from steercache.cache.source import current_generation, readable_shards
+from steercache.cache.sweep_files import MANIFEST, read_sweep_files
 from steercache.cache.vector_files import read_vector
 from steercache.core.errors import DamagedError, NotFoundError, SteercacheError
 from steercache.core.ids import SHORT_ID
@@ -96,6 +98,23 @@ def verify_vectors(cache: Cache) -> list[Finding]:
     return findings
 
 
+def verify_sweeps(cache: Cache) -> list[Finding]:
+    """Check that every sweep's manifest and files of answers can be read."""
+    findings = []
+    for folder in cache.paths.sweep_folders():
+        try:
+            parts = read_sweep_files(folder).answers if (folder / MANIFEST).exists() else ()
+        except DamagedError as error:
+            findings.append(_finding(cache, error, remedy="run the sweep again"))
+            continue
+        for part in parts:
+            try:
+                read_answers(part)
+            except DamagedError as error:
+                findings.append(_finding(cache, error, remedy="remove it and run the sweep again"))
+    return findings
+
+
 def _finding(cache: Cache, error: SteercacheError, *, remedy: str) -> Finding:
     """What an error says, with `remedy` where the error itself knows none but to verify, which led here."""
     place = Path(error.place or cache.root)
@@ -128,7 +147,7 @@ def _tables(paths: RunPaths, record: ShardRecord, *, shared: bool) -> list[str]:
 
 
 def verify_root(cache: Cache, run_ids: Sequence[str] | None = None) -> Iterator[Checked]:
-    """Check the runs named, or every run and vector of the cache; a run whose documents cannot be read is a finding."""
+    """Check the runs named, or every run, vector and sweep of the cache; a run whose documents cannot be read is a finding."""
     runs = [*cache.paths.all_runs(), *cache.paths.runs_without_document()]
     for run_id in run_ids if run_ids is not None else [run.folder.name for run in runs]:
         try:
@@ -138,4 +157,5 @@ def verify_root(cache: Cache, run_ids: Sequence[str] | None = None) -> Iterator[
             found = _finding(cache, error, remedy=remedy)
             yield Checked(run_id=run_id, shard_idx=-1, n_bytes=0, findings=(found,))
     if run_ids is None:
-        yield Checked(run_id="", shard_idx=-1, n_bytes=0, findings=tuple(verify_vectors(cache)))
+        beside = (*verify_vectors(cache), *verify_sweeps(cache))
+        yield Checked(run_id="", shard_idx=-1, n_bytes=0, findings=beside)

@@ -15,6 +15,7 @@ import pytest
 from steercache.answers.store import SweepWriter
 from steercache.cache.handle import Cache, open_cache
 from steercache.cache.sweeps import add_answers, begin_sweep, finish_sweep, save_sweep, sweep_id_of
+from steercache.cache.verify import verify_root
 from steercache.core.errors import BusyError
 from steercache.core.trials import Answer, Cell
 from tests.cache.test_index_equals_files import assert_equal_to_a_rebuild
@@ -183,3 +184,12 @@ def test_a_writer_that_holds_a_sweep_refuses_a_second_one_and_writes_what_an_err
     assert stored(cache) == {(1.0, "1"): "A"}
     with writer().held():
         pass
+
+
+@pytest.mark.parametrize("hurt", ["manifest.json", "answers/00000.parquet", "searches.json"])
+def test_a_damaged_file_of_a_sweep_is_named_by_verify(cache: Cache, hurt: str) -> None:
+    sweep_id = save_sweep(cache, NAME, manifest=MANIFEST, cells=[cell(1)], answers=[answer(1, 1)])
+    assert [f for checked in verify_root(cache) for f in checked.findings] == []
+    (cache.paths.sweep(sweep_id) / hurt).write_bytes(b"{")
+    (finding,) = [f for checked in verify_root(cache) for f in checked.findings]
+    assert finding.place == f"sweeps/{sweep_id}/{hurt}"
