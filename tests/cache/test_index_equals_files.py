@@ -286,7 +286,7 @@ def search_row(gain: float) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("examples", "steps"), [(8, 14), pytest.param(150, 30, marks=pytest.mark.slow)], ids=["a-few", "many"]
+    ("examples", "steps"), [(6, 12), pytest.param(150, 30, marks=pytest.mark.slow)], ids=["a-few", "many"]
 )
 def test_catching_up_equals_rebuilding_after_any_changes(examples: int, steps: int) -> None:
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large]
