@@ -78,7 +78,7 @@ class TaskResult:
     is how often this test split was looked at, this time included (None: not looked at). `near_ties` are (cell, sample) whose
     answer another batching may change, of those computed now; `computed_in_full` are cells that could not branch, with the
     reason. `modes` says by split how answers were got, and why; `notes` which nulls could not be made. `n_computed` and
-    `n_reused` are answers of the grid itself; `n_computed_in_all` counts those computed for the pilot and for null directions, too.
+    `n_reused` are answers of the grid itself; `n_computed_in_all` counts those computed for the pilot and for nulls, too.
     """
 
     name: str
