@@ -15,14 +15,14 @@ import numpy as np
 from steercache.answers.batches import with_pixels
 from steercache.benchmarks.task import Asked
 from steercache.cache.handle import Cache
-from steercache.cache.lock_wait import wait_for_lock
+from steercache.cache.lock_wait import hold_folder
 from steercache.cells.sweep import SweepJob, TaskQuestions
 from steercache.core.errors import DamagedError, PartlyFailedError
 from steercache.core.ids import canonical_json, digest
 from steercache.core.trials import Target
 from steercache.models.spec import LoadedModel, TokenizerBundle
 from steercache.steering.row_norms import row_norms
-from steercache.store.durable import write_file_atomically
+from steercache.store.durable import make_folder, write_file_atomically
 from steercache.trace.batches import pad_batch
 
 N_QUESTIONS: Final = 32
@@ -52,7 +52,8 @@ def row_norms_of(
         "norms": norms,
     }
     path = cache.paths.row_norms / f"{digest(_identity(bundle, questions))}.json"
-    with wait_for_lock(path.with_suffix(".lock"), what="the norms of a task's rows"):
+    make_folder(path.parent)
+    with hold_folder(path.parent):
         if not path.exists():  # else another process was quicker: what was written first holds
             write_file_atomically(path, canonical_json(document) + b"\n")
     kept = known_row_norms(cache, bundle, questions)  # as it will be read

@@ -3,17 +3,16 @@
 Numbers only, by name. What is damaged or of another shape has told us nothing: it is measured again and written anew.
 """
 
-import fcntl
 import json
 import math
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from steercache.cache.lock_wait import hold_folder
 from steercache.cache.paths import RootPaths
 from steercache.core.ids import canonical_json
 from steercache.store.durable import make_folder, write_file_atomically
@@ -98,20 +97,8 @@ def _key(fingerprint: str, dtype: str) -> str:
 
 def _record(paths: RootPaths, key: str, value: Any) -> None:
     make_folder(paths.root)
-    with _folder_held(paths.root):  # others add to the file, too
+    with hold_folder(paths.root):  # others add to the file, too
         write_file_atomically(paths.calibration, canonical_json(_read(paths) | {key: value}) + b"\n")
-
-
-@contextmanager
-def _folder_held(folder: Path) -> Iterator[None]:
-    """Hold a lock on a folder for the length of one write. Where folders cannot be locked, a speed may be measured twice."""
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _read(paths: RootPaths) -> dict[str, Any]:

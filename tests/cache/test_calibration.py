@@ -1,6 +1,7 @@
 """Measured numbers are kept by name; whatever is damaged has told nothing."""
 
 import json
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +83,19 @@ def test_the_disk_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_measuring_the_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     assert 0 < read_seconds_per_byte(RootPaths(tmp_path)) < 1e-3
     assert [path.name for path in tmp_path.iterdir()] == ["calibration.json"]
+
+
+def _record_some(root: Path, worker: int) -> None:
+    for i in range(15):
+        record_costs(RootPaths(root), f"key-{worker}-{i}", {"s": 1.0})
+
+
+def test_two_processes_that_measure_at_once_lose_nothing(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_record_some, args=(tmp_path, k)) for k in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    found = [recorded_costs(RootPaths(tmp_path), f"key-{k}-{i}", frozenset({"s"})) for k in range(3) for i in range(15)]
+    assert found == [{"s": 1.0}] * 45
