@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from steercache.core.errors import BudgetError, DamagedError, UsageError
 from steercache.core.ids import canonical_json, digest_bytes
+from steercache.core.locks import lock_file
 
 START: Final = "0" * 64  # what the first line names as the line before it
 TORN: Final = "ledger.torn"
@@ -85,7 +86,7 @@ def open_to_add(path: Path) -> Iterator["Adding"]:
     """The ledger at `path`, held for the length of the block against every other writer; made where there is none.
 
     Raises:
-        DamagedError: a line was altered or taken out. BudgetError: it cannot be written.
+        DamagedError: a line was altered or taken out. BudgetError: it cannot be written. UsageError: there are no locks.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,22 +145,15 @@ class Adding:
 
 
 def _open_locked(path: Path) -> int:
-    """A descriptor of the file that `path` names while it is locked: one moved away between the two steps is let go."""
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            held, named = os.fstat(handle), path.stat()
-            if (held.st_dev, held.st_ino) == (named.st_dev, named.st_ino):
-                if not held.st_size:
-                    _sync_folder(path.parent)  # it may have been made just now
-                return handle
-        except FileNotFoundError:
-            pass
-        except BaseException:
-            os.close(handle)
-            raise
+    """A descriptor of the file that `path` names, held against other writers."""
+    handle = lock_file(path, wait=True)
+    try:
+        if not os.fstat(handle).st_size:
+            _sync_folder(path.parent)  # it may have been made just now
+    except BaseException:
         os.close(handle)
+        raise
+    return handle
 
 
 def _sync_folder(folder: Path) -> None:
