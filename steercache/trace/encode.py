@@ -26,6 +26,8 @@ REMEDIES: Final = {
     " with `chat: {apply: false}` in the data set's manifest",
     "encoding": "mend the text: every character must be whole",
     "empty": "give the sample text that the tokenizer has tokens for, or leave it out",
+    "vocabulary": "use the tokenizer that the model was saved with, or save the model with its embeddings resized to it"
+    " (`resize_token_embeddings`)",
     "too_long": "shorten the sample, leave it out, or raise `max_tokens` where that is the limit",
     "anchor_missing": "mend the sentence or its anchor",
     "anchor_first": "reword the sentence, or set `first_position: allow` or `anchors: optional` in the data set's manifest",
@@ -252,7 +254,21 @@ def _tokens(prompt: Prompt, bundle: TokenizerBundle, *, place: str) -> Tokens:
     tokens = tokens_of(prompt.expanded, bundle, add_special=prompt.add_special)
     if not len(tokens.ids):
         raise EncodingProblem("empty", "the text has no tokens", place=place)
+    _check_vocabulary(tokens.ids, bundle, place=place)
     return tokens
+
+
+def _check_vocabulary(ids: IntArray, bundle: TokenizerBundle, *, place: str) -> None:
+    """A tokenizer with tokens that the model has no embedding for would end in an index error inside the model."""
+    n_rows = bundle.spec.vocab_size
+    if int(ids.max()) < n_rows:
+        return
+    replaced = {getattr(bundle.config, name, None) for name in ("image_token_id", "image_token_index")}
+    beyond = [i for i in dict.fromkeys(ids[ids >= n_rows].tolist()) if i not in replaced]  # pictures stand there
+    if beyond:
+        named = ", ".join(f"{bundle.tokenizer.convert_ids_to_tokens(i)!r} ({i})" for i in beyond[:3])
+        message = f"the tokenizer gives tokens that the model's {n_rows} embeddings do not have: {named}"
+        raise EncodingProblem("vocabulary", message, place=place)
 
 
 def _limit(bundle: TokenizerBundle, max_tokens: int | None) -> int | None:
