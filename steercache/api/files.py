@@ -68,7 +68,7 @@ def dataset_of_file(path: Path, *, kind: str) -> dict[str, Any]:
             hint="rename the column, or write a data set manifest that names it under `columns`",
         )
     columns["meta"] = [name for name in names if name not in columns.values()][:64]
-    anchors = {"anchors": "optional", "first_position": "allow"} if "anchor" in columns else {}
+    anchors = {"anchors": "optional"} if "anchor" in columns else {}
     chat = {"chat": {"apply": True}} if "system" in columns else {}
     return _checked(head | {"source": {"type": kind, "path": path.name, "columns": columns}} | anchors | chat)
 
