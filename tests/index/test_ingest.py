@@ -181,7 +181,9 @@ def test_answers_of_a_part_written_again_replace_those_of_the_part(index: Index,
         put_sweep(con, sweep.sweep)
         for _ in range(2):
             put_answers(con, "s1", sweep.answers[0])
-        trials = con.execute("SELECT cell_id, n, n_failed, n_correct, n_unread, mean_margin FROM trials ORDER BY 1").fetchall()
+        trials = con.execute(
+            "SELECT cell_id, n, n_failed, n_correct, n_unread, mean_margin FROM trials ORDER BY 1"
+        ).fetchall()
     assert trials == [("c0", 1, 0, 1, 0, 1.0), ("c1", 1, 0, 0, 1, -1.0)]
 
 
