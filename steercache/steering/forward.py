@@ -146,7 +146,9 @@ def run_blocks(
     memo: dict[tuple[int, str], Any] = {}
     for layer in range(first, len(blocks)):
         call = calls[layer]
-        arguments = {name: _stacked(name, value, stacking, memo) for name, value in call.arguments.items()}
+        arguments = {
+            name: _stacked(name, value, stacking, memo, hidden.device) for name, value in call.arguments.items()
+        }
         if call.cache_name is not None:
             arguments[call.cache_name] = cache
         arguments[call.hidden_name] = hidden
@@ -168,12 +170,15 @@ def head_logits(loaded: LoadedModel, hidden: torch.Tensor, *, keep: int | torch.
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
-def _stacked(name: str, value: Any, stacking: Stacking, memo: dict[tuple[int, str], Any]) -> Any:
-    """One argument for several copies and part of the tokens; blocks share most tensors, so each is made once."""
+def _stacked(name: str, value: Any, stacking: Stacking, memo: dict[tuple[int, str], Any], device: torch.device) -> Any:
+    """One argument for several copies and part of the tokens; blocks share most tensors, so each is made once.
+
+    What has to be made is made on `device`, that of the hidden states.
+    """
     key = (id(value), name)
     if key not in memo:
         if name == "attention_mask":
-            memo[key] = _stacked_mask(value, stacking)
+            memo[key] = _stacked_mask(value, stacking, device)
         elif isinstance(value, tuple | list):
             memo[key] = type(value)(_cut(name, leaf, stacking) for leaf in value)
         else:
@@ -181,12 +186,12 @@ def _stacked(name: str, value: Any, stacking: Stacking, memo: dict[tuple[int, st
     return memo[key]
 
 
-def _stacked_mask(mask: torch.Tensor | None, stacking: Stacking) -> torch.Tensor | None:
+def _stacked_mask(mask: torch.Tensor | None, stacking: Stacking, device: torch.device) -> torch.Tensor | None:
     if mask is None:
         n_run = stacking.n_tokens - stacking.start
         if stacking.start == 0 or n_run == 1:
             return None
-        whole = torch.ones(stacking.n_tokens, stacking.n_tokens, dtype=torch.bool).tril()
+        whole = torch.ones(stacking.n_tokens, stacking.n_tokens, dtype=torch.bool, device=device).tril()
         return whole[None, None, stacking.start :]
     return _cut("attention_mask", mask, stacking)  # type: ignore[no-any-return]
 

@@ -80,12 +80,13 @@ def margin_gradients(
     check_layers(parts, layers)
     with torch.inference_mode(False), torch.enable_grad():
         prompts = read_prompts(loaded, batch)
-        ids_bk = _option_ids(options, n_seq=prompts.n_seq, n_vocabulary=int(loaded.config.get_text_config().vocab_size))
+        vocab_size = int(loaded.config.get_text_config().vocab_size)
+        ids_bk = _option_ids(options, n_seq=prompts.n_seq, n_vocabulary=vocab_size, device=prompts.last_b.device)
         masks = [target_mask(target, prompts.tokens, vocabulary=parts.vocabulary) for target in targets.values()]
         masks_bqt = torch.stack(masks, dim=1)
         with _Leaves(parts, layers) as leaves:
             out = parts.model(**prompts.inputs, use_cache=False, logits_to_keep=prompts.columns)
-        margins_bk = option_margins(prompts.at_last(out.logits), ids_bk.to(masks_bqt.device))
+        margins_bk = option_margins(prompts.at_last(out.logits), ids_bk)
         outputs = [leaves.outputs[layer] for layer in layers]
         values = _backward(margins_bk, outputs, masks_bqt)
     return MarginGradients(
@@ -155,7 +156,9 @@ def median_norms(outputs: Sequence[torch.Tensor], masks_bqt: torch.Tensor) -> Fl
     return found
 
 
-def _option_ids(options: Sequence[Sequence[int]], *, n_seq: int, n_vocabulary: int) -> torch.Tensor:
+def _option_ids(
+    options: Sequence[Sequence[int]], *, n_seq: int, n_vocabulary: int, device: torch.device
+) -> torch.Tensor:
     if len(options) != n_seq:
         raise UsageError(f"options for {len(options)} samples, and the batch has {n_seq}")
     for i, ids in enumerate(options):
@@ -167,7 +170,7 @@ def _option_ids(options: Sequence[Sequence[int]], *, n_seq: int, n_vocabulary: i
         if min(ids) < 0 or max(ids) >= n_vocabulary:
             raise UsageError(f"sample {i} has an option token outside the vocabulary of {n_vocabulary}")
     width = max(len(ids) for ids in options)
-    return torch.tensor([[*ids, *[-1] * (width - len(ids))] for ids in options])
+    return torch.tensor([[*ids, *[-1] * (width - len(ids))] for ids in options], device=device)
 
 
 class _Leaves:

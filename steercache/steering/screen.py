@@ -100,7 +100,7 @@ def sample_shifts(screen: Screen, vectors: Floats, layer: int) -> Floats:
 
 def each_layer_shifts(screen: Screen, vectors: Floats) -> Iterator[tuple[int, Floats]]:
     """`sample_shifts` of layer after layer, (layer, (n, v)), all in one buffer: take what is wanted before going on."""
-    buffer = torch.empty(len(screen.margins), vectors.shape[-2])
+    buffer = torch.empty(len(screen.margins), vectors.shape[-2], device="cpu")
     for i, layer in enumerate(screen.layers):
         gradients = torch.from_numpy(answer_gradients(screen, layer))
         torch.mm(gradients, torch.from_numpy(_at(vectors, i, screen)).T, out=buffer)
@@ -129,7 +129,7 @@ def predict(
     shift, accuracy = np.empty(size, np.float32), np.empty(size, np.float32)
     helped, hurt = np.empty(size, np.int32), np.empty(size, np.int32)
     for i, part, moved in _moves(screen, vectors, memory_bytes):
-        led, change, flags = torch.empty_like(moved), *(torch.empty(moved.shape[:2]) for _ in range(2))
+        led, change, flags = torch.empty_like(moved), *(torch.empty(moved.shape[:2], device="cpu") for _ in range(2))
         for j in range(size[2]):
             torch.addcmul(leads, alphas_lva[i, part, j, None, None], moved, out=led)
             margins = led[:, :, 0] if led.shape[2] == 1 else led.amin(2)
@@ -184,7 +184,7 @@ def _moves(screen: Screen, vectors: Floats, memory_bytes: int) -> Iterator[tuple
     the tensor is used again for the next block."""
     n_samples, n_rivals = screen.margins.shape[0], screen.margins.shape[1] - 1
     n_block = max(1, memory_bytes // (n_samples * n_rivals * 4))
-    buffer = torch.empty(min(n_block, vectors.shape[-2]), n_samples * n_rivals)
+    buffer = torch.empty(min(n_block, vectors.shape[-2]), n_samples * n_rivals, device="cpu")
     others = _others(screen)
     at_n1 = np.arange(n_samples)[:, None]
     for i, layer in enumerate(screen.layers):

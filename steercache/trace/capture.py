@@ -168,5 +168,5 @@ def to_host(value: Any, dtype: torch.dtype | None) -> torch.Tensor:
     tensor = tensor.detach() if dtype is None else tensor.detach().to(dtype)
     if tensor.device.type != "cuda":
         return tensor.cpu()
-    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
     return pinned.copy_(tensor, non_blocking=True)
