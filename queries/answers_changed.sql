@@ -39,6 +39,7 @@ JOIN answers_with_cells b
     AND b.sample_id = s.sample_id
     AND b.split = s.split
     AND b.model_fingerprint = s.model_fingerprint
+    AND b.preprocessing IS NOT DISTINCT FROM s.preprocessing
     AND b.prompt_id = s.prompt_id
     AND b.decoding IS NOT DISTINCT FROM s.decoding
 LEFT JOIN (SELECT sample_id, min(question) AS question FROM samples GROUP BY sample_id) q ON q.sample_id = s.sample_id

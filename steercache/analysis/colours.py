@@ -16,10 +16,12 @@ from steercache.cache.sweeps import save_sweep
 from steercache.cells.arms import EvalOptions
 from steercache.cells.vectors import check_vector
 from steercache.core.errors import UsageError
+from steercache.core.ids import digest
 from steercache.core.trials import AlphaUnit, Target
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks.questions import Benchmark
 from steercache.data.scenes import COLOURS
+from steercache.models.ends import answer_identity
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session
 from steercache.steering.add import delta_of
@@ -151,12 +153,13 @@ def colour_effect(
     name = f"colours-{loaded.spec.name}-{vector.name}"
     manifest = {
         "kind": "colours",
-        "model": {"name": loaded.spec.name, "fingerprint": loaded.spec.fingerprint, "dtype": loaded.spec.dtype},
+        "model": answer_identity(loaded),
         "benchmark": {"name": benchmark.name, "rule": benchmark.rule},
         "vector": vector.vector_id,
         "word": word,
         "open_question": options.open_question,
         "samples": inputs.prompt_id,
+        "cells": digest(sorted(cell.cell_id for cell in effect.cells)),
         **effect.plan.manifest(),
     }
     sweep_id = save_sweep(session.cache, name, manifest=manifest, cells=effect.cells, answers=effect.answers)

@@ -13,8 +13,9 @@ from steercache.cells.controls import CONTROL_KINDS, ControlKind
 from steercache.core.errors import UsageError
 from steercache.core.trials import AlphaUnit, Cell, Target
 from steercache.core.vectors import SteeringVector
+from steercache.models.ends import end_ids
 from steercache.models.spec import LoadedModel
-from steercache.steering.add import delta_of
+from steercache.steering.add import delta_of, resid_norm
 from steercache.steering.branch import BranchOptions
 from steercache.steering.cells import BranchCell
 
@@ -150,7 +151,7 @@ def settings_of(arm: Arm, loaded: LoadedModel, options: EvalOptions) -> tuple[Se
     if arm.vector is not None:
         grid = [(t, layer, a) for t in options.targets for layer in options.layers for a in options.alphas]
         vector_id = arm.vector.vector_id
-    decoding: dict[str, Any] = options.decoding | {"dtype": loaded.spec.dtype}
+    decoding: dict[str, Any] = options.decoding | {"dtype": loaded.spec.dtype, "ends": sorted(end_ids(loaded))}
     return tuple(
         Setting(
             arm=arm,
@@ -159,7 +160,8 @@ def settings_of(arm: Arm, loaded: LoadedModel, options: EvalOptions) -> tuple[Se
                 layer=layer,
                 alpha=alpha,
                 alpha_unit=options.alpha_unit if arm.vector is not None else "raw",
-                unit_norm=None if layer is None else options.norm_of(target, layer),
+                unit_norm=_unit_norm(arm, layer, target, options),
+                preprocessing=loaded.spec.tokenizer_digest,
                 target=target,
                 model_fingerprint=loaded.spec.fingerprint,
                 prompt_id=arm.wording.prompt_id,
@@ -168,3 +170,12 @@ def settings_of(arm: Arm, loaded: LoadedModel, options: EvalOptions) -> tuple[Se
         )
         for target, layer, alpha in grid
     )
+
+
+def _unit_norm(arm: Arm, layer: int | None, target: str, options: EvalOptions) -> float | None:
+    """What alpha counts in; None for raw strengths. Raises UsageError where it is not known."""
+    if arm.vector is None or layer is None:
+        return None
+    if options.alpha_unit == "resid_norm":
+        return resid_norm(arm.vector, layer)
+    return options.norm_of(target, layer)

@@ -20,6 +20,7 @@ from steercache.data.benchmarks import open_benchmark
 from steercache.data.benchmarks.questions import Benchmark
 from steercache.manifests.resolve import ResolvedSweep
 from steercache.manifests.sweep import SweepManifest, SweepTask, ZooModel
+from steercache.models.ends import answer_identity
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session
 from steercache.zoo import in_place
@@ -152,22 +153,23 @@ def stored_manifest(job: SweepJob, task: TaskQuestions, how: Mapping[str, Any]) 
     `how` says which cells see which samples (race, screening). Other weights, prompts or vectors make another manifest, and so
     another sweep.
     """
-    spec, sweep = job.loaded.spec, job.sweep
+    sweep, grid = job.sweep, job.grid
     return {
         "kind": "grid",
         "sweep": sweep.name,
-        "model": {"name": spec.name, "fingerprint": spec.fingerprint, "dtype": spec.dtype},
+        "model": answer_identity(job.loaded),
         "task": task.wanted.model_dump(mode="json", exclude={"folder"}),
         "samples": {split: digest([one.sample_id for one in some]) for split, some in task.asked.items()},
-        "vectors": {arm.name: arm.vector.vector_id for arm in job.grid.arms if arm.vector is not None},
+        "vectors": {arm.name: arm.vector.vector_id for arm in grid.arms if arm.vector is not None},
         "lineages": dict(job.lineages),
         "grid": {
-            "layers": list(job.grid.options.layers),
+            "layers": list(grid.options.layers),
             "alphas": list(sweep.alphas),
             "alpha_unit": sweep.alpha_unit,
             "targets": list(sweep.targets),
         },
-        "decoding": job.grid.options.decoding,
+        "cells": digest(sorted(s.cell.cell_id for s in (grid.baseline, *grid.cells))),
+        "decoding": grid.options.decoding,
         "seed": sweep.seed,
         "how": dict(how),
     }

@@ -20,7 +20,9 @@ from steercache.cli.options import (
 from steercache.cli.output import next_commands, note, print_json, print_table, progress_bar
 from steercache.cli.verdicts import beside_random
 from steercache.core.errors import UsageError
+from steercache.core.ids import digest
 from steercache.core.vectors import SteeringVector
+from steercache.models.ends import answer_identity
 from steercache.queries.session import open_session
 from steercache.report.effect import effect_chart
 from steercache.report.style import save_chart
@@ -70,7 +72,13 @@ def words_command(vector: str, root: Path, **asked: Any) -> None:
         effect = word_mass_effect(loaded, direction, plan, progress=bar.show)
     for random in effect.vectors[1:]:
         session.save(random)
-    manifest = {"kind": "word_mass", "vector": direction.vector_id, **plan.manifest()}
+    manifest = {
+        "kind": "word_mass",
+        "model": answer_identity(loaded),
+        "vector": direction.vector_id,
+        "cells": digest(sorted(cell.cell_id for cell in effect.cells)),
+        **plan.manifest(),
+    }
     sweep_id = save_sweep(
         session.cache, f"words-{direction.name}", manifest=manifest, cells=effect.cells, answers=effect.answers
     )

@@ -17,7 +17,9 @@ Mode = Literal["full", "replay", "branch"]
 class Cell:
     """One setting: `alpha` times `vector_id` at block `layer` on the `target` tokens. `vector_id` None is the baseline.
 
-    `unit_norm` is what alpha counts in where `alpha_unit` is "target_norm", as measured (None: not yet, or another unit).
+    `unit_norm` is the row norm that alpha counts in where `alpha_unit` is "resid_norm" or "target_norm" (None: raw, not measured
+    yet, or a file from before it was kept for resid_norm): with the vector's id it fixes what is added. `preprocessing` is the
+    digest of tokenizer and processor (None: a file from before it was kept).
     """
 
     vector_id: str | None
@@ -28,6 +30,7 @@ class Cell:
     prompt_id: str
     alpha_unit: AlphaUnit = "raw"
     unit_norm: float | None = None
+    preprocessing: str | None = None
     site: str = "resid_post"
     decoding: Mapping[str, Any] = field(default_factory=dict)
 
@@ -35,8 +38,9 @@ class Cell:
     def cell_id(self) -> str:
         """Hash of everything that decides the answers; equal cells are shared between sweeps."""
         fields = {name: getattr(self, name) for name in self.__slots__} | {"decoding": dict(self.decoding)}
-        if self.unit_norm is None:
-            del fields["unit_norm"]  # ids from before there was this field stay as they are
+        for name in ("unit_norm", "preprocessing"):
+            if fields[name] is None:
+                del fields[name]  # ids from before there was this field stay as they are
         return digest(fields)
 
 

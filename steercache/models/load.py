@@ -25,6 +25,7 @@ from steercache.core.layout import DType
 from steercache.manifests.model import ModelManifest
 from steercache.models.checkpoint import find_checkpoint
 from steercache.models.checkpoint_folder import Checkpoint
+from steercache.models.ends import read_end_ids
 from steercache.models.families import Family, family_of
 from steercache.models.identity import backbone_fingerprints, fingerprint_of, kin_of
 from steercache.models.quiet import SAFE, quiet
@@ -160,6 +161,7 @@ def _open(manifest: ModelManifest, *, cache_dir: Path, base_dir: Path | None, dt
     with _explaining(manifest, checkpoint):
         config = AutoConfig.from_pretrained(checkpoint.folder, **SAFE)
         tokenizer, processor = read_tokenizer(checkpoint.folder, images=family.modality == "image")
+        ends = read_end_ids(checkpoint.folder, config, tokenizer)
     set_template(manifest, base_dir or Path(), tokenizer=tokenizer, processor=processor)
     text_config = config.get_text_config()
     vision_config = getattr(config, "vision_config", None)
@@ -189,6 +191,7 @@ def _open(manifest: ModelManifest, *, cache_dir: Path, base_dir: Path | None, dt
         special_ids=special_ids(tokenizer, family),
         template_date=manifest.template_date or datetime.date.today(),
         template_file=(base_dir or Path()) / manifest.chat_template if manifest.chat_template else None,
+        end_ids=ends,
     )
     return _Opened(checkpoint=checkpoint, bundle=bundle, stamps=stamps)
 

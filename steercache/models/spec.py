@@ -41,7 +41,8 @@ class TokenizerBundle:
 
     `template_date` is the date that chat templates see: the manifest's, or the day on which the bundle was loaded.
     `template_file` is the manifest's own chat template, if it names one.
-    `special_ids` are the tokens that mark structure rather than text, ascending. `layouts`, `forms` and `tokens` are where
+    `special_ids` are the tokens that mark structure rather than text, `end_ids` those that end an answer (None: ask the model
+    in memory), both ascending. `layouts`, `forms` and `tokens` are where
     encoding keeps what the processor makes of pictures, by their sizes, what stands around a prompt's own text, and tokens.
     """
 
@@ -53,6 +54,7 @@ class TokenizerBundle:
     special_ids: tuple[int, ...] = field(repr=False, default=())
     template_date: datetime.date = field(default_factory=datetime.date.today)
     template_file: Path | None = None
+    end_ids: tuple[int, ...] | None = field(repr=False, default=None)
     layouts: dict[Any, Any] = field(repr=False, compare=False, default_factory=dict)
     forms: dict[Any, Any] = field(repr=False, compare=False, default_factory=dict)
     tokens: dict[Any, Any] = field(repr=False, compare=False, default_factory=dict)

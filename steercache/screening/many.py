@@ -194,8 +194,9 @@ def rank_among_nulls(
     ranks = []
     for v in which:
         vector, name = grid.vectors[v], grid.names[v]
+        row_norm = 1.0 if grid.alpha_unit == "target_norm" else None
         added = np.stack(
-            [delta_of(vector, i, alpha=1.0, alpha_unit=grid.alpha_unit, row_norm=1.0) for i in grid.layers]
+            [delta_of(vector, i, alpha=1.0, alpha_unit=grid.alpha_unit, row_norm=row_norm) for i in grid.layers]
         )
         at_layers = replace(vector, layers=grid.layers, values=added, diagnostics=())
         try:

@@ -55,7 +55,8 @@ def screen_nulls(
         raise UsageError("norms of the steered rows go with the unit target_norm")
 
     def added(vector: SteeringVector, layer: int) -> Floats:  # in target_norm of unit length: rows differ by target
-        return delta_of(vector, layer, alpha=1.0, alpha_unit=alpha_unit, row_norm=1.0)
+        row_norm = 1.0 if alpha_unit == "target_norm" else None
+        return delta_of(vector, layer, alpha=1.0, alpha_unit=alpha_unit, row_norm=row_norm)
 
     deltas_lvd = np.stack([np.stack([added(v, layer) for v in (vector, *nulls)]) for layer in layers])
     lowest, highest = min(alphas), max(alphas)

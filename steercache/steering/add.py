@@ -62,8 +62,8 @@ def delta_of(
     """What is added at `layer`, shape (d,), float32.
 
     "raw" is alpha * v. "resid_norm" is v brought to unit length, times alpha times the median norm of the rows it was fitted
-    on (position 0 left out), as the vector's diagnostics hold it. "target_norm" is the same with `row_norm`, the median norm of
-    the rows that are steered.
+    on (position 0 left out): `row_norm`, or without it what the vector's diagnostics hold. "target_norm" is the same with
+    `row_norm`, the median norm of the rows that are steered.
 
     Raises:
         UsageError: the vector has no such layer, alpha is not finite, the unit is unknown, or it has no norm to go by.
@@ -76,9 +76,9 @@ def delta_of(
     norm = float(np.linalg.norm(direction))
     if norm == 0:
         raise UsageError(f"the vector {vector.name!r} is zero at layer {layer}: it has no direction")
-    if alpha_unit == "resid_norm":
+    if alpha_unit == "resid_norm" and row_norm is None:
         row_norm = resid_norm(vector, layer)
-    elif row_norm is None:
+    if row_norm is None:
         raise UsageError(
             "target_norm counts in norms of the rows that are steered, which were not measured here",
             hint="grid, screen and eval measure them; or give alpha in raw units or as resid_norm",

@@ -16,10 +16,11 @@ from itertools import groupby
 import torch
 
 from steercache.core.errors import UsageError
+from steercache.models.ends import end_ids
 from steercache.models.spec import LoadedModel
 from steercache.steering.add import add_vector
 from steercache.steering.cells import BranchCell, CellAnswers, make_answers, read_firsts
-from steercache.steering.decode import decode_greedily, end_ids
+from steercache.steering.decode import decode_greedily
 from steercache.steering.forward import BranchCache, Stacking, head_logits, run_blocks
 from steercache.steering.full import run_full
 from steercache.steering.pool import Pool, Waiting, start_of

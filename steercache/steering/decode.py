@@ -77,15 +77,6 @@ class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self._n_past = n_all
 
 
-def end_ids(loaded: LoadedModel) -> frozenset[int]:
-    """Token ids that end an answer: those of the model's generation config, and the tokenizer's end-of-sequence token."""
-    found: set[int] = set()
-    for holder in (getattr(loaded.model, "generation_config", None), loaded.model.config, loaded.tokenizer):
-        value = getattr(holder, "eos_token_id", None)
-        found.update(value if isinstance(value, list | tuple) else [] if value is None else [value])
-    return frozenset(int(i) for i in found)
-
-
 @torch.inference_mode()
 def decode_greedily(
     loaded: LoadedModel, start: Start, *, n_more: int, ends: frozenset[int], same_batch: bool = False

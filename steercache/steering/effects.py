@@ -16,7 +16,7 @@ from steercache.core.errors import UsageError
 from steercache.core.trials import AlphaUnit, Answer, Cell, Mode, Target
 from steercache.core.vectors import SteeringVector
 from steercache.models.spec import LoadedModel
-from steercache.steering.add import delta_of, direction_at
+from steercache.steering.add import delta_of, direction_at, resid_norm
 from steercache.steering.branch import BranchOptions, branch_from
 from steercache.steering.cells import BranchCell
 from steercache.steering.effect_inputs import EffectInputs, prompt_inputs
@@ -336,6 +336,8 @@ def _as_trials(
                 alpha=alphas[a],
                 target=plan.target,
                 alpha_unit=plan.alpha_unit,
+                unit_norm=resid_norm(vectors[v], plan.layer) if a and plan.alpha_unit == "resid_norm" else None,
+                preprocessing=loaded.spec.tokenizer_digest,
                 model_fingerprint=loaded.spec.fingerprint,
                 prompt_id=inputs.prompt_id,
                 decoding={

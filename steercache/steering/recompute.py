@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from steercache.core.errors import UsageError
+from steercache.models.ends import end_ids
 from steercache.models.spec import LoadedModel
 from steercache.steering.branch import BranchOptions
 from steercache.steering.cells import BranchCell, CellAnswers
-from steercache.steering.decode import end_ids
 from steercache.steering.full import run_full
 from steercache.steering.prefill import cache_obstacle, check_layers
 from steercache.steering.replay import idle_prefill

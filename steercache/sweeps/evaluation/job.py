@@ -16,6 +16,7 @@ from steercache.core.errors import PartlyFailedError, UsageError
 from steercache.core.ids import digest
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks.questions import Benchmark
+from steercache.models.ends import answer_identity
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session
 
@@ -94,9 +95,10 @@ def prepare(
     for arm in arms:
         if arm.vector is not None and arm.role == "control":
             save_vector(session.cache, arm.vector)
-    manifest = _manifest(loaded, benchmark, arms, options=options, asked=asked, lineages=lineages)
-    name = f"eval-{loaded.spec.name}-{benchmark.name}"
     cell_ids = [s.cell.cell_id for arm in arms for s in settings_of(arm, loaded, options)]
+    manifest = _manifest(loaded, benchmark, arms, options=options, asked=asked, lineages=lineages)
+    manifest["cells"] = digest(sorted(cell_ids))
+    name = f"eval-{loaded.spec.name}-{benchmark.name}"
     writer = SweepWriter(cache=session.cache, name=name, manifest=manifest)
     runner = Runner(
         loaded=loaded,
@@ -161,7 +163,7 @@ def _manifest(
     """What was asked for: enough to know the sweep again, nothing of how fast it ran."""
     return {
         "kind": "eval",
-        "model": {"name": loaded.spec.name, "fingerprint": loaded.spec.fingerprint, "dtype": loaded.spec.dtype},
+        "model": answer_identity(loaded),
         "benchmark": {"name": benchmark.name, "rule": benchmark.rule},
         "samples": {split: digest([one.sample_id for one in some]) for split, some in asked.items()},
         "grid": {

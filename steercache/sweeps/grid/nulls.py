@@ -96,6 +96,7 @@ def _writer(
         "kind": "nulls",
         "nulls_of": winner.cell.vector_id,
         "vectors": nulls,
+        "cells": digest(sorted(s.cell.cell_id for s in cells)),
     }
     name = f"{job.sweep.name}: {task.name}: nulls of {winner.arm.name}"
     return SweepWriter(cache=job.session.cache, name=name, manifest=manifest)
