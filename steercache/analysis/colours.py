@@ -193,7 +193,7 @@ def colour_points(effect: WordMass, *, word: str, right: Sequence[str], seed: in
     """The curves of an effect; `right` is the right word of every input. A right word that was not scored counts as 0."""
     p = effect.probability_vapw
     named = summarise_mass(p[..., effect.words.index(word)], effect.alphas, seed=seed)
-    of_right: Masses = np.zeros(p.shape[:3])
+    of_right: Masses = np.where(np.isnan(p).any(axis=-1), np.nan, 0.0)
     for i, own in enumerate(right):
         if own in effect.words:
             of_right[:, :, i] = p[:, :, i, effect.words.index(own)]
@@ -202,7 +202,7 @@ def colour_points(effect: WordMass, *, word: str, right: Sequence[str], seed: in
     return tuple(
         ColourPoint(
             alpha=alpha,
-            words={name: float(p[0, a, :, w].mean()) for w, name in enumerate(effect.words)},
+            words={name: _mean(p[0, a, :, w]) for w, name in enumerate(effect.words)},
             named=named[a],
             right=at_right[a],
             any_word=at_any[a],
@@ -215,7 +215,7 @@ def breaks(points: Sequence[ColourPoint]) -> tuple[float | None, float | None]:
     """The smallest positive strength at which the words are lost, for the vector and for the random directions' mean."""
     plain, steered = _plain_and_steered(points)
     kept = LOST * plain.any_word.mass
-    own = next((p.alpha for p in steered if p.any_word.mass < kept), None)
+    own = next((p.alpha for p in steered if not p.any_word.mass >= kept), None)  # NaN: every pass overflowed
     random = next((p.alpha for p in steered if p.any_word.random_mean < kept), None)
     return own, random
 
@@ -226,6 +226,7 @@ def named_lost(points: Sequence[ColourPoint]) -> float | None:
     A word that no strength raises has no peak to fall from: that is no effect, and not one that was lost.
     """
     plain, steered = _plain_and_steered(points)
+    steered = [p for p in steered if not np.isnan(p.named.mass)]
     peak = max((plain, *steered), key=lambda p: p.named.mass)
     if peak is plain:
         return None
@@ -274,7 +275,7 @@ def _plan(options: ColourOptions) -> WordMassPlan:
 
 
 def _p_best(effect: WordMass, word: str) -> float | None:
-    return rank_of_best(effect.probability_vapw[:, 1:, :, effect.words.index(word)].mean(axis=2))
+    return rank_of_best(effect.probability_vapw[:, 1:, :, effect.words.index(word)])
 
 
 def _plain_and_steered(points: Sequence[ColourPoint]) -> tuple[ColourPoint, list[ColourPoint]]:
@@ -284,3 +285,9 @@ def _plain_and_steered(points: Sequence[ColourPoint]) -> tuple[ColourPoint, list
 
 
 _HINT = "--word red; or fit one: steercache fit mean-shift --query concept_vs_other_concepts --concept red"
+
+
+def _mean(mass_p: Masses) -> float:
+    """Over the inputs that did not overflow; NaN for none."""
+    known = mass_p[~np.isnan(mass_p)]
+    return float(known.mean()) if len(known) else float("nan")

@@ -7,15 +7,17 @@ from typing import Any
 import torch
 
 from steercache.answers.store import Key, Said, SweepWriter
+from steercache.answers.ties import tie_nats_here
 from steercache.answers.ways import BRANCHED, Way, groups_of_results
 from steercache.benchmarks.comparison import make_answer
 from steercache.benchmarks.task import Asked, Progress
 from steercache.cells.arms import EvalOptions, Setting
 from steercache.core.errors import SteercacheError
-from steercache.core.trials import Answer
+from steercache.core.trials import Answer, Mode
 from steercache.models.rope import length_rule
 from steercache.models.spec import LoadedModel, TokenizerBundle
-from steercache.steering.cells import CellAnswers
+from steercache.steering.cells import NOT_FINITE, CellAnswers
+from steercache.steering.forward import exact_logits
 from steercache.trace.batches import plan_batches
 from steercache.trace.prompt import ImageError
 
@@ -24,7 +26,7 @@ from steercache.trace.prompt import ImageError
 class Runner:
     """Answers settings over questions, in a `way` that may change between runs. `known` answers are not asked for again;
     `near_ties` lists what another batching may answer otherwise, of those computed now. `planned` is how many answers are
-    wanted in all, where the caller knows."""
+    wanted in all, where the caller knows. `n_not_finite` counts answers that failed because a forward pass was not finite."""
 
     loaded: LoadedModel = field(repr=False)
     options: EvalOptions
@@ -37,8 +39,17 @@ class Runner:
     n_computed: int = 0
     n_reused: int = 0
     full: dict[str, str] = field(default_factory=dict)  # cells that could not branch, and why
+    n_not_finite: int = 0
+    _ties: list[float | None] = field(default_factory=list)
     _total: int = 0
     _done: int = 0
+
+    @property
+    def tie_nats(self) -> float | None:
+        """Gaps between logits up to this are near-ties; measured at the first batch that is computed, once per machine."""
+        if not self._ties:
+            self._ties.append(tie_nats_here(self.writer.cache, self.loaded))
+        return self._ties[0]
 
     def run(self, asked: Sequence[Asked], settings: Sequence[Setting]) -> dict[Key, Answer]:
         """Every answer of `settings` to `asked`, failed ones among them."""
@@ -69,7 +80,7 @@ class Runner:
             if (cell_id, one.sample_id) in self.known
         ]
         self.n_reused += len(reused)
-        yield [_answer(one, cell_id, said) for one, cell_id, said in reused]
+        yield [scored(one, cell_id, said) for one, cell_id, said in reused]
         for batch in question_batches(asked, self.options, self.loaded.bundle):
             yield from self._batch(batch, by_id)
 
@@ -89,25 +100,29 @@ class Runner:
             ready,
             cells,
             wanted=frozenset(missing),
-            options=self.options.branching(ready[0].kind),
+            options=replace(self.options.branching(ready[0].kind), tie_nats=self.tie_nats),
             way=self.way,
         ):
             yield [answer for result in group for answer in self._scored(ready, result, margins)]
 
     def _scored(
-        self, ready: Sequence[Asked], result: CellAnswers, margins: Callable[[torch.Tensor], list[float | None]]
+        self, ready: Sequence[Asked], result: CellAnswers, margins: Callable[[CellAnswers], list[float | None]]
     ) -> list[Answer]:
         if result.reason is not None and self.way.mode != "full":
             self.full[result.key] = result.reason
         answers = []
-        margin_b = margins(result.logits_bv)
+        margin_b, finite_b = margins(result), result.finite_b.tolist()
         for i, one in enumerate(ready):
             if (result.key, one.sample_id) in self.known:
+                continue
+            if not finite_b[i]:
+                self.n_not_finite += 1
+                answers.append(failed_answer(replace(one, error=NOT_FINITE), result.key, mode=result.mode))
                 continue
             if bool(result.near_tie_b[i]):
                 self.near_ties.append((result.key, one.sample_id))
             raw = self.loaded.tokenizer.decode(list(result.tokens[i]), skip_special_tokens=True).strip()
-            answers.append(_answer(one, result.key, Said(raw=raw, margin=margin_b[i], mode=result.mode)))
+            answers.append(scored(one, result.key, Said(raw=raw, margin=margin_b[i], mode=result.mode)))
         self.n_computed += len(answers)
         return answers
 
@@ -147,20 +162,23 @@ def _held(pixels: Any) -> Callable[[], Any]:
     return lambda: pixels
 
 
-def margins_of(batch: Sequence[Asked], loaded: LoadedModel) -> Callable[[torch.Tensor], list[float | None]]:
-    """Per question, log p(right) - max log p(wrong) from first-token logits (b, vocabulary); None where options are not
-    told apart by their first token."""
-    ids: list[list[int]] = [option_ids(one, loaded.tokenizer) for one in batch]
+def margins_of(batch: Sequence[Asked], loaded: LoadedModel) -> Callable[[CellAnswers], list[float | None]]:
+    """Per question, log p(right) - max log p(wrong) of the first token, in float32 from the last block's output; None where
+    options are not told apart by their first token."""
+    ids = [option_ids(one, loaded.tokenizer) for one in batch]
+    width = max(map(len, ids), default=0)
+    padded = [[*some, *(some[:1] or [0]) * (width - len(some))] for some in ids]
 
-    def margins(logits_bv: torch.Tensor) -> list[float | None]:
-        found: list[float | None] = []
-        for options, logits_v in zip(ids, logits_bv, strict=True):
-            if not options:
-                found.append(None)
-                continue
-            values = logits_v[options]  # differences of logits are differences of log probabilities
-            found.append(float(values[0] - values[1:].max()))
-        return found
+    def margins(result: CellAnswers) -> list[float | None]:
+        if not width:
+            return [None] * len(ids)
+        ids_bk = torch.tensor(padded, device=result.logits_bv.device)
+        if result.hidden_bd is None:
+            logits_bk = result.logits_bv.gather(1, ids_bk)
+        else:
+            logits_bk = exact_logits(loaded, result.hidden_bd, ids_bk)
+        rows = logits_bk.tolist()  # differences of logits are differences of log probabilities
+        return [row[0] - max(row[1 : len(some)]) if some else None for some, row in zip(ids, rows, strict=True)]
 
     return margins
 
@@ -192,17 +210,19 @@ def answer_options(one: Asked, tokenizer: Any) -> tuple[tuple[int, ...], int] | 
     return (tuple(firsts), texts.index(answer)) if len(set(firsts)) == len(texts) else None
 
 
-def failed_answer(one: Asked, cell_id: str) -> Answer:
-    """The answer of a sample that could not be asked: in the table, as failed."""
+def failed_answer(one: Asked, cell_id: str, *, mode: Mode | None = None) -> Answer:
+    """The answer of a sample that could not be asked, or whose forward pass was not finite: in the table, as failed."""
     return Answer(
         cell_id=cell_id,
         sample_id=one.sample_id,
         split=one.split,
         status="failed",
         error=f"{one.place}: {one.error or 'could not be asked'}",
+        mode=mode,
     )
 
 
-def _answer(one: Asked, cell_id: str, said: Said) -> Answer:
+def scored(one: Asked, cell_id: str, said: Said) -> Answer:
+    """What the model said to a question, as an answer."""
     labels = replace(one.labels, split=one.split)
     return make_answer(labels, said.raw, cell_id=cell_id, sample_id=one.sample_id, margin=said.margin, mode=said.mode)

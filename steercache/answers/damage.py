@@ -8,6 +8,7 @@ text model are bare sentences, whose first token (an attention sink) is left alo
 All cells branch from one unsteered pass per batch of prompts.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,11 +35,19 @@ SEED: Final = 9_100_007  # of the pictures; no question is asked about them anyw
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Damage:
-    """Mean and largest KL over `n` prompts, in nats; 0 where nothing moved."""
+    """Mean and largest KL over `n` prompts, in nats; 0 where nothing moved. `n_failed` others overflowed and are not in it; NaN
+    where all did."""
 
     mean_nats: float
     max_nats: float
     n: int
+    n_failed: int = 0
+
+    def __str__(self) -> str:
+        if not self.n:
+            return f"failed on all {self.n_failed}"
+        failed = f", failed on {self.n_failed}" if self.n_failed else ""
+        return f"{self.mean_nats:.3g}, most {self.max_nats:.3g}{failed}"
 
 
 def damage_of(
@@ -59,8 +68,18 @@ def damage_of(
         options = options_beside(prefill, BranchOptions(max_new_tokens=1, memory_budget_bytes=memory_mib * MIB))
         assert prefill.logits_bv is not None
         for answers in branch_from(prefill, _placed(prefill, cells, skip_first=inputs.skip_first), options):
-            nats[answers.key] += kl_nats(prefill.logits_bv, answers.logits_bv).tolist()
-    return {key: Damage(mean_nats=sum(some) / len(some), max_nats=max(some), n=len(some)) for key, some in nats.items()}
+            moved_b = kl_nats(prefill.logits_bv, answers.logits_bv)
+            nats[answers.key] += torch.where(answers.finite_b & moved_b.isfinite(), moved_b, torch.nan).tolist()
+    return {key: _damage(some) for key, some in nats.items()}
+
+
+def _damage(nats: Sequence[float]) -> Damage:
+    """Of every prompt's KL, NaN where its forward pass overflowed."""
+    known = [x for x in nats if not math.isnan(x)]
+    n_failed = len(nats) - len(known)
+    if not known:
+        return Damage(mean_nats=math.nan, max_nats=math.nan, n=0, n_failed=n_failed)
+    return Damage(mean_nats=sum(known) / len(known), max_nats=max(known), n=len(known), n_failed=n_failed)
 
 
 @torch.inference_mode()

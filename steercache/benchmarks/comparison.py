@@ -52,9 +52,9 @@ def make_answer(
 class Comparison:
     """A setting against the baseline: shares of right answers, their difference, and what may be said of it.
 
-    `n` samples answered in both; `n_failed` in either did not, and are left out of the rest. `unread_before` and
-    `unread_after` are the shares of answers that were read as no option (they count as wrong). `p_clustered` is the exact
-    two-sided test by sign flips of whole pictures, which is McNemar's where every picture has one question. `clusters` says how
+    `n` samples answered in both; `n_failed` in either did not, and are left out of the rest (where the setting failed at all of
+    them nothing is known: a gain between -1 and 1, p 1). `unread_before` and `unread_after` are the
+    shares of answers that were read as no option (they count as wrong). `p_clustered` is the exact two-sided test by sign flips of whole pictures, which is McNemar's where every picture has one question. `clusters` says how
     much questions about one picture change together, and `detectable` is the smallest change that this test shows with power
     .8 with these pictures and as many samples changing as here (None: no change could be shown). `mcnemar` counts the
     changes; its own p ignores pictures and is named so.
@@ -93,6 +93,8 @@ def compare(
         raise UsageError(f"{len(old.keys() ^ new.keys())} samples were answered in one cell and not in the other")
     samples = [s for s in old if old[s].status == new[s].status == "ok"]
     unknown = [s for s in samples if s not in groups]
+    if old and not samples and any(answer.status == "ok" for answer in old.values()):
+        return _nothing_to_compare(old, new, after[0].cell_id)
     if not samples or unknown:
         raise UsageError(
             f"{len(samples)} samples were answered in both cells, {len(unknown)} of them without a picture"
@@ -129,6 +131,69 @@ def unread_share(answers: Sequence[Answer]) -> float:
     """Share of the answers that were given and read as no option; 0 where none was given."""
     given = [answer for answer in answers if answer.status == "ok"]
     return sum(answer.parsed is None for answer in given) / len(given) if given else 0.0
+
+
+def _nothing_to_compare(old: Mapping[str, Answer], new: Mapping[str, Answer], cell_id: str) -> Comparison:
+    """What is known of a setting that failed at every sample: nothing."""
+    ok = [answer for answer in old.values() if answer.status == "ok"]
+    return Comparison(
+        cell_id=cell_id,
+        n=0,
+        n_failed=len(old),
+        before=sum(bool(answer.correct) for answer in ok) / len(ok),
+        after=0.0,
+        unread_before=unread_share(ok),
+        unread_after=0.0,
+        gain=Interval(estimate=0.0, low=-1.0, high=1.0, level=0.95, n=0, n_groups=0),
+        mcnemar=mcnemar_exact(np.zeros(0, dtype=bool), np.zeros(0, dtype=bool)),
+        p_clustered=1.0,
+        clusters=Clustering(n=0, n_groups=0, design_effect=1.0, icc=None),
+        detectable=None,
+        letters=LetterShift(letters=(), before=(), after=(), right=(), distance=0.0),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankedGain:
+    """What a vector or a null is ranked by: right answers more than the baseline's, as a share of the `n` samples that the
+    baseline answered. The `n_failed` that failed count as wrong: what overflows is no win, and leaving it out would let a cell
+    choose its questions."""
+
+    gain: float
+    n: int
+    n_failed: int
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is nothing to rank."""
+        return self.n_failed == self.n
+
+
+def ranked_gain(before: Sequence[Answer], after: Sequence[Answer]) -> RankedGain:
+    """The gain of one cell's answers over the baseline's, both of the same samples in the same order.
+
+    Raises:
+        UsageError: the baseline answered none of them.
+    """
+    pairs = [(was, now) for was, now in zip(before, after, strict=True) if was.status == "ok"]
+    if not pairs:
+        raise UsageError("the baseline answered no question")
+    # Of the differences, as the vector's own gain: a difference of means can miss a tie by its last bit.
+    gain = float(np.mean([float(bool(now.correct)) - float(bool(was.correct)) for was, now in pairs]))
+    return RankedGain(gain=gain, n=len(pairs), n_failed=sum(now.status == "failed" for _, now in pairs))
+
+
+def rank_among(real: RankedGain, nulls: Sequence[RankedGain]) -> float | None:
+    """Share of the vector and its nulls that gained at least as much; None without nulls.
+
+    A null that failed throughout cannot be beaten, and counts as at least as good; a vector that failed throughout has rank 1.
+    """
+    if not nulls:
+        return None
+    if real.failed:
+        return 1.0
+    as_good = sum(null.failed or null.gain >= real.gain for null in nulls)
+    return (1 + as_good) / (1 + len(nulls))
 
 
 def adjusted(comparisons: Sequence[Comparison]) -> tuple[float, ...]:

@@ -195,7 +195,7 @@ def _cells(row: EvalRow) -> list[Any]:
         "nothing" if c.detectable is None else f"{c.detectable:.3f}",
         reached,
         "-" if row.rank_p is None else f"{row.rank_p:.3f}",
-        "-" if row.damage is None else f"{row.damage.mean_nats:.3g}, most {row.damage.max_nats:.3g}",
+        "-" if row.damage is None else str(row.damage),
     ]
 
 

@@ -103,7 +103,7 @@ def _print_choices(task: TaskResult) -> None:
                 "-" if choice.p_holm is None else f"{choice.p_holm:.3g}",
                 "-" if test is None else "nothing" if test.detectable is None else f"{test.detectable:.3f}",
                 _nulls(choice),
-                "-" if choice.damage is None else f"{choice.damage.mean_nats:.3g}, most {choice.damage.max_nats:.3g}",
+                "-" if choice.damage is None else str(choice.damage),
             ]
         )
     columns = ["vector", "chosen", "search gain", "of it choosing", "test gain, 95 %", "unread", "p", "p (Holm)"]

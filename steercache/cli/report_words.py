@@ -148,5 +148,5 @@ def found_in(effect: WordMass, points: tuple[MassAtAlpha, ...]) -> str:
     moved = f"{plain.mass:.3g} -> {best.mass:.3g}{interval} at alpha {best.alpha:g}, its best"
     if best.mass <= plain.mass:
         return f"{moved}; no strength tried raises it"
-    rank = rank_of_best(effect.mass_vap[:, 1:].mean(axis=2))
+    rank = rank_of_best(effect.mass_vap[:, 1:])
     return moved if rank is None else f"{moved}; {beside_random(rank, len(effect.vectors) - 1)}"

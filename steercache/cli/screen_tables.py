@@ -21,7 +21,9 @@ def as_json(found: ScreenedTask, effects: Effects, ranks: Sequence[NullRank], *,
         "gradient_run": found.run_id,
         "n_samples": found.n_samples,
         "n_left_out": found.n_left_out,
-        "base_accuracy": found.grid.base_accuracy,
+        "base_accuracy": found.base_accuracy,
+        "base_accuracy_by_margins": found.grid.base_accuracy,
+        "n_near_ties": found.n_near_ties,
         "base_margin": found.base_margin,
         "n_cells": found.grid.n_cells,
         "n_pilot": 0 if found.pilot is None else found.pilot.n_samples,
@@ -38,7 +40,7 @@ def print_screened(
     model: str, found: ScreenedTask, effects: Effects, ranks: Sequence[NullRank], *, by: By, n: int
 ) -> None:
     """All tables of one task."""
-    base = f"right unsteered {found.grid.base_accuracy:.3f}, mean margin {found.base_margin:+.3f}"
+    base = f"right unsteered {found.base_accuracy:.3f}, mean margin {found.base_margin:+.3f}"
     click.secho(f"{model} on {found.name}: {base}, {found.n_samples} questions of the search split", bold=True)
     click.echo()
     columns = ["vector", "cell", "margin shift", "right", "helped", "hurt", "step"]
@@ -61,6 +63,9 @@ def print_screened(
         note(
             f"{found.n_left_out} questions left out: no options that their first tokens tell apart, or not to be asked"
         )
+    if found.n_near_ties or found.base_accuracy != found.grid.base_accuracy:
+        near = "" if not found.n_near_ties else f", {found.n_near_ties} of them near-ties"
+        note(f"predictions start from first-token margins: {found.grid.base_accuracy:.3f} right by those{near}")
     pilot = found.pilot
     said = pilot_note(0, 0, 0) if pilot is None else pilot_note(pilot.n_samples, pilot.n_answers, pilot.n_computed)
     note(said + ("; samples and ranks are along straight lines" if pilot is not None and (ranks or effects) else ""))

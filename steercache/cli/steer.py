@@ -77,7 +77,11 @@ def steer(vector: str, prompts: Sequence[str], root: Path, **asked: Any) -> None
         return
     for text in texts:
         columns = ["alpha", f"{direction.name}, layer {asked['layer']}, {asked['tokens']} tokens, {asked['when']}"]
-        print_table(columns, [[f"{c.alpha:g}", c.text] for c in text.continuations], title=text.prompt)
+        print_table(
+            columns,
+            [[f"{c.alpha:g}", c.text if c.error is None else f"(failed: {c.error})"] for c in text.continuations],
+            title=text.prompt,
+        )
         click.echo()
     next_commands(f"steercache vectors show {shlex.quote(direction.name)}")
 

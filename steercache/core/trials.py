@@ -17,9 +17,9 @@ Mode = Literal["full", "replay", "branch"]
 class Cell:
     """One setting: `alpha` times `vector_id` at block `layer` on the `target` tokens. `vector_id` None is the baseline.
 
-    `unit_norm` is the row norm that alpha counts in where `alpha_unit` is "resid_norm" or "target_norm" (None: raw, not measured
-    yet, or a file from before it was kept for resid_norm): with the vector's id it fixes what is added. `preprocessing` is the
-    digest of tokenizer and processor (None: a file from before it was kept).
+    `unit_norm` is the row norm that alpha counts in where `alpha_unit` is "resid_norm" or "target_norm" (None: raw, not
+    measured yet, or a file from before it was kept for resid_norm): with the vector's id it fixes what is added.
+    `preprocessing` is the digest of tokenizer and processor (None: a file from before it was kept).
     """
 
     vector_id: str | None

@@ -120,6 +120,8 @@ def plan_gradients(
         "options": digest([list(s.options) for s in samples]),
         "wording": wording.prompt_id,
     }
+    if ITEM_BYTES[spec.dtype] < ITEM_BYTES["float32"]:
+        gradient["logits"] = "float32"  # of the options; runs made before this had them in the model's dtype
     identity: dict[str, Any] = {
         "model": {"fingerprint": spec.fingerprint, "dtype": spec.dtype, "tokenizer": spec.tokenizer_digest},
         "inputs": [{"dataset": inputs.dataset, "digest": inputs.inputs_digest}],
@@ -201,10 +203,11 @@ def stale_in(document: RunDocument, plan: GradientPlan) -> list[str]:
         what
         for key, what in (
             ("margin", "another margin"),
+            ("logits", "options' logits of another precision"),
             ("options", "other answer options"),
             ("wording", "another wording"),
         )
-        if is_["gradient"].get(key) != wanted["gradient"][key]
+        if is_["gradient"].get(key) != wanted["gradient"].get(key)
     ]
     lacking = sorted(set(plan.layers) - set(document.layout.sites[0].layers))
     problems += [f"no layer {', '.join(map(str, lacking))}"] if lacking else []

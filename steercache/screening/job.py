@@ -5,10 +5,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from steercache.answers.row_norms import row_norms_of, with_target_norms
+from steercache.answers.ties import known_tie_nats, tie_nats_here
 from steercache.benchmarks.task import Asked, Progress, ask, pick_rows
 from steercache.cache.vectors import list_vectors
-from steercache.cells.arms import Arm, EvalOptions
+from steercache.cells.arms import Arm, EvalOptions, Setting, settings_of
 from steercache.cells.model import FoundModel
 from steercache.cells.sweep import SweepJob, TaskQuestions, prepare_sweep
 from steercache.cells.sweep_vectors import vector_arms
@@ -17,8 +21,10 @@ from steercache.core.errors import PartlyFailedError, SteercacheError, UsageErro
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks.questions import Benchmark
 from steercache.manifests.resolve import ResolvedSweep
+from steercache.models.load import resolve_device
 from steercache.models.spec import LoadedModel, TokenizerBundle
 from steercache.queries.session import Session
+from steercache.screening.baseline import answer_baseline, stored_baseline
 from steercache.screening.gradient_plan import GradientWish
 from steercache.screening.gradient_store import StoredGradients
 from steercache.screening.many import NullRank, ScreenedGrid, VectorGrid, rank_among_nulls, screen_grid
@@ -39,19 +45,23 @@ from steercache.steering.screen import answer_margins
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScreenTask:
-    """One set of questions, of the search split, and the grid that is tried on them."""
+    """One set of questions, of the search split, and the grid that is tried on them; `baseline` is the unsteered cell of a grid
+    or evaluation with these `options`."""
 
     name: str
     benchmark: str
     asked: tuple[Asked, ...] = field(repr=False)
     grid: VectorGrid
+    baseline: Setting
+    options: EvalOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScreenedTask:
     """One task's predictions. `base_margin` is the mean answer margin without a vector; `n_left_out` questions have no
     options that their first tokens tell apart, or could not be asked: nothing is predicted of them. Without a `pilot`
-    predictions are straight lines."""
+    predictions are straight lines. `baseline` is the share of right unsteered answers that `grid` shows (None: not answered
+    yet, the margins' own share stands for it); `n_near_ties` counts margins that another batch composition can turn round."""
 
     name: str
     benchmark: str
@@ -61,6 +71,13 @@ class ScreenedTask:
     base_margin: float
     grid: ScreenedGrid
     pilot: Pilot | None = None
+    baseline: float | None = None
+    n_near_ties: int | None = None
+
+    @property
+    def base_accuracy(self) -> float:
+        """Share of right unsteered answers: as answered, otherwise by first-token margins."""
+        return self.grid.base_accuracy if self.baseline is None else self.baseline
 
     @property
     def run_id(self) -> str:
@@ -98,6 +115,8 @@ def tasks_of_sweep(job: SweepJob) -> tuple[ScreenTask, ...]:
             benchmark=task.benchmark.name,
             asked=task.asked["search"],
             grid=_grid(arms, options),
+            baseline=job.grid.baseline,
+            options=options,
         )
         for task in job.tasks
     )
@@ -134,6 +153,8 @@ def task_of_benchmark(
         benchmark=benchmark.name,
         asked=asked,
         grid=_grid(vector_arms(tuple(vectors)), options),
+        baseline=settings_of(Arm(name="baseline", role="baseline"), model, options)[0],
+        options=options,
     )
 
 
@@ -177,7 +198,34 @@ def screen_task(
         n_left_out=gradients.n_left_out,
         base_margin=float(margins.mean()),
         grid=screen_grid(gradients, _with_norms(session, task, wanted), trust=trust, progress=progress),
+        baseline=_baseline(session, task, wanted, progress),
+        n_near_ties=_near_ties(session, margins, wanted),
     )
+
+
+def _baseline(session: Session, task: ScreenTask, wanted: GradientsWanted, progress: Progress | None) -> float | None:
+    """The unsteered accuracy as answered: read from the cache, or answered now if the model is in memory."""
+    found = stored_baseline(session, task.asked, task.baseline)
+    if found is not None or wanted.loaded is None:
+        return found
+    return answer_baseline(
+        session,
+        wanted.loaded,
+        task.asked,
+        task.baseline,
+        name=task.name,
+        options=task.options,
+        progress=progress,
+    )
+
+
+def _near_ties(session: Session, margins: npt.NDArray[np.float32], wanted: GradientsWanted) -> int | None:
+    """Questions whose unsteered margin is a near-tie; None where the tolerance was not measured on this machine."""
+    if wanted.loaded is not None:
+        tie = tie_nats_here(session.cache, wanted.loaded)
+    else:
+        tie = known_tie_nats(session.cache, wanted.bundle.spec, resolve_device(wanted.device))
+    return None if tie is None else int((np.abs(margins) <= tie).sum())
 
 
 def bent_by_pilot(

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +69,12 @@ class GradientsWanted:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "load", functools.cache(self.load))
+
+    @property
+    def loaded(self) -> LoadedModel | None:
+        """The model, if something brought it into memory already."""
+        cached: Any = self.load
+        return self.load() if cached.cache_info().currsize else None
 
 
 def ensure_gradients(

@@ -30,6 +30,14 @@ def add_vector(hidden_btd: torch.Tensor, delta: torch.Tensor, mask_bt: torch.Ten
     return torch.where(mask_bt.unsqueeze(-1), moved, hidden_btd)
 
 
+def adds_finitely(deltas: torch.Tensor) -> torch.Tensor:
+    """Which deltas (..., d) leave hidden states whose norm can be taken: a squared length that float32 holds; shape (...).
+
+    The norm of a block divides a longer one by infinity: zeros, from which a model answers finitely and without meaning.
+    """
+    return deltas.float().square().sum(-1).isfinite()
+
+
 def scale_direction(direction_d: npt.NDArray[np.float32], alpha: float) -> npt.NDArray[np.float32]:
     """float32(alpha) * direction, in float32. Raises UsageError for an alpha that is not finite or overflows."""
     if isinstance(alpha, bool) or not math.isfinite(alpha):

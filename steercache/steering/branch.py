@@ -10,7 +10,7 @@ batch's own shape. Otherwise products of other shapes round differently: logits 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 import torch
@@ -18,13 +18,13 @@ import torch
 from steercache.core.errors import UsageError
 from steercache.models.ends import end_ids
 from steercache.models.spec import LoadedModel
-from steercache.steering.add import add_vector
-from steercache.steering.cells import BranchCell, CellAnswers, make_answers, read_firsts
+from steercache.steering.add import add_vector, adds_finitely
+from steercache.steering.cells import BranchCell, CellAnswers, Precision, make_answers, read_firsts
 from steercache.steering.decode import decode_greedily
 from steercache.steering.forward import BranchCache, Stacking, head_logits, run_blocks
 from steercache.steering.full import run_full
 from steercache.steering.pool import Pool, Waiting, start_of
-from steercache.steering.prefill import Prefill, run_prefill
+from steercache.steering.prefill import Prefill, decider, run_prefill
 from steercache.steering.stack import MIB, copies_that_fit, costs_of, stacks
 from steercache.steering.targets import target_mask
 from steercache.trace.batches import PaddedBatch
@@ -32,12 +32,17 @@ from steercache.trace.batches import PaddedBatch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BranchOptions:
-    """How cells are run. `ends` are the token ids that end an answer; None takes the model's own."""
+    """How cells are run. `ends` are the token ids that end an answer; None takes the model's own. `tie_nats` is how far apart
+    two logits may be before another batching can swap them, as `steering.ties` measures it; None takes an upper bound.
+
+    In half precision first tokens are decided by float32 logits, but with `same_batch`, which repeats the model bit for bit.
+    """
 
     max_new_tokens: int = 20
     memory_budget_bytes: int = 2048 * MIB
     same_batch: bool = False
     ends: frozenset[int] | None = None
+    tie_nats: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +76,14 @@ def branch_from(
     placed = [_place(prefill, cell, options, masks) for cell in cells]
     if prefill.obstacle is not None:
         for one in placed:
-            yield run_full(prefill, one.cell, one.mask_bt, max_new_tokens=options.max_new_tokens, ends=ends)
+            yield run_full(
+                prefill,
+                one.cell,
+                one.mask_bt,
+                max_new_tokens=options.max_new_tokens,
+                ends=ends,
+                tie_nats=options.tie_nats,
+            )
         return
     moving = [one for one in placed if _moves(prefill, one)]
     still = [one for one in placed if not _moves(prefill, one)]
@@ -117,15 +129,17 @@ def _unsteered(
 ) -> list[CellAnswers]:
     if not still or prefill.logits_bv is None:
         return []
-    logits_bv = prefill.logits_bv
+    logits_bv, last = prefill.logits_bv, prefill.outputs[prefill.n_layers - 1]
+    rows, exact = decider(prefill, prefill.prompts.last_rows(last))
     if options.same_batch:
-        logits_bv = _logits_of(prefill, prefill.outputs[prefill.n_layers - 1], None)
-    firsts, more = read_firsts(logits_bv), None
+        logits_bv, exact = _logits_of(prefill, last, None)[0], None
+    firsts, more = read_firsts(logits_bv, rows, exact), None
     if options.max_new_tokens > 1:
         n_more = options.max_new_tokens - 1
         start = start_of(prefill, firsts.token_r, {}, n_more=n_more, same_batch=options.same_batch)
         more = decode_greedily(prefill.loaded, start, n_more=n_more, ends=ends, same_batch=options.same_batch)
-    return [make_answers(one.cell.key, firsts, more, ends=ends, dtype=prefill.dtype) for one in still]
+    precision = Precision(dtype=prefill.dtype, tie_nats=options.tie_nats)
+    return [make_answers(one.cell.key, firsts, more, ends=ends, precision=precision) for one in still]
 
 
 def _stacked(
@@ -134,7 +148,8 @@ def _stacked(
     def group(one: _Placed) -> tuple[int, int]:
         return one.cell.layer, one.start
 
-    pool = Pool(prefill, options.max_new_tokens, ends, same_batch=options.same_batch)
+    precision = Precision(dtype=prefill.dtype, tie_nats=options.tie_nats)
+    pool = Pool(prefill, options.max_new_tokens, ends, same_batch=options.same_batch, precision=precision)
     for (_, start), members in groupby(sorted(moving, key=group), key=group):
         costs = costs_of(prefill, start=start, max_new_tokens=options.max_new_tokens)
         size = copies_that_fit(costs, n_seq=prefill.prompts.n_seq, budget_bytes=options.memory_budget_bytes)
@@ -161,19 +176,22 @@ def _run_stack(prefill: Prefill, stack: Sequence[_Placed], options: BranchOption
     )
     cache = BranchCache(prefill.keys_values, stacking, keep=options.max_new_tokens > 1)
     out = run_blocks(prefill.parts.blocks, prefill.calls, steered, first=layer + 1, stacking=stacking, cache=cache)
-    logits = _logits_of(prefill, out, None if options.same_batch else stacking)
-    return Waiting(
-        keys=tuple(one.cell.key for one in stack), layer=layer, firsts=read_firsts(logits), keys_values=cache.kept
-    )
+    logits, last_rows = _logits_of(prefill, out, None if options.same_batch else stacking)
+    rows, exact = decider(prefill, last_rows)
+    firsts = read_firsts(logits, rows, None if options.same_batch else exact)
+    finite_r = firsts.finite_r & adds_finitely(deltas).repeat_interleave(prompts.n_seq).to(firsts.finite_r.device)
+    firsts = replace(firsts, finite_r=finite_r)
+    return Waiting(keys=tuple(one.cell.key for one in stack), layer=layer, firsts=firsts, keys_values=cache.kept)
 
 
-def _logits_of(prefill: Prefill, out: torch.Tensor, stacking: Stacking | None) -> torch.Tensor:
-    """(n b, vocabulary) at every sample's last prompt token; without `stacking`, in the shapes of the model's own forward."""
+def _logits_of(prefill: Prefill, out: torch.Tensor, stacking: Stacking | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (n b, vocabulary) at every sample's last prompt token and the rows (n b, d) that they were made from; without
+    `stacking`, in the shapes of the model's own forward."""
     prompts = prefill.prompts
     if stacking is None:
         keep = prompts.logits_to_keep(as_generate=True)
-        return prompts.at_last(head_logits(prefill.loaded, out, keep=keep))
+        return prompts.at_last(head_logits(prefill.loaded, out, keep=keep)), prompts.last_rows(out)
     last = prompts.last_b.repeat(stacking.n_copies) - stacking.start
     rows = out[torch.arange(len(last), device=out.device), last]
     logits = head_logits(prefill.loaded, rows[:, None])[:, 0]
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)), rows

@@ -1,7 +1,8 @@
 """What is asked of a batch and what comes back: one vector at one layer on some tokens, and the answers under it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -10,11 +11,15 @@ import torch
 from steercache.core.trials import Mode
 from steercache.steering.targets import TargetLike
 
-# Stated, not derived: logits of a cell computed in a batch of another shape differ by less than this times the row's largest
-# |logit| (128 rounding steps in float32, 16 otherwise; the tests' small models stay far below). A smaller gap: near-tie.
+# Logits of a cell computed in a batch of another shape differ by less than this times the row's largest |logit| (128 rounding
+# steps in float32, 16 otherwise): an upper bound for every model. `steering.ties` measures the much smaller one of a model.
 ROUNDING: dict[torch.dtype, float] = {
     dtype: 16 * torch.finfo(dtype).eps for dtype in (torch.float64, torch.bfloat16, torch.float16)
 } | {torch.float32: 128 * torch.finfo(torch.float32).eps}
+CANDIDATES: Final = 16  # tokens among which float32 logits decide
+NOT_FINITE: Final = (
+    "the forward pass is not finite: its logits hold NaN or infinity (a smaller strength, or a wider dtype)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +39,12 @@ class BranchCell:
 class CellAnswers:
     """What the b samples of a batch answered in one cell.
 
-    `logits_bv` are those of the first token, float32. `tokens` are the generated ids without the one that ended the answer;
-    `ended` is False where `max_new_tokens` cut it off. `gap_b` is the smallest distance between best and second-best logit
-    over the answer; below the stated tolerance another batching may answer otherwise: `near_tie_b`. `mode` says how it was
-    computed, and `reason` why in full.
+    `logits_bv` are those of the first token, in the model's own precision. `hidden_bd` is the last block's output that they
+    were made from, for float32 logits of some tokens (None: the model does more than a norm and a head). `tokens` are the
+    generated ids without the one that ended the answer; `ended` is False where `max_new_tokens` cut it off. `gap_b` is the
+    smallest distance between best and second-best logit over the answer; within the tolerance another batching may answer
+    otherwise: `near_tie_b`. `finite_b` is False where a step overflowed: then the tokens mean nothing. `mode` says
+    how it was computed, and `reason` why in full.
     """
 
     key: str
@@ -47,27 +54,68 @@ class CellAnswers:
     ended: tuple[bool, ...]
     gap_b: torch.Tensor
     near_tie_b: torch.Tensor
+    finite_b: torch.Tensor
+    hidden_bd: torch.Tensor | None = field(repr=False, default=None)
     reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Firsts:
-    """The first tokens of r sequences, and how clear they were."""
+    """The first tokens of r sequences, how clear they were, and the last block's output that they were read from."""
 
     logits_rv: torch.Tensor = field(repr=False)
     token_r: torch.Tensor
     gap_r: torch.Tensor
     scale_r: torch.Tensor
+    finite_r: torch.Tensor
+    hidden_rd: torch.Tensor | None = field(repr=False, default=None)
+
+    def rows(self, rows: slice) -> "Firsts":
+        """Some of the sequences."""
+        return Firsts(
+            logits_rv=self.logits_rv[rows],
+            token_r=self.token_r[rows],
+            gap_r=self.gap_r[rows],
+            scale_r=self.scale_r[rows],
+            finite_r=self.finite_r[rows],
+            hidden_rd=None if self.hidden_rd is None else self.hidden_rd[rows],
+        )
 
 
-def read_firsts(logits_rv: torch.Tensor) -> Firsts:
-    """Greedy choice from logits (r, vocabulary), float32."""
-    top = logits_rv.topk(2, dim=-1).values
+def finite_rows(logits_rv: torch.Tensor, hidden_rd: torch.Tensor | None = None) -> torch.Tensor:
+    """Which sequences did not overflow, (r,): no NaN or +infinity among the logits, and hidden states of finite length.
+
+    A final norm that squares an overflowing hidden state divides by infinity and gives zeros: finite logits that mean nothing.
+    """
+    finite = logits_rv.amax(-1).isfinite()
+    if hidden_rd is None:
+        return finite
+    squares_r = hidden_rd.to(torch.promote_types(hidden_rd.dtype, torch.float32)).square().sum(-1)
+    return finite & squares_r.isfinite().to(finite.device)
+
+
+def read_firsts(
+    logits_rv: torch.Tensor,
+    hidden_rd: torch.Tensor | None = None,
+    exact: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> Firsts:
+    """Greedy choice from logits (r, vocabulary), float32.
+
+    With `exact`, which gives float32 logits (r, k) of token ids (r, k), these decide among the best tokens: logits of half
+    precision tie often, and a tie says nothing.
+    """
+    token_r, top = logits_rv.argmax(-1), logits_rv.topk(2, dim=-1).values
+    if exact is not None:
+        ids_rk = logits_rv.topk(min(CANDIDATES, logits_rv.shape[-1]), dim=-1).indices.sort(-1).values
+        exact_rk = exact(ids_rk)
+        token_r, top = ids_rk.gather(1, exact_rk.argmax(-1, keepdim=True))[:, 0], exact_rk.topk(2, dim=-1).values
     return Firsts(
         logits_rv=logits_rv,
-        token_r=logits_rv.argmax(-1),
+        token_r=token_r,
         gap_r=top[:, 0] - top[:, 1],
         scale_r=logits_rv.abs().amax(-1),
+        finite_r=finite_rows(logits_rv, hidden_rd),
+        hidden_rd=hidden_rd,
     )
 
 
@@ -77,16 +125,17 @@ def make_answers(
     more: Any | None,
     *,
     ends: frozenset[int],
-    dtype: torch.dtype,
+    precision: "Precision",
     how: tuple[Mode, str | None] = ("branch", None),
 ) -> CellAnswers:
     """Join first tokens and what followed (`decode.Decoded` of the same rows, or None)."""
     rows = [[token] for token in firsts.token_r.tolist()]
-    gap, scale = firsts.gap_r, firsts.scale_r
+    gap, finite, near = firsts.gap_r, firsts.finite_r, precision.near(firsts.gap_r, firsts.scale_r)
     if more is not None:
         for row, rest in zip(rows, more.tokens_rn.tolist(), strict=True):
             row.extend(token for token in rest if token >= 0)
-        gap, scale = torch.minimum(gap, more.gap_r), torch.maximum(scale, more.scale_r)
+        gap, finite = torch.minimum(gap, more.gap_r), finite & more.finite_r
+        near = near | precision.near(more.gap_r, more.scale_r, rounded=True)
     mode, reason = how
     return CellAnswers(
         key=key,
@@ -96,5 +145,23 @@ def make_answers(
         tokens=tuple(tuple(token for token in row if token not in ends) for row in rows),
         ended=tuple(row[-1] in ends for row in rows),
         gap_b=gap,
-        near_tie_b=gap <= ROUNDING[dtype] * scale,
+        near_tie_b=near & finite,
+        finite_b=finite,
+        hidden_bd=firsts.hidden_rd,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precision:
+    """How close two logits may be before another batching can swap them: `tie_nats` as measured for the model, otherwise the
+    bound of `ROUNDING`."""
+
+    dtype: torch.dtype
+    tie_nats: float | None = None
+
+    def near(self, gap_r: torch.Tensor, scale_r: torch.Tensor, *, rounded: bool = False) -> torch.Tensor:
+        """Which gaps are near-ties; `rounded`: of logits in the model's own dtype, whose rounding comes on top."""
+        if self.tie_nats is None:
+            return gap_r <= ROUNDING[self.dtype] * scale_r
+        own = torch.finfo(self.dtype).eps * scale_r if rounded and self.dtype.itemsize < 4 else 0.0
+        return gap_r <= self.tie_nats + own

@@ -10,6 +10,7 @@ from transformers.cache_utils import DynamicLayer
 
 from steercache.models.rope import forget_lengths
 from steercache.models.spec import LoadedModel
+from steercache.steering.cells import finite_rows
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]
 
@@ -28,11 +29,12 @@ class Start:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoded:
     """What followed the first token: `tokens_rn` is -1 after a sequence ended, `gap_r` the smallest distance between the best
-    and the second-best logit over the steps, `scale_r` the largest |logit| seen."""
+    and the second-best logit over the steps, `scale_r` the largest |logit| seen, `finite_r` whether all logits were finite."""
 
     tokens_rn: torch.Tensor
     gap_r: torch.Tensor
     scale_r: torch.Tensor
+    finite_r: torch.Tensor
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
@@ -90,6 +92,7 @@ def decode_greedily(
     tokens_rn = torch.full((n_rows, n_more), -1, dtype=torch.int64, device=device)
     gap_r = torch.full((n_rows,), torch.inf, device=device)
     scale_r = torch.zeros(n_rows, device=device)
+    finite_r = torch.ones(n_rows, dtype=torch.bool, device=device)
     end_ids_ = torch.tensor(sorted(ends), dtype=torch.int64, device=device)
     rows = torch.arange(n_rows, device=device)  # which sequence each row of the batch is
     open_r = ~torch.isin(start.first_r, end_ids_)
@@ -108,8 +111,9 @@ def decode_greedily(
         tokens_rn[told, step] = state.tokens[live]
         gap_r[told] = torch.minimum(gap_r[told], (top[:, 0] - top[:, 1])[live])
         scale_r[told] = torch.maximum(scale_r[told], logits.abs().amax(-1)[live])
+        finite_r[told] &= finite_rows(logits)[live]
         open_r[told] = ~torch.isin(state.tokens[live], end_ids_)
-    return Decoded(tokens_rn=tokens_rn, gap_r=gap_r, scale_r=scale_r)
+    return Decoded(tokens_rn=tokens_rn, gap_r=gap_r, scale_r=scale_r, finite_r=finite_r)
 
 
 class _State:

@@ -18,7 +18,7 @@ from steercache.core.vectors import SteeringVector
 from steercache.models.spec import LoadedModel
 from steercache.steering.add import delta_of, direction_at, resid_norm
 from steercache.steering.branch import BranchOptions, branch_from
-from steercache.steering.cells import BranchCell
+from steercache.steering.cells import NOT_FINITE, BranchCell, finite_rows
 from steercache.steering.effect_inputs import EffectInputs, prompt_inputs
 from steercache.steering.foreign import warn_if_foreign
 from steercache.steering.prefill import Prefill, run_prefill
@@ -61,8 +61,8 @@ class WordMassPlan:
 class WordMass:
     """Probabilities of shape (directions, alphas, inputs, words); direction 0 is the vector, the others are random.
 
-    `alphas` holds 0 (the model itself) and the plan's. `words` are those that were scored; `left_out` those that are more than
-    one token. `vectors` are the directions.
+    NaN where a forward pass overflowed: that answer failed. `alphas` holds 0 (the model itself) and the plan's. `words` are
+    those that were scored; `left_out` those that are more than one token. `vectors` are the directions.
     """
 
     plan: WordMassPlan
@@ -92,7 +92,8 @@ class MassAtAlpha:
     """One point of the curve: the vector's mean mass with a 95 % interval over prompts, and the random directions' means.
 
     `p_random` is (1 + random directions at least as high) / (1 + their number): its least value is 1 / 21 with 20. Without
-    random directions all that is said of them is NaN.
+    random directions all that is said of them is NaN. `n_failed` inputs overflowed under the vector: they are left out of the
+    mean and count as 0 in the rank; a random direction that fails at all of them counts as at least as high.
     """
 
     alpha: float
@@ -103,6 +104,7 @@ class MassAtAlpha:
     random_low: float
     random_high: float
     p_random: float
+    n_failed: int = 0
 
 
 def word_mass_effect(
@@ -142,7 +144,7 @@ def word_mass_effect(
         ids = list(tokens.values())
         if prefill.logits_bv is None:
             raise UsageError("the model gave no logits")
-        probability[:, 0, here] = _probabilities(prefill.logits_bv, ids)
+        probability[:, 0, here] = _probabilities(prefill.logits_bv, ids, finite_rows(prefill.logits_bv))
         for setting, mode, found in _steered(prefill, deltas, plan=plan, ids=ids, skip_first=inputs.skip_first):
             probability[*setting, here], modes[setting] = found, mode
             done += len(found)
@@ -186,33 +188,54 @@ def summarise_mass(mass_vap: Masses, alphas: Sequence[float], *, seed: int = 0) 
     n_inputs = mass_vap.shape[2]
     drawn = generator.integers(0, n_inputs, (_N_BOOTSTRAP, n_inputs))
     points = []
+    score_va, failed_va = _scores(mass_vap)
     for a, alpha in enumerate(alphas):
         own = mass_vap[0, a]
-        low, high = np.percentile(own[drawn].mean(axis=1), (2.5, 97.5))
-        random = mass_vap[1:, a].mean(axis=1)
-        rank = (1 + np.count_nonzero(random >= own.mean())) / (1 + len(random))
+        known = ~np.isnan(own)
+        weights = known[drawn].sum(axis=1)
+        draws = np.where(known, own, 0.0)[drawn].sum(axis=1)[weights > 0] / weights[weights > 0]
+        low, high = np.percentile(draws, (2.5, 97.5)) if known.any() else (np.nan, np.nan)
+        random = [float(np.nanmean(row)) for row in mass_vap[1:, a] if not np.isnan(row).all()]
         points.append(
             MassAtAlpha(
                 alpha=alpha,
-                mass=float(own.mean()),
+                mass=float(own[known].mean()) if known.any() else np.nan,
                 low=float(low),
                 high=float(high),
-                random_mean=float(random.mean()) if len(random) else np.nan,
-                random_low=float(random.min()) if len(random) else np.nan,
-                random_high=float(random.max()) if len(random) else np.nan,
-                p_random=float(rank) if len(random) else np.nan,
+                random_mean=float(np.mean(random)) if random else np.nan,
+                random_low=min(random, default=np.nan),
+                random_high=max(random, default=np.nan),
+                p_random=np.nan if len(mass_vap) == 1 else _rank(score_va[:, a], failed_va[:, a]),
+                n_failed=int((~known).sum()),
             )
         )
     return tuple(points)
 
 
-def rank_of_best(mass_va: Masses) -> float | None:
+def rank_of_best(mass_vap: Masses) -> float | None:
     """Rank of the vector's highest point among the random directions' highest points, which no choice of a strength flatters;
-    `mass_va` has shape (directions, alphas), the vector first. None without random directions."""
-    if len(mass_va) == 1:
+    `mass_vap` has shape (directions, alphas, inputs), the vector first. None without random directions.
+
+    A strength at which every input overflowed is no point of a curve. Otherwise what overflowed counts as 0.
+    """
+    if len(mass_vap) == 1:
         return None
-    best_v = mass_va.max(axis=1)
-    return float((1 + np.count_nonzero(best_v[1:] >= best_v[0])) / len(best_v))
+    score_va, failed_va = _scores(mass_vap)
+    return _rank(np.where(failed_va, -np.inf, score_va).max(axis=1), np.asarray(failed_va.all(axis=1)))
+
+
+def _scores(mass_vap: Masses) -> tuple[Masses, npt.NDArray[np.bool_]]:
+    """What directions are ranked by at every alpha, (directions, alphas): means in which failed inputs are 0; and where all
+    inputs failed."""
+    return np.nan_to_num(mass_vap, nan=0.0).mean(axis=2), np.asarray(np.isnan(mass_vap).all(axis=2))
+
+
+def _rank(score_v: Masses, failed_v: npt.NDArray[np.bool_]) -> float:
+    """(1 + random directions at least as high) / all; the vector is first. What failed cannot be beaten, and beats nothing."""
+    if failed_v[0]:
+        return 1.0
+    as_high = np.count_nonzero(failed_v[1:] | (score_v[1:] >= score_v[0]))
+    return float((1 + as_high) / len(score_v))
 
 
 def random_directions(vector: SteeringVector, *, layer: int, n: int, seed: int) -> tuple[SteeringVector, ...]:
@@ -299,15 +322,16 @@ def _steered(
     ]
     options = BranchOptions(max_new_tokens=1, memory_budget_bytes=plan.memory_mib * MIB)
     for result in branch_from(prefill, cells, options):
-        yield keys[result.key], result.mode, _probabilities(result.logits_bv, ids)
+        yield keys[result.key], result.mode, _probabilities(result.logits_bv, ids, result.finite_b)
 
 
 @torch.inference_mode()
-def _probabilities(logits_bv: torch.Tensor, ids: Sequence[tuple[int, ...]]) -> Masses:
-    """Probability of every word, shape (b, w): the sum over its tokens."""
+def _probabilities(logits_bv: torch.Tensor, ids: Sequence[tuple[int, ...]], finite_b: torch.Tensor) -> Masses:
+    """Probability of every word, shape (b, w): the sum over its tokens; NaN where the forward pass was not finite."""
     p_bv = logits_bv.float().softmax(-1)
     columns = [p_bv[:, list(of_word)].sum(-1) for of_word in ids]
-    found: Masses = torch.stack(columns, dim=1).double().cpu().numpy()
+    stacked = torch.stack(columns, dim=1).double()
+    found: Masses = torch.where(finite_b[:, None], stacked, torch.nan).cpu().numpy()
     return found
 
 
@@ -355,7 +379,9 @@ def _as_trials(
                     sample_id=sample_id,
                     split=inputs.split,
                     raw=text,
-                    score=float(score),
+                    score=None if np.isnan(score) else float(score),
+                    status="failed" if np.isnan(score) else "ok",
+                    error=NOT_FINITE if np.isnan(score) else None,
                     mode=modes[v, a],
                 )
                 for sample_id, text, score in zip(inputs.sample_ids, inputs.texts, score_vap[v, a], strict=True)

@@ -166,6 +166,26 @@ def head_logits(loaded: LoadedModel, hidden: torch.Tensor, *, keep: int | torch.
     normed = find_module(loaded.model, loaded.family.final_norm)(hidden)
     normed = normed[:, slice(-keep, None) if isinstance(keep, int) else keep, :]
     logits: torch.Tensor = find_module(loaded.model, loaded.family.lm_head)(normed)
+    return _capped(loaded, logits)
+
+
+def exact_logits(loaded: LoadedModel, hidden_bd: torch.Tensor, ids_bk: torch.Tensor) -> torch.Tensor:
+    """Logits (b, k) of some tokens from the last block's output: final norm, head and soft-capping in float32 or better.
+
+    Half precision rounds logits to steps of up to 1/8, so that two options tie in it which do not. Each row is computed by
+    itself: which others are in the batch changes nothing.
+    """
+    exact = torch.promote_types(hidden_bd.dtype, torch.float32)
+    norm, head = (find_module(loaded.model, path) for path in (loaded.family.final_norm, loaded.family.lm_head))
+    widened = {name: x.to(exact) for name, x in norm.named_parameters()}
+    normed_bd = torch.func.functional_call(norm, widened, (hidden_bd.to(exact),))
+    logits: torch.Tensor = (head.weight[ids_bk].to(exact) * normed_bd[:, None]).sum(-1)
+    if getattr(head, "bias", None) is not None:
+        logits = logits + head.bias[ids_bk].to(exact)
+    return _capped(loaded, logits)
+
+
+def _capped(loaded: LoadedModel, logits: torch.Tensor) -> torch.Tensor:
     cap = getattr(loaded.model.config.get_text_config(), "final_logit_softcapping", None)
     return logits if cap is None else torch.tanh(logits / cap) * cap
 

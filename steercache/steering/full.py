@@ -1,21 +1,29 @@
 """The full steered forward of one cell: every block over the whole batch, the vector added by a hook. The way out for models
 whose blocks cannot be run alone, and what branch and replay are measured against."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 
 from steercache.core.errors import UsageError
-from steercache.steering.add import add_vector
-from steercache.steering.cells import BranchCell, CellAnswers, make_answers, read_firsts
+from steercache.core.trials import Mode
+from steercache.steering.add import add_vector, adds_finitely
+from steercache.steering.cells import BranchCell, CellAnswers, Precision, make_answers, read_firsts
 from steercache.steering.decode import Start, decode_greedily
-from steercache.steering.prefill import Prefill
+from steercache.steering.prefill import Prefill, decider
 
 
 @torch.inference_mode()
 def run_full(
-    prefill: Prefill, cell: BranchCell, mask_bt: torch.Tensor, *, max_new_tokens: int, ends: frozenset[int]
+    prefill: Prefill,
+    cell: BranchCell,
+    mask_bt: torch.Tensor,
+    *,
+    max_new_tokens: int,
+    ends: frozenset[int],
+    tie_nats: float | None = None,
 ) -> CellAnswers:
     """Answers of one cell, by running the model as a whole on the batch of `prefill`, in the shapes of `generate`.
 
@@ -36,16 +44,27 @@ def run_full(
         steered = add_vector(hidden, delta.to(hidden.device), mask_bt.to(hidden.device))
         return (steered, *out[1:]) if isinstance(out, tuple) else steered
 
-    handle = parts.blocks[cell.layer].register_forward_hook(add)
+    last: list[torch.Tensor] = []
+
+    def keep_last(module: Any, args: Any, out: Any) -> None:
+        last.append(out[0] if isinstance(out, tuple) else out)
+
+    handles = [
+        parts.blocks[cell.layer].register_forward_hook(add),
+        parts.blocks[-1].register_forward_hook(keep_last),
+    ]
     try:
         cache = DynamicCache(config=parts.model.config)
         out = parts.model(**prompts.inputs, past_key_values=cache, use_cache=True, logits_to_keep=keep)
     finally:
-        handle.remove()
-    firsts, more = read_firsts(prompts.at_last(out.logits)), None
+        for handle in handles:
+            handle.remove()
+    rows = None if prefill.obstacle is not None else prompts.last_rows(last[0])
+    firsts, more = read_firsts(prompts.at_last(out.logits), *decider(prefill, rows)), None
+    firsts = replace(firsts, finite_r=firsts.finite_r & adds_finitely(delta).to(firsts.finite_r.device))
     if max_new_tokens > 1:
         start = Start(cache=cache, real_rt=prompts.tokens.real_bt, first_r=firsts.token_r, next_r=prefill.next_b)
         more = decode_greedily(prefill.loaded, start, n_more=max_new_tokens - 1, ends=ends, same_batch=True)
-    return make_answers(
-        cell.key, firsts, more, ends=ends, dtype=out.logits.dtype, how=("full", prefill.obstacle or "asked for")
-    )
+    precision = Precision(dtype=out.logits.dtype, tie_nats=tie_nats)
+    how: tuple[Mode, str | None] = ("full", prefill.obstacle or "asked for")
+    return make_answers(cell.key, firsts, more, ends=ends, precision=precision, how=how)

@@ -1,14 +1,25 @@
-"""Greedy continuations with and without a vector."""
+"""Greedy continuations with and without a vector.
 
-from collections.abc import Mapping, Sequence
+Greedy means greedy: penalties, beams, sampling, forced tokens or several sequences that a checkpoint's generation config asks
+for play no part, here as in evaluations. Of that file only the token ids that end a text are read.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 from steercache.core.trials import AlphaUnit
 from steercache.core.vectors import SteeringVector
+from steercache.models.ends import end_ids
+from steercache.models.families import find_module
 from steercache.models.rope import forget_lengths, length_rule
 from steercache.models.spec import LoadedModel
+from steercache.steering.add import adds_finitely, delta_of
+from steercache.steering.cells import NOT_FINITE, finite_rows
 from steercache.steering.live import When, steer
 from steercache.steering.prompts import encode_prompts, encode_texts
 from steercache.steering.targets import TargetLike
@@ -29,10 +40,11 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Continuation:
-    """What the model wrote at one strength."""
+    """What the model wrote at one strength; `error` says why the text means nothing (None: it does)."""
 
     alpha: float
     text: str
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +75,8 @@ def generate_side_by_side(
         batch = encode_prompts(loaded, [prompts[i] for i in group], chat=chat)
         for setting in settings:
             written = _written(loaded, vector, batch, setting, max_new_tokens=max_new_tokens)
-            for i, text in zip(group, written, strict=True):
-                texts[i].append(Continuation(alpha=setting.alpha, text=text))
+            for i, one in zip(group, written, strict=True):
+                texts[i].append(one)
     return [SideBySide(prompt=p, continuations=tuple(t)) for p, t in zip(prompts, texts, strict=True)]
 
 
@@ -76,25 +88,73 @@ def _written(
     setting: Setting,
     *,
     max_new_tokens: int,
-) -> list[str]:
+) -> list[Continuation]:
     """What the model writes after each prompt of a batch under one setting."""
     forget_lengths(loaded)
-    with steer(
-        loaded,
-        vector,
-        layer=setting.layer,
-        alpha=setting.alpha,
-        alpha_unit=setting.alpha_unit,
-        target=setting.target,
-        when=setting.when,
-        skip_first=setting.skip_first,
+    delta = delta_of(vector, setting.layer, alpha=setting.alpha, alpha_unit=setting.alpha_unit)
+    finite = bool(adds_finitely(torch.from_numpy(delta)))
+    with (
+        greedy(loaded),
+        watched(loaded, len(batch["input_ids"])) as finite_b,
+        steer(
+            loaded,
+            vector,
+            layer=setting.layer,
+            alpha=setting.alpha,
+            alpha_unit=setting.alpha_unit,
+            target=setting.target,
+            when=setting.when,
+            skip_first=setting.skip_first,
+        ),
     ):
-        ids = loaded.model.generate(
-            **batch, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=_pad_id(loaded)
-        )
+        ids = loaded.model.generate(**batch, max_new_tokens=max_new_tokens)
     new = ids[:, batch["input_ids"].shape[1] :]
-    texts: list[str] = loaded.tokenizer.batch_decode(new, skip_special_tokens=True)
-    return texts
+    texts = loaded.tokenizer.batch_decode(new, skip_special_tokens=True)
+    return [
+        Continuation(alpha=setting.alpha, text=text, error=None if finite and fine else NOT_FINITE)
+        for text, fine in zip(texts, finite_b.tolist(), strict=True)
+    ]
+
+
+@contextmanager
+def greedy(loaded: LoadedModel) -> Iterator[None]:
+    """Inside, `loaded.model.generate` decodes greedily, whatever the checkpoint's generation config says."""
+    model: Any = loaded.model
+    own = model.generation_config
+    ends = sorted(end_ids(loaded))
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=False,
+        num_beams=1,
+        bos_token_id=getattr(loaded.tokenizer, "bos_token_id", None),
+        eos_token_id=ends or None,
+        pad_token_id=_pad_id(loaded),
+    )
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+@contextmanager
+def watched(loaded: LoadedModel, n_seq: int) -> Iterator[torch.Tensor]:
+    """Yields (b,) flags that turn False for sequences of which some step overflows."""
+    finite_b = torch.ones(n_seq, dtype=torch.bool, device=loaded.model.device)
+
+    hidden: list[torch.Tensor] = []
+
+    def keep(module: Any, args: Any) -> None:
+        hidden[:] = [args[0][:, -1]]
+
+    def look(module: Any, args: Any, logits_btv: torch.Tensor) -> None:
+        finite_b.logical_and_(finite_rows(logits_btv[:, -1], hidden[0]).to(finite_b.device))
+
+    norm, head = (find_module(loaded.model, path) for path in (loaded.family.final_norm, loaded.family.lm_head))
+    handles = [norm.register_forward_pre_hook(keep), head.register_forward_hook(look)]
+    try:
+        yield finite_b
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _pad_id(loaded: LoadedModel) -> int:

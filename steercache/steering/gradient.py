@@ -4,6 +4,7 @@ Margin of an option (`MARGIN`, part of a gradient run's identity): log p(its fir
 options, at the last prompt token; of an option alone, its log odds. It is linear in the options' log probabilities, so that
 every difference between two options, hence right against best wrong at any strength, follows from it exactly:
 log p(i) - log p(j) = (margin i - margin j) (k - 1) / k. The margins of k options sum to 0, so k - 1 backward passes do.
+In half precision the options' logits are made in float32 from the last block's output, as everywhere (`forward.exact_logits`).
 
 Rows of a gradient run (row kind `sample_target`, site `margin_grad`, float32): sample after sample, target after target,
 option after option (`gradient_rows`); layers are the store's own axis.
@@ -20,8 +21,9 @@ import torch
 
 from steercache.core.errors import UsageError
 from steercache.models.spec import LoadedModel
+from steercache.steering.forward import exact_logits, head_logits
 from steercache.steering.live import Parts, parts_of
-from steercache.steering.prefill import check_layers, read_prompts
+from steercache.steering.prefill import Prompts, check_layers, read_prompts
 from steercache.steering.targets import TargetLike, target_mask
 from steercache.trace.batches import PaddedBatch
 
@@ -74,7 +76,7 @@ def margin_gradients(
 
     Raises:
         UsageError: a layer or a token that the model does not have, a sample without options or with one twice, a target
-            that hits nothing in the whole batch.
+            that hits nothing in the whole batch, or a forward pass that is not finite.
     """
     parts = parts_of(loaded)
     check_layers(parts, layers)
@@ -86,7 +88,10 @@ def margin_gradients(
         masks_bqt = torch.stack(masks, dim=1)
         with _Leaves(parts, layers) as leaves:
             out = parts.model(**prompts.inputs, use_cache=False, logits_to_keep=prompts.columns)
-        margins_bk = option_margins(prompts.at_last(out.logits), ids_bk)
+        last = leaves.outputs[len(parts.blocks) - 1]
+        exact_bk = _exact(loaded, prompts, last, out.logits, ids_bk)
+        margins_bk = option_margins(prompts.at_last(out.logits), ids_bk, exact_bk)
+        _check_finite(margins_bk, ids_bk, dtype=last.dtype)
         outputs = [leaves.outputs[layer] for layer in layers]
         values = _backward(margins_bk, outputs, masks_bqt)
     return MarginGradients(
@@ -99,15 +104,37 @@ def margin_gradients(
     )
 
 
-def option_margins(logits_bv: torch.Tensor, ids_bk: torch.Tensor) -> torch.Tensor:
-    """Margins (b, k) from first-token logits; NaN where `ids_bk` is -1. Differentiable."""
+def option_margins(logits_bv: torch.Tensor, ids_bk: torch.Tensor, exact_bk: torch.Tensor | None = None) -> torch.Tensor:
+    """Margins (b, k) from first-token logits, and from `exact_bk`, those of the options in float32, where they are given; NaN
+    where `ids_bk` is -1. Differentiable."""
     has_bk = ids_bk >= 0
-    z_bk = logits_bv.gather(1, ids_bk.clamp(min=0))
+    z_bk = logits_bv.gather(1, ids_bk.clamp(min=0)) if exact_bk is None else exact_bk
     n_b1 = has_bk.sum(1, keepdim=True)
     total_b1 = torch.where(has_bk, z_bk, 0).sum(1, keepdim=True)
     among = z_bk - (total_b1 - z_bk) / (n_b1 - 1).clamp(min=1)
     rest = logits_bv.scatter(1, ids_bk[:, :1].clamp(min=0), -torch.inf).logsumexp(1, keepdim=True)
     return torch.where(has_bk, torch.where(n_b1 > 1, among, z_bk - rest), torch.nan)
+
+
+def _exact(
+    loaded: LoadedModel, prompts: Prompts, last: torch.Tensor, logits: torch.Tensor, ids_bk: torch.Tensor
+) -> torch.Tensor | None:
+    """Logits of the options (b, k) in float32 from the last block's output; None in wider dtypes, which need no such thing, and
+    where the model does more than a norm and a head."""
+    if last.dtype.itemsize >= 4:
+        return None
+    with torch.no_grad():
+        same = torch.equal(head_logits(loaded, last, keep=prompts.columns), logits)
+    return exact_logits(loaded, prompts.last_rows(last), ids_bk.clamp(min=0)) if same else None
+
+
+def _check_finite(margins_bk: torch.Tensor, ids_bk: torch.Tensor, *, dtype: torch.dtype) -> None:
+    broken = ((ids_bk >= 0) & ~margins_bk.isfinite()).any(1).nonzero().flatten().tolist()
+    if broken:
+        raise UsageError(
+            f"the unsteered forward pass of sample {broken[0]} of the batch is not finite in {dtype}: there is no gradient",
+            hint="compute in bfloat16 or float32",
+        )
 
 
 def gradient_rows(gradients: MarginGradients) -> GradientRows:
@@ -181,7 +208,7 @@ class _Leaves:
         self._parts, self._layers, self._stack = parts, layers, ExitStack()
 
     def __enter__(self) -> "_Leaves":
-        for layer in self._layers:
+        for layer in {*self._layers, len(self._parts.blocks) - 1}:
             handle = self._parts.blocks[layer].register_forward_hook(self._hook(layer))
             self._stack.callback(handle.remove)
         return self

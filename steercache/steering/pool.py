@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from steercache.steering.cells import CellAnswers, Firsts, make_answers
+from steercache.steering.cells import CellAnswers, Firsts, Precision, make_answers
 from steercache.steering.decode import Decoded, KeysValues, Start, decode_greedily, filled_cache
 from steercache.steering.prefill import Prefill
 
@@ -24,8 +24,17 @@ class Waiting:
 class Pool:
     """Stacks that wait to be decoded."""
 
-    def __init__(self, prefill: Prefill, max_new_tokens: int, ends: frozenset[int], *, same_batch: bool) -> None:
+    def __init__(
+        self,
+        prefill: Prefill,
+        max_new_tokens: int,
+        ends: frozenset[int],
+        *,
+        same_batch: bool,
+        precision: Precision,
+    ) -> None:
         self._prefill, self._n_more, self._ends = prefill, max_new_tokens - 1, ends
+        self._precision = precision
         self._same_batch = same_batch
         self._waiting: list[Waiting] = []
 
@@ -96,8 +105,8 @@ class Pool:
         for i, key in enumerate(waiting.keys):
             rows = slice(i * n_seq, (i + 1) * n_seq)
             part = None if more is None else Decoded(**{n: getattr(more, n)[rows] for n in Decoded.__slots__})
-            firsts = _part(waiting.firsts, rows)
-            yield make_answers(key, firsts, part, ends=self._ends, dtype=prefill.dtype, how=(prefill.mode, None))
+            firsts = waiting.firsts.rows(rows)
+            yield make_answers(key, firsts, part, ends=self._ends, precision=self._precision, how=(prefill.mode, None))
 
 
 def start_of(
@@ -137,14 +146,12 @@ def _in_order(x_rhtd: torch.Tensor, order_rt: torch.Tensor) -> torch.Tensor:
     return x_rhtd.gather(2, order_rt[:, None, :, None].expand(-1, x_rhtd.shape[1], -1, x_rhtd.shape[3]))
 
 
-def _part(firsts: Firsts, rows: slice) -> Firsts:
-    return Firsts(**{name: getattr(firsts, name)[rows] for name in Firsts.__slots__})
-
-
 def _spread(done: Decoded, at: int, rows: torch.Tensor, *, n_rows: int) -> Decoded:
     """What was decoded for some rows of a stack, for all its rows; one that ended at once has nothing more."""
     tokens = done.tokens_rn.new_full((n_rows, done.tokens_rn.shape[1]), -1)
     gap, scale = done.gap_r.new_full((n_rows,), torch.inf), done.scale_r.new_zeros(n_rows)
+    finite = done.finite_r.new_ones(n_rows)
     part = slice(at, at + len(rows))
     tokens[rows], gap[rows], scale[rows] = done.tokens_rn[part], done.gap_r[part], done.scale_r[part]
-    return Decoded(tokens_rn=tokens, gap_r=gap, scale_r=scale)
+    finite[rows] = done.finite_r[part]
+    return Decoded(tokens_rn=tokens, gap_r=gap, scale_r=scale, finite_r=finite)

@@ -1,6 +1,6 @@
 """One unsteered forward pass over a batch, and what later cells branch from: block outputs, keys, values, block calls."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from steercache.core.errors import UsageError
 from steercache.core.trials import Mode
 from steercache.models.spec import LoadedModel
-from steercache.steering.forward import BlockCall, call_obstacle, first_touched, head_logits, record_call
+from steercache.steering.forward import BlockCall, call_obstacle, exact_logits, first_touched, head_logits, record_call
 from steercache.steering.live import Parts, parts_of
 from steercache.steering.targets import Tokens
 from steercache.trace.batches import PaddedBatch
@@ -52,6 +52,10 @@ class Prompts:
         per sample (torch sees a batch of matrices), 20 times slower than with a list of columns, and rounds differently.
         """
         return 1 if as_generate and self.columns.tolist() == [self.n_tokens - 1] else self.columns
+
+    def last_rows(self, hidden_btd: torch.Tensor) -> torch.Tensor:
+        """Of hidden states of the whole batch, those of every sample's last token: (b, d)."""
+        return hidden_btd[torch.arange(len(self.last_b), device=hidden_btd.device), self.last_b.to(hidden_btd.device)]
 
     def at_last(self, logits_bkv: torch.Tensor) -> torch.Tensor:
         """Of logits at `columns`, those of every sample's own last token: (b, vocabulary), in float32 or better."""
@@ -236,3 +240,13 @@ def _cache_obstacle(parts: Parts, cache: Any) -> str | None:
     if len(cache.layers) != len(parts.blocks) or any(not layer.is_initialized for layer in cache.layers):
         return cache_obstacle(parts) or "its blocks do not keep one pair of keys and values each"
     return cache_obstacle(parts)
+
+
+def decider(
+    prefill: Prefill, rows_rd: torch.Tensor | None
+) -> tuple[torch.Tensor | None, Callable[[torch.Tensor], torch.Tensor] | None]:
+    """What `cells.read_firsts` decides first tokens by, beside logits: the last block's output (r, d), and in half precision
+    float32 logits made from it. Nothing where the model does more than a norm and a head."""
+    if rows_rd is None or rows_rd.dtype.itemsize >= 4:
+        return rows_rd, None
+    return rows_rd, lambda ids_rk: exact_logits(prefill.loaded, rows_rd, ids_rk)

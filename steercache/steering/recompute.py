@@ -32,7 +32,7 @@ def recompute(
                 f"the vector of {cell.key!r} has shape {cell.delta_d.shape} and the model is {idle.parts.hidden_size} wide"
             )
         mask_bt = target_mask(cell.target, idle.prompts.tokens, vocabulary=idle.parts.vocabulary)
-        yield run_full(idle, cell, mask_bt, max_new_tokens=options.max_new_tokens, ends=ends)
+        yield run_full(idle, cell, mask_bt, max_new_tokens=options.max_new_tokens, ends=ends, tie_nats=options.tie_nats)
 
 
 def obstacle_of(loaded: LoadedModel, batch: PaddedBatch) -> str | None:

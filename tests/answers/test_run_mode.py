@@ -13,6 +13,7 @@ import yaml
 from steercache.answers import costs
 from steercache.answers import store as run_store
 from steercache.answers.mode import keep_numerics
+from steercache.answers.ties import tie_nats_here
 from steercache.cache.calibration import record_costs
 from steercache.cells.arms import EvalOptions
 from steercache.core.errors import SteercacheWarning, UsageError
@@ -137,6 +138,7 @@ def test_a_replay_runs_no_tower_and_a_full_forward_one_for_every_cell(own: Any, 
     for mode in ("full", "branch", "replay"):
         session = own(mode)
         plant(session, world)
+        tie_nats_here(session.cache, world.loaded)  # measured by forward passes of its own, once
         seen: list[int] = []
         handle = world.loaded.model.model.vision_tower.register_forward_hook(lambda *args, s=seen: s.append(1))
         run(session, world, first_token(mode=mode))

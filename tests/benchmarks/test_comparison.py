@@ -55,6 +55,14 @@ def test_answers_that_could_not_be_read_are_counted_on_both_sides() -> None:
     assert (row.n, row.unread_before, row.unread_after) == (3, 1 / 3, 2 / 3)
 
 
+def test_of_a_cell_that_failed_throughout_nothing_is_known() -> None:
+    groups = {f"s{i}": "p" for i in range(2)}
+    found = compare(_answers("a", ["A", "B"]), _answers("b", [None, None]), groups)
+    assert (found.n, found.n_failed, found.p_clustered, found.detectable) == (0, 2, 1.0, None)
+    assert (found.gain.low, found.gain.high) == (-1.0, 1.0)
+    assert found.mcnemar.p == 1.0
+
+
 def test_answers_that_do_not_pair_are_refused() -> None:
     groups = {f"s{i}": "p" for i in range(3)}
     one, two = _answers("a", ["A", "B"]), _answers("b", ["A", "B", "B"])
@@ -63,6 +71,6 @@ def test_answers_that_do_not_pair_are_refused() -> None:
     with pytest.raises(UsageError, match="in 2 cells"):
         compare(two, [*two[:2], *_answers("c", ["A", "B", "B"])[2:]], groups)
     with pytest.raises(UsageError, match="0 samples"):
-        compare(_answers("a", [None, "A"]), _answers("b", ["A", None]), groups)
+        compare(_answers("a", [None, None]), _answers("b", ["A", "A"]), groups)
     with pytest.raises(UsageError, match="without a picture"):
         compare(one, _answers("b", ["A", "B"]), {})

@@ -13,6 +13,7 @@ from steercache.cells.sweep import prepare_sweep, stored_manifest, sweep_model
 from steercache.cells.sweep_vectors import vector_arms
 from steercache.core.errors import BudgetError, NotFoundError, UsageError
 from steercache.data.benchmarks import open_benchmark
+from steercache.fit import diagnose
 from steercache.manifests.sweep import ZooModel
 from steercache.queries.session import Session
 from steercache.steering.add import resid_norm
@@ -81,6 +82,8 @@ def test_what_is_kept_of_a_sweep_changes_with_what_decides_answers_and_not_with_
         job = small_job(own_session, world.loaded, tmp_path, **({"n": 3} | changes))
         return stored_manifest(job, job.tasks[0], {})
 
+    counting = own_session.vector("counting")
+    own_session.save(diagnose(own_session.select("anchor_vs_control", concept="counting"), counting))
     plain = kept()
     assert kept(tokens_per_batch=400, memory_mib=512) == plain
     others = [

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from steercache.benchmarks.comparison import RankedGain, rank_among
 from steercache.benchmarks.task import Asked
 from steercache.cache.vectors import save_vector
 from steercache.cells.arms import Arm, EvalOptions, Setting, settings_of
@@ -21,7 +22,6 @@ from steercache.core.trials import Cell
 from steercache.core.vectors import SteeringVector
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session
-from steercache.stats.paired import rank_p
 from steercache.sweeps.evaluation.table import Answers, ControlResult, best_setting, control_result
 
 Search = Callable[
@@ -36,12 +36,15 @@ class Placed:
 
     cell: Cell
     gain: float
+    n: int
+    n_failed: int
     nulls: tuple[ControlResult, ...]
 
     @property
     def p(self) -> float | None:
         """Share of the vector and its nulls that gained at least as much; None without nulls."""
-        return rank_p(self.gain, [null.gain for null in self.nulls]) if self.nulls else None
+        real = RankedGain(gain=self.gain, n=self.n, n_failed=self.n_failed)
+        return rank_among(real, [null.ranked for null in self.nulls])
 
 
 def place_among(
@@ -56,6 +59,8 @@ def place_among(
     return Placed(
         cell=winner.cell,
         gain=real.gain,
+        n=real.n,
+        n_failed=real.n_failed,
         nulls=tuple(control_result(s.arm, s.cell, baseline_id, asked, answers) for s in nulls),
     )
 

@@ -8,11 +8,10 @@ import numpy.typing as npt
 
 from steercache.answers.damage import Damage
 from steercache.answers.store import Key
-from steercache.benchmarks.comparison import Comparison, adjusted, compare
+from steercache.benchmarks.comparison import Comparison, RankedGain, adjusted, compare, ranked_gain
 from steercache.benchmarks.task import Asked, Part
 from steercache.benchmarks.whatsup import WhatsUpScore, whatsup_score
 from steercache.cells.arms import Arm, Role, Setting
-from steercache.core.errors import UsageError
 from steercache.core.trials import Answer, Cell
 from steercache.stats.choice import SelectionBias, choose_cell, selection_bias, with_test
 
@@ -22,13 +21,20 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlResult:
-    """What one control gained at the setting that it chose itself, and what that breaks (None: not measured)."""
+    """What one control gained at the setting that it chose itself (`RankedGain`), and what that breaks (None: not measured)."""
 
     name: str
     kind: str
     cell: Cell
     gain: float
+    n: int
+    n_failed: int
     damage: Damage | None = None
+
+    @property
+    def ranked(self) -> RankedGain:
+        """What it is ranked by."""
+        return RankedGain(gain=self.gain, n=self.n, n_failed=self.n_failed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,15 +89,12 @@ def compared(cell_id: str, baseline_id: str, asked: Sequence[Asked], answers: An
 
 
 def control_result(arm: Arm, cell: Cell, baseline_id: str, asked: Sequence[Asked], answers: Answers) -> ControlResult:
-    """A control's gain over the questions that both answered."""
+    """What a cell gained, as vectors and nulls are ranked. Raises UsageError where the baseline answered nothing."""
     cell_id = cell.cell_id  # a digest: made once
-    both = _answered((baseline_id, cell_id), asked, answers)
-    if not both:
-        raise UsageError(f"{arm.name} answered no question")
-    after, before = right_of(cell_id, both, answers), right_of(baseline_id, both, answers)
-    # Of the differences, as the vector's own gain: a difference of means can miss a tie by its last bit.
-    gain = (after.astype(np.float64) - before).mean()
-    return ControlResult(name=arm.name, kind=arm.kind or "", cell=cell, gain=float(gain))
+    found = ranked_gain(*([answers[i, one.sample_id] for one in asked] for i in (baseline_id, cell_id)))
+    return ControlResult(
+        name=arm.name, kind=arm.kind or "", cell=cell, gain=found.gain, n=found.n, n_failed=found.n_failed
+    )
 
 
 def bias_of(
@@ -99,10 +102,11 @@ def bias_of(
 ) -> SelectionBias | None:
     """How much of the search gain came from choosing; None where there was no choice, or a single picture.
 
-    Over the questions that were answered, as the table's own gain.
+    Over the questions that the baseline answered; what a cell failed at is wrong, as where it was chosen. So a strength that
+    overflows says nothing about another one.
     """
     ids = [s.cell.cell_id for s in settings]
-    answered = _answered((baseline_id, *ids), asked, answers)
+    answered = _answered((baseline_id,), asked, answers)
     if len(settings) < 2 or len({one.group_id for one in answered}) < 2:
         return None
     correct = np.stack([right_of(cell_id, answered, answers) for cell_id in ids])

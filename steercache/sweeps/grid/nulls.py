@@ -13,6 +13,7 @@ from steercache.benchmarks.task import Asked, Progress
 from steercache.cells.arms import Setting
 from steercache.cells.controls import ControlKind
 from steercache.cells.sweep import SweepJob, TaskQuestions, stored_manifest
+from steercache.core.ids import digest
 from steercache.core.trials import Answer
 from steercache.manifests.sweep import Race
 from steercache.screening.pilot import Picked
@@ -63,7 +64,8 @@ def place_among_nulls(job: SweepJob, task: TaskQuestions, winner: Setting, searc
     with writer.held():
         runner = _runner(job, task, winner, picked, search, writer=writer)
         winners, read = _search(runner, task.asked["search"], winner, picked, job=job, search=search)
-        writer.save(status="complete")
+        failed = any(answer.status == "failed" for answer in read.values())
+        writer.save(status="partly_failed" if failed else "complete")
     n_piloted = 0 if screened.pilot is None else screened.pilot.n_computed
     return NullsFound(
         placed=place_among(winner, winners, grid.baseline.cell.cell_id, task.asked["search"], read),
@@ -96,7 +98,7 @@ def _writer(
         "kind": "nulls",
         "nulls_of": winner.cell.vector_id,
         "vectors": nulls,
-        "cells": digest(sorted(s.cell.cell_id for s in cells)),
+        "cells": digest(sorted(s.cell.cell_id for some in picked.values() for s in some)),
     }
     name = f"{job.sweep.name}: {task.name}: nulls of {winner.arm.name}"
     return SweepWriter(cache=job.session.cache, name=name, manifest=manifest)

@@ -13,14 +13,21 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from steercache.benchmarks.comparison import Comparison, adjusted, compare, unread_share
+from steercache.benchmarks.comparison import (
+    Comparison,
+    RankedGain,
+    adjusted,
+    compare,
+    rank_among,
+    ranked_gain,
+    unread_share,
+)
 from steercache.benchmarks.questions import Question, read_questions
 from steercache.core.errors import NotFoundError, UsageError
 from steercache.core.ids import resolve_name
 from steercache.core.trials import Answer
 from steercache.queries.session import Session
 from steercache.stats.choice import choose_cell
-from steercache.stats.paired import rank_p
 from steercache.sweeps.evaluation.ledger import count_looks, read_looks
 
 PARTS: Final = ("search", "test")
@@ -327,7 +334,7 @@ def _split_report(stored: StoredSweep, split: str) -> SplitReport:
                 comparison=comparison,
                 p_holm=1.0,
                 controls=controls,
-                rank_p=rank_p(comparison.gain.estimate, [c.gain for c in controls]) if controls else None,
+                rank_p=rank_among(_ranked(answers, baseline, cell), [_ranked(answers, baseline, c) for c in own]),
                 lineage=lineage.get(key),
             )
         )
@@ -371,6 +378,13 @@ def _gain(answers: Mapping[str, Mapping[str, Answer]], baseline: Mapping[str, An
     if not both:
         return float("nan")
     return float(np.mean([bool(own[s].correct) - bool(baseline[s].correct) for s in both]))
+
+
+def _ranked(answers: Mapping[str, Mapping[str, Answer]], baseline: Mapping[str, Answer], cell: CellOf) -> RankedGain:
+    """What a cell is ranked by, over the samples that it was asked."""
+    own = answers[cell.cell_id]
+    asked = [s for s in baseline if s in own]
+    return ranked_gain([baseline[s] for s in asked], [own[s] for s in asked])
 
 
 def _maps(stored: StoredSweep) -> tuple[GainMap, ...]:
