@@ -1,5 +1,6 @@
 """Questions through the model: batched by length, every setting over each batch in the way that was chosen."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,6 +12,7 @@ from steercache.answers.ties import tie_nats_here
 from steercache.answers.ways import BRANCHED, Way, groups_of_results
 from steercache.benchmarks.comparison import make_answer
 from steercache.benchmarks.task import Asked, Progress
+from steercache.cache.calibration import record_outcome
 from steercache.cells.arms import EvalOptions, Setting
 from steercache.core.errors import SteercacheError
 from steercache.core.trials import Answer, Mode
@@ -20,6 +22,15 @@ from steercache.steering.cells import NOT_FINITE, CellAnswers
 from steercache.steering.forward import exact_logits
 from steercache.trace.batches import plan_batches
 from steercache.trace.prompt import ImageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What a run was predicted to take for so many answers, before corrections, by the costs kept under `key`."""
+
+    key: str
+    seconds: float
+    n_answers: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,6 +51,7 @@ class Runner:
     n_reused: int = 0
     full: dict[str, str] = field(default_factory=dict)  # cells that could not branch, and why
     n_not_finite: int = 0
+    expected: Expected | None = None
     _ties: list[float | None] = field(default_factory=list)
     _total: int = 0
     _done: int = 0
@@ -57,11 +69,21 @@ class Runner:
         self.writer.ask_for({cell_id: s.cell for cell_id, s in by_id.items()})
         self._total += len(asked) * len(by_id)
         found: dict[Key, Answer] = {}
+        if by_id and asked and self.expected is not None:
+            _ = self.tie_nats  # measured before the clock starts
+        started, n_before = time.perf_counter(), self.n_computed
         for answers in self._answers(asked, by_id):
             found.update({(a.cell_id, a.sample_id): a for a in answers})
             self.writer.add(answers)
             self.count(len(answers))
+        self._learn(time.perf_counter() - started, self.n_computed - n_before)
         return found
+
+    def _learn(self, seconds: float, n_answers: int) -> None:
+        """Correct later predictions by this run, where it did what was predicted (a race or a failed picture does less)."""
+        expected, self.expected = self.expected, None
+        if expected is not None and expected.key and n_answers == expected.n_answers:
+            record_outcome(self.writer.cache.paths, expected.key, predicted_s=expected.seconds, seconds=seconds)
 
     def count(self, n_answers: int) -> None:
         """Say that so many answers are there, or will not be asked for."""

@@ -15,7 +15,14 @@ import torch
 
 from steercache.answers.damage import neutral_samples
 from steercache.answers.work import BatchWork, Work
-from steercache.cache.calibration import read_seconds_per_byte, record_costs, recorded_costs
+from steercache.cache.calibration import (
+    MAX_AGE_S,
+    correction,
+    forget_outcomes,
+    read_seconds_per_byte,
+    record_costs,
+    recorded_costs,
+)
 from steercache.cache.handle import Cache
 from steercache.cells.arms import Wanted
 from steercache.core.errors import UsageError
@@ -32,12 +39,15 @@ DOING: Final[Mapping[Mode, str]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineCosts:
-    """A model's costs here and what a byte from the disk takes, with its blocks and the bytes of one layer's row."""
+    """A model's costs here and what a byte from the disk takes, with its blocks and the bytes of one layer's row. `factor` is
+    what finished jobs say that predicted times have to be multiplied by, `key` the name under which they say it."""
 
     forward: ForwardCosts
     read_s_per_byte: float
     n_layers: int
     row_bytes: int
+    factor: float = 1.0
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,34 +65,46 @@ class ModeChoice:
 
 
 def costs_here(cache: Cache, loaded: LoadedModel, *, again: bool = False) -> MachineCosts:
-    """What this model costs on this machine, measured once (a second or two) and kept in `calibration.json`."""
+    """What this model costs on this machine: measured (a second or two), kept in `calibration.json`, and measured again after
+    `calibration.MAX_AGE_S`."""
     known = None if again else known_costs(cache, loaded.spec, loaded.model.device)
     if known is not None:
         return known
-    measured = measure_costs(loaded, neutral_samples(loaded.bundle))
-    kept = record_costs(cache.paths, key_of(loaded), measured.as_dict())  # as they will be read, to predict the same
-    return _machine(cache, loaded.spec, ForwardCosts(**kept), again=again)
+    measured, key = measure_costs(loaded, neutral_samples(loaded.bundle)), key_of(loaded)
+    kept = record_costs(cache.paths, key, measured.as_dict())  # as they will be read, to predict the same
+    forget_outcomes(cache.paths, key)
+    return _machine(cache, loaded.spec, ForwardCosts(**kept), key, again=again)
 
 
 def known_costs(cache: Cache, spec: ModelSpec, device: torch.device) -> MachineCosts | None:
-    """What was measured here of a model on a device, without loading it; None: nothing yet."""
-    found = recorded_costs(cache.paths, key_for(spec, device), NAMES)
-    return None if found is None else _machine(cache, spec, ForwardCosts(**found), again=False)
+    """What was measured here of a model on a device, without loading it; None: nothing yet, or too long ago."""
+    key = key_for(spec, device)
+    found = recorded_costs(cache.paths, key, NAMES, max_age_s=MAX_AGE_S)
+    return None if found is None else _machine(cache, spec, ForwardCosts(**found), key, again=False)
 
 
-def _machine(cache: Cache, spec: ModelSpec, forward: ForwardCosts, *, again: bool) -> MachineCosts:
+def _machine(cache: Cache, spec: ModelSpec, forward: ForwardCosts, key: str, *, again: bool) -> MachineCosts:
     return MachineCosts(
         forward=forward,
         read_s_per_byte=read_seconds_per_byte(cache.paths, again=again),
         n_layers=spec.n_layers,
         row_bytes=spec.hidden_size * ITEM_BYTES[spec.dtype],
+        factor=correction(cache.paths, key),
+        key=key,
     )
 
 
 def predict_seconds(costs: MachineCosts, work: Work) -> dict[Mode, float]:
     """How long the work takes in each way, whether or not it can be taken. Answers are counted at their full length."""
     ways = {"replay": _replay_s, "branch": _branch_s, "full": _full_s}
-    return {mode: sum(ways[mode](costs, batch) for batch in work.batches) for mode in MODES}
+    return {mode: costs.factor * sum(ways[mode](costs, batch) for batch in work.batches) for mode in MODES}
+
+
+def gradients_s(costs: MachineCosts, batch: BatchWork, n_options: int) -> float:
+    """Recording gradients of a batch's margins: a forward pass, and for every option but one a backward pass, which takes about
+    twice as long."""
+    backward_s = 2 * _blocks_s(costs, costs.n_layers, batch.n_seq * batch.n_tokens)
+    return costs.factor * (_forward_s(costs, batch) + max(1, n_options - 1) * backward_s)
 
 
 def choose_mode(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from steercache.answers.batches import Runner, with_pixels
+from steercache.answers.batches import Expected, Runner, with_pixels
 from steercache.answers.costs import MODES, MachineCosts, ModeChoice, choose_mode, predict_seconds
 from steercache.answers.replays import ReplayRun, find_replay
 from steercache.answers.ways import BRANCHED, Way
@@ -58,6 +58,11 @@ class Chooser:
             return choice
         keep_numerics(self.folder, runner.loaded)
         runner.way = Way(mode=choice.mode, rows=rows if choice.mode == "replay" else None)
+        runner.expected = Expected(
+            key=self.costs.key,
+            seconds=choice.seconds[choice.mode] / self.costs.factor,
+            n_answers=choice.n_to_compute,
+        )
         if begun.get(split) != choice.mode:
             make_folder(self.folder)
             write_file_atomically(self.folder / FILE_NAME, canonical_json({**begun, split: choice.mode}))

@@ -60,8 +60,12 @@ class Sweep:
         tasks = ", ".join(f"{task.benchmark} {task.task or ''}".strip() for task in sweep.tasks)
         return f"<Sweep {sweep.name!r}: {tasks}; {len(sweep.alphas)} strengths, targets {', '.join(sweep.targets)}>"
 
-    def plan(self, *, mode: Wanted = "auto", recalibrate: bool = False, progress: ProgressLike = None) -> SweepPlan:
+    def plan(
+        self, *, nulls: int = 0, mode: Wanted = "auto", recalibrate: bool = False, progress: ProgressLike = None
+    ) -> SweepPlan:
         """What running the sweep would compute, what is cached already, and how long each execution mode would take.
+
+        With `nulls`, the time counts the searches for so many null directions of each vector.
 
         Costs are measured once per machine, model and dtype, and again with `recalibrate`. Vectors that the manifest asks to
         fit are fitted and saved.
@@ -78,7 +82,7 @@ class Sweep:
         if costs is None:
             costs = costs_here(cache, self._model(), again=recalibrate)
         sweep = self._resolved.sweep
-        options = GridOptions(race=sweep.race, screen_first=screen_first_of(sweep))
+        options = GridOptions(race=sweep.race, screen_first=screen_first_of(sweep), nulls=nulls)
         return plan_sweep(job, costs, options, wanted=mode)
 
     def screen(

@@ -53,11 +53,11 @@ class Comparison:
     """A setting against the baseline: shares of right answers, their difference, and what may be said of it.
 
     `n` samples answered in both; `n_failed` in either did not, and are left out of the rest (where the setting failed at all of
-    them nothing is known: a gain between -1 and 1, p 1). `unread_before` and `unread_after` are the
-    shares of answers that were read as no option (they count as wrong). `p_clustered` is the exact two-sided test by sign flips of whole pictures, which is McNemar's where every picture has one question. `clusters` says how
-    much questions about one picture change together, and `detectable` is the smallest change that this test shows with power
-    .8 with these pictures and as many samples changing as here (None: no change could be shown). `mcnemar` counts the
-    changes; its own p ignores pictures and is named so.
+    them nothing is known: a gain between -1 and 1, p 1). `unread_before` and `unread_after` are the shares of answers that were
+    read as no option (they count as wrong). `p_clustered` is the exact two-sided test by sign flips of whole pictures, which is
+    McNemar's where every picture has one question. `clusters` says how much questions about one picture change together, and
+    `detectable` is the smallest change that this test shows with power .8 with these pictures and as many samples changing as
+    here (None: no change could be shown). `mcnemar` counts the changes; its own p ignores pictures and is named so.
     """
 
     cell_id: str

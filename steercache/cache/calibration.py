@@ -1,6 +1,7 @@
 """Speeds measured on this machine, kept beside the cache so that a plan can say how long it will take.
 
-Numbers only, by name. What is damaged or of another shape has told us nothing: it is measured again and written anew.
+What was measured long ago, or on a busy machine, is not believed for ever: numbers know when they were measured, and finished
+jobs correct them (`record_outcome`). Numbers only, by name. What is damaged or of another shape is measured again.
 """
 
 import json
@@ -18,7 +19,12 @@ from steercache.core.ids import canonical_json
 from steercache.store.durable import make_folder, write_file_atomically
 
 READ_BYTES: Final = 32 * 2**20  # read to measure the disk
+MAX_AGE_S: Final = 7 * 24 * 3600.0  # after this long a measurement is made again
+LEAST_S: Final = 2.0  # a shorter job tells nothing
 _DISK: Final = "disk"
+_MEASURED_AT: Final = "measured_at"  # seconds since the epoch
+_WEIGHT: Final = 0.5  # of the newest job in a correction
+_LIMITS: Final = (1 / 16, 16.0)
 
 
 def tokens_per_second(paths: RootPaths, fingerprint: str, dtype: str) -> float | None:
@@ -33,10 +39,15 @@ def record_speed(paths: RootPaths, fingerprint: str, dtype: str, *, n_tokens: in
         _record(paths, _key(fingerprint, dtype), round(n_tokens / seconds, 3))
 
 
-def recorded_costs(paths: RootPaths, key: str, names: frozenset[str]) -> dict[str, float] | None:
-    """What was measured under `key`; None where that is not a finite number, 0 or more, for each of `names`."""
+def recorded_costs(
+    paths: RootPaths, key: str, names: frozenset[str], *, max_age_s: float | None = None
+) -> dict[str, float] | None:
+    """What was measured under `key`; None where that is not a finite number, 0 or more, for each of `names`, or where it is
+    older than `max_age_s` or does not say how old it is."""
     found = _read(paths).get(key)
     if not isinstance(found, dict) or not names <= found.keys():
+        return None
+    if max_age_s is not None and not _is_recent(found.get(_MEASURED_AT), max_age_s):
         return None
     numbers = [found[name] for name in names]
     if any(isinstance(x, bool) or not isinstance(x, int | float) or not math.isfinite(x) or x < 0 for x in numbers):
@@ -47,8 +58,43 @@ def recorded_costs(paths: RootPaths, key: str, names: frozenset[str]) -> dict[st
 def record_costs(paths: RootPaths, key: str, costs: Mapping[str, float]) -> dict[str, float]:
     """Remember measured numbers under `key`, in place of what was there; returns them as they are kept, to four digits."""
     kept = {name: float(f"{value:.4g}") for name, value in costs.items()}
-    _record(paths, key, kept)
+    _record(paths, key, kept | {_MEASURED_AT: round(time.time(), 1)})
     return kept
+
+
+def correction(paths: RootPaths, key: str) -> float:
+    """What a time predicted from the costs under `key` is multiplied by, as finished jobs showed; 1 where none did."""
+    entry = _read(paths).get(_corrected(key))
+    found = entry.get("factor") if isinstance(entry, dict) else None
+    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+        return 1.0
+    return min(max(float(found), _LIMITS[0]), _LIMITS[1])
+
+
+def record_outcome(paths: RootPaths, key: str, *, predicted_s: float, seconds: float) -> None:
+    """Learn from a finished job how far its time was from the predicted one (before any correction): half of the distance, on a
+    logarithmic scale. Short jobs tell nothing."""
+    if not (predicted_s > 0 and seconds >= LEAST_S and math.isfinite(predicted_s)):
+        return
+    before, now = correction(paths, key), seconds / predicted_s
+    factor = math.exp((1 - _WEIGHT) * math.log(before) + _WEIGHT * math.log(now))
+    _record(paths, _corrected(key), {"factor": float(f"{min(max(factor, _LIMITS[0]), _LIMITS[1]):.4g}")})
+
+
+def forget_outcomes(paths: RootPaths, key: str) -> None:
+    """Costs under `key` were measured anew: what jobs said of the old ones is void."""
+    if _corrected(key) in _read(paths):
+        _record(paths, _corrected(key), {"factor": 1.0})
+
+
+def _corrected(key: str) -> str:
+    return f"corrected/{key}"
+
+
+def _is_recent(measured_at: Any, max_age_s: float) -> bool:
+    if isinstance(measured_at, bool) or not isinstance(measured_at, int | float):
+        return False
+    return -max_age_s <= time.time() - measured_at <= max_age_s  # a clock that was set back ages nothing for ever
 
 
 def costs_key(fingerprint: str, dtype: str, *, device: str, threads: int) -> str:

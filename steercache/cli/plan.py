@@ -27,6 +27,14 @@ from steercache.sweeps.grid.run import GridOptions
 
 @click.command()
 @click.argument("manifest")
+@click.option(
+    "--nulls",
+    metavar="N",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="As for a grid: counted in its time.",
+)
 @mode_options
 @root_option
 @device_options
@@ -40,6 +48,7 @@ def plan(manifest: str, root: Path, as_json: bool, **asked: Any) -> None:
     \b
     steercache plan smollm2-concepts
     steercache plan tiny-scenes
+    steercache plan tiny-scenes --nulls 20
     """
     if _is_sweep(manifest):
         planned = _plan_sweep(manifest, root, asked, quiet=as_json)
@@ -81,7 +90,7 @@ def _plan_sweep(manifest: str, root: Path, asked: dict[str, Any], *, quiet: bool
         loaded = found.load(root, device=asked["device"], dtype=asked["dtype"])
         costs = costs_here(session.cache, loaded, again=asked["recalibrate"])
     sweep = resolved.sweep
-    options = GridOptions(race=sweep.race, screen_first=screen_first_of(sweep))
+    options = GridOptions(race=sweep.race, screen_first=screen_first_of(sweep), nulls=asked["nulls"])
     return plan_sweep(job, costs, options, wanted=asked["mode"])
 
 
@@ -96,8 +105,10 @@ def _print_sweep(planned: SweepPlan) -> None:
         note("of the test split one cell a vector is asked, the dearest is counted: which, is not chosen yet")
     if planned.at_most:
         note("a race or a screening runs fewer cells than these")
+    parts = [f"{name} {seconds_said(seconds)}" for name, seconds in planned.parts.items() if seconds]
+    of = f" ({', '.join(parts)})" if len(parts) > 1 else ""
     note(
-        f"about {seconds_said(planned.seconds)} in all, by costs measured here; answers are counted at their full length"
+        f"about {seconds_said(planned.seconds)} in all{of}, by costs measured here; answers are counted at their full length"
     )
 
 

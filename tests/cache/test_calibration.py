@@ -9,10 +9,14 @@ import pytest
 
 from steercache.cache import calibration
 from steercache.cache.calibration import (
+    MAX_AGE_S,
     block_seconds,
+    correction,
     costs_key,
+    forget_outcomes,
     read_seconds_per_byte,
     record_costs,
+    record_outcome,
     record_speed,
     recorded_costs,
     tokens_per_second,
@@ -99,3 +103,35 @@ def test_two_processes_that_measure_at_once_lose_nothing(tmp_path: Path) -> None
         worker.join()
     found = [recorded_costs(RootPaths(tmp_path), f"key-{k}-{i}", frozenset({"s"})) for k in range(3) for i in range(15)]
     assert found == [{"s": 1.0}] * 45
+
+
+def test_what_was_measured_long_ago_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths, now = RootPaths(tmp_path), calibration.time.time()
+    record_costs(paths, KEY, COSTS)
+    assert recorded_costs(paths, KEY, NAMES, max_age_s=MAX_AGE_S) == COSTS
+    for moved, there in ((MAX_AGE_S / 2, True), (2 * MAX_AGE_S, False), (-2 * MAX_AGE_S, False)):
+        monkeypatch.setattr(calibration.time, "time", lambda moved=moved: now + moved)
+        assert (recorded_costs(paths, KEY, NAMES, max_age_s=MAX_AGE_S) is not None) == there
+    paths.calibration.write_text(json.dumps({KEY: COSTS}))  # as older versions wrote it
+    assert recorded_costs(paths, KEY, NAMES) == COSTS
+    assert recorded_costs(paths, KEY, NAMES, max_age_s=MAX_AGE_S) is None
+
+
+def test_finished_jobs_correct_what_was_measured_under_load(tmp_path: Path) -> None:
+    paths = RootPaths(tmp_path)
+    assert correction(paths, KEY) == 1.0
+    errors = []
+    for _ in range(6):  # measured on a busy machine: everything is five times quicker than predicted
+        record_outcome(paths, KEY, predicted_s=100.0, seconds=20.0)
+        errors.append(abs(correction(paths, KEY) * 100.0 - 20.0))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 1.0
+    record_outcome(paths, KEY, predicted_s=1.0, seconds=0.5)  # too short to tell
+    record_outcome(paths, KEY, predicted_s=0.0, seconds=50.0)
+    assert abs(correction(paths, KEY) * 100.0 - 20.0) == errors[-1]
+    record_outcome(paths, KEY, predicted_s=1.0, seconds=1e9)
+    assert correction(paths, KEY) <= 16
+    forget_outcomes(paths, KEY)
+    assert correction(paths, KEY) == 1.0
+    paths.calibration.write_text(json.dumps({f"corrected/{KEY}": {"factor": "fast"}}))
+    assert correction(paths, KEY) == 1.0

@@ -7,16 +7,19 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from steercache.answers.costs import MachineCosts, ModeChoice, choose_mode, predict_seconds
+from steercache.answers.costs import MachineCosts, ModeChoice, choose_mode, gradients_s, predict_seconds
 from steercache.answers.mode import begun_in, rows_for
 from steercache.answers.row_norms import with_target_norms
 from steercache.answers.store import stored_answers
 from steercache.answers.work import work_of
-from steercache.benchmarks.task import Part
+from steercache.benchmarks.task import Asked, Part
 from steercache.cache.sweeps import sweep_id_of
 from steercache.cells.arms import Setting, Wanted
 from steercache.cells.sweep import SweepJob, TaskQuestions, stored_manifest
 from steercache.core.trials import Mode
+from steercache.screening.gradient_plan import find_run, plan_gradients
+from steercache.screening.pilot import pilot_size
+from steercache.screening.predict import by_place, wish_of
 from steercache.sweeps.grid.run import GridOptions
 
 
@@ -35,30 +38,35 @@ class TaskPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepPlan:
-    """A sweep before it runs. `seconds` adds up the ways chosen; `at_most`: a race or a screening will run fewer cells."""
+    """A sweep before it runs. `parts` are seconds: "answers" adds up the modes chosen, "nulls" are the searches for null
+    directions, "gradients" and "pilot" what a screening needs and the cache lacks; `seconds` is their sum. `at_most`: a race or
+    a screening will run fewer cells."""
 
     sweep: str
     model: str
     n_vectors: int
     tasks: tuple[TaskPlan, ...]
     seconds: float
+    parts: Mapping[str, float]
     at_most: bool
 
 
 def plan_sweep(job: SweepJob, costs: MachineCosts, options: GridOptions, *, wanted: Wanted = "auto") -> SweepPlan:
-    """Count and predict; nothing is run. Only the grid's own cells: null directions and damage come on top.
+    """Count and predict; nothing is run. Damage, a few forward passes for each cell chosen, comes on top.
 
     Raises:
         UsageError: a way is wanted that cannot be taken.
     """
     tasks = tuple(_plan_task(job, task, costs, options, wanted) for task in job.tasks)
     chosen = [mode for task in tasks for mode in task.modes.values() if mode.mode != "read"]
+    parts = {"answers": sum(mode.seconds[mode.mode] for mode in chosen)} | _beside(job, costs, options)
     return SweepPlan(
         sweep=job.sweep.name,
         model=job.loaded.spec.name,
         n_vectors=len(job.grid.arms),
         tasks=tasks,
-        seconds=sum(mode.seconds[mode.mode] for mode in chosen),
+        seconds=sum(parts.values()),
+        parts=parts,
         at_most=options.race is not None or options.screen_first is not None,
     )
 
@@ -92,3 +100,49 @@ def _plan_task(
         read_s=read_s,
         modes={str(split): mode for split, mode in modes.items()},
     )
+
+
+def _beside(job: SweepJob, costs: MachineCosts, options: GridOptions) -> dict[str, float]:
+    """Seconds of what comes beside a grid's own answers, over all tasks."""
+    parts = {"nulls": 0.0, "gradients": 0.0, "pilot": 0.0}
+    for task in job.tasks:
+        ready = with_target_norms(job, task)
+        if options.nulls:
+            parts["nulls"] += options.nulls * _quickest(ready, task, ready.grid.cells, costs)
+        first = options.screening
+        if first is None:
+            continue
+        parts["gradients"] += _gradients(ready, task, costs)
+        asked = task.asked["search"][: pilot_size(len(task.asked["search"]), first.pilot)]
+        places = by_place(ready.grid.cells).values()
+        ends = [
+            ready.grid.cells[at] for some in places for at in {some[0], some[-1]}
+        ]  # a pilot runs at most two a place
+        parts["pilot"] += _quickest(ready, task, ends, costs, asked=asked)
+    return parts
+
+
+def _quickest(
+    job: SweepJob,
+    task: TaskQuestions,
+    settings: Sequence[Setting],
+    costs: MachineCosts,
+    *,
+    asked: Sequence[Asked] | None = None,
+) -> float:
+    """Seconds of answering these cells over the search split with nothing known, by branching or in full."""
+    some = task.asked["search"] if asked is None else asked
+    work = work_of(some, settings, (), loaded=job.loaded, options=job.grid.options)
+    seconds = predict_seconds(costs, work)
+    return min(seconds["branch"], seconds["full"])
+
+
+def _gradients(job: SweepJob, task: TaskQuestions, costs: MachineCosts) -> float:
+    """Seconds of recording the gradients that a screening needs; 0 where the cache has them."""
+    bundle, asked = job.loaded.bundle, task.asked["search"]
+    plan = plan_gradients(bundle, asked, wish_of(task.benchmark.name, job.grid.cells), numerics={})
+    if find_run(job.session.cache, plan) is not None:
+        return 0.0
+    n_options = max(len(sample.options) for sample in plan.samples)
+    work = work_of(asked, [job.grid.baseline], (), loaded=job.loaded, options=job.grid.options)
+    return sum(gradients_s(costs, batch, n_options) for batch in work.batches)
