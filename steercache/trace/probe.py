@@ -143,7 +143,7 @@ def _heads(dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torc
 
 def _spread(n: int, dtype: torch.dtype, device: torch.device, *, step: int = 40_503) -> torch.Tensor:
     """`n` values from -0.5 to 0.5 in a fixed disorder, made of whole numbers: equal everywhere before rounding."""
-    return ((torch.arange(n) * step % 65_521).to(torch.float64) / 65_521 - 0.5).to(dtype).to(device)
+    return ((torch.arange(n, device="cpu") * step % 65_521).to(torch.float64) / 65_521 - 0.5).to(dtype).to(device)
 
 
 def _hash(results: Sequence[torch.Tensor]) -> str:
