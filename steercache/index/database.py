@@ -3,22 +3,23 @@
 import re
 import tempfile
 import uuid
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
 
-from steercache.core.errors import BudgetError, BusyError, NotFoundError, SteercacheError
+from steercache.core.errors import BudgetError, BusyError, NotFoundError, SteercacheError, SteercacheWarning
+from steercache.index.attach import Config, attach_to_read, attach_to_write, wal_of
 from steercache.index.gate import describe_process, gate_of, retry, writers_lock
 from steercache.index.io_errors import REBUILD, first_line, io_error, unreadable
 from steercache.index.migrate import is_current, migrate
+from steercache.index.objects import foreign_objects
 from steercache.index.place import duckdb_name
 
-ALIAS = "steercache"  # catalog name of the index inside a reading connection
 _HOLDER = re.compile(r"\(PID (\d+)\)")  # in DuckDB's message
 _BROKEN = (duckdb.InternalException, duckdb.FatalException)  # what DuckDB says of a file that contradicts itself
-Config = dict[str, str | bool | int | float | list[str]]
 WRITER: Config = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
@@ -97,22 +98,25 @@ class Index:
     def _open_reader(self) -> duckdb.DuckDBPyConnection:
         if not self.path.exists():
             raise NotFoundError("there is no index yet", place=str(self.path), hint=REBUILD)
-        # A database of its own in memory, the file attached: what a query sets or registers dies with the connection.
-        con = duckdb.connect(":memory:", config=reader_config())
+        con = attach_to_read(self.path, reader_config())
         try:
-            quoted = duckdb_name(self.path).replace("'", "''")
-            con.execute(f"ATTACH '{quoted}' AS {ALIAS} (READ_ONLY)")
-            con.execute(f"USE {ALIAS}")
+            if found := foreign_objects(con, self.path):
+                raise ForeignIndexError(self.path, found)
         except BaseException:
             con.close()
             raise
         return con
 
     def _open_writer(self) -> duckdb.DuckDBPyConnection:
+        """The file attached to be written, at its newest version; one that is not ours is moved aside and a new one begun."""
         if not self.path.exists():
             wal_of(self.path).unlink(missing_ok=True)  # left by a rebuild that was killed; it belongs to no file
-        con = duckdb.connect(duckdb_name(self.path), config=WRITER)
+        con = attach_to_write(self.path, WRITER)
         try:
+            if found := foreign_objects(con, self.path):
+                con.close()
+                set_aside(self.path, found)
+                con = attach_to_write(self.path, WRITER)
             if not is_current(con, place=str(self.path)):
                 con.execute("BEGIN")
                 migrate(con)
@@ -123,9 +127,25 @@ class Index:
         return con
 
 
-def wal_of(path: Path) -> Path:
-    """DuckDB's write-ahead log beside the file."""
-    return path.with_name(path.name + ".wal")
+class ForeignIndexError(NotFoundError):
+    """The file holds what our migrations do not make: as good as no index. Writing, or a rebuild, moves it aside."""
+
+    def __init__(self, path: Path, found: list[str]) -> None:
+        named = ", ".join(found[:5]) + (" ..." if len(found) > 5 else "")
+        super().__init__(f"this index is not as steercache makes it: {named}", place=str(path), hint=REBUILD)
+
+
+def set_aside(path: Path, found: list[str]) -> Path:
+    """Give an index that is not ours another name, and say so; returns the name. The caller holds the writers' lock."""
+    aside = path.with_name(f"{path.name}.aside-{uuid.uuid4().hex[:8]}")
+    path.replace(aside)
+    with suppress(FileNotFoundError):
+        wal_of(path).replace(wal_of(aside))
+    error = ForeignIndexError(path, found)
+    warnings.warn(
+        f"{error.message}; it is kept as {aside.name}, and made again from the files", SteercacheWarning, stacklevel=2
+    )
+    return aside
 
 
 def is_busy(error: Exception) -> bool:

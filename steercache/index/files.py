@@ -15,7 +15,8 @@ import pyarrow.fs as fs
 
 from steercache.core.errors import DamagedError
 from steercache.core.layout import ShardRecord
-from steercache.index.database import WRITER, is_busy, naming_damage, reader_config, wal_of
+from steercache.index.attach import attach_to_write, wal_of
+from steercache.index.database import WRITER, is_busy, naming_damage, reader_config, set_aside
 from steercache.index.gate import gate_of, retry, writers_lock
 from steercache.index.ingest import (
     ShardFiles,
@@ -31,6 +32,7 @@ from steercache.index.ingest import (
 )
 from steercache.index.labels import SAMPLES_OF_RUNS, TOKENS_OF_RUNS
 from steercache.index.migrate import migrate
+from steercache.index.objects import foreign_objects
 from steercache.index.place import duckdb_name
 from steercache.index.rows import Row, insert
 from steercache.index.schemas import ANNOTATIONS, SAMPLES, TOKENS, check_present
@@ -183,7 +185,9 @@ def _swap(path: Path, new: Path, wait_s: float) -> None:
         if path.exists():
             try:
                 with naming_damage(path):
-                    retry(lambda: _open_and_close(path), wait_s=wait_s, again=is_busy)
+                    foreign = retry(lambda: _open_and_close(path), wait_s=wait_s, again=is_busy)
+                if foreign:
+                    set_aside(path, foreign)
             except DamagedError:
                 path.unlink()
         wal_of(path).unlink(missing_ok=True)
@@ -194,11 +198,16 @@ def _swap(path: Path, new: Path, wait_s: float) -> None:
         os.replace(new, path)
 
 
-def _open_and_close(path: Path) -> None:
-    """Find out whether somebody has the file open; without the checkpoint of a last connection, which writes in place."""
-    con = duckdb.connect(duckdb_name(path), config=WRITER)
-    con.execute("PRAGMA disable_checkpoint_on_shutdown")
-    con.close()
+def _open_and_close(path: Path) -> list[str]:
+    """Find out whether somebody has the file open, and what in it is not ours.
+
+    Without the checkpoint of a last connection, which writes in place.
+    """
+    con = attach_to_write(path, WRITER, first=["PRAGMA disable_checkpoint_on_shutdown"])
+    try:
+        return foreign_objects(con, path)
+    finally:
+        con.close()
 
 
 def _per_shard(runs: Sequence[RunFiles], kind: Literal["tokens", "samples"]) -> list[tuple[Path, dict[str, Any]]]:

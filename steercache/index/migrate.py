@@ -9,7 +9,7 @@ import duckdb
 from steercache.core.errors import DamagedError
 
 _FOLDER = Path(__file__).parent / "migrations"
-_BOOK = """
+BOOK = """
 CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER NOT NULL, name VARCHAR NOT NULL);
 COMMENT ON TABLE schema_migrations IS 'Which migrations this index has been through.';
 COMMENT ON COLUMN schema_migrations.version IS 'number of the migration, from 1';
@@ -65,7 +65,7 @@ def is_current(con: duckdb.DuckDBPyConnection, *, place: str, migrations: Sequen
 
 def migrate(con: duckdb.DuckDBPyConnection, *, migrations: Sequence[Migration] = MIGRATIONS) -> None:
     """Apply the migrations that `con`'s index lacks; the caller holds a transaction."""
-    con.execute(_BOOK)
+    con.execute(BOOK)
     version = version_of(con)
     for migration in migrations:
         if migration.version > version:

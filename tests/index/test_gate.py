@@ -13,7 +13,8 @@ import duckdb
 import pytest
 
 from steercache.core.errors import BudgetError, BusyError, DamagedError, NotFoundError, UsageError
-from steercache.index.database import Index, file_error, wal_of
+from steercache.index.attach import wal_of
+from steercache.index.database import Index, file_error
 from steercache.index.files import over_files, rebuild
 from steercache.index.ingest import put_vector
 from tests.index.contents import put_part

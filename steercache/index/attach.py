@@ -1,0 +1,73 @@
+"""Opening an index file so that nothing inside it can reach another file: locked down before the file is attached.
+
+An index may come from somebody else. Its views, triggers, macros and defaults are code: external access and settings are closed
+to the connection first, and what it is made of is compared with our migrations (`objects`) before anything is read.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+
+from steercache.index.place import duckdb_name
+
+ALIAS = "steercache"  # catalog name of the index inside a connection
+Config = dict[str, str | bool | int | float | list[str]]
+
+
+def wal_of(path: Path) -> Path:
+    """DuckDB's write-ahead log beside the file."""
+    return path.with_name(path.name + ".wal")
+
+
+def attach_to_read(path: Path, config: Config) -> duckdb.DuckDBPyConnection:
+    """A database in memory with the index attached to be read: it can open that file and no other.
+
+    What a query sets or registers dies with the connection. Settings are locked with the limits of the SQL that is run on it.
+    """
+    name = duckdb_name(path)
+    con = duckdb.connect(":memory:", config=config)
+    return _attach(con, name, [f"SET allowed_paths = {_list([name, f'{name}.wal'])}", *_CLOSED], "(READ_ONLY)")
+
+
+def attach_to_write(path: Path, config: Config, *, first: Sequence[str] = ()) -> duckdb.DuckDBPyConnection:
+    """A database in memory with the index attached to be written: it can open files of the index's folder and no others.
+
+    `first` is SQL to run before settings are locked.
+    """
+    name = duckdb_name(path)
+    folders = {str(Path(name).parent), str(path.absolute().parent)}  # with links followed, and as the caller names it
+    allowed = sorted(folders | {_as_pattern(folder) for folder in folders})
+    con = duckdb.connect(":memory:", config={**config, "temp_directory": f"{name}.tmp"})
+    closed = [f"SET allowed_directories = {_list(allowed)}", *_CLOSED, "SET lock_configuration = true"]
+    return _attach(con, name, [*first, *closed], "")
+
+
+_CLOSED = ("SET enable_external_access = false",)
+
+
+def _attach(
+    con: duckdb.DuckDBPyConnection, name: str, before: Sequence[str], options: str
+) -> duckdb.DuckDBPyConnection:
+    try:
+        for statement in before:
+            con.execute(statement)
+        con.execute(f"ATTACH {_quoted(name)} AS {ALIAS} {options}")
+        con.execute(f"USE {ALIAS}")
+    except BaseException:
+        con.close()
+        raise
+    return con
+
+
+def _as_pattern(folder: str) -> str:
+    """As `parquet.table_of` writes a path in SQL, signs of a pattern in brackets."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in folder)
+
+
+def _list(names: Sequence[str]) -> str:
+    return f"[{', '.join(map(_quoted, names))}]"
+
+
+def _quoted(name: str) -> str:
+    return "'" + name.replace("'", "''") + "'"
