@@ -186,7 +186,12 @@ def test_rows_of_other_kernels_are_refused_whatever_they_are_called() -> None:
     assert list(replay(loaded, batch, [cell], stored=rows))
 
 
-def test_rows_in_new_batches_do_not_ask_for_the_threads_and_the_padding_of_the_run() -> None:
+def test_rows_in_new_batches_do_not_ask_for_the_threads_and_the_padding_of_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "os.cpu_count", lambda: 4
+    )  # kernels are measured on as many threads as the run had, if there are
     loaded, batch = small_model("llama"), padded_batch("llama", side="right")
     cell = BranchCell(key="x", layer=1, delta_d=directions(1)[0])
     three = numerics_of(loaded, n_threads=3) | {"padding_side": "left"}
