@@ -55,5 +55,5 @@ def read_questions(folder: Path) -> dict[str, Question]:
         return {
             row["sample_id"]: Question(group_id=row["group_id"], right=row["right"], place=row["place"]) for row in rows
         }
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(f"not a sweep's questions: {error}", place=str(path), hint="run the sweep again") from error

@@ -23,10 +23,12 @@ def read_sweep_files(folder: Path) -> SweepFiles:
         if document["sweep_id"] != folder.name:
             raise ValueError(f"it is that of the sweep {document['sweep_id']}")
         sweep = {key: document[key] for key in ("sweep_id", "name", "manifest")}
+        if not isinstance(document["manifest"], dict):
+            raise TypeError("`manifest` is no object")
         sweep["status"] = document.get("status", "complete")
         sweep["created_at"] = _saved_at(document, path)
         cells = {cell["cell_id"]: {"sweep_id": document["sweep_id"], **cell} for cell in document["cells"]}
-    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError, RecursionError) as error:
         raise DamagedError(f"not a sweep's manifest: {error}", place=str(path), hint="run the sweep again") from error
     return SweepFiles(
         sweep=sweep,
@@ -53,5 +55,5 @@ def _read_searches(path: Path) -> tuple[Mapping[str, Any], ...]:
         return ()
     try:
         return tuple(dict(row) for row in json.loads(path.read_bytes())["searches"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(f"not a sweep's searches: {error}", place=str(path), hint="compare again") from error

@@ -80,7 +80,7 @@ def blaming(*paths: Path) -> Iterator[None]:
 def _is_readable(path: Path) -> bool:
     try:
         pq.read_table(path.absolute())
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
         return False
     return True
 

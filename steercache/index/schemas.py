@@ -104,7 +104,7 @@ def check_parquet(path: Path, schema: pa.Schema) -> int:
         found = metadata.schema.to_arrow_schema()
     except FileNotFoundError as error:
         raise DamagedError("the file is missing", place=str(path), hint=REMEDY) from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # Unicode: a column's name
         raise DamagedError(f"not a Parquet file: {error}", place=str(path), hint=REMEDY) from error
     wrong = [
         f.name
