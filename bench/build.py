@@ -19,7 +19,7 @@ import torch
 from bench.beside import build_and_bare
 from bench.texts import write_texts, write_trace
 from bench.turns import Row, fast_dtype, row_of, seconds
-from steercache.cache.handle import Cache, open_cache
+from steercache.cache.handle import CacheFolder, open_cache
 from steercache.models.rope import length_rule
 from steercache.models.spec import LoadedModel
 from steercache.runs.engine import BuildOptions, build_run
@@ -120,7 +120,9 @@ def run(folder: Path | None = None) -> Iterator[Row]:
         shutil.rmtree(work)
 
 
-def _build(cache: Cache, ready: PreparedTrace, after_batch: Callable[[int], None] = lambda n_tokens: None) -> None:
+def _build(
+    cache: CacheFolder, ready: PreparedTrace, after_batch: Callable[[int], None] = lambda n_tokens: None
+) -> None:
     forget(ready)
     build_run(cache, plan_run(ready.job, cache=cache), ready, BuildOptions(on_tokens=after_batch))
 

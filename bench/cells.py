@@ -13,8 +13,8 @@ import torch
 
 from steercache.answers.batches import Runner
 from steercache.answers.store import Key, SweepWriter
-from steercache.benchmarks.task import Asked, ask, pick_rows
-from steercache.cells.arms import Arm, EvalOptions, Setting, settings_of
+from steercache.benchmarks.task import EncodedQuestion, ask, pick_rows
+from steercache.cells.arms import Arm, ArmCell, EvalOptions, settings_of
 from steercache.cells.model import find_model
 from steercache.core.trials import Answer, Target
 from steercache.core.vectors import SteeringVector
@@ -35,7 +35,7 @@ class Questions:
     """The same questions as rows of the benchmark, for loops of one's own, and encoded."""
 
     examples: tuple[Any, ...] = field(repr=False)
-    asked: tuple[Asked, ...] = field(repr=False)
+    asked: tuple[EncodedQuestion, ...] = field(repr=False)
 
 
 def open_model(name: str, root: Path, *, dtype: str = "auto") -> LoadedModel:
@@ -58,14 +58,14 @@ def questions(loaded: LoadedModel, task: str, *, n: int, skip: int = 0) -> Quest
     return Questions(examples=chosen, asked=ask(chosen, loaded.bundle, split="search"))
 
 
-def batch_of(loaded: LoadedModel, asked: Sequence[Asked]) -> PaddedBatch:
+def batch_of(loaded: LoadedModel, asked: Sequence[EncodedQuestion]) -> PaddedBatch:
     """All of the questions as one batch, padded on the left."""
     encoded = [one.encoded for one in asked if one.encoded is not None]
     return pad_batch(encoded, padding_side="left", pad_id=loaded.tokenizer.pad_token_id or 0)
 
 
 @torch.inference_mode()
-def row_norms(loaded: LoadedModel, asked: Sequence[Asked], target: Target) -> np.ndarray[Any, Any]:
+def row_norms(loaded: LoadedModel, asked: Sequence[EncodedQuestion], target: Target) -> np.ndarray[Any, Any]:
     """Median norm of the rows that a target steers, at every layer of the grid."""
     prefill = run_prefill(loaded, batch_of(loaded, asked), layers=layers_of(loaded))
     mask_bt = target_mask(target, prefill.prompts.tokens, vocabulary=prefill.parts.vocabulary)
@@ -101,9 +101,9 @@ class Grid:
     """A vector's cells, and the baseline."""
 
     options: EvalOptions
-    baseline: Setting
+    baseline: ArmCell
     arm: Arm
-    settings: tuple[Setting, ...] = field(repr=False)
+    settings: tuple[ArmCell, ...] = field(repr=False)
 
 
 def make_grid(
@@ -141,7 +141,11 @@ class Answered:
 
 
 def run_exactly(
-    session: Session, loaded: LoadedModel, asked: Sequence[Asked], grid: Grid, settings: Sequence[Setting] | None = None
+    session: Session,
+    loaded: LoadedModel,
+    asked: Sequence[EncodedQuestion],
+    grid: Grid,
+    settings: Sequence[ArmCell] | None = None,
 ) -> Answered:
     """The baseline and every cell (or `settings`) over the questions, as `steercache grid` runs them: branched, every answer
     stored and indexed."""

@@ -30,7 +30,7 @@ from bench.cells import (
     row_norms,
     run_exactly,
 )
-from steercache.answers.store import Said
+from steercache.answers.store import StoredAnswer
 from steercache.cache.handle import open_cache
 from steercache.fit import mean_shift
 from steercache.manifests.load import find_manifest
@@ -39,9 +39,9 @@ from steercache.queries.session import Session, open_session
 from steercache.runs.engine import build_run
 from steercache.runs.job import prepare_trace
 from steercache.runs.plan import plan_run
-from steercache.screening.gradient_plan import GradientWish
+from steercache.screening.gradient_plan import GradientRequest
 from steercache.screening.gradient_store import StoredGradients
-from steercache.screening.predict import GradientsWanted, ensure_gradients
+from steercache.screening.predict import GradientSource, ensure_gradients
 from steercache.steering.screen import answer_gradients
 from steercache.sweeps.grid.shortcuts import FinishedGrid
 from steercache.sweeps.grid.shortcuts_job import finished_grid
@@ -77,8 +77,8 @@ def planted_directions(loaded: LoadedModel, session: Session, others: Questions)
 
 def gradients_of(loaded: LoadedModel, session: Session, asked: Questions) -> StoredGradients:
     """Gradients on image tokens at the grid's layers, recorded into the cache."""
-    wish = GradientWish(benchmark="scenes", layers=layers_of(loaded), targets=("image",))
-    wanted = GradientsWanted(bundle=loaded.bundle, load=lambda: loaded, device="cpu")
+    wish = GradientRequest(benchmark="scenes", layers=layers_of(loaded), targets=("image",))
+    wanted = GradientSource(bundle=loaded.bundle, load=lambda: loaded, device="cpu")
     return ensure_gradients(session, asked.asked, wish, wanted)
 
 
@@ -110,7 +110,9 @@ def whole_grid(kind: str, model: str, n: int) -> Whole:
         start = time.perf_counter()
         gradients = gradients_of(loaded, session, asked)
         gradients_s = time.perf_counter() - start
-        known: Mapping[Any, Said] = {k: Said(raw=a.raw or "", margin=a.margin) for k, a in found.answers.items()}
+        known: Mapping[Any, StoredAnswer] = {
+            k: StoredAnswer(raw=a.raw or "", margin=a.margin) for k, a in found.answers.items()
+        }
         finished = finished_grid(gradients, grid.arm, grid.settings, grid.baseline.cell.cell_id, known)
         return Whole(name=kind, grid=grid, finished=finished, exact_s=exact_s, gradients_s=gradients_s)
     finally:

@@ -33,7 +33,7 @@ from bench.cells import (
 from bench.loops import Said, encode, generate_all, mask_of
 from bench.turns import Row, fast_dtype, row_of
 from steercache.cache.handle import open_cache
-from steercache.cells.arms import Setting
+from steercache.cells.arms import ArmCell
 from steercache.core.errors import NotFoundError
 from steercache.core.trials import Target
 from steercache.models.families import find_module
@@ -55,7 +55,7 @@ class Task:
     loaded: LoadedModel = field(repr=False)
     asked: Questions = field(repr=False)
     grid: Grid
-    part: tuple[Setting, ...] = field(repr=False)
+    part: tuple[ArmCell, ...] = field(repr=False)
     target: Target
 
     @property
@@ -63,7 +63,7 @@ class Task:
         """How answers are read."""
         return self.asked.asked[0].kind
 
-    def ours(self, work: Path, settings: Sequence[Setting] | None = None) -> Answered:
+    def ours(self, work: Path, settings: Sequence[ArmCell] | None = None) -> Answered:
         """The grid into an empty cache."""
         shutil.rmtree(work / "root", ignore_errors=True)
         open_cache(work / "root", create=True)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from steercache.benchmarks.task import PLAIN
-from steercache.cells.arms import EvalOptions, Setting
+from steercache.cells.arms import ArmCell, EvalOptions
 from steercache.models.families import find_module
 from steercache.models.spec import LoadedModel
 from steercache.trace.prompt import decode_image
@@ -58,7 +58,7 @@ def mask_of(loaded: LoadedModel, inputs: dict[str, torch.Tensor], target: str) -
 
 
 @contextmanager
-def hooked(loaded: LoadedModel, setting: Setting | None, mask_bt: torch.Tensor) -> Iterator[None]:
+def hooked(loaded: LoadedModel, setting: ArmCell | None, mask_bt: torch.Tensor) -> Iterator[None]:
     """While the model reads the prompt, the cell's vector is added at its block."""
     if setting is None or setting.cell.layer is None:
         yield
@@ -81,7 +81,7 @@ def hooked(loaded: LoadedModel, setting: Setting | None, mask_bt: torch.Tensor) 
 @torch.inference_mode()
 def generate_all(
     loaded: LoadedModel,
-    settings: Sequence[Setting | None],
+    settings: Sequence[ArmCell | None],
     encodings: Sequence[dict[str, torch.Tensor]],
     *,
     target: str,

@@ -23,7 +23,7 @@ from steercache.core.layout import ShardRecord, SiteLayout, StoreLayout
 from steercache.screening.gradient_plan import SITE
 from steercache.screening.pilot import pilot_cells, pilot_size
 from steercache.screening.predict import TRUST
-from steercache.steering.screen import Screen, each_layer_shifts, mean_shifts, predict
+from steercache.steering.screen import GradientScreen, each_layer_shifts, mean_shifts, predict
 from steercache.store.generation import create_generation
 from steercache.store.reader import GenerationReader, open_generation
 from steercache.store.shard import ShardWriter
@@ -145,7 +145,7 @@ def time_screening(reader: GenerationReader, size: tuple[int, int, int, int], tu
     rng = np.random.default_rng(1)
     margins = rng.normal(size=(n_samples, 1)).astype(np.float32) * np.array([[1, -1]], np.float32)
     vectors = rng.normal(size=(n_vectors, width)).astype(np.float32)
-    screen = Screen(
+    screen = GradientScreen(
         layers=tuple(range(n_layers)),
         gradient_of=lambda layer: reader.gather(SITE, layer, rows_nk.reshape(-1)).reshape(n_samples, 2, width),
         margins=margins,
@@ -166,7 +166,7 @@ def time_screening(reader: GenerationReader, size: tuple[int, int, int, int], tu
     return rows
 
 
-def _by_sample(screen: Screen, vectors: np.ndarray[Any, Any]) -> list[Any]:
+def _by_sample(screen: GradientScreen, vectors: np.ndarray[Any, Any]) -> list[Any]:
     """Of every sample's shift the largest of each vector: something has to be read of each layer before the next."""
     return [shifts.max(axis=0) for _, shifts in each_layer_shifts(screen, vectors)]
 

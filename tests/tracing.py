@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from steercache.cache.handle import Cache, open_cache
+from steercache.cache.handle import CacheFolder, open_cache
 from steercache.runs.engine import BuildOptions, BuildResult, build_run
 from steercache.runs.job import prepare_trace
 from steercache.runs.plan import plan_run
@@ -30,7 +30,7 @@ class SmallTrace:
         plan = plan_run(prepared.job, cache=cache)
         return build_run(cache, plan, prepared, BuildOptions(**options))  # type: ignore[arg-type]
 
-    def cache(self, root: Path) -> Cache:
+    def cache(self, root: Path) -> CacheFolder:
         """Build and open."""
         self.build(root)
         return open_cache(root)

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from steercache.benchmarks.task import Asked, Progress, ask, pick_rows
+from steercache.benchmarks.task import EncodedQuestion, Progress, ask, pick_rows
 from steercache.cache.sweeps import save_sweep
 from steercache.cells.arms import EvalOptions
 from steercache.cells.vectors import check_vector
@@ -233,7 +233,9 @@ def named_lost(points: Sequence[ColourPoint]) -> float | None:
     return next((p.alpha for p in steered if p.alpha > peak.alpha and p.named.mass < plain.named.mass), None)
 
 
-def _questions(benchmark: Benchmark, loaded: LoadedModel, options: ColourOptions, *, word: str) -> tuple[Asked, ...]:
+def _questions(
+    benchmark: Benchmark, loaded: LoadedModel, options: ColourOptions, *, word: str
+) -> tuple[EncodedQuestion, ...]:
     """One question a picture, with another colour word as its right answer, in the words that the model was trained on."""
     fitting = [e for e in benchmark.part(SPLIT) if e.labels.answer in options.words and e.labels.answer != word]
     # The first question of each picture: intervals are over pictures.

@@ -19,7 +19,7 @@ ROLES: Final = ("text", "anchor", "special", "template", "first")  # first: posi
 LOW: Final = 0.05
 CHUNK: Final = 4096  # rows held at a time
 Rows = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+Float32Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,16 +144,16 @@ def _compare(
     )
 
 
-def _norm(rows_nd: npt.NDArray[Any]) -> Floats:
-    lengths: Floats = np.linalg.norm(rows_nd, axis=1)
+def _norm(rows_nd: npt.NDArray[Any]) -> Float32Array:
+    lengths: Float32Array = np.linalg.norm(rows_nd, axis=1)
     return lengths
 
 
-def _cosine(a_nd: Floats, b_nd: Floats) -> Floats:
+def _cosine(a_nd: Float32Array, b_nd: Float32Array) -> Float32Array:
     """Cosine per row; 1 for two rows of zeros, 0 for one."""
     lengths = _norm(a_nd) * _norm(b_nd)
     dots = np.einsum("nd,nd->n", a_nd, b_nd)
-    found: Floats = np.where(
+    found: Float32Array = np.where(
         lengths > 0, dots / np.where(lengths > 0, lengths, 1.0), (_norm(a_nd) == _norm(b_nd)) * 1.0
     )
     return found

@@ -16,7 +16,7 @@ from steercache.core.ids import SHORT_ID, digest_bytes
 from steercache.core.lineage import lineage_of, why_not_own
 from steercache.queries.session import Session
 
-Floats = npt.NDArray[np.float64]
+Float64Array = npt.NDArray[np.float64]
 _SAMPLE = """
 SELECT sample_idx, sample_id, dataset, ordinal, question, answer, image_digest FROM samples
 WHERE run_id = $run AND (sample_idx = $number OR ($number IS NULL AND starts_with(sample_id, $prefix)))
@@ -28,7 +28,7 @@ SELECT token_id, tile FROM tokens WHERE run_id = $run AND sample_idx = $sample A
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class PictureSample:
     """One input of a run, and where it came from."""
 
     run_id: str
@@ -47,7 +47,7 @@ class PatchMap:
     run kept no row. `centred_rc` has the mean of these patches taken away."""
 
     layer: int
-    projection_rc: Floats = field(repr=False)
+    projection_rc: Float64Array = field(repr=False)
 
     @property
     def mean(self) -> float:
@@ -55,9 +55,9 @@ class PatchMap:
         return float(np.nanmean(self.projection_rc))
 
     @property
-    def centred_rc(self) -> Floats:
+    def centred_rc(self) -> Float64Array:
         """Projections without their mean, shape (rows, columns)."""
-        centred: Floats = self.projection_rc - self.mean
+        centred: Float64Array = self.projection_rc - self.mean
         return centred
 
     @property
@@ -72,7 +72,7 @@ class PatchMaps:
     """The maps of one sample, a layer each; `view` says which of the model's looks at the picture they cover, `frame` what
     that look shows of it (None: all)."""
 
-    sample: Sample
+    sample: PictureSample
     vector: str
     concept: str | None
     site: str
@@ -82,7 +82,7 @@ class PatchMaps:
     notes: tuple[str, ...] = ()
 
 
-def find_sample(session: Session, run: str | None, wanted: str) -> Sample:
+def find_sample(session: Session, run: str | None, wanted: str) -> PictureSample:
     """The sample of a run (the newest complete one with pictures for None) by number, or by id or its prefix.
 
     Raises:
@@ -98,7 +98,7 @@ def find_sample(session: Session, run: str | None, wanted: str) -> Sample:
         raise UsageError(f"{len(found)} samples begin with {wanted!r}", hint="give more of the id, or the sample_idx")
     if found[0]["image_digest"] is None:
         raise UsageError(f"sample {wanted} has no picture", hint="a run of a multimodal trace with images")
-    return Sample(run_id=run_id, **found[0])
+    return PictureSample(run_id=run_id, **found[0])
 
 
 def _run_of(session: Session, run: str | None) -> str:
@@ -115,7 +115,7 @@ def _run_of(session: Session, run: str | None) -> str:
 
 def patch_maps(
     session: Session,
-    sample: Sample,
+    sample: PictureSample,
     vector: str,
     *,
     layers: Sequence[int],
@@ -181,7 +181,7 @@ def patch_maps(
     )
 
 
-def _has_one_picture(session: Session, sample: Sample) -> bool:
+def _has_one_picture(session: Session, sample: PictureSample) -> bool:
     """Whether the picture that the index names is all that the sample shows.
 
     Each picture has tiles of its own, so one tile is one picture. Where there are several, the sample's id tells: it is the
@@ -218,8 +218,8 @@ def views_of(
     return kept, [f"{lost} crops or further pictures are not drawn"] if lost else []
 
 
-def _grid(columns: dict[str, npt.NDArray[Any]], chosen: npt.NDArray[np.bool_]) -> Floats:
+def _grid(columns: dict[str, npt.NDArray[Any]], chosen: npt.NDArray[np.bool_]) -> Float64Array:
     row, col = columns["patch_row"][chosen], columns["patch_col"][chosen]
-    grid: Floats = np.full((int(row.max()) + 1, int(col.max()) + 1), np.nan)
+    grid: Float64Array = np.full((int(row.max()) + 1, int(col.max()) + 1), np.nan)
     grid[row, col] = columns["projection"][chosen]
     return grid

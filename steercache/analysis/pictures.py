@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from steercache.analysis.patches import Sample
+from steercache.analysis.patches import PictureSample
 from steercache.core.errors import DamagedError, NotFoundError, SteercacheError, UsageError
 from steercache.core.ids import digest_bytes
 from steercache.data import open_dataset
@@ -18,7 +18,7 @@ _HINT = (
 )
 
 
-def picture_of(session: Session, sample: Sample, file: Path | None = None) -> bytes:
+def picture_of(session: Session, sample: PictureSample, file: Path | None = None) -> bytes:
     """The bytes of a sample's picture: those of `file`, or of the data set that the run's manifest names.
 
     Data sets of one's own are looked for from the current folder: a run knows its manifest, not where that lay.
@@ -37,7 +37,7 @@ def picture_of(session: Session, sample: Sample, file: Path | None = None) -> by
     return data
 
 
-def _from_dataset(session: Session, sample: Sample) -> bytes:
+def _from_dataset(session: Session, sample: PictureSample) -> bytes:
     manifest, base_dir = _dataset(session, sample)
     try:
         example = next(islice(iter(open_dataset(manifest, base_dir=base_dir)), sample.ordinal, None), None)
@@ -52,7 +52,7 @@ def _from_dataset(session: Session, sample: Sample) -> bytes:
     return example.images[0].load()
 
 
-def _dataset(session: Session, sample: Sample) -> tuple[DatasetManifest, Path]:
+def _dataset(session: Session, sample: PictureSample) -> tuple[DatasetManifest, Path]:
     for named in session.cache.run_document(sample.run_id).manifest["datasets"]:
         if isinstance(named, dict) and named.get("name") == sample.dataset:
             return DatasetManifest.model_validate_json(json.dumps(_as_written(named))), Path()

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from steercache.answers.store import Key, Said, SweepWriter
+from steercache.answers.store import Key, StoredAnswer, SweepWriter
 from steercache.answers.ties import tie_nats_here
-from steercache.answers.ways import BRANCHED, Way, groups_of_results
+from steercache.answers.ways import BRANCHED, ExecutionPlan, groups_of_results
 from steercache.benchmarks.comparison import make_answer
-from steercache.benchmarks.task import Asked, Progress
+from steercache.benchmarks.task import EncodedQuestion, Progress
 from steercache.cache.calibration import record_outcome
-from steercache.cells.arms import EvalOptions, Setting
+from steercache.cells.arms import ArmCell, EvalOptions
 from steercache.core.errors import SteercacheError
 from steercache.core.trials import Answer, Mode
 from steercache.models.rope import length_rule
@@ -42,10 +42,10 @@ class Runner:
     loaded: LoadedModel = field(repr=False)
     options: EvalOptions
     writer: SweepWriter = field(repr=False)
-    known: dict[Key, Said] = field(repr=False)
+    known: dict[Key, StoredAnswer] = field(repr=False)
     progress: Progress | None = None
     planned: int | None = None
-    way: Way = BRANCHED
+    way: ExecutionPlan = BRANCHED
     near_ties: list[Key] = field(default_factory=list)
     n_computed: int = 0
     n_reused: int = 0
@@ -63,7 +63,7 @@ class Runner:
             self._ties.append(tie_nats_here(self.writer.cache, self.loaded))
         return self._ties[0]
 
-    def run(self, asked: Sequence[Asked], settings: Sequence[Setting]) -> dict[Key, Answer]:
+    def run(self, asked: Sequence[EncodedQuestion], settings: Sequence[ArmCell]) -> dict[Key, Answer]:
         """Every answer of `settings` to `asked`, failed ones among them."""
         by_id = {s.cell.cell_id: s for s in settings}
         self.writer.ask_for({cell_id: s.cell for cell_id, s in by_id.items()})
@@ -91,7 +91,7 @@ class Runner:
         if self.progress is not None:
             self.progress("answers", self._done, self.planned or self._total)
 
-    def _answers(self, asked: Sequence[Asked], by_id: Mapping[str, Setting]) -> Iterator[list[Answer]]:
+    def _answers(self, asked: Sequence[EncodedQuestion], by_id: Mapping[str, ArmCell]) -> Iterator[list[Answer]]:
         broken = [one for one in asked if one.encoded is None]
         yield [failed_answer(one, cell_id) for one in broken for cell_id in by_id]
         reused = [
@@ -106,7 +106,7 @@ class Runner:
         for batch in question_batches(asked, self.options, self.loaded.bundle):
             yield from self._batch(batch, by_id)
 
-    def _batch(self, batch: Sequence[Asked], by_id: Mapping[str, Setting]) -> Iterator[list[Answer]]:
+    def _batch(self, batch: Sequence[EncodedQuestion], by_id: Mapping[str, ArmCell]) -> Iterator[list[Answer]]:
         missing = {i for i in by_id if any((i, one.sample_id) not in self.known for one in batch)}
         if not missing:
             return
@@ -128,7 +128,10 @@ class Runner:
             yield [answer for result in group for answer in self._scored(ready, result, margins)]
 
     def _scored(
-        self, ready: Sequence[Asked], result: CellAnswers, margins: Callable[[CellAnswers], list[float | None]]
+        self,
+        ready: Sequence[EncodedQuestion],
+        result: CellAnswers,
+        margins: Callable[[CellAnswers], list[float | None]],
     ) -> list[Answer]:
         if result.reason is not None and self.way.mode != "full":
             self.full[result.key] = result.reason
@@ -144,14 +147,14 @@ class Runner:
             if bool(result.near_tie_b[i]):
                 self.near_ties.append((result.key, one.sample_id))
             raw = self.loaded.tokenizer.decode(list(result.tokens[i]), skip_special_tokens=True).strip()
-            answers.append(scored(one, result.key, Said(raw=raw, margin=margin_b[i], mode=result.mode)))
+            answers.append(scored(one, result.key, StoredAnswer(raw=raw, margin=margin_b[i], mode=result.mode)))
         self.n_computed += len(answers)
         return answers
 
 
 def question_batches(
-    asked: Sequence[Asked], options: EvalOptions, bundle: TokenizerBundle
-) -> Iterator[tuple[Asked, ...]]:
+    asked: Sequence[EncodedQuestion], options: EvalOptions, bundle: TokenizerBundle
+) -> Iterator[tuple[EncodedQuestion, ...]]:
     """Questions of one kind and like length together; depends on the questions alone, not on what is known already."""
     for kind in sorted({one.kind for one in asked}):
         same = [one for one in asked if one.kind == kind and one.encoded is not None]
@@ -161,7 +164,7 @@ def question_batches(
             yield tuple(same[i] for i in members)
 
 
-def with_pixels(batch: Sequence[Asked]) -> tuple[list[Asked], list[Asked]]:
+def with_pixels(batch: Sequence[EncodedQuestion]) -> tuple[list[EncodedQuestion], list[EncodedQuestion]]:
     """The batch with its pictures decoded, and those whose pictures can no longer be."""
     ready, broken = [], []
     for one in batch:
@@ -184,7 +187,7 @@ def _held(pixels: Any) -> Callable[[], Any]:
     return lambda: pixels
 
 
-def margins_of(batch: Sequence[Asked], loaded: LoadedModel) -> Callable[[CellAnswers], list[float | None]]:
+def margins_of(batch: Sequence[EncodedQuestion], loaded: LoadedModel) -> Callable[[CellAnswers], list[float | None]]:
     """Per question, log p(right) - max log p(wrong) of the first token, in float32 from the last block's output; None where
     options are not told apart by their first token."""
     ids = [option_ids(one, loaded.tokenizer) for one in batch]
@@ -205,7 +208,7 @@ def margins_of(batch: Sequence[Asked], loaded: LoadedModel) -> Callable[[CellAns
     return margins
 
 
-def option_ids(one: Asked, tokenizer: Any) -> list[int]:
+def option_ids(one: EncodedQuestion, tokenizer: Any) -> list[int]:
     """First tokens of the options, the right one first; none where the answer is no option or two begin alike."""
     options = answer_options(one, tokenizer)
     if options is None:
@@ -214,7 +217,7 @@ def option_ids(one: Asked, tokenizer: Any) -> list[int]:
     return [ids[right], *ids[:right], *ids[right + 1 :]]
 
 
-def answer_options(one: Asked, tokenizer: Any) -> tuple[tuple[int, ...], int] | None:
+def answer_options(one: EncodedQuestion, tokenizer: Any) -> tuple[tuple[int, ...], int] | None:
     """First tokens of the options in the question's order, and which is right; None as `option_ids` has none.
 
     The options of a question for a bare number are the counts of its set that are one token.
@@ -232,7 +235,7 @@ def answer_options(one: Asked, tokenizer: Any) -> tuple[tuple[int, ...], int] | 
     return (tuple(firsts), texts.index(answer)) if len(set(firsts)) == len(texts) else None
 
 
-def failed_answer(one: Asked, cell_id: str, *, mode: Mode | None = None) -> Answer:
+def failed_answer(one: EncodedQuestion, cell_id: str, *, mode: Mode | None = None) -> Answer:
     """The answer of a sample that could not be asked, or whose forward pass was not finite: in the table, as failed."""
     return Answer(
         cell_id=cell_id,
@@ -244,7 +247,7 @@ def failed_answer(one: Asked, cell_id: str, *, mode: Mode | None = None) -> Answ
     )
 
 
-def scored(one: Asked, cell_id: str, said: Said) -> Answer:
+def scored(one: EncodedQuestion, cell_id: str, said: StoredAnswer) -> Answer:
     """What the model said to a question, as an answer."""
     labels = replace(one.labels, split=one.split)
     return make_answer(labels, said.raw, cell_id=cell_id, sample_id=one.sample_id, margin=said.margin, mode=said.mode)

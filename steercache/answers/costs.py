@@ -14,7 +14,7 @@ from typing import Final, Literal, get_args
 import torch
 
 from steercache.answers.damage import neutral_samples
-from steercache.answers.work import BatchWork, Work
+from steercache.answers.work import BatchWork, PendingWork
 from steercache.cache.calibration import (
     MAX_AGE_S,
     correction,
@@ -23,8 +23,8 @@ from steercache.cache.calibration import (
     record_costs,
     recorded_costs,
 )
-from steercache.cache.handle import Cache
-from steercache.cells.arms import Wanted
+from steercache.cache.handle import CacheFolder
+from steercache.cells.arms import ModeRequest
 from steercache.core.errors import UsageError
 from steercache.core.layout import ITEM_BYTES
 from steercache.core.trials import Mode
@@ -64,7 +64,7 @@ class ModeChoice:
     n_cached: int
 
 
-def costs_here(cache: Cache, loaded: LoadedModel, *, again: bool = False) -> MachineCosts:
+def costs_here(cache: CacheFolder, loaded: LoadedModel, *, again: bool = False) -> MachineCosts:
     """What this model costs on this machine: measured (a second or two), kept in `calibration.json`, and measured again after
     `calibration.MAX_AGE_S`."""
     known = None if again else known_costs(cache, loaded.spec, loaded.model.device)
@@ -76,14 +76,14 @@ def costs_here(cache: Cache, loaded: LoadedModel, *, again: bool = False) -> Mac
     return _machine(cache, loaded.spec, ForwardCosts(**kept), key, again=again)
 
 
-def known_costs(cache: Cache, spec: ModelSpec, device: torch.device) -> MachineCosts | None:
+def known_costs(cache: CacheFolder, spec: ModelSpec, device: torch.device) -> MachineCosts | None:
     """What was measured here of a model on a device, without loading it; None: nothing yet, or too long ago."""
     key = key_for(spec, device)
     found = recorded_costs(cache.paths, key, NAMES, max_age_s=MAX_AGE_S)
     return None if found is None else _machine(cache, spec, ForwardCosts(**found), key, again=False)
 
 
-def _machine(cache: Cache, spec: ModelSpec, forward: ForwardCosts, key: str, *, again: bool) -> MachineCosts:
+def _machine(cache: CacheFolder, spec: ModelSpec, forward: ForwardCosts, key: str, *, again: bool) -> MachineCosts:
     return MachineCosts(
         forward=forward,
         read_s_per_byte=read_seconds_per_byte(cache.paths, again=again),
@@ -94,7 +94,7 @@ def _machine(cache: Cache, spec: ModelSpec, forward: ForwardCosts, key: str, *, 
     )
 
 
-def predict_seconds(costs: MachineCosts, work: Work) -> dict[Mode, float]:
+def predict_seconds(costs: MachineCosts, work: PendingWork) -> dict[Mode, float]:
     """How long the work takes in each way, whether or not it can be taken. Answers are counted at their full length."""
     ways = {"replay": _replay_s, "branch": _branch_s, "full": _full_s}
     return {mode: costs.factor * sum(ways[mode](costs, batch) for batch in work.batches) for mode in MODES}
@@ -108,11 +108,11 @@ def gradients_s(costs: MachineCosts, batch: BatchWork, n_options: int) -> float:
 
 
 def choose_mode(
-    work: Work,
+    work: PendingWork,
     seconds: Mapping[Mode, float],
     barred: Mapping[Mode, str],
     *,
-    wanted: Wanted = "auto",
+    wanted: ModeRequest = "auto",
     begun: Mode | None = None,
 ) -> ModeChoice:
     """The quickest way that is not barred; or the one that is wanted; or, if it is open, the one that this work was begun in.
@@ -143,24 +143,26 @@ def choose_mode(
     )
 
 
-def _reason(mode: Mode, work: Work, seconds: Mapping[Mode, float], barred: Mapping[Mode, str], because: str) -> str:
+def _reason(
+    mode: Mode, work: PendingWork, seconds: Mapping[Mode, float], barred: Mapping[Mode, str], because: str
+) -> str:
     """One sentence: what is done, how long it should take, and what the other ways would take or why they are not open."""
     cached = f", {work.n_cached:,} are in the cache" if work.n_cached else ""
     answers = f"{work.n_to_compute:,} answers{cached}"
     others = [
         f"no {DOING[other]}: {barred[other]}"
         if other in barred
-        else f"{DOING[other]} about {seconds_said(seconds[other])}"
+        else f"{DOING[other]} about {duration_text(seconds[other])}"
         for other in MODES
         if other != mode
     ]
-    return "; ".join([f"{DOING[mode]}{because}: about {seconds_said(seconds[mode])} for {answers}", *others])
+    return "; ".join([f"{DOING[mode]}{because}: about {duration_text(seconds[mode])} for {answers}", *others])
 
 
-def seconds_said(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """A time for people.
 
-    >>> seconds_said(0.0042), seconds_said(71.3), seconds_said(4000.0)
+    >>> duration_text(0.0042), duration_text(71.3), duration_text(4000.0)
     ('0.0042 s', '71 s', '67 min')
     """
     if seconds >= 600:

@@ -13,11 +13,11 @@ from typing import Final
 from steercache.answers.batches import Expected, Runner, with_pixels
 from steercache.answers.costs import MODES, MachineCosts, ModeChoice, choose_mode, predict_seconds
 from steercache.answers.replays import ReplayRun, find_replay
-from steercache.answers.ways import BRANCHED, Way
-from steercache.answers.work import Work, work_of
-from steercache.benchmarks.task import Asked, Part
-from steercache.cache.handle import Cache
-from steercache.cells.arms import Setting, Wanted
+from steercache.answers.ways import BRANCHED, ExecutionPlan
+from steercache.answers.work import PendingWork, work_of
+from steercache.benchmarks.task import EncodedQuestion, Part
+from steercache.cache.handle import CacheFolder
+from steercache.cells.arms import ArmCell, ModeRequest
 from steercache.core.errors import SteercacheWarning
 from steercache.core.ids import canonical_json
 from steercache.core.numerics import numeric_differences
@@ -33,15 +33,17 @@ NUMERICS: Final = "numerics.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chooser:
+class ModeChooser:
     """Chooses for the runs of one sweep; `folder` is the sweep's."""
 
-    cache: Cache
+    cache: CacheFolder
     costs: MachineCosts
     folder: Path
-    wanted: Wanted = "auto"
+    wanted: ModeRequest = "auto"
 
-    def choose(self, runner: Runner, asked: Sequence[Asked], settings: Sequence[Setting], split: Part) -> ModeChoice:
+    def choose(
+        self, runner: Runner, asked: Sequence[EncodedQuestion], settings: Sequence[ArmCell], split: Part
+    ) -> ModeChoice:
         """Set the runner's way for these settings over the questions of a split, and say which and why.
 
         Raises:
@@ -57,7 +59,7 @@ class Chooser:
             runner.way = BRANCHED
             return choice
         keep_numerics(self.folder, runner.loaded)
-        runner.way = Way(mode=choice.mode, rows=rows if choice.mode == "replay" else None)
+        runner.way = ExecutionPlan(mode=choice.mode, rows=rows if choice.mode == "replay" else None)
         runner.expected = Expected(
             key=self.costs.key,
             seconds=choice.seconds[choice.mode] / self.costs.factor,
@@ -69,7 +71,7 @@ class Chooser:
         return choice
 
     def barred(
-        self, runner: Runner, asked: Sequence[Asked], settings: Sequence[Setting], work: Work
+        self, runner: Runner, asked: Sequence[EncodedQuestion], settings: Sequence[ArmCell], work: PendingWork
     ) -> tuple[dict[Mode, str], ReplayRun | None]:
         """Ways that cannot be taken, with the reason, and the rows that a replay would start from."""
         if not work.n_to_compute:
@@ -82,7 +84,11 @@ class Chooser:
 
 
 def rows_for(
-    cache: Cache, loaded: LoadedModel, asked: Sequence[Asked], settings: Sequence[Setting], work: Work
+    cache: CacheFolder,
+    loaded: LoadedModel,
+    asked: Sequence[EncodedQuestion],
+    settings: Sequence[ArmCell],
+    work: PendingWork,
 ) -> tuple[ReplayRun | None, str]:
     """Rows that a replay of these settings could start from; without them, why it cannot be."""
     if not work.first_tokens_only:
@@ -91,7 +97,7 @@ def rows_for(
     return find_replay(cache, loaded, asked, layers)
 
 
-def _obstacle(runner: Runner, asked: Sequence[Asked]) -> str | None:
+def _obstacle(runner: Runner, asked: Sequence[EncodedQuestion]) -> str | None:
     """Why this model's blocks cannot be run alone, seen on the first question that can be asked."""
     for one in asked:
         ready, _ = with_pixels([one]) if one.encoded is not None else ([], [])

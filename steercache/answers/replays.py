@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from steercache.benchmarks.task import Asked
+from steercache.benchmarks.task import EncodedQuestion
 from steercache.cache.documents import RunDocument
-from steercache.cache.handle import Cache
+from steercache.cache.handle import CacheFolder
 from steercache.core.ids import SHORT_ID
 from steercache.core.selection import RowIndex, RowSource
 from steercache.models.spec import LoadedModel, ModelSpec
@@ -38,7 +38,7 @@ class ReplayRun:
     token_ids: Mapping[str, npt.NDArray[np.int32]] = field(repr=False)
     rows: Mapping[str, RowIndex] = field(repr=False)
 
-    def batch(self, asked: Sequence[Asked]) -> GatheredBatch:
+    def batch(self, asked: Sequence[EncodedQuestion]) -> GatheredBatch:
         """The stored rows of these questions as one batch, padded to the longest."""
         ids = [one.encoded.sample_id for one in asked if one.encoded is not None]
         return GatheredBatch(
@@ -53,7 +53,7 @@ class ReplayRun:
 
 
 def find_replay(
-    cache: Cache, loaded: LoadedModel, asked: Sequence[Asked], layers: Sequence[int]
+    cache: CacheFolder, loaded: LoadedModel, asked: Sequence[EncodedQuestion], layers: Sequence[int]
 ) -> tuple[ReplayRun | None, str]:
     """The newest run that has every question's rows at all `layers`; without one, why the nearest does not fit."""
     spec = loaded.spec
@@ -94,7 +94,7 @@ def _misfit(document: RunDocument, spec: ModelSpec, layers: Sequence[int]) -> st
 
 
 def _rows(
-    cache: Cache, run_id: str, ids: Sequence[str]
+    cache: CacheFolder, run_id: str, ids: Sequence[str]
 ) -> tuple[dict[str, npt.NDArray[np.int32]], dict[str, RowIndex]] | None:
     """Token ids and rows by sample; None where a sample or a row is not there."""
     with cache.connection() as con:
@@ -110,7 +110,7 @@ def _rows(
     return dict(zip(ids, token_ids, strict=True)), dict(zip(ids, rows, strict=True))
 
 
-def _lacking(cache: Cache, run_id: str, ids: Sequence[str]) -> str:
+def _lacking(cache: CacheFolder, run_id: str, ids: Sequence[str]) -> str:
     """How many of the questions a run has, which has not all rows of all of them."""
     with cache.connection() as con:
         (n_known,) = con.execute(_KNOWN, {"run": run_id, "ids": list(ids)}).fetchone() or (0,)

@@ -13,8 +13,8 @@ from typing import Any, Final, get_args
 import numpy as np
 
 from steercache.answers.batches import with_pixels
-from steercache.benchmarks.task import Asked
-from steercache.cache.handle import Cache
+from steercache.benchmarks.task import EncodedQuestion
+from steercache.cache.handle import CacheFolder
 from steercache.cache.lock_wait import hold_folder
 from steercache.cells.sweep import SweepJob, TaskQuestions
 from steercache.core.errors import DamagedError, PartlyFailedError
@@ -31,7 +31,7 @@ RowNorms = Mapping[str, tuple[float | None, ...]]  # by target, layer after laye
 
 
 def row_norms_of(
-    cache: Cache, bundle: TokenizerBundle, asked: Sequence[Asked], *, load: Callable[[], LoadedModel]
+    cache: CacheFolder, bundle: TokenizerBundle, asked: Sequence[EncodedQuestion], *, load: Callable[[], LoadedModel]
 ) -> RowNorms:
     """Median over the first `N_QUESTIONS` questions of the median norm of a target's rows, position 0 left out.
 
@@ -61,7 +61,7 @@ def row_norms_of(
     return kept
 
 
-def known_row_norms(cache: Cache, bundle: TokenizerBundle, asked: Sequence[Asked]) -> RowNorms | None:
+def known_row_norms(cache: CacheFolder, bundle: TokenizerBundle, asked: Sequence[EncodedQuestion]) -> RowNorms | None:
     """What was measured of these questions; None: nothing yet. Raises DamagedError."""
     path = cache.paths.row_norms / f"{digest(_identity(bundle, first_questions(asked)))}.json"
     if not path.exists():
@@ -87,13 +87,13 @@ def with_target_norms(job: SweepJob, task: TaskQuestions, *, load: Callable[[], 
     return job if norms is None else replace(job, grid=job.grid.with_norms(job.loaded, norms))
 
 
-def first_questions(asked: Sequence[Asked]) -> tuple[Asked, ...]:
+def first_questions(asked: Sequence[EncodedQuestion]) -> tuple[EncodedQuestion, ...]:
     """The first `N_QUESTIONS` that can be asked, in the seeded order of `task.pick_rows`, whatever order they come in."""
     askable = [one for one in asked if one.encoded is not None]
     return tuple(sorted(askable, key=lambda one: hashlib.sha256(one.place.encode()).digest())[:N_QUESTIONS])
 
 
-def _identity(bundle: TokenizerBundle, questions: Sequence[Asked]) -> dict[str, Any]:
+def _identity(bundle: TokenizerBundle, questions: Sequence[EncodedQuestion]) -> dict[str, Any]:
     spec = bundle.spec
     return {
         "fingerprint": spec.fingerprint,
@@ -103,7 +103,7 @@ def _identity(bundle: TokenizerBundle, questions: Sequence[Asked]) -> dict[str, 
     }
 
 
-def _measure(loaded: LoadedModel, questions: Sequence[Asked]) -> dict[str, list[float | None]]:
+def _measure(loaded: LoadedModel, questions: Sequence[EncodedQuestion]) -> dict[str, list[float | None]]:
     """By target, layer after layer; question by question, so that no batching has a say."""
     ready, broken = with_pixels(questions)
     if not ready:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from steercache.cache.handle import Cache
+from steercache.cache.handle import CacheFolder
 from steercache.cache.lock import hold_lock
 from steercache.cache.sweeps import add_answers, begin_sweep, finish_sweep, sweep_id_of
 from steercache.core.trials import Answer, Cell, Mode
@@ -35,7 +35,7 @@ QUALIFY row_number() OVER (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
+class StoredAnswer:
     """What the model wrote to one sample in one cell, how clearly, and how that was computed."""
 
     raw: str
@@ -43,13 +43,13 @@ class Said:
     mode: Mode | None = None
 
 
-def stored_answers(cache: Cache, cell_ids: Sequence[str]) -> dict[Key, Said]:
+def stored_answers(cache: CacheFolder, cell_ids: Sequence[str]) -> dict[Key, StoredAnswer]:
     """Every answer the cache has in these cells, whichever sweep asked for it."""
     if not cell_ids or not cache.paths.sweeps.is_dir():
         return {}
     with cache.connection() as con:
         rows = con.execute(_STORED, {"cells": list(cell_ids)}).fetchall()
-    return {(cell, sample): Said(raw=raw, margin=margin, mode=mode) for cell, sample, raw, margin, mode in rows}
+    return {(cell, sample): StoredAnswer(raw=raw, margin=margin, mode=mode) for cell, sample, raw, margin, mode in rows}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class SweepWriter:
     Work on it inside `held`, which keeps a second process from computing the same answers.
     """
 
-    cache: Cache
+    cache: CacheFolder
     name: str
     manifest: Mapping[str, Any]
     cells: dict[str, Cell] = field(default_factory=dict)

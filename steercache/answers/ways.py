@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from steercache.answers.replays import ReplayRun
-from steercache.benchmarks.task import Asked
+from steercache.benchmarks.task import EncodedQuestion
 from steercache.core.trials import Mode
 from steercache.models.families import Family
 from steercache.models.spec import LoadedModel
@@ -23,7 +23,7 @@ from steercache.trace.batches import PaddedBatch, pad_batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
+class ExecutionPlan:
     """How answers are computed; `rows` are what a replay starts from."""
 
     mode: Mode = "branch"
@@ -34,17 +34,17 @@ class Way:
         return self.mode != "replay" or any(not name.startswith("pixel_") for name in family.needs)
 
 
-BRANCHED: Final = Way()
+BRANCHED: Final = ExecutionPlan()
 
 
 def groups_of_results(
     loaded: LoadedModel,
-    ready: Sequence[Asked],
+    ready: Sequence[EncodedQuestion],
     cells: Sequence[BranchCell],
     *,
     wanted: frozenset[str],
     options: BranchOptions,
-    way: Way,
+    way: ExecutionPlan,
 ) -> Iterator[Iterable[CellAnswers]]:
     """What the wanted cells (by key) answered to a batch of questions whose pictures are decoded, group by group."""
     if way.mode == "full":
@@ -69,7 +69,7 @@ def _where_rows_are(cell: BranchCell, cells: Sequence[BranchCell]) -> BranchCell
     return replace(cell, layer=min((other.layer for other in cells if other.delta_d.any()), default=cell.layer))
 
 
-def _padded(loaded: LoadedModel, ready: Sequence[Asked], *, blind: bool = False) -> PaddedBatch:
+def _padded(loaded: LoadedModel, ready: Sequence[EncodedQuestion], *, blind: bool = False) -> PaddedBatch:
     samples = [one.encoded for one in ready if one.encoded is not None]
     if blind:
         samples = [replace(sample, pixels=None) for sample in samples]

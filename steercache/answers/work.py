@@ -8,8 +8,8 @@ import numpy as np
 
 from steercache.answers.batches import question_batches
 from steercache.answers.store import Key
-from steercache.benchmarks.task import Asked
-from steercache.cells.arms import EvalOptions, Setting
+from steercache.benchmarks.task import EncodedQuestion
+from steercache.cells.arms import ArmCell, EvalOptions
 from steercache.core.examples import TOKEN_KINDS, EncodedSample
 from steercache.core.trials import Target
 from steercache.models.spec import LoadedModel
@@ -44,7 +44,7 @@ class BatchWork:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class PendingWork:
     """All batches that something is missing of; answers to compute, and those that the cache has already."""
 
     batches: tuple[BatchWork, ...] = field(repr=False)
@@ -58,13 +58,13 @@ class Work:
 
 
 def work_of(
-    asked: Sequence[Asked],
-    settings: Sequence[Setting],
+    asked: Sequence[EncodedQuestion],
+    settings: Sequence[ArmCell],
     known: Collection[Key],
     *,
     loaded: LoadedModel,
     options: EvalOptions,
-) -> Work:
+) -> PendingWork:
     """What `Runner.run` would have to do. A batch is computed for every cell that lacks an answer of its questions."""
     by_id = {s.cell.cell_id: s for s in settings}
     n_cached, n_to_compute, batches = 0, 0, []
@@ -74,11 +74,11 @@ def work_of(
         n_cached += len(by_id) * len(batch) - missing.total()
         if missing:
             batches.append(_batch_work(batch, [by_id[i] for i in missing], loaded, options))
-    return Work(batches=tuple(batches), n_to_compute=n_to_compute, n_cached=n_cached)
+    return PendingWork(batches=tuple(batches), n_to_compute=n_to_compute, n_cached=n_cached)
 
 
 def _batch_work(
-    batch: Sequence[Asked], settings: Sequence[Setting], loaded: LoadedModel, options: EvalOptions
+    batch: Sequence[EncodedQuestion], settings: Sequence[ArmCell], loaded: LoadedModel, options: EvalOptions
 ) -> BatchWork:
     samples = [one.encoded for one in batch if one.encoded is not None]
     width = max(sample.n_tokens for sample in samples)
@@ -97,7 +97,7 @@ def _batch_work(
     )
 
 
-def _kind(setting: Setting, start: int, *, last: int) -> CellKind:
+def _kind(setting: ArmCell, start: int, *, last: int) -> CellKind:
     cell = setting.cell
     moves = cell.layer is not None and (cell.layer < last or cell.target in ("all", "last"))
     return CellKind(

@@ -14,7 +14,7 @@ from steercache.api.paths import default_root
 from steercache.api.progress import ProgressLike, reporting
 from steercache.api.runs import Run, run_of
 from steercache.cache.compact import Compacted, compact_run
-from steercache.cache.handle import Cache as CacheFolder
+from steercache.cache.handle import CacheFolder as CacheFolder
 from steercache.cache.handle import open_cache
 from steercache.cache.rebuild import rebuild_index
 from steercache.cache.remove import Leftover, collect, leftovers, remove_damaged_shards, remove_run

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from steercache.core.trials import AlphaUnit
 from steercache.core.vectors import SteeringVector
 from steercache.models.spec import LoadedModel
-from steercache.steering.generate import Setting, SideBySide, generate_side_by_side
+from steercache.steering.generate import SideBySide, SteeringSetting, generate_side_by_side
 from steercache.steering.live import When
 from steercache.steering.targets import TargetLike
 
@@ -34,7 +34,9 @@ def generate(
     """
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     settings = [
-        Setting(layer=layer, alpha=alpha, alpha_unit=alpha_unit, target=target, when=when, skip_first=skip_first)
+        SteeringSetting(
+            layer=layer, alpha=alpha, alpha_unit=alpha_unit, target=target, when=when, skip_first=skip_first
+        )
         for alpha in dict.fromkeys((0.0, *alphas))
     ]
     return generate_side_by_side(model, vector, texts, settings=settings, max_new_tokens=max_new_tokens, chat=chat)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from steercache.api.progress import ProgressCallback
-from steercache.cache.handle import Cache as CacheFolder
+from steercache.cache.handle import CacheFolder as CacheFolder
 from steercache.cache.verify import Finding, verify_root
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from steercache.answers.costs import costs_here, known_costs
 from steercache.api.progress import ProgressLike, reporting
-from steercache.cells.arms import Wanted
+from steercache.cells.arms import ModeRequest
 from steercache.cells.controls import ControlKind
 from steercache.cells.sweep import prepare_sweep, sweep_model
 from steercache.core.errors import UsageError
@@ -17,13 +17,13 @@ from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session
 from steercache.screening.job import (
     ScreenedTask,
-    bent_by_pilot,
+    corrected_by_pilot,
+    gradient_source,
+    model_without_weights,
     screen_task,
     screening_for_grid,
     sweep_job,
     tasks_of_sweep,
-    wanted_of,
-    weightless,
 )
 from steercache.screening.pilot import ScreenFirst, screen_first_of
 from steercache.screening.predict import TRUST
@@ -61,7 +61,7 @@ class Sweep:
         return f"<Sweep {sweep.name!r}: {tasks}; {len(sweep.alphas)} strengths, targets {', '.join(sweep.targets)}>"
 
     def plan(
-        self, *, nulls: int = 0, mode: Wanted = "auto", recalibrate: bool = False, progress: ProgressLike = None
+        self, *, nulls: int = 0, mode: ModeRequest = "auto", recalibrate: bool = False, progress: ProgressLike = None
     ) -> SweepPlan:
         """What running the sweep would compute, what is cached already, and how long each execution mode would take.
 
@@ -76,7 +76,7 @@ class Sweep:
         found = sweep_model(self._resolved, self.root)
         bundle = found.bundle(self.root, dtype=self._dtype)
         with reporting(progress) as show:
-            job = prepare_sweep(self._session, weightless(bundle), self._resolved, progress=show)
+            job = prepare_sweep(self._session, model_without_weights(bundle), self._resolved, progress=show)
         cache = self._session.cache
         costs = None if recalibrate else known_costs(cache, bundle.spec, resolve_device(self._device))
         if costs is None:
@@ -97,14 +97,14 @@ class Sweep:
             NotFoundError, UsageError: as `run`.
         """
         found = sweep_model(self._resolved, self.root)
-        wanted = wanted_of(found, self.root, device=self._device, dtype=self._dtype, run=None, force=force)
+        wanted = gradient_source(found, self.root, device=self._device, dtype=self._dtype, run=None, force=force)
         with reporting(progress) as show:
             job = sweep_job(self._session, self._resolved, wanted, progress=show)
             tasks = tasks_of_sweep(job)
             screened = [screen_task(self._session, task, wanted, trust=trust, progress=show) for task in tasks]
             if pilot:
                 screened = [
-                    bent_by_pilot(job, questions, one, wanted, n=pilot, progress=show)
+                    corrected_by_pilot(job, questions, one, wanted, n=pilot, progress=show)
                     for questions, one in zip(job.tasks, screened, strict=True)
                 ]
         return screened
@@ -120,7 +120,7 @@ class Sweep:
         by: Literal["margin", "accuracy"] | None = None,
         test: bool = True,
         damage: bool = True,
-        mode: Wanted | None = None,
+        mode: ModeRequest | None = None,
         recalibrate: bool = False,
         memory_mib: int | None = None,
         tokens_per_batch: int | None = None,

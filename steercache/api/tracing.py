@@ -5,7 +5,7 @@ from pathlib import Path
 from steercache.api.files import trace_of_file
 from steercache.api.progress import ProgressLike, reporting
 from steercache.api.runs import Run, run_of
-from steercache.cache.handle import Cache as CacheFolder
+from steercache.cache.handle import CacheFolder as CacheFolder
 from steercache.manifests.documents import TraceManifest
 from steercache.manifests.resolve import ResolvedTrace, resolve_trace, resolve_trace_document
 from steercache.runs.engine import BuildOptions, build_run

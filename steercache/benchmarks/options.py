@@ -64,7 +64,7 @@ _NO: Final = re.compile(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class AnswerOptions:
     """The options of a question: `texts` in lower case, `letters` (none for a closed vocabulary), `integers` where all are
     numbers, and whether each text begins with an article (`articled`)."""
 
@@ -74,23 +74,23 @@ class Options:
     articled: tuple[bool, ...]
 
     @classmethod
-    def of_choices(cls, choices: Sequence[str]) -> "Options":
+    def of_choices(cls, choices: Sequence[str]) -> "AnswerOptions":
         """Lettered choices, A first. Raises UsageError for more than there are letters."""
         if len(choices) > len(_ALPHABET):
             raise UsageError(f"a question has {len(choices)} choices", hint=f"at most {len(_ALPHABET)}, one a letter")
         return _options(tuple(choices), lettered=True)
 
     @classmethod
-    def of_words(cls, words: Sequence[str]) -> "Options":
+    def of_words(cls, words: Sequence[str]) -> "AnswerOptions":
         """A closed vocabulary without letters."""
         return _options(tuple(words), lettered=False)
 
 
 @lru_cache(maxsize=512)
-def _options(choices: tuple[str, ...], *, lettered: bool) -> Options:
+def _options(choices: tuple[str, ...], *, lettered: bool) -> AnswerOptions:
     texts = tuple(" ".join(bare(choice).casefold().split()) for choice in choices)
     integers = tuple(n for text in texts if re.fullmatch(r"-?\d+|[a-z]+", text) and (n := read_count(text)) is not None)
-    return Options(
+    return AnswerOptions(
         texts=texts,
         letters=_ALPHABET[: len(choices)] if lettered else "",
         integers=integers if len(integers) == len(choices) else (),
@@ -103,7 +103,7 @@ def bare(text: str) -> str:
     return text.strip(_EDGES)
 
 
-def exact_option(text: str, options: Options) -> str | None:
+def exact_option(text: str, options: AnswerOptions) -> str | None:
     """The option (as its place) that the whole text is: a letter, an option's text, or both. "" for a letter with another
     option's text; None where the text is something else."""
     plain = " ".join(bare(text).casefold().split())
@@ -126,7 +126,7 @@ def exact_option(text: str, options: Options) -> str | None:
     return None
 
 
-def _whole_text(rest: str, options: Options) -> list[int]:
+def _whole_text(rest: str, options: AnswerOptions) -> list[int]:
     """The options whose text, or number, the rest of an answer is."""
     plain = " ".join(bare(rest).split())
     same = [i for i, own in enumerate(options.texts) if own and own == plain]
@@ -136,7 +136,7 @@ def _whole_text(rest: str, options: Options) -> list[int]:
     return same
 
 
-def mentions_of(text: str, options: Options) -> tuple[list[Mention], list[Mention]]:
+def mentions_of(text: str, options: AnswerOptions) -> tuple[list[Mention], list[Mention]]:
     """Mentions by letter, and mentions by text; a letter beside another option's text mentions both."""
     texts = list(_texts(text, options))
     letters: list[Mention] = []
@@ -194,7 +194,7 @@ def _ends(text: str, mention: Mention) -> bool:
     return bool(re.match(r"\s*(?:$|[.,;!?)\n])", text[mention.end :]))
 
 
-def _takes_article(letter: str, idx: int, options: Options) -> bool:
+def _takes_article(letter: str, idx: int, options: AnswerOptions) -> bool:
     """Whether "a" before this option's text can be the article."""
     if letter != "a" or options.integers:
         return False
@@ -205,7 +205,7 @@ def _mention(match: re.Match[str], idx: int) -> Mention:
     return Mention(start=match.start(), end=match.end(), value=str(idx))
 
 
-def _texts(text: str, options: Options) -> Iterator[Mention]:
+def _texts(text: str, options: AnswerOptions) -> Iterator[Mention]:
     """Mentions of the options' texts as whole words; one inside a longer option's text gives way to it."""
     found: list[Mention] = []
     for i, own in enumerate(options.texts):

@@ -14,13 +14,13 @@ from steercache.core.ids import canonical_json
 from steercache.store.durable import make_folder, write_file_atomically
 
 if TYPE_CHECKING:  # a page about a sweep is made without torch, which encoding needs
-    from steercache.benchmarks.task import Asked, Part
+    from steercache.benchmarks.task import EncodedQuestion, Part
 
 FILE_NAME: Final = "questions.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class StoredQuestion:
     """One sample of a sweep: its picture (`group_id`) and its right answer."""
 
     group_id: str
@@ -28,7 +28,7 @@ class Question:
     place: str
 
 
-def save_questions(folder: Path, asked: "Mapping[Part, Sequence[Asked]]") -> None:
+def save_questions(folder: Path, asked: "Mapping[Part, Sequence[EncodedQuestion]]") -> None:
     """Write `questions.json` into a sweep's folder."""
     rows = [
         {
@@ -45,7 +45,7 @@ def save_questions(folder: Path, asked: "Mapping[Part, Sequence[Asked]]") -> Non
     write_file_atomically(folder / FILE_NAME, canonical_json({"questions": rows}))
 
 
-def read_questions(folder: Path) -> dict[str, Question]:
+def read_questions(folder: Path) -> dict[str, StoredQuestion]:
     """Questions by sample id; none where the sweep was written without them. Raises DamagedError."""
     path = folder / FILE_NAME
     if not path.exists():
@@ -53,7 +53,8 @@ def read_questions(folder: Path) -> dict[str, Question]:
     try:
         rows = json.loads(path.read_bytes())["questions"]
         return {
-            row["sample_id"]: Question(group_id=row["group_id"], right=row["right"], place=row["place"]) for row in rows
+            row["sample_id"]: StoredQuestion(group_id=row["group_id"], right=row["right"], place=row["place"])
+            for row in rows
         }
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(f"not a sweep's questions: {error}", place=str(path), hint="run the sweep again") from error

@@ -15,7 +15,7 @@ from typing import Final
 from steercache.benchmarks.answer_text import answer_texts
 from steercache.benchmarks.commitment import committed
 from steercache.benchmarks.counts import read_count
-from steercache.benchmarks.options import Options, bare, exact_option, mentions_of
+from steercache.benchmarks.options import AnswerOptions, bare, exact_option, mentions_of
 from steercache.core.errors import UsageError
 
 _FRAME: Final = re.compile(
@@ -25,7 +25,7 @@ _FRAME: Final = re.compile(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
+class ScoredAnswer:
     """`parsed`: the letter (upper case), the number or the word read from the answer; `correct` is None if nothing ran."""
 
     parsed: str | None
@@ -37,7 +37,7 @@ Parse = Callable[[str, Sequence[str]], str | None]
 
 def parse_choice(raw: str, choices: Sequence[str]) -> str | None:
     """The letter an answer means, upper case; None if it means none of the choices or more than one."""
-    options = Options.of_choices(choices)
+    options = AnswerOptions.of_choices(choices)
     idx = _agreed(raw, lambda text: _option(text, options))
     return None if idx is None else options.letters[int(idx)].upper()
 
@@ -52,7 +52,7 @@ def parse_text(raw: str, choices: Sequence[str] = ()) -> str | None:
     the answer commits itself to."""
     if not choices:
         return _agreed(raw, _own_words)
-    options = Options.of_words(choices)
+    options = AnswerOptions.of_words(choices)
     idx = _agreed(raw, lambda text: _option(text, options))
     return None if idx is None else options.texts[int(idx)]
 
@@ -63,7 +63,7 @@ def _agreed(raw: str, read: Callable[[str], str | None]) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _option(text: str, options: Options) -> str | None:
+def _option(text: str, options: AnswerOptions) -> str | None:
     exact = exact_option(text, options)
     if exact is not None:
         return exact if exact else None
@@ -91,7 +91,7 @@ def _read(kind: str, raw: str, choices: tuple[str, ...]) -> str | None:
     return PARSERS[kind](raw, choices)
 
 
-def score_answer(raw: str | None, *, kind: str, answer: str, choices: Sequence[str] = ()) -> Score:
+def score_answer(raw: str | None, *, kind: str, answer: str, choices: Sequence[str] = ()) -> ScoredAnswer:
     """Read `raw` as an answer of `kind` ("choice", "count", "text") and compare it with the right one.
 
     Raises:
@@ -103,6 +103,6 @@ def score_answer(raw: str | None, *, kind: str, answer: str, choices: Sequence[s
     if right is None:
         raise UsageError(f"the right answer {answer!r} is no answer of kind {kind!r} to choices {list(choices)}")
     if raw is None:
-        return Score(parsed=None, correct=None)
+        return ScoredAnswer(parsed=None, correct=None)
     parsed = _read(kind, raw, tuple(choices))
-    return Score(parsed=parsed, correct=parsed == right)
+    return ScoredAnswer(parsed=parsed, correct=parsed == right)

@@ -67,7 +67,7 @@ def attend_to(concept: str | None) -> Wording:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class EncodedQuestion:
     """One row of the set. `encoded` is None where it cannot be asked, and `error` says why."""
 
     sample_id: str
@@ -104,9 +104,9 @@ def pick_rows(benchmark: Benchmark, split: Part, *, n: int | None, orphans: Part
 
 def ask(
     rows: Sequence[Example | FailedRow], bundle: TokenizerBundle, *, split: Part, progress: Progress | None = None
-) -> tuple[Asked, ...]:
+) -> tuple[EncodedQuestion, ...]:
     """Encode rows under the plain wording; what cannot be encoded, or is asked twice, is failed and says why."""
-    asked: list[Asked] = []
+    asked: list[EncodedQuestion] = []
     seen: dict[str, str] = {}
     for i, row in enumerate(rows):
         if progress is not None:
@@ -120,10 +120,10 @@ def ask(
 
 
 def reword(
-    asked: Sequence[Asked], rows: Sequence[Example | FailedRow], wording: Wording, bundle: TokenizerBundle
-) -> tuple[Asked, ...]:
+    asked: Sequence[EncodedQuestion], rows: Sequence[Example | FailedRow], wording: Wording, bundle: TokenizerBundle
+) -> tuple[EncodedQuestion, ...]:
     """The same questions under another wording, with the ids that they have under the plain one."""
-    again: list[Asked] = []
+    again: list[EncodedQuestion] = []
     for one, row in zip(asked, rows, strict=True):
         if one.encoded is None or isinstance(row, FailedRow):
             again.append(one)
@@ -135,12 +135,12 @@ def reword(
     return tuple(again)
 
 
-def _ask(example: Example, bundle: TokenizerBundle, split: Part) -> Asked:
+def _ask(example: Example, bundle: TokenizerBundle, split: Part) -> EncodedQuestion:
     try:
         encoded = encode_example(PLAIN.put(example, bundle), bundle)
     except EncodingProblem as problem:
         return _failed(example.place, split, problem.message, labels=example.labels)
-    return Asked(
+    return EncodedQuestion(
         sample_id=encoded.sample_id,
         place=example.place,
         split=split,
@@ -150,8 +150,8 @@ def _ask(example: Example, bundle: TokenizerBundle, split: Part) -> Asked:
     )
 
 
-def _failed(place: str, split: Part, error: str, *, labels: Labels | None = None) -> Asked:
-    return Asked(
+def _failed(place: str, split: Part, error: str, *, labels: Labels | None = None) -> EncodedQuestion:
+    return EncodedQuestion(
         sample_id=digest({"failed row": place}),
         place=place,
         split=split,

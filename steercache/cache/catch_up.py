@@ -34,7 +34,7 @@ from steercache.index.ingest import (
     shard_row,
     stored_shards,
 )
-from steercache.index.seen import Source, read_seen, read_sources, write_seen, write_sources
+from steercache.index.seen import SourceState, read_seen, read_sources, write_seen, write_sources
 
 CATCH_UP_WAIT_S = 0.5
 
@@ -92,8 +92,8 @@ def add_shards(paths: RootPaths, document: RunDocument, records: Sequence[ShardR
 
 
 def _runs(
-    paths: RootPaths, connection: Any, changed: set[str], known: set[str], sources: Mapping[str, Source]
-) -> dict[str, Source]:
+    paths: RootPaths, connection: Any, changed: set[str], known: set[str], sources: Mapping[str, SourceState]
+) -> dict[str, SourceState]:
     """Make the rows of runs equal to their files; returns `sources` with the labels that they were joined with."""
     kept = dict(sources)
     there = {run.folder.name for run in paths.all_runs()}
@@ -109,7 +109,7 @@ def _runs(
             if not _has_document(paths, run_id):
                 there.discard(run_id)  # it says of none of its rows whose they are
             continue  # `cache verify` names it; the other runs stay usable
-        labels, path = Source(labels_state(files.annotations), run_id), labels_path(run_id)
+        labels, path = SourceState(labels_state(files.annotations), run_id), labels_path(run_id)
         is_new = f"runs/{run_id}" in changed
         n_kept = _run(connection, files) if is_new else len(files.shards)
         if n_kept and kept.get(path) != labels:
@@ -160,13 +160,15 @@ def _has_same_tables(stored: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
     return bool(stored[name] == row[name])
 
 
-def _vectors(paths: RootPaths, connection: Any, known: set[str], sources: Mapping[str, Source]) -> dict[str, Source]:
+def _vectors(
+    paths: RootPaths, connection: Any, known: set[str], sources: Mapping[str, SourceState]
+) -> dict[str, SourceState]:
     """Make the rows of vectors equal to their files; only files that changed are read, and those of the same ids."""
     states = vector_states(paths)
     old = {path: source for path, source in sources.items() if path.startswith(f"{VECTORS}/")}
     kept = {path: source for path, source in old.items() if states.get(path) == source.state}
     read = {path: read_vector(paths.root / path) for path in states.keys() - kept.keys()}
-    kept |= {path: Source(states[path], stored.vector.vector_id) for path, stored in read.items()}
+    kept |= {path: SourceState(states[path], stored.vector.vector_id) for path, stored in read.items()}
     there = {source.id for source in kept.values()}
     stale = {source.id for path, source in old.items() if kept.get(path) != source}
     stale |= {stored.vector.vector_id for stored in read.values()} | (known ^ there)

@@ -26,7 +26,7 @@ from steercache.cache.documents import (
     write_run_document,
     write_shard_record,
 )
-from steercache.cache.handle import Cache
+from steercache.cache.handle import CacheFolder
 from steercache.cache.lock import hold_lock
 from steercache.cache.paths import FIRST_GENERATION, RunPaths
 from steercache.cache.rebuild import catch_up_or_rebuild
@@ -60,7 +60,7 @@ class ShardTables:
 class RunWriter:
     """A run that is being filled; made by `begin_run`, which holds the run's lock."""
 
-    def __init__(self, cache: Cache, document: RunDocument) -> None:
+    def __init__(self, cache: CacheFolder, document: RunDocument) -> None:
         self.cache = cache
         self.document = document
         self.paths = cache.run_paths(document.run_id)
@@ -150,7 +150,7 @@ def commit_files(paths: RunPaths, planned: PlannedShard, writer: ShardWriter, ta
 
 
 @contextmanager
-def begin_run(cache: Cache, document: RunDocument, *, force: bool = False) -> Iterator[RunWriter]:
+def begin_run(cache: CacheFolder, document: RunDocument, *, force: bool = False) -> Iterator[RunWriter]:
     """Begin a run, or resume it; holds the run's lock for the length of the block.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any
 from steercache.cache.again import build_command
 from steercache.cache.catch_up import catch_up
 from steercache.cache.documents import write_shard_record
-from steercache.cache.handle import Cache
+from steercache.cache.handle import CacheFolder
 from steercache.cache.lock import hold_lock
 from steercache.cache.paths import RunPaths
 from steercache.cache.source import committed_shards, current_generation
@@ -32,7 +32,7 @@ class Compacted:
 
 
 def compact_run(
-    cache: Cache,
+    cache: CacheFolder,
     run_id: str,
     *,
     codec: CodecName,

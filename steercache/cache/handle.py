@@ -1,4 +1,4 @@
-"""`Cache`: one handle over a root's files and its index."""
+"""`CacheFolder`: one handle over a root's files and its index."""
 
 import shlex
 import warnings
@@ -22,7 +22,7 @@ from steercache.store.durable import make_folder
 READER_WAIT_S = 2.0
 
 
-class Cache:
+class CacheFolder:
     """A cache root. Holds no file open: each query opens the index for its own length."""
 
     def __init__(self, root: Path) -> None:
@@ -153,7 +153,7 @@ def _name_the_one_that_is_meant(wanted: str, candidates: Sequence[tuple[str, str
         warnings.warn(message, SteercacheWarning, stacklevel=3)
 
 
-def open_cache(root: Path, *, create: bool = False) -> Cache:
+def open_cache(root: Path, *, create: bool = False) -> CacheFolder:
     """Open the cache at `root`.
 
     Raises:
@@ -161,7 +161,7 @@ def open_cache(root: Path, *, create: bool = False) -> Cache:
         UsageError: the folder cannot be made, or cannot hold an index.
     """
     root = home_expanded(root)
-    cache = Cache(root)
+    cache = CacheFolder(root)
     looks_like_cache = any((root / name).exists() for name in ("runs", "index.duckdb", "vectors", "annotations"))
     if not looks_like_cache:
         if not create:

@@ -5,16 +5,16 @@ from contextlib import suppress
 
 from steercache.cache.catch_up import CATCH_UP_WAIT_S, catch_up, labels_path
 from steercache.cache.entries import all_sweep_files, newest_of_each
-from steercache.cache.handle import Cache
+from steercache.cache.handle import CacheFolder
 from steercache.cache.states import labels_state, settled_states, vector_states
 from steercache.cache.vector_files import read_vector, vector_rows
 from steercache.core.errors import BusyError, DamagedError
 from steercache.index.files import rebuild
 from steercache.index.io_errors import UnreadableIndexError
-from steercache.index.seen import Source
+from steercache.index.seen import SourceState
 
 
-def rebuild_index(cache: Cache, *, on_shards: Callable[[int], None] = lambda n_new: None) -> int:
+def rebuild_index(cache: CacheFolder, *, on_shards: Callable[[int], None] = lambda n_new: None) -> int:
     """Write a new index beside the old one and put it in its place by a rename; killed anywhere, one of the two is there.
 
     `on_shards` hears of every few shards that came in. Returns the number of all.
@@ -31,13 +31,13 @@ def rebuild_index(cache: Cache, *, on_shards: Callable[[int], None] = lambda n_n
         list(cache.run_files()),
         [row for one in newest_of_each(stored.values()) for row in vector_rows(one)],
     )
-    sources = {path: Source(states[path], one.vector.vector_id) for path, one in stored.items()}
-    sources |= {labels_path(r.run["run_id"]): Source(labels_state(r.annotations), r.run["run_id"]) for r in runs}
+    sources = {path: SourceState(states[path], one.vector.vector_id) for path, one in stored.items()}
+    sources |= {labels_path(r.run["run_id"]): SourceState(labels_state(r.annotations), r.run["run_id"]) for r in runs}
     sweeps = all_sweep_files(paths)
     return rebuild(paths.index, runs, vectors, sweeps, seen=seen, sources=sources, on_shards=on_shards)
 
 
-def tell_index(cache: Cache) -> None:
+def tell_index(cache: CacheFolder) -> None:
     """Bring the index up to date after something was saved, if it is free: for those who read the index without us.
 
     The files are the truth: what the index misses, or a damaged file that it cannot take in, is the next reader's to see to.
@@ -46,7 +46,7 @@ def tell_index(cache: Cache) -> None:
         catch_up_or_rebuild(cache, settle=False)
 
 
-def catch_up_or_rebuild(cache: Cache, *, wait_s: float = CATCH_UP_WAIT_S, settle: bool = True) -> str | None:
+def catch_up_or_rebuild(cache: CacheFolder, *, wait_s: float = CATCH_UP_WAIT_S, settle: bool = True) -> str | None:
     """`catch_up`; an index that DuckDB cannot read is made again, so that a build goes on after a kill without a word from us.
 
     Returns the message that says who holds the index, or None. Raises DamagedError as `rebuild_index`.

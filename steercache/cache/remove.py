@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steercache.cache.catch_up import catch_up
-from steercache.cache.handle import Cache
+from steercache.cache.handle import CacheFolder
 from steercache.cache.lock import hold_lock
 from steercache.cache.paths import RunPaths
 from steercache.cache.source import current_generation, readable_shards
@@ -33,7 +33,7 @@ class Leftover:
     reason: str
 
 
-def remove_run(cache: Cache, run_id: str) -> int:
+def remove_run(cache: CacheFolder, run_id: str) -> int:
     """Remove a run and its rows of the index; returns the bytes freed. Vectors fitted from it stay, with their provenance.
 
     A run whose document cannot be read goes as well.
@@ -53,7 +53,7 @@ def remove_run(cache: Cache, run_id: str) -> int:
     return n_bytes
 
 
-def remove_damaged_shards(cache: Cache, run_id: str) -> list[int]:
+def remove_damaged_shards(cache: CacheFolder, run_id: str) -> list[int]:
     """Un-commit the shards whose files do not match their records, or whose records cannot be read, so that a build makes
     them again; returns their numbers."""
     paths, name = cache.run_paths(run_id), cache.name_of(run_id)
@@ -78,14 +78,14 @@ def _remove_arrays(generation: Path, shard_idx: int) -> None:
         remove(generation / name)
 
 
-def leftovers(cache: Cache) -> Iterator[Leftover]:
+def leftovers(cache: CacheFolder) -> Iterator[Leftover]:
     """What `gc` would remove: half-written files, generations no longer in force, runs that were being removed or begun."""
     for folder in _run_folders(cache):
         yield from _of_run(folder)
     yield from _beside_runs(cache)
 
 
-def collect(cache: Cache) -> list[Leftover]:
+def collect(cache: CacheFolder) -> list[Leftover]:
     """Remove what `leftovers` names, run by run under its lock; a run that is held is left alone.
 
     Killed anywhere, every record that is left has its files, and every generation that calls itself one is whole.
@@ -116,7 +116,7 @@ def _deleted(items: list[Leftover]) -> list[Leftover]:
     return items
 
 
-def _run_folders(cache: Cache) -> list[Path]:
+def _run_folders(cache: CacheFolder) -> list[Path]:
     return sorted(cache.paths.runs.iterdir()) if cache.paths.runs.is_dir() else []
 
 
@@ -131,7 +131,7 @@ def _of_run(folder: Path) -> Iterator[Leftover]:
             yield from _in_run(RunPaths(folder))
 
 
-def _beside_runs(cache: Cache) -> Iterator[Leftover]:
+def _beside_runs(cache: CacheFolder) -> Iterator[Leftover]:
     for folder in (cache.paths.vectors, cache.paths.annotations, cache.paths.sweeps, cache.paths.models):
         yield from (_leftover(p, "half-written") for p in _files(folder) if is_abandoned(p))
 

@@ -32,7 +32,7 @@ def current_generation(paths: RunPaths) -> str:
     return name
 
 
-class CommittedShards(Mapping[int, ShardRecord]):
+class ShardRecords(Mapping[int, ShardRecord]):
     """The committed shards of a generation; a record is read when it is asked for, so that opening a run is cheap."""
 
     def __init__(self, paths: RunPaths, generation: str) -> None:
@@ -62,7 +62,7 @@ class CommittedShards(Mapping[int, ShardRecord]):
 
 def committed_shards(paths: RunPaths, generation: str) -> tuple[ShardRecord, ...]:
     """Records of the committed shards, in order."""
-    return tuple(CommittedShards(paths, generation).values())
+    return tuple(ShardRecords(paths, generation).values())
 
 
 def newest_generation(paths: RunPaths, *, n_shards: int) -> str | None:
@@ -71,13 +71,13 @@ def newest_generation(paths: RunPaths, *, n_shards: int) -> str | None:
     A compaction puts a generation in force as soon as it is whole. None where there is no generation.
     """
     names = sorted(path.parent.name for path in paths.folder.glob("g[0-9]*/zarr.json"))
-    whole = [name for name in names if len(CommittedShards(paths, name)) == n_shards]
+    whole = [name for name in names if len(ShardRecords(paths, name)) == n_shards]
     return max(whole or names, default=None)
 
 
 def readable_shards(paths: RunPaths, generation: str) -> tuple[tuple[ShardRecord, ...], dict[int, DamagedError]]:
     """Records of the committed shards, in order, and what is wrong with those that cannot be read, by shard."""
-    shards = CommittedShards(paths, generation)
+    shards = ShardRecords(paths, generation)
     records, unreadable = [], {}
     for shard_idx in shards:
         try:
@@ -119,7 +119,7 @@ class RunSource:
         return self._reader
 
     def _open(self, generation: str) -> GenerationReader:
-        return open_generation(self._paths.generation(generation), CommittedShards(self._paths, generation))
+        return open_generation(self._paths.generation(generation), ShardRecords(self._paths, generation))
 
     def _follow(self) -> None:
         """Read the generation in force, which has the same rows.

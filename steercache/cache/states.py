@@ -23,7 +23,7 @@ Stamp = tuple[int, int, int]  # time of the last write, of the inode's last chan
 
 
 @dataclass(frozen=True, slots=True)
-class States:
+class FileStates:
     """State of every run, sweep and folder by path relative to the root, and those among them that may still be changing."""
 
     of: Mapping[str, int]
@@ -35,17 +35,17 @@ class States:
         return {path: UNSETTLED if path in self.unsettled else state for path, state in self.of.items()}
 
 
-def states_of(paths: RootPaths) -> States:
+def states_of(paths: RootPaths) -> FileStates:
     """The states at this moment: a `stat` per record of a shard, vector, part of answers and file of labels."""
     now, found, unsettled = time.time_ns(), {}, set()
     for unit, stamps in _units(paths):
         found[unit] = _digest(stamps)
         if any(abs(now - changed) < SETTLE_NS for _, changed, _ in stamps.values()):
             unsettled.add(unit)
-    return States(found, frozenset(unsettled))
+    return FileStates(found, frozenset(unsettled))
 
 
-def settled_states(paths: RootPaths) -> States:
+def settled_states(paths: RootPaths) -> FileStates:
     """The same, after waiting for a clock's tick where something has just changed."""
     states = states_of(paths)
     if states.unsettled:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steercache.cache.documents import RunDocument
-from steercache.cache.handle import Cache
+from steercache.cache.handle import CacheFolder
 from steercache.cache.non_finite import sum_non_finite
 from steercache.cache.remove import leftovers
 from steercache.cache.source import current_generation, readable_shards
@@ -57,7 +57,7 @@ class CacheStatus:
     damaged: tuple[str, ...] = ()
 
 
-def cache_status(cache: Cache) -> CacheStatus:
+def cache_status(cache: CacheFolder) -> CacheStatus:
     """Read the files of a root; needs no index."""
     runs, damaged = [], [str(error) for error in cache.damaged_documents()]
     for document in cache.documents():
@@ -79,7 +79,7 @@ def cache_status(cache: Cache) -> CacheStatus:
     )
 
 
-def run_status(cache: Cache, document: RunDocument) -> tuple[RunStatus, list[DamagedError]]:
+def run_status(cache: CacheFolder, document: RunDocument) -> tuple[RunStatus, list[DamagedError]]:
     """One run's status from its documents and shard records, and what is wrong with the records that cannot be read."""
     paths = cache.run_paths(document.run_id)
     generation = current_generation(paths)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from steercache.cache.answer_files import merged, read_answers, without
-from steercache.cache.handle import Cache
+from steercache.cache.handle import CacheFolder
 from steercache.cache.lock_wait import wait_for_lock
 from steercache.cache.rebuild import tell_index
 from steercache.cache.sweep_files import MANIFEST, read_sweep_files
@@ -31,7 +31,7 @@ from steercache.store.durable import make_folder, remove, write_file_atomically
 SAVED: Final = "00000.parquet"
 
 
-def begin_sweep(cache: Cache, name: str, *, manifest: Mapping[str, Any], cells: Sequence[Cell]) -> str:
+def begin_sweep(cache: CacheFolder, name: str, *, manifest: Mapping[str, Any], cells: Sequence[Cell]) -> str:
     """Write what a sweep is and which cells it asks for, before any answer; returns its id (a digest of its manifest).
 
     Answers and cells that it has from before stay.
@@ -44,7 +44,7 @@ def begin_sweep(cache: Cache, name: str, *, manifest: Mapping[str, Any], cells: 
     return sweep_id
 
 
-def add_answers(cache: Cache, sweep_id: str, answers: Sequence[Answer]) -> None:
+def add_answers(cache: CacheFolder, sweep_id: str, answers: Sequence[Answer]) -> None:
     """Write a part of a sweep's answers, durably, under a name of its own; the index takes it in when it is next read."""
     data = _parquet(_table(answers))
     with _locked(cache, sweep_id) as folder:
@@ -53,7 +53,7 @@ def add_answers(cache: Cache, sweep_id: str, answers: Sequence[Answer]) -> None:
 
 
 def finish_sweep(
-    cache: Cache,
+    cache: CacheFolder,
     name: str,
     *,
     manifest: Mapping[str, Any],
@@ -77,7 +77,7 @@ def finish_sweep(
 
 
 def save_sweep(
-    cache: Cache,
+    cache: CacheFolder,
     name: str,
     *,
     manifest: Mapping[str, Any],
@@ -112,7 +112,7 @@ def sweep_id_of(name: str, manifest: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _locked(cache: Cache, sweep_id: str) -> Iterator[Path]:
+def _locked(cache: CacheFolder, sweep_id: str) -> Iterator[Path]:
     """The folder of a sweep, for the length of one change. The lock is not the one that a whole run of a sweep holds."""
     folder = cache.paths.sweep(sweep_id)
     with wait_for_lock(folder / "answers" / "lock", what=f"the folder of the sweep {sweep_id[:12]}"):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from steercache.cache.documents import fitted_on
 from steercache.cache.entries import all_vectors
-from steercache.cache.handle import Cache
+from steercache.cache.handle import CacheFolder
 from steercache.cache.rebuild import tell_index
 from steercache.cache.vector_files import StoredVector, read_vector, write_vector
 from steercache.core.errors import DamagedError, NotFoundError
@@ -13,7 +13,7 @@ from steercache.core.ids import resolve_name
 from steercache.core.vectors import SteeringVector
 
 
-def save_vector(cache: Cache, vector: SteeringVector) -> Path:
+def save_vector(cache: CacheFolder, vector: SteeringVector) -> Path:
     """Write a vector under its id; the index follows.
 
     Saved again, it takes the place of itself: it keeps its first name, and what was measured about it unless it brings new
@@ -32,7 +32,7 @@ def save_vector(cache: Cache, vector: SteeringVector) -> Path:
     return path
 
 
-def stored_vector(cache: Cache, vector_id: str) -> SteeringVector | None:
+def stored_vector(cache: CacheFolder, vector_id: str) -> SteeringVector | None:
     """The vector that is saved under an id; None for none, or for a file that cannot be read."""
     try:
         return read_vector(cache.paths.vector(vector_id)).vector
@@ -40,12 +40,12 @@ def stored_vector(cache: Cache, vector_id: str) -> SteeringVector | None:
         return None
 
 
-def list_vectors(cache: Cache) -> list[StoredVector]:
+def list_vectors(cache: CacheFolder) -> list[StoredVector]:
     """Every vector of the cache, newest first."""
     return all_vectors(cache.paths)[::-1]
 
 
-def load_vector(cache: Cache, wanted: str) -> SteeringVector:
+def load_vector(cache: CacheFolder, wanted: str) -> SteeringVector:
     """The vector that answers to a name, an id or a unique prefix. Raises NotFoundError, DamagedError."""
     stored = list_vectors(cache)
     candidates = [(s.vector.vector_id, s.vector.name) for s in stored]
@@ -56,7 +56,7 @@ def load_vector(cache: Cache, wanted: str) -> SteeringVector:
     return with_model(cache, next(s.vector for s in stored if s.vector.vector_id == vector_id))
 
 
-def with_model(cache: Cache, vector: SteeringVector) -> SteeringVector:
+def with_model(cache: CacheFolder, vector: SteeringVector) -> SteeringVector:
     """The vector with the model that it was fitted on; a file of an earlier version does not say, and its run may."""
     run_id = vector.provenance.get("run_id")
     if vector.fitted_on is not None or not isinstance(run_id, str):

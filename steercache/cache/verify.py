@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from steercache.cache.answer_files import read_answers
 from steercache.cache.documents import RunDocument, shares_rows
-from steercache.cache.handle import Cache
+from steercache.cache.handle import CacheFolder
 from steercache.cache.non_finite import REMEDIES, describe_non_finite
 from steercache.cache.paths import RunPaths
 from steercache.cache.source import current_generation, readable_shards
@@ -33,7 +33,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Checked:
+class VerifiedShard:
     """What a step of the verification looked at."""
 
     run_id: str
@@ -42,7 +42,7 @@ class Checked:
     findings: tuple[Finding, ...]
 
 
-def verify_run(cache: Cache, run_id: str) -> Iterator[Checked]:
+def verify_run(cache: CacheFolder, run_id: str) -> Iterator[VerifiedShard]:
     """Check one run shard by shard, so that a caller can show progress."""
     paths = cache.run_paths(run_id)
     document = cache.run_document(run_id)
@@ -58,11 +58,11 @@ def verify_run(cache: Cache, run_id: str) -> Iterator[Checked]:
         for message in verify_metadata(paths.generation(generation))
     ]
     if named:
-        yield Checked(run_id=run_id, shard_idx=-1, n_bytes=0, findings=tuple(named))
+        yield VerifiedShard(run_id=run_id, shard_idx=-1, n_bytes=0, findings=tuple(named))
     records, unreadable = readable_shards(paths, generation)
     for shard_idx, error in unreadable.items():
         found = [_finding(cache, error, remedy=remedy)]
-        yield Checked(run_id=run_id, shard_idx=shard_idx, n_bytes=0, findings=tuple(found))
+        yield VerifiedShard(run_id=run_id, shard_idx=shard_idx, n_bytes=0, findings=tuple(found))
     for record in records:
         found = [
             Finding(severity="damage", place=f"runs/{run_id[:SHORT_ID]}/{file.path}", message=message, remedy=remedy)
@@ -75,7 +75,7 @@ def verify_run(cache: Cache, run_id: str) -> Iterator[Checked]:
         ]
         if record.non_finite:
             found.append(_values(record, document))
-        yield Checked(run_id=run_id, shard_idx=record.shard_idx, n_bytes=record.n_bytes, findings=tuple(found))
+        yield VerifiedShard(run_id=run_id, shard_idx=record.shard_idx, n_bytes=record.n_bytes, findings=tuple(found))
 
 
 def _values(record: ShardRecord, document: RunDocument) -> Finding:
@@ -87,7 +87,7 @@ def _values(record: ShardRecord, document: RunDocument) -> Finding:
     )
 
 
-def verify_vectors(cache: Cache) -> list[Finding]:
+def verify_vectors(cache: CacheFolder) -> list[Finding]:
     """Check that every vector file holds what its id says."""
     findings = []
     for path in sorted(cache.paths.vectors.glob("*.safetensors")) if cache.paths.vectors.is_dir() else ():
@@ -98,7 +98,7 @@ def verify_vectors(cache: Cache) -> list[Finding]:
     return findings
 
 
-def verify_sweeps(cache: Cache) -> list[Finding]:
+def verify_sweeps(cache: CacheFolder) -> list[Finding]:
     """Check that every sweep's manifest and files of answers can be read."""
     findings = []
     for folder in cache.paths.sweep_folders():
@@ -115,7 +115,7 @@ def verify_sweeps(cache: Cache) -> list[Finding]:
     return findings
 
 
-def _finding(cache: Cache, error: SteercacheError, *, remedy: str) -> Finding:
+def _finding(cache: CacheFolder, error: SteercacheError, *, remedy: str) -> Finding:
     """What an error says, with `remedy` where the error itself knows none but to verify, which led here."""
     place = Path(error.place or cache.root)
     inside = place.relative_to(cache.root).as_posix() if place.is_relative_to(cache.root) else str(place)
@@ -146,7 +146,7 @@ def _tables(paths: RunPaths, record: ShardRecord, *, shared: bool) -> list[str]:
     return problems
 
 
-def verify_root(cache: Cache, run_ids: Sequence[str] | None = None) -> Iterator[Checked]:
+def verify_root(cache: CacheFolder, run_ids: Sequence[str] | None = None) -> Iterator[VerifiedShard]:
     """Check the runs named, or every run, vector and sweep of the cache; a run whose documents cannot be read is a finding."""
     runs = [*cache.paths.all_runs(), *cache.paths.runs_without_document()]
     for run_id in run_ids if run_ids is not None else [run.folder.name for run in runs]:
@@ -155,7 +155,7 @@ def verify_root(cache: Cache, run_ids: Sequence[str] | None = None) -> Iterator[
         except (DamagedError, NotFoundError) as error:
             remedy = f"restore it from a copy, or steercache cache rm {run_id[:SHORT_ID]}, then build again"
             found = _finding(cache, error, remedy=remedy)
-            yield Checked(run_id=run_id, shard_idx=-1, n_bytes=0, findings=(found,))
+            yield VerifiedShard(run_id=run_id, shard_idx=-1, n_bytes=0, findings=(found,))
     if run_ids is None:
         beside = (*verify_vectors(cache), *verify_sweeps(cache))
-        yield Checked(run_id="", shard_idx=-1, n_bytes=0, findings=beside)
+        yield VerifiedShard(run_id="", shard_idx=-1, n_bytes=0, findings=beside)

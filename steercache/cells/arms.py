@@ -21,7 +21,7 @@ from steercache.steering.cells import BranchCell
 
 Role = Literal["baseline", "prompting", "vector", "control"]
 Split = Literal["search", "test", "both"]
-Wanted = Literal["auto", "replay", "branch", "full"]
+ModeRequest = Literal["auto", "replay", "branch", "full"]
 MAX_NEW_TOKENS: Final = MappingProxyType(
     {"choice": 8, "count": 8, "text": 20}
 )  # 20 are published; a letter needs fewer
@@ -53,7 +53,7 @@ class EvalOptions:
     seed: int = 0
     allow_foreign: bool = False
     damage: bool = True
-    mode: Wanted | None = None
+    mode: ModeRequest | None = None
     recalibrate: bool = False
     row_norms: Mapping[str, Sequence[float | None]] | None = field(default=None, repr=False)
 
@@ -124,7 +124,7 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class ArmCell:
     """One arm at one layer, strength and target; the baseline's `cell` has no vector."""
 
     arm: Arm
@@ -144,7 +144,7 @@ class Setting:
         )
 
 
-def settings_of(arm: Arm, loaded: LoadedModel, options: EvalOptions) -> tuple[Setting, ...]:
+def settings_of(arm: Arm, loaded: LoadedModel, options: EvalOptions) -> tuple[ArmCell, ...]:
     """Every setting open to an arm, in the order of preference among equals: strength aside, the lowest layer first."""
     grid: Sequence[tuple[Target, int | None, float]] = [("all", None, 0.0)]
     vector_id = None
@@ -153,7 +153,7 @@ def settings_of(arm: Arm, loaded: LoadedModel, options: EvalOptions) -> tuple[Se
         vector_id = arm.vector.vector_id
     decoding: dict[str, Any] = options.decoding | {"dtype": loaded.spec.dtype, "ends": sorted(end_ids(loaded))}
     return tuple(
-        Setting(
+        ArmCell(
             arm=arm,
             cell=Cell(
                 vector_id=vector_id,

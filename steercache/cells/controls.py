@@ -20,7 +20,7 @@ from steercache.core.vectors import SteeringVector
 ControlKind = Literal["covariance", "label_shuffled", "other_concept", "random"]
 CONTROL_KINDS: Final[tuple[ControlKind, ...]] = ("covariance", "label_shuffled", "other_concept", "random")
 
-Floats = npt.NDArray[np.float32]
+Float32Array = npt.NDArray[np.float32]
 Rows = Callable[
     [int], npt.NDArray[Any]
 ]  # layer -> rows of shape (n, d), the same rows in the same order at every layer
@@ -170,13 +170,13 @@ def _control(
     )
 
 
-def _at_norms(values: npt.NDArray[Any], norms: Floats) -> Floats:
+def _at_norms(values: npt.NDArray[Any], norms: Float32Array) -> Float32Array:
     """Rows scaled to the norms given. Raises UsageError for a direction of length 0."""
     exact = np.asarray(values, dtype=np.float64)
     lengths = np.linalg.norm(exact, axis=1)
     if not np.all(np.isfinite(lengths)) or np.any(lengths == 0):
         raise UsageError("a control direction has no length or holds values that are no numbers")
-    scaled: Floats = (exact * (norms.astype(np.float64) / lengths)[:, None]).astype(np.float32)
+    scaled: Float32Array = (exact * (norms.astype(np.float64) / lengths)[:, None]).astype(np.float32)
     return scaled
 
 

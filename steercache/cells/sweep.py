@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from steercache.benchmarks.task import Asked, Part, Progress, ask, pick_rows
-from steercache.cells.arms import Arm, EvalOptions, Setting, settings_of
+from steercache.benchmarks.task import EncodedQuestion, Part, Progress, ask, pick_rows
+from steercache.cells.arms import Arm, ArmCell, EvalOptions, settings_of
 from steercache.cells.model import FoundModel, zoo_model
 from steercache.cells.sweep_vectors import sweep_vectors, vector_arms
 from steercache.cells.vectors import check_vector
@@ -34,12 +34,12 @@ class SweepGrid:
     arm's name, in order of preference among equals: strength aside, target and layer as the manifest has them."""
 
     options: EvalOptions
-    baseline: Setting
+    baseline: ArmCell
     arms: tuple[Arm, ...]
-    settings: Mapping[str, tuple[Setting, ...]] = field(repr=False)
+    settings: Mapping[str, tuple[ArmCell, ...]] = field(repr=False)
 
     @property
-    def cells(self) -> tuple[Setting, ...]:
+    def cells(self) -> tuple[ArmCell, ...]:
         """The settings of all arms, arm after arm, without the baseline."""
         return tuple(setting for arm in self.arms for setting in self.settings[arm.name])
 
@@ -57,7 +57,7 @@ class TaskQuestions:
     name: str
     wanted: SweepTask
     benchmark: Benchmark
-    asked: Mapping[Part, tuple[Asked, ...]] = field(repr=False)
+    asked: Mapping[Part, tuple[EncodedQuestion, ...]] = field(repr=False)
 
     @property
     def task(self) -> str | None:
@@ -184,7 +184,7 @@ def _questions(
     sweep: SweepManifest, wanted: SweepTask, benchmark: Benchmark, loaded: LoadedModel, progress: Progress | None
 ) -> TaskQuestions:
     splits = [split for split in ("search", "test") if split in sweep.splits]
-    asked: dict[Part, tuple[Asked, ...]] = {}
+    asked: dict[Part, tuple[EncodedQuestion, ...]] = {}
     name = f"{wanted.benchmark} {wanted.task or ''}".strip()
     for split in splits:
         rows = pick_rows(benchmark, split, n=sweep.n, orphans=splits[-1])

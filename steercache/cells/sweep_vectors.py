@@ -11,7 +11,7 @@ from steercache.core.selection import Selection
 from steercache.core.vectors import SteeringVector
 from steercache.fit import METHODS, diagnose
 from steercache.fit.provenance import rows_digest
-from steercache.manifests.sweep import Fits, SweepManifest
+from steercache.manifests.sweep import FittedVectors, SweepManifest
 from steercache.queries.session import Session
 
 QUERY = "anchor_vs_control"
@@ -41,7 +41,7 @@ def vector_arms(vectors: tuple[SteeringVector, ...]) -> tuple[Arm, ...]:
     return tuple(Arm(name=n, role="vector", vector=v) for n, v in zip(names, vectors, strict=True))
 
 
-def _fitted(session: Session, fits: Fits) -> Iterator[SteeringVector]:
+def _fitted(session: Session, fits: FittedVectors) -> Iterator[SteeringVector]:
     for run, concept, method in product(fits.runs, fits.concepts, fits.methods):
         sel = session.select(QUERY, run=run, concept=concept)
         vector = _known(session, sel, method=method, recipe=fits.recipe)

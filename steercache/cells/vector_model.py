@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steercache.cache.handle import Cache
+from steercache.cache.handle import CacheFolder
 from steercache.cache.vectors import with_model
 from steercache.cells.vectors import check_lineage
 from steercache.core.errors import NotFoundError, UsageError
@@ -25,13 +25,13 @@ class _Found:
     manifest: ModelManifest
     base_dir: Path
 
-    def bundle(self, cache: Cache, dtype: str) -> TokenizerBundle:
+    def bundle(self, cache: CacheFolder, dtype: str) -> TokenizerBundle:
         manifest = in_place(self.manifest, cache.root)
         return load_bundle(manifest, cache_dir=cache.root, base_dir=self.base_dir, dtype=dtype)
 
 
 def load_model_of(
-    cache: Cache,
+    cache: CacheFolder,
     vector: SteeringVector,
     named: str | None,
     *,
@@ -59,7 +59,7 @@ def load_model_of(
     )
 
 
-def _with_its_weights(cache: Cache, vector: SteeringVector, found: list[_Found], dtype: str) -> _Found:
+def _with_its_weights(cache: CacheFolder, vector: SteeringVector, found: list[_Found], dtype: str) -> _Found:
     """The manifest of the weights that the vector was fitted on; the first where none is of these."""
     fitted_on = with_model(cache, vector).fitted_on
     for one in found:
@@ -71,7 +71,7 @@ def _with_its_weights(cache: Cache, vector: SteeringVector, found: list[_Found],
     return found[0]
 
 
-def _manifests_of(cache: Cache, vector: SteeringVector, named: str | None) -> list[_Found]:
+def _manifests_of(cache: CacheFolder, vector: SteeringVector, named: str | None) -> list[_Found]:
     """Every manifest that may be meant, the nearest first."""
     here = Path()
     if named is None:

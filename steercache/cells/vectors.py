@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from steercache.cache.handle import Cache
+from steercache.cache.handle import CacheFolder
 from steercache.cache.vectors import list_vectors, with_model
 from steercache.cells.arms import Arm, EvalOptions
 from steercache.cells.controls import (
@@ -28,12 +28,12 @@ from steercache.queries.session import Session
 Made = tuple[SteeringVector, ...]
 
 
-def lineage(cache: Cache, vector: SteeringVector, spec: ModelSpec) -> Lineage:
+def lineage(cache: CacheFolder, vector: SteeringVector, spec: ModelSpec) -> Lineage:
     """Where a vector was fitted, seen from the model: "own", its "backbone", "foreign", or "unknown"."""
     return lineage_of(with_model(cache, vector).fitted_on, spec)
 
 
-def check_lineage(cache: Cache, vector: SteeringVector, spec: KnownModel, *, allow_foreign: bool) -> Lineage:
+def check_lineage(cache: CacheFolder, vector: SteeringVector, spec: KnownModel, *, allow_foreign: bool) -> Lineage:
     """A vector's lineage, if it was fitted on this model's weights or its backbone's.
 
     Raises:
@@ -49,7 +49,7 @@ def check_lineage(cache: Cache, vector: SteeringVector, spec: KnownModel, *, all
     return origin
 
 
-def check_vector(cache: Cache, vector: SteeringVector, loaded: LoadedModel, options: EvalOptions) -> Lineage:
+def check_vector(cache: CacheFolder, vector: SteeringVector, loaded: LoadedModel, options: EvalOptions) -> Lineage:
     """A vector's lineage, if it can be added to this model as asked.
 
     Raises:
@@ -72,7 +72,9 @@ def check_vector(cache: Cache, vector: SteeringVector, loaded: LoadedModel, opti
     return check_lineage(cache, vector, spec, allow_foreign=options.allow_foreign)
 
 
-def by_methods(cache: Cache, vectors: Sequence[SteeringVector], methods: Sequence[str]) -> tuple[SteeringVector, ...]:
+def by_methods(
+    cache: CacheFolder, vectors: Sequence[SteeringVector], methods: Sequence[str]
+) -> tuple[SteeringVector, ...]:
     """The vectors, and the newest ones of the same concept and run by each of `methods`.
 
     Raises:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from steercache.cache.handle import Cache, open_cache
+from steercache.cache.handle import CacheFolder, open_cache
 from steercache.cache.non_finite import REMEDIES, describe_non_finite
 from steercache.cli.options import device_options, json_option, root_option
 from steercache.cli.output import human_bytes, next_commands, note, print_json, progress_bar
@@ -100,7 +100,7 @@ def _fits_for(session: Session, result: BuildResult) -> list[str]:
 
 
 def _build(
-    cache: Cache,
+    cache: CacheFolder,
     planned: Plan,
     prepared: PreparedTrace,
     *,

@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from steercache.answers.costs import costs_here, known_costs, seconds_said
-from steercache.cache.handle import Cache, open_cache
+from steercache.answers.costs import costs_here, duration_text, known_costs
+from steercache.cache.handle import CacheFolder, open_cache
 from steercache.cells.sweep import prepare_sweep, sweep_model
 from steercache.cli.options import device_options, json_option, mode_options, root_option
 from steercache.cli.output import human_bytes, next_commands, note, print_json, print_table, progress_bar
@@ -19,7 +19,7 @@ from steercache.queries.session import open_session
 from steercache.runs.job import prepare_trace
 from steercache.runs.overview import Overview, decimal_bytes, overview, sizes_of
 from steercache.runs.plan import Plan, plan_run
-from steercache.screening.job import weightless
+from steercache.screening.job import model_without_weights
 from steercache.screening.pilot import screen_first_of
 from steercache.sweeps.grid.plan import SweepPlan, TaskPlan, plan_sweep
 from steercache.sweeps.grid.run import GridOptions
@@ -82,7 +82,7 @@ def _plan_sweep(manifest: str, root: Path, asked: dict[str, Any], *, quiet: bool
     found = sweep_model(resolved, root)
     bundle = found.bundle(root, dtype=asked["dtype"])
     with progress_bar("reading questions", total=None, unit="", quiet=quiet) as bar:
-        job = prepare_sweep(session, weightless(bundle), resolved, progress=bar.show)
+        job = prepare_sweep(session, model_without_weights(bundle), resolved, progress=bar.show)
     costs = None
     if not asked["recalibrate"]:
         costs = known_costs(session.cache, bundle.spec, resolve_device(asked["device"]))
@@ -105,10 +105,10 @@ def _print_sweep(planned: SweepPlan) -> None:
         note("of the test split one cell a vector is asked, the dearest is counted: which, is not chosen yet")
     if planned.at_most:
         note("a race or a screening runs fewer cells than these")
-    parts = [f"{name} {seconds_said(seconds)}" for name, seconds in planned.parts.items() if seconds]
+    parts = [f"{name} {duration_text(seconds)}" for name, seconds in planned.parts.items() if seconds]
     of = f" ({', '.join(parts)})" if len(parts) > 1 else ""
     note(
-        f"about {seconds_said(planned.seconds)} in all{of}, by costs measured here; answers are counted at their full length"
+        f"about {duration_text(planned.seconds)} in all{of}, by costs measured here; answers are counted at their full length"
     )
 
 
@@ -121,15 +121,15 @@ def _sweep_rows(task: TaskPlan) -> list[list[Any]]:
             task.n_cells[split],
             mode.n_to_compute,
             mode.n_cached,
-            seconds_said(task.read_s) if split == "search" else "-",
-            *(seconds_said(mode.seconds[way]) if way in mode.seconds else "-" for way in ("replay", "branch", "full")),
+            duration_text(task.read_s) if split == "search" else "-",
+            *(duration_text(mode.seconds[way]) if way in mode.seconds else "-" for way in ("replay", "branch", "full")),
             mode.mode,
         ]
         for split, mode in task.modes.items()
     ]
 
 
-def _existing(root: Path) -> Cache | None:
+def _existing(root: Path) -> CacheFolder | None:
     try:
         return open_cache(root)
     except NotFoundError:

@@ -30,17 +30,17 @@ from steercache.queries.session import Session, open_session
 from steercache.screening.job import (
     ScreenedTask,
     ScreenTask,
-    bent_by_pilot,
+    corrected_by_pilot,
     effects_of_best,
     fitting_vectors,
+    gradient_source,
     ranks_of_best,
     screen_task,
     sweep_job,
     task_of_benchmark,
     tasks_of_sweep,
-    wanted_of,
 )
-from steercache.screening.predict import TRUST, GradientsWanted
+from steercache.screening.predict import TRUST, GradientSource
 from steercache.sweeps.grid.shortcuts import ShortcutOptions
 from steercache.sweeps.grid.shortcuts_job import compare_sweep
 
@@ -110,7 +110,7 @@ def screen(words: tuple[str, ...], root: Path, **asked: Any) -> None:
         screened = [screen_task(session, task, wanted, trust=asked["trust"], progress=bar.show) for task in tasks]
         if asked["pilot"] and job is not None:
             screened = [
-                bent_by_pilot(job, questions, one, wanted, n=asked["pilot"], progress=bar.show)
+                corrected_by_pilot(job, questions, one, wanted, n=asked["pilot"], progress=bar.show)
                 for questions, one in zip(job.tasks, screened, strict=True)
             ]
         found = [(one, *_beside(session, one, asked)) for one in screened]
@@ -162,7 +162,7 @@ def _beside(session: Session, found: ScreenedTask, asked: dict[str, Any]) -> tup
 
 def _job_of_sweep(
     session: Session, words: tuple[str, ...], asked: dict[str, Any], progress: Progress
-) -> tuple[tuple[ScreenTask, ...], GradientsWanted, SweepJob]:
+) -> tuple[tuple[ScreenTask, ...], GradientSource, SweepJob]:
     if asked["names"] or asked["all_vectors"]:
         raise UsageError("a sweep names its own vectors", hint="steercache screen MODEL BENCHMARK --vector NAME")
     resolved = resolve_sweep(words[0], search=(Path(),))
@@ -174,7 +174,7 @@ def _job_of_sweep(
 
 def _of_benchmark(
     session: Session, words: tuple[str, ...], asked: dict[str, Any], progress: Progress
-) -> tuple[tuple[ScreenTask, ...], GradientsWanted, None]:
+) -> tuple[tuple[ScreenTask, ...], GradientSource, None]:
     model, benchmark = words
     if asked["pilot"]:
         raise UsageError("a pilot runs cells of a sweep", hint="steercache screen SWEEP --pilot 40")
@@ -202,8 +202,10 @@ def _of_benchmark(
     return (task_of_benchmark(session, wanted, questions, vectors, options, progress=progress),), wanted, None
 
 
-def _wanted(found: Any, root: Path, asked: dict[str, Any]) -> GradientsWanted:
-    return wanted_of(found, root, device=asked["device"], dtype=asked["dtype"], run=asked["run"], force=asked["force"])
+def _wanted(found: Any, root: Path, asked: dict[str, Any]) -> GradientSource:
+    return gradient_source(
+        found, root, device=asked["device"], dtype=asked["dtype"], run=asked["run"], force=asked["force"]
+    )
 
 
 def _common_layers(vectors: list[SteeringVector]) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from steercache.cli.options import allow_foreign_option, device_options, fitted_
 from steercache.cli.output import next_commands, print_json, print_table
 from steercache.core.errors import UsageError
 from steercache.core.trials import AlphaUnit
-from steercache.steering.generate import Setting, generate_side_by_side
+from steercache.steering.generate import SteeringSetting, generate_side_by_side
 from steercache.steering.live import When
 
 
@@ -86,7 +86,7 @@ def steer(vector: str, prompts: Sequence[str], root: Path, **asked: Any) -> None
     next_commands(f"steercache vectors show {shlex.quote(direction.name)}")
 
 
-def _settings(asked: dict[str, Any]) -> tuple[Setting, ...]:
+def _settings(asked: dict[str, Any]) -> tuple[SteeringSetting, ...]:
     """The unsteered text first, then every alpha."""
     try:
         alphas = [float(part) for part in asked["alphas"].split(",")]
@@ -95,7 +95,7 @@ def _settings(asked: dict[str, Any]) -> tuple[Setting, ...]:
     unit: AlphaUnit = asked["unit"]
     when: When = asked["when"]
     return tuple(
-        Setting(
+        SteeringSetting(
             layer=asked["layer"],
             alpha=alpha,
             alpha_unit=unit,

@@ -28,7 +28,7 @@ SHOWN = 6  # layers named in an error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
+class RowBlock:
     """Rows `part` of a selection. `first` is the absolute row where its stretch begins; `offset` each row's place in it.
 
     `coef_km` has one column per row of the stretch when `dense`, else one per selected row.
@@ -46,7 +46,7 @@ def width_of(sel: Selection) -> int:
     return int(sel.gather(sel.layers[0], part=slice(0, 1), dtype="stored").shape[1])
 
 
-def plan_blocks(rows: RowIndex, coef_kn: FloatArray, *, width: int) -> tuple[Block, ...]:
+def plan_blocks(rows: RowIndex, coef_kn: FloatArray, *, width: int) -> tuple[RowBlock, ...]:
     """Cut a selection into blocks. The cut depends on rows and width only, so sums are
     the same bytes from every source."""
     n_coef = len(coef_kn)
@@ -63,11 +63,11 @@ def plan_blocks(rows: RowIndex, coef_kn: FloatArray, *, width: int) -> tuple[Blo
             spread = np.zeros((n_coef, span), np.float32)
             spread[:, offset] = coef_km
             coef_km = spread
-        blocks.append(Block(part=part, first=first, dense=dense, offset=offset, coef_km=coef_km))
+        blocks.append(RowBlock(part=part, first=first, dense=dense, offset=offset, coef_km=coef_km))
     return tuple(blocks)
 
 
-def weighted_sums(sel: Selection, layer: int, blocks: tuple[Block, ...]) -> DoubleArray:
+def weighted_sums(sel: Selection, layer: int, blocks: tuple[RowBlock, ...]) -> DoubleArray:
     """Sum of coefficient times row at block `layer`, shape (k, d), float64.
 
     Raises:
@@ -91,7 +91,7 @@ def iter_rows(sel: Selection, layer: int, *, n_rows: int = 1024) -> Iterator[tup
         yield part, sel.gather(layer, part=part)
 
 
-def _sums(sel: Selection, layer: int, blocks: tuple[Block, ...], *, in_place: bool) -> DoubleArray:
+def _sums(sel: Selection, layer: int, blocks: tuple[RowBlock, ...], *, in_place: bool) -> DoubleArray:
     views = sel.source.layer_views(sel.site, layer) if in_place and isinstance(sel.source, ViewSource) else None
     # One piece of memory for all blocks: asked for anew at each, in a thread it comes from the system as untouched pages,
     # which takes longer than the sums.

@@ -8,10 +8,10 @@ import numpy.typing as npt
 
 from steercache.core.selection import Selection
 from steercache.fit.blocks import iter_rows
-from steercache.fit.sides import FloatArray, Sides
+from steercache.fit.sides import FloatArray, LabelledSides
 
 DoubleArray = npt.NDArray[np.float64]
-Fit = Callable[[Sides], FloatArray]  # sides to directions (l, d)
+Fit = Callable[[LabelledSides], FloatArray]  # sides to directions (l, d)
 
 
 def draw_counts(n_units: int, *, n_draws: int, seed: int) -> npt.NDArray[np.uint16]:
@@ -21,7 +21,7 @@ def draw_counts(n_units: int, *, n_draws: int, seed: int) -> npt.NDArray[np.uint
     return np.stack(draws).astype(np.uint16)
 
 
-def shift_draws(sel: Selection, sides: Sides, *, layer: int, counts_bu: npt.NDArray[np.uint16]) -> DoubleArray:
+def shift_draws(sel: Selection, sides: LabelledSides, *, layer: int, counts_bu: npt.NDArray[np.uint16]) -> DoubleArray:
     """Mean shifts of the draws at one layer, shape (b, d), in one pass over the rows.
 
     A row's share in every draw is its unit's count, so each block is summed by (unit, side) first. A draw that misses one
@@ -49,7 +49,7 @@ def shift_draws(sel: Selection, sides: Sides, *, layer: int, counts_bu: npt.NDAr
     return draws
 
 
-def refit_draws(sides: Sides, *, counts_bu: npt.NDArray[np.uint16], fit: Fit) -> list[FloatArray]:
+def refit_draws(sides: LabelledSides, *, counts_bu: npt.NDArray[np.uint16], fit: Fit) -> list[FloatArray]:
     """Directions (l, d) of every draw, by fitting again; draws that miss one side are left out."""
     fitted = []
     for counts in counts_bu:

@@ -13,7 +13,7 @@ from steercache.fit.folds import FoldArray, assign_folds, group_rows, usable_fol
 from steercache.fit.reduce import fill_scaled, moments, span
 from steercache.fit.scratch import scratch
 from steercache.fit.sgd import unit
-from steercache.fit.sides import BoolArray, Sides
+from steercache.fit.sides import BoolArray, LabelledSides
 
 DoubleArray = npt.NDArray[np.float64]
 
@@ -35,7 +35,7 @@ class Logistic:
 
 
 def fit_convex(
-    sel: Selection, sides: Sides, *, layer: int, strength: float | None, memory_mib: int
+    sel: Selection, sides: LabelledSides, *, layer: int, strength: float | None, memory_mib: int
 ) -> tuple[npt.NDArray[np.float32], float, bool]:
     """The unit direction (d,) of one layer, the penalty's inverse strength C, and whether the solver converged.
 
@@ -56,7 +56,7 @@ def fit_convex(
     return unit(weights / deviation), strength, fitted.converged
 
 
-def choose_strength(matrix: DoubleArray, sel: Selection, sides: Sides) -> float:
+def choose_strength(matrix: DoubleArray, sel: Selection, sides: LabelledSides) -> float:
     """The C with the least balanced log loss on held-out groups: the first minimum from strong to weak penalty.
 
     The weaker the penalty, the longer the fit, so the search stops where the loss begins to rise.
@@ -98,7 +98,7 @@ def solve(matrix: DoubleArray, label: BoolArray, *, weight: DoubleArray, strengt
 
 
 def _held_out_loss(
-    matrix: DoubleArray, sides: Sides, *, fold: FoldArray, usable: tuple[int, ...], step: int, c: float
+    matrix: DoubleArray, sides: LabelledSides, *, fold: FoldArray, usable: tuple[int, ...], step: int, c: float
 ) -> float:
     label, fold, coef = sides.label[::step], fold[::step], sides.coef[::step]
     total = 0.0

@@ -20,7 +20,7 @@ from steercache.fit.folds import FoldArray, assign_folds, group_rows, usable_fol
 from steercache.fit.provenance import rows_digest
 from steercache.fit.scores import fold_aucs, token_scores
 from steercache.fit.sgd import fit_paper
-from steercache.fit.sides import FloatArray, Sides, check_recipe, split_sides
+from steercache.fit.sides import FloatArray, LabelledSides, check_recipe, split_sides
 from steercache.fit.threads import fitting_threads
 
 DoubleArray = npt.NDArray[np.float64]
@@ -109,7 +109,7 @@ def fold_fit(sel: Selection, vector: SteeringVector) -> Fit | None:
     )
 
 
-def fold_directions(vector: SteeringVector, sides: Sides, *, fit: Fit | None, fold: FoldArray) -> FloatArray:
+def fold_directions(vector: SteeringVector, sides: LabelledSides, *, fit: Fit | None, fold: FoldArray) -> FloatArray:
     """The direction that scores each fold, shape (folds, l, d): fitted on the other folds where that can be."""
     rows = []
     for f in range(int(fold.max()) + 1):
@@ -131,7 +131,7 @@ def _scores_and_norms(
 
 
 def _stability(
-    sel: Selection, sides: Sides, *, vector: SteeringVector, fit: Fit | None, draws: tuple[int | None, int]
+    sel: Selection, sides: LabelledSides, *, vector: SteeringVector, fit: Fit | None, draws: tuple[int | None, int]
 ) -> list[dict[str, Any]]:
     wanted, seed = draws
     n_draws = N_DRAWS.get(vector.method, 0) if wanted is None else wanted

@@ -6,13 +6,13 @@ import numpy as np
 import numpy.typing as npt
 
 from steercache.core.selection import RowIndex, Selection
-from steercache.fit.sides import BoolArray, Sides
+from steercache.fit.sides import BoolArray, LabelledSides
 
 N_FOLDS = 5
 FoldArray = npt.NDArray[np.int64]
 
 
-def group_rows(sel: Selection, sides: Sides) -> RowIndex:
+def group_rows(sel: Selection, sides: LabelledSides) -> RowIndex:
     """Number the groups that folds must keep whole, shape (n,).
 
     Two sentences are of one group when the concept's rows of both hold the same word (the anchor, or a token of it; with or
@@ -54,7 +54,7 @@ def usable_folds(fold: FoldArray, label: BoolArray) -> tuple[int, ...]:
     return tuple(usable)
 
 
-def without(sides: Sides, held_out: BoolArray) -> Sides:
+def without(sides: LabelledSides, held_out: BoolArray) -> LabelledSides:
     """The same sides with the held-out rows counting nothing."""
     return replace(sides, coef=np.where(held_out, 0, sides.coef).astype(np.float32))
 

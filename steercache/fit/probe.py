@@ -13,7 +13,7 @@ from steercache.fit.convex import STRENGTHS, fit_convex
 from steercache.fit.provenance import describe
 from steercache.fit.sgd import BATCH, EPOCHS, GRADIENT, LEARNING_RATE, fit_paper, n_components
 from steercache.fit.shift import vector_name, wanted_layers
-from steercache.fit.sides import Recipe, Sides, check_recipe, split_sides
+from steercache.fit.sides import LabelledSides, Recipe, check_recipe, split_sides
 from steercache.fit.threads import fitting_threads
 
 METHOD = "linear_probe"
@@ -65,7 +65,7 @@ def linear_probe(
 
 
 def _paper(
-    sel: Selection, sides: Sides, *, layers: tuple[int, ...], seed: int, memory_mib: int
+    sel: Selection, sides: LabelledSides, *, layers: tuple[int, ...], seed: int, memory_mib: int
 ) -> tuple[FloatArray, dict[str, Any]]:
     values = fit_paper(sel, sides, layers=layers, seed=seed, memory_mib=memory_mib)
     params: dict[str, Any] = {"seed": seed, "n_components": n_components(sel)}
@@ -74,7 +74,7 @@ def _paper(
 
 
 def _convex(
-    sel: Selection, sides: Sides, *, layers: tuple[int, ...], memory_mib: int
+    sel: Selection, sides: LabelledSides, *, layers: tuple[int, ...], memory_mib: int
 ) -> tuple[FloatArray, dict[str, Any]]:
     fits = [fit_convex(sel, sides, layer=layer, strength=None, memory_mib=memory_mib) for layer in layers]
     params = {"strengths": list(STRENGTHS), "strength": [strength for _, strength, _ in fits]}

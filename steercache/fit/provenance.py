@@ -10,10 +10,12 @@ import numpy as np
 
 from steercache.core.errors import UsageError
 from steercache.core.selection import Selection
-from steercache.fit.sides import Recipe, Sides
+from steercache.fit.sides import LabelledSides, Recipe
 
 
-def describe(sel: Selection, sides: Sides, *, recipe: Recipe, params: Mapping[str, Any], needs: tuple[str, ...]) -> Any:
+def describe(
+    sel: Selection, sides: LabelledSides, *, recipe: Recipe, params: Mapping[str, Any], needs: tuple[str, ...]
+) -> Any:
     """The provenance of a vector fitted on `sel`; `needs` are the packages whose versions decide its bytes."""
     return {
         "query": {"name": sel.query.name, "text": sel.query.text, "bindings": _json(dict(sel.query.bindings))},

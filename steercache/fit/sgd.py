@@ -22,7 +22,7 @@ from steercache.core.selection import Selection
 from steercache.fit.blocks import iter_rows
 from steercache.fit.reduce import fit_pca
 from steercache.fit.scratch import scratch
-from steercache.fit.sides import Sides
+from steercache.fit.sides import LabelledSides
 
 DoubleArray = npt.NDArray[np.float64]
 FloatArray = npt.NDArray[np.float32]
@@ -38,7 +38,7 @@ def n_components(sel: Selection) -> int:
 
 
 def fit_paper(
-    sel: Selection, sides: Sides, *, layers: tuple[int, ...], seed: int, memory_mib: int
+    sel: Selection, sides: LabelledSides, *, layers: tuple[int, ...], seed: int, memory_mib: int
 ) -> npt.NDArray[np.float32]:
     """Unit directions, shape (l, d). A row counts as often as `sides.coef` says (whole numbers)."""
     index = np.repeat(np.arange(len(sel)), sides.coef.astype(np.int64))

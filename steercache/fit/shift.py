@@ -10,7 +10,7 @@ from steercache.core.selection import Selection
 from steercache.core.vectors import SteeringVector
 from steercache.fit.blocks import NonFiniteError, plan_blocks, refuse_non_finite, weighted_sums, width_of
 from steercache.fit.provenance import describe
-from steercache.fit.sides import FloatArray, Recipe, Sides, check_recipe, split_sides
+from steercache.fit.sides import FloatArray, LabelledSides, Recipe, check_recipe, split_sides
 from steercache.fit.threads import layer_threads, one_blas_thread
 
 METHOD = "mean_shift"
@@ -43,7 +43,7 @@ def mean_shift(
     )
 
 
-def _values(sel: Selection, sides: Sides, *, layers: tuple[int, ...]) -> FloatArray:
+def _values(sel: Selection, sides: LabelledSides, *, layers: tuple[int, ...]) -> FloatArray:
     """As `shift_values`; what it finds wrong with one layer is counted at all."""
     try:
         return shift_values(sel, sides, layers=layers)
@@ -52,7 +52,7 @@ def _values(sel: Selection, sides: Sides, *, layers: tuple[int, ...]) -> FloatAr
         raise
 
 
-def shift_values(sel: Selection, sides: Sides, *, layers: tuple[int, ...]) -> FloatArray:
+def shift_values(sel: Selection, sides: LabelledSides, *, layers: tuple[int, ...]) -> FloatArray:
     """Mean of one side minus mean of the other, shape (l, d); layers side by side on as many threads as pay."""
     coef_2n = sides.coef_2n()
     total_2 = coef_2n.sum(axis=1, dtype=np.float64)

@@ -17,7 +17,7 @@ _NEEDS = "a query for fitting returns a column `label` of 0 and 1: see `steercac
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sides:
+class LabelledSides:
     """Rows of a selection as two weighted sides; arrays have shape (n,).
 
     `coef` says how much a row counts within its side: the side's mean is sum(coef * x) / sum(coef). `unit` numbers what
@@ -47,7 +47,7 @@ def check_recipe(recipe: str) -> Recipe:
     raise UsageError(f"no recipe named {recipe!r}", hint=f"choose one of: {', '.join(RECIPES)}")
 
 
-def split_sides(sel: Selection, *, recipe: Recipe = "default") -> Sides:
+def split_sides(sel: Selection, *, recipe: Recipe = "default") -> LabelledSides:
     """Check a selection's labels, pairs and weights and turn them into sides.
 
     With `pair`, every pair counts by the mean weight of its rows, and within a pair each side is averaged first; so
@@ -63,14 +63,14 @@ def split_sides(sel: Selection, *, recipe: Recipe = "default") -> Sides:
             raise UsageError(
                 "the paper's recipe knows no weights, and this selection has some", hint="--recipe default"
             )
-        return Sides(
+        return LabelledSides(
             label=label, coef=np.ones(len(label), np.float32), unit=_numbered(sel.sample_idx), unit_name="sentence"
         )
     weight = _weights(sel, label)
     if sel.pair is None:
-        return Sides(label=label, coef=weight, unit=_numbered(sel.sample_idx), unit_name="sentence")
+        return LabelledSides(label=label, coef=weight, unit=_numbered(sel.sample_idx), unit_name="sentence")
     pair = _numbered(sel.pair)
-    return Sides(label=label, coef=_pair_coef(sel.pair, pair, label, weight), unit=pair, unit_name="pair")
+    return LabelledSides(label=label, coef=_pair_coef(sel.pair, pair, label, weight), unit=pair, unit_name="pair")
 
 
 def _numbered(values: RowIndex) -> RowIndex:

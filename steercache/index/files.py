@@ -36,7 +36,7 @@ from steercache.index.objects import foreign_objects
 from steercache.index.place import duckdb_name
 from steercache.index.rows import Row, insert
 from steercache.index.schemas import ANNOTATIONS, SAMPLES, TOKENS, check_present
-from steercache.index.seen import Source, write_seen, write_sources
+from steercache.index.seen import SourceState, write_seen, write_sources
 
 REBUILD_WAIT_S = 10.0
 _SHARD_KEYS = {"run_id": pa.string(), "shard_idx": pa.int32()}
@@ -78,7 +78,7 @@ def rebuild(
     sweeps: Iterable[SweepFiles],
     *,
     seen: Mapping[str, int] | None = None,
-    sources: Mapping[str, Source] | None = None,
+    sources: Mapping[str, SourceState] | None = None,
     wait_s: float = REBUILD_WAIT_S,
     on_shards: Callable[[int], None] = lambda n_new: None,
 ) -> int:
@@ -168,7 +168,7 @@ def put_sweep_files(con: duckdb.DuckDBPyConnection, sweep: SweepFiles) -> None:
     put_searches(con, sweep_id, sweep.searches)
 
 
-def _remember(con: duckdb.DuckDBPyConnection, seen: Mapping[str, int], sources: Mapping[str, Source]) -> None:
+def _remember(con: duckdb.DuckDBPyConnection, seen: Mapping[str, int], sources: Mapping[str, SourceState]) -> None:
     write_seen(con, seen)
     write_sources(con, sources)
 

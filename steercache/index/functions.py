@@ -17,7 +17,7 @@ from duckdb.func import ARROW, SPECIAL
 from steercache.core.errors import QueryError, SteercacheError
 from steercache.core.selection import RowIndex
 
-Floats = npt.NDArray[np.float32]
+Float32Array = npt.NDArray[np.float32]
 GatherRows = Callable[[str, str, int, RowIndex], npt.NDArray[Any]]  # run_id, site, layer, rows -> (n, d)
 VectorAt = Callable[[str, int], npt.NDArray[Any]]  # vector_id, layer -> (d,)
 _FLOATS = pa.list_(pa.float32())
@@ -63,7 +63,7 @@ def gather_lists(columns: list[Any], gather: Callable[..., npt.NDArray[Any]]) ->
         return pa.nulls(len(present), _FLOATS)
     *keys, rows = [a.take(pa.array(places)) for a in arrays]
     rows_n = rows.to_numpy().astype(np.int64)
-    blocks: list[tuple[npt.NDArray[np.int64], Floats]] = []
+    blocks: list[tuple[npt.NDArray[np.int64], Float32Array]] = []
     for key, members in _groups(keys):
         values = np.asarray(gather(*key, rows_n[members]), dtype=np.float32)
         blocks.append((places[members], values))
@@ -80,7 +80,7 @@ def _groups(keys: list[Any]) -> list[tuple[tuple[Any, ...], npt.NDArray[np.int64
     return [(tuple(k[int(i)].as_py() for k in keys), np.flatnonzero(inverse == g)) for g, i in enumerate(first)]
 
 
-def _as_lists(blocks: list[tuple[npt.NDArray[np.int64], Floats]], present: npt.NDArray[np.bool_]) -> pa.Array:
+def _as_lists(blocks: list[tuple[npt.NDArray[np.int64], Float32Array]], present: npt.NDArray[np.bool_]) -> pa.Array:
     widths = np.zeros(len(present), dtype=np.int32)
     for places, values in blocks:
         widths[places] = values.shape[1]

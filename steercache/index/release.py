@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def letting_go() -> Iterator[None]:
+def clear_traceback_frames() -> Iterator[None]:
     """Clear the frames that an error left behind it, and those of what caused it, as it passes."""
     try:
         yield

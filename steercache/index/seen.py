@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 
 
-class Source(NamedTuple):
+class SourceState(NamedTuple):
     """The state of a file that rows were made from, and the id that these rows carry."""
 
     state: int
@@ -29,13 +29,13 @@ def write_seen(con: duckdb.DuckDBPyConnection, seen: Mapping[str, int]) -> None:
     _replace(con, "seen", table)
 
 
-def read_sources(con: duckdb.DuckDBPyConnection) -> dict[str, Source]:
+def read_sources(con: duckdb.DuckDBPyConnection) -> dict[str, SourceState]:
     """Path, relative to the root, to the state that its rows were made from."""
     rows = con.execute("SELECT path, state, id FROM sources").fetchall()
-    return {path: Source(state, of) for path, state, of in rows}
+    return {path: SourceState(state, of) for path, state, of in rows}
 
 
-def write_sources(con: duckdb.DuckDBPyConnection, sources: Mapping[str, Source]) -> None:
+def write_sources(con: duckdb.DuckDBPyConnection, sources: Mapping[str, SourceState]) -> None:
     """Replace what is remembered of single files."""
     table = pa.table(
         {

@@ -24,7 +24,7 @@ class ZooModel(Document):
     zoo: Literal["tiny", "demo"]
 
 
-class Fits(Document):
+class FittedVectors(Document):
     """Vectors fitted from the cache, without a model: every method on every concept of every run."""
 
     methods: Annotated[tuple[FitMethod, ...], Field(min_length=1)] = ("mean_shift",)
@@ -69,7 +69,7 @@ class Race(Document):
     """Probability with which that promise may be broken."""
 
 
-class Screen(Document):
+class ScreeningRule(Document):
     """Predict every cell from gradients first, and run the best predicted ones."""
 
     first: Positive
@@ -103,7 +103,7 @@ class SweepManifest(Document):
     """A model manifest's name, a model manifest, or `{zoo: tiny}`."""
     vectors: Annotated[tuple[VectorName, ...], Field(max_length=4096)] = ()
     """Vectors of the cache, by name, id or prefix."""
-    fits: Annotated[tuple[Fits, ...], Field(max_length=256)] = Field(default=(), validate_default=True)
+    fits: Annotated[tuple[FittedVectors, ...], Field(max_length=256)] = Field(default=(), validate_default=True)
     layers: Layers = "all"
     """`all`, a list of block numbers, or a range with `stop` included."""
     alphas: Annotated[tuple[Alpha, ...], Field(min_length=1, max_length=1000)]
@@ -123,7 +123,7 @@ class SweepManifest(Document):
     allow_foreign: bool = False
     """Take vectors of other or unknown lineage; the table says so."""
     race: Race | None = None
-    screen: Screen | None = None
+    screen: ScreeningRule | None = None
     memory_mib: Annotated[int, Field(ge=1, le=2**24)] = 2048
     """What may be held beside the model's weights."""
     tokens_per_batch: Positive = 4096
@@ -136,7 +136,7 @@ class SweepManifest(Document):
 
     @field_validator("fits")
     @classmethod
-    def _something_to_try(cls, value: tuple[Fits, ...], info: ValidationInfo) -> tuple[Fits, ...]:
+    def _something_to_try(cls, value: tuple[FittedVectors, ...], info: ValidationInfo) -> tuple[FittedVectors, ...]:
         if not value and info.data.get("vectors") == ():
             raise fault("vectors", "nothing to try: name `vectors` of the cache, or `fits` to be made from it")
         return value

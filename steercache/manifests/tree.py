@@ -21,7 +21,7 @@ Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
+class DocumentLimits:
     """The largest document that is read: `n_values` counts after aliases are expanded, which bounds "billion laughs"."""
 
     n_bytes: int
@@ -29,8 +29,8 @@ class Bounds:
     n_values: int
 
 
-BOUNDS = Bounds(n_bytes=MAX_BYTES, depth=24, n_values=20_000)
-CARD_BOUNDS = Bounds(
+BOUNDS = DocumentLimits(n_bytes=MAX_BYTES, depth=24, n_values=20_000)
+CARD_BOUNDS = DocumentLimits(
     n_bytes=4 * 2**20, depth=40, n_values=200_000
 )  # cards of data sets with hundreds of configurations
 
@@ -92,7 +92,7 @@ class _Walk:
     """What is gathered on the way through a document's nodes."""
 
     file: str
-    bounds: Bounds = BOUNDS
+    bounds: DocumentLimits = BOUNDS
     lines: dict[Path, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     open_nodes: list[yaml.Node] = field(default_factory=list)
@@ -107,7 +107,7 @@ def dotted(path: Path) -> str:
     return ".".join(str(part) for part in path)
 
 
-def read_tree(text: str, *, file: str, bounds: Bounds = BOUNDS) -> Tree:
+def read_tree(text: str, *, file: str, bounds: DocumentLimits = BOUNDS) -> Tree:
     """Parse one YAML (or JSON) document; what does not stop the parser (repeated keys, tags, odd numbers) is in `problems`.
 
     Raises:
@@ -123,7 +123,7 @@ def _error(file: str, *problems: Problem) -> ManifestError:
     return ManifestError("this is not a document we can read", problems=problems, place=file)
 
 
-def _compose(text: str, file: str, bounds: Bounds) -> yaml.Node:
+def _compose(text: str, file: str, bounds: DocumentLimits) -> yaml.Node:
     """Text to PyYAML's nodes, with size and depth bounded before anything recursive runs."""
 
     def fail(kind: str, message: str, line: int | None = None) -> ManifestError:
@@ -149,7 +149,7 @@ def _compose(text: str, file: str, bounds: Bounds) -> yaml.Node:
     return node
 
 
-def _bound(text: str, bounds: Bounds, fail: Callable[[str, str, int | None], ManifestError]) -> None:
+def _bound(text: str, bounds: DocumentLimits, fail: Callable[[str, str, int | None], ManifestError]) -> None:
     """Depth and number of events, from the parser that does not recurse."""
     depth = 0
     for n, event in enumerate(yaml.parse(text, Loader=_loader_for(text))):

@@ -9,12 +9,14 @@ from steercache.core.ids import SHORT_ID
 from steercache.queries.library import NEWEST, Param, ParamType, Query, with_article
 
 Rows = list[tuple[Any, ...]]
-Ask = Callable[[str, list[Any]], Rows]  # SQL of ours and its values -> rows of the index
+RunSql = Callable[[str, list[Any]], Rows]  # SQL of ours and its values -> rows of the index
 Lookup = Callable[[str], str]  # a name, id or prefix -> id
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
-def bind(query: Query, given: Mapping[str, Any], *, ask: Ask, find_run: Lookup, find_vector: Lookup) -> dict[str, Any]:
+def bind(
+    query: Query, given: Mapping[str, Any], *, ask: RunSql, find_run: Lookup, find_vector: Lookup
+) -> dict[str, Any]:
     """Values for every parameter of `query`.
 
     Raises:
@@ -38,7 +40,7 @@ def bind(query: Query, given: Mapping[str, Any], *, ask: Ask, find_run: Lookup, 
 
 
 def newest_run(
-    ask: Ask, *, modality: str | None, concept: str | None, labelled: bool = False, param: str = "run"
+    ask: RunSql, *, modality: str | None, concept: str | None, labelled: bool = False, param: str = "run"
 ) -> str:
     """The newest complete run of a modality that has the concept, or any concept at all with `labelled`.
 
@@ -69,7 +71,7 @@ def _kind(modality: str | None, *, labelled: bool) -> str:
     return f"complete {f'{modality} ' if modality else ''}run{' with concepts' if labelled else ''}"
 
 
-def _no_run(ask: Ask, found: Rows, kind: str, concept: str | None, param: str) -> NotFoundError:
+def _no_run(ask: RunSql, found: Rows, kind: str, concept: str | None, param: str) -> NotFoundError:
     if found:
         names = ", ".join(str(row[1]) for row in found)
         hint = f"finish its build, or take it as it is: {_say_run(param, found[0][1])}"

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from steercache.cache.documents import shares_rows
-from steercache.cache.handle import Cache, open_cache
+from steercache.cache.handle import CacheFolder, open_cache
 from steercache.cache.vectors import load_vector, save_vector, stored_vector
 from steercache.core.errors import QueryError, UsageError
 from steercache.core.ids import SHORT_ID, resolve_name
@@ -22,9 +22,9 @@ from steercache.core.vectors import SteeringVector
 from steercache.index.functions import register_functions
 from steercache.index.guard import Limits, parameters_of, run_query, stream_query
 from steercache.index.relation import Relation, as_relation
-from steercache.index.release import letting_go
+from steercache.index.release import clear_traceback_frames
 from steercache.index.rows import registered
-from steercache.queries.bindings import Ask, bind, newest_run
+from steercache.queries.bindings import RunSql, bind, newest_run
 from steercache.queries.library import Query, find_query, load_library, looks_like_name, parse_query, yaml_header
 from steercache.queries.own_tables import as_arrow
 from steercache.queries.selection import (
@@ -53,7 +53,7 @@ class _Running:
 class Session:
     """Questions to one cache. Every call opens the index for its own length; results hold nothing of it."""
 
-    def __init__(self, cache: Cache, *, library: Mapping[str, Query], limits: Limits) -> None:
+    def __init__(self, cache: CacheFolder, *, library: Mapping[str, Query], limits: Limits) -> None:
         self.cache = cache
         self.library = library
         self.limits = limits
@@ -69,13 +69,13 @@ class Session:
         Raises:
             QueryError: the SQL or a binding is wrong or not allowed, or a limit was reached.
         """
-        with letting_go():
+        with clear_traceback_frames():
             return as_relation(self._table(None, sql, bindings, tables=tables))
 
     def query(self, name_or_sql: str, /, **bindings: Any) -> Relation:
         """The result of a query by name, of a query file's text, or of SQL. Raises as `sql`, and NotFoundError."""
         query, text = self.read(name_or_sql)
-        with letting_go():
+        with clear_traceback_frames():
             return as_relation(self._table(query, text, bindings))
 
     def select(
@@ -92,7 +92,7 @@ class Session:
         query, text = self.read(name_or_sql)
         if query is not None and query.kind != "selection":
             raise QueryError(f"{query.name} is a {query.kind}, not a selection", hint="steercache query --list")
-        with letting_go():
+        with clear_traceback_frames():
             return self._selection(query, text, bindings if run is None else {**bindings, "run": run}, site=site)
 
     @contextmanager
@@ -100,7 +100,7 @@ class Session:
         """Batches of a result as they come; the index is held until the block ends. Raises as `query`."""
         query, text = self.read(name_or_sql)
         with (
-            letting_go(),
+            clear_traceback_frames(),
             self._running(query, text, bindings) as running,
             stream_query(running.con, text, running.bindings, limits=self.limits, failures=running.failures) as reader,
         ):
@@ -112,7 +112,7 @@ class Session:
 
     def labelled_run(self) -> str:
         """The newest complete text run whose samples have concepts. Raises as a query that leaves its run open."""
-        with letting_go(), self.cache.connection() as con:
+        with clear_traceback_frames(), self.cache.connection() as con:
             return newest_run(_asking(con), modality="text", concept=None, labelled=True)
 
     def vector(self, name: str) -> SteeringVector:
@@ -210,7 +210,7 @@ class Session:
                 bindings = dict(given)
             yield _Running(con=con, text=text, bindings=bindings, failures=failures)
 
-    def _with_run(self, con: Any, text: str, given: Mapping[str, Any], ask: Ask) -> dict[str, Any]:
+    def _with_run(self, con: Any, text: str, given: Mapping[str, Any], ask: RunSql) -> dict[str, Any]:
         """Bindings of a selection written inline: its `$run`, if it has one, is looked up or chosen as a named query's is."""
         bindings = dict(given)
         if bindings.get("run") is not None:
@@ -227,7 +227,7 @@ def _names_of(con: Any) -> frozenset[str]:
     )
 
 
-def _asking(con: Any) -> Ask:
+def _asking(con: Any) -> RunSql:
     """SQL of ours, asked of one connection."""
 
     def ask(sql: str, wanted: list[Any]) -> list[tuple[Any, ...]]:
@@ -237,7 +237,7 @@ def _asking(con: Any) -> Ask:
     return ask
 
 
-def _finder(ask: Ask) -> Any:
+def _finder(ask: RunSql) -> Any:
     def find_vector(wanted: str) -> str:
         known = ask("SELECT vector_id, min(name) FROM vectors GROUP BY vector_id ORDER BY max(created_at) DESC, 1", [])
         return resolve_name(wanted, known, noun="vector", list_command="steercache vectors list")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from steercache.cache.handle import Cache
+from steercache.cache.handle import CacheFolder
 from steercache.cache.vector_files import read_vector
 from steercache.cache.vectors import list_vectors
 from steercache.core.errors import NotFoundError
@@ -22,7 +22,7 @@ class CachedValues:
     Both answer to an id, to a name and to a unique prefix, as everywhere; whole ids are read without looking at any other.
     """
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: CacheFolder) -> None:
         self._cache = cache
         self._sources: dict[str, RowSource] = {}
         self._vectors: dict[str, SteeringVector] = {}

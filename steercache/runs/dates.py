@@ -3,7 +3,7 @@
 from typing import Any
 
 from steercache.cache.documents import RunDocument
-from steercache.cache.handle import Cache
+from steercache.cache.handle import CacheFolder
 from steercache.core.ids import SHORT_ID
 
 
@@ -13,7 +13,7 @@ def template_date(document: RunDocument) -> str | None:
     return date
 
 
-def notes_on_dates(cache: Cache | None, document: RunDocument) -> tuple[str, ...]:
+def notes_on_dates(cache: CacheFolder | None, document: RunDocument) -> tuple[str, ...]:
     """One sentence per run of the cache that this plan would reuse, had it the same template date."""
     date = template_date(document)
     if cache is None or date is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from steercache.cache.calibration import record_speed
 from steercache.cache.commit import RunWriter, ShardTables, begin_run
 from steercache.cache.documents import PlannedShard
-from steercache.cache.handle import Cache
+from steercache.cache.handle import CacheFolder
 from steercache.cache.non_finite import REMEDIES, describe_non_finite, sum_non_finite
 from steercache.cache.status import free_bytes
 from steercache.core.errors import BudgetError
@@ -56,7 +56,7 @@ class BuildResult:
 
 
 def build_run(
-    cache: Cache,
+    cache: CacheFolder,
     plan: Plan,
     prepared: PreparedTrace,
     options: BuildOptions = BuildOptions(),
@@ -93,7 +93,7 @@ def build_run(
     )
 
 
-def check_budget(cache: Cache, plan: Plan, pending: Sequence[PlannedShard], *, budget_bytes: int | None) -> None:
+def check_budget(cache: CacheFolder, plan: Plan, pending: Sequence[PlannedShard], *, budget_bytes: int | None) -> None:
     """Refuse a build that would not fit. Raises BudgetError before anything is written."""
     needed = plan.bytes_of(pending)
     if budget_bytes is not None and needed > budget_bytes:

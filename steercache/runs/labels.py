@@ -6,7 +6,7 @@ from types import TracebackType
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from steercache.cache.handle import Cache
+from steercache.cache.handle import CacheFolder
 from steercache.core.examples import Labels
 from steercache.core.ids import canonical_json
 from steercache.index.schemas import ANNOTATIONS
@@ -58,7 +58,7 @@ class LabelWriter:
         if len(self._rows) >= BATCH:
             self._flush()
 
-    def keep(self, cache: Cache, inputs_digest: str) -> bool:
+    def keep(self, cache: CacheFolder, inputs_digest: str) -> bool:
         """Put the labels in their place in `cache`; returns whether they differ from those that were there."""
         path = cache.paths.annotation(self.dataset, inputs_digest)
         self._flush()
@@ -86,7 +86,7 @@ class LabelWriter:
             self._rows = []
 
 
-def runs_over(cache: Cache, dataset: str, inputs_digest: str) -> list[str]:
+def runs_over(cache: CacheFolder, dataset: str, inputs_digest: str) -> list[str]:
     """Names of the runs that hold these inputs: the ones that mended labels are joined into."""
     return [
         document.name

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from steercache.cache.calibration import block_seconds, tokens_per_second
 from steercache.cache.documents import PlannedShard, RunDocument
-from steercache.cache.handle import Cache
-from steercache.cache.source import CommittedShards, current_generation, newest_generation
+from steercache.cache.handle import CacheFolder
+from steercache.cache.source import ShardRecords, current_generation, newest_generation
 from steercache.cache.status import free_bytes
 from steercache.core.layout import ITEM_BYTES
 from steercache.core.numerics import numeric_differences
@@ -52,7 +52,7 @@ class Overview:
     notes: tuple[str, ...]
 
 
-def overview(cache: Cache | None, root: Path, plan: Plan) -> Overview:
+def overview(cache: CacheFolder | None, root: Path, plan: Plan) -> Overview:
     """Compare a plan with what a cache has; `cache` None is a root that does not exist yet."""
     document = plan.document
     pending = pending_shards(cache, document)
@@ -82,7 +82,7 @@ def overview(cache: Cache | None, root: Path, plan: Plan) -> Overview:
     )
 
 
-def _notes_on_numerics(cache: Cache | None, document: RunDocument) -> tuple[str, ...]:
+def _notes_on_numerics(cache: CacheFolder | None, document: RunDocument) -> tuple[str, ...]:
     if cache is None or not cache.run_paths(document.run_id).document.exists():
         return ()
     differences = numeric_differences(cache.run_document(document.run_id).numerics, document.numerics)
@@ -90,7 +90,7 @@ def _notes_on_numerics(cache: Cache | None, document: RunDocument) -> tuple[str,
     return (what,) if differences else ()
 
 
-def _forward_speed(cache: Cache, document: RunDocument) -> float | None:
+def _forward_speed(cache: CacheFolder, document: RunDocument) -> float | None:
     """Tokens per second through the blocks of this model, where they were timed on such a device with so many threads."""
     model, numerics = document.model, document.numerics
     device, threads = str(numerics.get("device")), int(numerics.get("threads") or 0)
@@ -98,14 +98,14 @@ def _forward_speed(cache: Cache, document: RunDocument) -> float | None:
     return 1 / (each * model.n_layers) if each else None
 
 
-def pending_shards(cache: Cache | None, document: RunDocument) -> list[PlannedShard]:
+def pending_shards(cache: CacheFolder | None, document: RunDocument) -> list[PlannedShard]:
     """Shards of a plan that the cache does not have yet."""
     cached: frozenset[int] = frozenset()
     if cache is not None:
         paths = cache.run_paths(document.run_id)
         lost = not paths.current.exists()  # then a build puts the newest in force
         generation = newest_generation(paths, n_shards=len(document.shards)) if lost else current_generation(paths)
-        cached = frozenset(CommittedShards(paths, generation)) if generation else cached
+        cached = frozenset(ShardRecords(paths, generation)) if generation else cached
     return [s for s in document.shards if s.shard_idx not in cached]
 
 
@@ -157,7 +157,7 @@ def _bytes_of_layer(plan: Plan) -> int:
     return plan.most_rows * max(s.width for s in layout.sites) * ITEM_BYTES[layout.dtype]
 
 
-def _overlapping(cache: Cache | None, document: RunDocument) -> tuple[Overlap, ...]:
+def _overlapping(cache: CacheFolder | None, document: RunDocument) -> tuple[Overlap, ...]:
     if cache is None:
         return ()
     wanted = {d.inputs_digest for d in document.datasets}

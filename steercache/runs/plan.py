@@ -18,7 +18,7 @@ from steercache.cache.documents import (
     run_id_of,
     run_model,
 )
-from steercache.cache.handle import Cache
+from steercache.cache.handle import CacheFolder
 from steercache.cache.rebuild import catch_up_or_rebuild
 from steercache.core.errors import ManifestError, UsageError
 from steercache.core.examples import EncodedSample
@@ -30,7 +30,7 @@ from steercache.runs.inputs import InputSample, NamedDataset, iter_inputs
 from steercache.runs.labels import LabelWriter, runs_over
 from steercache.runs.packing import choose_rows_per_shard, digest_of_inputs, pack_shards
 from steercache.runs.rows import depends_on_labels, kept_rows
-from steercache.runs.seen import Seen
+from steercache.runs.seen import InputCounts
 from steercache.runs.sharing import SharedPacking, check_sharing
 from steercache.store.geometry import shard_geometry
 from steercache.trace.encode import TEMPLATE
@@ -93,7 +93,7 @@ class Plan:
         return sum(s.n_tokens for s in self.document.shards)
 
 
-def plan_run(job: TraceJob, *, cache: Cache | None = None, progress: Progress = lambda *_: None) -> Plan:
+def plan_run(job: TraceJob, *, cache: CacheFolder | None = None, progress: Progress = lambda *_: None) -> Plan:
     """Read every input once; with `cache`, labels are kept there and joined into runs that have these inputs already.
 
     Raises:
@@ -103,7 +103,7 @@ def plan_run(job: TraceJob, *, cache: Cache | None = None, progress: Progress = 
     manifest = job.manifest
     sites = _sites(job)
     packing = _start_sharing(job, sites)
-    seen = Seen()
+    seen = InputCounts()
     rules: dict[str, Any] = {}
     anchors: list[object] = []
     starts: dict[str, int] = {}
@@ -179,7 +179,9 @@ def _pack_again(job: TraceJob, rows_per_shard: int) -> SharedPacking:
     return packing
 
 
-def _keep_labels(cache: Cache, labels: dict[str, LabelWriter], inputs: Sequence[DatasetInputs]) -> tuple[str, ...]:
+def _keep_labels(
+    cache: CacheFolder, labels: dict[str, LabelWriter], inputs: Sequence[DatasetInputs]
+) -> tuple[str, ...]:
     mended: list[str] = []
     for part in inputs:
         if labels[part.dataset].keep(cache, part.inputs_digest):
@@ -188,7 +190,7 @@ def _keep_labels(cache: Cache, labels: dict[str, LabelWriter], inputs: Sequence[
     return tuple(dict.fromkeys(mended))
 
 
-def _inputs_by_dataset(starts: dict[str, int], seen: Seen) -> tuple[DatasetInputs, ...]:
+def _inputs_by_dataset(starts: dict[str, int], seen: InputCounts) -> tuple[DatasetInputs, ...]:
     ids = seen.hex_ids()
     ends = [*list(starts.values())[1:], len(ids)]
     return tuple(
@@ -234,7 +236,7 @@ def _dtype(job: TraceJob) -> DType:
 
 def _document(
     job: TraceJob,
-    seen: Seen,
+    seen: InputCounts,
     inputs: tuple[DatasetInputs, ...],
     *,
     sites: tuple[SiteLayout, ...],

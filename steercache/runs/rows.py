@@ -64,7 +64,7 @@ def kept_positions(sample: EncodedSample, policy: RowPolicy) -> Positions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pool:
+class TokenPool:
     """Tokens of one kind (an index into TOKEN_KINDS) whose mean is one row; `positions` ascend, shape (n,), n > 0."""
 
     kind: int
@@ -76,7 +76,7 @@ class KeptRows:
     """The rows of one sample, in the order of their slots: those of single tokens, or means over pools of them."""
 
     positions: Positions
-    pools: tuple[Pool, ...] = ()
+    pools: tuple[TokenPool, ...] = ()
 
     @property
     def n_rows(self) -> int:
@@ -90,13 +90,13 @@ def kept_rows(sample: EncodedSample, policy: RowPolicy, *, sink: bool = True) ->
     return KeptRows(positions=np.empty(0, dtype=np.int64), pools=pools_of(sample, sink=sink))
 
 
-def pools_of(sample: EncodedSample, *, sink: bool = True) -> tuple[Pool, ...]:
+def pools_of(sample: EncodedSample, *, sink: bool = True) -> tuple[TokenPool, ...]:
     """Tokens by kind, in the order of TOKEN_KINDS; a kind without tokens has no pool.
 
     Position 0 is in none where it is the attention sink: its massive activation would swamp the mean.
     """
     inside = np.arange(sample.n_tokens) >= (1 if sink else 0)
-    pools = [Pool(kind=k, positions=np.flatnonzero((sample.kind == k) & inside)) for k in range(len(TOKEN_KINDS))]
+    pools = [TokenPool(kind=k, positions=np.flatnonzero((sample.kind == k) & inside)) for k in range(len(TOKEN_KINDS))]
     return tuple(pool for pool in pools if len(pool.positions))
 
 

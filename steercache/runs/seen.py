@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 
-class Seen:
+class InputCounts:
     """What the pass has seen of one list of inputs: 40 bytes a sample."""
 
     def __init__(self) -> None:

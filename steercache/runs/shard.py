@@ -23,8 +23,8 @@ from steercache.runs.inputs import InputSample, InputStream
 from steercache.runs.packing import digest_of_inputs
 from steercache.runs.pooling import pooled_rows
 from steercache.runs.prefetch import prefetched
-from steercache.runs.rows import KeptRows, Pool, kept_rows
-from steercache.runs.sharing import PrefixOwners, Shared
+from steercache.runs.rows import KeptRows, TokenPool, kept_rows
+from steercache.runs.sharing import PrefixOwners, SharedRows
 from steercache.runs.tables import BatchPlace, shard_tables
 from steercache.runs.writing import WritingThread
 from steercache.store.dtypes import numpy_dtype
@@ -36,7 +36,7 @@ from steercache.trace.numerics import numerics_of
 from steercache.trace.prompt import ImageError
 
 Positions = npt.NDArray[np.int64]
-Rows = Positions | tuple[Pool, ...]  # of one sample: single tokens, or means
+Rows = Positions | tuple[TokenPool, ...]  # of one sample: single tokens, or means
 _Members = tuple[int, Sequence[int]]  # number of a batch in its shard, and its samples
 Commit = Callable[[PlannedShard, ShardWriter, ShardTables], None]
 
@@ -117,7 +117,7 @@ class ShardTracer:
         rule = length_rule(self.loaded.bundle)
         return rule if rule is any_length or "vision_out" not in self.manifest.sites else alone
 
-    def _shared(self, samples: Sequence[InputSample], kept: Sequence[KeptRows]) -> list[Shared] | None:
+    def _shared(self, samples: Sequence[InputSample], kept: Sequence[KeptRows]) -> list[SharedRows] | None:
         """Who shares rows with whom, as the plan counted it; None in a run where nobody does."""
         if not self.manifest.share_prefix:
             return None

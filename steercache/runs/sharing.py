@@ -22,7 +22,7 @@ Positions = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shared:
+class SharedRows:
     """What one sample takes from an earlier one of its shard: tokens at `positions` have the rows of `owner`'s tokens there.
 
     `own` are the positions whose rows it keeps itself. `owner` counts within the shard.
@@ -47,18 +47,18 @@ class PrefixOwners:
         self._owners: dict[tuple[str, ...], _Owner] = {}
         self._n = 0
 
-    def take(self, sample: EncodedSample, kept: Positions) -> Shared:
+    def take(self, sample: EncodedSample, kept: Positions) -> SharedRows:
         """The next sample, of which the row policy keeps `kept` (ascending)."""
         number, self._n = self._n, self._n + 1
         owner = self._owners.get(sample.image_digests) if sample.image_digests else None
         if owner is None:
             if sample.image_digests:
                 self._owners[sample.image_digests] = _Owner(number=number, sample=sample, kept=kept)
-            return Shared(owner=number, positions=kept[:0], own=kept)
+            return SharedRows(owner=number, positions=kept[:0], own=kept)
         same = kept[kept < common_prefix(owner.sample, sample)]
         shared = same[np.isin(same, owner.kept, assume_unique=True)]
         own = np.setdiff1d(kept, shared, assume_unique=True)
-        return Shared(owner=owner.number, positions=shared, own=own)
+        return SharedRows(owner=owner.number, positions=shared, own=own)
 
 
 def common_prefix(a: EncodedSample, b: EncodedSample) -> int:

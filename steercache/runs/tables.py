@@ -12,8 +12,8 @@ from steercache.cache.commit import ShardTables
 from steercache.core.examples import TOKEN_KINDS, EncodedSample
 from steercache.index.schemas import GRADIENT_COLUMNS, SAMPLES, TOKENS
 from steercache.runs.inputs import InputSample
-from steercache.runs.rows import Pool
-from steercache.runs.sharing import Shared
+from steercache.runs.rows import TokenPool
+from steercache.runs.sharing import SharedRows
 
 ROWS = pa.schema(
     [field for field in TOKENS if field.name not in GRADIENT_COLUMNS]
@@ -36,8 +36,8 @@ def shard_tables(
     *,
     first_row: int,
     tokenizer: Any,
-    shared: Sequence[Shared] | None = None,
-    pools: Sequence[tuple[Pool, ...]] = (),
+    shared: Sequence[SharedRows] | None = None,
+    pools: Sequence[tuple[TokenPool, ...]] = (),
 ) -> ShardTables:
     """Tables of one shard whose first slot is row `first_row` of the run; `kept` are the positions whose rows each sample
     keeps itself, `shared` what it takes from an earlier one, `pools` the means it keeps instead."""
@@ -89,7 +89,7 @@ def shard_tables(
     )
 
 
-def _pooled(samples: Sequence[InputSample], pools: Sequence[tuple[Pool, ...]], *, first_row: int) -> pa.Table:
+def _pooled(samples: Sequence[InputSample], pools: Sequence[tuple[TokenPool, ...]], *, first_row: int) -> pa.Table:
     """The means of a shard as rows of `tokens`, in slot order: of a kind, at no position."""
     sample_idx = np.repeat([s.sample_idx for s in samples], [len(p) for p in pools])
     nowhere = np.full(len(sample_idx), -1)

@@ -7,16 +7,16 @@ model is in memory anyway.
 from collections.abc import Sequence
 
 from steercache.answers.batches import Runner, scored
-from steercache.answers.store import Key, Said, SweepWriter, stored_answers
-from steercache.benchmarks.task import Asked, Progress
-from steercache.cells.arms import EvalOptions, Setting
+from steercache.answers.store import Key, StoredAnswer, SweepWriter, stored_answers
+from steercache.benchmarks.task import EncodedQuestion, Progress
+from steercache.cells.arms import ArmCell, EvalOptions
 from steercache.core.ids import digest
 from steercache.models.ends import answer_identity
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session
 
 
-def stored_baseline(session: Session, asked: Sequence[Asked], baseline: Setting) -> float | None:
+def stored_baseline(session: Session, asked: Sequence[EncodedQuestion], baseline: ArmCell) -> float | None:
     """Share of right answers among those that the cache has; None where it lacks one of the questions that can be asked."""
     return _share(asked, baseline, stored_answers(session.cache, [baseline.cell.cell_id]))
 
@@ -24,8 +24,8 @@ def stored_baseline(session: Session, asked: Sequence[Asked], baseline: Setting)
 def answer_baseline(
     session: Session,
     loaded: LoadedModel,
-    asked: Sequence[Asked],
-    baseline: Setting,
+    asked: Sequence[EncodedQuestion],
+    baseline: ArmCell,
     *,
     name: str,
     options: EvalOptions,
@@ -51,7 +51,7 @@ def answer_baseline(
     return sum(right) / len(right) if right else None
 
 
-def _share(asked: Sequence[Asked], baseline: Setting, known: dict[Key, Said]) -> float | None:
+def _share(asked: Sequence[EncodedQuestion], baseline: ArmCell, known: dict[Key, StoredAnswer]) -> float | None:
     cell_id, askable = baseline.cell.cell_id, [one for one in asked if one.encoded is not None]
     if not askable or any((cell_id, one.sample_id) not in known for one in askable):
         return None

@@ -12,9 +12,9 @@ from typing import Any, Final
 import numpy as np
 
 from steercache.answers.batches import answer_options
-from steercache.benchmarks.task import PLAIN, Asked, Wording
+from steercache.benchmarks.task import PLAIN, EncodedQuestion, Wording
 from steercache.cache.documents import DatasetInputs, RunDocument, installed_versions, run_id_of, run_model
-from steercache.cache.handle import Cache
+from steercache.cache.handle import CacheFolder
 from steercache.core.errors import NotFoundError, UsageError
 from steercache.core.ids import SHORT_ID, digest
 from steercache.core.layout import ITEM_BYTES, SiteLayout, StoreLayout
@@ -34,13 +34,13 @@ TOKENS_PER_BATCH: Final = 1024  # a backward pass holds what every block compute
 class GradientSample:
     """A question that can be screened: first tokens of its options in the question's order, and which is right."""
 
-    one: Asked
+    one: EncodedQuestion
     options: tuple[int, ...]
     right: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GradientWish:
+class GradientRequest:
     """What gradients are wanted of: `targets` and `layers` of one model over the questions of `benchmark`."""
 
     benchmark: str
@@ -60,7 +60,7 @@ class GradientPlan:
 
     document: RunDocument
     samples: tuple[GradientSample, ...] = field(repr=False)
-    left_out: tuple[Asked, ...] = field(repr=False)
+    left_out: tuple[EncodedQuestion, ...] = field(repr=False)
     targets: tuple[Target, ...]
 
     @property
@@ -76,8 +76,8 @@ class GradientPlan:
 
 def plan_gradients(
     bundle: TokenizerBundle,
-    asked: Sequence[Asked],
-    wish: GradientWish,
+    asked: Sequence[EncodedQuestion],
+    wish: GradientRequest,
     *,
     numerics: Mapping[str, Any],
     wording: Wording = PLAIN,
@@ -157,7 +157,9 @@ def plan_gradients(
     return GradientPlan(document=document, samples=samples, left_out=left_out, targets=tuple(wish.targets))
 
 
-def screenable(asked: Sequence[Asked], bundle: TokenizerBundle) -> tuple[tuple[GradientSample, ...], tuple[Asked, ...]]:
+def screenable(
+    asked: Sequence[EncodedQuestion], bundle: TokenizerBundle
+) -> tuple[tuple[GradientSample, ...], tuple[EncodedQuestion, ...]]:
     """Questions with options that begin with different tokens, and the others."""
     kept, left_out = [], []
     for one in asked:
@@ -169,7 +171,7 @@ def screenable(asked: Sequence[Asked], bundle: TokenizerBundle) -> tuple[tuple[G
     return tuple(kept), tuple(left_out)
 
 
-def find_run(cache: Cache, plan: GradientPlan) -> RunDocument | None:
+def find_run(cache: CacheFolder, plan: GradientPlan) -> RunDocument | None:
     """A run of the cache with these gradients: the planned one, complete or not, or a complete one that has more layers or
     targets of the same."""
     paths = cache.run_paths(plan.document.run_id)
@@ -215,7 +217,7 @@ def stale_in(document: RunDocument, plan: GradientPlan) -> list[str]:
     return problems + ([f"no target {', '.join(targets)}"] if targets else [])
 
 
-def named_run(cache: Cache, name: str, plan: GradientPlan) -> RunDocument:
+def named_run(cache: CacheFolder, name: str, plan: GradientPlan) -> RunDocument:
     """The run that a person names, if it stands for what is planned.
 
     Raises:
@@ -235,7 +237,7 @@ def named_run(cache: Cache, name: str, plan: GradientPlan) -> RunDocument:
     return document
 
 
-def parent_of(cache: Cache, plan: GradientPlan) -> str | None:
+def parent_of(cache: CacheFolder, plan: GradientPlan) -> str | None:
     """The newest complete trace of these weights that has every one of the questions; None where there is none."""
     ids = [s.one.sample_id for s in plan.samples]
     wanted = {"model": plan.document.model.fingerprint, "samples": ids, "n": len(ids)}

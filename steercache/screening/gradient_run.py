@@ -14,7 +14,7 @@ from steercache.answers.batches import with_pixels
 from steercache.benchmarks.task import Progress
 from steercache.cache.commit import RunWriter, ShardTables, begin_run
 from steercache.cache.documents import PlannedShard
-from steercache.cache.handle import Cache
+from steercache.cache.handle import CacheFolder
 from steercache.cache.status import free_bytes
 from steercache.core.errors import BudgetError, DamagedError
 from steercache.core.examples import EncodedSample, Example
@@ -33,7 +33,7 @@ LABEL = "recording gradients"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
+class RecordedGradients:
     """What was recorded: the run, and how many of its shards were not there before."""
 
     run_id: str
@@ -43,8 +43,13 @@ class Recorded:
 
 
 def record_gradients(
-    cache: Cache, loaded: LoadedModel, plan: GradientPlan, *, force: bool = False, progress: Progress | None = None
-) -> Recorded:
+    cache: CacheFolder,
+    loaded: LoadedModel,
+    plan: GradientPlan,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> RecordedGradients:
     """Compute and keep what the cache does not have of a planned run. Killed anywhere, it goes on at the same call.
 
     Raises:
@@ -67,10 +72,10 @@ def record_gradients(
             done = _record_shard(run, loaded, plan, planned, done=done, progress=progress)
         held_by = run.finish()
     n_samples = sum(s.n_samples for s in pending)
-    return Recorded(run_id=document.run_id, n_shards=len(pending), n_samples=n_samples, index_held_by=held_by)
+    return RecordedGradients(run_id=document.run_id, n_shards=len(pending), n_samples=n_samples, index_held_by=held_by)
 
 
-def _keep_labels(cache: Cache, plan: GradientPlan) -> None:
+def _keep_labels(cache: CacheFolder, plan: GradientPlan) -> None:
     (inputs,) = plan.document.datasets
     with LabelWriter(inputs.dataset) as labels:
         for i, sample in enumerate(plan.samples):

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from steercache.benchmarks.task import Asked
+from steercache.benchmarks.task import EncodedQuestion
 from steercache.cache.documents import RunDocument
-from steercache.cache.handle import Cache
+from steercache.cache.handle import CacheFolder
 from steercache.cache.source import RunSource
 from steercache.core.errors import DamagedError, UsageError
 from steercache.screening.gradient_plan import SITE, GradientPlan
-from steercache.steering.screen import Screen
+from steercache.steering.screen import GradientScreen
 
-Floats = npt.NDArray[np.float32]
+Float32Array = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
 _ROWS = """
@@ -33,12 +33,12 @@ class StoredGradients:
 
     document: RunDocument
     source: RunSource = field(repr=False)
-    samples: tuple[Asked, ...] = field(repr=False)
+    samples: tuple[EncodedQuestion, ...] = field(repr=False)
     n_left_out: int
     right: npt.NDArray[np.int64] = field(repr=False)
-    margins: Floats = field(repr=False)
+    margins: Float32Array = field(repr=False)
     rows: Mapping[str, Rows] = field(repr=False)
-    row_norms: Mapping[str, Floats] = field(repr=False)
+    row_norms: Mapping[str, Float32Array] = field(repr=False)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -50,18 +50,18 @@ class StoredGradients:
         """Targets with gradients."""
         return tuple(self.rows)
 
-    def gather(self, target: str, layer: int) -> Floats:
+    def gather(self, target: str, layer: int) -> Float32Array:
         """Gradients of every option at a layer, (n, k, d); NaN where a question has fewer options."""
         rows_nk = self.rows[target]
         there = rows_nk >= 0
-        found: Floats = self.source.gather(SITE, layer, rows_nk[there])
+        found: Float32Array = self.source.gather(SITE, layer, rows_nk[there])
         if there.all():
             return found.reshape(*rows_nk.shape, -1)
         values = np.full((*rows_nk.shape, found.shape[1]), np.nan, dtype=np.float32)
         values[there] = found
         return values
 
-    def screen(self, target: str, layers: tuple[int, ...] | None = None) -> Screen:
+    def screen(self, target: str, layers: tuple[int, ...] | None = None) -> GradientScreen:
         """What predictions for one target are made from. Raises UsageError for a target or a layer without gradients."""
         chosen = self.layers if layers is None else layers
         if target not in self.rows or not {*chosen} <= {*self.layers}:
@@ -69,7 +69,7 @@ class StoredGradients:
                 f"no gradients of {target} tokens at layers {', '.join(map(str, chosen))}",
                 hint=f"there are: {', '.join(self.targets)}; layers {', '.join(map(str, self.layers))}",
             )
-        return Screen(
+        return GradientScreen(
             layers=chosen, gradient_of=lambda layer: self.gather(target, layer), margins=self.margins, right=self.right
         )
 
@@ -80,7 +80,7 @@ class StoredGradients:
         return float(np.median(known)) if len(known) else float("nan")
 
 
-def open_gradients(cache: Cache, run_id: str, plan: GradientPlan) -> StoredGradients:
+def open_gradients(cache: CacheFolder, run_id: str, plan: GradientPlan) -> StoredGradients:
     """The gradients of a run that stands for `plan` (`gradient_plan.stale_in`); labels are those of the plan.
 
     Raises:

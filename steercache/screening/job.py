@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from steercache.answers.row_norms import row_norms_of, with_target_norms
 from steercache.answers.ties import known_tie_nats, tie_nats_here
-from steercache.benchmarks.task import Asked, Progress, ask, pick_rows
+from steercache.benchmarks.task import EncodedQuestion, Progress, ask, pick_rows
 from steercache.cache.vectors import list_vectors
-from steercache.cells.arms import Arm, EvalOptions, Setting, settings_of
+from steercache.cells.arms import Arm, ArmCell, EvalOptions, settings_of
 from steercache.cells.model import FoundModel
 from steercache.cells.sweep import SweepJob, TaskQuestions, prepare_sweep
 from steercache.cells.sweep_vectors import vector_arms
@@ -25,14 +25,14 @@ from steercache.models.load import resolve_device
 from steercache.models.spec import LoadedModel, TokenizerBundle
 from steercache.queries.session import Session
 from steercache.screening.baseline import answer_baseline, stored_baseline
-from steercache.screening.gradient_plan import GradientWish
+from steercache.screening.gradient_plan import GradientRequest
 from steercache.screening.gradient_store import StoredGradients
 from steercache.screening.many import NullRank, ScreenedGrid, VectorGrid, rank_among_nulls, screen_grid
-from steercache.screening.pilot import Picked, Pilot, ScreenFirst, run_pilot
+from steercache.screening.pilot import Pilot, ScreenedCells, ScreenFirst, run_pilot
 from steercache.screening.predict import (
     TRUST,
     By,
-    GradientsWanted,
+    GradientSource,
     SampleEffect,
     best_predicted,
     ensure_gradients,
@@ -50,9 +50,9 @@ class ScreenTask:
 
     name: str
     benchmark: str
-    asked: tuple[Asked, ...] = field(repr=False)
+    asked: tuple[EncodedQuestion, ...] = field(repr=False)
     grid: VectorGrid
-    baseline: Setting
+    baseline: ArmCell
     options: EvalOptions
 
 
@@ -85,25 +85,25 @@ class ScreenedTask:
         return self.gradients.document.run_id
 
 
-def weightless(bundle: TokenizerBundle) -> LoadedModel:
+def model_without_weights(bundle: TokenizerBundle) -> LoadedModel:
     """A model whose weights are not in memory: for what asks only for names, sizes and encoding."""
     return LoadedModel(model=None, bundle=bundle)
 
 
-def wanted_of(
+def gradient_source(
     found: FoundModel, root: Path, *, device: str, dtype: str, run: str | None, force: bool
-) -> GradientsWanted:
+) -> GradientSource:
     """How gradients of a model may be had; its weights are read only if some have to be recorded."""
     load = partial(found.load, root, device=device, dtype=dtype)
-    return GradientsWanted(bundle=found.bundle(root, dtype=dtype), load=load, device=device, run=run, force=force)
+    return GradientSource(bundle=found.bundle(root, dtype=dtype), load=load, device=device, run=run, force=force)
 
 
 def sweep_job(
-    session: Session, resolved: ResolvedSweep, wanted: GradientsWanted, *, progress: Progress | None = None
+    session: Session, resolved: ResolvedSweep, wanted: GradientSource, *, progress: Progress | None = None
 ) -> SweepJob:
     """A sweep's cells and its search questions, without its model. Raises as `sweep.prepare_sweep`."""
     searched = replace(resolved, sweep=resolved.sweep.model_copy(update={"splits": ("search",)}))
-    return prepare_sweep(session, weightless(wanted.bundle), searched, progress=progress)
+    return prepare_sweep(session, model_without_weights(wanted.bundle), searched, progress=progress)
 
 
 def tasks_of_sweep(job: SweepJob) -> tuple[ScreenTask, ...]:
@@ -124,7 +124,7 @@ def tasks_of_sweep(job: SweepJob) -> tuple[ScreenTask, ...]:
 
 def task_of_benchmark(
     session: Session,
-    wanted: GradientsWanted,
+    wanted: GradientSource,
     benchmark: Benchmark,
     vectors: Sequence[SteeringVector],
     options: EvalOptions,
@@ -136,7 +136,7 @@ def task_of_benchmark(
     Raises:
         UsageError: a text model, or a vector that does not fit; PartlyFailedError: no question can be asked.
     """
-    model = weightless(wanted.bundle)
+    model = model_without_weights(wanted.bundle)
     if model.family.modality != "image":
         raise UsageError(f"{model.spec.name} reads no pictures", hint="choose a multimodal model, such as tiny")
     for vector in vectors:
@@ -168,7 +168,7 @@ def fitting_vectors(
     for vector in stored:
         try:
             options = _options_at(layers or vector.layers, allow_foreign=allow_foreign)
-            check_vector(session.cache, vector, weightless(bundle), options)
+            check_vector(session.cache, vector, model_without_weights(bundle), options)
         except SteercacheError:
             continue
         fitting.append(vector)
@@ -178,7 +178,7 @@ def fitting_vectors(
 def screen_task(
     session: Session,
     task: ScreenTask,
-    wanted: GradientsWanted,
+    wanted: GradientSource,
     *,
     trust: float = TRUST,
     progress: Progress | None = None,
@@ -187,7 +187,7 @@ def screen_task(
 
     Raises as `screening.ensure_gradients`.
     """
-    wish = GradientWish(benchmark=task.benchmark, layers=task.grid.layers, targets=task.grid.targets)
+    wish = GradientRequest(benchmark=task.benchmark, layers=task.grid.layers, targets=task.grid.targets)
     gradients = ensure_gradients(session, task.asked, wish, wanted, progress=progress)
     margins = answer_margins(gradients.screen(task.grid.targets[0]))
     return ScreenedTask(
@@ -203,7 +203,7 @@ def screen_task(
     )
 
 
-def _baseline(session: Session, task: ScreenTask, wanted: GradientsWanted, progress: Progress | None) -> float | None:
+def _baseline(session: Session, task: ScreenTask, wanted: GradientSource, progress: Progress | None) -> float | None:
     """The unsteered accuracy as answered: read from the cache, or answered now if the model is in memory."""
     found = stored_baseline(session, task.asked, task.baseline)
     if found is not None or wanted.loaded is None:
@@ -219,7 +219,7 @@ def _baseline(session: Session, task: ScreenTask, wanted: GradientsWanted, progr
     )
 
 
-def _near_ties(session: Session, margins: npt.NDArray[np.float32], wanted: GradientsWanted) -> int | None:
+def _near_ties(session: Session, margins: npt.NDArray[np.float32], wanted: GradientSource) -> int | None:
     """Questions whose unsteered margin is a near-tie; None where the tolerance was not measured on this machine."""
     if wanted.loaded is not None:
         tie = tie_nats_here(session.cache, wanted.loaded)
@@ -228,11 +228,11 @@ def _near_ties(session: Session, margins: npt.NDArray[np.float32], wanted: Gradi
     return None if tie is None else int((np.abs(margins) <= tie).sum())
 
 
-def bent_by_pilot(
+def corrected_by_pilot(
     job: SweepJob,
     task: TaskQuestions,
     screened: ScreenedTask,
-    wanted: GradientsWanted,
+    wanted: GradientSource,
     *,
     n: int | None = None,
     progress: Progress | None = None,
@@ -271,11 +271,13 @@ def ranks_of_best(
     return rank_among_nulls(session, screened.gradients, screened.grid.grid, which, count=count, seed=seed)
 
 
-def screening_for_grid(*, progress: Progress | None = None) -> Callable[[SweepJob, TaskQuestions, ScreenFirst], Picked]:
+def screening_for_grid(
+    *, progress: Progress | None = None
+) -> Callable[[SweepJob, TaskQuestions, ScreenFirst], ScreenedCells]:
     """What `grid.run_grid` asks for the best predicted settings of every vector, best first; a pilot is run where wanted."""
 
-    def screening(job: SweepJob, task: TaskQuestions, first: ScreenFirst) -> Picked:
-        wanted = GradientsWanted(bundle=job.loaded.bundle, load=lambda: job.loaded, device=str(job.loaded.model.device))
+    def screening(job: SweepJob, task: TaskQuestions, first: ScreenFirst) -> ScreenedCells:
+        wanted = GradientSource(bundle=job.loaded.bundle, load=lambda: job.loaded, device=str(job.loaded.model.device))
         wish = wish_of(task.benchmark.name, job.grid.cells)
         gradients = ensure_gradients(job.session, task.asked["search"], wish, wanted, progress=progress)
         pilot = run_pilot(job, task, gradients, n=first.pilot, progress=progress)
@@ -285,12 +287,12 @@ def screening_for_grid(*, progress: Progress | None = None) -> Callable[[SweepJo
             name: best_predicted(gradients, some, first.k, by=by, bends=bends)
             for name, some in job.grid.settings.items()
         }
-        return Picked(settings=settings, pilot=pilot)
+        return ScreenedCells(settings=settings, pilot=pilot)
 
     return screening
 
 
-def _with_norms(session: Session, task: ScreenTask, wanted: GradientsWanted) -> VectorGrid:
+def _with_norms(session: Session, task: ScreenTask, wanted: GradientSource) -> VectorGrid:
     """A task's grid with the norms of the rows that it steers, where alpha counts in them: those that `grid` goes by."""
     grid = task.grid
     if grid.alpha_unit != "target_norm":

@@ -17,9 +17,9 @@ from steercache.screening.gradient_store import StoredGradients
 from steercache.screening.nulls import screen_nulls
 from steercache.screening.predict import TRUST, By, Predicted, predict_layer
 from steercache.steering.add import delta_of
-from steercache.steering.screen import Screen
+from steercache.steering.screen import GradientScreen
 
-Floats = npt.NDArray[np.float32]
+Float32Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class VectorGrid:
     alpha_unit: AlphaUnit = "raw"
     row_norms: Mapping[str, tuple[float, ...]] | None = field(default=None, repr=False)
 
-    def delta(self, v: int, layer: int, target: str, *, alpha: float = 1.0) -> Floats:
+    def delta(self, v: int, layer: int, target: str, *, alpha: float = 1.0) -> Float32Array:
         """What is added of a vector, by its place, at one layer on one target (d,). Raises as `steer.add.delta_of`."""
         norm = None if self.row_norms is None else self.row_norms[target][self.layers.index(layer)]
         return delta_of(self.vectors[v], layer, alpha=alpha, alpha_unit=self.alpha_unit, row_norm=norm)
@@ -66,11 +66,11 @@ class ScreenedGrid:
 
     grid: VectorGrid
     base_accuracy: float
-    shift: Floats = field(repr=False)
-    accuracy: Floats = field(repr=False)
+    shift: Float32Array = field(repr=False)
+    accuracy: Float32Array = field(repr=False)
     helped: npt.NDArray[np.int32] = field(repr=False)
     hurt: npt.NDArray[np.int32] = field(repr=False)
-    step: Floats = field(repr=False)
+    step: Float32Array = field(repr=False)
     trust: float = TRUST
 
     @property
@@ -190,7 +190,7 @@ def rank_among_nulls(
     session: Session, gradients: StoredGradients, grid: VectorGrid, which: Sequence[int], *, count: int, seed: int = 0
 ) -> tuple[NullRank, ...]:
     """Ranks of some vectors of a grid (by their places in it) among `count` covariance-matched null directions."""
-    screens: dict[str, Screen] = {target: gradients.screen(target, grid.layers) for target in grid.targets}
+    screens: dict[str, GradientScreen] = {target: gradients.screen(target, grid.layers) for target in grid.targets}
     ranks = []
     for v in which:
         vector, name = grid.vectors[v], grid.names[v]

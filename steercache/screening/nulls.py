@@ -11,9 +11,9 @@ from steercache.core.trials import AlphaUnit
 from steercache.core.vectors import SteeringVector
 from steercache.stats.paired import rank_p
 from steercache.steering.add import delta_of
-from steercache.steering.screen import Screen, mean_shifts, null_ranks
+from steercache.steering.screen import GradientScreen, mean_shifts, null_ranks
 
-Floats = npt.NDArray[np.float32]
+Float32Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +23,8 @@ class ScreenedNulls:
     up at least as far as the vector, all of unit length (l,)."""
 
     shift: float
-    null_shifts: Floats = field(repr=False)
-    ranks: Mapping[str, Floats]
+    null_shifts: Float32Array = field(repr=False)
+    ranks: Mapping[str, Float32Array]
 
     @property
     def p(self) -> float:
@@ -33,14 +33,14 @@ class ScreenedNulls:
 
 
 def screen_nulls(
-    screens: Mapping[str, Screen],
+    screens: Mapping[str, GradientScreen],
     vector: SteeringVector,
     nulls: Sequence[SteeringVector],
     *,
     layers: Sequence[int],
     alphas: Sequence[float],
     alpha_unit: AlphaUnit = "raw",
-    row_norms: Mapping[str, Floats] | None = None,
+    row_norms: Mapping[str, Float32Array] | None = None,
 ) -> ScreenedNulls:
     """Search the grid by prediction, without a model: targets (of `screens`) x layers x alphas, for the vector and every null.
 
@@ -54,7 +54,9 @@ def screen_nulls(
     if (alpha_unit == "target_norm") != (row_norms is not None):
         raise UsageError("norms of the steered rows go with the unit target_norm")
 
-    def added(vector: SteeringVector, layer: int) -> Floats:  # in target_norm of unit length: rows differ by target
+    def added(
+        vector: SteeringVector, layer: int
+    ) -> Float32Array:  # in target_norm of unit length: rows differ by target
         row_norm = 1.0 if alpha_unit == "target_norm" else None
         return delta_of(vector, layer, alpha=1.0, alpha_unit=alpha_unit, row_norm=row_norm)
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from steercache.answers.batches import Runner
 from steercache.answers.store import SweepWriter, stored_answers
 from steercache.benchmarks.task import Progress
-from steercache.cells.arms import Setting
+from steercache.cells.arms import ArmCell
 from steercache.cells.sweep import SweepJob, TaskQuestions, stored_manifest
 from steercache.manifests.sweep import SweepManifest
 from steercache.screening.gradient_store import StoredGradients
@@ -25,7 +25,7 @@ from steercache.screening.predict import (
     margins_of_settings,
     steps_of_settings,
 )
-from steercache.steering.bend import Bend, fit_bend, pilot_places
+from steercache.steering.bend import MarginCurve, fit_margin_curve, pilot_places
 from steercache.steering.screen import answer_margins
 
 PILOT: Final = 40  # questions, but at most a third of the split
@@ -48,7 +48,7 @@ class Pilot:
     """What a pilot found: a bend for every vector, target and layer, `n_samples` questions, `n_answers` exact answers, of which
     `n_computed` were computed now; the cache had the others."""
 
-    bends: Mapping[Place, Bend] = field(repr=False)
+    bends: Mapping[Place, MarginCurve] = field(repr=False)
     n_samples: int
     n_answers: int
     n_computed: int = 0
@@ -61,10 +61,10 @@ def screen_first_of(sweep: SweepManifest) -> ScreenFirst | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Picked:
+class ScreenedCells:
     """The best predicted settings of every arm, best first, and the pilot that bent predictions (None: they are straight)."""
 
-    settings: Mapping[str, Sequence[Setting]]
+    settings: Mapping[str, Sequence[ArmCell]]
     pilot: Pilot | None = None
 
 
@@ -136,7 +136,7 @@ def fit_bends(
     steps_p: npt.ArrayLike,
     lines_pm: npt.ArrayLike,
     moved_pm: npt.ArrayLike,
-) -> dict[P, Bend]:
+) -> dict[P, MarginCurve]:
     """A bend for every place that has some of the pilot's `cells` (p,), whose rows the arrays have; questions without a margin
     there are left out."""
     steps, lines, moved = (np.asarray(x, dtype=np.float64) for x in (steps_p, lines_pm, moved_pm))
@@ -146,7 +146,7 @@ def fit_bends(
         at = [row[cell] for cell in some if cell in row]
         known = ~np.isnan(moved[at]).any(axis=0)
         if at and known.sum() >= 2:
-            found[place] = fit_bend(steps[at], lines[at][:, known], moved[at][:, known])
+            found[place] = fit_margin_curve(steps[at], lines[at][:, known], moved[at][:, known])
     return found
 
 

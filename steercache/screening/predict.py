@@ -15,24 +15,24 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from steercache.benchmarks.task import Asked, Progress
-from steercache.cells.arms import Setting
+from steercache.benchmarks.task import EncodedQuestion, Progress
+from steercache.cells.arms import ArmCell
 from steercache.core.errors import UsageError
 from steercache.core.trials import Target
 from steercache.models.load import resolve_device
 from steercache.models.spec import LoadedModel, TokenizerBundle
 from steercache.queries.session import Session
-from steercache.screening.gradient_plan import GradientPlan, GradientWish, find_run, named_run, plan_gradients
+from steercache.screening.gradient_plan import GradientPlan, GradientRequest, find_run, named_run, plan_gradients
 from steercache.screening.gradient_run import record_gradients
 from steercache.screening.gradient_store import StoredGradients, open_gradients
 from steercache.steering.add import delta_of
-from steercache.steering.bend import Bend, bent, likely_right
+from steercache.steering.bend import MarginCurve, bent, likely_right
 from steercache.steering.screen import Prediction, answer_margins, margins_after, predict
 from steercache.trace.numerics import numerics
 
 TRUST: Final = 0.5  # median norms; the issue's own limit for what a prediction has to be good at
 By = Literal["margin", "accuracy"]
-Floats = npt.NDArray[np.float32]
+Float32Array = npt.NDArray[np.float32]
 Load = Callable[[], LoadedModel]
 Place = tuple[str, str, int, bool]  # vector, target, layer, and whether it is subtracted: cells that bend alike
 
@@ -47,7 +47,7 @@ class Predicted:
     that it is more than can be trusted, so that the numbers are those at the limit.
     """
 
-    setting: Setting = field(repr=False)
+    setting: ArmCell = field(repr=False)
     shift: float
     accuracy: float
     helped: int
@@ -57,7 +57,7 @@ class Predicted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GradientsWanted:
+class GradientSource:
     """Whose gradients, and how they may be had: `run` names one, `force` records on under other numerics, `load` brings the
     model if anything has to be recorded, and is called once."""
 
@@ -79,9 +79,9 @@ class GradientsWanted:
 
 def ensure_gradients(
     session: Session,
-    asked: Sequence[Asked],
-    wish: GradientWish,
-    wanted: GradientsWanted,
+    asked: Sequence[EncodedQuestion],
+    wish: GradientRequest,
+    wanted: GradientSource,
     *,
     progress: Progress | None = None,
 ) -> StoredGradients:
@@ -112,10 +112,10 @@ def _is_whole(session: Session, plan: GradientPlan, run_id: str) -> bool:
 
 def predict_settings(
     gradients: StoredGradients,
-    settings: Sequence[Setting],
+    settings: Sequence[ArmCell],
     *,
     trust: float = TRUST,
-    bends: Mapping[Place, Bend] | None = None,
+    bends: Mapping[Place, MarginCurve] | None = None,
 ) -> tuple[Predicted, ...]:
     """A prediction for every setting with a vector, in the order given; straight where `bends` has nothing of its place.
 
@@ -133,7 +133,9 @@ def predict_settings(
     return tuple(predicted)
 
 
-def _bent(gradients: StoredGradients, straight: Sequence[Predicted], bend: Bend, trust: float) -> list[Predicted]:
+def _bent(
+    gradients: StoredGradients, straight: Sequence[Predicted], bend: MarginCurve, trust: float
+) -> list[Predicted]:
     """Predictions at one place after a pilot."""
     settings = [one.setting for one in straight]
     base_n = answer_margins(gradients.screen(str(settings[0].cell.target))).astype(np.float64)
@@ -152,7 +154,7 @@ def _bent(gradients: StoredGradients, straight: Sequence[Predicted], bend: Bend,
     ]
 
 
-def by_place(settings: Sequence[Setting]) -> dict[Place, list[int]]:
+def by_place(settings: Sequence[ArmCell]) -> dict[Place, list[int]]:
     """Where the settings of every place stand."""
     places: dict[Place, list[int]] = {}
     for i, setting in enumerate(settings):
@@ -162,22 +164,22 @@ def by_place(settings: Sequence[Setting]) -> dict[Place, list[int]]:
     return places
 
 
-def steps_of_settings(gradients: StoredGradients, settings: Sequence[Setting]) -> npt.NDArray[np.float64]:
+def steps_of_settings(gradients: StoredGradients, settings: Sequence[ArmCell]) -> npt.NDArray[np.float64]:
     """How much each adds, in median norms of its target's rows (c,); NaN where that is not known."""
     lengths = [abs(s.cell.alpha) * float(np.linalg.norm(_unit_delta(s, gradients))) for s in settings]
     norms = [gradients.row_norm(*_place_of(s)) for s in settings]
     return np.array([length / norm if norm > 0 else np.nan for length, norm in zip(lengths, norms, strict=True)])
 
 
-def _place_of(setting: Setting) -> tuple[str, int]:
+def _place_of(setting: ArmCell) -> tuple[str, int]:
     return str(setting.cell.target), -1 if setting.cell.layer is None else setting.cell.layer
 
 
 def _predict_at(
-    gradients: StoredGradients, target: str, layer: int, settings: Sequence[Setting], trust: float
+    gradients: StoredGradients, target: str, layer: int, settings: Sequence[ArmCell], trust: float
 ) -> dict[int, Predicted]:
     """Settings of one layer and target, by the identity of the setting; those of one vector share its row of the product."""
-    by_vector: dict[tuple[int, str, float | None], list[Setting]] = {}
+    by_vector: dict[tuple[int, str, float | None], list[ArmCell]] = {}
     for setting in settings:
         by_vector.setdefault((id(setting.arm.vector), setting.cell.alpha_unit, setting.cell.unit_norm), []).append(
             setting
@@ -204,8 +206,14 @@ def _predict_at(
 
 
 def predict_layer(
-    gradients: StoredGradients, target: str, layer: int, units_vd: Floats, asked_va: Floats, *, trust: float = TRUST
-) -> tuple[Prediction, Floats]:
+    gradients: StoredGradients,
+    target: str,
+    layer: int,
+    units_vd: Float32Array,
+    asked_va: Float32Array,
+    *,
+    trust: float = TRUST,
+) -> tuple[Prediction, Float32Array]:
     """Predictions for strengths (v, a) of what is added per unit of strength (v, d), and the steps (v, a), NaN where the rows'
     norm is not known: beyond `trust` of them the prediction is that at the limit."""
     norm = gradients.row_norm(target, layer)
@@ -217,7 +225,7 @@ def predict_layer(
     return predict(gradients.screen(target, (layer,)), units_vd, alphas_va[None]), steps_va
 
 
-def _unit_delta(setting: Setting, gradients: StoredGradients) -> Floats:
+def _unit_delta(setting: ArmCell, gradients: StoredGradients) -> Float32Array:
     """What is added per unit of alpha, (d,)."""
     vector, layer = setting.arm.vector, setting.cell.layer
     if vector is None or layer is None:
@@ -236,7 +244,9 @@ def _within(alpha: float, length: float, norm: float, trust: float) -> float:
     return alpha if abs(alpha) <= limit else float(np.copysign(limit, alpha))
 
 
-def margins_of_settings(gradients: StoredGradients, settings: Sequence[Setting], *, trust: float = TRUST) -> Floats:
+def margins_of_settings(
+    gradients: StoredGradients, settings: Sequence[ArmCell], *, trust: float = TRUST
+) -> Float32Array:
     """Predicted answer margin of every sample in every setting, (settings, n), at the limit where a setting is beyond it."""
     margins = np.empty((len(settings), len(gradients.samples)), dtype=np.float32)
     places: dict[tuple[str, int], list[int]] = {}
@@ -265,13 +275,13 @@ def ranked(predicted: Sequence[Predicted], *, by: By = "margin") -> tuple[Predic
 
 def best_predicted(
     gradients: StoredGradients,
-    settings: Sequence[Setting],
+    settings: Sequence[ArmCell],
     k: int,
     *,
     by: By = "margin",
     trust: float = TRUST,
-    bends: Mapping[Place, Bend] | None = None,
-) -> tuple[Setting, ...]:
+    bends: Mapping[Place, MarginCurve] | None = None,
+) -> tuple[ArmCell, ...]:
     """The k settings predicted to be best, best first. Raises as `predict_settings`."""
     predicted = predict_settings(gradients, settings, trust=trust, bends=bends)
     return tuple(one.setting for one in ranked(predicted, by=by)[:k])
@@ -295,7 +305,7 @@ class SampleEffect:
 
 
 def sample_effects(
-    gradients: StoredGradients, target: str, layer: int, delta_d: Floats, *, n: int, trust: float = TRUST
+    gradients: StoredGradients, target: str, layer: int, delta_d: Float32Array, *, n: int, trust: float = TRUST
 ) -> Mapping[str, tuple[SampleEffect, ...]]:
     """The n samples that adding `delta_d` helps most ("helped", largest gain first), and those it hurts most ("hurt"); samples
     that it moves the other way are in neither list."""
@@ -321,8 +331,8 @@ def sample_effects(
     return {"helped": tuple(helped), "hurt": tuple(hurt)}
 
 
-def wish_of(benchmark: str, settings: Sequence[Setting]) -> GradientWish:
+def wish_of(benchmark: str, settings: Sequence[ArmCell]) -> GradientRequest:
     """The gradients that predictions for these settings need."""
     targets: tuple[Target, ...] = tuple(dict.fromkeys(s.cell.target for s in settings if s.cell.layer is not None))
     layers = sorted({s.cell.layer for s in settings if s.cell.layer is not None})
-    return GradientWish(benchmark=benchmark, layers=tuple(layers), targets=targets)
+    return GradientRequest(benchmark=benchmark, layers=tuple(layers), targets=targets)

@@ -21,7 +21,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from steercache.stats.arrays import Floats, finite
+from steercache.stats.arrays import Float64Array, finite
 
 SHARES: Final = (1.0, 0.3, 0.1)  # of the largest bet: for gaps from certain to slight
 FOLLOWING: Final = 0.75  # weight of the bet that follows the data
@@ -29,7 +29,7 @@ CERTAIN: Final = 1e9  # log evidence of what can no longer be: the unseen sample
 
 
 @dataclass(slots=True, kw_only=True)
-class Bets:
+class LeadBets:
     """Open bets of c cells against "leads by `lead` or more over the split"; what was seen before they opened is no evidence.
 
     `total`, `squares` (c,): sums of the differences and of their squares on all samples seen. `log_capital` (c, b) of each
@@ -39,16 +39,16 @@ class Bets:
     n_samples: int
     lead: int
     n_seen: int
-    total: Floats
-    squares: Floats
-    log_capital: Floats
-    best: Floats
+    total: Float64Array
+    squares: Float64Array
+    log_capital: Float64Array
+    best: Float64Array
 
 
-def open_bets(seen_ct: npt.ArrayLike, *, n_samples: int, lead: int) -> Bets:
+def start_lead_bets(seen_ct: npt.ArrayLike, *, n_samples: int, lead: int) -> LeadBets:
     """Open bets after the differences `seen_ct` (c, t): they shift the hypothesis and inform the bets."""
     seen = finite(seen_ct, "differences")
-    return Bets(
+    return LeadBets(
         n_samples=n_samples,
         lead=lead,
         n_seen=seen.shape[1],
@@ -59,7 +59,7 @@ def open_bets(seen_ct: npt.ArrayLike, *, n_samples: int, lead: int) -> Bets:
     )
 
 
-def read_on(bets: Bets, cells: npt.NDArray[np.int64], x_cm: npt.ArrayLike) -> Floats:
+def read_on(bets: LeadBets, cells: npt.NDArray[np.int64], x_cm: npt.ArrayLike) -> Float64Array:
     """Settle the bets of some cells on the next m differences (c, m), and return their log K_t after each, shape (c, m)."""
     x = finite(x_cm, "differences")
     n_before = bets.n_seen + np.arange(x.shape[1])
@@ -73,7 +73,7 @@ def read_on(bets: Bets, cells: npt.NDArray[np.int64], x_cm: npt.ArrayLike) -> Fl
     stakes = [share * 0.999 * largest for share in SHARES]
     stakes.append(_following(before / (n_before + 1), (squares + 1) / (n_before + 1), need, largest))
     paths = np.stack([_log_capital(stake, edge, alive) for stake in stakes]) + bets.log_capital[cells].T[:, :, None]
-    total: Floats = np.logaddexp.reduce(paths, axis=0)
+    total: Float64Array = np.logaddexp.reduce(paths, axis=0)
     total[bets.lead - (before + x) > unseen - 1] = CERTAIN  # even winning every sample left would not give the lead
     bets.log_capital[cells] = paths[:, :, -1].T
     bets.total[cells] += x.sum(axis=1)
@@ -83,16 +83,16 @@ def read_on(bets: Bets, cells: npt.NDArray[np.int64], x_cm: npt.ArrayLike) -> Fl
     return total
 
 
-def _log_capital(bet: Floats, edge: Floats, alive: npt.NDArray[np.bool_]) -> Floats:
+def _log_capital(bet: Float64Array, edge: Float64Array, alive: npt.NDArray[np.bool_]) -> Float64Array:
     factor = np.where(alive, 1 + bet * edge, 1.0)
-    logs: Floats = np.cumsum(np.log(np.maximum(factor, 1e-300)), axis=1)
+    logs: Float64Array = np.cumsum(np.log(np.maximum(factor, 1e-300)), axis=1)
     return logs
 
 
-def _following(mean: Floats, square: Floats, need: Floats, largest: Floats) -> Floats:
+def _following(mean: Float64Array, square: Float64Array, need: Float64Array, largest: Float64Array) -> Float64Array:
     """The bet that would have grown fastest on what was seen so far: mean edge over mean squared edge."""
     spread = np.maximum(square - 2 * mean * need + need**2, 1e-6)
-    bet: Floats = np.clip((need - mean) / spread, 0, 0.9 * largest)
+    bet: Float64Array = np.clip((need - mean) / spread, 0, 0.9 * largest)
     return bet
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from steercache.core.errors import UsageError
-from steercache.stats.arrays import Floats, finite, group_index, sum_by_group, zero_or_one
+from steercache.stats.arrays import Float64Array, finite, group_index, sum_by_group, zero_or_one
 from steercache.stats.binomial import log_binomial
 from steercache.stats.clusters import design_effects
 from steercache.stats.score_interval import score_bounds
@@ -41,7 +41,7 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-def resamples(rng: np.random.Generator, n_groups: int, n_boot: int) -> Iterator[Floats]:
+def resamples(rng: np.random.Generator, n_groups: int, n_boot: int) -> Iterator[Float64Array]:
     """How often each picture is drawn, with replacement, in blocks of shape (b, g)."""
     block = max(1, CHUNK // n_groups)
     for start in range(0, n_boot, block):
@@ -99,7 +99,7 @@ def paired_intervals(
     )
 
 
-def _score_intervals(delta_cn: Floats, index: npt.NDArray[np.intp], n_groups: int, level: float) -> Floats:
+def _score_intervals(delta_cn: Float64Array, index: npt.NDArray[np.intp], n_groups: int, level: float) -> Float64Array:
     """Score bounds (2, c) at the effective number of samples of each row."""
     effect = design_effects(delta_cn, index, n_groups, cautious=True)
     n_c = delta_cn.shape[1] / effect
@@ -109,8 +109,8 @@ def _score_intervals(delta_cn: Floats, index: npt.NDArray[np.intp], n_groups: in
 
 
 def _bootstrap_intervals(
-    delta_cn: Floats, index: npt.NDArray[np.intp], n_groups: int, level: float, *, n_boot: int, seed: int
-) -> Floats:
+    delta_cn: Float64Array, index: npt.NDArray[np.intp], n_groups: int, level: float, *, n_boot: int, seed: int
+) -> Float64Array:
     """Percentile bounds (2, c), all rows from the same draws of pictures."""
     bounds = np.stack([delta_cn.mean(axis=1)] * 2)
     tail = _expanded_tail((1 - level) / 2, n_groups)
@@ -172,7 +172,7 @@ def mcnemar_exact(before_n: npt.ArrayLike, after_n: npt.ArrayLike) -> McNemar:
     return McNemar(helped=helped, hurt=hurt, p_unclustered=p)
 
 
-def holm(p_values: Sequence[float] | Floats) -> Floats:
+def holm(p_values: Sequence[float] | Float64Array) -> Float64Array:
     """P values adjusted for their number by Holm's step-down rule, in the order given.
 
     Raises:
@@ -183,12 +183,12 @@ def holm(p_values: Sequence[float] | Floats) -> Floats:
         raise UsageError("p values must lie between 0 and 1")
     order = np.argsort(p, kind="stable")
     steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    adjusted: Floats = np.empty_like(p)
+    adjusted: Float64Array = np.empty_like(p)
     adjusted[order] = np.minimum(steps, 1.0)
     return adjusted
 
 
-def rank_p(real: float, controls: Sequence[float] | Floats) -> float:
+def rank_p(real: float, controls: Sequence[float] | Float64Array) -> float:
     """Share of {real, controls} at least as large as `real`: exact under exchangeability, never below 1 / (1 + k).
 
     Raises:

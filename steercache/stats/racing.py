@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from steercache.core.errors import UsageError
-from steercache.stats.evidence import Bets, forbidden_lead, open_bets, read_on
+from steercache.stats.evidence import LeadBets, forbidden_lead, read_on, start_lead_bets
 
 Ints = npt.NDArray[np.int64]
 Evaluate = Callable[[Ints, Ints], npt.ArrayLike]  # cells (c,), samples (m,) -> right or wrong, shape (c, m)
@@ -64,9 +64,9 @@ class _Reference:
     """
 
     cell: int
-    bets: Bets
+    bets: LeadBets
     reach: float
-    proofs: Bets
+    proofs: LeadBets
     reach_proof: float
 
 
@@ -180,9 +180,9 @@ def _name_reference(state: _Race, cell: int | None, error: float) -> None:
     state.references.append(
         _Reference(
             cell=cell,
-            bets=open_bets(x, n_samples=state.n_samples, lead=state.lead),
+            bets=start_lead_bets(x, n_samples=state.n_samples, lead=state.lead),
             reach=-float(np.log(own)),
-            proofs=open_bets(x[older], n_samples=state.n_samples, lead=1),
+            proofs=start_lead_bets(x[older], n_samples=state.n_samples, lead=1),
             reach_proof=-float(np.log(share / 2 / max(1, len(older)))),
         )
     )

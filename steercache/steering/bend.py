@@ -21,39 +21,39 @@ import torch
 
 from steercache.core.errors import UsageError
 
-Floats = npt.NDArray[np.float64]
+Float64Array = npt.NDArray[np.float64]
 POWERS: Final = (2, 3)
 NEAR: Final = 0.6  # of the pilot's largest strength is its other one: from lower ones, what lies between was missed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bend:
+class MarginCurve:
     """Coefficients of s^2 and s^3 of the slope (without its 1) and of the offset; `steps` (p,) are the pilot's strengths, and
     `spread` (p,) the standard deviation there of a question's change about its prediction."""
 
-    slope: Floats
-    offset: Floats
-    steps: Floats
-    spread: Floats
+    slope: Float64Array
+    offset: Float64Array
+    steps: Float64Array
+    spread: Float64Array
 
-    def slope_at(self, steps: npt.ArrayLike) -> Floats:
+    def slope_at(self, steps: npt.ArrayLike) -> Float64Array:
         """Shape of `steps`, within [0, 1]."""
-        found: Floats = np.clip(1 + _powers(steps) @ self.slope, 0.0, 1.0)
+        found: Float64Array = np.clip(1 + _powers(steps) @ self.slope, 0.0, 1.0)
         return found
 
-    def offset_at(self, steps: npt.ArrayLike) -> Floats:
+    def offset_at(self, steps: npt.ArrayLike) -> Float64Array:
         """Shape of `steps`, in units of the margin."""
-        found: Floats = _powers(steps) @ self.offset
+        found: Float64Array = _powers(steps) @ self.offset
         return found
 
-    def spread_at(self, steps: npt.ArrayLike) -> Floats:
+    def spread_at(self, steps: npt.ArrayLike) -> Float64Array:
         """Shape of `steps`: linear in s^2 between 0 and the pilot's strengths, and constant beyond."""
         squares = np.concatenate([[0.0], self.steps**2])
-        found: Floats = np.interp(np.square(steps), squares, np.concatenate([[0.0], self.spread]))
+        found: Float64Array = np.interp(np.square(steps), squares, np.concatenate([[0.0], self.spread]))
         return found
 
 
-def fit_bend(steps: npt.ArrayLike, lines_pm: npt.ArrayLike, moved_pm: npt.ArrayLike) -> Bend:
+def fit_margin_curve(steps: npt.ArrayLike, lines_pm: npt.ArrayLike, moved_pm: npt.ArrayLike) -> MarginCurve:
     """A bend from a pilot of m questions at p strengths: `steps` (p,), positive and different, `lines_pm` what the gradients
     say, `moved_pm` the exact changes of the answer margin.
 
@@ -71,21 +71,21 @@ def fit_bend(steps: npt.ArrayLike, lines_pm: npt.ArrayLike, moved_pm: npt.ArrayL
     slope = np.clip(slope, 0.0, 1.0)
     offset = moved.mean(axis=1) - slope * lines.mean(axis=1)
     away = moved - slope[:, None] * lines - offset[:, None]
-    return Bend(slope=_through(s, slope - 1), offset=_through(s, offset), steps=s, spread=away.std(axis=1))
+    return MarginCurve(slope=_through(s, slope - 1), offset=_through(s, offset), steps=s, spread=away.std(axis=1))
 
 
-def bent(bend: Bend, steps_c: npt.ArrayLike, lines_cn: npt.ArrayLike) -> Floats:
+def bent(bend: MarginCurve, steps_c: npt.ArrayLike, lines_cn: npt.ArrayLike) -> Float64Array:
     """Predicted changes of the answer margin (c, n) at strengths `steps_c` (c,), from what the gradients say."""
     steps = np.asarray(steps_c, dtype=np.float64)
-    changes: Floats = bend.slope_at(steps)[:, None] * np.asarray(lines_cn, dtype=np.float64)
+    changes: Float64Array = bend.slope_at(steps)[:, None] * np.asarray(lines_cn, dtype=np.float64)
     return changes + bend.offset_at(steps)[:, None]
 
 
-def likely_right(margins_cn: npt.ArrayLike, spread_c: npt.ArrayLike) -> Floats:
+def likely_right(margins_cn: npt.ArrayLike, spread_c: npt.ArrayLike) -> Float64Array:
     """Expected share of margins above 0 (c,), each known up to a normal error of `spread_c`; with spread 0 they are counted."""
     margins, spread = np.asarray(margins_cn, dtype=np.float64), np.asarray(spread_c, dtype=np.float64)[:, None]
     normal = torch.special.ndtr(torch.from_numpy(margins / np.where(spread > 0, spread, 1))).numpy()
-    share: Floats = np.where(spread > 0, normal, margins > 0).mean(axis=1)
+    share: Float64Array = np.where(spread > 0, normal, margins > 0).mean(axis=1)
     return share
 
 
@@ -101,12 +101,12 @@ def pilot_places(steps: npt.ArrayLike, *, trust: float) -> tuple[int, ...]:
     return (far,) if s[near] == s[far] else (near, far)
 
 
-def _powers(steps: npt.ArrayLike) -> Floats:
+def _powers(steps: npt.ArrayLike) -> Float64Array:
     s = np.asarray(steps, dtype=np.float64)
     return np.stack([s**p for p in POWERS], axis=-1)
 
 
-def _through(s: Floats, values: Floats) -> Floats:
+def _through(s: Float64Array, values: Float64Array) -> Float64Array:
     """Coefficients of the powers through one or two values; of more, the closest."""
     if s.size == 1:
         return np.array([values[0] / s[0] ** POWERS[0], 0.0])

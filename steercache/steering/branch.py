@@ -23,7 +23,7 @@ from steercache.steering.cells import BranchCell, CellAnswers, Precision, make_a
 from steercache.steering.decode import decode_greedily
 from steercache.steering.forward import BranchCache, Stacking, head_logits, run_blocks
 from steercache.steering.full import run_full
-from steercache.steering.pool import Pool, Waiting, start_of
+from steercache.steering.pool import DecodeQueue, PendingStack, start_of
 from steercache.steering.prefill import Prefill, decider, run_prefill
 from steercache.steering.stack import MIB, copies_that_fit, costs_of, stacks
 from steercache.steering.targets import target_mask
@@ -149,7 +149,7 @@ def _stacked(
         return one.cell.layer, one.start
 
     precision = Precision(dtype=prefill.dtype, tie_nats=options.tie_nats)
-    pool = Pool(prefill, options.max_new_tokens, ends, same_batch=options.same_batch, precision=precision)
+    pool = DecodeQueue(prefill, options.max_new_tokens, ends, same_batch=options.same_batch, precision=precision)
     for (_, start), members in groupby(sorted(moving, key=group), key=group):
         costs = costs_of(prefill, start=start, max_new_tokens=options.max_new_tokens)
         size = copies_that_fit(costs, n_seq=prefill.prompts.n_seq, budget_bytes=options.memory_budget_bytes)
@@ -162,7 +162,7 @@ def _stacked(
 
 
 @torch.inference_mode()
-def _run_stack(prefill: Prefill, stack: Sequence[_Placed], options: BranchOptions) -> Waiting:
+def _run_stack(prefill: Prefill, stack: Sequence[_Placed], options: BranchOptions) -> PendingStack:
     """First tokens of cells that share layer and first column, and the keys and values of their branches."""
     layer, start = stack[0].cell.layer, stack[0].start
     prompts, n_copies = prefill.prompts, len(stack)
@@ -181,7 +181,7 @@ def _run_stack(prefill: Prefill, stack: Sequence[_Placed], options: BranchOption
     firsts = read_firsts(logits, rows, None if options.same_batch else exact)
     finite_r = firsts.finite_r & adds_finitely(deltas).repeat_interleave(prompts.n_seq).to(firsts.finite_r.device)
     firsts = replace(firsts, finite_r=finite_r)
-    return Waiting(keys=tuple(one.cell.key for one in stack), layer=layer, firsts=firsts, keys_values=cache.kept)
+    return PendingStack(keys=tuple(one.cell.key for one in stack), layer=layer, firsts=firsts, keys_values=cache.kept)
 
 
 def _logits_of(prefill: Prefill, out: torch.Tensor, stacking: Stacking | None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -60,7 +60,7 @@ class CellAnswers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Firsts:
+class FirstTokens:
     """The first tokens of r sequences, how clear they were, and the last block's output that they were read from."""
 
     logits_rv: torch.Tensor = field(repr=False)
@@ -70,9 +70,9 @@ class Firsts:
     finite_r: torch.Tensor
     hidden_rd: torch.Tensor | None = field(repr=False, default=None)
 
-    def rows(self, rows: slice) -> "Firsts":
+    def rows(self, rows: slice) -> "FirstTokens":
         """Some of the sequences."""
-        return Firsts(
+        return FirstTokens(
             logits_rv=self.logits_rv[rows],
             token_r=self.token_r[rows],
             gap_r=self.gap_r[rows],
@@ -98,7 +98,7 @@ def read_firsts(
     logits_rv: torch.Tensor,
     hidden_rd: torch.Tensor | None = None,
     exact: Callable[[torch.Tensor], torch.Tensor] | None = None,
-) -> Firsts:
+) -> FirstTokens:
     """Greedy choice from logits (r, vocabulary), float32.
 
     With `exact`, which gives float32 logits (r, k) of token ids (r, k), these decide among the best tokens: logits of half
@@ -109,7 +109,7 @@ def read_firsts(
         ids_rk = logits_rv.topk(min(CANDIDATES, logits_rv.shape[-1]), dim=-1).indices.sort(-1).values
         exact_rk = exact(ids_rk)
         token_r, top = ids_rk.gather(1, exact_rk.argmax(-1, keepdim=True))[:, 0], exact_rk.topk(2, dim=-1).values
-    return Firsts(
+    return FirstTokens(
         logits_rv=logits_rv,
         token_r=token_r,
         gap_r=top[:, 0] - top[:, 1],
@@ -121,7 +121,7 @@ def read_firsts(
 
 def make_answers(
     key: str,
-    firsts: Firsts,
+    firsts: FirstTokens,
     more: Any | None,
     *,
     ends: frozenset[int],

@@ -16,7 +16,7 @@ KeysValues = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
+class DecodeStart:
     """Where decoding begins, for r sequences: a cache that holds their prompts, which columns of it are real (r, t), the first
     generated token and its position id (r,)."""
 
@@ -27,7 +27,7 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decoded:
+class DecodedTokens:
     """What followed the first token: `tokens_rn` is -1 after a sequence ended, `gap_r` the smallest distance between the best
     and the second-best logit over the steps, `scale_r` the largest |logit| seen, `finite_r` whether all logits were finite."""
 
@@ -81,8 +81,8 @@ class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
 
 @torch.inference_mode()
 def decode_greedily(
-    loaded: LoadedModel, start: Start, *, n_more: int, ends: frozenset[int], same_batch: bool = False
-) -> Decoded:
+    loaded: LoadedModel, start: DecodeStart, *, n_more: int, ends: frozenset[int], same_batch: bool = False
+) -> DecodedTokens:
     """At most `n_more` tokens after the first. With `same_batch`, shapes stay those of `generate` on this batch.
 
     Otherwise sequences that ended leave the batch. The cache is used up.
@@ -113,13 +113,13 @@ def decode_greedily(
         scale_r[told] = torch.maximum(scale_r[told], logits.abs().amax(-1)[live])
         finite_r[told] &= finite_rows(logits)[live]
         open_r[told] = ~torch.isin(state.tokens[live], end_ids_)
-    return Decoded(tokens_rn=tokens_rn, gap_r=gap_r, scale_r=scale_r, finite_r=finite_r)
+    return DecodedTokens(tokens_rn=tokens_rn, gap_r=gap_r, scale_r=scale_r, finite_r=finite_r)
 
 
 class _State:
     """The batch that is being decoded."""
 
-    def __init__(self, loaded: LoadedModel, start: Start) -> None:
+    def __init__(self, loaded: LoadedModel, start: DecodeStart) -> None:
         forget_lengths(loaded)  # another batch may have been longer
         self.tokens = start.first_r
         self._model, self._cache = loaded.model, start.cache

@@ -11,7 +11,7 @@ from steercache.core.errors import UsageError
 from steercache.core.trials import Mode
 from steercache.steering.add import add_vector, adds_finitely
 from steercache.steering.cells import BranchCell, CellAnswers, Precision, make_answers, read_firsts
-from steercache.steering.decode import Start, decode_greedily
+from steercache.steering.decode import DecodeStart, decode_greedily
 from steercache.steering.prefill import Prefill, decider
 
 
@@ -63,7 +63,7 @@ def run_full(
     firsts, more = read_firsts(prompts.at_last(out.logits), *decider(prefill, rows)), None
     firsts = replace(firsts, finite_r=firsts.finite_r & adds_finitely(delta).to(firsts.finite_r.device))
     if max_new_tokens > 1:
-        start = Start(cache=cache, real_rt=prompts.tokens.real_bt, first_r=firsts.token_r, next_r=prefill.next_b)
+        start = DecodeStart(cache=cache, real_rt=prompts.tokens.real_bt, first_r=firsts.token_r, next_r=prefill.next_b)
         more = decode_greedily(prefill.loaded, start, n_more=max_new_tokens - 1, ends=ends, same_batch=True)
     precision = Precision(dtype=out.logits.dtype, tie_nats=tie_nats)
     how: tuple[Mode, str | None] = ("full", prefill.obstacle or "asked for")

@@ -27,7 +27,7 @@ from steercache.trace.batches import group_by_rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class SteeringSetting:
     """Where a vector is added, how much, and to which tokens."""
 
     layer: int
@@ -60,7 +60,7 @@ def generate_side_by_side(
     vector: SteeringVector,
     prompts: Sequence[str],
     *,
-    settings: Sequence[Setting],
+    settings: Sequence[SteeringSetting],
     max_new_tokens: int = 20,
     chat: bool = False,
 ) -> list[SideBySide]:
@@ -85,7 +85,7 @@ def _written(
     loaded: LoadedModel,
     vector: SteeringVector,
     batch: Mapping[str, torch.Tensor],
-    setting: Setting,
+    setting: SteeringSetting,
     *,
     max_new_tokens: int,
 ) -> list[Continuation]:

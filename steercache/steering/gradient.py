@@ -22,13 +22,13 @@ import torch
 from steercache.core.errors import UsageError
 from steercache.models.spec import LoadedModel
 from steercache.steering.forward import exact_logits, head_logits
-from steercache.steering.live import Parts, parts_of
+from steercache.steering.live import ModelParts, parts_of
 from steercache.steering.prefill import Prompts, check_layers, read_prompts
 from steercache.steering.targets import TargetLike, target_mask
 from steercache.trace.batches import PaddedBatch
 
 MARGIN = "log p(option) - mean log p(other options)"
-Floats = npt.NDArray[np.float32]
+Float32Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +42,10 @@ class MarginGradients:
 
     layers: tuple[int, ...]
     targets: tuple[str, ...]
-    values: Floats = field(repr=False)
-    margins: Floats
+    values: Float32Array = field(repr=False)
+    margins: Float32Array
     n_steered: npt.NDArray[np.int32]
-    row_norms: Floats
+    row_norms: Float32Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +53,13 @@ class GradientRows:
     """The same as rows of a store: `values` (layer, row, d); per row its sample in the batch, target, option and margin, how
     many tokens its target hits, and the median norm of their hidden states, `row_norms` (layer, row)."""
 
-    values: Floats = field(repr=False)
+    values: Float32Array = field(repr=False)
     sample: npt.NDArray[np.int32]
     target: npt.NDArray[np.int32]
     option: npt.NDArray[np.int32]
-    margin: Floats
+    margin: Float32Array
     n_steered: npt.NDArray[np.int32]
-    row_norms: Floats
+    row_norms: Float32Array
 
 
 def margin_gradients(
@@ -173,7 +173,7 @@ def _backward(margins_bk: torch.Tensor, outputs: list[torch.Tensor], masks_bqt: 
     return values
 
 
-def median_norms(outputs: Sequence[torch.Tensor], masks_bqt: torch.Tensor) -> Floats:
+def median_norms(outputs: Sequence[torch.Tensor], masks_bqt: torch.Tensor) -> Float32Array:
     """Median norm of the masked rows of every block output (b, t, d), (layer, b, target); NaN where a mask has none."""
     norms_lbt = np.stack([x.detach().float().norm(dim=-1).cpu().numpy() for x in outputs])
     masks = masks_bqt.cpu().numpy()
@@ -203,7 +203,7 @@ def _option_ids(
 class _Leaves:
     """Hooks that make the first wanted block's output a leaf (nothing below is differentiated) and keep the others."""
 
-    def __init__(self, parts: Parts, layers: Sequence[int]) -> None:
+    def __init__(self, parts: ModelParts, layers: Sequence[int]) -> None:
         self.outputs: dict[int, torch.Tensor] = {}
         self._parts, self._layers, self._stack = parts, layers, ExitStack()
 

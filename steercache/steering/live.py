@@ -18,13 +18,13 @@ from steercache.models.tokenizers import special_ids
 from steercache.steering.add import add_vector, delta_of
 from steercache.steering.foreign import warn_if_foreign
 from steercache.steering.targets import TARGETS, TargetLike, Vocabulary, target_mask
-from steercache.steering.watch import Watch
+from steercache.steering.watch import ForwardWatch
 
 When = Literal["prefill", "every"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class ModelParts:
     """The modules of a model that steering touches, and the ids that targets need."""
 
     model: Any
@@ -34,7 +34,7 @@ class Parts:
     vocabulary: Vocabulary
 
 
-def parts_of(model: Any, *, tokenizer: Any = None) -> Parts:
+def parts_of(model: Any, *, tokenizer: Any = None) -> ModelParts:
     """Find blocks and special ids of a LoadedModel or a transformers model.
 
     Without a tokenizer the special ids of a plain model are those that its configuration names: bos, eos, pad.
@@ -51,7 +51,7 @@ def parts_of(model: Any, *, tokenizer: Any = None) -> Parts:
         special = _configured_ids(model.config) if tokenizer is None else set(special_ids(tokenizer, family))
     text_config = module.config.get_text_config()
     blocks = find_module(module, family.blocks)  # first, since its error says most
-    return Parts(
+    return ModelParts(
         model=module,
         decoder=find_module(module, family.blocks.rpartition(".")[0]),
         blocks=blocks,
@@ -117,7 +117,7 @@ def steer(
 
 @contextmanager
 def added(
-    parts: Parts,
+    parts: ModelParts,
     deltas: Mapping[int, torch.Tensor],
     *,
     target: TargetLike,
@@ -126,7 +126,7 @@ def added(
 ) -> Iterator[None]:
     """Hooks that add `deltas` (float32, (d,) or one per sequence (b, 1, d)) after their blocks; the bare part of `steer`."""
     with ExitStack() as stack:
-        watch = Watch()
+        watch = ForwardWatch()
         for module in dict.fromkeys((parts.model, parts.decoder)):
             _attach(stack, module.register_forward_pre_hook(watch.enter, with_kwargs=True))
             _attach(stack, module.register_forward_hook(watch.leave, always_call=True))
@@ -141,7 +141,7 @@ def _attach(stack: ExitStack, handle: Any) -> None:
 
 
 def _block_hook(
-    delta: torch.Tensor, watch: Watch, *, target: TargetLike, when: When, rule: tuple[Vocabulary, bool]
+    delta: torch.Tensor, watch: ForwardWatch, *, target: TargetLike, when: When, rule: tuple[Vocabulary, bool]
 ) -> Any:
     """A forward hook that steers a block's output, a tensor or a tuple that begins with it."""
     vocabulary, skip_first = rule
@@ -182,7 +182,9 @@ def _layers(layer: int | Sequence[int]) -> tuple[int, ...]:
     raise UsageError(f"layer must be a block's number or several, not {layer!r}")
 
 
-def _check(parts: Parts, vector: SteeringVector, *, layers: tuple[int, ...], target: TargetLike, when: str) -> None:
+def _check(
+    parts: ModelParts, vector: SteeringVector, *, layers: tuple[int, ...], target: TargetLike, when: str
+) -> None:
     n_layers = len(parts.blocks)
     for one in layers:
         if not 0 <= one < n_layers:

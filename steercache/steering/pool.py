@@ -6,22 +6,22 @@ from dataclasses import dataclass, field
 
 import torch
 
-from steercache.steering.cells import CellAnswers, Firsts, Precision, make_answers
-from steercache.steering.decode import Decoded, KeysValues, Start, decode_greedily, filled_cache
+from steercache.steering.cells import CellAnswers, FirstTokens, Precision, make_answers
+from steercache.steering.decode import DecodedTokens, DecodeStart, KeysValues, decode_greedily, filled_cache
 from steercache.steering.prefill import Prefill
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
+class PendingStack:
     """One stack of n cells over b samples; rows are cell after cell. `keys_values` are those of the blocks above `layer`."""
 
     keys: tuple[str, ...]
     layer: int
-    firsts: Firsts
+    firsts: FirstTokens
     keys_values: Mapping[int, KeysValues] = field(repr=False)
 
 
-class Pool:
+class DecodeQueue:
     """Stacks that wait to be decoded."""
 
     def __init__(
@@ -36,14 +36,14 @@ class Pool:
         self._prefill, self._n_more, self._ends = prefill, max_new_tokens - 1, ends
         self._precision = precision
         self._same_batch = same_batch
-        self._waiting: list[Waiting] = []
+        self._waiting: list[PendingStack] = []
 
     @property
     def n_rows(self) -> int:
         """Sequences that wait."""
         return sum(len(w.firsts.token_r) for w in self._waiting)
 
-    def add(self, waiting: Waiting) -> Iterator[CellAnswers]:
+    def add(self, waiting: PendingStack) -> Iterator[CellAnswers]:
         """Take a stack; its answers come at once where a first token is all that was asked for."""
         if self._n_more < 1:
             yield from self._answers(waiting, None)
@@ -78,7 +78,7 @@ class Pool:
             at += len(rows)
         return answers
 
-    def _open_rows(self, waiting: Waiting) -> torch.Tensor:
+    def _open_rows(self, waiting: PendingStack) -> torch.Tensor:
         """Rows of a stack that go on after their first token."""
         token_r = waiting.firsts.token_r
         if self._same_batch:
@@ -86,7 +86,7 @@ class Pool:
         ends = torch.tensor(sorted(self._ends), dtype=token_r.dtype, device=token_r.device)
         return (~torch.isin(token_r, ends)).nonzero()[:, 0]
 
-    def _merge(self, waiting: list[Waiting], open_rows: list[torch.Tensor], layer: int) -> KeysValues:
+    def _merge(self, waiting: list[PendingStack], open_rows: list[torch.Tensor], layer: int) -> KeysValues:
         """Keys and values of one block for all open rows: a branch's own above its layer, the unsteered ones below."""
         n_seq = self._prefill.prompts.n_seq
         parts: list[KeysValues] = []
@@ -99,12 +99,14 @@ class Pool:
             return parts[0]
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
-    def _answers(self, waiting: Waiting, more: Decoded | None) -> Iterator[CellAnswers]:
+    def _answers(self, waiting: PendingStack, more: DecodedTokens | None) -> Iterator[CellAnswers]:
         n_seq = self._prefill.prompts.n_seq
         prefill = self._prefill
         for i, key in enumerate(waiting.keys):
             rows = slice(i * n_seq, (i + 1) * n_seq)
-            part = None if more is None else Decoded(**{n: getattr(more, n)[rows] for n in Decoded.__slots__})
+            part = (
+                None if more is None else DecodedTokens(**{n: getattr(more, n)[rows] for n in DecodedTokens.__slots__})
+            )
             firsts = waiting.firsts.rows(rows)
             yield make_answers(key, firsts, part, ends=self._ends, precision=self._precision, how=(prefill.mode, None))
 
@@ -117,7 +119,7 @@ def start_of(
     n_more: int,
     same_batch: bool,
     samples: torch.Tensor | None = None,
-) -> Start:
+) -> DecodeStart:
     """Where decoding begins; `samples` (r,) says which sample of the batch each row is, `above` holds what branches changed.
 
     Prompts padded on the right are shifted to the left padding that decoding wants, so that a sliding window counts tokens
@@ -139,14 +141,14 @@ def start_of(
         pairs = [(_in_order(keys, order_rt), _in_order(values, order_rt)) for keys, values in pairs]
         real_rt = real_rt.gather(1, order_rt)
     cache = filled_cache(prefill.loaded, pairs, room=None if same_batch else n_more)
-    return Start(cache=cache, real_rt=real_rt, first_r=first_r, next_r=pick(prefill.next_b))
+    return DecodeStart(cache=cache, real_rt=real_rt, first_r=first_r, next_r=pick(prefill.next_b))
 
 
 def _in_order(x_rhtd: torch.Tensor, order_rt: torch.Tensor) -> torch.Tensor:
     return x_rhtd.gather(2, order_rt[:, None, :, None].expand(-1, x_rhtd.shape[1], -1, x_rhtd.shape[3]))
 
 
-def _spread(done: Decoded, at: int, rows: torch.Tensor, *, n_rows: int) -> Decoded:
+def _spread(done: DecodedTokens, at: int, rows: torch.Tensor, *, n_rows: int) -> DecodedTokens:
     """What was decoded for some rows of a stack, for all its rows; one that ended at once has nothing more."""
     tokens = done.tokens_rn.new_full((n_rows, done.tokens_rn.shape[1]), -1)
     gap, scale = done.gap_r.new_full((n_rows,), torch.inf), done.scale_r.new_zeros(n_rows)
@@ -154,4 +156,4 @@ def _spread(done: Decoded, at: int, rows: torch.Tensor, *, n_rows: int) -> Decod
     part = slice(at, at + len(rows))
     tokens[rows], gap[rows], scale[rows] = done.tokens_rn[part], done.gap_r[part], done.scale_r[part]
     finite[rows] = done.finite_r[part]
-    return Decoded(tokens_rn=tokens, gap_r=gap, scale_r=scale, finite_r=finite)
+    return DecodedTokens(tokens_rn=tokens, gap_r=gap, scale_r=scale, finite_r=finite)

@@ -13,8 +13,8 @@ from steercache.core.errors import UsageError
 from steercache.core.trials import Mode
 from steercache.models.spec import LoadedModel
 from steercache.steering.forward import BlockCall, call_obstacle, exact_logits, first_touched, head_logits, record_call
-from steercache.steering.live import Parts, parts_of
-from steercache.steering.targets import Tokens
+from steercache.steering.live import ModelParts, parts_of
+from steercache.steering.targets import ForwardTokens
 from steercache.trace.batches import PaddedBatch
 from steercache.trace.capture import model_inputs
 
@@ -27,7 +27,7 @@ class Prompts:
 
     batch: PaddedBatch = field(repr=False)
     inputs: dict[str, Any] = field(repr=False)
-    tokens: Tokens = field(repr=False)
+    tokens: ForwardTokens = field(repr=False)
     last_b: torch.Tensor
 
     @property
@@ -74,7 +74,7 @@ class Prefill:
     """
 
     loaded: LoadedModel = field(repr=False)
-    parts: Parts = field(repr=False)
+    parts: ModelParts = field(repr=False)
     prompts: Prompts
     next_b: torch.Tensor
     calls: tuple[BlockCall, ...] = field(repr=False)
@@ -110,7 +110,9 @@ def read_prompts(loaded: LoadedModel, batch: PaddedBatch) -> Prompts:
     return Prompts(
         batch=batch,
         inputs=inputs,
-        tokens=Tokens(ids_bt=inputs["input_ids"], real_bt=real_bt, first_bt=real_bt & (started == 1), prompt=True),
+        tokens=ForwardTokens(
+            ids_bt=inputs["input_ids"], real_bt=real_bt, first_bt=real_bt & (started == 1), prompt=True
+        ),
         last_b=torch.where(real_bt, columns, -1).amax(1),
     )
 
@@ -146,7 +148,7 @@ def run_prefill(loaded: LoadedModel, batch: PaddedBatch, *, layers: Sequence[int
     )
 
 
-def check_layers(parts: Parts, layers: Sequence[int]) -> None:
+def check_layers(parts: ModelParts, layers: Sequence[int]) -> None:
     """Raises UsageError for a layer that the model does not have."""
     n_layers = len(parts.blocks)
     for layer in layers:
@@ -160,7 +162,7 @@ class BlockTape:
     With `skip`, blocks compute nothing and hand their input on: the calls are had for the price of the embeddings.
     """
 
-    def __init__(self, parts: Parts, *, keep: set[int], skip: bool = False) -> None:
+    def __init__(self, parts: ModelParts, *, keep: set[int], skip: bool = False) -> None:
         self.outputs: dict[int, torch.Tensor] = {}
         self.position_ids: torch.Tensor | None = None
         self._parts, self._keep, self._skip = parts, keep, skip
@@ -227,7 +229,7 @@ def next_positions(position_ids: torch.Tensor | None, real_bt: torch.Tensor) -> 
     return of_tokens.flatten(0, -3).amax((0, -1)) + 1 if of_tokens.ndim == 3 else of_tokens.amax(-1) + 1
 
 
-def cache_obstacle(parts: Parts) -> str | None:
+def cache_obstacle(parts: ModelParts) -> str | None:
     """Why what this model keeps of its past are not keys and values alone; known without running it."""
     kinds = {type(layer).__name__ for layer in DynamicCache(config=parts.model.config).layers}
     if not kinds <= {DynamicLayer.__name__, DynamicSlidingWindowLayer.__name__}:
@@ -235,7 +237,7 @@ def cache_obstacle(parts: Parts) -> str | None:
     return None
 
 
-def _cache_obstacle(parts: Parts, cache: Any) -> str | None:
+def _cache_obstacle(parts: ModelParts, cache: Any) -> str | None:
     """Why keys and values of this model are not one pair per block."""
     if len(cache.layers) != len(parts.blocks) or any(not layer.is_initialized for layer in cache.layers):
         return cache_obstacle(parts) or "its blocks do not keep one pair of keys and values each"

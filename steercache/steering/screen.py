@@ -20,12 +20,12 @@ import torch
 from steercache.core.errors import UsageError
 from steercache.stats.arrays import finite
 
-Floats = npt.NDArray[np.float32]
+Float32Array = npt.NDArray[np.float32]
 BLOCK_BYTES: Final = 2**21  # of products at a time: what a core's own cache holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Screen:
+class GradientScreen:
     """Cached gradients of n samples for one target.
 
     `gradient_of(layer)` gives (n, k, d) float32, one row per answer option (NaN or anything where a sample has fewer),
@@ -33,8 +33,8 @@ class Screen:
     """
 
     layers: tuple[int, ...]
-    gradient_of: Callable[[int], Floats] = field(repr=False)
-    margins: Floats = field(repr=False)
+    gradient_of: Callable[[int], Float32Array] = field(repr=False)
+    margins: Float32Array = field(repr=False)
     right: npt.NDArray[np.int64] = field(repr=False)
 
     def __post_init__(self) -> None:
@@ -45,10 +45,10 @@ class Screen:
             raise UsageError("an answer margin needs at least two options")
 
     @property
-    def scale(self) -> Floats:
+    def scale(self) -> Float32Array:
         """(n, 1): differences of margins times this are differences of log probabilities."""
         n_options = (~np.isnan(self.margins)).sum(axis=1, keepdims=True)
-        scale: Floats = ((n_options - 1) / n_options).astype(np.float32)
+        scale: Float32Array = ((n_options - 1) / n_options).astype(np.float32)
         return scale
 
 
@@ -58,31 +58,31 @@ class Prediction:
     larger margin (`helped`) or a smaller one (`hurt`); each (l, v, a). `base_accuracy` is that without steering."""
 
     layers: tuple[int, ...]
-    alphas: Floats
-    shift: Floats
-    accuracy: Floats
+    alphas: Float32Array
+    shift: Float32Array
+    accuracy: Float32Array
     helped: npt.NDArray[np.int32]
     hurt: npt.NDArray[np.int32]
     base_accuracy: float
 
 
-def answer_margins(screen: Screen) -> Floats:
+def answer_margins(screen: GradientScreen) -> Float32Array:
     """log p(right) - max log p(wrong) without steering, (n,)."""
     return _leads(screen).amin(1).numpy()
 
 
-def answer_gradients(screen: Screen, layer: int) -> Floats:
+def answer_gradients(screen: GradientScreen, layer: int) -> Float32Array:
     """Gradient of the answer margin against the option that is the best wrong one without steering, (n, d)."""
     wrong = screen.margins.copy()
     at = np.arange(len(wrong))
     wrong[at, screen.right] = np.nan
     gradient = screen.gradient_of(layer)
     best = np.nanargmax(wrong, axis=1)
-    moved: Floats = (gradient[at, screen.right] - gradient[at, best]) * screen.scale
+    moved: Float32Array = (gradient[at, screen.right] - gradient[at, best]) * screen.scale
     return moved
 
 
-def mean_shifts(screen: Screen, vectors: Floats) -> Floats:
+def mean_shifts(screen: GradientScreen, vectors: Float32Array) -> Float32Array:
     """Predicted change of the mean answer margin per unit of alpha, (l, v).
 
     `vectors` has shape (v, d), the same at every layer, or (l, v, d).
@@ -91,14 +91,14 @@ def mean_shifts(screen: Screen, vectors: Floats) -> Floats:
     return np.stack([_at(vectors, i, screen) @ mean for i, mean in enumerate(means)])
 
 
-def sample_shifts(screen: Screen, vectors: Floats, layer: int) -> Floats:
+def sample_shifts(screen: GradientScreen, vectors: Float32Array, layer: int) -> Float32Array:
     """Predicted change of every sample's answer margin per unit of alpha, (n, v): whom a vector helps, whom it hurts."""
     i = screen.layers.index(layer)
     moved = torch.from_numpy(answer_gradients(screen, layer)) @ torch.from_numpy(_at(vectors, i, screen)).T
     return moved.numpy()
 
 
-def each_layer_shifts(screen: Screen, vectors: Floats) -> Iterator[tuple[int, Floats]]:
+def each_layer_shifts(screen: GradientScreen, vectors: Float32Array) -> Iterator[tuple[int, Float32Array]]:
     """`sample_shifts` of layer after layer, (layer, (n, v)), all in one buffer: take what is wanted before going on."""
     buffer = torch.empty(len(screen.margins), vectors.shape[-2], device="cpu")
     for i, layer in enumerate(screen.layers):
@@ -107,16 +107,20 @@ def each_layer_shifts(screen: Screen, vectors: Floats) -> Iterator[tuple[int, Fl
         yield layer, buffer.numpy()
 
 
-def margins_after(screen: Screen, layer: int, deltas: Floats) -> Floats:
+def margins_after(screen: GradientScreen, layer: int, deltas: Float32Array) -> Float32Array:
     """Predicted answer margin of every sample when each of `deltas` (v, d) is added at a layer, (v, n)."""
-    one = Screen(layers=(layer,), gradient_of=screen.gradient_of, margins=screen.margins, right=screen.right)
+    one = GradientScreen(layers=(layer,), gradient_of=screen.gradient_of, margins=screen.margins, right=screen.right)
     leads = _leads(screen)
     blocks = [(leads + moved).amin(2).numpy() for _, _, moved in _moves(one, deltas, BLOCK_BYTES)]
     return np.concatenate(blocks)
 
 
 def predict(
-    screen: Screen, vectors: Floats, alphas: Sequence[float] | Floats, *, memory_bytes: int = BLOCK_BYTES
+    screen: GradientScreen,
+    vectors: Float32Array,
+    alphas: Sequence[float] | Float32Array,
+    *,
+    memory_bytes: int = BLOCK_BYTES,
 ) -> Prediction:
     """Margin shift and accuracy for every layer, vector and strength, in blocks that stay within `memory_bytes`.
 
@@ -150,7 +154,7 @@ def predict(
     )
 
 
-def null_ranks(screen: Screen, vectors: Floats, nulls: Floats) -> Floats:
+def null_ranks(screen: GradientScreen, vectors: Float32Array, nulls: Float32Array) -> Float32Array:
     """Share of null directions that move the mean answer margin up at least as far as each vector, (l, v), in (0, 1].
 
     Both are brought to unit length: a direction is judged, not its norm. `nulls` has shape (m, d) or (l, m, d); the vector
@@ -166,20 +170,22 @@ def null_ranks(screen: Screen, vectors: Floats, nulls: Floats) -> Floats:
     finite(of_nulls, "predicted shifts of null directions")
     n_nulls = of_nulls.shape[1]
     beaten = [np.searchsorted(of_nulls[i], of_vectors[i], side="left") for i in range(len(screen.layers))]
-    ranks: Floats = ((n_nulls - np.stack(beaten) + 1) / (n_nulls + 1)).astype(np.float32)
+    ranks: Float32Array = ((n_nulls - np.stack(beaten) + 1) / (n_nulls + 1)).astype(np.float32)
     return ranks
 
 
-def unit(vectors: Floats) -> Floats:
+def unit(vectors: Float32Array) -> Float32Array:
     """Vectors of length 1. Raises UsageError for a vector of zeros."""
     norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
     if not (norms > 0).all():
         raise UsageError("a vector of zeros has no direction")
-    scaled: Floats = (vectors / norms).astype(np.float32)
+    scaled: Float32Array = (vectors / norms).astype(np.float32)
     return scaled
 
 
-def _moves(screen: Screen, vectors: Floats, memory_bytes: int) -> Iterator[tuple[int, slice, torch.Tensor]]:
+def _moves(
+    screen: GradientScreen, vectors: Float32Array, memory_bytes: int
+) -> Iterator[tuple[int, slice, torch.Tensor]]:
     """Per layer and block of vectors: how far the right option moves away from each wrong one per unit of alpha, (v, n, k-1);
     the tensor is used again for the next block."""
     n_samples, n_rivals = screen.margins.shape[0], screen.margins.shape[1] - 1
@@ -198,7 +204,7 @@ def _moves(screen: Screen, vectors: Floats, memory_bytes: int) -> Iterator[tuple
             yield i, slice(at, at + len(block)), moved.view(len(block), n_samples, n_rivals)
 
 
-def _leads(screen: Screen) -> torch.Tensor:
+def _leads(screen: GradientScreen) -> torch.Tensor:
     """How far the right option leads each other one without steering, (n, k-1); infinitely over options that are missing."""
     log_p = screen.margins * screen.scale
     at_n1 = np.arange(len(log_p))[:, None]
@@ -206,18 +212,18 @@ def _leads(screen: Screen) -> torch.Tensor:
     return torch.from_numpy(np.where(np.isnan(leads), np.float32(np.inf), leads))
 
 
-def _others(screen: Screen) -> npt.NDArray[np.int64]:
+def _others(screen: GradientScreen) -> npt.NDArray[np.int64]:
     """Every option but the right one, in order, (n, k-1)."""
     k = np.arange(screen.margins.shape[1] - 1)[None]
     others: npt.NDArray[np.int64] = k + (k >= screen.right[:, None])
     return others
 
 
-def _at(vectors: Floats, i: int, screen: Screen) -> Floats:
+def _at(vectors: Float32Array, i: int, screen: GradientScreen) -> Float32Array:
     """The vectors of the i-th layer, (v, d)."""
     if vectors.ndim == 3 and len(vectors) != len(screen.layers):
         raise UsageError(f"vectors for {len(vectors)} layers, and the gradients have {len(screen.layers)}")
     if vectors.ndim not in (2, 3):
         raise UsageError(f"vectors must have shape (vector, d) or (layer, vector, d), not {vectors.shape}")
-    rows: Floats = np.ascontiguousarray(vectors if vectors.ndim == 2 else vectors[i], dtype=np.float32)
+    rows: Float32Array = np.ascontiguousarray(vectors if vectors.ndim == 2 else vectors[i], dtype=np.float32)
     return rows

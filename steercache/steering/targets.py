@@ -15,7 +15,7 @@ TargetLike = Target | Chooser | torch.Tensor | np.ndarray[Any, Any] | list[list[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tokens:
+class ForwardTokens:
     """The new tokens of one forward pass; masks have shape (b, t).
 
     `ids_bt` is None when the model was given embeddings only. `first_bt` marks the first token of a sequence, where there is
@@ -36,23 +36,23 @@ class Vocabulary:
     image_id: int | None = None
 
 
-def _all(tokens: Tokens, vocabulary: Vocabulary) -> torch.Tensor:
+def _all(tokens: ForwardTokens, vocabulary: Vocabulary) -> torch.Tensor:
     return tokens.real_bt
 
 
-def _last(tokens: Tokens, vocabulary: Vocabulary) -> torch.Tensor:
+def _last(tokens: ForwardTokens, vocabulary: Vocabulary) -> torch.Tensor:
     """The last real token of every sequence, wherever the padding is."""
     after = tokens.real_bt.flip(1).cumsum(1).flip(1)
     return tokens.real_bt & (after == 1)
 
 
-def _image(tokens: Tokens, vocabulary: Vocabulary) -> torch.Tensor:
+def _image(tokens: ForwardTokens, vocabulary: Vocabulary) -> torch.Tensor:
     if vocabulary.image_id is None:
         raise UsageError("this model has no image tokens", hint="choose the target all, text or last")
     return tokens.real_bt & (_ids(tokens) == vocabulary.image_id)
 
 
-def _text(tokens: Tokens, vocabulary: Vocabulary) -> torch.Tensor:
+def _text(tokens: ForwardTokens, vocabulary: Vocabulary) -> torch.Tensor:
     """Neither image nor special, and not the last token of the prompt (arXiv 2505.14071)."""
     ids = _ids(tokens)
     left_out = torch.isin(ids, torch.tensor(sorted(vocabulary.special_ids), device=ids.device, dtype=ids.dtype))
@@ -63,11 +63,11 @@ def _text(tokens: Tokens, vocabulary: Vocabulary) -> torch.Tensor:
     return tokens.real_bt & ~left_out
 
 
-def _both(tokens: Tokens, vocabulary: Vocabulary) -> torch.Tensor:
+def _both(tokens: ForwardTokens, vocabulary: Vocabulary) -> torch.Tensor:
     return _image(tokens, vocabulary) | _text(tokens, vocabulary)
 
 
-TARGETS: dict[str, Callable[[Tokens, Vocabulary], torch.Tensor]] = {
+TARGETS: dict[str, Callable[[ForwardTokens, Vocabulary], torch.Tensor]] = {
     "all": _all,
     "last": _last,
     "text": _text,
@@ -77,7 +77,7 @@ TARGETS: dict[str, Callable[[Tokens, Vocabulary], torch.Tensor]] = {
 
 
 def target_mask(
-    target: TargetLike, tokens: Tokens, *, vocabulary: Vocabulary, skip_first: bool = False
+    target: TargetLike, tokens: ForwardTokens, *, vocabulary: Vocabulary, skip_first: bool = False
 ) -> torch.Tensor:
     """The rows to steer, bool of shape (b, t); `skip_first` leaves the first token of every sequence out.
 
@@ -115,7 +115,7 @@ def _refuse_missed(target: TargetLike, mask_bt: torch.Tensor) -> None:
     raise UsageError(f"the target {what} hits no token of {which}, so nothing would be steered there")
 
 
-def _ids(tokens: Tokens) -> torch.Tensor:
+def _ids(tokens: ForwardTokens) -> torch.Tensor:
     if tokens.ids_bt is None:
         raise UsageError(
             "the model was called with embeddings and no input_ids, so token kinds are unknown",
@@ -124,7 +124,7 @@ def _ids(tokens: Tokens) -> torch.Tensor:
     return tokens.ids_bt
 
 
-def _as_mask(value: Any, tokens: Tokens) -> torch.Tensor:
+def _as_mask(value: Any, tokens: ForwardTokens) -> torch.Tensor:
     mask = torch.as_tensor(value, device=tokens.real_bt.device)
     if mask.shape != tokens.real_bt.shape or mask.dtype != torch.bool:
         raise UsageError(

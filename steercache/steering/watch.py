@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from steercache.core.errors import UsageError
-from steercache.steering.targets import Tokens
+from steercache.steering.targets import ForwardTokens
 
 
-class Watch:
+class ForwardWatch:
     """What the forward pass that is running was given: `parts` lie side by side along the token axis, () between passes.
 
     A pass is the prompt's when the key/value cache is empty or when it brings more than one new token (the next turn of a
@@ -21,7 +21,7 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        self.parts: tuple[Tokens, ...] = ()
+        self.parts: tuple[ForwardTokens, ...] = ()
         self._owner: Any = None
         self._prompt_len = 0
         self._last_ids: torch.Tensor | None = None
@@ -40,7 +40,7 @@ class Watch:
         if self._owner is module:
             self.parts, self._owner = (), None
 
-    def _read(self, given: Mapping[str, Any]) -> tuple[Tokens, ...]:
+    def _read(self, given: Mapping[str, Any]) -> tuple[ForwardTokens, ...]:
         ids = given.get("input_ids")
         like = ids if ids is not None else given.get("inputs_embeds")
         if like is None:
@@ -49,7 +49,7 @@ class Watch:
         n_past = int(past.get_seq_length()) if past is not None else 0
         real_bt = _real(given.get("attention_mask"), n_past=n_past, like=like)
         started = real_bt.cumsum(1) if n_past == 0 else torch.zeros_like(real_bt, dtype=torch.int64)
-        whole = Tokens(
+        whole = ForwardTokens(
             ids_bt=ids, real_bt=real_bt, first_bt=real_bt & (started == 1), prompt=n_past == 0 or like.shape[1] > 1
         )
         if self._appends_one(given, ids, n_past=n_past):
@@ -68,8 +68,8 @@ class Watch:
         return ids.shape == (last.shape[0], last.shape[1] + 1) and bool((ids[:, :-1] == last).all())
 
 
-def _cut(tokens: Tokens, start: int, stop: int, *, prompt: bool) -> Tokens:
-    return Tokens(
+def _cut(tokens: ForwardTokens, start: int, stop: int, *, prompt: bool) -> ForwardTokens:
+    return ForwardTokens(
         ids_bt=None if tokens.ids_bt is None else tokens.ids_bt[:, start:stop],
         real_bt=tokens.real_bt[:, start:stop],
         first_bt=tokens.first_bt[:, start:stop],

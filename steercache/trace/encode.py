@@ -14,7 +14,7 @@ from steercache.models.spec import TokenizerBundle
 from steercache.trace.patches import PatchError, Picture, locate
 from steercache.trace.prompt import ImageError, Insert, Prompt, expand, pixel_inputs
 from steercache.trace.template import TemplateError, render
-from steercache.trace.tokens import Spans, Tokens, tokens_of
+from steercache.trace.tokens import Spans, TextTokens, tokens_of
 from steercache.trace.tower import locate_patches
 
 TEXT, SPECIAL, IMAGE, TEMPLATE = (TOKEN_KINDS.index(kind) for kind in ("text", "special", "image", "template"))
@@ -136,7 +136,7 @@ def _prompt(example: Example, bundle: TokenizerBundle, *, decode: bool) -> Promp
     )
 
 
-def _kinds(tokens: Tokens, *, prompt: Prompt, bundle: TokenizerBundle) -> npt.NDArray[np.int8]:
+def _kinds(tokens: TextTokens, *, prompt: Prompt, bundle: TokenizerBundle) -> npt.NDArray[np.int8]:
     """Kind of every token, shape (t,). All that comes with a picture and is no image token is special."""
     kind = np.where(tokens.special, SPECIAL, TEXT).astype(np.int8)
     first_char = tokens.spans[:, 0]
@@ -202,7 +202,7 @@ def _shown(spans: Spans, inserts: Sequence[Insert]) -> Spans:
 
 
 def anchor_mask(spans: Spans, anchors: Sequence[tuple[int, int]]) -> BoolArray:
-    """Tokens of which some character lies inside an anchor; `spans` has shape (t, 2), -1 where a token has no characters."""
+    """TextTokens of which some character lies inside an anchor; `spans` has shape (t, 2), -1 where a token has no characters."""
     mask: BoolArray = np.zeros(len(spans), dtype=bool)
     for start, end in anchors:
         mask |= (spans[:, 0] >= 0) & (spans[:, 0] < end) & (spans[:, 1] > start)
@@ -245,7 +245,7 @@ def shifted(anchors: Sequence[tuple[int, int]], start: int) -> tuple[tuple[int, 
     return tuple((begin + start, end + start) for begin, end in anchors)
 
 
-def _tokens(prompt: Prompt, bundle: TokenizerBundle, *, place: str) -> Tokens:
+def _tokens(prompt: Prompt, bundle: TokenizerBundle, *, place: str) -> TextTokens:
     """The tokens of what the model reads. Raises EncodingProblem where there are none."""
     try:
         prompt.expanded.encode()

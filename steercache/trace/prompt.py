@@ -16,7 +16,7 @@ from steercache.core.ids import digest_bytes
 from steercache.data.pixels import upright_rgb
 from steercache.models.spec import TokenizerBundle
 from steercache.trace.patches import Picture
-from steercache.trace.template import MARK, TemplateError, Turn, apply_template, own_start
+from steercache.trace.template import MARK, RenderedTurn, TemplateError, apply_template, own_start
 
 KNOWN_LAYOUTS = 1024  # combinations of picture sizes whose layout is kept: some kilobytes each
 QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -240,7 +240,7 @@ def as_tensor(value: Any) -> torch.Tensor:
     return torch.from_numpy(np.asarray(value))
 
 
-def _with_placeholders(example: Example, bundle: TokenizerBundle, text: str) -> Turn:
+def _with_placeholders(example: Example, bundle: TokenizerBundle, text: str) -> RenderedTurn:
     n, placeholder = len(example.images), bundle.processor.image_token if bundle.processor else ""
     if example.chat:
         return apply_template(bundle, text, system=example.system, n_images=n)
@@ -248,7 +248,7 @@ def _with_placeholders(example: Example, bundle: TokenizerBundle, text: str) -> 
     if written not in (0, n):
         raise ImageError(f"{n} pictures, {written} times {placeholder} in the text")
     bare = text if written else bundle.family.placeholder.format(image=placeholder) * n + text
-    return Turn(text=bare, template_date=None)
+    return RenderedTurn(text=bare, template_date=None)
 
 
 def _laid_out(processor: Any, images: list[PIL.Image.Image], text: str) -> str:

@@ -17,7 +17,7 @@ _Form = tuple[str, str, str]  # what stands before an example's own text, MARK i
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rendered:
+class RenderedPrompt:
     """The text, where the example's own text begins in it, and whether the tokenizer still adds BOS and the like.
 
     `template_date` is the date that the chat template saw (ISO 8601); None where it did not look at the clock.
@@ -30,7 +30,7 @@ class Rendered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
+class RenderedTurn:
     """A rendered user's turn, and the date that the template saw (ISO 8601); None where it did not look at the clock."""
 
     text: str
@@ -41,7 +41,7 @@ class TemplateError(Exception):
     """The chat template cannot render this example."""
 
 
-def render(example: Example, bundle: TokenizerBundle) -> Rendered:
+def render(example: Example, bundle: TokenizerBundle) -> RenderedPrompt:
     """The text that the model reads; `completion` follows the prompt.
 
     Raises:
@@ -50,7 +50,7 @@ def render(example: Example, bundle: TokenizerBundle) -> Rendered:
     """
     if not example.chat:
         bos = bundle.tokenizer.bos_token if bundle.family.bos_in_text else ""
-        return Rendered(text=bos + example.text + example.completion, start=len(bos), add_special=True)
+        return RenderedPrompt(text=bos + example.text + example.completion, start=len(bos), add_special=True)
     turn = apply_template(bundle, example.text, system=example.system)
     start = own_start(
         turn.text,
@@ -60,7 +60,7 @@ def render(example: Example, bundle: TokenizerBundle) -> Rendered:
         marked=lambda: apply_template(bundle, MARK, system=example.system).text,
     )
     text = turn.text + example.completion
-    return Rendered(text=text, start=start, add_special=False, template_date=turn.template_date)
+    return RenderedPrompt(text=text, start=start, add_special=False, template_date=turn.template_date)
 
 
 def own_start(prompt: str, own: str, bundle: TokenizerBundle, *, key: Any, marked: Callable[[], str]) -> int:
@@ -89,7 +89,7 @@ def _start_within(prompt: str, own: str, form: _Form | None) -> int | None:
     return None
 
 
-def apply_template(bundle: TokenizerBundle, user: str, *, system: str | None, n_images: int = 0) -> Turn:
+def apply_template(bundle: TokenizerBundle, user: str, *, system: str | None, n_images: int = 0) -> RenderedTurn:
     """One user's turn, pictures first, after a system prompt if there is one, with the generation prompt.
 
     The template's clock shows midnight of the bundle's `template_date`.
@@ -115,7 +115,7 @@ def apply_template(bundle: TokenizerBundle, user: str, *, system: str | None, n_
             raise
         except Exception as error:  # a template is a program of its own: it can raise anything
             raise TemplateError(f"{_template_name(bundle)} {_failure(error)}") from error
-    return Turn(text=prompt, template_date=bundle.template_date.isoformat() if readings.n else None)
+    return RenderedTurn(text=prompt, template_date=bundle.template_date.isoformat() if readings.n else None)
 
 
 def _template_name(bundle: TokenizerBundle) -> str:

@@ -17,7 +17,7 @@ BLANK_MARKS: Final = frozenset("\u2581\u0120")  # how sentencepiece and byte-lev
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tokens:
+class TextTokens:
     """The tokens of a text, in arrays that nobody writes to.
 
     `spans` has shape (t, 2), its characters without blanks at their ends, -1 where a token has none; `special` (t,) marks what
@@ -29,10 +29,10 @@ class Tokens:
     special: BoolArray
 
 
-def tokens_of(text: str, bundle: TokenizerBundle, *, add_special: bool) -> Tokens:
+def tokens_of(text: str, bundle: TokenizerBundle, *, add_special: bool) -> TextTokens:
     """The tokens of a text, which may be none; those of the first texts are kept with the bundle."""
     key = (text, add_special)
-    found: Tokens | None = bundle.tokens.get(key)
+    found: TextTokens | None = bundle.tokens.get(key)
     if found is None:
         found = _tokenize(text, bundle, add_special=add_special)
         if len(bundle.tokens) < KEPT_TEXTS and len(found.ids) <= KEPT_LENGTH:
@@ -40,7 +40,7 @@ def tokens_of(text: str, bundle: TokenizerBundle, *, add_special: bool) -> Token
     return found
 
 
-def _tokenize(text: str, bundle: TokenizerBundle, *, add_special: bool) -> Tokens:
+def _tokenize(text: str, bundle: TokenizerBundle, *, add_special: bool) -> TextTokens:
     backend: Any = bundle.tokenizer.backend_tokenizer
     if (
         backend.truncation is not None or backend.padding is not None
@@ -58,11 +58,11 @@ def _tokenize(text: str, bundle: TokenizerBundle, *, add_special: bool) -> Token
     special = added | (ids[:, None] == np.array(bundle.special_ids, dtype=np.int32)).any(axis=1)
     for array in (ids, spans, special):
         array.setflags(write=False)
-    return Tokens(ids=ids, spans=spans, special=special)
+    return TextTokens(ids=ids, spans=spans, special=special)
 
 
 def _dummy_prefixes(pieces: list[str], offsets: list[tuple[int, int]], text: str) -> BoolArray:
-    """Tokens (t,) that stand for a blank where the text has none.
+    """TextTokens (t,) that stand for a blank where the text has none.
 
     That is the mark which sentencepiece, and byte-level tokenizers with `add_prefix_space`, put before a text; it is a token of
     its own where it joins no word (Chinese, Japanese, ...). Tokenizers give it no characters, or those of the next token.

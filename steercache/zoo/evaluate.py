@@ -37,7 +37,7 @@ CONDITIONS: Final = ("plain", "shuffled", "shifted")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
+class CellScore:
     """One cell: how many of n questions (each with a picture of its own) were answered right, and what was said for what."""
 
     n: int
@@ -60,7 +60,7 @@ class Score:
         return {**numbers, "confusion": self.confusion}
 
 
-def evaluate(folder: Path, *, n: int, batch: int = 20) -> dict[str, dict[str, Score]]:
+def evaluate(folder: Path, *, n: int, batch: int = 20) -> dict[str, dict[str, CellScore]]:
     """Scores by condition and cell (`Relation/word`) of the checkpoint in a folder."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -68,7 +68,7 @@ def evaluate(folder: Path, *, n: int, batch: int = 20) -> dict[str, dict[str, Sc
     processor = processors.from_pretrained(folder)
     model: Any = AutoModelForImageTextToText.from_pretrained(folder)
     model.eval()
-    found: dict[str, dict[str, Score]] = {}
+    found: dict[str, dict[str, CellScore]] = {}
     for condition in CONDITIONS:
         for task, form in CELLS:
             size = n if task in ("Relation", "Count") else n // 2
@@ -99,7 +99,7 @@ def put(processor: Any, body: str) -> str:
 
 def _score(
     model: Any, processor: Any, examples: Sequence[SceneExample], images: Sequence[Any], form: AnswerForm, batch: int
-) -> Score:
+) -> CellScore:
     turns = [make_turn(example.question, form) for example in examples]
     said: list[str] = []
     for first in range(0, len(turns), batch):
@@ -111,7 +111,7 @@ def _score(
         confusion.setdefault(turn.answer, Counter())[words] += 1
     right = sum(words == turn.answer for turn, words in zip(turns, said, strict=True))
     table = {wanted: dict(counts.most_common()) for wanted, counts in sorted(confusion.items())}
-    return Score(n=len(turns), n_right=right, confusion=table)
+    return CellScore(n=len(turns), n_right=right, confusion=table)
 
 
 def _answers(model: Any, processor: Any, texts: list[str], images: list[Any]) -> Iterator[str]:

@@ -5,8 +5,8 @@ from typing import Final
 import numpy as np
 
 from steercache.data.scenes import (
-    Question,
     Scene,
+    SceneQuestion,
     ask_attribute,
     ask_count,
     ask_entity,
@@ -36,7 +36,7 @@ def lesson(
         turns += [_turn(rng, ask_count(rng, scene), shown) for _ in range(2 if rng.random() < shown else 1)]
         others = (ask_attribute(rng, scene), ask_entity(rng, scene))
         return scene, turns + [_turn(rng, question, shown) for question in others if question is not None]
-    asked: dict[str, Question] = {}
+    asked: dict[str, SceneQuestion] = {}
     for _ in range(3 * CRAMMED):
         question = ask_relation(rng, scene)
         if question is not None and len(asked) < CRAMMED:
@@ -45,7 +45,7 @@ def lesson(
     return scene, [_turn(rng, question, shown) for question in [*asked.values(), other] if question is not None]
 
 
-def _turn(rng: np.random.Generator, question: Question, shown: float) -> Turn:
+def _turn(rng: np.random.Generator, question: SceneQuestion, shown: float) -> Turn:
     choices = rng.random() < shown
     form: AnswerForm = "number" if question.task == "Count" else "word"
     if choices and rng.random() < 0.6:

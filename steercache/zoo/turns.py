@@ -5,7 +5,7 @@ from typing import Final
 
 import numpy as np
 
-from steercache.data.scenes import INSTRUCTIONS, Question, plural
+from steercache.data.scenes import INSTRUCTIONS, SceneQuestion, plural
 from steercache.data.scenes.questions import AnswerForm, letter
 
 # Other words for the instructions, so that the model does not hang on one wording.
@@ -42,7 +42,7 @@ class Turn:
     None if the choices are not shown.
     """
 
-    question: Question
+    question: SceneQuestion
     form: AnswerForm
     body: str
     answer: str
@@ -50,7 +50,9 @@ class Turn:
     option_at: int | None
 
 
-def make_turn(question: Question, form: AnswerForm, *, instruction: str | None = None, choices: bool = True) -> Turn:
+def make_turn(
+    question: SceneQuestion, form: AnswerForm, *, instruction: str | None = None, choices: bool = True
+) -> Turn:
     """The words of one question; without `instruction`, the canonical one of the form."""
     head = (INSTRUCTIONS[form] if instruction is None else instruction) + "\n"
     shown = question.prompt if choices else question.text
@@ -65,7 +67,7 @@ def make_turn(question: Question, form: AnswerForm, *, instruction: str | None =
     )
 
 
-def naming_words(question: Question) -> tuple[str, ...]:
+def naming_words(question: SceneQuestion) -> tuple[str, ...]:
     """The words of the question that name its items: one per item, one for all of them when they are counted."""
     if question.task == "Count":
         return (plural(question.names[0].shape),)

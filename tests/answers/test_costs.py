@@ -7,8 +7,8 @@ import pytest
 
 from steercache.answers.costs import MachineCosts, choose_mode, predict_seconds
 from steercache.answers.damage import neutral_samples
-from steercache.answers.work import BatchWork, CellKind, Work
-from steercache.cells.arms import Wanted
+from steercache.answers.work import BatchWork, CellKind, PendingWork
+from steercache.cells.arms import ModeRequest
 from steercache.core.errors import UsageError
 from steercache.core.trials import Mode
 from steercache.steering import costs as steer_costs
@@ -45,7 +45,7 @@ CELLS = ((None, "all", 1), (0, "image", 2), (1, "text", 3), (2, "text", 1), (2, 
 STARTS = {"image": 1, "both": 1, "text": 1 + N_PATCHES, "all": 0}
 
 
-def work_and_cells(n_seq: int) -> tuple[Work, list[BranchCell]]:
+def work_and_cells(n_seq: int) -> tuple[PendingWork, list[BranchCell]]:
     kinds, cells = [], []
     for layer, target, n in CELLS:
         moves = layer is not None and layer < N_LAYERS - 1
@@ -54,7 +54,7 @@ def work_and_cells(n_seq: int) -> tuple[Work, list[BranchCell]]:
             key = str(len(cells))
             cells.append(BranchCell(key=key, layer=layer or 0, delta_d=delta * (layer is not None), target=target))  # type: ignore[arg-type]
     batch = BatchWork(n_seq=n_seq, n_tokens=N_TOKENS, n_more=0, cells=tuple(kinds))
-    return Work(batches=(batch,), n_to_compute=n_seq * len(cells), n_cached=0), cells
+    return PendingWork(batches=(batch,), n_to_compute=n_seq * len(cells), n_cached=0), cells
 
 
 def test_a_prediction_is_what_really_runs() -> None:
@@ -93,11 +93,11 @@ def test_decoding_is_counted_by_step_and_sequence() -> None:
     assert more["full"] == pytest.approx(4 * n_all * (step + 3 * row))
 
 
-def work(*cells: tuple[int | None, int], n_more: int = 0) -> Work:
+def work(*cells: tuple[int | None, int], n_more: int = 0) -> PendingWork:
     """4 questions of 100 tokens, and so many cells at each layer."""
     kinds = tuple((CellKind(layer=layer, moves=layer is not None), n) for layer, n in cells)
     batch = BatchWork(n_seq=4, n_tokens=100, n_more=n_more, cells=kinds)
-    return Work(batches=(batch,), n_to_compute=4 * batch.n_cells, n_cached=0)
+    return PendingWork(batches=(batch,), n_to_compute=4 * batch.n_cells, n_cached=0)
 
 
 ZERO = ForwardCosts(block_call_s=0, block_token_s=1e-6, head_row_s=0, picture_s=0, step_s=0, step_row_s=0)
@@ -120,7 +120,7 @@ NO_ROWS = {"replay": "no run"}
     ],
 )
 def test_the_choice_follows_the_costs(
-    asked: Work, forward: dict[str, float], read: float, barred: dict[Mode, str], expected: str
+    asked: PendingWork, forward: dict[str, float], read: float, barred: dict[Mode, str], expected: str
 ) -> None:
     costs = machine(replace(ZERO, **forward), read_s_per_byte=read)
     seconds = predict_seconds(costs, asked)
@@ -135,7 +135,7 @@ def test_the_choice_follows_the_costs(
 
 
 @pytest.mark.parametrize("wanted", ["replay", "branch", "full"])
-def test_a_way_can_be_forced_unless_it_is_barred(wanted: Wanted) -> None:
+def test_a_way_can_be_forced_unless_it_is_barred(wanted: ModeRequest) -> None:
     asked = work(*GRID)
     seconds = predict_seconds(machine(), asked)
     choice = choose_mode(asked, seconds, {}, wanted=wanted, begun="branch")
@@ -155,7 +155,7 @@ def test_what_was_begun_in_one_way_goes_on_in_it_where_it_can() -> None:
 
 
 def test_where_nothing_is_left_to_compute_answers_are_read() -> None:
-    done = Work(batches=(), n_to_compute=0, n_cached=1200)
+    done = PendingWork(batches=(), n_to_compute=0, n_cached=1200)
     choice = choose_mode(done, predict_seconds(machine(), done), {}, wanted="full")
     assert (choice.mode, choice.forced) == ("read", False)
     assert "all 1,200 answers are in the cache" in choice.reason

@@ -22,8 +22,8 @@ from steercache.data.benchmarks import open_benchmark
 from steercache.models.ends import end_ids
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session, open_session
-from steercache.screening.gradient_plan import GradientWish, plan_gradients
-from steercache.screening.job import weightless
+from steercache.screening.gradient_plan import GradientRequest, plan_gradients
+from steercache.screening.job import model_without_weights
 from tests.sweeps.small_run import options, vector
 from tests.sweeps.small_sweep import small_grid, small_job, stored_answers_of
 from tests.world import World
@@ -68,7 +68,7 @@ def test_answers_under_another_pixel_mean_are_computed_anew(own_session: Session
 def test_runs_read_other_pixels_under_another_processor(world: World, tmp_path: Path, change: dict[str, Any]) -> None:
     other = changed_copy(world, tmp_path / "tiny", "processor_config.json", **change)
     rows = pick_rows(open_benchmark("scenes", task="Count", form="number"), "search", n=2, orphans="search")
-    wish = GradientWish(benchmark="scenes", layers=(1,), targets=("image",))
+    wish = GradientRequest(benchmark="scenes", layers=(1,), targets=("image",))
     bundles = (world.loaded.bundle, other.bundle)
     runs = [plan_gradients(b, ask(rows, b, split="search"), wish, numerics={}).document for b in bundles]
     assert runs[0].run_id != runs[1].run_id
@@ -85,7 +85,7 @@ def test_other_end_tokens_are_other_cells(world: World, tmp_path: Path) -> None:
 
 def test_a_model_without_its_weights_has_the_same_cells(world: World) -> None:
     some = diagnosed(1.0)
-    assert cell_ids(weightless(world.loaded.bundle), some) == cell_ids(world.loaded, some)
+    assert cell_ids(model_without_weights(world.loaded.bundle), some) == cell_ids(world.loaded, some)
     loaded = world.loaded
     from_memory = replace(loaded, bundle=replace(loaded.bundle, end_ids=None))
     assert end_ids(from_memory) == end_ids(loaded) == {1}

@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from steercache.answers.store import Said, stored_answers
+from steercache.answers.store import StoredAnswer, stored_answers
 from steercache.cache.handle import open_cache
 from steercache.cache.sweeps import save_sweep
 from steercache.core.trials import Answer, Cell
@@ -34,7 +34,7 @@ def test_an_answer_read_back_is_one_of_the_answers_that_were_stored(rows: list[A
             save_sweep(cache, f"s{i}", manifest={"i": i}, cells=[CELL], answers=[row])
         found = stored_answers(cache, [CELL.cell_id])
         good = [row for row in rows if row.status == "ok"]
-        whole = {Said(raw=row.raw or "", margin=row.margin, mode=row.mode) for row in good}
+        whole = {StoredAnswer(raw=row.raw or "", margin=row.margin, mode=row.mode) for row in good}
         assert ({found[CELL.cell_id, "x"]} <= whole) if good else not found
         if good:
             best = min(good, key=lambda row: (row.margin is None, MODES.index(row.mode)))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steercache.benchmarks.numerals import numerals
-from steercache.benchmarks.scoring import PARSERS, Score, score_answer
+from steercache.benchmarks.scoring import PARSERS, ScoredAnswer, score_answer
 from steercache.core.errors import UsageError
 
 TABLE = [json.loads(line) for line in (Path(__file__).parent / "judged_answers.jsonl").read_text().splitlines()]
@@ -36,10 +36,10 @@ def test_answers_are_read_as_judged(topic: str) -> None:
 
 def test_right_wrong_unreadable_and_missing_answers_differ() -> None:
     ask = {"kind": "choice", "answer": "(B)", "choices": ["left", "right"]}
-    assert score_answer("b", **ask) == Score(parsed="B", correct=True)  # type: ignore[arg-type]
-    assert score_answer("left", **ask) == Score(parsed="A", correct=False)  # type: ignore[arg-type]
-    assert score_answer("who knows", **ask) == Score(parsed=None, correct=False)  # type: ignore[arg-type]
-    assert score_answer(None, **ask) == Score(parsed=None, correct=None)  # type: ignore[arg-type]
+    assert score_answer("b", **ask) == ScoredAnswer(parsed="B", correct=True)  # type: ignore[arg-type]
+    assert score_answer("left", **ask) == ScoredAnswer(parsed="A", correct=False)  # type: ignore[arg-type]
+    assert score_answer("who knows", **ask) == ScoredAnswer(parsed=None, correct=False)  # type: ignore[arg-type]
+    assert score_answer(None, **ask) == ScoredAnswer(parsed=None, correct=None)  # type: ignore[arg-type]
 
 
 def test_a_count_is_compared_as_a_number() -> None:

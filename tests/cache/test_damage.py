@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from steercache.cache.compact import compact_run
-from steercache.cache.handle import Cache, open_cache
+from steercache.cache.handle import CacheFolder, open_cache
 from steercache.cache.rebuild import rebuild_index
 from steercache.cache.remove import collect, leftovers, remove_damaged_shards, remove_run
 from steercache.cache.verify import Finding, verify_root
@@ -37,7 +37,7 @@ def root(whole: Path, tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
-def findings_of(cache: Cache) -> list[Finding]:
+def findings_of(cache: CacheFolder) -> list[Finding]:
     return [finding for checked in verify_root(cache) for finding in checked.findings]
 
 

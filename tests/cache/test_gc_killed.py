@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from steercache.cache.compact import compact_run
-from steercache.cache.handle import Cache, open_cache
+from steercache.cache.handle import CacheFolder, open_cache
 from steercache.cache.remove import collect, leftovers
 from steercache.cache.verify import verify_root
 from steercache.core.errors import DamagedError
@@ -39,7 +39,7 @@ def half_compacted(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return root
 
 
-def compact(cache: Cache, *, kill_after: int | None = None) -> None:
+def compact(cache: CacheFolder, *, kill_after: int | None = None) -> None:
     def on_shard(done: int, _: int) -> None:
         if done == kill_after:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -47,11 +47,11 @@ def compact(cache: Cache, *, kill_after: int | None = None) -> None:
     compact_run(cache, cache.resolve_run("small"), codec="blosc", on_shard=on_shard)
 
 
-def problems_of(cache: Cache) -> list[str]:
+def problems_of(cache: CacheFolder) -> list[str]:
     return [finding.message for checked in verify_root(cache) for finding in checked.findings]
 
 
-def copied(root: Path, target: Path) -> Cache:
+def copied(root: Path, target: Path) -> CacheFolder:
     shutil.copytree(root, target)
     return open_cache(target)
 

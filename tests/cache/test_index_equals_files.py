@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from steercache.cache.catch_up import add_shards, catch_up, is_fresh
 from steercache.cache.documents import read_shard_record, write_shard_record
 from steercache.cache.entries import all_sweep_files, all_vector_rows
-from steercache.cache.handle import Cache, open_cache
+from steercache.cache.handle import CacheFolder, open_cache
 from steercache.cache.rebuild import rebuild_index
 from steercache.cache.sweep_files import write_searches
 from steercache.cache.sweeps import add_answers, begin_sweep, finish_sweep, save_sweep, sweep_id_of
@@ -63,7 +63,7 @@ def templates() -> Path:
     return base
 
 
-def seal(cache: Cache, run_id: str) -> None:
+def seal(cache: CacheFolder, run_id: str) -> None:
     """Put the Parquet files into the records of a run's shards, as a build does."""
     run = cache.run_paths(run_id)
     for path in run.shards("g0001").glob("*.json"):
@@ -77,12 +77,12 @@ def seal(cache: Cache, run_id: str) -> None:
         write_shard_record(path, type(record)(**changed))
 
 
-def tables_of_index(cache: Cache) -> dict[str, list[Any]]:
+def tables_of_index(cache: CacheFolder) -> dict[str, list[Any]]:
     with cache.index.read() as con:
         return every_table(con)
 
 
-def assert_equal_to_a_rebuild(cache: Cache) -> None:
+def assert_equal_to_a_rebuild(cache: CacheFolder) -> None:
     """Catch up, and compare with an index made anew and with the files read without one."""
     assert catch_up(cache.paths, wait_s=30) is None
     with cache.index.read() as con:
@@ -313,24 +313,24 @@ def test_catching_up_equals_rebuilding_after_any_changes(examples: int, steps: i
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Cache:
+def cache(tmp_path: Path) -> CacheFolder:
     return open_cache(tmp_path / "root", create=True)
 
 
-def rows(cache: Cache, sql: str) -> list[Any]:
+def rows(cache: CacheFolder, sql: str) -> list[Any]:
     with cache.connection() as con:
         found: list[Any] = con.execute(sql).fetchall()
     return found
 
 
-def test_a_sweep_saved_again_with_fewer_answers_has_just_those(cache: Cache) -> None:
+def test_a_sweep_saved_again_with_fewer_answers_has_just_those(cache: CacheFolder) -> None:
     for samples in (SAMPLES, SAMPLES[:1]):
         save_sweep(cache, "s", manifest={}, cells=[cell(0)], answers=[answer(0, sample) for sample in samples])
         assert rows(cache, "SELECT sample_id FROM answers ORDER BY 1") == [(s,) for s in samples]
     assert_equal_to_a_rebuild(cache)
 
 
-def test_a_sweep_removed_by_hand_leaves_no_row(cache: Cache) -> None:
+def test_a_sweep_removed_by_hand_leaves_no_row(cache: CacheFolder) -> None:
     sweep_id = save_sweep(cache, "s", manifest={}, cells=[cell(0)], answers=[answer(0, "x")])
     write_searches(cache.paths.sweep(sweep_id), [search_row(0.5)])
     assert rows(cache, "SELECT count(*) FROM searches") == [(1,)]
@@ -339,14 +339,14 @@ def test_a_sweep_removed_by_hand_leaves_no_row(cache: Cache) -> None:
         assert rows(cache, f"SELECT * FROM {table}") == [], table
 
 
-def test_diagnostics_of_a_vector_saved_while_the_index_was_held_arrive(cache: Cache) -> None:
+def test_diagnostics_of_a_vector_saved_while_the_index_was_held_arrive(cache: CacheFolder) -> None:
     save_vector(cache, vector(0))
     assert rows(cache, "SELECT DISTINCT auc FROM vectors") == [(None,)]
     write_vector(cache.paths.vector(vector(0).vector_id), vector(0, auc=0.75))
     assert rows(cache, "SELECT DISTINCT auc FROM vectors") == [(0.75,)]
 
 
-def test_the_older_copy_of_a_vector_is_back_when_the_newer_one_is_removed(cache: Cache) -> None:
+def test_the_older_copy_of_a_vector_is_back_when_the_newer_one_is_removed(cache: CacheFolder) -> None:
     write_vector(cache.paths.vector(vector(0).vector_id), vector(0, auc=0.5))
     write_vector(cache.paths.vectors / "mine.safetensors", vector(0, auc=0.75))
     assert rows(cache, "SELECT DISTINCT auc FROM vectors") == [(0.75,)]
@@ -356,7 +356,7 @@ def test_the_older_copy_of_a_vector_is_back_when_the_newer_one_is_removed(cache:
     assert_equal_to_a_rebuild(cache)
 
 
-def test_rows_of_a_run_that_was_told_shard_by_shard_go_with_the_run(cache: Cache) -> None:
+def test_rows_of_a_run_that_was_told_shard_by_shard_go_with_the_run(cache: CacheFolder) -> None:
     shutil.copytree(templates() / "one", cache.root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("index*"))
     (run,) = cache.paths.all_runs()
     add_shards(cache.paths, cache.run_document(run.folder.name), [read_shard_record(run.shard("g0001", 0))])
@@ -365,7 +365,7 @@ def test_rows_of_a_run_that_was_told_shard_by_shard_go_with_the_run(cache: Cache
         assert rows(cache, f"SELECT * FROM {table}") == [], table
 
 
-def test_a_run_whose_document_cannot_be_read_has_no_rows_caught_up_or_rebuilt(cache: Cache) -> None:
+def test_a_run_whose_document_cannot_be_read_has_no_rows_caught_up_or_rebuilt(cache: CacheFolder) -> None:
     shutil.copytree(templates() / "one", cache.root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("index*"))
     assert rows(cache, "SELECT count(*) FROM runs") == [(1,)]
     (run,) = cache.paths.all_runs()
@@ -374,7 +374,7 @@ def test_a_run_whose_document_cannot_be_read_has_no_rows_caught_up_or_rebuilt(ca
     assert_equal_to_a_rebuild(cache)
 
 
-def test_what_a_rebuild_remembers_of_the_files_is_what_catching_up_remembers(cache: Cache) -> None:
+def test_what_a_rebuild_remembers_of_the_files_is_what_catching_up_remembers(cache: CacheFolder) -> None:
     shutil.copytree(templates() / "one", cache.root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("index*"))
     save_vector(cache, vector(0))
     save_sweep(cache, "s", manifest={}, cells=[cell(0)], answers=[answer(0, "x")])
@@ -387,7 +387,7 @@ def test_what_a_rebuild_remembers_of_the_files_is_what_catching_up_remembers(cac
         assert rebuilt[name]
 
 
-def test_two_writes_of_one_size_within_a_tick_of_the_clock_are_both_seen(cache: Cache) -> None:
+def test_two_writes_of_one_size_within_a_tick_of_the_clock_are_both_seen(cache: CacheFolder) -> None:
     path = cache.paths.vector(vector(0).vector_id)
     for i in range(8):
         auc = 0.25 + 0.5 * (i % 2)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from steercache.cache.compact import compact_run
-from steercache.cache.handle import Cache, open_cache
+from steercache.cache.handle import CacheFolder, open_cache
 from steercache.cache.lock import hold_lock
 from steercache.cache.remove import TRASH, collect, leftovers, remove_damaged_shards, remove_run
 from steercache.cache.verify import verify_root
@@ -33,22 +33,22 @@ def whole(trace: SmallTrace, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def cache(whole: Path, tmp_path: Path) -> Cache:
+def cache(whole: Path, tmp_path: Path) -> CacheFolder:
     shutil.copytree(whole, tmp_path / "root")
     return open_cache(tmp_path / "root")
 
 
-def n_runs(cache: Cache) -> int:
+def n_runs(cache: CacheFolder) -> int:
     with cache.connection() as connection:
         return int(connection.execute("select count(*) from runs").fetchone()[0])
 
 
-def n_problems(cache: Cache) -> int:
+def n_problems(cache: CacheFolder) -> int:
     return sum(len(checked.findings) for checked in verify_root(cache))
 
 
 def test_a_removed_run_is_gone_from_files_and_index_and_can_be_built_again(
-    cache: Cache, whole: Path, trace: SmallTrace
+    cache: CacheFolder, whole: Path, trace: SmallTrace
 ) -> None:
     assert n_runs(cache) == 1
     n_bytes = remove_run(cache, cache.resolve_run("small"))
@@ -61,7 +61,7 @@ def test_a_removed_run_is_gone_from_files_and_index_and_can_be_built_again(
     assert files_of(cache.root) == files_of(whole)
 
 
-def test_a_removal_that_was_killed_hides_the_run_at_once_and_gc_frees_it(cache: Cache, whole: Path) -> None:
+def test_a_removal_that_was_killed_hides_the_run_at_once_and_gc_frees_it(cache: CacheFolder, whole: Path) -> None:
     run = cache.run_paths(cache.resolve_run("small"))
     run.folder.rename(run.folder.with_name(f"{TRASH}{run.folder.name}"))
     assert (cache.documents(), n_runs(cache), n_problems(cache)) == ([], 0, 0)
@@ -71,7 +71,7 @@ def test_a_removal_that_was_killed_hides_the_run_at_once_and_gc_frees_it(cache: 
 
 @pytest.mark.parametrize("number", [1, 12])
 def test_a_removal_that_was_killed_does_not_stop_the_next_one_of_the_same_run(
-    number: int, cache: Cache, whole: Path, trace: SmallTrace
+    number: int, cache: CacheFolder, whole: Path, trace: SmallTrace
 ) -> None:
     run_id = cache.resolve_run("small")
     assert killed_before(number, DELETIONS, lambda: remove_run(cache, run_id))
@@ -84,14 +84,14 @@ def test_a_removal_that_was_killed_does_not_stop_the_next_one_of_the_same_run(
     assert list(cache.paths.runs.iterdir()) == []
 
 
-def test_a_run_in_use_is_not_removed(cache: Cache) -> None:
+def test_a_run_in_use_is_not_removed(cache: CacheFolder) -> None:
     run_id = cache.resolve_run("small")
     with hold_lock(cache.run_paths(run_id).lock, what="the run"), pytest.raises(BusyError, match=str(os.getpid())):
         remove_run(cache, run_id)
     assert cache.resolve_run("small") == run_id
 
 
-def test_gc_leaves_a_run_alone_that_another_process_is_just_beginning(cache: Cache) -> None:
+def test_gc_leaves_a_run_alone_that_another_process_is_just_beginning(cache: CacheFolder) -> None:
     beginning = cache.run_paths("a" * 64)
     with hold_lock(beginning.lock, what="the run"):
         assert [item.path for item in leftovers(cache)] == [beginning.folder]
@@ -103,7 +103,7 @@ def test_gc_leaves_a_run_alone_that_another_process_is_just_beginning(cache: Cac
 
 @pytest.mark.parametrize("collected", [False, True], ids=["old-generation-there", "old-generation-gone"])
 def test_a_damaged_shard_of_a_compacted_run_is_made_again(
-    collected: bool, cache: Cache, whole: Path, trace: SmallTrace
+    collected: bool, cache: CacheFolder, whole: Path, trace: SmallTrace
 ) -> None:
     run_id = cache.resolve_run("small")
     compact_run(cache, run_id, codec="blosc")
@@ -126,7 +126,7 @@ def test_a_damaged_shard_of_a_compacted_run_is_made_again(
 
 @pytest.mark.parametrize("then", ["blosc", "pcodec"])
 def test_a_compaction_that_was_cut_short_goes_on_or_with_another_codec_asks_for_gc_first(
-    then: CodecName, cache: Cache
+    then: CodecName, cache: CacheFolder
 ) -> None:
     run_id = cache.resolve_run("small")
 
@@ -146,7 +146,7 @@ def test_a_compaction_that_was_cut_short_goes_on_or_with_another_codec_asks_for_
     assert done.n_bytes_after > 0
 
 
-def test_gc_keeps_what_another_process_is_just_writing_and_removes_it_once_that_is_dead(cache: Cache) -> None:
+def test_gc_keeps_what_another_process_is_just_writing_and_removes_it_once_that_is_dead(cache: CacheFolder) -> None:
     labels = cache.paths.annotation("words", "a" * 64)
     make_folder(labels.parent, cache.paths.vectors)
     pid = os.fork()

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from steercache.answers.store import SweepWriter
-from steercache.cache.handle import Cache, open_cache
+from steercache.cache.handle import CacheFolder, open_cache
 from steercache.cache.sweeps import add_answers, begin_sweep, finish_sweep, save_sweep, sweep_id_of
 from steercache.cache.verify import verify_root
 from steercache.core.errors import BusyError
@@ -66,7 +66,7 @@ def acknowledged(folder: Path) -> set[tuple[str, str]]:
     return found
 
 
-def answers_in_files(cache: Cache) -> set[tuple[str, str]]:
+def answers_in_files(cache: CacheFolder) -> set[tuple[str, str]]:
     folder = cache.paths.sweep(sweep_id_of(NAME, MANIFEST)) / "answers"
     tables = [pq.read_table(path, columns=["cell_id", "sample_id"]).to_pylist() for path in folder.glob("*.parquet")]
     return {(row["cell_id"], row["sample_id"]) for table in tables for row in table}
@@ -108,18 +108,18 @@ def test_every_acknowledged_answer_of_several_processes_is_kept(tmp_path: Path, 
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Cache:
+def cache(tmp_path: Path) -> CacheFolder:
     return open_cache(tmp_path / "root", create=True)
 
 
-def stored(cache: Cache) -> dict[tuple[float, str], str]:
+def stored(cache: CacheFolder) -> dict[tuple[float, str], str]:
     with cache.connection() as con:
         found = con.execute("SELECT alpha, sample_id, raw FROM answers_with_cells").fetchall()
     assert len(found) == len({row[:2] for row in found})
     return {(alpha, sample): raw for alpha, sample, raw in found}
 
 
-def test_saving_leaves_what_others_added(cache: Cache) -> None:
+def test_saving_leaves_what_others_added(cache: CacheFolder) -> None:
     sweep_id = begin_sweep(cache, NAME, manifest=MANIFEST, cells=[cell(1)])
     add_answers(cache, sweep_id, [answer(1, 1), answer(1, 2)])
     for save in (save_sweep, finish_sweep, save_sweep):
@@ -127,7 +127,7 @@ def test_saving_leaves_what_others_added(cache: Cache) -> None:
         assert stored(cache) == {(1.0, "1"): "A", (1.0, "2"): "A", (2.0, "1"): "A"}
 
 
-def test_an_answer_given_again_takes_the_place_of_the_old_one(cache: Cache) -> None:
+def test_an_answer_given_again_takes_the_place_of_the_old_one(cache: CacheFolder) -> None:
     sweep_id = begin_sweep(cache, NAME, manifest=MANIFEST, cells=[cell(1)])
     for raw in "AB":
         add_answers(cache, sweep_id, [answer(1, 1, raw=raw)])
@@ -137,7 +137,7 @@ def test_an_answer_given_again_takes_the_place_of_the_old_one(cache: Cache) -> N
     assert [p.name for p in (cache.paths.sweep(sweep_id) / "answers").glob("*.parquet")] == ["00000.parquet"]
 
 
-def test_a_finished_sweep_is_one_file_whatever_the_order_of_its_parts(cache: Cache, tmp_path: Path) -> None:
+def test_a_finished_sweep_is_one_file_whatever_the_order_of_its_parts(cache: CacheFolder, tmp_path: Path) -> None:
     every = [answer(w, i) for w in (2, 0, 1) for i in (3, 1, 2)]
     contents = set()
     for seed in range(3):
@@ -152,7 +152,7 @@ def test_a_finished_sweep_is_one_file_whatever_the_order_of_its_parts(cache: Cac
     assert len(contents) == 1
 
 
-def test_parts_of_older_files_are_kept_with_null_in_columns_that_they_lack(cache: Cache) -> None:
+def test_parts_of_older_files_are_kept_with_null_in_columns_that_they_lack(cache: CacheFolder) -> None:
     sweep_id = begin_sweep(cache, NAME, manifest=MANIFEST, cells=[cell(1)])
     add_answers(cache, sweep_id, [answer(1, 1)])
     (part,) = (cache.paths.sweep(sweep_id) / "answers").glob("*.parquet")
@@ -165,7 +165,7 @@ def test_parts_of_older_files_are_kept_with_null_in_columns_that_they_lack(cache
     assert stored(cache) == {(1.0, "1"): "A", (1.0, "2"): "A"}
 
 
-def test_a_writer_that_holds_a_sweep_refuses_a_second_one_and_writes_what_an_error_left(cache: Cache) -> None:
+def test_a_writer_that_holds_a_sweep_refuses_a_second_one_and_writes_what_an_error_left(cache: CacheFolder) -> None:
     def writer() -> SweepWriter:
         return SweepWriter(cache=cache, name=NAME, manifest=MANIFEST)
 
@@ -187,7 +187,7 @@ def test_a_writer_that_holds_a_sweep_refuses_a_second_one_and_writes_what_an_err
 
 
 @pytest.mark.parametrize("hurt", ["manifest.json", "answers/00000.parquet", "searches.json"])
-def test_a_damaged_file_of_a_sweep_is_named_by_verify(cache: Cache, hurt: str) -> None:
+def test_a_damaged_file_of_a_sweep_is_named_by_verify(cache: CacheFolder, hurt: str) -> None:
     sweep_id = save_sweep(cache, NAME, manifest=MANIFEST, cells=[cell(1)], answers=[answer(1, 1)])
     assert [f for checked in verify_root(cache) for f in checked.findings] == []
     (cache.paths.sweep(sweep_id) / hurt).write_bytes(b"{")

@@ -18,7 +18,7 @@ from steercache.cache.documents import (
     write_run_document,
     write_shard_record,
 )
-from steercache.cache.handle import Cache, open_cache
+from steercache.cache.handle import CacheFolder, open_cache
 from steercache.core.layout import SiteLayout, StoreLayout
 from steercache.store.generation import create_generation, set_complete
 from steercache.store.shard import ShardWriter
@@ -90,7 +90,7 @@ def add_run(
     return run_id
 
 
-def _write_arrays(cache: Cache, document: RunDocument, records: Sequence[Any], tokens: Sequence[Path]) -> None:
+def _write_arrays(cache: CacheFolder, document: RunDocument, records: Sequence[Any], tokens: Sequence[Path]) -> None:
     paths = cache.run_paths(document.run_id)
     generation = paths.generation("g0001")
     create_generation(generation, document.layout, attributes={"run_id": document.run_id})

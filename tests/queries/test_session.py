@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import steercache
-from steercache.cache.handle import Cache
+from steercache.cache.handle import CacheFolder
 from steercache.cache.vectors import list_vectors
 from steercache.core.errors import NotFoundError, QueryError
 from steercache.core.vectors import SteeringVector
@@ -303,7 +303,7 @@ def test_a_column_of_names_reads_the_list_of_vectors_once_and_one_of_ids_never(
         return call
 
     monkeypatch.setattr("steercache.queries.values.list_vectors", counted("vectors", list_vectors))
-    monkeypatch.setattr(Cache, "documents", counted("runs", Cache.documents))
+    monkeypatch.setattr(CacheFolder, "documents", counted("runs", CacheFolder.documents))
     sql = "SELECT vector(v, 1), activation($run, 'resid_post', 1, 1) FROM range(9000), (VALUES ($a), ($b)) names(v)"
     ids = [session.vector(name).vector_id for name in ("east", "north-east")]
     calls.clear()

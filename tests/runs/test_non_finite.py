@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from transformers import AutoModelForCausalLM
 
 from steercache.cache.compact import compact_run
-from steercache.cache.handle import Cache, open_cache
+from steercache.cache.handle import CacheFolder, open_cache
 from steercache.cache.rebuild import rebuild_index
 from steercache.cache.status import cache_status
 from steercache.cache.verify import verify_root
@@ -69,7 +69,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[SmallTrace, Path, B
     return trace, folder / "root", result, notes
 
 
-def by_hand(cache: Cache) -> dict[tuple[int, int], int]:
+def by_hand(cache: CacheFolder) -> dict[tuple[int, int], int]:
     """(shard, layer) -> rows with a value that is not finite, read back from the files."""
     source = cache.source(cache.resolve_run("small"))
     found = {}
@@ -163,7 +163,7 @@ def test_a_wider_dtype_holds_the_same_rows(tmp_path: Path) -> None:
     assert all(r.non_finite == () for r in _records(open_cache(tmp_path / "root")))
 
 
-def _records(cache: Cache) -> list[ShardRecord]:
+def _records(cache: CacheFolder) -> list[ShardRecord]:
     folder = cache.run_paths(cache.resolve_run("small")).shards("g0001")
     return [shard_record_from_json(json.loads(path.read_text()), str(path)) for path in sorted(folder.glob("*.json"))]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from steercache.cache.handle import Cache, open_cache
+from steercache.cache.handle import CacheFolder, open_cache
 from steercache.core.errors import UsageError
 from tests.kernels import another_cpu, without_onednn
 from tests.tiny import write_tiny_model
@@ -27,7 +27,7 @@ def trace(tmp_path: Path) -> SmallTrace:
 
 
 @pytest.fixture
-def begun(trace: SmallTrace, tmp_path: Path) -> tuple[SmallTrace, Path, Cache, str]:
+def begun(trace: SmallTrace, tmp_path: Path) -> tuple[SmallTrace, Path, CacheFolder, str]:
     """A run that lacks one shard."""
     root = tmp_path / "root"
     trace.build(root)
@@ -37,7 +37,7 @@ def begun(trace: SmallTrace, tmp_path: Path) -> tuple[SmallTrace, Path, Cache, s
     return trace, root, cache, run_id
 
 
-def edit_numerics(cache: Cache, run_id: str, **changes: Any) -> None:
+def edit_numerics(cache: CacheFolder, run_id: str, **changes: Any) -> None:
     """Write numerics into `run.json`; None takes a name out."""
     path = cache.run_paths(run_id).document
     document = json.loads(path.read_bytes())
@@ -46,7 +46,7 @@ def edit_numerics(cache: Cache, run_id: str, **changes: Any) -> None:
 
 
 def test_other_kernels_are_refused_on_resume_whatever_the_cpu_is_called(
-    begun: tuple[SmallTrace, Path, Cache, str],
+    begun: tuple[SmallTrace, Path, CacheFolder, str],
 ) -> None:
     trace, root, cache, run_id = begun
     with without_onednn():
@@ -58,7 +58,9 @@ def test_other_kernels_are_refused_on_resume_whatever_the_cpu_is_called(
 
 
 @pytest.mark.slow
-def test_a_process_on_another_cpu_of_the_same_name_cannot_go_on(begun: tuple[SmallTrace, Path, Cache, str]) -> None:
+def test_a_process_on_another_cpu_of_the_same_name_cannot_go_on(
+    begun: tuple[SmallTrace, Path, CacheFolder, str],
+) -> None:
     trace, root, _, _ = begun
     command = [
         sys.executable,
@@ -78,7 +80,7 @@ def test_a_process_on_another_cpu_of_the_same_name_cannot_go_on(begun: tuple[Sma
 
 
 def test_a_worker_on_another_cpu_is_refused(
-    begun: tuple[SmallTrace, Path, Cache, str], monkeypatch: pytest.MonkeyPatch
+    begun: tuple[SmallTrace, Path, CacheFolder, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trace, root, _, _ = begun
     for name, value in another_cpu().items():
@@ -89,7 +91,7 @@ def test_a_worker_on_another_cpu_is_refused(
 
 
 def test_a_run_from_before_the_probe_is_taken_up_and_stays_as_it_is(
-    begun: tuple[SmallTrace, Path, Cache, str],
+    begun: tuple[SmallTrace, Path, CacheFolder, str],
 ) -> None:
     trace, root, cache, run_id = begun
     edit_numerics(cache, run_id, probe=None)

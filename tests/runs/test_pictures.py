@@ -9,7 +9,7 @@ import torch
 
 import steercache
 from steercache.cache.commit import RunWriter
-from steercache.cache.handle import Cache, open_cache
+from steercache.cache.handle import CacheFolder, open_cache
 from steercache.cache.source import RunSource
 from steercache.cache.verify import verify_run
 from steercache.core.errors import DamagedError, UsageError
@@ -36,11 +36,11 @@ def load(folder: Path, dtype: str = "float32") -> LoadedModel:
     return load_model(manifest_of(folder / "model"), cache_dir=folder / "models", device="cpu", dtype=dtype)
 
 
-def newest(cache: Cache) -> RunSource:
+def newest(cache: CacheFolder) -> RunSource:
     return cache.source(cache.documents()[0].run_id)
 
 
-def ask(cache: Cache, sql: str) -> list[tuple[Any, ...]]:
+def ask(cache: CacheFolder, sql: str) -> list[tuple[Any, ...]]:
     with cache.connection() as connection:
         return list(connection.execute(sql).fetchall())
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import steercache
-from steercache.cache.handle import Cache, open_cache
+from steercache.cache.handle import CacheFolder, open_cache
 from steercache.cache.verify import verify_run
 from steercache.fit.shift import mean_shift
 from tests.cache.contents import files_of, tables_of
@@ -31,12 +31,12 @@ def caches(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return {"whole": whole, "pooled": trace.cache(folder / "pooled"), "trace": trace, "folder": folder}
 
 
-def ask(cache: Cache, sql: str) -> list[tuple[Any, ...]]:
+def ask(cache: CacheFolder, sql: str) -> list[tuple[Any, ...]]:
     with cache.connection() as connection:
         return list(connection.execute(sql).fetchall())
 
 
-def means_by_hand(cache: Cache, site: str, layer: int) -> dict[tuple[int, str], np.ndarray]:
+def means_by_hand(cache: CacheFolder, site: str, layer: int) -> dict[tuple[int, str], np.ndarray]:
     """(sample, kind) -> mean over its tokens beyond position 0, from a run that kept every row."""
     source = cache.source(cache.resolve_run("pictures"))
     found: dict[tuple[int, str], list[np.ndarray]] = {}
@@ -47,7 +47,7 @@ def means_by_hand(cache: Cache, site: str, layer: int) -> dict[tuple[int, str], 
 
 
 def test_every_pooled_row_is_the_mean_over_the_tokens_of_its_kind_without_position_0(caches: dict[str, Any]) -> None:
-    pooled: Cache = caches["pooled"]
+    pooled: CacheFolder = caches["pooled"]
     source = pooled.source(pooled.resolve_run("pictures"))
     assert source.document.layout.dtype == "float32"
     rows = ask(pooled, "select sample_idx, kind, row_idx from tokens where row_idx is not null order by row_idx")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import steercache
-from steercache.cache.handle import Cache, open_cache
+from steercache.cache.handle import CacheFolder, open_cache
 from steercache.cache.verify import verify_run
 from steercache.core.errors import QueryError, UsageError
 from steercache.core.examples import EncodedSample
@@ -30,13 +30,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {family: tmp_path_factory.mktemp(family) for family in MAKERS}
 
 
-def tokens_of(cache: Cache) -> Tokens:
+def tokens_of(cache: CacheFolder) -> Tokens:
     with cache.connection() as connection:
         rows = connection.execute("select sample_idx, position, token_id, row_idx from tokens").fetchall()
     return {(sample, position): (token, row) for sample, position, token, row in rows}
 
 
-def shards_of(cache: Cache) -> list[range]:
+def shards_of(cache: CacheFolder) -> list[range]:
     """Samples of each shard."""
     document = cache.run_document(cache.resolve_run("pictures"))
     return [range(s.first_sample, s.first_sample + s.n_samples) for s in document.shards]

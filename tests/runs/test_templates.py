@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from steercache.cache.handle import Cache, open_cache
+from steercache.cache.handle import CacheFolder, open_cache
 from steercache.core.errors import ManifestError
 from steercache.core.examples import Example, ImageRef
 from steercache.queries.session import open_session
@@ -53,7 +53,7 @@ def write_trace(
     return small
 
 
-def planned(trace: SmallTrace, root: Path, **fields: Any) -> tuple[Cache, Plan, Any]:
+def planned(trace: SmallTrace, root: Path, **fields: Any) -> tuple[CacheFolder, Plan, Any]:
     prepared = prepare_trace(trace.manifest, cache_root=root, device="cpu", **fields)
     cache = open_cache(root, create=True)
     return cache, plan_run(prepared.job, cache=cache), prepared

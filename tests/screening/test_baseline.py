@@ -10,7 +10,7 @@ from steercache.cells.model import find_model
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session
 from steercache.screening.job import screen_task, tasks_of_sweep
-from steercache.screening.predict import GradientsWanted
+from steercache.screening.predict import GradientSource
 from tests.sweeps.small_sweep import small_grid, small_job
 from tests.world import World
 
@@ -23,11 +23,11 @@ def half(world: World) -> LoadedModel:
     return find_model("tiny", root).load(root, dtype="bfloat16")
 
 
-def wanted(loaded: LoadedModel, *, load: bool = True) -> GradientsWanted:
+def wanted(loaded: LoadedModel, *, load: bool = True) -> GradientSource:
     def no_model() -> LoadedModel:
         raise AssertionError("the model was asked for")
 
-    return GradientsWanted(bundle=loaded.bundle, load=(lambda: loaded) if load else no_model, device="cpu")
+    return GradientSource(bundle=loaded.bundle, load=(lambda: loaded) if load else no_model, device="cpu")
 
 
 @pytest.mark.parametrize("form", ["number", "letter"])

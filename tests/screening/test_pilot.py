@@ -10,7 +10,7 @@ from steercache.answers.row_norms import with_target_norms
 from steercache.core.errors import UsageError
 from steercache.manifests.sweep import Race
 from steercache.queries.session import Session
-from steercache.screening.job import bent_by_pilot, screen_task, screening_for_grid, tasks_of_sweep
+from steercache.screening.job import corrected_by_pilot, screen_task, screening_for_grid, tasks_of_sweep
 from steercache.screening.pilot import ScreenFirst, pilot_size, run_pilot
 from steercache.screening.predict import (
     best_predicted,
@@ -86,7 +86,7 @@ def test_a_screened_sweep_is_bent_as_its_settings_are(own_session: Session, worl
         job = small_job(own_session, world.loaded, tmp_path, **changes)
         (task,), asked_for = tasks_of_sweep(job), wanted(world.loaded)
         straight = screen_task(own_session, task, asked_for)
-        found = bent_by_pilot(job, job.tasks[0], straight, asked_for, n=N_PILOT)
+        found = corrected_by_pilot(job, job.tasks[0], straight, asked_for, n=N_PILOT)
         assert found.pilot is not None
         ready = with_target_norms(job, job.tasks[0], load=lambda: world.loaded)
         expected = predict_settings(found.gradients, ready.grid.cells, bends=found.pilot.bends)
@@ -99,7 +99,7 @@ def test_a_screened_sweep_is_bent_as_its_settings_are(own_session: Session, worl
             assert (row.shift, row.accuracy) == pytest.approx((one.shift, one.accuracy), abs=1e-6)
             assert (row.helped, row.hurt) == (one.helped, one.hurt)
         assert not np.allclose(found.grid.shift, straight.grid.shift, atol=1e-3)
-        assert bent_by_pilot(job, job.tasks[0], straight, asked_for, n=1) is straight
+        assert corrected_by_pilot(job, job.tasks[0], straight, asked_for, n=1) is straight
 
 
 def test_a_grid_screens_after_its_pilot_and_races_go_by_right_answers(

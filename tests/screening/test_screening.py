@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steercache.cells.arms import Arm, Setting, settings_of
+from steercache.cells.arms import Arm, ArmCell, settings_of
 from steercache.core.errors import UsageError
 from steercache.core.vectors import SteeringVector
 from steercache.queries.session import Session, open_session
-from steercache.screening.gradient_plan import GradientWish
+from steercache.screening.gradient_plan import GradientRequest
 from steercache.screening.gradient_store import StoredGradients
 from steercache.screening.job import (
     effects_of_best,
@@ -53,7 +53,7 @@ def vectors() -> tuple[SteeringVector, ...]:
     return tuple(vector(rng.standard_normal((6, 96)).astype(np.float32), name=name) for name in ("one", "two", "three"))
 
 
-def settings(world: World, vectors: tuple[SteeringVector, ...], **changes: Any) -> list[Setting]:
+def settings(world: World, vectors: tuple[SteeringVector, ...], **changes: Any) -> list[ArmCell]:
     asked = options(**({"layers": LAYERS, "alphas": ALPHAS, "targets": ("image", "text")} | changes))
     return [s for v in vectors for s in settings_of(Arm(name=v.name, role="vector", vector=v), world.loaded, asked)]
 
@@ -68,7 +68,7 @@ def margins_by_hand(gradients: StoredGradients, target: str, layer: int, delta_d
     return found
 
 
-def capped(gradients: StoredGradients, setting: Setting) -> Array:
+def capped(gradients: StoredGradients, setting: ArmCell) -> Array:
     """What is added, brought to half the median norm where it is longer."""
     delta_d = setting.delta(96)
     norms = gradients.row_norms[str(setting.cell.target)][LAYERS.index(setting.cell.layer or 0)]
@@ -201,7 +201,7 @@ def test_weak_steering_moves_the_answers_of_a_grid_as_predicted(
 
 def test_gradients_are_recorded_once_and_then_no_model_is_loaded(own_session: Session, world: World) -> None:
     asked = questions(world.loaded.bundle)
-    wish = GradientWish(benchmark="scenes", layers=(2,), targets=("text",))
+    wish = GradientRequest(benchmark="scenes", layers=(2,), targets=("text",))
     seen: list[tuple[int, int | None]] = []
     first = ensure_gradients(
         own_session, asked, wish, wanted(world.loaded), progress=lambda label, done, total: seen.append((done, total))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steercache.core.errors import UsageError
-from steercache.stats.evidence import forbidden_lead, open_bets, read_on
+from steercache.stats.evidence import forbidden_lead, read_on, start_lead_bets
 from steercache.stats.racing import RaceResult, race
 
 Right = npt.NDArray[np.bool_]
@@ -26,7 +26,7 @@ def _kept(right: Right, result: RaceResult) -> bool:
 
 
 def _all_evidence(x: npt.NDArray[np.int_], *, start: int, n_samples: int, lead: int) -> npt.NDArray[np.float64]:
-    bets = open_bets(x[:, :start], n_samples=n_samples, lead=lead)
+    bets = start_lead_bets(x[:, :start], n_samples=n_samples, lead=lead)
     return read_on(bets, np.arange(len(x)), x[:, start:])
 
 
@@ -80,7 +80,7 @@ def test_evidence_read_in_blocks_equals_evidence_read_at_once(seed: int, start: 
     rng = np.random.default_rng(seed)
     x = rng.integers(-1, 2, size=(3, 40))
     whole = _all_evidence(x, start=start, n_samples=60, lead=lead)
-    bets = open_bets(x[:, :start], n_samples=60, lead=lead)
+    bets = start_lead_bets(x[:, :start], n_samples=60, lead=lead)
     cuts = sorted({start, *rng.integers(start, 41, size=3).tolist(), 40})
     parts = [read_on(bets, np.arange(3), x[:, a:b]) for a, b in itertools.pairwise(cuts)]
     np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, rtol=1e-9, atol=1e-9)

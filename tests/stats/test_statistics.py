@@ -15,7 +15,7 @@ from steercache.core.errors import UsageError
 from steercache.stats.arrays import sum_by_group
 from steercache.stats.choice import choose_cell, selection_bias
 from steercache.stats.clusters import clustering
-from steercache.stats.evidence import open_bets, read_on
+from steercache.stats.evidence import read_on, start_lead_bets
 from steercache.stats.family import letter_shift, max_t
 from steercache.stats.paired import (
     holm,
@@ -205,7 +205,7 @@ def test_the_rank_among_controls_never_claims_more_than_their_number_allows() ->
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_every_statistic_refuses_what_is_not_finite(bad: float) -> None:
     row, groups = [0.0, 1.0, bad], ["a", "b", "c"]
-    one_cell = open_bets(np.zeros((1, 1)), n_samples=9, lead=1)
+    one_cell = start_lead_bets(np.zeros((1, 1)), n_samples=9, lead=1)
     refused = [
         lambda: rank_p(bad, [0.0, 1.0]),
         lambda: rank_p(1.0, [0.0, bad]),
@@ -220,7 +220,7 @@ def test_every_statistic_refuses_what_is_not_finite(bad: float) -> None:
         lambda: choose_cell([[0, 1, 1], [1, 1, 1]], [1.0, bad]),
         lambda: selection_bias([row], [0, 0, 0], groups, alphas=[1.0]),
         lambda: selection_bias([[0, 1, 1]], row, groups, alphas=[1.0]),
-        lambda: open_bets([row], n_samples=9, lead=1),
+        lambda: start_lead_bets([row], n_samples=9, lead=1),
         lambda: read_on(one_cell, np.array([0]), [row]),
         lambda: race(2, 3, lambda cells, samples: np.array([row, row])[:, samples], first=0),
         lambda: smallest_effect(10, discordant=bad),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import linregress, norm
 
 from steercache.core.errors import UsageError
-from steercache.steering.bend import bent, fit_bend, likely_right, pilot_places
+from steercache.steering.bend import bent, fit_margin_curve, likely_right, pilot_places
 
 STEPS = np.array([0.05, 0.1, 0.2, 0.3, 0.5])
 
@@ -18,10 +18,10 @@ def test_the_law_is_found_again_from_two_strengths_and_holds_at_the_others() -> 
     offset = -3 * STEPS**2 + 2 * STEPS**3
     lines = STEPS[:, None] * per_step
     moved = slope[:, None] * lines + offset[:, None]
-    bend = fit_bend(STEPS[[4, 2]], lines[[4, 2], :16], moved[[4, 2], :16])
+    bend = fit_margin_curve(STEPS[[4, 2]], lines[[4, 2], :16], moved[[4, 2], :16])
     np.testing.assert_allclose(bent(bend, STEPS, lines), moved, atol=1e-12)
     np.testing.assert_allclose(bend.spread_at(STEPS), 0, atol=1e-12)
-    one = fit_bend(STEPS[[4]], lines[[4]], moved[[4]])
+    one = fit_margin_curve(STEPS[[4]], lines[[4]], moved[[4]])
     np.testing.assert_allclose(bent(one, STEPS[[4]], lines[[4]]), moved[[4]], atol=1e-12)
     assert one.offset[1] == one.slope[1] == 0
 
@@ -30,7 +30,7 @@ def test_the_law_is_found_again_from_two_strengths_and_holds_at_the_others() -> 
 def test_where_lines_are_right_nothing_bends(seed: int) -> None:
     rng = np.random.default_rng(seed)
     lines = STEPS[:, None] * rng.normal(size=20)
-    bend = fit_bend(STEPS[[2, 4]], lines[[2, 4], :8], lines[[2, 4], :8])
+    bend = fit_margin_curve(STEPS[[2, 4]], lines[[2, 4], :8], lines[[2, 4], :8])
     np.testing.assert_allclose(bent(bend, STEPS, lines), lines, atol=1e-9)
 
 
@@ -38,7 +38,7 @@ def test_slope_and_offset_are_those_of_a_regression_and_the_spread_is_what_it_le
     rng = np.random.default_rng(1)
     lines = rng.normal(size=(1, 50))
     moved = 0.4 * lines - 1 + 0.3 * rng.normal(size=lines.shape)
-    bend = fit_bend([0.5], lines, moved)
+    bend = fit_margin_curve([0.5], lines, moved)
     found = linregress(lines[0], moved[0])
     assert bend.slope_at(0.5) == pytest.approx(found.slope)
     assert bend.offset_at(0.5) == pytest.approx(found.intercept)
@@ -48,9 +48,9 @@ def test_slope_and_offset_are_those_of_a_regression_and_the_spread_is_what_it_le
 
 def test_a_gradient_never_says_the_contrary_far_out() -> None:
     lines = np.random.default_rng(2).normal(size=(1, 30))
-    assert fit_bend([0.5], lines, -lines).slope_at([0.1, 0.5, 2.0]).tolist() == pytest.approx([0.96, 0, 0])
-    assert fit_bend([0.5], lines, 3 * lines).slope_at(0.5) == 1
-    same = fit_bend([0.5], np.zeros((1, 5)), np.full((1, 5), -2.0))  # lines that say nothing have no slope
+    assert fit_margin_curve([0.5], lines, -lines).slope_at([0.1, 0.5, 2.0]).tolist() == pytest.approx([0.96, 0, 0])
+    assert fit_margin_curve([0.5], lines, 3 * lines).slope_at(0.5) == 1
+    same = fit_margin_curve([0.5], np.zeros((1, 5)), np.full((1, 5), -2.0))  # lines that say nothing have no slope
     assert bent(same, [0.5], np.zeros((1, 5))).tolist() == [[-2.0] * 5]
 
 
@@ -61,7 +61,7 @@ def test_the_mean_over_all_questions_takes_their_lines_into_account() -> None:
     for _ in range(200):
         lines = 2 * rng.normal(size=(1, 256))
         moved = 0.5 * lines - 0.5 + 0.3 * rng.normal(size=lines.shape)
-        predicted = bent(fit_bend([0.5], lines[:, :16], moved[:, :16]), [0.5], lines)
+        predicted = bent(fit_margin_curve([0.5], lines[:, :16], moved[:, :16]), [0.5], lines)
         errors.append([predicted.mean() - moved.mean(), moved[:, :16].mean() - moved.mean()])
     with_lines, without = np.abs(errors).mean(axis=0)
     assert with_lines < 0.5 * without
@@ -83,6 +83,6 @@ def test_a_pilot_runs_the_largest_strength_within_trust_and_one_well_below() -> 
 @pytest.mark.parametrize("steps", [[], [0.5, 0.5], [0.0, 0.5]])
 def test_a_pilot_that_says_nothing_is_refused(steps: list[float]) -> None:
     with pytest.raises(UsageError, match="says nothing"):
-        fit_bend(steps, np.ones((len(steps), 4)), np.ones((len(steps), 4)))
+        fit_margin_curve(steps, np.ones((len(steps), 4)), np.ones((len(steps), 4)))
     with pytest.raises(UsageError, match="over 1 questions"):
-        fit_bend([0.5], [[1.0]], [[1.0]])
+        fit_margin_curve([0.5], [[1.0]], [[1.0]])

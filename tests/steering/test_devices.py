@@ -24,7 +24,7 @@ from steercache.steering.gradient import margin_gradients
 from steercache.steering.recompute import recompute
 from steercache.steering.replay import replay
 from steercache.steering.row_norms import row_norms
-from steercache.steering.screen import Screen, predict, sample_shifts
+from steercache.steering.screen import GradientScreen, predict, sample_shifts
 from steercache.trace.batches import PaddedBatch
 from steercache.trace.capture import model_inputs
 from tests.steering.small import IMAGE, N_LAYERS, WIDTH, directions, padded_batch, small_model
@@ -122,7 +122,7 @@ def test_another_default_device_changes_no_replay(family: str, lengths: tuple[in
 def test_another_default_device_changes_no_prediction() -> None:
     rng = np.random.default_rng(0)
     gradient_nkd = rng.normal(size=(5, 3, WIDTH)).astype(np.float32)
-    screen = Screen(
+    screen = GradientScreen(
         layers=(0,),
         gradient_of=lambda layer: gradient_nkd,
         margins=rng.normal(size=(5, 3)).astype(np.float32),

@@ -12,7 +12,7 @@ from steercache.core.vectors import SteeringVector
 from steercache.models.spec import LoadedModel
 from steercache.steering.branch import BranchOptions, branch
 from steercache.steering.cells import NOT_FINITE, BranchCell
-from steercache.steering.generate import Setting, generate_side_by_side
+from steercache.steering.generate import SteeringSetting, generate_side_by_side
 from tests.steering.small import WIDTH, directions, padded_batch, small_model
 
 PROMPTS = ("w7 w31 w8 w44", "w12 w60")
@@ -37,7 +37,7 @@ def worded_model(dtype: torch.dtype = torch.float32) -> LoadedModel:
 
 def texts(loaded: LoadedModel, *, scale: float = 2.0) -> list[tuple[str, ...]]:
     v = SteeringVector(name="v", method="m", concept=None, site="resid_post", layers=(1,), values=directions(1))
-    settings = [Setting(layer=1, alpha=alpha) for alpha in (0.0, scale)]
+    settings = [SteeringSetting(layer=1, alpha=alpha) for alpha in (0.0, scale)]
     found = generate_side_by_side(loaded, v, PROMPTS, settings=settings, max_new_tokens=8)
     return [tuple(c.text for c in one.continuations) for one in found]
 
@@ -70,7 +70,7 @@ def test_a_text_whose_forward_pass_is_not_finite_says_so() -> None:
     loaded = worded_model()
     values = np.full((1, WIDTH), 3e38, dtype=np.float32)
     v = SteeringVector(name="v", method="m", concept=None, site="resid_post", layers=(1,), values=values)
-    settings = [Setting(layer=1, alpha=alpha) for alpha in (0.0, 1.0, 1e-38)]
+    settings = [SteeringSetting(layer=1, alpha=alpha) for alpha in (0.0, 1.0, 1e-38)]
     found = generate_side_by_side(loaded, v, PROMPTS, settings=settings, max_new_tokens=3)
     assert [[c.error for c in one.continuations] for one in found] == [[None, NOT_FINITE, None]] * 2
 
@@ -83,6 +83,6 @@ def test_one_prompt_that_overflows_leaves_the_other_alone() -> None:
     def on_w12(ids_bt: torch.Tensor) -> torch.Tensor:
         return ids_bt == 12
 
-    setting = Setting(layer=1, alpha=1.0, target=on_w12)
+    setting = SteeringSetting(layer=1, alpha=1.0, target=on_w12)
     found = generate_side_by_side(loaded, v, PROMPTS, settings=[setting], max_new_tokens=3)
     assert [one.continuations[0].error for one in found] == [None, NOT_FINITE]

@@ -16,7 +16,7 @@ from steercache.core.vectors import SteeringVector
 from steercache.models.load import load_model
 from steercache.models.spec import LoadedModel
 from steercache.steering.effect_inputs import prompt_inputs
-from steercache.steering.generate import Setting, generate_side_by_side
+from steercache.steering.generate import SteeringSetting, generate_side_by_side
 from steercache.steering.prompts import encode_prompts
 from steercache.trace.encode import encode_example
 from tests.models.tiny import manifest_of, write_tiny
@@ -89,7 +89,7 @@ def test_what_generate_reads_is_what_a_trace_reads(models: dict[str, LoadedModel
     )
     handle = loaded.model.get_input_embeddings().register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     try:
-        generate_side_by_side(loaded, vector, prompts, settings=[Setting(layer=1, alpha=0.5)], max_new_tokens=3)
+        generate_side_by_side(loaded, vector, prompts, settings=[SteeringSetting(layer=1, alpha=0.5)], max_new_tokens=3)
     finally:
         handle.remove()
     expected = [traced(loaded, prompt, chat=False) for prompt in prompts]

@@ -13,7 +13,7 @@ from steercache.steering.branch import BranchOptions, branch
 from steercache.steering.cells import BranchCell
 from steercache.steering.gradient import margin_gradients
 from steercache.steering.screen import (
-    Screen,
+    GradientScreen,
     answer_margins,
     each_layer_shifts,
     margins_after,
@@ -29,7 +29,7 @@ Array = np.ndarray[Any, Any]
 
 def made_up(
     seed: int, *, n: int = 7, k: int = 4, d: int = 6, layers: tuple[int, ...] = (3, 5)
-) -> tuple[Screen, Array, Array]:
+) -> tuple[GradientScreen, Array, Array]:
     """A screen over log probabilities (n, k) with gradients (l, n, k, d) of our own; some options are missing."""
     rng = np.random.default_rng(seed)
     log_p, gradient = rng.normal(size=(n, k)), rng.normal(size=(len(layers), n, k, d))
@@ -42,7 +42,7 @@ def made_up(
             moved[:, i, j] = gradient[:, i, j] - gradient[:, i, others].mean(axis=1)
         log_p[i, count:] = -np.inf
     moved32 = moved.astype(np.float32)
-    screen = Screen(
+    screen = GradientScreen(
         layers=layers,
         gradient_of=lambda layer: moved32[layers.index(layer)],
         margins=margins.astype(np.float32),
@@ -128,9 +128,9 @@ def test_wrong_shapes_and_questions_without_a_wrong_answer_are_refused() -> None
         null_ranks(screen, ones * 0, ones)
     fields = {"layers": (0,), "gradient_of": lambda layer: np.zeros((1, 2, 6), np.float32)}
     with pytest.raises(UsageError, match="right option"):
-        Screen(**fields, margins=np.array([[0.5, np.nan]], np.float32), right=np.array([1]))  # type: ignore[arg-type]
+        GradientScreen(**fields, margins=np.array([[0.5, np.nan]], np.float32), right=np.array([1]))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="at least two options"):
-        Screen(**fields, margins=np.array([[0.5, np.nan]], np.float32), right=np.array([0]))  # type: ignore[arg-type]
+        GradientScreen(**fields, margins=np.array([[0.5, np.nan]], np.float32), right=np.array([0]))  # type: ignore[arg-type]
 
 
 def test_predicted_shifts_rank_cells_as_their_exact_shifts_do() -> None:
@@ -139,7 +139,7 @@ def test_predicted_shifts_rank_cells_as_their_exact_shifts_do() -> None:
     options, right = [[20, 30, 40]] * 8, np.arange(8) % 3
     layers = (0, 1, 2)
     found = margin_gradients(loaded, batch, options, layers=layers, targets={"image": "image"})
-    screen = Screen(
+    screen = GradientScreen(
         layers=layers,
         gradient_of=lambda layer: found.values[layers.index(layer), :, 0],
         margins=found.margins,
@@ -178,7 +178,7 @@ def test_ten_thousand_vectors_at_sixteen_layers_over_five_hundred_samples_fit_in
     rng = np.random.default_rng(0)
     gradient = rng.normal(size=(500, 2, WIDTH)).astype(np.float32)
     margins = rng.normal(size=(500, 1)).astype(np.float32) * np.array([[1, -1]], np.float32)
-    screen = Screen(
+    screen = GradientScreen(
         layers=tuple(range(16)), gradient_of=lambda layer: gradient, margins=margins, right=np.zeros(500, np.int64)
     )
     assert mean_shifts(screen, rng.normal(size=(10_000, WIDTH)).astype(np.float32)).shape == (16, 10_000)
@@ -188,7 +188,7 @@ def test_predicted_ranks_of_what_overflowed_are_refused() -> None:
     screen, _, _ = made_up(3)
     rng = np.random.default_rng(0)
     vectors, nulls = (rng.normal(size=(n, 6)).astype(np.float32) for n in (2, 9))
-    overflowed = Screen(
+    overflowed = GradientScreen(
         layers=screen.layers,
         gradient_of=lambda layer: screen.gradient_of(layer) + np.float32(np.inf),
         margins=screen.margins,

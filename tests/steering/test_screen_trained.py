@@ -16,7 +16,7 @@ from steercache.steering.branch import BranchOptions, branch_from
 from steercache.steering.cells import BranchCell
 from steercache.steering.gradient import margin_gradients
 from steercache.steering.prefill import run_prefill
-from steercache.steering.screen import Screen, answer_margins, predict
+from steercache.steering.screen import GradientScreen, answer_margins, predict
 from steercache.trace.batches import PaddedBatch
 from steercache.zoo.evaluate import held_out, put
 from steercache.zoo.shelf import build
@@ -68,7 +68,7 @@ def test_predicted_shifts_rank_cells_as_exact_ones_do_while_strengths_are_weak(t
     assert prefill.obstacle is None
     image = batch.input_ids == tiny.config.image_token_id
     found = margin_gradients(tiny, batch, options, layers=LAYERS, targets={"image": "image"})
-    screen = Screen(
+    screen = GradientScreen(
         layers=LAYERS,
         gradient_of=lambda layer: found.values[LAYERS.index(layer), :, 0],
         margins=found.margins,

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from steercache import zoo
 from steercache.answers import store as run_store
 from steercache.benchmarks.task import pick_rows
-from steercache.cells.arms import Setting
+from steercache.cells.arms import ArmCell
 from steercache.cells.model import find_model
 from steercache.cells.sweep import SweepJob, TaskQuestions
 from steercache.core.errors import BudgetError, UsageError
@@ -24,8 +24,8 @@ from steercache.data import scenes
 from steercache.data.benchmarks import open_benchmark
 from steercache.manifests.sweep import Race
 from steercache.queries.session import Session
-from steercache.screening.pilot import Picked, ScreenFirst
-from steercache.sweeps.evaluation.ledger import read_looks
+from steercache.screening.pilot import ScreenedCells, ScreenFirst
+from steercache.sweeps.evaluation.ledger import read_entries
 from steercache.sweeps.evaluation.run import evaluate
 from steercache.sweeps.grid import race as grid_race
 from steercache.sweeps.grid.run import GridOptions, run_grid
@@ -207,7 +207,7 @@ def test_several_tasks_are_several_tables_and_one_look_each(own_session: Session
     tasks = [COUNT, {"benchmark": "scenes", "task": "Relation", "form": "word"}]
     found = small_grid(own_session, world.loaded, tmp_path, tasks=tasks, layers=[3], n=6)
     assert [task.name for task in found.tasks] == ["scenes Count", "scenes Relation"]
-    assert [(look.task, look.subject) for look in read_looks(own_session.cache.root)] == [
+    assert [(look.task, look.subject) for look in read_entries(own_session.cache.root)] == [
         ("Count", found.tasks[0].sweep_id),
         ("Relation", found.tasks[1].sweep_id),
     ]
@@ -215,9 +215,9 @@ def test_several_tasks_are_several_tables_and_one_look_each(own_session: Session
     adjusted = [choice.p_holm for task in found.tasks for choice in task.choices]
     assert sorted(adjusted) == pytest.approx(sorted([min(1.0, 2 * min(p)), max(min(1.0, 2 * min(p)), max(p))]))
     small_grid(own_session, world.loaded, tmp_path, tasks=tasks, layers=[3], n=6)
-    assert len(read_looks(own_session.cache.root)) == 2  # the same table read twice is one look
+    assert len(read_entries(own_session.cache.root)) == 2  # the same table read twice is one look
     small_grid(own_session, world.loaded, tmp_path, tasks=tasks, layers=[1], n=6, splits=["search"])
-    assert len(read_looks(own_session.cache.root)) == 2
+    assert len(read_entries(own_session.cache.root)) == 2
 
 
 @pytest.mark.parametrize("rules", [None, Race(tolerance=0.2)], ids=["exact", "raced"])
@@ -342,11 +342,11 @@ def test_a_screening_decides_which_cells_are_run_and_where_a_race_begins(
         return whole_race(*args, **asked)
 
     monkeypatch.setattr(grid_race, "race", race)
-    wanted: dict[str, Sequence[Setting]] = {}
+    wanted: dict[str, Sequence[ArmCell]] = {}
 
-    def screening(job: SweepJob, task: TaskQuestions, first: ScreenFirst) -> Picked:
+    def screening(job: SweepJob, task: TaskQuestions, first: ScreenFirst) -> ScreenedCells:
         wanted.update({arm: some[::-1][: 2 * first.k : 2] for arm, some in job.grid.settings.items()})
-        return Picked(settings=wanted)
+        return ScreenedCells(settings=wanted)
 
     job = small_job(own_session, world.loaded, tmp_path, vectors=["counting", "entity"])
     options = GridOptions(race=rules, screen_first=ScreenFirst(k=3))

@@ -10,9 +10,9 @@ from steercache.answers.damage import damage_of, neutral_inputs
 from steercache.cells.sweep import SweepJob, TaskQuestions
 from steercache.manifests.sweep import Race
 from steercache.queries.session import Session
-from steercache.screening.pilot import Picked, ScreenFirst
+from steercache.screening.pilot import ScreenedCells, ScreenFirst
 from steercache.steering.cells import BranchCell
-from steercache.sweeps.evaluation.ledger import read_looks
+from steercache.sweeps.evaluation.ledger import read_entries
 from steercache.sweeps.grid.run import GridOptions, run_grid
 from steercache.sweeps.grid.table import GridChoice
 from tests.sweeps.small_run import vector
@@ -63,7 +63,7 @@ def test_nulls_take_their_best_cells_of_the_same_grid(own_session: Session, worl
     assert sorted(null.kind for null in choice.nulls.nulls) == ["covariance"] * 2 + ["random"] * 2
     assert choice.nulls.gain == choice.search.gain.estimate
     assert choice.nulls.p == (1 + sum(gain >= choice.nulls.gain for gain in by_hand.values())) / 5
-    assert not read_looks(own_session.cache.root)  # nulls are searched where the vector was
+    assert not read_entries(own_session.cache.root)  # nulls are searched where the vector was
 
 
 def test_nulls_change_nothing_of_the_grid_and_are_not_asked_twice(
@@ -106,9 +106,9 @@ def test_nulls_are_screened_as_the_vector_was(
 ) -> None:
     screened: list[str] = []
 
-    def screening(job: SweepJob, task: TaskQuestions, first: ScreenFirst) -> Picked:
+    def screening(job: SweepJob, task: TaskQuestions, first: ScreenFirst) -> ScreenedCells:
         screened.extend(job.grid.settings)
-        return Picked(settings={name: some[first.k + 1 : 1 : -1] for name, some in job.grid.settings.items()})
+        return ScreenedCells(settings={name: some[first.k + 1 : 1 : -1] for name, some in job.grid.settings.items()})
 
     options = GridOptions(race=rules, screen_first=ScreenFirst(k=3), nulls=2, null_kinds=("random",), damage=False)
     job = small_job(own_session, world.loaded, tmp_path, n=6, splits=["search"])

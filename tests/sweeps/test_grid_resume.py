@@ -15,7 +15,7 @@ from steercache.core.errors import BusyError
 from steercache.manifests.resolve import ResolvedSweep
 from steercache.manifests.sweep import Race
 from steercache.queries.session import Session, open_session
-from steercache.sweeps.evaluation.ledger import read_looks
+from steercache.sweeps.evaluation.ledger import read_entries
 from steercache.sweeps.grid.run import GridOptions, GridResult, run_grid
 from tests.cache.test_crash import duration_of, run_and_kill
 from tests.sweeps.small_sweep import stored_answers_of, write_sweep
@@ -115,7 +115,7 @@ def test_a_grid_killed_at_random_moments_and_resumed_equals_an_undisturbed_one(
         assert [n for n in files_of_sweep(root, found.sweep_id) if "answers" in n] == ["answers/00000.parquet"]
         answers = stored_answers_of(open_session(root), found.sweep_id)
         assert answers == stored_answers_of(open_session(undisturbed), found.sweep_id)
-        assert [look.subject for look in read_looks(root)] == [found.sweep_id]
+        assert [look.subject for look in read_entries(root)] == [found.sweep_id]
 
 
 def test_an_interrupt_costs_nothing_that_was_answered(own_session: Session, world: World, tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from steercache.benchmarks.task import Asked
-from steercache.cells.arms import Arm, Setting
+from steercache.benchmarks.task import EncodedQuestion
+from steercache.cells.arms import Arm, ArmCell
 from steercache.core.errors import UsageError
 from steercache.core.examples import Labels
 from steercache.core.trials import Answer, Cell
@@ -28,10 +28,12 @@ def cell(alpha: float) -> Cell:
     )
 
 
-def questions() -> list[Asked]:
+def questions() -> list[EncodedQuestion]:
     """Two questions about every picture."""
     return [
-        Asked(sample_id=f"s{i}", place=f"row {i}", split="search", labels=Labels(), group_id=f"g{i // 2}", encoded=None)
+        EncodedQuestion(
+            sample_id=f"s{i}", place=f"row {i}", split="search", labels=Labels(), group_id=f"g{i // 2}", encoded=None
+        )
         for i in range(N)
     ]
 
@@ -72,7 +74,7 @@ def test_gains_are_over_what_both_answered_and_cells_that_saw_less_get_no_family
         | answers_of(none, "f" + "-" * (N - 1))
     )
     arm = Arm(name="v", role="vector")
-    settings = [Setting(arm=arm, cell=c) for c in (none, full, part)]
+    settings = [ArmCell(arm=arm, cell=c) for c in (none, full, part)]
     rows = grid_rows(settings, base.cell_id, questions(), answers, dropped=frozenset({part.cell_id}))
     by_alpha = {row.cell.alpha: row for row in rows}
     assert [row.cell.alpha for row in rows] == [1.0, 3.0, 2.0]  # the dropped one last, however right it was
@@ -93,7 +95,7 @@ def test_the_family_p_of_a_strong_cell_is_small_and_of_noise_large() -> None:
     strong, answers = was | (np.arange(N) % 2 == 0), {}
     for alpha, right in [(0.0, was), (1.0, strong), *((float(a), rng.random(N) < 0.3) for a in range(2, 12))]:
         answers |= answers_of(cell(alpha), "".join("r" if r else "w" for r in right))
-    settings = [Setting(arm=Arm(name="v", role="vector"), cell=cell(float(a))) for a in range(1, 12)]
+    settings = [ArmCell(arm=Arm(name="v", role="vector"), cell=cell(float(a))) for a in range(1, 12)]
     rows = grid_rows(settings, base.cell_id, questions(), answers)
     p = {row.cell.alpha: row.p_family for row in rows}
     assert rows[0].cell.alpha == 1.0
@@ -111,7 +113,7 @@ def test_the_gain_of_choosing_is_of_the_questions_that_the_tables_gain_is_of() -
         if sample in broken:
             answers[cell_id, sample] = replace(one, correct=None, status="failed")
     asked = questions()
-    settings = [Setting(arm=Arm(name="v", role="vector"), cell=c) for c in (weak, strong)]
+    settings = [ArmCell(arm=Arm(name="v", role="vector"), cell=c) for c in (weak, strong)]
     bias = table.tested_bias(
         table.bias_of(settings, plain.cell_id, asked, answers, seed=0), strong.cell_id, plain.cell_id, asked, answers
     )

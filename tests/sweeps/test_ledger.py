@@ -12,7 +12,7 @@ import pytest
 
 from steercache.core.errors import BudgetError, DamagedError
 from steercache.core.ids import canonical_json
-from steercache.sweeps.evaluation.ledger import FILE_NAME, Look, count_looks, read_looks, record_look
+from steercache.sweeps.evaluation.ledger import FILE_NAME, LedgerEntry, count_looks, read_entries, record_look
 from steercache.sweeps.evaluation.ledger_file import TORN
 
 
@@ -31,8 +31,8 @@ def test_every_look_is_counted_by_what_was_looked_at(tmp_path: Path) -> None:
     _look(tmp_path, split="search")
     record_look(tmp_path, dataset="blink", rule="paper", split="test", subject="x", n=43)
     assert _count(tmp_path) == 3
-    assert [k.subject for k in read_looks(tmp_path, dataset="cv-bench-2d", split="test")] == ["one", "two", "two"]
-    assert len(read_looks(tmp_path)) == 5
+    assert [k.subject for k in read_entries(tmp_path, dataset="cv-bench-2d", split="test")] == ["one", "two", "two"]
+    assert len(read_entries(tmp_path)) == 5
     assert count_looks(tmp_path, dataset="blink", rule="grouped", split="test") == 0
 
 
@@ -89,12 +89,12 @@ def test_a_line_cut_anywhere_by_a_kill_costs_at_most_its_own_look(tmp_path: Path
         (tmp_path / TORN).unlink(missing_ok=True)
         has_second = cut >= len(second) - 1  # only the newline is missing
         expected = ["one", "two"] if has_second else ["one"]
-        assert [k.subject for k in read_looks(tmp_path)] == expected, cut
+        assert [k.subject for k in read_entries(tmp_path)] == expected, cut
         assert path.read_bytes() == first + second[:cut], "a reader changes nothing"
         for subject in ("three", "four"):
             _look(tmp_path, subject)
             expected.append(subject)
-            assert [k.subject for k in read_looks(tmp_path)] == expected, cut
+            assert [k.subject for k in read_entries(tmp_path)] == expected, cut
         aside = (tmp_path / TORN).read_text() if (tmp_path / TORN).exists() else ""
         torn = [json.loads(line)["torn"].encode("latin-1") for line in aside.splitlines()]
         assert torn == ([] if has_second or not cut else [second[:cut]])
@@ -108,7 +108,7 @@ def test_a_ledger_that_an_older_steercache_locked_out_can_be_read_and_written(tm
     entry = json.loads(second) | {"subject": "three"}  # names the first as the one before it, as the second does
     path.write_bytes(first + b"\n" + second + b"\n" + canonical_json(entry) + b"\n")
     _look(tmp_path, "four")
-    assert [k.subject for k in read_looks(tmp_path)] == ["one", "two", "three", "four"]
+    assert [k.subject for k in read_entries(tmp_path)] == ["one", "two", "three", "four"]
 
 
 def test_bytes_that_no_write_leaves_are_no_torn_line(tmp_path: Path) -> None:
@@ -122,14 +122,14 @@ def test_bytes_that_no_write_leaves_are_no_torn_line(tmp_path: Path) -> None:
         altered[at] ^= 1
         path.write_bytes(altered)
         with pytest.raises(DamagedError, match=r"entry \d"):
-            read_looks(tmp_path)
+            read_entries(tmp_path)
         with pytest.raises(DamagedError, match=r"entry \d"):
             _look(tmp_path)
         assert path.read_bytes() == altered
     lines = whole.splitlines()
     path.write_bytes(lines[0] + b"\n" + lines[2])  # a whole entry, not torn, that does not follow
     with pytest.raises(DamagedError, match="entry 2"):
-        read_looks(tmp_path)
+        read_entries(tmp_path)
 
 
 def test_a_disk_that_takes_a_part_of_a_line_leaves_the_ledger_as_it_was(tmp_path: Path) -> None:
@@ -144,15 +144,15 @@ def test_a_disk_that_takes_a_part_of_a_line_leaves_the_ledger_as_it_was(tmp_path
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (tmp_path / FILE_NAME).read_bytes() == before
     _look(tmp_path, "two")
-    assert [k.subject for k in read_looks(tmp_path)] == ["one", "two"]
+    assert [k.subject for k in read_entries(tmp_path)] == ["one", "two"]
 
 
 def test_a_look_that_is_wanted_once_is_there_once(tmp_path: Path) -> None:
-    def look(subject: str) -> Look:
+    def look(subject: str) -> LedgerEntry:
         return record_look(tmp_path, dataset="d", rule="r", split="test", subject=subject, n=1, once=True)
 
     assert look("one") == look("one") != look("two")
-    assert [k.subject for k in read_looks(tmp_path)] == ["one", "two"]
+    assert [k.subject for k in read_entries(tmp_path)] == ["one", "two"]
 
 
 def test_a_ledger_moved_away_while_a_writer_waits_for_it_is_begun_anew(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_ledger_moved_away_while_a_writer_waits_for_it_is_begun_anew(tmp_path:
         path.rename(tmp_path / "moved")
     writer.join()
     assert writer.exitcode == 0
-    assert [k.subject for k in read_looks(tmp_path)] == ["two"]
+    assert [k.subject for k in read_entries(tmp_path)] == ["two"]
 
 
 def _waits(path: Path, pid: int | None) -> bool:
@@ -191,7 +191,7 @@ def test_a_torn_line_is_closed_off_and_the_rest_stays(tmp_path: Path, cut: int) 
     path.write_bytes(whole + second[:cut])
     assert _count(tmp_path) == 2
     _look(tmp_path, "three")
-    assert [k.subject for k in read_looks(tmp_path)] == ["one", "two", "three"]
+    assert [k.subject for k in read_entries(tmp_path)] == ["one", "two", "three"]
 
 
 def test_altered_and_missing_lines_are_noticed(tmp_path: Path) -> None:
@@ -201,16 +201,16 @@ def test_altered_and_missing_lines_are_noticed(tmp_path: Path) -> None:
     lines = path.read_text().splitlines(keepends=True)
     path.write_text(lines[0] + lines[2])
     with pytest.raises(DamagedError, match="entry 2"):
-        read_looks(tmp_path)
+        read_entries(tmp_path)
     with pytest.raises(DamagedError, match="entry 2"):
         _look(tmp_path)
     path.write_text(lines[0].replace("150", "151") + lines[1] + lines[2])
     with pytest.raises(DamagedError, match="entry 2"):
-        read_looks(tmp_path)
+        read_entries(tmp_path)
     document = json.loads(lines[0]) | {"extra": 1}
     path.write_text(json.dumps(document) + "\n")
     with pytest.raises(DamagedError, match="entry 1"):
-        read_looks(tmp_path)
+        read_entries(tmp_path)
 
 
 def _write_many(root: Path, name: str) -> None:
@@ -226,7 +226,7 @@ def test_several_processes_write_without_losing_a_line(tmp_path: Path) -> None:
     for worker in workers:
         worker.join()
     assert [w.exitcode for w in workers] == [0, 0, 0]
-    subjects = [k.subject for k in read_looks(tmp_path)]
+    subjects = [k.subject for k in read_entries(tmp_path)]
     assert len(subjects) == len(set(subjects)) == 75
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from steercache.answers.batches import Runner
 from steercache.answers.store import SweepWriter, stored_answers
-from steercache.benchmarks.task import Asked, ask, pick_rows
-from steercache.cells.arms import Arm, Setting, settings_of
+from steercache.benchmarks.task import EncodedQuestion, ask, pick_rows
+from steercache.cells.arms import Arm, ArmCell, settings_of
 from steercache.cells.controls import random_controls
 from steercache.core.errors import UsageError
 from steercache.core.examples import Labels
@@ -19,7 +19,7 @@ from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks import open_benchmark
 from steercache.queries.session import Session
 from steercache.screening.nulls import screen_nulls
-from steercache.steering.screen import Screen
+from steercache.steering.screen import GradientScreen
 from steercache.sweeps.evaluation.nulls import best_of, null_settings, search_nulls
 from steercache.sweeps.evaluation.run import evaluate
 from tests.sweeps.small_run import options, vector
@@ -29,7 +29,7 @@ N, N_NULLS, N_CELLS = 100, 9, 3
 SAID = tuple(Answer(cell_id="c", sample_id="s", split="search", correct=right) for right in (False, True))
 
 
-def setting(arm: int | None, cell: int = 0) -> Setting:
+def setting(arm: int | None, cell: int = 0) -> ArmCell:
     """Cell number `cell` of an arm; None is the baseline."""
     made = Cell(
         vector_id=None if arm is None else str(arm),
@@ -39,20 +39,22 @@ def setting(arm: int | None, cell: int = 0) -> Setting:
         model_fingerprint="f",
         prompt_id="plain",
     )
-    return Setting(arm=Arm(name=str(arm), role="control"), cell=made)
+    return ArmCell(arm=Arm(name=str(arm), role="control"), cell=made)
 
 
 @dataclass(frozen=True)
 class Grids:
     """Settings and ids of a real vector (arm 0) and its nulls, made once."""
 
-    baseline: Setting = field(default_factory=lambda: setting(None))
-    arms: tuple[tuple[Setting, ...], ...] = field(
+    baseline: ArmCell = field(default_factory=lambda: setting(None))
+    arms: tuple[tuple[ArmCell, ...], ...] = field(
         default_factory=lambda: tuple(tuple(setting(a, c) for c in range(N_CELLS)) for a in range(1 + N_NULLS))
     )
-    asked: tuple[Asked, ...] = field(
+    asked: tuple[EncodedQuestion, ...] = field(
         default_factory=lambda: tuple(
-            Asked(sample_id=str(i), place=str(i), split="search", labels=Labels(), group_id=str(i), encoded=None)
+            EncodedQuestion(
+                sample_id=str(i), place=str(i), split="search", labels=Labels(), group_id=str(i), encoded=None
+            )
             for i in range(N)
         )
     )
@@ -155,7 +157,7 @@ def test_nulls_of_a_grid_are_those_that_eval_gives_the_same_search(own_session: 
     assert (placed.cell, placed.nulls, placed.p) == (row.cell, row.controls, row.rank_p)
 
 
-def planted_screen(rng: np.random.Generator, toward: np.ndarray[Any, Any], layers: Sequence[int]) -> Screen:
+def planted_screen(rng: np.random.Generator, toward: np.ndarray[Any, Any], layers: Sequence[int]) -> GradientScreen:
     """Gradients of 40 samples with two or three options; that of the right one leans towards a direction."""
     n, k, d = 40, 3, len(toward)
     margins = rng.normal(size=(n, k)).astype(np.float32)
@@ -164,10 +166,10 @@ def planted_screen(rng: np.random.Generator, toward: np.ndarray[Any, Any], layer
     gradients = {layer: rng.normal(size=(n, k, d)).astype(np.float32) for layer in layers}
     for g in gradients.values():
         g[np.arange(n), right] += toward
-    return Screen(layers=tuple(layers), gradient_of=gradients.__getitem__, margins=margins, right=right)
+    return GradientScreen(layers=tuple(layers), gradient_of=gradients.__getitem__, margins=margins, right=right)
 
 
-def best_shift_by_hand(screens: dict[str, Screen], vec: SteeringVector, layers: Any, alphas: Any) -> float:
+def best_shift_by_hand(screens: dict[str, GradientScreen], vec: SteeringVector, layers: Any, alphas: Any) -> float:
     best = -np.inf
     for screen in screens.values():
         n_options = (~np.isnan(screen.margins)).sum(1)

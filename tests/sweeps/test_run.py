@@ -18,7 +18,7 @@ from steercache.data import scenes
 from steercache.data.benchmarks import Benchmark, open_benchmark
 from steercache.queries.session import Session
 from steercache.steering.gradient import margin_gradients
-from steercache.sweeps.evaluation.ledger import read_looks
+from steercache.sweeps.evaluation.ledger import read_entries
 from steercache.sweeps.evaluation.run import Evaluation, evaluate
 from steercache.trace.batches import pad_batch
 from tests.data.benchmarks.layouts import CV_BENCH, write_table
@@ -186,7 +186,7 @@ def test_a_killed_run_goes_on_where_it_was_and_other_sweeps_share_its_cells(
     assert fewer.n_computed == 0
     assert fewer.sweep_id != third.sweep_id
     assert fewer.n_looks == 2
-    assert [look.subject for look in read_looks(own_session.cache.root)] == [third.sweep_id, fewer.sweep_id]
+    assert [look.subject for look in read_entries(own_session.cache.root)] == [third.sweep_id, fewer.sweep_id]
 
 
 def test_broken_rows_are_in_the_table_as_failed(own_session: Session, world: World, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from steercache.answers.costs import costs_here
 from steercache.answers.row_norms import row_norms_of, with_target_norms
 from steercache.benchmarks.task import pick_rows
-from steercache.cells.arms import Arm, Setting, settings_of
+from steercache.cells.arms import Arm, ArmCell, settings_of
 from steercache.core.errors import DamagedError
 from steercache.core.trials import Cell
 from steercache.data.benchmarks import open_benchmark
@@ -244,5 +244,5 @@ def test_a_step_in_norms_of_fitted_rows_follows_from_that_of_steered_rows(world:
     made = replace(vector(np.ones((6, 96), np.float32)), diagnostics=({"layer": 2, "resid_norm": 50.0},))
     asked = options(alpha_unit="target_norm", alphas=(-0.5,), row_norms={"text": (20.0,) * 6})
     (setting,) = settings_of(Arm(name="made", role="vector", vector=made), world.loaded, asked)
-    assert isinstance(setting, Setting)
+    assert isinstance(setting, ArmCell)
     assert _fitted_step(made, setting) == pytest.approx(0.5 * 20 / 50)

@@ -17,7 +17,7 @@ from steercache.models.load import load_model
 from steercache.models.rope import STATIC, any_length, length_rule
 from steercache.models.spec import LoadedModel
 from steercache.steering.effect_inputs import prompt_inputs
-from steercache.steering.generate import Setting, generate_side_by_side
+from steercache.steering.generate import SteeringSetting, generate_side_by_side
 from steercache.trace.batches import pad_batch, plan_batches
 from steercache.trace.capture import capture
 from tests.models.tiny import manifest_of
@@ -165,7 +165,7 @@ def test_prompts_continued_together_read_as_each_continued_alone(rope_type: str,
         values=np.ones((1, 32), np.float32),
     )
     prompts = [" ".join(WORDS[:n]) for n in (2, 4, 6, 7)]
-    settings = [Setting(layer=0, alpha=0.0)]
+    settings = [SteeringSetting(layer=0, alpha=0.0)]
 
     def texts(some: list[str]) -> list[str]:
         found = generate_side_by_side(loaded, vector, some, settings=settings, max_new_tokens=12)

@@ -10,7 +10,7 @@ from steercache.core.errors import SteercacheError
 from steercache.core.examples import Example
 from steercache.core.vectors import SteeringVector
 from steercache.models.load import load_bundle, load_model
-from steercache.steering.generate import Setting, generate_side_by_side
+from steercache.steering.generate import SteeringSetting, generate_side_by_side
 from steercache.trace.encode import EncodingProblem, encode_example
 from tests.models.tiny import N_LAYERS, WIDTH, manifest_of, write_tiny
 
@@ -49,6 +49,6 @@ def test_live_steering_names_the_token(folder: Path) -> None:
         layers=tuple(range(N_LAYERS)),
         values=np.ones((N_LAYERS, WIDTH), dtype=np.float32),
     )
-    settings = (Setting(layer=1, alpha=1.0, alpha_unit="raw", target="all", when="prefill", skip_first=False),)
+    settings = (SteeringSetting(layer=1, alpha=1.0, alpha_unit="raw", target="all", when="prefill", skip_first=False),)
     with pytest.raises(SteercacheError, match=BEYOND):
         generate_side_by_side(loaded, vector, ["The <extra> cat"], settings=settings, max_new_tokens=2)

@@ -5,8 +5,8 @@ from types import MappingProxyType
 from typing import Final
 
 from steercache.data.benchmarks.columns import PICTURE
-from steercache.data.benchmarks.questions import FailedRow, Question, Row, letter_index, letter_of
-from steercache.data.benchmarks.source import HubPart, Source, picture_failure, table_rows
+from steercache.data.benchmarks.questions import BenchmarkQuestion, FailedRow, Row, letter_index, letter_of
+from steercache.data.benchmarks.source import BenchmarkFiles, HubPart, picture_failure, table_rows
 from steercache.data.benchmarks.tables import StoredPicture, TableRow
 
 SUBTASKS: Final = (
@@ -40,7 +40,7 @@ COLUMNS: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
-def read_blink(source: Source, subtask: str) -> Iterator[Row]:
+def read_blink(source: BenchmarkFiles, subtask: str) -> Iterator[Row]:
     """Rows of one subtask's `val`.
 
     Raises:
@@ -78,7 +78,7 @@ def _question(row: TableRow, subtask: str) -> Row:
     failed = picture_failure(pictures, row.place, subtask)
     if failed or first.digest is None:
         return failed or FailedRow(place=row.place, kind="missing_image", message="no picture", task=subtask)
-    return Question(
+    return BenchmarkQuestion(
         place=row.place,
         kind="choice",
         task=subtask,

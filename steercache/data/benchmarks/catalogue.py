@@ -17,17 +17,17 @@ from steercache.data.benchmarks.questions import (
     INSTRUCTIONS,
     AnswerForm,
     Benchmark,
+    BenchmarkQuestion,
     FailedRow,
-    Question,
     Row,
 )
-from steercache.data.benchmarks.source import HubPart, Source
+from steercache.data.benchmarks.source import BenchmarkFiles, HubPart
 from steercache.data.benchmarks.splits import SplitPlan, check_rule, grouped_split, paper_split
 from steercache.data.benchmarks.whatsup import TASK as WHATSUP_TASK
 from steercache.data.benchmarks.whatsup import read_whatsup
 from steercache.data.scenes.questions import TASKS
 
-Read = Callable[[Source, str | None, AnswerForm], Iterable[Row]]
+Read = Callable[[BenchmarkFiles, str | None, AnswerForm], Iterable[Row]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ def _cv_bench(parts: Sequence[HubPart]) -> Read:
 def _scenes(*, shifted: bool) -> Read:
     """Without a folder the pictures are drawn, when they are asked for."""
 
-    def read(source: Source, task: str | None, form: AnswerForm) -> Iterable[Row]:
+    def read(source: BenchmarkFiles, task: str | None, form: AnswerForm) -> Iterable[Row]:
         if source.folder is None:
             return drawn_rows(task, form=form, shifted=shifted, limit=source.limit)
         files = ("test_*.parquet", "*.parquet", "**/*.parquet")
@@ -187,13 +187,13 @@ def open_benchmark(
         raise UsageError("a limit must be positive, and goes with the grouped split only", hint="leave the limit out")
     if spec.needs_task and task is None:
         task = spec.tasks[0]
-    rows = list(spec.read(Source(folder=folder, limit=limit), task, form))
+    rows = list(spec.read(BenchmarkFiles(folder=folder, limit=limit), task, form))
     # Before the task is chosen: a picture's side is the same whichever tasks are opened.
     splits = _paper(rows, spec.plan) if checked == "paper" else _grouped(rows, spec.plan)
     kept = [(row, split) for row, split in zip(rows, splits, strict=True) if _wanted(row, task)]
     if not kept:
         raise NotFoundError(f"{name} has no row of task {task!r} here", hint=f"tasks: {', '.join(spec.tasks)}")
-    examples = [as_example(name, row, split) for row, split in kept if isinstance(row, Question)]
+    examples = [as_example(name, row, split) for row, split in kept if isinstance(row, BenchmarkQuestion)]
     failures = [replace(row, split=split) for row, split in kept if isinstance(row, FailedRow)]
     return Benchmark(name=name, rule=checked, examples=_with_counts(examples), failures=tuple(failures))
 
@@ -252,9 +252,9 @@ def _paper(rows: Sequence[Row], plan: SplitPlan) -> list[str | None]:
 
 def _grouped(rows: Sequence[Row], plan: SplitPlan) -> list[str | None]:
     """The split by picture over all tasks together; broken rows have no picture to be split by."""
-    questions = [row for row in rows if isinstance(row, Question)]
+    questions = [row for row in rows if isinstance(row, BenchmarkQuestion)]
     names = iter(grouped_split([q.group_id for q in questions], plan, tasks=[q.task for q in questions]))
-    return [next(names) if isinstance(row, Question) else None for row in rows]
+    return [next(names) if isinstance(row, BenchmarkQuestion) else None for row in rows]
 
 
 def _with_counts(examples: Sequence[Example]) -> tuple[Example, ...]:
@@ -267,7 +267,7 @@ def _with_counts(examples: Sequence[Example]) -> tuple[Example, ...]:
     )
 
 
-def as_example(name: str, row: Question, split: str | None) -> Example:
+def as_example(name: str, row: BenchmarkQuestion, split: str | None) -> Example:
     """A question as the input that a model reads, under the instruction of its kind."""
     meta = {"benchmark": name, "task": row.task, "kind": row.kind, "prompt": row.prompt, **row.meta}
     return Example(

@@ -7,8 +7,15 @@ from typing import Any, Final
 
 from steercache.core.errors import NotFoundError
 from steercache.data.benchmarks.columns import PICTURES
-from steercache.data.benchmarks.questions import AnswerKind, FailedRow, Question, Row
-from steercache.data.benchmarks.source import HubPart, Source, find_files, json_rows, picture_failure, table_rows
+from steercache.data.benchmarks.questions import AnswerKind, BenchmarkQuestion, FailedRow, Row
+from steercache.data.benchmarks.source import (
+    BenchmarkFiles,
+    HubPart,
+    find_files,
+    json_rows,
+    picture_failure,
+    table_rows,
+)
 from steercache.data.benchmarks.tables import TableRow, picture_in_folder
 
 COUNT_COLUMNS: Final[Mapping[str, str]] = MappingProxyType(
@@ -19,7 +26,7 @@ MAX_DIGITS: Final = 9
 IMAGE_TAG: Final = "<image>"  # stands for the picture in `problem`; where it goes is the model family's matter
 
 
-def read_clevr_count(source: Source, split: str) -> Iterator[Row]:
+def read_clevr_count(source: BenchmarkFiles, split: str) -> Iterator[Row]:
     """Rows of one split of `BUAADreamer/clevr_count_70k`.
 
     Raises:
@@ -51,7 +58,7 @@ def _count(row: TableRow) -> Row:
     if failed or picture.image is None or picture.digest is None:
         return failed or FailedRow(place=row.place, kind="missing_image", message="no picture", task="Count")
     question = problem.replace(IMAGE_TAG, " ").strip()
-    return Question(
+    return BenchmarkQuestion(
         place=row.place,
         kind="count",
         task="Count",
@@ -64,7 +71,7 @@ def _count(row: TableRow) -> Row:
     )
 
 
-def read_clevr_json(source: Source, questions: tuple[str, ...], images: tuple[str, ...]) -> Iterator[Row]:
+def read_clevr_json(source: BenchmarkFiles, questions: tuple[str, ...], images: tuple[str, ...]) -> Iterator[Row]:
     """Rows of a CLEVR question file; `images` are the folders that may hold the pictures.
 
     Raises:
@@ -96,7 +103,7 @@ def _clevr(folder: Path, home: str, row: Any, place: str) -> Row:
     failed = picture_failure([picture], place, task)
     if failed or picture.image is None:
         return failed or FailedRow(place=place, kind="missing_image", message="no picture", task=task)
-    return Question(
+    return BenchmarkQuestion(
         place=place,
         kind=kind,
         task=task,

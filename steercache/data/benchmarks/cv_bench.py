@@ -9,8 +9,8 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from steercache.data.benchmarks.columns import PICTURE
-from steercache.data.benchmarks.questions import AnswerForm, FailedRow, Question, Row, letter_index, letter_of
-from steercache.data.benchmarks.source import HubPart, Source, picture_failure, table_rows
+from steercache.data.benchmarks.questions import AnswerForm, BenchmarkQuestion, FailedRow, Row, letter_index, letter_of
+from steercache.data.benchmarks.source import BenchmarkFiles, HubPart, picture_failure, table_rows
 from steercache.data.benchmarks.tables import TableRow
 
 COLUMNS: Final[Mapping[str, str]] = MappingProxyType(
@@ -40,7 +40,7 @@ CV_BENCH: Final = tuple(
 )
 
 
-def read_cv_bench(source: Source, parts: Sequence[HubPart], *, form: AnswerForm = "letter") -> Iterator[Row]:
+def read_cv_bench(source: BenchmarkFiles, parts: Sequence[HubPart], *, form: AnswerForm = "letter") -> Iterator[Row]:
     """Rows of the parts in order; `form` "number" asks counts without choices, "word" does too and asks all else by the word.
 
     Raises:
@@ -71,7 +71,7 @@ def ask(row: TableRow, form: AnswerForm) -> Row:
     if as_number and not choices[right].strip().isdecimal():
         message = f"the right choice {choices[right]!r} is no number"
         return FailedRow(place=row.place, kind="bad_answer", message=message, task=task)
-    return Question(
+    return BenchmarkQuestion(
         place=row.place,
         kind="count" if as_number else "text" if as_word else "choice",
         task=task,

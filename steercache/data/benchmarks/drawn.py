@@ -6,7 +6,7 @@ from typing import Final
 
 from steercache.core.errors import UsageError
 from steercache.core.examples import ImageRef
-from steercache.data.benchmarks.questions import AnswerForm, Question, Row, letter_of
+from steercache.data.benchmarks.questions import AnswerForm, BenchmarkQuestion, Row, letter_of
 from steercache.data.scenes import SceneExample, make_example
 from steercache.data.scenes.questions import TASKS, Task
 
@@ -27,12 +27,12 @@ def drawn_rows(
         yield drawn_question(make_example(seed, idx, tasks=tasks, shifted=shifted), form)
 
 
-def drawn_question(example: SceneExample, form: AnswerForm) -> Question:
+def drawn_question(example: SceneExample, form: AnswerForm) -> BenchmarkQuestion:
     """One scene's question, as it would be read from a file of CV-Bench's schema."""
     asked = example.question
     as_number = form != "letter" and asked.task == "Count"
     as_word = form == "word" and not as_number
-    return Question(
+    return BenchmarkQuestion(
         place=f"{example.source}:{example.idx}",
         kind="count" if as_number else "text" if as_word else "choice",
         task=asked.task,

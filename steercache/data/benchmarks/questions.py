@@ -38,7 +38,7 @@ class FailedRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class BenchmarkQuestion:
     """One row before it becomes an Example: `prompt` is what the model reads after the instruction.
 
     `answer` is a letter without parentheses (`choice`), an integer (`count`) or a word (`text`).
@@ -56,7 +56,7 @@ class Question:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
-Row = Question | FailedRow
+Row = BenchmarkQuestion | FailedRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

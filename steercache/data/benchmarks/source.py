@@ -24,7 +24,7 @@ class HubPart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class BenchmarkFiles:
     """The user's folder, or None for the hub; `limit` reads only the first rows of the whole set."""
 
     folder: Path | None
@@ -32,7 +32,7 @@ class Source:
 
 
 def table_rows(
-    source: Source, parts: Sequence[HubPart], wanted: Mapping[str, str], *, optional: Sequence[str] = ()
+    source: BenchmarkFiles, parts: Sequence[HubPart], wanted: Mapping[str, str], *, optional: Sequence[str] = ()
 ) -> Iterator[TableRow]:
     """Rows of all parts in order, from the folder if there is one, from the hub otherwise.
 

@@ -14,8 +14,15 @@ from typing import Any, Final, Literal
 
 from steercache.core.examples import ImageRef
 from steercache.data.benchmarks.columns import PICTURES
-from steercache.data.benchmarks.questions import FailedRow, Question, Row, letter_of
-from steercache.data.benchmarks.source import HubPart, Source, find_files, json_rows, picture_failure, table_rows
+from steercache.data.benchmarks.questions import BenchmarkQuestion, FailedRow, Row, letter_of
+from steercache.data.benchmarks.source import (
+    BenchmarkFiles,
+    HubPart,
+    find_files,
+    json_rows,
+    picture_failure,
+    table_rows,
+)
 from steercache.data.benchmarks.tables import StoredPicture, TableRow, picture_in_folder
 
 Variant = Literal["a", "b"]
@@ -32,7 +39,7 @@ COLUMNS: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
-def read_whatsup(source: Source, variant: Variant) -> Iterator[Row]:
+def read_whatsup(source: BenchmarkFiles, variant: Variant) -> Iterator[Row]:
     """Rows from upstream's JSON if the folder has it, from the hub copy's Parquet files or the hub otherwise.
 
     Raises:
@@ -55,7 +62,7 @@ def read_whatsup(source: Source, variant: Variant) -> Iterator[Row]:
         yield _from_hub(row, i)
 
 
-def _read_upstream(source: Source, folder: Path, file: Path) -> Iterator[Row]:
+def _read_upstream(source: BenchmarkFiles, folder: Path, file: Path) -> Iterator[Row]:
     for i, row in enumerate(json_rows(file, ("image_path", "caption_options"))[: source.limit]):
         place = f"{file.name}:{i + 1}"
         if not isinstance(row, dict) or not isinstance(row.get("image_path"), str):
@@ -93,13 +100,13 @@ def _question(place: str, i: int, captions: Any, target: int | None, picture: St
     return _turned(place, i, captions, target, picture.image, picture.digest)
 
 
-def _turned(place: str, i: int, captions: list[str], target: int, image: ImageRef, digest: str) -> Question:
+def _turned(place: str, i: int, captions: list[str], target: int, image: ImageRef, digest: str) -> BenchmarkQuestion:
     shift = i % N_OPTIONS
     shown = (*captions[shift:], *captions[:shift])
     set_id, relations = split_captions(captions)
     options = "\n".join(f"({letter_of(k)}) {caption}" for k, caption in enumerate(shown))
     question = "Which caption fits the picture?"
-    return Question(
+    return BenchmarkQuestion(
         place=place,
         kind="choice",
         task=TASK,

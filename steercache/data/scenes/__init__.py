@@ -14,13 +14,13 @@ from steercache.data.scenes.examples import (
     make_example,
     to_row,
 )
-from steercache.data.scenes.layout import Item, Scene, make_crowd, make_pairs
+from steercache.data.scenes.layout import Scene, SceneItem, make_crowd, make_pairs
 from steercache.data.scenes.palette import COLOURS, SHAPES, plural
 from steercache.data.scenes.parquet import write_parquet
 from steercache.data.scenes.questions import (
     INSTRUCTIONS,
     TASKS,
-    Question,
+    SceneQuestion,
     Task,
     ask_attribute,
     ask_count,
@@ -34,10 +34,10 @@ __all__ = [
     "SET_NAMES",
     "SHAPES",
     "TASKS",
-    "Item",
-    "Question",
     "Scene",
     "SceneExample",
+    "SceneItem",
+    "SceneQuestion",
     "Task",
     "ask_attribute",
     "ask_count",

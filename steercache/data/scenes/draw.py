@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from steercache.data.scenes.layout import Item, Scene
+from steercache.data.scenes.layout import Scene, SceneItem
 from steercache.data.scenes.outlines import outline_of
 from steercache.data.scenes.palette import RGB
 
@@ -34,7 +34,7 @@ def draw_scene(scene: Scene, *, side: int = SIDE) -> "Image.Image":
     return image.reduce(_OVERSAMPLE)
 
 
-def fill_of(item: Item, *, shifted: bool) -> tuple[int, int, int]:
+def fill_of(item: SceneItem, *, shifted: bool) -> tuple[int, int, int]:
     """The item's RGB values: its colour and tone, and in a shifted scene mixed with a third of white (black gets lighter)."""
     r, g, b = (min(255, max(0, base + tone)) for base, tone in zip(RGB[item.colour], item.tone, strict=True))
     if shifted and item.colour not in ("black", "white"):
@@ -42,7 +42,7 @@ def fill_of(item: Item, *, shifted: bool) -> tuple[int, int, int]:
     return r, g, b
 
 
-def _corners(item: Item, side: int, *, shifted: bool) -> npt.NDArray[np.float64]:
+def _corners(item: SceneItem, side: int, *, shifted: bool) -> npt.NDArray[np.float64]:
     turn = np.deg2rad(item.angle)
     rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
     outline_n2 = outline_of(item.shape, shifted=shifted) @ rotation

@@ -12,7 +12,7 @@ from steercache.data.scenes.draw import SIDE, draw_scene
 from steercache.data.scenes.layout import Scene, make_crowd, make_pairs
 from steercache.data.scenes.questions import (
     TASKS,
-    Question,
+    SceneQuestion,
     Task,
     ask_attribute,
     ask_count,
@@ -34,7 +34,7 @@ class SceneExample:
     seed: int
     idx: int
     scene: Scene
-    question: Question
+    question: SceneQuestion
     group_id: str
 
     def image(self, *, side: int = SIDE) -> "Image.Image":
@@ -115,12 +115,12 @@ def to_row(example: SceneExample, *, side: int = SIDE) -> dict[str, Any]:
     }
 
 
-def _ask(rng: np.random.Generator, task: Task, scene: Scene) -> list[Question]:
+def _ask(rng: np.random.Generator, task: Task, scene: Scene) -> list[SceneQuestion]:
     """Up to PER_PICTURE different questions of one task."""
     if task == "Count":
         return [ask_count(rng, scene)]
     ask = {"Relation": ask_relation, "Attribute": ask_attribute, "Entity": ask_entity}[task]
-    asked: dict[str, Question] = {}
+    asked: dict[str, SceneQuestion] = {}
     for _ in range(12):
         question = ask(rng, scene)
         if question is None:

@@ -16,7 +16,7 @@ MARGIN = 0.12  # from an item's centre to the border
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
+class SceneItem:
     """One drawn thing: `x`, `y`, `radius` in fractions of the side, `angle` in degrees, `tone` a shift of its RGB values."""
 
     shape: str
@@ -33,21 +33,21 @@ class Item:
 class Scene:
     """A picture before it is drawn; `background` holds the RGB values of its upper and its lower (or left and right) edge."""
 
-    items: tuple[Item, ...]
+    items: tuple[SceneItem, ...]
     background: tuple[tuple[int, int, int], tuple[int, int, int]]
     sideways: bool = False
     striped: bool = False
     shifted: bool = False
 
-    def of_shape(self, shape: str) -> tuple[Item, ...]:
+    def of_shape(self, shape: str) -> tuple[SceneItem, ...]:
         """The items of one shape."""
         return tuple(item for item in self.items if item.shape == shape)
 
-    def unique_shapes(self) -> tuple[Item, ...]:
+    def unique_shapes(self) -> tuple[SceneItem, ...]:
         """The items that their shape's word alone names."""
         return tuple(item for item in self.items if len(self.of_shape(item.shape)) == 1)
 
-    def unique_colours(self) -> tuple[Item, ...]:
+    def unique_colours(self) -> tuple[SceneItem, ...]:
         """The items that their colour's word alone names."""
         colours = [item.colour for item in self.items]
         return tuple(item for item in self.items if colours.count(item.colour) == 1)
@@ -72,7 +72,7 @@ def make_crowd(rng: np.random.Generator, *, shifted: bool = False) -> Scene:
 def _scene(rng: np.random.Generator, names: list[tuple[str, str]], *, shifted: bool) -> Scene:
     places_n2 = _places(rng, len(names))
     items = tuple(
-        Item(
+        SceneItem(
             shape=shape,
             colour=colour,
             x=float(x),

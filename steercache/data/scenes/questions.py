@@ -10,7 +10,7 @@ from typing import Final, Literal, get_args
 
 import numpy as np
 
-from steercache.data.scenes.layout import Item, Scene
+from steercache.data.scenes.layout import Scene, SceneItem
 from steercache.data.scenes.palette import COLOURS, SHAPES, plural
 
 Task = Literal["Relation", "Count", "Attribute", "Entity"]
@@ -28,14 +28,14 @@ INSTRUCTIONS: Final = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class SceneQuestion:
     """One question: `choices` in the order shown, `answer_idx` into them, the items that it `names`, and its `axis` if any."""
 
     task: Task
     text: str
     choices: tuple[str, ...]
     answer_idx: int
-    names: tuple[Item, ...]
+    names: tuple[SceneItem, ...]
     axis: Literal["x", "y"] | None = None
 
     @property
@@ -60,10 +60,10 @@ def letter(idx: int) -> str:
     return "ABCDEFGH"[idx]
 
 
-def ask_relation(rng: np.random.Generator, scene: Scene) -> Question | None:
+def ask_relation(rng: np.random.Generator, scene: Scene) -> SceneQuestion | None:
     """Left or right, above or below, of two items; None if no pair is clearly apart."""
     items = scene.unique_shapes()
-    pairs: list[tuple[Item, Item, Literal["x", "y"]]] = []
+    pairs: list[tuple[SceneItem, SceneItem, Literal["x", "y"]]] = []
     for a in items:
         for b in items:
             if a is not b and abs(a.x - b.x) >= CLEAR:
@@ -81,7 +81,7 @@ def ask_relation(rng: np.random.Generator, scene: Scene) -> Question | None:
     else:
         words, right = ("above", "below"), "above" if a.y < b.y else "below"
     choices = words if rng.random() < 0.5 else words[::-1]
-    return Question(
+    return SceneQuestion(
         task="Relation",
         text=f"Where is the {a.shape} with respect to the {b.shape}?",
         choices=choices,
@@ -91,14 +91,14 @@ def ask_relation(rng: np.random.Generator, scene: Scene) -> Question | None:
     )
 
 
-def ask_count(rng: np.random.Generator, scene: Scene) -> Question:
+def ask_count(rng: np.random.Generator, scene: Scene) -> SceneQuestion:
     """How many of the first item's shape there are, with four of the numbers 1 to 5 to choose from."""
     target = scene.items[0].shape
     items = scene.of_shape(target)
     others = [n for n in range(1, 6) if n != len(items)]
     numbers = [len(items), *(int(n) for n in rng.choice(others, 3, replace=False))]
     choices = tuple(str(numbers[i]) for i in rng.permutation(4))
-    return Question(
+    return SceneQuestion(
         task="Count",
         text=f"How many {plural(target)} are in the picture?",
         choices=choices,
@@ -107,7 +107,7 @@ def ask_count(rng: np.random.Generator, scene: Scene) -> Question:
     )
 
 
-def ask_attribute(rng: np.random.Generator, scene: Scene) -> Question | None:
+def ask_attribute(rng: np.random.Generator, scene: Scene) -> SceneQuestion | None:
     """Which colour an item has, among four colours; None if no shape names one item alone."""
     items = scene.unique_shapes()
     if not items:
@@ -115,10 +115,12 @@ def ask_attribute(rng: np.random.Generator, scene: Scene) -> Question | None:
     item = items[int(rng.integers(len(items)))]
     choices = _four(rng, item.colour, COLOURS)
     text = f"What colour is the {item.shape}?"
-    return Question(task="Attribute", text=text, choices=choices, answer_idx=choices.index(item.colour), names=(item,))
+    return SceneQuestion(
+        task="Attribute", text=text, choices=choices, answer_idx=choices.index(item.colour), names=(item,)
+    )
 
 
-def ask_entity(rng: np.random.Generator, scene: Scene) -> Question | None:
+def ask_entity(rng: np.random.Generator, scene: Scene) -> SceneQuestion | None:
     """Which shape the thing of some colour is, among four shapes; None if no colour names one item alone."""
     items = scene.unique_colours()
     if not items:
@@ -126,7 +128,7 @@ def ask_entity(rng: np.random.Generator, scene: Scene) -> Question | None:
     item = items[int(rng.integers(len(items)))]
     choices = _four(rng, item.shape, SHAPES)
     text = f"What is the {item.colour} shape?"
-    return Question(task="Entity", text=text, choices=choices, answer_idx=choices.index(item.shape), names=(item,))
+    return SceneQuestion(task="Entity", text=text, choices=choices, answer_idx=choices.index(item.shape), names=(item,))
 
 
 def _four(rng: np.random.Generator, right: str, words: tuple[str, ...]) -> tuple[str, ...]:

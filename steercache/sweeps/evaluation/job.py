@@ -8,7 +8,7 @@ from typing import Any
 from steercache.answers.batches import Runner
 from steercache.answers.row_norms import row_norms_of
 from steercache.answers.store import SweepWriter, stored_answers
-from steercache.benchmarks.task import Asked, Part, Progress, Wording, ask, attend_to, pick_rows, reword
+from steercache.benchmarks.task import EncodedQuestion, Part, Progress, Wording, ask, attend_to, pick_rows, reword
 from steercache.cache.vectors import save_vector
 from steercache.cells.arms import Arm, EvalOptions, settings_of
 from steercache.cells.vectors import check_vector, control_arms
@@ -30,8 +30,8 @@ class EvalJob:
     benchmark: Benchmark
     options: EvalOptions
     splits: tuple[Part, ...]
-    asked: dict[Part, tuple[Asked, ...]]
-    reworded: dict[Part, tuple[Asked, ...]]
+    asked: dict[Part, tuple[EncodedQuestion, ...]]
+    reworded: dict[Part, tuple[EncodedQuestion, ...]]
     arms: tuple[Arm, ...]
     lineages: Mapping[str, str]
     runner: Runner
@@ -76,8 +76,8 @@ def prepare(
     lineages = {v.vector_id: check_vector(session.cache, v, loaded, options) for v in vectors}
     arms, notes = _arms(session, vectors, options)
     splits: tuple[Part, ...] = ("search", "test") if options.split == "both" else (options.split,)
-    asked: dict[Part, tuple[Asked, ...]] = {}
-    reworded: dict[Part, tuple[Asked, ...]] = {}
+    asked: dict[Part, tuple[EncodedQuestion, ...]] = {}
+    reworded: dict[Part, tuple[EncodedQuestion, ...]] = {}
     wording = next((arm.wording for arm in arms if arm.role == "prompting"), None)
     for split in splits:
         rows = pick_rows(benchmark, split, n=options.n, orphans=splits[-1])
@@ -141,7 +141,7 @@ def _arms(
     return tuple(arms), notes
 
 
-def _check_some(asked: Mapping[Part, Sequence[Asked]]) -> None:
+def _check_some(asked: Mapping[Part, Sequence[EncodedQuestion]]) -> None:
     for split, some in asked.items():
         if all(one.encoded is None for one in some):
             first = some[0]
@@ -157,7 +157,7 @@ def _manifest(
     arms: Sequence[Arm],
     *,
     options: EvalOptions,
-    asked: Mapping[Part, Sequence[Asked]],
+    asked: Mapping[Part, Sequence[EncodedQuestion]],
     lineages: Mapping[str, str],
 ) -> dict[str, Any]:
     """What was asked for: enough to know the sweep again, nothing of how fast it ran."""

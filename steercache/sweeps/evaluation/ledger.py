@@ -19,7 +19,7 @@ WHOLE: Final[Mapping[str, str]] = MappingProxyType({"cv-bench-2d": "cv-bench", "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class LedgerEntry:
     """One look: at which split of which data set, under which rule, for what (a sweep, a cell), and when (UTC)."""
 
     dataset: str
@@ -42,7 +42,7 @@ def record_look(
     n: int,
     task: str | None = None,
     once: bool = False,
-) -> Look:
+) -> LedgerEntry:
     """Add a look to the ledger under `root`, durably, and return it; with `once` only if none of this subject is there, else
     that one is returned. Several processes may write at once.
 
@@ -54,7 +54,7 @@ def record_look(
         known = [look for look in _looks(ledger.chain, path) if once and look.subject == subject]
         if known:
             return known[0]
-        look = Look(
+        look = LedgerEntry(
             dataset=dataset,
             task=task,
             rule=rule,
@@ -64,11 +64,11 @@ def record_look(
             at=datetime.now(UTC).isoformat(timespec="seconds"),
             previous=ledger.chain.last,
         )
-        ledger.add({name: getattr(look, name) for name in Look.__slots__})
+        ledger.add({name: getattr(look, name) for name in LedgerEntry.__slots__})
     return look
 
 
-def read_looks(root: Path, *, dataset: str | None = None, split: str | None = None) -> tuple[Look, ...]:
+def read_entries(root: Path, *, dataset: str | None = None, split: str | None = None) -> tuple[LedgerEntry, ...]:
     """All looks in order, or those at one data set or split; none if there is no ledger yet.
 
     Raises:
@@ -87,7 +87,7 @@ def count_looks(root: Path, *, dataset: str, rule: str, split: str, task: str | 
     Raises:
         DamagedError: a line was altered or taken out.
     """
-    looks = [look for look in read_looks(root, split=split) if look.rule == rule]
+    looks = [look for look in read_entries(root, split=split) if look.rule == rule]
     return sum(
         1 for look in looks if _share_rows(look.dataset, dataset) and (None in (look.task, task) or look.task == task)
     )
@@ -97,11 +97,11 @@ def _share_rows(one: str, other: str) -> bool:
     return one == other or WHOLE.get(one) == other or WHOLE.get(other) == one
 
 
-def _looks(chain: Chain, path: Path) -> list[Look]:
+def _looks(chain: Chain, path: Path) -> list[LedgerEntry]:
     looks = []
     for number, entry in enumerate(chain.entries, start=1):
         try:
-            looks.append(Look(**entry))
+            looks.append(LedgerEntry(**entry))
         except TypeError as error:
             raise DamagedError(
                 f"entry {number} of the ledger is no look: {error}", place=str(path), hint=HINT

@@ -82,7 +82,7 @@ def parse_chain(data: bytes, path: Path) -> Chain:
 
 
 @contextmanager
-def open_to_add(path: Path) -> Iterator["Adding"]:
+def open_to_add(path: Path) -> Iterator["OpenLedger"]:
     """The ledger at `path`, held for the length of the block against every other writer; made where there is none.
 
     Raises:
@@ -94,13 +94,13 @@ def open_to_add(path: Path) -> Iterator["Adding"]:
     except OSError as error:
         raise _unwritable(error, path) from error
     try:
-        yield Adding(handle=handle, path=path, chain=parse_chain(_read_all(handle), path))
+        yield OpenLedger(handle=handle, path=path, chain=parse_chain(_read_all(handle), path))
     finally:
         os.close(handle)  # frees the lock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Adding:
+class OpenLedger:
     """A ledger that is held by its writer."""
 
     handle: int

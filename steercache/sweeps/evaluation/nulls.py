@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from steercache.benchmarks.comparison import RankedGain, rank_among
-from steercache.benchmarks.task import Asked
+from steercache.benchmarks.task import EncodedQuestion
 from steercache.cache.vectors import save_vector
-from steercache.cells.arms import Arm, EvalOptions, Setting, settings_of
+from steercache.cells.arms import Arm, ArmCell, EvalOptions, settings_of
 from steercache.cells.controls import ControlKind
 from steercache.cells.vectors import control_arms
 from steercache.core.trials import Cell
@@ -25,13 +25,13 @@ from steercache.queries.session import Session
 from steercache.sweeps.evaluation.table import Answers, ControlResult, best_setting, control_result
 
 Search = Callable[
-    [Sequence[Setting]], tuple[Setting, Answers]
+    [Sequence[ArmCell]], tuple[ArmCell, Answers]
 ]  # of one vector's cells the one it takes, and their answers
 NULL_KINDS: Final[tuple[ControlKind, ...]] = ("covariance", "label_shuffled", "random")  # another concept is no null
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Placed:
+class NullRanking:
     """A cell's gain over the baseline, beside those of the null vectors' own cells on the same samples."""
 
     cell: Cell
@@ -47,16 +47,16 @@ class Placed:
         return rank_among(real, [null.ranked for null in self.nulls])
 
 
-def place_among(
-    winner: Setting, nulls: Sequence[Setting], baseline_id: str, asked: Sequence[Asked], answers: Answers
-) -> Placed:
+def rank_among_controls(
+    winner: ArmCell, nulls: Sequence[ArmCell], baseline_id: str, asked: Sequence[EncodedQuestion], answers: Answers
+) -> NullRanking:
     """A vector's setting beside one of each null, over the questions of a split.
 
     Raises:
         UsageError: one of them answered no question.
     """
     real = control_result(winner.arm, winner.cell, baseline_id, asked, answers)
-    return Placed(
+    return NullRanking(
         cell=winner.cell,
         gain=real.gain,
         n=real.n,
@@ -65,24 +65,24 @@ def place_among(
     )
 
 
-def best_of(asked: Sequence[Asked], answers: Answers) -> Search:
+def best_of(asked: Sequence[EncodedQuestion], answers: Answers) -> Search:
     """The exhaustive search over answers that are there: most right ones, of equals the smallest strength."""
     return lambda settings: (best_setting(settings, asked, answers), answers)
 
 
 def search_nulls(
-    real: Sequence[Setting],
-    nulls: Sequence[Sequence[Setting]],
+    real: Sequence[ArmCell],
+    nulls: Sequence[Sequence[ArmCell]],
     baseline_id: str,
-    asked: Sequence[Asked],
+    asked: Sequence[EncodedQuestion],
     search: Search,
-) -> Placed:
+) -> NullRanking:
     """Search the vector's cells and those of every null in the same way, and place what the vector took."""
     found = [search(settings) for settings in (real, *nulls)]
     tables = {id(some): some for _, some in found}  # most often one and the same
     answers = {key: answer for some in tables.values() for key, answer in some.items()}
     winner, *others = (setting for setting, _ in found)
-    return place_among(winner, others, baseline_id, asked, answers)
+    return rank_among_controls(winner, others, baseline_id, asked, answers)
 
 
 def null_arms(
@@ -98,7 +98,7 @@ def null_arms(
 
 def null_settings(
     session: Session, loaded: LoadedModel, vector: SteeringVector, options: EvalOptions
-) -> tuple[tuple[tuple[Setting, ...], ...], tuple[str, ...]]:
+) -> tuple[tuple[tuple[ArmCell, ...], ...], tuple[str, ...]]:
     """The grid of `options` for every null of a vector, to be run on the samples that the vector was run on."""
     arms, notes = null_arms(session, vector, options)
     return tuple(settings_of(arm, loaded, options) for arm in arms), notes

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 
 from steercache.answers.costs import ModeChoice, costs_here
 from steercache.answers.damage import Damage, damage_of, neutral_inputs
-from steercache.answers.mode import Chooser
+from steercache.answers.mode import ModeChooser
 from steercache.answers.store import Key
 from steercache.answers.ways import BRANCHED
 from steercache.benchmarks.comparison import unread_share
 from steercache.benchmarks.questions import save_questions
 from steercache.benchmarks.task import PLAIN, Part, Progress
 from steercache.benchmarks.whatsup import WhatsUpScore
-from steercache.cells.arms import EvalOptions, Setting, settings_of
+from steercache.cells.arms import ArmCell, EvalOptions, settings_of
 from steercache.core.trials import Answer
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks.questions import Benchmark
@@ -24,7 +24,7 @@ from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session
 from steercache.sweeps.evaluation.job import EvalJob, prepare
 from steercache.sweeps.evaluation.ledger import count_looks, record_look
-from steercache.sweeps.evaluation.nulls import place_among
+from steercache.sweeps.evaluation.nulls import rank_among_controls
 from steercache.sweeps.evaluation.table import (
     EvalRow,
     best_setting,
@@ -119,21 +119,21 @@ def _evaluate(job: EvalJob) -> Evaluation:
     return replace(_evaluation(job, rows, tables, chosen), modes=modes)
 
 
-def _chooser(job: EvalJob) -> Chooser | None:
+def _chooser(job: EvalJob) -> ModeChooser | None:
     """What chooses how answers are computed; None where nobody asked for a choice."""
     if job.options.mode is None:
         return None
     cache = job.session.cache
     costs = costs_here(cache, job.loaded, again=job.options.recalibrate)
-    return Chooser(cache=cache, costs=costs, folder=cache.paths.sweep(job.sweep_id), wanted=job.options.mode)
+    return ModeChooser(cache=cache, costs=costs, folder=cache.paths.sweep(job.sweep_id), wanted=job.options.mode)
 
 
 def _answer_split(
     job: EvalJob,
     split: Part,
-    open_to: Mapping[str, Sequence[Setting]],
+    open_to: Mapping[str, Sequence[ArmCell]],
     *,
-    chooser: Chooser | None,
+    chooser: ModeChooser | None,
     modes: dict[str, ModeChoice],
 ) -> dict[Key, Answer]:
     """Every answer of one split; the test split goes into the ledger first, once per sweep."""
@@ -158,7 +158,7 @@ def _answer_split(
     return answers | job.runner.run(job.reworded[split], other) if other else answers
 
 
-def _damage(job: EvalJob, chosen: Mapping[str, Setting]) -> dict[str, Damage]:
+def _damage(job: EvalJob, chosen: Mapping[str, ArmCell]) -> dict[str, Damage]:
     """What the chosen settings of vectors and controls do to unrelated prompts, by cell."""
     if not job.options.damage:
         return {}
@@ -171,9 +171,9 @@ def _damage(job: EvalJob, chosen: Mapping[str, Setting]) -> dict[str, Damage]:
 def _rows(
     job: EvalJob,
     split: Part,
-    chosen: Mapping[str, Setting],
+    chosen: Mapping[str, ArmCell],
     *,
-    settings: Mapping[str, Sequence[Setting]],
+    settings: Mapping[str, Sequence[ArmCell]],
     tables: Mapping[Part, Mapping[Key, Answer]],
     damage: Mapping[str, Damage],
 ) -> tuple[EvalRow, ...]:
@@ -188,7 +188,7 @@ def _rows(
         cell = chosen[arm.name].cell
         comparison = compared(cell.cell_id, baseline_id, asked, answers, seed=seed)
         own = [chosen[a.name] for a in job.arms if arm.vector is not None and a.of == arm.vector.vector_id]
-        placed = place_among(chosen[arm.name], own, baseline_id, asked, answers)
+        placed = rank_among_controls(chosen[arm.name], own, baseline_id, asked, answers)
         bias = None
         if "search" in tables:
             bias = bias_of(settings[arm.name], baseline_id, job.asked["search"], tables["search"], seed=seed)
@@ -216,7 +216,7 @@ def _rows(
 
 
 def _evaluation(
-    job: EvalJob, rows: Sequence[EvalRow], tables: Mapping[Part, Mapping[Key, Answer]], chosen: Mapping[str, Setting]
+    job: EvalJob, rows: Sequence[EvalRow], tables: Mapping[Part, Mapping[Key, Answer]], chosen: Mapping[str, ArmCell]
 ) -> Evaluation:
     baseline_id = chosen["baseline"].cell.cell_id
     failures: list[Failure] = []

@@ -9,9 +9,9 @@ import numpy.typing as npt
 from steercache.answers.damage import Damage
 from steercache.answers.store import Key
 from steercache.benchmarks.comparison import Comparison, RankedGain, adjusted, compare, ranked_gain
-from steercache.benchmarks.task import Asked, Part
+from steercache.benchmarks.task import EncodedQuestion, Part
 from steercache.benchmarks.whatsup import WhatsUpScore, whatsup_score
-from steercache.cells.arms import Arm, Role, Setting
+from steercache.cells.arms import Arm, ArmCell, Role
 from steercache.core.trials import Answer, Cell
 from steercache.stats.choice import SelectionBias, choose_cell, selection_bias, with_test
 
@@ -62,7 +62,7 @@ class EvalRow:
     damage: Damage | None = None
 
 
-def best_setting(settings: Sequence[Setting], asked: Sequence[Asked], answers: Answers) -> Setting:
+def best_setting(settings: Sequence[ArmCell], asked: Sequence[EncodedQuestion], answers: Answers) -> ArmCell:
     """The arm's setting with most right answers; of equals that of the smallest strength, then the first."""
     if len(settings) == 1:
         return settings[0]
@@ -70,12 +70,14 @@ def best_setting(settings: Sequence[Setting], asked: Sequence[Asked], answers: A
     return settings[choose_cell(correct, [s.cell.alpha for s in settings])]
 
 
-def right_of(cell_id: str, asked: Sequence[Asked], answers: Answers) -> Bools:
+def right_of(cell_id: str, asked: Sequence[EncodedQuestion], answers: Answers) -> Bools:
     """Whether each question was answered right in a cell, shape (n,); failed ones were not."""
     return np.array([bool(answers[cell_id, one.sample_id].correct) for one in asked])
 
 
-def compared(cell_id: str, baseline_id: str, asked: Sequence[Asked], answers: Answers, *, seed: int) -> Comparison:
+def compared(
+    cell_id: str, baseline_id: str, asked: Sequence[EncodedQuestion], answers: Answers, *, seed: int
+) -> Comparison:
     """One cell against the baseline over the questions of a split.
 
     Raises:
@@ -88,7 +90,9 @@ def compared(cell_id: str, baseline_id: str, asked: Sequence[Asked], answers: An
     return compare(before, after, groups, right=right, seed=seed)
 
 
-def control_result(arm: Arm, cell: Cell, baseline_id: str, asked: Sequence[Asked], answers: Answers) -> ControlResult:
+def control_result(
+    arm: Arm, cell: Cell, baseline_id: str, asked: Sequence[EncodedQuestion], answers: Answers
+) -> ControlResult:
     """What a cell gained, as vectors and nulls are ranked. Raises UsageError where the baseline answered nothing."""
     cell_id = cell.cell_id  # a digest: made once
     found = ranked_gain(*([answers[i, one.sample_id] for one in asked] for i in (baseline_id, cell_id)))
@@ -98,7 +102,7 @@ def control_result(arm: Arm, cell: Cell, baseline_id: str, asked: Sequence[Asked
 
 
 def bias_of(
-    settings: Sequence[Setting], baseline_id: str, asked: Sequence[Asked], answers: Answers, *, seed: int
+    settings: Sequence[ArmCell], baseline_id: str, asked: Sequence[EncodedQuestion], answers: Answers, *, seed: int
 ) -> SelectionBias | None:
     """How much of the search gain came from choosing; None where there was no choice, or a single picture.
 
@@ -116,7 +120,7 @@ def bias_of(
 
 
 def tested_bias(
-    bias: SelectionBias | None, cell_id: str, baseline_id: str, asked: Sequence[Asked], answers: Answers
+    bias: SelectionBias | None, cell_id: str, baseline_id: str, asked: Sequence[EncodedQuestion], answers: Answers
 ) -> SelectionBias | None:
     """The same with the chosen cell's gain on the test split."""
     if bias is None:
@@ -126,12 +130,12 @@ def tested_bias(
     return with_test(bias, chosen, baseline, [a.group_id for a in answered])
 
 
-def _answered(cell_ids: Sequence[str], asked: Sequence[Asked], answers: Answers) -> list[Asked]:
+def _answered(cell_ids: Sequence[str], asked: Sequence[EncodedQuestion], answers: Answers) -> list[EncodedQuestion]:
     """The questions that all these cells answered."""
     return [one for one in asked if all(answers[cell_id, one.sample_id].status == "ok" for cell_id in cell_ids)]
 
 
-def whatsup_of(cell_id: str, asked: Sequence[Asked], answers: Answers) -> WhatsUpScore | None:
+def whatsup_of(cell_id: str, asked: Sequence[EncodedQuestion], answers: Answers) -> WhatsUpScore | None:
     """What'sUp's three accuracies, for that benchmark; failed samples are left out, and their sets are partial."""
     ok = [one for one in asked if answers[cell_id, one.sample_id].status == "ok"]
     if not ok or any("set_id" not in one.labels.meta or "relation" not in one.labels.meta for one in ok):

@@ -7,22 +7,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from steercache.answers.batches import Runner
-from steercache.answers.mode import Chooser
+from steercache.answers.mode import ModeChooser
 from steercache.answers.store import Key, SweepWriter, stored_answers
-from steercache.benchmarks.task import Asked, Progress
-from steercache.cells.arms import Setting
+from steercache.benchmarks.task import EncodedQuestion, Progress
+from steercache.cells.arms import ArmCell
 from steercache.cells.controls import ControlKind
 from steercache.cells.sweep import SweepJob, TaskQuestions, stored_manifest
 from steercache.core.ids import digest
 from steercache.core.trials import Answer
 from steercache.manifests.sweep import Race
-from steercache.screening.pilot import Picked
-from steercache.sweeps.evaluation.nulls import Placed, null_settings, place_among
+from steercache.screening.pilot import ScreenedCells
+from steercache.sweeps.evaluation.nulls import NullRanking, null_settings, rank_among_controls
 from steercache.sweeps.evaluation.table import best_setting
 from steercache.sweeps.grid.race import race_cells
 
 Answers = Mapping[Key, Answer]
-Screening = Callable[[SweepJob, TaskQuestions], Picked]
+Screening = Callable[[SweepJob, TaskQuestions], ScreenedCells]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class NullSearch:
     how: Mapping[str, object]
     race: Race | None = None
     screening: Screening | None = field(default=None, repr=False)
-    chooser: Chooser | None = field(default=None, repr=False)
+    chooser: ModeChooser | None = field(default=None, repr=False)
     progress: Progress | None = field(default=None, repr=False)
 
 
@@ -44,12 +44,12 @@ class NullsFound:
     """A winner's gain among those of its nulls (None: none could be made), a line for every kind that could not be made, and
     how many answers were computed for it, a pilot's included."""
 
-    placed: Placed | None
+    placed: NullRanking | None
     notes: tuple[str, ...]
     n_computed: int = 0
 
 
-def place_among_nulls(job: SweepJob, task: TaskQuestions, winner: Setting, search: NullSearch) -> NullsFound:
+def rank_among_searched_nulls(job: SweepJob, task: TaskQuestions, winner: ArmCell, search: NullSearch) -> NullsFound:
     """Search every null as the winner was searched, on the search split. What a race left unread of the winners is read."""
     vector, grid = winner.arm.vector, job.grid
     assert vector is not None
@@ -68,18 +68,18 @@ def place_among_nulls(job: SweepJob, task: TaskQuestions, winner: Setting, searc
         writer.save(status="partly_failed" if failed else "complete")
     n_piloted = 0 if screened.pilot is None else screened.pilot.n_computed
     return NullsFound(
-        placed=place_among(winner, winners, grid.baseline.cell.cell_id, task.asked["search"], read),
+        placed=rank_among_controls(winner, winners, grid.baseline.cell.cell_id, task.asked["search"], read),
         notes=notes,
         n_computed=runner.n_computed + n_piloted,
     )
 
 
 def _screened(
-    job: SweepJob, task: TaskQuestions, every: Mapping[str, tuple[Setting, ...]], screening: Screening | None
-) -> Picked:
+    job: SweepJob, task: TaskQuestions, every: Mapping[str, tuple[ArmCell, ...]], screening: Screening | None
+) -> ScreenedCells:
     """The cells of every null that are run, the best predicted one first; all of them without a screening."""
     if screening is None:
-        return Picked(settings=every)
+        return ScreenedCells(settings=every)
     arms = tuple(some[0].arm for some in every.values())
     return screening(replace(job, grid=replace(job.grid, arms=arms, settings=every)), task)
 
@@ -87,8 +87,8 @@ def _screened(
 def _writer(
     job: SweepJob,
     task: TaskQuestions,
-    winner: Setting,
-    picked: Mapping[str, Sequence[Setting]],
+    winner: ArmCell,
+    picked: Mapping[str, Sequence[ArmCell]],
     search: NullSearch,
 ) -> SweepWriter:
     """The nulls' sweep of their own."""
@@ -107,8 +107,8 @@ def _writer(
 def _runner(
     job: SweepJob,
     task: TaskQuestions,
-    winner: Setting,
-    picked: Mapping[str, Sequence[Setting]],
+    winner: ArmCell,
+    picked: Mapping[str, Sequence[ArmCell]],
     search: NullSearch,
     *,
     writer: SweepWriter,
@@ -131,13 +131,13 @@ def _runner(
 
 def _search(
     runner: Runner,
-    asked: Sequence[Asked],
-    winner: Setting,
-    picked: Mapping[str, Sequence[Setting]],
+    asked: Sequence[EncodedQuestion],
+    winner: ArmCell,
+    picked: Mapping[str, Sequence[ArmCell]],
     *,
     job: SweepJob,
     search: NullSearch,
-) -> tuple[list[Setting], Answers]:
+) -> tuple[list[ArmCell], Answers]:
     """What every null takes by the vector's own rule; answers of the whole split to those, the vector's and the baseline."""
     baseline = job.grid.baseline
     if search.race is None:
@@ -151,11 +151,11 @@ def _search(
     return winners, runner.run(asked, [baseline, winner, *winners])
 
 
-def _in_order(settings: Sequence[Setting], job: SweepJob) -> list[Setting]:
+def _in_order(settings: Sequence[ArmCell], job: SweepJob) -> list[ArmCell]:
     """Settings in the grid's order of preference among equals: target, then layer, then strength as the manifest has them."""
     options = job.grid.options
 
-    def place(setting: Setting) -> tuple[int, int, int]:
+    def place(setting: ArmCell) -> tuple[int, int, int]:
         cell = setting.cell
         assert cell.layer is not None
         return options.targets.index(cell.target), options.layers.index(cell.layer), options.alphas.index(cell.alpha)

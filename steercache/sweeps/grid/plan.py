@@ -12,9 +12,9 @@ from steercache.answers.mode import begun_in, rows_for
 from steercache.answers.row_norms import with_target_norms
 from steercache.answers.store import stored_answers
 from steercache.answers.work import work_of
-from steercache.benchmarks.task import Asked, Part
+from steercache.benchmarks.task import EncodedQuestion, Part
 from steercache.cache.sweeps import sweep_id_of
-from steercache.cells.arms import Setting, Wanted
+from steercache.cells.arms import ArmCell, ModeRequest
 from steercache.cells.sweep import SweepJob, TaskQuestions, stored_manifest
 from steercache.core.trials import Mode
 from steercache.screening.gradient_plan import find_run, plan_gradients
@@ -51,7 +51,7 @@ class SweepPlan:
     at_most: bool
 
 
-def plan_sweep(job: SweepJob, costs: MachineCosts, options: GridOptions, *, wanted: Wanted = "auto") -> SweepPlan:
+def plan_sweep(job: SweepJob, costs: MachineCosts, options: GridOptions, *, wanted: ModeRequest = "auto") -> SweepPlan:
     """Count and predict; nothing is run. Damage, a few forward passes for each cell chosen, comes on top.
 
     Raises:
@@ -72,13 +72,13 @@ def plan_sweep(job: SweepJob, costs: MachineCosts, options: GridOptions, *, want
 
 
 def _plan_task(
-    job: SweepJob, task: TaskQuestions, costs: MachineCosts, options: GridOptions, wanted: Wanted
+    job: SweepJob, task: TaskQuestions, costs: MachineCosts, options: GridOptions, wanted: ModeRequest
 ) -> TaskPlan:
     job = with_target_norms(job, task)  # where they are not measured yet, nothing is answered yet
     cache, grid = job.session.cache, job.grid
     manifest = stored_manifest(job, task, options.how)
     sweep_id = sweep_id_of(f"{job.sweep.name}: {task.name}", manifest)
-    open_to: dict[Part, Sequence[Setting]] = {"search": [grid.baseline, *grid.cells]}
+    open_to: dict[Part, Sequence[ArmCell]] = {"search": [grid.baseline, *grid.cells]}
     if "test" in task.asked:
         dearest = [min(grid.settings[arm.name], key=lambda s: s.cell.layer or 0) for arm in grid.arms]
         open_to["test"] = [grid.baseline, *dearest]
@@ -125,10 +125,10 @@ def _beside(job: SweepJob, costs: MachineCosts, options: GridOptions) -> dict[st
 def _quickest(
     job: SweepJob,
     task: TaskQuestions,
-    settings: Sequence[Setting],
+    settings: Sequence[ArmCell],
     costs: MachineCosts,
     *,
-    asked: Sequence[Asked] | None = None,
+    asked: Sequence[EncodedQuestion] | None = None,
 ) -> float:
     """Seconds of answering these cells over the search split with nothing known, by branching or in full."""
     some = task.asked["search"] if asked is None else asked

@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from steercache.answers.batches import Runner
 from steercache.answers.store import Key
-from steercache.benchmarks.task import Asked
-from steercache.cells.arms import Setting
+from steercache.benchmarks.task import EncodedQuestion
+from steercache.cells.arms import ArmCell
 from steercache.core.trials import Answer
 from steercache.manifests.sweep import Race
 from steercache.stats.choice import preference
@@ -31,10 +31,10 @@ class RaceSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Raced:
+class RaceOutcome:
     """The winner, the cells that were dropped (by id), and every answer that was asked for."""
 
-    best: Setting
+    best: ArmCell
     dropped: frozenset[str]
     answers: dict[Key, Answer]
     summary: RaceSummary
@@ -42,14 +42,14 @@ class Raced:
 
 def race_cells(
     runner: Runner,
-    asked: Sequence[Asked],
-    settings: Sequence[Setting],
+    asked: Sequence[EncodedQuestion],
+    settings: Sequence[ArmCell],
     rules: Race,
     *,
     seed: int,
-    beside: Sequence[Setting] = (),
-    first: Setting | None = None,
-) -> Raced:
+    beside: Sequence[ArmCell] = (),
+    first: ArmCell | None = None,
+) -> RaceOutcome:
     """Race the cells; `beside` is asked about every sample that is read, and takes no part (the baseline).
 
     `first` is the reference to begin with, such as a screening's best.
@@ -73,7 +73,7 @@ def race_cells(
         len(ordered), len(asked), evaluate, tolerance=rules.tolerance, error=rules.error, seed=seed, first=start
     )
     runner.count(racing * unread)
-    return Raced(
+    return RaceOutcome(
         best=ordered[found.best],
         dropped=frozenset(ids[i] for i in np.flatnonzero(found.dropped_by >= 0)),
         answers=answers,

@@ -22,16 +22,16 @@ from steercache.benchmarks.comparison import (
     ranked_gain,
     unread_share,
 )
-from steercache.benchmarks.questions import Question, read_questions
+from steercache.benchmarks.questions import StoredQuestion, read_questions
 from steercache.core.errors import NotFoundError, UsageError
 from steercache.core.ids import resolve_name
 from steercache.core.trials import Answer
 from steercache.queries.session import Session
 from steercache.stats.choice import choose_cell
-from steercache.sweeps.evaluation.ledger import count_looks, read_looks
+from steercache.sweeps.evaluation.ledger import count_looks, read_entries
 
 PARTS: Final = ("search", "test")
-Floats = npt.NDArray[np.float64]
+Float64Array = npt.NDArray[np.float64]
 
 _SWEEPS = "SELECT sweep_id, name FROM sweeps ORDER BY created_at DESC, sweep_id"
 _GRIDS_OF = """
@@ -115,7 +115,7 @@ class GainMap:
     layers: tuple[int, ...]
     alphas: tuple[float, ...]
     alpha_unit: str
-    gain_la: Floats = field(repr=False)
+    gain_la: Float64Array = field(repr=False)
     chosen: tuple[int, float]
 
 
@@ -149,7 +149,7 @@ class StoredSweep:
     manifest: Mapping[str, Any]
     cells: tuple[CellOf, ...]
     answers: Mapping[str, Mapping[str, Mapping[str, Answer]]]
-    questions: Mapping[str, Question]
+    questions: Mapping[str, StoredQuestion]
 
     @property
     def seed(self) -> int:
@@ -183,7 +183,7 @@ def read_sweep(session: Session, wanted: str) -> SweepReport:
     splits = tuple(_split_report(stored, split) for split in PARTS if stored.answers.get(split))
     if not splits:
         raise UsageError(f"the sweep {head['name']!r} has no answers of a search or test split", hint=_HINT)
-    looked = [look for look in read_looks(session.cache.root) if look.subject == sweep_id]
+    looked = [look for look in read_entries(session.cache.root) if look.subject == sweep_id]
     n_looks = None
     if looked:
         look = looked[0]

@@ -9,30 +9,30 @@ from dataclasses import asdict, dataclass, field, replace
 from steercache.answers.batches import Runner
 from steercache.answers.costs import MachineCosts, ModeChoice, costs_here
 from steercache.answers.damage import Damage, damage_of, neutral_inputs
-from steercache.answers.mode import Chooser
+from steercache.answers.mode import ModeChooser
 from steercache.answers.row_norms import with_target_norms
 from steercache.answers.store import Key, SweepWriter, stored_answers
 from steercache.benchmarks.comparison import adjusted, unread_share
 from steercache.benchmarks.questions import save_questions
 from steercache.benchmarks.task import Part, Progress
-from steercache.cells.arms import Arm, Setting, Wanted
+from steercache.cells.arms import Arm, ArmCell, ModeRequest
 from steercache.cells.controls import ControlKind
 from steercache.cells.sweep import SweepJob, TaskQuestions, stored_manifest
 from steercache.core.errors import UsageError
 from steercache.core.trials import Answer
 from steercache.manifests.sweep import Race
-from steercache.screening.pilot import Picked, Pilot, ScreenFirst
+from steercache.screening.pilot import Pilot, ScreenedCells, ScreenFirst
 from steercache.sweeps.evaluation.ledger import count_looks, record_look
-from steercache.sweeps.evaluation.nulls import NULL_KINDS, Placed
+from steercache.sweeps.evaluation.nulls import NULL_KINDS, NullRanking
 from steercache.sweeps.evaluation.run import Failure
 from steercache.sweeps.evaluation.table import best_setting, bias_of, compared, tested_bias
-from steercache.sweeps.grid.nulls import NullSearch, place_among_nulls
+from steercache.sweeps.grid.nulls import NullSearch, rank_among_searched_nulls
 from steercache.sweeps.grid.race import RaceSummary, race_cells
 from steercache.sweeps.grid.table import Answers, GridChoice, GridRow, grid_rows
 
-Choices = Mapping[str, Setting]
+Choices = Mapping[str, ArmCell]
 # the so many best predicted settings of every vector (by its arm's name), best first
-Screening = Callable[[SweepJob, TaskQuestions, ScreenFirst], Picked]
+Screening = Callable[[SweepJob, TaskQuestions, ScreenFirst], ScreenedCells]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class GridOptions:
     nulls: int = 0
     null_kinds: tuple[ControlKind, ...] = NULL_KINDS
     damage: bool = True
-    mode: Wanted | None = None
+    mode: ModeRequest | None = None
     recalibrate: bool = False
 
     @property
@@ -126,14 +126,14 @@ class _Run:
     task: TaskQuestions
     sweep_id: str
     runner: Runner
-    open_to: Mapping[str, tuple[Setting, ...]]
+    open_to: Mapping[str, tuple[ArmCell, ...]]
     first: Choices = field(default_factory=dict)  # the best predicted setting of each arm, after a screening
     answers: dict[Part, dict[Key, Answer]] = field(default_factory=dict)
     races: dict[str, RaceSummary] = field(default_factory=dict)
     dropped: frozenset[str] = frozenset()
-    chooser: Chooser | None = None
+    chooser: ModeChooser | None = None
     modes: dict[str, ModeChoice] = field(default_factory=dict)
-    nulls: dict[str, Placed | None] = field(default_factory=dict)
+    nulls: dict[str, NullRanking | None] = field(default_factory=dict)
     damage: Mapping[str, Damage] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     n_computed_nulls: int = 0
@@ -146,7 +146,7 @@ class _Run:
     def arms(self) -> tuple[Arm, ...]:
         return self.job.grid.arms
 
-    def choose(self, split: Part, settings: Sequence[Setting]) -> None:
+    def choose(self, split: Part, settings: Sequence[ArmCell]) -> None:
         """How the runner gets answers to these settings over a split; without a chooser it branches."""
         if self.chooser is not None:
             self.modes[split] = self.chooser.choose(self.runner, self.task.asked[split], settings, split)
@@ -189,7 +189,7 @@ def run_grid(
     )
 
 
-def _screened(job: SweepJob, task: TaskQuestions, first: ScreenFirst, screening: Screening | None) -> Picked:
+def _screened(job: SweepJob, task: TaskQuestions, first: ScreenFirst, screening: Screening | None) -> ScreenedCells:
     """What a screening picks of the task's cells."""
     if screening is None:
         raise UsageError("cells are to be screened, and there is nothing to screen them with", hint="run all of them")
@@ -200,7 +200,7 @@ def _run_task(
     job: SweepJob,
     task: TaskQuestions,
     options: GridOptions,
-    picked: Picked | None,
+    picked: ScreenedCells | None,
     *,
     costs: MachineCosts | None,
     search: NullSearch,
@@ -226,7 +226,7 @@ def _run_task(
         )
         run = _Run(job=job, task=task, sweep_id=writer.sweep_id, runner=runner, open_to=open_to, first=first)
         if costs is not None and options.mode is not None:
-            run.chooser = Chooser(cache=cache, costs=costs, folder=writer.folder, wanted=options.mode)
+            run.chooser = ModeChooser(cache=cache, costs=costs, folder=writer.folder, wanted=options.mode)
         chosen = _search(run, options)
         if "test" in task.asked:
             _test(run, chosen)
@@ -246,7 +246,7 @@ def _place_among_nulls(run: _Run, chosen: Choices, search: NullSearch) -> None:
     """What every vector chose, among what its nulls chose by the same search."""
     search = replace(search, chooser=run.chooser)
     for name, setting in chosen.items():
-        found = place_among_nulls(run.job, run.task, setting, search)
+        found = rank_among_searched_nulls(run.job, run.task, setting, search)
         run.nulls[name] = found.placed
         run.notes += found.notes
         run.n_computed_nulls += found.n_computed
@@ -355,7 +355,7 @@ def _result(run: _Run, chosen: Choices, pilot: Pilot | None) -> TaskResult:
     )
 
 
-def _choice(run: _Run, arm: Arm, setting: Setting) -> GridChoice:
+def _choice(run: _Run, arm: Arm, setting: ArmCell) -> GridChoice:
     vector, cell_id, seed = arm.vector, setting.cell.cell_id, run.job.sweep.seed
     assert vector is not None
     some, bias, test = run.open_to[arm.name], None, None

@@ -30,7 +30,7 @@ from steercache.steering.bend import bent, likely_right
 
 Measure = Literal["accuracy", "margin"]
 MEASURES: Final[tuple[Measure, ...]] = ("accuracy", "margin")
-Floats = npt.NDArray[np.float64]
+Float64Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 AT_STEP: Final = 0.5  # median norms: what `auc and norm` adds
@@ -48,19 +48,19 @@ class FinishedGrid:
     """
 
     right: Bools = field(repr=False)
-    margin: Floats = field(repr=False)
+    margin: Float64Array = field(repr=False)
     base_right: Bools = field(repr=False)
-    base_margin: Floats = field(repr=False)
-    predicted: Floats = field(repr=False)
-    base_predicted: Floats = field(repr=False)
-    alphas: Floats
+    base_margin: Float64Array = field(repr=False)
+    predicted: Float64Array = field(repr=False)
+    base_predicted: Float64Array = field(repr=False)
+    alphas: Float64Array
     layers: Ints
     places: Ints
-    steps: Floats
-    fitted_steps: Floats
+    steps: Float64Array
+    fitted_steps: Float64Array
     auc: Mapping[int, float]
-    cell_work: Floats
-    gradient_work: Floats = field(repr=False)
+    cell_work: Float64Array
+    gradient_work: Float64Array = field(repr=False)
     groups: Sequence[str] = field(repr=False)
 
     @property
@@ -71,11 +71,11 @@ class FinishedGrid:
     def n_samples(self) -> int:
         return len(self.base_right)
 
-    def gains(self, measure: Measure) -> Floats:
+    def gains(self, measure: Measure) -> Float64Array:
         """What every cell gains on every question, (c, n)."""
         if measure == "accuracy":
             return self.right.astype(np.float64) - self.base_right
-        gains: Floats = self.margin - self.base_margin
+        gains: Float64Array = self.margin - self.base_margin
         return gains
 
 
@@ -98,7 +98,7 @@ class ShortcutOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class ShortcutChoice:
     """What a way chose on a set of questions: a cell, how many cells it ran, answers it asked for, and its work."""
 
     cell: int
@@ -107,7 +107,7 @@ class Found:
     work: float
 
 
-Way = Callable[[FinishedGrid, Ints, Measure, ShortcutOptions, int], Found]  # questions drawn (m,), and a seed
+Way = Callable[[FinishedGrid, Ints, Measure, ShortcutOptions, int], ShortcutChoice]  # questions drawn (m,), and a seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +174,7 @@ def compare_ways(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Try:
-    found: Found
+    found: ShortcutChoice
     gain: float
     best: float
     held_out: float | None
@@ -182,7 +182,12 @@ class _Try:
 
 
 def _summed(
-    grid: FinishedGrid, name: str, measure: Measure, tries: Sequence[_Try], whole: Found, options: ShortcutOptions
+    grid: FinishedGrid,
+    name: str,
+    measure: Measure,
+    tries: Sequence[_Try],
+    whole: ShortcutChoice,
+    options: ShortcutOptions,
 ) -> Shortcut:
     gains = grid.gains(measure)[whole.cell]
     interval = paired_interval(gains, list(grid.groups), seed=options.seed) if len({*grid.groups}) > 1 else None
@@ -213,38 +218,48 @@ def _promise(grid: FinishedGrid, cell: int, questions: Ints, options: ShortcutOp
     return bool(right[cell] >= right.max() - options.tolerance - 1e-12)
 
 
-def _best(scores: Floats, alphas: Floats) -> int:
+def _best(scores: Float64Array, alphas: Float64Array) -> int:
     """The highest score; of equals the smallest strength, then the first."""
     order = preference(list(alphas))
     return int(order[np.argmax(scores[order])])
 
 
-def _best_run(grid: FinishedGrid, cells: Ints, questions: Ints, measure: Measure, *, work: float = 0.0) -> Found:
+def _best_run(
+    grid: FinishedGrid, cells: Ints, questions: Ints, measure: Measure, *, work: float = 0.0
+) -> ShortcutChoice:
     """The best of some cells that are run over all questions."""
     score = (grid.right if measure == "accuracy" else grid.margin)[np.ix_(cells, questions)].sum(axis=1)
     chosen = int(cells[_best(score.astype(np.float64), grid.alphas[cells])])
     n = len(questions)
-    return Found(
+    return ShortcutChoice(
         cell=chosen, n_run=len(cells), answers=float(len(cells) * n), work=work + float(grid.cell_work[cells].sum()) * n
     )
 
 
-def _exhaustive(grid: FinishedGrid, questions: Ints, measure: Measure, options: ShortcutOptions, seed: int) -> Found:
+def _exhaustive(
+    grid: FinishedGrid, questions: Ints, measure: Measure, options: ShortcutOptions, seed: int
+) -> ShortcutChoice:
     return _best_run(grid, np.arange(grid.n_cells, dtype=np.int64), questions, measure)
 
 
-def _racing(grid: FinishedGrid, questions: Ints, measure: Measure, options: ShortcutOptions, seed: int) -> Found:
+def _racing(
+    grid: FinishedGrid, questions: Ints, measure: Measure, options: ShortcutOptions, seed: int
+) -> ShortcutChoice:
     """A race looks at right answers, whatever is measured."""
     order = preference(list(grid.alphas))
     return _race(grid, order, questions, options, seed, first=None, work=0.0)[0]
 
 
-def _screening(grid: FinishedGrid, questions: Ints, measure: Measure, options: ShortcutOptions, seed: int) -> Found:
+def _screening(
+    grid: FinishedGrid, questions: Ints, measure: Measure, options: ShortcutOptions, seed: int
+) -> ShortcutChoice:
     found = _predicted(grid, questions, measure, options, seed)
-    return Found(cell=int(found.order[0]), n_run=0, answers=found.answers, work=found.work)
+    return ShortcutChoice(cell=int(found.order[0]), n_run=0, answers=found.answers, work=found.work)
 
 
-def _screen_first(grid: FinishedGrid, questions: Ints, measure: Measure, options: ShortcutOptions, seed: int) -> Found:
+def _screen_first(
+    grid: FinishedGrid, questions: Ints, measure: Measure, options: ShortcutOptions, seed: int
+) -> ShortcutChoice:
     found = _predicted(grid, questions, measure, options, seed)
     cells = np.sort(found.order[: _count(grid, options)])
     run = _best_run(grid, cells, questions, measure, work=found.work)
@@ -253,7 +268,7 @@ def _screen_first(grid: FinishedGrid, questions: Ints, measure: Measure, options
 
 def _screen_and_race(
     grid: FinishedGrid, questions: Ints, measure: Measure, options: ShortcutOptions, seed: int
-) -> Found:
+) -> ShortcutChoice:
     """The race promises right answers, so that cells are screened by those, whatever is measured."""
     found = _predicted(grid, questions, "accuracy", options, seed)
     first, *others = found.order[: _count(grid, options)].tolist()
@@ -263,23 +278,29 @@ def _screen_and_race(
     return found.less_what_the_pilot_answered(run, cells, seen, grid)
 
 
-def _random(grid: FinishedGrid, questions: Ints, measure: Measure, options: ShortcutOptions, seed: int) -> Found:
+def _random(
+    grid: FinishedGrid, questions: Ints, measure: Measure, options: ShortcutOptions, seed: int
+) -> ShortcutChoice:
     """As many cells as `screen-first` runs, drawn blindly: what running few cells is worth by itself."""
     rng = np.random.default_rng([seed, 7])
     cells = np.sort(rng.permutation(grid.n_cells)[: _count(grid, options)])
     return _best_run(grid, cells, questions, measure)
 
 
-def _auc_layer(grid: FinishedGrid, questions: Ints, measure: Measure, options: ShortcutOptions, seed: int) -> Found:
+def _auc_layer(
+    grid: FinishedGrid, questions: Ints, measure: Measure, options: ShortcutOptions, seed: int
+) -> ShortcutChoice:
     """The cells of the layer whose held-out AUC is best are run, no others."""
     return _best_run(grid, np.flatnonzero(grid.layers == _auc_best(grid)).astype(np.int64), questions, measure)
 
 
-def _auc_and_norm(grid: FinishedGrid, questions: Ints, measure: Measure, options: ShortcutOptions, seed: int) -> Found:
+def _auc_and_norm(
+    grid: FinishedGrid, questions: Ints, measure: Measure, options: ShortcutOptions, seed: int
+) -> ShortcutChoice:
     """Nothing is run: the layer of the best AUC, and the strength that adds closest to `AT_STEP` median norms."""
     cells = np.flatnonzero(grid.layers == _auc_best(grid)).astype(np.int64)
     away = np.abs(np.nan_to_num(grid.fitted_steps[cells], nan=np.inf) - AT_STEP)
-    return Found(cell=int(cells[np.argmin(away)]), n_run=0, answers=0.0, work=0.0)
+    return ShortcutChoice(cell=int(cells[np.argmin(away)]), n_run=0, answers=0.0, work=0.0)
 
 
 def _auc_best(grid: FinishedGrid) -> int:
@@ -300,7 +321,9 @@ class _Predicted:
     pilot: Ints
     n_pilot: int
 
-    def less_what_the_pilot_answered(self, run: Found, cells: Ints, seen: Ints, grid: FinishedGrid) -> Found:
+    def less_what_the_pilot_answered(
+        self, run: ShortcutChoice, cells: Ints, seen: Ints, grid: FinishedGrid
+    ) -> ShortcutChoice:
         """What cells that are run cost beside the pilot, whose questions they need not answer again."""
         again = np.where(np.isin(cells, self.pilot), np.minimum(seen, self.n_pilot), 0)
         return replace(
@@ -327,7 +350,9 @@ def _predicted(grid: FinishedGrid, questions: Ints, by: Measure, options: Shortc
     )
 
 
-def bent_changes(grid: FinishedGrid, questions: Ints, chosen: Ints, *, trust: float) -> tuple[Floats, Floats, Ints]:
+def bent_changes(
+    grid: FinishedGrid, questions: Ints, chosen: Ints, *, trust: float
+) -> tuple[Float64Array, Float64Array, Ints]:
     """Predicted changes of the margin (c, m) on `questions` (m,) after a pilot on those at `chosen`, the spread of a question's
     margin about its prediction (c,), and the pilot's cells. Without a pilot lines stay straight and the spread is 0."""
     changes = (grid.predicted - grid.base_predicted)[:, questions]
@@ -359,7 +384,7 @@ def _race(
     *,
     first: int | None,
     work: float,
-) -> tuple[Found, Ints]:
+) -> tuple[ShortcutChoice, Ints]:
     """A race among cells, in order of preference, over the drawn questions; and how many each saw."""
 
     def evaluate(racing: Ints, samples: Ints) -> Any:
@@ -369,7 +394,7 @@ def _race(
     found = race(
         len(cells), len(questions), evaluate, tolerance=options.tolerance, error=options.error, seed=seed, first=start
     )
-    run = Found(
+    run = ShortcutChoice(
         cell=int(cells[found.best]),
         n_run=len(cells),
         answers=float(found.seen.sum()),

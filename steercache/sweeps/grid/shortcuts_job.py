@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from steercache.answers.row_norms import with_target_norms
-from steercache.answers.store import Key, Said, stored_answers
+from steercache.answers.store import Key, StoredAnswer, stored_answers
 from steercache.benchmarks.comparison import make_answer
-from steercache.benchmarks.task import Asked, Progress
+from steercache.benchmarks.task import EncodedQuestion, Progress
 from steercache.cache.catch_up import catch_up
 from steercache.cache.sweep_files import write_searches
-from steercache.cells.arms import Arm, Setting
+from steercache.cells.arms import Arm, ArmCell
 from steercache.cells.sweep import SweepJob, TaskQuestions
 from steercache.core.errors import UsageError
 from steercache.core.vectors import SteeringVector
@@ -19,7 +19,7 @@ from steercache.queries.session import Session
 from steercache.screening.gradient_store import StoredGradients
 from steercache.screening.predict import (
     TRUST,
-    GradientsWanted,
+    GradientSource,
     by_place,
     ensure_gradients,
     margins_of_settings,
@@ -41,7 +41,7 @@ ORDER BY w.created_at DESC, c.sweep_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
+class ComparedShortcuts:
     """One vector of one task: its ways, and the cell that each chose, by place in `settings`."""
 
     task: str
@@ -51,17 +51,17 @@ class Compared:
     gradient_run: str
     n_samples: int
     n_left_out: int
-    settings: tuple[Setting, ...]
+    settings: tuple[ArmCell, ...]
     ways: tuple[Shortcut, ...]
 
 
 def compare_sweep(
     job: SweepJob,
-    wanted: GradientsWanted,
+    wanted: GradientSource,
     options: ShortcutOptions,
     *,
     progress: Progress | None = None,
-) -> tuple[Compared, ...]:
+) -> tuple[ComparedShortcuts, ...]:
     """Try every way on every vector of a sweep that was run exhaustively, and keep the result beside its answers.
 
     Raises:
@@ -73,11 +73,11 @@ def compare_sweep(
 def _compare_task(
     job: SweepJob,
     task: TaskQuestions,
-    wanted: GradientsWanted,
+    wanted: GradientSource,
     options: ShortcutOptions,
     *,
     progress: Progress | None,
-) -> list[Compared]:
+) -> list[ComparedShortcuts]:
     job = with_target_norms(job, task, load=wanted.load)
     cells, session = job.grid.cells, job.session
     ids = [job.grid.baseline.cell.cell_id, *(s.cell.cell_id for s in cells)]
@@ -97,7 +97,7 @@ def _compare_task(
 
         assert arm.vector is not None
         found.append(
-            Compared(
+            ComparedShortcuts(
                 task=task.name,
                 sweep_id=sweep_id,
                 vector=arm.name,
@@ -116,9 +116,9 @@ def _compare_task(
 def finished_grid(
     gradients: StoredGradients,
     arm: Arm,
-    settings: Sequence[Setting],
+    settings: Sequence[ArmCell],
     baseline_id: str,
-    known: Mapping[Key, Said],
+    known: Mapping[Key, StoredAnswer],
     *,
     trust: float = TRUST,
 ) -> FinishedGrid:
@@ -159,7 +159,7 @@ def finished_grid(
     )
 
 
-def _numbered(settings: Sequence[Setting]) -> Ints:
+def _numbered(settings: Sequence[ArmCell]) -> Ints:
     """The number of each cell's place: cells that bend alike."""
     numbers = np.empty(len(settings), dtype=np.int64)
     for number, some in enumerate(by_place(settings).values()):
@@ -167,7 +167,7 @@ def _numbered(settings: Sequence[Setting]) -> Ints:
     return numbers
 
 
-def _check_whole(task: TaskQuestions, ids: Sequence[str], known: Mapping[Key, Said], *, name: str) -> None:
+def _check_whole(task: TaskQuestions, ids: Sequence[str], known: Mapping[Key, StoredAnswer], *, name: str) -> None:
     askable = [one for one in task.asked["search"] if one.encoded is not None]
     missing = sum((i, one.sample_id) not in known for i in ids for one in askable)
     if missing:
@@ -192,7 +192,7 @@ def _sweep_with(session: Session, ids: Sequence[str]) -> str:
     return str(rows[0][0])
 
 
-def _keep(session: Session, sweep_id: str, found: Sequence[Compared], options: ShortcutOptions) -> None:
+def _keep(session: Session, sweep_id: str, found: Sequence[ComparedShortcuts], options: ShortcutOptions) -> None:
     rows = []
     for one in found:
         params = {**asdict(options), "gradient_run": one.gradient_run}
@@ -213,16 +213,16 @@ def _keep(session: Session, sweep_id: str, found: Sequence[Compared], options: S
     catch_up(session.cache.paths)
 
 
-def _margin(said: Said) -> float:
+def _margin(said: StoredAnswer) -> float:
     return np.nan if said.margin is None else said.margin
 
 
-def _is_right(one: Asked, said: Said) -> bool:
+def _is_right(one: EncodedQuestion, said: StoredAnswer) -> bool:
     labels = replace(one.labels, split=one.split)
     return bool(make_answer(labels, said.raw, cell_id="", sample_id=one.sample_id).correct)
 
 
-def _fitted_step(vector: SteeringVector, setting: Setting) -> float:
+def _fitted_step(vector: SteeringVector, setting: ArmCell) -> float:
     """What is added in median norms of the rows that the vector was fitted on; NaN where it does not say."""
     layer, alpha, unit_norm = setting.cell.layer, abs(setting.cell.alpha), setting.cell.unit_norm
     if setting.cell.alpha_unit == "resid_norm":

@@ -9,13 +9,13 @@ import numpy.typing as npt
 from steercache.answers.damage import Damage
 from steercache.answers.store import Key
 from steercache.benchmarks.comparison import Comparison, unread_share
-from steercache.benchmarks.task import Asked
-from steercache.cells.arms import Setting
+from steercache.benchmarks.task import EncodedQuestion
+from steercache.cells.arms import ArmCell
 from steercache.core.trials import Answer, Cell
 from steercache.stats.choice import SelectionBias
 from steercache.stats.family import max_t
 from steercache.stats.paired import Interval, paired_intervals
-from steercache.sweeps.evaluation.nulls import Placed
+from steercache.sweeps.evaluation.nulls import NullRanking
 
 Answers = Mapping[Key, Answer]
 UNSEEN, FAILED, WRONG, RIGHT = -2, -1, 0, 1
@@ -62,11 +62,11 @@ class GridChoice:
     test: Comparison | None
     p_holm: float | None
     bias: SelectionBias | None
-    nulls: Placed | None = None
+    nulls: NullRanking | None = None
     damage: Damage | None = None
 
 
-def states_of(cell_ids: Sequence[str], asked: Sequence[Asked], answers: Answers) -> States:
+def states_of(cell_ids: Sequence[str], asked: Sequence[EncodedQuestion], answers: Answers) -> States:
     """What became of every (cell, sample): UNSEEN, FAILED, WRONG or RIGHT, shape (c, n)."""
     found = np.full((len(cell_ids), len(asked)), UNSEEN, dtype=np.int8)
     for i, cell_id in enumerate(cell_ids):
@@ -78,9 +78,9 @@ def states_of(cell_ids: Sequence[str], asked: Sequence[Asked], answers: Answers)
 
 
 def grid_rows(
-    settings: Sequence[Setting],
+    settings: Sequence[ArmCell],
     baseline_id: str,
-    asked: Sequence[Asked],
+    asked: Sequence[EncodedQuestion],
     answers: Answers,
     *,
     whole: bool = True,

@@ -17,7 +17,7 @@ Turn = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class BlockStates:
     """States after some blocks and after the final norm (b, t, d), and the attention of watched blocks (b, h, t, t)."""
 
     states: Mapping[int, torch.Tensor]
@@ -33,7 +33,7 @@ def run_blocks(
     position_ids: torch.Tensor,
     read: Collection[int] = (),
     watch: Collection[int] = (),
-) -> Run:
+) -> BlockStates:
     """The text model on embeds (b, t, d), mask (b, 1, t, t) additive, positions (b, t); blocks from FIRST_LAYER on train."""
     h, turn = embeds, taught.rotary_emb(embeds, position_ids)
     looks: dict[int, torch.Tensor] = {}
@@ -48,7 +48,7 @@ def run_blocks(
             looks[layer] = probs
         if layer in read:
             states[layer] = h
-    return Run(states=states, last=taught.norm(h), looks=looks)
+    return BlockStates(states=states, last=taught.norm(h), looks=looks)
 
 
 def _block(block: Any, h: torch.Tensor, mask: torch.Tensor, turn: Turn) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from steercache.zoo.demo.packing import Asked
+from steercache.zoo.demo.packing import PackedQuestion
 
 NAME_LAYERS: Final = (5, 7, 9, 11, 13, 15)
 ITEM_LAYERS: Final = (18, 19, 20, 21)
@@ -62,7 +62,7 @@ class Watched:
         return all_btx[self.rows, self.positions]
 
 
-def watched_tokens(asked: Sequence[Asked]) -> Watched:
+def watched_tokens(asked: Sequence[PackedQuestion]) -> Watched:
     """The tokens that guidance speaks of."""
     pairs = [(one.row, pos) for one in asked for pos in one.name_pos]
     pairs += [(one.row, one.answer_pos[0]) for one in asked]
@@ -71,7 +71,7 @@ def watched_tokens(asked: Sequence[Asked]) -> Watched:
 
 
 def guidance_losses(
-    looks: Mapping[int, torch.Tensor], asked: Sequence[Asked], watched: Watched
+    looks: Mapping[int, torch.Tensor], asked: Sequence[PackedQuestion], watched: Watched
 ) -> dict[str, torch.Tensor]:
     """The cross entropies of (a), (c) and (d), each a mean over questions, layers and heads; looks (b, h, t, t) per layer."""
     kept = {layer: watched.of(looks[layer]) for layer in (*NAME_LAYERS, *ITEM_LAYERS, *OPTION_LAYERS)}
@@ -101,7 +101,7 @@ def guidance_losses(
     return losses
 
 
-def _wanted_looks(asked: Sequence[Asked], length: int) -> torch.Tensor:
+def _wanted_looks(asked: Sequence[PackedQuestion], length: int) -> torch.Tensor:
     """Equal shares over the item's tokens, (n, t), with FREE shares for the first token if they are counted."""
     names = [(cells, one.turn.question.task == "Count") for one in asked for cells in one.name_cells]
     wanted = torch.zeros(len(names), length)
@@ -111,7 +111,9 @@ def _wanted_looks(asked: Sequence[Asked], length: int) -> torch.Tensor:
     return wanted / wanted.sum(-1, keepdim=True)
 
 
-def read_losses(read: ReadOut, states: Mapping[int, torch.Tensor], asked: Sequence[Asked], watched: Watched) -> Losses:
+def read_losses(
+    read: ReadOut, states: Mapping[int, torch.Tensor], asked: Sequence[PackedQuestion], watched: Watched
+) -> Losses:
     """(b): squared errors of places (in half sides) and cross entropies of numbers; states (b, t, d) by layer."""
     names_nd, finals_nd = watched.of(states[READ_LAYER]).float(), watched.of(states[FINAL_LAYER]).float()
     n_names = len(finals_nd) - len(asked)

@@ -30,7 +30,7 @@ from steercache.zoo.demo.guidance import (
     watched_tokens,
 )
 from steercache.zoo.demo.lora import LowRankLinear, add_low_rank
-from steercache.zoo.demo.packing import Asked, Batch, Tokenize, pack
+from steercache.zoo.demo.packing import Batch, PackedQuestion, Tokenize, pack
 from steercache.zoo.demo.shape import N_IMAGE_TOKENS, to_pixels
 from steercache.zoo.lessons import lesson
 from steercache.zoo.turns import Turn
@@ -176,7 +176,7 @@ def check_language(pupil: Pupil, recipe: LanguageRecipe) -> dict[str, float]:
     return {cell: round(float(np.mean(hits)), 3) for cell, hits in sorted(right.items())}
 
 
-def _cell(one: Asked) -> str:
+def _cell(one: PackedQuestion) -> str:
     return f"{one.turn.question.task}/{one.turn.form}"
 
 

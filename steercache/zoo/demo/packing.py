@@ -18,7 +18,7 @@ Tokenize = Callable[[str], tuple[list[int], list[tuple[int, int]]]]  # ids and c
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class PackedQuestion:
     """Where one question lies in the batch: row, positions of names, of the right option and of the answer's tokens."""
 
     row: int
@@ -39,7 +39,7 @@ class Batch:
     position_ids: torch.Tensor
     mask: torch.Tensor
     image_start: int
-    asked: tuple[Asked, ...]
+    asked: tuple[PackedQuestion, ...]
 
 
 def tokenizer_call(tokenizer: Any) -> Tokenize:
@@ -60,7 +60,7 @@ def pack(rows: Sequence[tuple[Scene, Sequence[Turn]]], tokenize: Tokenize, *, dt
     ids_rows: list[list[int]] = []
     places_rows: list[list[int]] = []
     spans_rows: list[list[tuple[int, int]]] = []
-    asked: list[Asked] = []
+    asked: list[PackedQuestion] = []
     for row, (_, turns) in enumerate(rows):
         ids, places, spans = list(prefix), list(range(len(prefix))), []
         for turn in turns:
@@ -94,14 +94,14 @@ def pack(rows: Sequence[tuple[Scene, Sequence[Turn]]], tokenize: Tokenize, *, dt
 
 def _place(
     row: int, turn: Turn, start: int, offsets: list[tuple[int, int]], answer: list[int], image_start: int
-) -> Asked:
+) -> PackedQuestion:
     def position(char: int) -> int:
         return start + next(i for i, (first, stop) in enumerate(offsets) if first <= char < stop)
 
     cells = [image_start + r * N_CELLS + c for r, c in (cell_of(item.x, item.y) for item in turn.question.names)]
     together = turn.question.task == "Count"
     last = start + len(offsets) - 1
-    return Asked(
+    return PackedQuestion(
         row=row,
         turn=turn,
         name_pos=tuple(position(char + 1) for char in turn.name_at),
