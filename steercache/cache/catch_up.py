@@ -12,7 +12,15 @@ from typing import Any
 from steercache.cache.documents import RunDocument, read_run_document
 from steercache.cache.entries import newest_of_each, run_files
 from steercache.cache.paths import RootPaths
-from steercache.cache.states import ANNOTATIONS, VECTORS, labels_state, settled_states, states_of, vector_states
+from steercache.cache.states import (
+    ANNOTATIONS,
+    VECTORS,
+    FileStates,
+    labels_state,
+    settled_states,
+    states_of,
+    vector_states,
+)
 from steercache.cache.sweep_files import MANIFEST, read_sweep_files
 from steercache.cache.vector_files import read_vector, vector_rows
 from steercache.core.errors import BusyError, DamagedError, NotFoundError
@@ -37,6 +45,7 @@ from steercache.index.ingest import (
 from steercache.index.seen import SourceState, read_seen, read_sources, write_seen, write_sources
 
 CATCH_UP_WAIT_S = 0.5
+ATTEMPTS = 4  # where files change while they are read
 
 
 def catch_up(paths: RootPaths, *, wait_s: float = CATCH_UP_WAIT_S, settle: bool = True) -> str | None:
@@ -48,9 +57,19 @@ def catch_up(paths: RootPaths, *, wait_s: float = CATCH_UP_WAIT_S, settle: bool 
     Raises:
         DamagedError: a file that rows are made from is missing or not readable; the index stays as it was.
     """
-    states = (
-        settled_states(paths) if settle else states_of(paths)
-    )  # before the work: what changes meanwhile differs next time
+    for _ in range(ATTEMPTS):
+        states = (
+            settled_states(paths) if settle else states_of(paths)
+        )  # before the work: later changes differ next time
+        try:
+            return _catch_up(paths, states, wait_s)
+        except (DamagedError, NotFoundError):
+            if states_of(paths).of == states.of:
+                raise  # else a writer replaced what was being read, and its new files are there
+    return _catch_up(paths, states_of(paths), wait_s)
+
+
+def _catch_up(paths: RootPaths, states: FileStates, wait_s: float) -> str | None:
     try:
         with Index(paths.index, wait_s=wait_s).write() as connection:
             known = read_seen(connection)

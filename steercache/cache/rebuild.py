@@ -8,7 +8,7 @@ from steercache.cache.entries import all_sweep_files, newest_of_each
 from steercache.cache.handle import CacheFolder
 from steercache.cache.states import labels_state, settled_states, vector_states
 from steercache.cache.vector_files import read_vector, vector_rows
-from steercache.core.errors import BusyError, DamagedError
+from steercache.core.errors import BusyError, DamagedError, NotFoundError
 from steercache.index.files import rebuild
 from steercache.index.io_errors import UnreadableIndexError
 from steercache.index.seen import SourceState
@@ -42,7 +42,7 @@ def tell_index(cache: CacheFolder) -> None:
 
     The files are the truth: what the index misses, or a damaged file that it cannot take in, is the next reader's to see to.
     """
-    with suppress(DamagedError):
+    with suppress(DamagedError, NotFoundError):
         catch_up_or_rebuild(cache, settle=False)
 
 

@@ -8,10 +8,10 @@ import numpy.typing as npt
 
 from steercache.core.errors import UsageError
 
-Floats = npt.NDArray[np.float64]
+Float64Array = npt.NDArray[np.float64]
 
 
-def finite(values: npt.ArrayLike, what: str) -> Floats:
+def finite(values: npt.ArrayLike, what: str) -> Float64Array:
     """Values as float64. NaN loses every comparison, so a statistic of it would look like a result.
 
     Raises:
@@ -48,9 +48,9 @@ def group_index(groups: Sequence[Any] | npt.NDArray[Any], n: int) -> tuple[npt.N
     return index.reshape(-1), int(index.max()) + 1
 
 
-def sum_by_group(values_cn: npt.NDArray[Any], index: npt.NDArray[np.intp], n_groups: int) -> Floats:
+def sum_by_group(values_cn: npt.NDArray[Any], index: npt.NDArray[np.intp], n_groups: int) -> Float64Array:
     """Sums of the last axis by picture, shape (c, g)."""
     order = np.argsort(index, kind="stable")
     starts = np.searchsorted(index[order], np.arange(n_groups))
-    sums: Floats = np.add.reduceat(np.asarray(values_cn, dtype=np.float64)[..., order], starts, axis=-1)
+    sums: Float64Array = np.add.reduceat(np.asarray(values_cn, dtype=np.float64)[..., order], starts, axis=-1)
     return sums

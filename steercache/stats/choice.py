@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from steercache.core.errors import UsageError
-from steercache.stats.arrays import Floats, finite, group_index, sum_by_group
+from steercache.stats.arrays import Float64Array, finite, group_index, sum_by_group
 from steercache.stats.paired import Interval, paired_interval, resamples
 
 Ints = npt.NDArray[np.int64]
@@ -47,7 +47,7 @@ class SelectionBias:
     search: Interval
     test: Interval | None
     held_out_gain: float
-    frequency: Floats
+    frequency: Float64Array
 
     @property
     def optimism(self) -> float:
@@ -80,7 +80,7 @@ def selection_bias(
     sums = sum_by_group(delta[order], index, n_groups)
     counts = np.bincount(index, minlength=n_groups).astype(np.float64)
     wins = np.zeros(len(order))
-    gains: list[Floats] = []
+    gains: list[Float64Array] = []
     for weights in resamples(np.random.default_rng(seed), n_groups, n_boot):
         winner = np.argmax(weights @ sums.T, axis=1)  # the sizes of a resample are the same for all cells
         left_out = weights == 0
@@ -119,7 +119,7 @@ def with_test(
     )
 
 
-def _matrix(correct_cn: npt.ArrayLike, n_cells: int) -> Floats:
+def _matrix(correct_cn: npt.ArrayLike, n_cells: int) -> Float64Array:
     correct = finite(correct_cn, "answers")
     if correct.ndim != 2 or len(correct) != n_cells or correct.size == 0:
         raise UsageError(f"answers of shape {correct.shape} for {n_cells} cells")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from steercache.stats.arrays import Floats, finite, group_index, sum_by_group
+from steercache.stats.arrays import Float64Array, finite, group_index, sum_by_group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,9 @@ def clustering(delta_n: npt.ArrayLike, groups: Sequence[Any] | npt.NDArray[Any])
     )
 
 
-def design_effects(delta_cn: Floats, index: npt.NDArray[np.intp], n_groups: int, *, cautious: bool = False) -> Floats:
+def design_effects(
+    delta_cn: Float64Array, index: npt.NDArray[np.intp], n_groups: int, *, cautious: bool = False
+) -> Float64Array:
     """Per row (c,): the linearised variance of the mean over pictures, divided by that of independent samples.
 
     At least 1, as a smaller estimate is noise more often than not, and at most the mean size of a sample's picture. Rows
@@ -62,5 +64,5 @@ def design_effects(delta_cn: Floats, index: npt.NDArray[np.intp], n_groups: int,
     if cautious:
         between, alone = between + largest**2, alone + largest
     effect = np.divide(between, alone, out=np.full(len(delta_cn), largest), where=alone > 0)
-    clipped: Floats = np.clip(effect, 1.0, largest)
+    clipped: Float64Array = np.clip(effect, 1.0, largest)
     return clipped

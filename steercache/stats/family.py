@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from steercache.core.errors import UsageError
-from steercache.stats.arrays import Floats, finite, group_index, sum_by_group
+from steercache.stats.arrays import Float64Array, finite, group_index, sum_by_group
 
 FLIPS_AT_ONCE: Final = 1024
 
@@ -18,9 +18,9 @@ FLIPS_AT_ONCE: Final = 1024
 class MaxT:
     """Per cell, shape (c,): the statistic, its p alone, and its p adjusted for the best of all cells (family-wise)."""
 
-    statistic: Floats
-    p_alone: Floats
-    p_family: Floats
+    statistic: Float64Array
+    p_alone: Float64Array
+    p_family: Float64Array
     n_flips: int
 
 
@@ -65,7 +65,7 @@ def max_t(
     )
 
 
-def _side(statistic: Floats, two_sided: bool) -> Floats:
+def _side(statistic: Float64Array, two_sided: bool) -> Float64Array:
     return np.abs(statistic) if two_sided else statistic
 
 

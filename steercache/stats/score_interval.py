@@ -9,12 +9,14 @@ the few changes that were seen and covers too little (.89 to .93 at 95 % with 15
 
 import numpy as np
 
-from steercache.stats.arrays import Floats
+from steercache.stats.arrays import Float64Array
 
 STEPS = 48  # halvings of an interval of length 2: far below one sample
 
 
-def score_bounds(helped_c: Floats, hurt_c: Floats, n_c: Floats, critical_c: Floats) -> tuple[Floats, Floats]:
+def score_bounds(
+    helped_c: Float64Array, hurt_c: Float64Array, n_c: Float64Array, critical_c: Float64Array
+) -> tuple[Float64Array, Float64Array]:
     """Lower and upper bounds (c,) of (helped - hurt) / n, where the score statistic equals the critical value.
 
     Counts may be fractions, as n is an effective number of samples.
@@ -25,7 +27,7 @@ def score_bounds(helped_c: Floats, hurt_c: Floats, n_c: Floats, critical_c: Floa
     return low, high
 
 
-def score_statistic(helped: Floats, hurt: Floats, n: Floats, delta: Floats) -> Floats:
+def score_statistic(helped: Float64Array, hurt: Float64Array, n: Float64Array, delta: Float64Array) -> Float64Array:
     """(observed - expected difference) / its standard error under a true difference `delta`; falls with delta.
 
     The variance uses the share that is hurt, q, of the largest likelihood under the constraint.
@@ -37,11 +39,19 @@ def score_statistic(helped: Floats, hurt: Floats, n: Floats, delta: Floats) -> F
     difference = helped - hurt - n * delta
     scale = np.sqrt(variance)
     limit = np.where(difference > 0, np.inf, np.where(difference < 0, -np.inf, 0.0))
-    statistic: Floats = np.divide(difference, scale, out=limit, where=scale > 1e-150)
+    statistic: Float64Array = np.divide(difference, scale, out=limit, where=scale > 1e-150)
     return statistic
 
 
-def _solve(helped: Floats, hurt: Floats, n: Floats, *, target: Floats, below: Floats, above: Floats) -> Floats:
+def _solve(
+    helped: Float64Array,
+    hurt: Float64Array,
+    n: Float64Array,
+    *,
+    target: Float64Array,
+    below: Float64Array,
+    above: Float64Array,
+) -> Float64Array:
     for _ in range(STEPS):
         middle = (below + above) / 2
         beyond = score_statistic(helped, hurt, n, middle) > target

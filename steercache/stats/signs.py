@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from steercache.core.errors import UsageError
-from steercache.stats.arrays import Floats, finite, group_index, sum_by_group
+from steercache.stats.arrays import Float64Array, finite, group_index, sum_by_group
 from steercache.stats.binomial import log_binomial
 
 
@@ -32,9 +32,9 @@ def sign_flip_p(delta_n: npt.ArrayLike, groups: Sequence[Any] | npt.NDArray[Any]
     return min(1.0, float(total[half + reach :].sum() + total[: half - reach + 1].sum())) if reach else 1.0
 
 
-def flip_distribution(sizes: npt.NDArray[np.int64]) -> Floats:
+def flip_distribution(sizes: npt.NDArray[np.int64]) -> Float64Array:
     """Probability of every total from -sum to sum of `sizes` with random signs, shape (2 sum + 1,)."""
-    found: Floats = np.ones(1)
+    found: Float64Array = np.ones(1)
     for size, count in zip(*np.unique(sizes[sizes > 0], return_counts=True), strict=True):
         own = np.zeros(2 * int(size) * int(count) + 1)
         own[:: 2 * int(size)] = np.exp(log_binomial(int(count)) - int(count) * math.log(2))

@@ -202,7 +202,7 @@ def _shown(spans: Spans, inserts: Sequence[Insert]) -> Spans:
 
 
 def anchor_mask(spans: Spans, anchors: Sequence[tuple[int, int]]) -> BoolArray:
-    """TextTokens of which some character lies inside an anchor; `spans` has shape (t, 2), -1 where a token has no characters."""
+    """Tokens of which some character lies inside an anchor; `spans` has shape (t, 2), -1 where a token has no characters."""
     mask: BoolArray = np.zeros(len(spans), dtype=bool)
     for start, end in anchors:
         mask |= (spans[:, 0] >= 0) & (spans[:, 0] < end) & (spans[:, 1] > start)

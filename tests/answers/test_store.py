@@ -3,16 +3,22 @@
 import tempfile
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from steercache.answers.store import StoredAnswer, stored_answers
 from steercache.cache.handle import open_cache
 from steercache.cache.sweeps import save_sweep
-from steercache.core.trials import Answer, Cell
+from steercache.core.trials import Answer, Cell, Mode
 
 CELL = Cell(vector_id=None, layer=None, alpha=0.0, target="all", model_fingerprint="f" * 64, prompt_id="p")
 MODES = ("full", "replay", "branch", None)
+
+
+def stored(raw: str, margin: float | None, mode: Mode) -> Answer:
+    return Answer(cell_id=CELL.cell_id, sample_id="x", split="test", raw=raw, margin=margin, mode=mode)
+
+
 rows_st = st.builds(
     Answer,
     cell_id=st.just(CELL.cell_id),
@@ -26,6 +32,8 @@ rows_st = st.builds(
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example([stored("B", -1.0, "replay"), stored("A", 2.0, "full")])  # least raw, margin and mode are of both
+@example([stored("A", None, "full"), stored("B", 0.5, "branch")])
 @given(st.lists(rows_st, min_size=1, max_size=4))
 def test_an_answer_read_back_is_one_of_the_answers_that_were_stored(rows: list[Answer]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -20,6 +20,7 @@ from steercache.core.errors import BusyError
 from steercache.core.trials import Answer, Cell
 from tests.cache.test_index_equals_files import assert_equal_to_a_rebuild
 
+N_WORKERS = 3
 NAME, MANIFEST = "s", {"kind": "test"}
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -37,6 +38,9 @@ def answer(worker: int, number: int, *, raw: str = "A") -> Answer:
 def work(root: Path, worker: int, seed: int, n: int) -> None:
     """Change the sweep `n` times, at random; every answer is written down once the call that keeps it has returned."""
     moves, cache, mine = random.Random(seed), open_cache(root), []
+    (root.parent / f"ready{worker}").touch()
+    while len(list(root.parent.glob("ready*"))) < N_WORKERS:
+        time.sleep(0.001)  # so that they write at the same time
     with (root.parent / f"log{worker}").open("a") as log:
         for i in range(n):
             some = [answer(worker, 10 * i + k) for k in range(moves.randint(1, 3))]
@@ -72,8 +76,8 @@ def answers_in_files(cache: CacheFolder) -> set[tuple[str, str]]:
     return {(row["cell_id"], row["sample_id"]) for table in tables for row in table}
 
 
-def run_workers(root: Path, *, seed: int, n: int, n_workers: int = 3, n_kills: int = 0) -> None:
-    workers = [SPAWN.Process(target=work, args=(root, i, 100 * seed + i, n)) for i in range(n_workers)]
+def run_workers(root: Path, *, seed: int, n: int, n_kills: int = 0) -> None:
+    workers = [SPAWN.Process(target=work, args=(root, i, 100 * seed + i, n)) for i in range(N_WORKERS)]
     for worker in workers:
         worker.start()
     moves = random.Random(seed)
@@ -85,7 +89,7 @@ def run_workers(root: Path, *, seed: int, n: int, n_workers: int = 3, n_kills: i
         os.kill(worker.pid, signal.SIGKILL)
     for worker in workers:
         worker.join()
-    assert [w.exitcode for w in workers[n_kills:]] == [0] * (n_workers - n_kills)
+    assert [w.exitcode for w in workers[n_kills:]] == [0] * (N_WORKERS - n_kills)
 
 
 @pytest.mark.parametrize(
