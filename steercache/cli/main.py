@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from steercache.cli.streams import drop_stdout, open_streams, say
+from steercache.cli.watchdog import is_supervised, supervise
 from steercache.core.errors import (
     BudgetError,
     ManifestError,
@@ -106,7 +107,8 @@ def main() -> None:
     """Entry point of the installed program."""
     open_streams()
     warnings.showwarning = _in_one_line(warnings.showwarning)
-    code = run(sys.argv[1:])
+    words = sys.argv[1:]
+    code = supervise(words) if is_supervised(words) else run(words)
     gc.collect()  # what errors left in cycles goes now: DuckDB's binding complains of what outlives the interpreter
     sys.exit(code)
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from steercache.cli.options import json_option, root_option
 from steercache.cli.output import note, print_json, print_table
-from steercache.cli.watchdog import watchdog
+from steercache.cli.watchdog import begin_query
 from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
 from steercache.index.guard import Limits
@@ -97,13 +97,15 @@ def _run(name_or_sql: str | None, options: dict[str, Any]) -> None:
     found, _ = session.read(text)
     bindings = _bindings(options["params"], typed=found is not None)
     format_name = "json" if options["as_json"] else str(options["format_name"])
-    with watchdog(limits):
-        if format_name == "table" and options["output"] is None:
-            _print_rows(session, text, bindings, limit=options["limit"])
-        elif format_name == "table":
-            raise UsageError("a table is for the terminal", hint="--format csv -o FILE")
-        else:
-            _write(session, text, bindings, format_name=cast(FormatName, format_name), options=options)
+    with session.cache.connection():
+        pass  # brings the index up to date, which is our work and not the query's
+    begin_query(limits)
+    if format_name == "table" and options["output"] is None:
+        _print_rows(session, text, bindings, limit=options["limit"])
+    elif format_name == "table":
+        raise UsageError("a table is for the terminal", hint="--format csv -o FILE")
+    else:
+        _write(session, text, bindings, format_name=cast(FormatName, format_name), options=options)
     if found is not None and found.kind == "check":
         note(f"{found.name}: what it returns is wrong; no rows is good")
 

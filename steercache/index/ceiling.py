@@ -1,59 +1,25 @@
-"""A ceiling on this process's memory while a query runs, for what DuckDB's own limit does not count: long strings and lists.
+"""A ceiling on the memory of a process that does nothing but run one query, for what DuckDB's own limit does not count.
 
-Linux only (`RLIMIT_DATA` does not count memory-mapped files there); elsewhere DuckDB's limit stands alone.
+It acts on the whole process and cannot be lifted: for a child made for the query, never for a caller's process. Linux only
+(`RLIMIT_DATA` does not count memory-mapped files there); elsewhere DuckDB's limit stands alone.
 """
 
 import resource
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 _HEADROOM = 2**30
 _STATUS = Path("/proc/self/status")
 
 
-class _Ceilings:
-    """Queries that run at once share one limit: the highest asked for, lifted when the last of them ends."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.running = 0
-        self.before = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-
-    def enter(self, n_bytes: int) -> None:
-        with self.lock:
-            soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-            if self.running == 0:
-                self.before = (soft, hard)
-            wanted = _data_bytes() + n_bytes + _HEADROOM
-            others = soft if self.running else 0
-            highest = [limit for limit in (self.before[0], hard) if limit != resource.RLIM_INFINITY]
-            resource.setrlimit(resource.RLIMIT_DATA, (min([max(wanted, others), *highest]), hard))
-            self.running += 1
-
-    def leave(self) -> None:
-        with self.lock:
-            self.running -= 1
-            if self.running == 0:
-                resource.setrlimit(resource.RLIMIT_DATA, self.before)
-
-
-_CEILINGS = _Ceilings()
-
-
-@contextmanager
-def memory_ceiling(n_bytes: int) -> Iterator[None]:
-    """Let this process grow by `n_bytes` (and some headroom) within the block; past it an allocation fails."""
+def limit_own_memory(n_bytes: int) -> None:
+    """Let this process grow by `n_bytes` and some headroom; past it an allocation fails."""
     if not sys.platform.startswith("linux"):
-        yield
         return
-    _CEILINGS.enter(n_bytes)
-    try:
-        yield
-    finally:
-        _CEILINGS.leave()
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = _data_bytes() + n_bytes + _HEADROOM
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def _data_bytes() -> int:

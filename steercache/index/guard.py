@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from steercache.core.errors import QueryError, SteercacheError
 from steercache.index.allowed import check_tree
-from steercache.index.ceiling import memory_ceiling
 from steercache.index.io_errors import io_error
 
 MAX_SQL_CHARS = 100_000  # a parser's memory grows with nesting: 100,000 brackets take a gigabyte
@@ -53,17 +52,16 @@ def stream_query(
     query.lock_down()
     timer = threading.Timer(limits.time_s, query.stop)
     timer.daemon = True
-    with memory_ceiling(2 * limits.memory_mib * 2**20):
-        timer.start()
+    timer.start()
+    try:
+        source = query.start(bindings)
         try:
-            source = query.start(bindings)
-            try:
-                schema = _distinct_names(source.schema)
-                yield pa.RecordBatchReader.from_batches(schema, query.batches(source, schema))
-            finally:
-                source.close()  # a result that is not read to its end would hold the index file
+            schema = _distinct_names(source.schema)
+            yield pa.RecordBatchReader.from_batches(schema, query.batches(source, schema))
         finally:
-            timer.cancel()
+            source.close()  # a result that is not read to its end would hold the index file
+    finally:
+        timer.cancel()
 
 
 def run_query(

@@ -77,9 +77,7 @@ def test_an_index_that_the_disk_has_no_room_for_is_not_damaged(tmp_path: Path) -
 def test_an_index_damaged_while_a_query_reads_it_is_said_to_be(tmp_path: Path, hurt: str) -> None:
     path = tmp_path / "index.duckdb"
     with Index(path).write() as con:
-        con.execute(
-            "INSERT INTO seen (path, state) SELECT hash(range)::VARCHAR, hash(range + 1)::VARCHAR FROM range(500000)"
-        )
+        con.execute("INSERT INTO seen (path, state) SELECT hash(range)::VARCHAR, range FROM range(500000)")
 
     def query_while_it_is_hurt() -> None:
         with Index(path).read() as con:
