@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 from transformers import modeling_utils as loader
 
 from steercache.core.errors import BusyError, DamagedError, ManifestError, MissingExtraError, SteercacheError
-from steercache.models import lineage
+from steercache.models import identity
 from steercache.models.load import load_bundle, load_model
 from steercache.models.spec import LoadedModel
 from tests.models.tiny import N_LAYERS, TEXT_FAMILIES, WIDTH, manifest_of, write_tiny
@@ -241,8 +241,8 @@ def test_the_files_that_are_hashed_are_those_that_the_loader_opens(
         if below:
             save(folder, decoy, "two.safetensors")  # of the same name, where the index does not point
     hashed: list[Path] = []
-    real = lineage.fingerprint
-    monkeypatch.setattr(lineage, "fingerprint", lambda files, *a, **k: hashed.extend(files) or real(files, *a, **k))
+    real = identity.fingerprint
+    monkeypatch.setattr(identity, "fingerprint", lambda files, *a, **k: hashed.extend(files) or real(files, *a, **k))
     again = load(folder)
     assert set(hashed) == opened_by_the_loader(folder, monkeypatch)
     assert again.spec.fingerprint == whole.spec.fingerprint
@@ -300,14 +300,14 @@ def test_a_folder_that_is_written_while_it_is_loaded_is_refused(
 ) -> None:
     folder = write_tiny("llama", tmp_path / "model")
     other = write_tiny("llama", tmp_path / "other", seed=1)
-    real = lineage.fingerprint
+    real = identity.fingerprint
 
     def then_replaced(*args: Any, **options: Any) -> str:
         found = real(*args, **options)
         (other / "model.safetensors").replace(folder / "model.safetensors")
         return found
 
-    monkeypatch.setattr(lineage, "fingerprint", then_replaced)
+    monkeypatch.setattr(identity, "fingerprint", then_replaced)
     with pytest.raises(BusyError, match=r"model\.safetensors changed while the model was loaded"):
         load(folder)
 

@@ -102,7 +102,9 @@ def test_a_file_of_this_very_process_is_not_abandoned_until_it_is_given_up(tmp_p
     assert not name.exists()
 
 
-@pytest.mark.parametrize("name", ["c.0.tmp-1", f"c.0.tmp-{os.getpid()}", "c.0.tmp-4194305"])
+@pytest.mark.parametrize(
+    "name", ["c.0.tmp-1", f"c.0.tmp-{os.getpid()}", "c.0.tmp-4194305"], ids=["init", "own", "beyond"]
+)
 def test_what_older_versions_left_is_taken_away_whoever_has_the_number_now(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"half")
     durable.write_file_atomically(tmp_path / "c.0", b"whole")
