@@ -49,6 +49,8 @@ INTERNAL = frozenset(
 )
 
 
+LIST_MAKERS = frozenset({"generate_series", "range"})  # in a SELECT list; as table functions they make rows, in pieces
+MAX_LIST = 1_000_000
 MAX_TABLES = 100  # planning a join of hundreds of tables takes minutes and cannot be interrupted
 MAX_EXPANDED_TABLES = 1000  # common table expressions put into each other double with every step
 MAX_SELECTS = 1000
@@ -67,8 +69,11 @@ def check_tree(con: duckdb.DuckDBPyConnection, sql: str) -> None:
         raise QueryError("the SQL is nested too deeply", hint="use WITH instead of subqueries") from error
     if tree.get("error"):
         raise QueryError(f"this SQL cannot be checked: {tree.get('error_message')}")
+    makes_rows = {id(node["function"]) for node in _nodes(tree) if node.get("type") == "TABLE_FUNCTION"}
     for node in _nodes(tree):
         _check_function(node)
+        if id(node) not in makes_rows:
+            _check_list(node)
     _check_size(tree)
 
 
@@ -81,6 +86,19 @@ def _check_function(node: dict[str, Any]) -> None:
             raise QueryError(f"{called}() is not allowed in a query", hint=f"table functions allowed: {allowed}")
     elif name in UNBOUNDED or name in INTERNAL or name.startswith("__"):
         raise QueryError(f"{name}() is not allowed in a query", hint="compute it from the result instead")
+
+
+def _check_list(node: dict[str, Any]) -> None:
+    """Refuse a list of unknown or great length: one call makes it, past the memory limit and deaf to an interrupt."""
+    name = str(node.get("function_name", "")).lower()
+    if name not in LIST_MAKERS:
+        return
+    texts = [str(a["expression"].get("literal", {}).get("text", "")) for a in node.get("arguments") or ()]
+    if not texts or not all(text.isdecimal() and len(text) <= 7 and int(text) <= MAX_LIST for text in texts):
+        raise QueryError(
+            f"{name}() may make a list larger than {MAX_LIST:,} values, past the memory limit",
+            hint=f"make rows of it: FROM {name}(...); as a list it takes numbers up to {MAX_LIST:,}",
+        )
 
 
 def _check_size(tree: Any) -> None:

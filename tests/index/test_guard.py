@@ -169,6 +169,8 @@ def test_nothing_reaches_a_file_a_setting_or_python(con: duckdb.DuckDBPyConnecti
         ("SELECT a.range AS x, b.range AS y FROM range(100000) a, range(100000) b ORDER BY x * y", "0.8 s|memory|disk"),
         ("SELECT list(a.range) FROM range(100000) a, range(100000) b", "0.8 s|memory"),
         ("SELECT range(1000000000)", "memory"),
+        ("SELECT range(500000000 + 500000000)", "memory"),
+        ("SELECT 'x', generate_series(0, r.range * 1000000000) FROM range(3) r", "memory"),
         ("SELECT generate_series(1, 10000000000)", "larger than"),
         ("SELECT repeat('x', 4000000000)", "repeat"),
         ("SELECT lpad('x', 2000000000, 'y')", "lpad"),
