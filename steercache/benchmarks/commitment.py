@@ -28,8 +28,10 @@ _DENIES_NEXT: Final = re.compile(
 )
 _DENIED_AFTER: Final = re.compile(
     r"[\"')\].*]{0,3}(?:\s*(?:,|\band\b|\bor\b|&)\s*[(\[]?\w[)\]]?)*"
-    r"(?:\s*:?\s*(?:(?:is|are|was|were|'s|seems?|looks?|appears?|be|being)\s+(?:\w+ly\s+|also\s+|both\s+|to be\s+)?"
-    r"(?:not(?! only)\b|incorrect|wrong|false|unlikely|impossible|excluded|eliminated|ruled out|out\b|no\b)"
+    r"(?:\s*:?\s*(?:(?:(?:can|could|would|should|must|may|might|has to|have to)\s+)?"
+    r"(?:is|are|was|were|'s|seems?|looks?|appears?|be|being)\s+(?:\w+ly\s+|also\s+|both\s+|to be\s+)?"
+    r"(?:(?:a|an|the)\s+(?:only\s+)?)?(?:not(?! only)\b|incorrect|wrong|false|unlikely|impossible|excluded|eliminated"
+    r"|ruled out|rejected|discarded|out\b|no\b|mistake|error\b|distractor|far from)"
     r"|(?:cannot|can not|could not|does not|do not|would not|will not|has not)\b"
     r"|(?:is|are|was|were|ca|could|does|do|would|wo|has)n't\b"
     r"|(?:incorrect|wrong|false)\b))",

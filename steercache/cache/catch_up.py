@@ -14,6 +14,7 @@ from steercache.cache.entries import newest_of_each, run_files
 from steercache.cache.paths import RootPaths
 from steercache.cache.states import (
     ANNOTATIONS,
+    UNSETTLED,
     VECTORS,
     FileStates,
     labels_state,
@@ -131,7 +132,7 @@ def _runs(
         labels, path = SourceState(labels_state(files.annotations), run_id), labels_path(run_id)
         is_new = f"runs/{run_id}" in changed
         n_kept = _run(connection, files) if is_new else len(files.shards)
-        if n_kept and kept.get(path) != labels:
+        if n_kept and (kept.get(path) != labels or labels.state == UNSETTLED):
             annotate(connection, run_id, files.annotations)
         kept[path] = labels
     for gone in known - there:
@@ -185,7 +186,7 @@ def _vectors(
     """Make the rows of vectors equal to their files; only files that changed are read, and those of the same ids."""
     states = vector_states(paths)
     old = {path: source for path, source in sources.items() if path.startswith(f"{VECTORS}/")}
-    kept = {path: source for path, source in old.items() if states.get(path) == source.state}
+    kept = {path: source for path, source in old.items() if states.get(path) == source.state != UNSETTLED}
     read = {path: read_vector(paths.root / path) for path in states.keys() - kept.keys()}
     kept |= {path: SourceState(states[path], stored.vector.vector_id) for path, stored in read.items()}
     there = {source.id for source in kept.values()}

@@ -17,7 +17,7 @@ from steercache.cache.paths import RootPaths, RunPaths
 from steercache.cache.sweep_files import MANIFEST, SEARCHES
 
 SETTLE_NS: Final = 20_000_000  # longer than a tick of any kernel's clock (10 ms at 100 Hz)
-UNSETTLED: Final = -1  # no file has this state
+UNSETTLED: Final = -1  # no file has this state, and it equals no other, itself included
 VECTORS, ANNOTATIONS = "vectors", "annotations"
 Stamp = tuple[int, int, int]  # time of the last write, of the inode's last change (both ns), bytes
 
@@ -40,7 +40,7 @@ def states_of(paths: RootPaths) -> FileStates:
     now, found, unsettled = time.time_ns(), {}, set()
     for unit, stamps in _units(paths):
         found[unit] = _digest(stamps)
-        if any(abs(now - changed) < SETTLE_NS for _, changed, _ in stamps.values()):
+        if _may_change(stamps, now):
             unsettled.add(unit)
     return FileStates(found, frozenset(unsettled))
 
@@ -55,14 +55,15 @@ def settled_states(paths: RootPaths) -> FileStates:
 
 
 def vector_states(paths: RootPaths) -> dict[str, int]:
-    """State of every vector's file, by path relative to the root."""
-    files = _files(paths.vectors, ".safetensors")
-    return {f"{VECTORS}/{name}": _digest({"": stamp}) for name, stamp in files.items()}
+    """State of every vector's file, by path relative to the root; `UNSETTLED` where it may still be changing."""
+    now, files = time.time_ns(), _files(paths.vectors, ".safetensors")
+    return {f"{VECTORS}/{name}": _settled_digest({"": stamp}, now) for name, stamp in files.items()}
 
 
 def labels_state(files: Iterable[Path]) -> int:
-    """State of the files of labels that a run's samples are joined with."""
-    return _digest({f"{path.parent.name}/{path.name}": _stamp(path.stat()) for path in files})
+    """State of the files of labels that a run's samples are joined with; `UNSETTLED` where they may still be changing."""
+    now = time.time_ns()
+    return _settled_digest({f"{path.parent.name}/{path.name}": _stamp(path.stat()) for path in files}, now)
 
 
 def _units(paths: RootPaths) -> Iterable[tuple[str, dict[str, Stamp]]]:
@@ -126,6 +127,15 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 def _stamp(stat: os.stat_result) -> Stamp:
     return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size
+
+
+def _may_change(stamps: Mapping[str, Stamp], now: int) -> bool:
+    """Whether another write could still leave the same stamps."""
+    return any(abs(now - changed) < SETTLE_NS for _, changed, _ in stamps.values())
+
+
+def _settled_digest(stamps: Mapping[str, Stamp], now: int) -> int:
+    return UNSETTLED if _may_change(stamps, now) else _digest(stamps)
 
 
 def _digest(stamps: Mapping[str, Stamp]) -> int:

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
+from steercache.cache import states
 from steercache.cache.catch_up import add_shards, catch_up, is_fresh
 from steercache.cache.documents import read_shard_record, write_shard_record
 from steercache.cache.entries import all_sweep_files, all_vector_rows
@@ -393,3 +394,25 @@ def test_two_writes_of_one_size_within_a_tick_of_the_clock_are_both_seen(cache: 
         auc = 0.25 + 0.5 * (i % 2)
         write_vector(path, vector(0, auc=auc))
         assert rows(cache, "SELECT DISTINCT auc FROM vectors") == [(auc,)]
+
+
+@pytest.mark.parametrize("settle", [True, False])
+def test_a_clock_that_does_not_tick_between_two_writes_hides_neither(
+    settle: bool, cache: CacheFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock of the file system stands still: the stamps of both contents are equal, and only their age tells."""
+    tick, now = 1_000_000_000, [1_000_000_000]
+    monkeypatch.setattr(states, "_stamp", lambda stat: (tick, tick, stat.st_size))
+    monkeypatch.setattr(states.time, "time_ns", lambda: now[0])
+    path = cache.paths.vector(vector(0).vector_id)
+    for auc in (0.25, 0.75):
+        write_vector(path, vector(0, auc=auc))
+        now[0] += 1_000_000
+        assert catch_up(cache.paths, wait_s=30, settle=settle) is None
+        with cache.index.read() as con:
+            assert con.execute("SELECT DISTINCT auc FROM vectors").fetchall() == [(auc,)]
+            assert not is_fresh(cache.paths, con)
+    now[0] += 1_000_000_000
+    catch_up(cache.paths, wait_s=30)
+    with cache.index.read() as con:
+        assert is_fresh(cache.paths, con)
