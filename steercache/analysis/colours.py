@@ -286,7 +286,7 @@ def _plain_and_steered(points: Sequence[ColourPoint]) -> tuple[ColourPoint, list
     return plain, sorted((p for p in points if p.alpha > 0), key=lambda p: p.alpha)
 
 
-_HINT = "--word red; or fit one: steercache fit mean-shift --query concept_vs_other_concepts --concept red"
+_HINT = "name the colour; or fit one with the query concept_vs_other_concepts and the concept red"
 
 
 def _mean(mass_p: Masses) -> float:

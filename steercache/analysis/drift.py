@@ -81,7 +81,9 @@ def measure_drift(
     pairs = session.query("drift_rows", run=run_id, other=other_id, text_only=text_only).to_arrow_table()
     if not len(pairs):
         hint = (
-            "steercache query runs_overview" if text_only else "--text-only, where one run has pictures or a template"
+            "steercache query runs_overview"
+            if text_only
+            else "compare text only, where one run has pictures or a template"
         )
         raise NotFoundError("the two runs share no input with rows in both", hint=hint)
     role = np.array(pairs["role"].to_pylist())

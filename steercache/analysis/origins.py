@@ -61,8 +61,7 @@ def find_origins(
         if origin not in found:
             raise NotFoundError(
                 f"no {method} vector of {concept!r} was fitted on a run of {whose}",
-                hint="build a text trace with that model, then: steercache fit mean-shift --concept"
-                f" {concept} --run RUN --name {concept}-{origin}",
+                hint=f"build a text trace with that model, then fit {concept} on that run, under the name {concept}-{origin}",
             )
     return found["own"], found["backbone"]
 

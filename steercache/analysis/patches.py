@@ -109,7 +109,7 @@ def _run_of(session: Session, run: str | None) -> str:
         " AND s.image_digest IS NOT NULL) ORDER BY created_at DESC, run_id LIMIT 1"
     ).fetchall()
     if not newest:
-        raise NotFoundError("there is no complete run with pictures yet", hint="steercache build --help")
+        raise NotFoundError("there is no complete run with pictures yet", hint="build one, such as demo-pictures")
     return str(newest[0][0])
 
 
@@ -145,7 +145,7 @@ def patch_maps(
     if origin == "foreign" and not allow_foreign:
         raise UsageError(
             f"the vector {direction.name!r} {why_not_own(direction.fitted_on, document.model)}",
-            hint="fit it on a run of this model; or allow it (`allow_foreign`, --allow-foreign), and the result says so",
+            hint="fit it on a run of this model; or allow it (`allow_foreign`), and the result says so",
         )
     kept = set(session.cache.source(sample.run_id).layers(direction.site)) & set(direction.layers)
     lacking = sorted(set(layers) - kept)

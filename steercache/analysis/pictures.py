@@ -13,9 +13,7 @@ from steercache.manifests.dataset import DatasetManifest, HfSource
 from steercache.manifests.load import find_manifest, read_manifest
 from steercache.queries.session import Session
 
-_HINT = (
-    "run it in the folder of the trace's manifest, where its data sets are looked for, or name the file: --picture FILE"
-)
+_HINT = "run it in the folder of the trace's manifest, where its data sets are looked for, or name the picture's file"
 
 
 def picture_of(session: Session, sample: PictureSample, file: Path | None = None) -> bytes:
@@ -32,7 +30,7 @@ def picture_of(session: Session, sample: PictureSample, file: Path | None = None
         raise DamagedError(
             "this is another picture than the one that was traced",
             place=str(file) if file is not None else sample.dataset,
-            hint=f"--picture FILE with the picture that {traced} had" if file is None else f"it was that of {traced}",
+            hint=f"name the file of the picture that {traced} had" if file is None else f"it was that of {traced}",
         )
     return data
 

@@ -121,7 +121,10 @@ def choose_mode(
         UsageError: the one that is wanted is barred.
     """
     if wanted != "auto" and wanted in barred:
-        raise UsageError(f"{DOING[wanted]} is not possible here: {barred[wanted]}", hint="--mode auto")
+        raise UsageError(
+            f"{DOING[wanted]} is not possible here: {barred[wanted]}",
+            hint="mode auto takes the quickest exact one",
+        )
     open_to = [mode for mode in MODES if mode not in barred]
     mode, because = min(open_to, key=lambda mode: seconds[mode]), ""
     if wanted != "auto":

@@ -95,7 +95,9 @@ def pick_rows(benchmark: Benchmark, split: Part, *, n: int | None, orphans: Part
     failed = [f for f in benchmark.failures if (f.split or orphans) == split]
     rows: list[Example | FailedRow] = [*benchmark.part(split), *failed]
     if not rows:
-        raise UsageError(f"{benchmark.name} has no row of the {split} split here", hint="more rows, or --split")
+        raise UsageError(
+            f"{benchmark.name} has no row of the {split} split here", hint="take more rows, or the other split"
+        )
     if n is None or n >= len(rows):
         return tuple(rows)
     chosen = sorted(range(len(rows)), key=lambda i: hashlib.sha256(rows[i].place.encode()).digest())[:n]

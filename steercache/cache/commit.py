@@ -197,7 +197,7 @@ def _resumable(begun: RunDocument, wanted: RunDocument, paths: RunPaths, *, forc
         raise UsageError(
             f"the run {begun.name!r} was begun under other numerics: {'; '.join(differences)}",
             place=str(paths.folder),
-            hint="build under the same settings, or --force to mix them (recorded), or begin anew after"
+            hint="build under the same settings, or force it to mix them (recorded), or begin anew after"
             f" `steercache cache rm {begun.name}`",
         )
     return replace(wanted, numerics={**wanted.numerics, FORCED_OVER: begun.numerics})

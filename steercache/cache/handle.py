@@ -1,6 +1,5 @@
 """`CacheFolder`: one handle over a root's files and its index."""
 
-import shlex
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -168,7 +167,7 @@ def open_cache(root: Path, *, create: bool = False) -> CacheFolder:
             raise NotFoundError(
                 "no cache here",
                 place=str(root),
-                hint=f"steercache build smollm2-concepts --root {shlex.quote(str(root))}",
+                hint="build a run there, or open it with create=True",
             )
         make_folder(root / "runs")
     return cache

@@ -46,7 +46,7 @@ def verify_run(cache: CacheFolder, run_id: str) -> Iterator[VerifiedShard]:
     """Check one run shard by shard, so that a caller can show progress."""
     paths = cache.run_paths(run_id)
     document = cache.run_document(run_id)
-    remedy = f"steercache cache rm {document.name} --shards, then build again"
+    remedy = f"remove the damaged shards of {document.name}, then build again"
     generation = current_generation(paths)
     named = [
         Finding(

@@ -59,7 +59,9 @@ class EvalOptions:
 
     def __post_init__(self) -> None:
         if not self.layers or not self.alphas or not self.targets:
-            raise UsageError("a layer, a strength and a target are needed", hint="--layer 12 --alpha 1 --target image")
+            raise UsageError(
+                "a layer, a strength and a target are needed", hint="such as layer 12, strength 1, target image"
+            )
         if any(alpha == 0 or not np.isfinite(alpha) for alpha in self.alphas):
             raise UsageError("a strength is a finite number other than 0: 0 is the baseline, which always runs")
         for name in ("n", "max_new_tokens", "tokens_per_batch", "memory_mib"):
@@ -71,7 +73,7 @@ class EvalOptions:
         if self.split == "test" and self.n_settings > 1:
             raise UsageError(
                 f"{self.n_settings} settings on the test split would choose where nothing may be chosen",
-                hint="--split both chooses on the search split; or name one layer, alpha and target",
+                hint="split both chooses on the search split; or name one layer, strength and target",
             )
 
     @property

@@ -77,7 +77,7 @@ def _manifests_of(cache: CacheFolder, vector: SteeringVector, named: str | None)
     if named is None:
         run_id = vector.provenance.get("run_id")
         if run_id is None:
-            raise UsageError(f"{vector.name!r} does not say which model it belongs to", hint="--model NAME or FILE")
+            raise UsageError(f"{vector.name!r} does not say which model it belongs to", hint="name the model")
         run = cache.run_document(run_id)
         source = run.model_source
         if source is not None and Path(source.folder).is_dir():

@@ -44,7 +44,7 @@ def check_lineage(cache: CacheFolder, vector: SteeringVector, spec: KnownModel, 
     if origin in ("foreign", "unknown") and not allow_foreign:
         raise UsageError(
             f"the vector {vector.name!r} {why_not_own(fitted_on, spec)}",
-            hint="fit it on a run of this model; or allow it (`allow_foreign`, --allow-foreign), and the result says so",
+            hint="fit it on a run of this model; or allow it (`allow_foreign`), and the result says so",
         )
     return origin
 
@@ -90,7 +90,8 @@ def by_methods(
             if newest is None:
                 has = ", ".join(sorted({v.method for v in alike})) or "none"
                 raise NotFoundError(
-                    f"no vector of {vector.concept!r} by {method!r}; there is: {has}", hint="steercache fit --help"
+                    f"no vector of {vector.concept!r} by {method!r}; there is: {has}",
+                    hint="fit one by that method first",
                 )
             found.setdefault(newest.vector_id, newest)
     return tuple(found.values())

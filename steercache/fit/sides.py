@@ -13,7 +13,7 @@ FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 Recipe = Literal["default", "paper"]
 RECIPES: tuple[Recipe, ...] = ("default", "paper")
-_NEEDS = "a query for fitting returns a column `label` of 0 and 1: see `steercache query --list`"
+_NEEDS = "a query for fitting returns a column `label` of 0 and 1: the selections among the named queries do"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ def split_sides(sel: Selection, *, recipe: Recipe = "default") -> LabelledSides:
     if recipe == "paper":
         if sel.weight is not None:
             raise UsageError(
-                "the paper's recipe knows no weights, and this selection has some", hint="--recipe default"
+                "the paper's recipe knows no weights, and this selection has some", hint="use the default recipe"
             )
         return LabelledSides(
             label=label, coef=np.ones(len(label), np.float32), unit=_numbered(sel.sample_idx), unit_name="sentence"

@@ -104,7 +104,9 @@ def writers_lock(index: Path, wait_s: float) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise UsageError(
-            f"the index cannot be written: {error.strerror}", place=str(index), hint="--root FOLDER that is writable"
+            f"the index cannot be written: {error.strerror}",
+            place=str(index),
+            hint="keep the cache in a writable folder",
         ) from error
     try:
         os.ftruncate(fd, 0)

@@ -81,7 +81,7 @@ def run_query(
             if n_bytes > limits.memory_mib * 2**20:
                 raise QueryError(
                     f"the result is larger than {limits.memory_mib} MiB",
-                    hint="choose fewer rows or columns, or stream it to a file: steercache query ... --format parquet -o FILE",
+                    hint="choose fewer rows or columns, or stream it to a file",
                 )
         return pa.Table.from_batches(kept, schema=reader.schema)
 
@@ -109,7 +109,7 @@ class _Query:
             self.sql.encode()  # lone surrogates are no text
             statements = self.con.extract_statements(self.sql)
         if not statements:
-            raise QueryError("there is no statement", hint="write a SELECT, or name a query: steercache query --list")
+            raise QueryError("there is no statement", hint="write a SELECT, or name a query")
         if len(statements) != 1:
             raise QueryError(f"one statement at a time: this is {len(statements)}", hint="join them by WITH or UNION")
         (statement,) = statements

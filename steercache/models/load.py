@@ -120,7 +120,7 @@ def resolve_device(device: str) -> torch.device:
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
-            f"no device {device!r} on this machine: {_first_line(error)}", hint="--device auto, or --device cpu"
+            f"no device {device!r} on this machine: {_first_line(error)}", hint="choose auto or cpu"
         ) from error
     return place
 
@@ -231,7 +231,9 @@ def _dtype_of(name: Any, manifest: ModelManifest) -> DType | None:
     if name in TORCH_DTYPES:
         return cast(DType, name)
     if name not in (None, "auto"):
-        raise UsageError(f"cannot compute in {name!r}", place=manifest.name, hint=f"--dtype {'|'.join(TORCH_DTYPES)}")
+        raise UsageError(
+            f"cannot compute in {name!r}", place=manifest.name, hint=f"choose one of: {', '.join(TORCH_DTYPES)}"
+        )
     return None
 
 
@@ -261,7 +263,7 @@ def _explaining(manifest: ModelManifest, checkpoint: Checkpoint) -> Iterator[Non
         raise
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise BudgetError(
-            "the model does not fit into memory", place=place, hint="--dtype bfloat16, or a smaller model"
+            "the model does not fit into memory", place=place, hint="load it in bfloat16, or take a smaller model"
         ) from error
     except ImportError as error:
         raise _missing_package(error, checkpoint) from error

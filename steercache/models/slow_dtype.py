@@ -24,7 +24,7 @@ def warn_if_slow(model: Any) -> None:
     name = str(model.dtype).removeprefix("torch.")
     if (times := times_float32(model.dtype)) >= SLOW:
         warnings.warn(
-            f"this CPU multiplies {name} matrices {times:.0f} x more slowly than float32: --dtype float32 "
+            f"this CPU multiplies {name} matrices {times:.0f} x more slowly than float32: dtype float32 "
             f'(dtype="float32") is quicker; what it computes differs from {name} by rounding, and is cached apart',
             SlowDtypeWarning,
             stacklevel=3,

@@ -26,7 +26,7 @@ def bind(
     unknown = sorted(given.keys() - query.params.keys())
     missing = sorted(n for n, p in query.params.items() if p.required and n not in given)
     if unknown or missing:
-        raise QueryError(_names_problem(query, unknown, missing), hint=f"steercache query --show {query.name}")
+        raise QueryError(_names_problem(query, unknown, missing), hint=f"its header says what {query.name} takes")
     values = {n: _typed(n, p, given[n]) if n in given else p.default for n, p in query.params.items()}
     lookups = {"run": find_run, "vector": find_vector}
     for name, param in query.params.items():

@@ -102,7 +102,9 @@ def parse_query(text: str, *, place: str, path: Path | None = None) -> Query:
     try:
         query = Query.model_validate({**fields, "text": text, "path": path})
     except (ValidationError, TypeError) as error:
-        raise QueryError(_problems(error), place=place, hint="steercache query --show anchor_vs_control") from error
+        raise QueryError(
+            _problems(error), place=place, hint="see a shipped query, such as anchor_vs_control"
+        ) from error
     if path is not None and path.stem != query.name:
         raise QueryError(f"the file is named {path.stem!r}, its header says {query.name!r}", place=place)
     return query
@@ -177,7 +179,7 @@ def find_query(library: Mapping[str, Query], name: str) -> Query:
     if name in library:
         return library[name]
     close = difflib.get_close_matches(name, library, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else "steercache query --list"
+    hint = f"did you mean {' or '.join(close)}?" if close else "list the named queries first"
     raise NotFoundError(f"no query named {name!r}", hint=hint)
 
 

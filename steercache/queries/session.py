@@ -91,7 +91,7 @@ class Session:
         """
         query, text = self.read(name_or_sql)
         if query is not None and query.kind != "selection":
-            raise QueryError(f"{query.name} is a {query.kind}, not a selection", hint="steercache query --list")
+            raise QueryError(f"{query.name} is a {query.kind}, not a selection", hint="name a query of kind selection")
         with clear_traceback_frames():
             return self._selection(query, text, bindings if run is None else {**bindings, "run": run}, site=site)
 

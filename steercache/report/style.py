@@ -78,7 +78,7 @@ def save_chart(chart: Any, path: Path) -> Path:
         UsageError: another suffix.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path.name!r} is no .png or .svg", hint=f"--out {path.stem or 'picture'}.png")
+        raise UsageError(f"{path.name!r} is no .png or .svg", hint=f"name it {path.stem or 'picture'}.png")
     path.parent.mkdir(parents=True, exist_ok=True)
     chart.save(path, scale_factor=PNG_SCALE)
     return path

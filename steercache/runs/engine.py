@@ -101,14 +101,14 @@ def check_budget(cache: CacheFolder, plan: Plan, pending: Sequence[PlannedShard]
             f"the trace needs {decimal_bytes(needed)}, the budget is {decimal_bytes(budget_bytes)}: {sizes_of(plan)}",
             place=plan.document.name,
             hint="fewer `layers`, `rows: {policy: image}`, `last` or `pooled`, fewer samples (`limit`), "
-            f"or --budget {enough_gb(needed)} (`budget_gb` in the manifest)",
+            f"or a budget of {enough_gb(needed)} GB (`budget_gb`)",
         )
     free = free_bytes(cache.root)
     if needed + SPARE_BYTES > free:
         raise BudgetError(
             f"the trace needs {decimal_bytes(needed)}, the disk has {decimal_bytes(free)} free: {sizes_of(plan)}",
             place=str(cache.root),
-            hint="steercache cache gc, fewer layers or rows, or another disk with --root",
+            hint="steercache cache gc, fewer layers or rows, or a cache on another disk",
         )
 
 

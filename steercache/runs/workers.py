@@ -53,7 +53,7 @@ def trace_in_workers(
             raise BudgetError(  # most often for want of memory
                 "a worker died; the shards it had committed are kept",
                 place=run.document.name,
-                hint="look at its messages above, then run the same command again (fewer --workers need less memory)",
+                hint="look at its messages above, then build again (fewer workers need less memory)",
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

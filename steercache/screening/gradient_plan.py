@@ -97,7 +97,7 @@ def plan_gradients(
         why = asked[0].error if asked and asked[0].encoded is None else "no answer options that begin differently"
         raise UsageError(
             f"none of the {len(asked)} questions of {wish.benchmark} can be screened: {why}",
-            hint="--form letter asks for letters, which can be told apart",
+            hint="ask for letters (form letter), which can be told apart",
         )
     rows = np.array([len(s.options) * len(wish.targets) for s in samples], dtype=np.int64)
     site = SiteLayout(site=SITE, layers=tuple(sorted(set(wish.layers))), width=spec.hidden_size)
@@ -228,11 +228,11 @@ def named_run(cache: CacheFolder, name: str, plan: GradientPlan) -> RunDocument:
     if problems:
         raise UsageError(
             f"the run {document.name!r} ({document.run_id[:SHORT_ID]}) does not fit: {'; '.join(problems)}",
-            hint="leave --gradients out: what is needed is recorded",
+            hint="name no gradient run: what is needed is recorded",
         )
     if len(cache.source(document.run_id).reader.shard_idxs) < len(document.shards):
         raise UsageError(
-            f"the run {document.name!r} is not complete", hint="leave --gradients out: it is taken up again"
+            f"the run {document.name!r} is not complete", hint="name no gradient run: this one is continued"
         )
     return document
 

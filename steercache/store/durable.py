@@ -83,12 +83,14 @@ def disk_errors(path: Path, *, doing: str = "write") -> Iterator[None]:
 def _explained(error: OSError, path: Path, doing: str = "write") -> Exception:
     reason, place = f"cannot {doing}: {error.strerror or error}", str(path)
     if error.errno in _FULL:
-        hint = "free some space (steercache cache gc), or choose another disk with --root"
+        hint = "free some space (steercache cache gc), or keep the cache on another disk"
         return BudgetError(f"{reason}; what was committed before is kept", place=place, hint=hint)
     if error.errno in _EXHAUSTED:
         return BudgetError(reason, place=place, hint="close other readers, or raise the limit (ulimit -n, ulimit -v)")
     if error.errno in _REFUSED:
-        return UsageError(reason, place=place, hint="choose a folder with --root, or mend its permissions")
+        return UsageError(
+            reason, place=place, hint="keep the cache in another folder, or mend the permissions of this one"
+        )
     if error.errno == errno.EIO:
         return DamagedError(reason, place=place, hint="steercache cache verify")
     return error

@@ -42,7 +42,7 @@ def _fresh(n_bytes: int) -> mmap.mmap:
     except OSError as error:
         raise BudgetError(
             f"no memory for a shard's file of {n_whole // 2**20:,} MiB: {error.strerror}",
-            hint="free memory, fewer --workers, or a smaller `shard_mib` in the trace manifest",
+            hint="free memory, use fewer workers, or a smaller `shard_mib` in the trace manifest",
         ) from error
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)

@@ -178,7 +178,7 @@ def test_a_data_set_that_is_not_here_says_from_where_it_is_found(
     with pytest.raises(NotFoundError, match="questions") as caught:
         picture_of(session, sample)
     assert "in the folder of the trace's manifest" in str(caught.value.hint)
-    assert "--picture FILE" in str(caught.value.hint)
+    assert "name the file" in str(caught.value.hint)
     monkeypatch.chdir(folder)
     assert picture_of(session, sample) == (folder / "0.png").read_bytes()
 

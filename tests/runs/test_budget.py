@@ -94,7 +94,7 @@ def test_a_careless_manifest_costs_130_mb_a_sample_and_is_refused_without_a_word
     with pytest.raises(BudgetError) as refused:
         build_run(cache, plan, prepared)
     said = str(refused.value)
-    for word in ("the budget is 20 GB", "200 samples", "26 x 2304", "layers", "image", "pooled", "--budget 30.7"):
+    for word in ("the budget is 20 GB", "200 samples", "26 x 2304", "layers", "image", "pooled", "a budget of 30.7 GB"):
         assert word in said, word
     assert cache.documents() == []
     assert not list((folder / "root" / "runs").iterdir())
@@ -175,7 +175,7 @@ def test_the_budget_of_the_hint_is_enough(tmp_path: Path) -> None:
     trace = write_small_trace(tmp_path / "t", n=40)
     with pytest.raises(BudgetError) as refused:
         trace.build(tmp_path / "root", budget_bytes=1)
-    said = re.search(r"--budget (\S+)", str(refused.value.hint))
+    said = re.search(r"a budget of (\S+) GB", str(refused.value.hint))
     assert said is not None
     document = yaml.safe_load(trace.manifest.read_text()) | {"budget_gb": yaml.safe_load(said.group(1))}
     trace.manifest.write_text(yaml.safe_dump(document))

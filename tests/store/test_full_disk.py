@@ -96,7 +96,7 @@ def test_a_read_only_disk_is_named_and_still_read(small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(UsageError, match="Read-only") as caught:
         ShardWriter(written.path, LAYOUT, 1, n_rows=768)
-    assert "--root" in str(caught.value.hint)
+    assert "another folder" in str(caught.value.hint)
     with pytest.raises(UsageError, match="Read-only"):
         set_complete(written.path, True)
     with pytest.raises(UsageError, match="Read-only"):

@@ -174,7 +174,7 @@ def read_sweep(session: Session, wanted: str) -> SweepReport:
         [(str(a), str(b)) for a, b in session.sql(_SWEEPS).fetchall()] if session.cache.paths.sweeps.is_dir() else []
     )
     if not known:
-        raise NotFoundError("there is no sweep yet", hint="steercache eval --help; steercache grid --help")
+        raise NotFoundError("there is no sweep yet", hint="run an evaluation or a grid first")
     sweep_id = _of_sweep_manifest(session, wanted, known) or resolve_name(
         wanted, known, noun="sweep", list_command='steercache query "select sweep_id, name from sweeps"'
     )
@@ -422,4 +422,4 @@ def _maps(stored: StoredSweep) -> tuple[GainMap, ...]:
     return tuple(found)
 
 
-_HINT = "a page is made of an evaluation or a grid: steercache eval --help; steercache grid --help"
+_HINT = "a page is made of an evaluation or a grid"

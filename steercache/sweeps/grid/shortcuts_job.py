@@ -174,7 +174,7 @@ def _check_whole(task: TaskQuestions, ids: Sequence[str], known: Mapping[Key, St
         raise UsageError(
             f"{missing:,} of {len(ids) * len(askable):,} answers of {task.name} are not there: only a grid that was run"
             " exhaustively can be compared with",
-            hint=f"steercache grid {name} --no-race",
+            hint=f"run the grid {name} whole, without a race",
         )
 
 
@@ -186,9 +186,7 @@ def _sweep_with(session: Session, ids: Sequence[str]) -> str:
         with session.cache.connection() as con:
             rows = con.execute(_SWEEP, cells).fetchall()
     if not rows:
-        raise UsageError(
-            "no sweep of this cache has all of these cells", hint="run one: steercache grid SWEEP --no-race"
-        )
+        raise UsageError("no sweep of this cache has all of these cells", hint="run the grid whole, without a race")
     return str(rows[0][0])
 
 
