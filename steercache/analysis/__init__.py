@@ -1,1 +1,1 @@
-"""Questions of arXiv 2505.14071 over finished caches: colours, drift of the backbone, patches, an MLLM's own vectors."""
+"""Further questions of arXiv 2505.14071 over a cache: colours, drift of the backbone, patches, own against backbone vectors."""

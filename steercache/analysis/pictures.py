@@ -13,7 +13,9 @@ from steercache.manifests.dataset import DatasetManifest, HfSource
 from steercache.manifests.load import find_manifest, read_manifest
 from steercache.queries.session import Session
 
-_HINT = "run it in the folder of the trace's manifest, where its data sets are looked for, or name the file of the picture"
+_HINT = (
+    "run it in the folder of the trace's manifest, where its data sets are looked for, or name the file of the picture"
+)
 
 
 def picture_of(session: Session, sample: PictureSample, file: Path | None = None) -> bytes:

@@ -1,1 +1,1 @@
-"""What is asked and how an answer is read: questions in a model's own form, scoring rules, a setting against the baseline."""
+"""Questions in a model family's own form, scoring of answers, and the comparison of a cell with the baseline."""

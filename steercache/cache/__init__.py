@@ -1,5 +1,5 @@
-"""One handle over store and index: open, begin, commit, resume, verify, compact, rebuild, gc.
+"""Every file below a cache root, and its index: open, begin, commit, resume, verify, compact, rebuild, garbage collection.
 
-This room owns every path below a cache root and the order in which files become durable. The files are the truth; the
-index is derived from them. It refuses to know how activations are computed or what a query means.
+Files are the source of truth, and the index is derived from them. This package decides in which order files become durable. How
+activations are computed (`runs`, `trace`) and what a query means (`queries`) is decided elsewhere.
 """

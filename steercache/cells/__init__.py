@@ -1,1 +1,1 @@
-"""What is tried: vectors, controls and wordings with the layers, strengths and targets they may choose among; sweeps."""
+"""What a sweep tries: arms (vectors, controls, wordings) and their cells (layer, strength, target), and how a model is looked up."""

@@ -1,1 +1,1 @@
-"""The command line: one file per noun; parse, call one library function, print. Imports no torch, zarr or duckdb."""
+"""The command line: parse options, call the library, print. Importing it loads neither torch nor zarr nor duckdb."""

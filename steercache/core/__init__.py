@@ -1,5 +1,4 @@
-"""Errors, ids and the value types that more than one room speaks of.
+"""Errors, ids and value types that several packages share.
 
-This room uses the standard library and numpy only, and imports no other room. It refuses anything that reads a file,
-opens a connection or knows a library's object.
+Uses the standard library and NumPy only. Nothing here reads a file, opens a connection or depends on another package.
 """

@@ -1,8 +1,8 @@
-"""A data set to a stream of examples: read lazily, as often as wanted, in constant memory.
+"""Data sets as streams of examples, read lazily in constant memory, as often as needed.
 
-This room owns the sources (files, corpora, the hub, contrastive pairs, the shipped concepts), the rule by which an anchor is
-found in a sentence, and the check of every row. It refuses to tokenise (trace/), to download by itself, to skip a bad row in
-silence, and to follow a path in a data file out of that file's folder.
+Owns the sources (files, corpora, the hub, contrastive pairs, the shipped concepts), the rule that locates an anchor in a sentence,
+and the checks of every row. A bad row is reported, never skipped, and paths in a data file cannot leave its folder. Tokenization
+happens in `trace`.
 """
 
 from steercache.data.anchors import find_anchors

@@ -1,4 +1,4 @@
-"""The pixels of a picture as an image processor gets them. The one module of this room that needs Pillow."""
+"""The pixels of a picture as an image processor gets them. The one module of this package that needs Pillow."""
 
 import PIL.Image
 import PIL.ImageOps

@@ -1,7 +1,7 @@
-"""How a vector is made from rows and labels: mean shift, linear probe, and what can be measured about the result.
+"""Vectors from rows and labels: mean shift, linear probe, and diagnostics of the result.
 
-Pure maths on the arrays of a `core.selection.Selection`, streamed by blocks of rows, accumulated in float64. This room never
-sees a database, a model or a file; scikit-learn is met here and nowhere else, and only when a convex probe is fitted.
+Pure functions on the arrays of a `core.selection.Selection`, streamed in blocks and accumulated in float64. No database, model or
+file is used here. scikit-learn is imported in this package only, when a convex probe is fitted.
 """
 
 from steercache.fit.compare import compare

@@ -90,7 +90,7 @@ def diagnose(
 
 
 def fold_fit(sel: Selection, vector: SteeringVector) -> Fit | None:
-    """The vector's own way of fitting, as a function of the sides; None for a method of another room."""
+    """The vector's own way of fitting, as a function of the sides; None for a method that is not one of `fit`."""
     made: Mapping[str, Any] = vector.provenance
     params: Mapping[str, Any] = made.get("params") or {}
     if vector.method == shift.METHOD:

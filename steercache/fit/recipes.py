@@ -29,7 +29,7 @@ def refit(vector: SteeringVector, session: SelectsRows) -> SteeringVector:
     both says why: `rows.digest` (labels were mended), `generation` and `lossy`, `versions`.
 
     Raises:
-        UsageError: the vector was not fitted by a method of this room (an imported one, or an SAE direction), or
+        UsageError: the vector was not fitted by a method of this package (an imported or SAE vector), or
             its query no longer picks rows of its run.
     """
     made = vector.provenance

@@ -1,7 +1,7 @@
-"""YAML in, frozen validated documents out; which of their fields are identity.
+"""Manifests: YAML in, frozen and validated documents out, and which of their fields are part of an identity.
 
-This room owns the four kinds of manifest (`model`, `dataset`, `trace`, `sweep`), how they are read, checked and found by name,
-and their JSON schema. It refuses anything that opens a data set, a model or the network: it reads YAML files and nothing else.
+Owns the kinds of manifest (`model`, `dataset`, `trace`, `sweep`), how they are found by name, read and checked, and their JSON
+schemas. Reads YAML files and nothing else: no data set, model or network is opened here.
 """
 
 from steercache.manifests.documents import DatasetManifest, Manifest, ModelManifest, SweepManifest, TraceManifest

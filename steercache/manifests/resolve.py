@@ -75,7 +75,7 @@ class ResolvedSweep:
 def resolve_sweep(path_or_name: str | Path, *, search: Iterable[Path] = ()) -> ResolvedSweep:
     """A sweep manifest with its model, looked up beside it, in `search`, then among the shipped ones.
 
-    Vectors and runs are of a cache, which this room does not open.
+    Vectors and runs belong to a cache, which is not opened here.
 
     Raises:
         NotFoundError: there is no such sweep manifest.

@@ -1,6 +1,6 @@
-"""Model families as a table, and loading a checkpoint from the hub, a folder or a GGUF file.
+"""Model families, and loading a checkpoint from the hub, a folder or a GGUF file.
 
-This room owns: which modules of a model carry the residual stream; turning a model manifest into a local folder of
-safetensors; the model's fingerprint; tokenizer and processor. It refuses pickled weights, remote code, and checkpoints that
-leave a weight uninitialised. It never runs a forward pass.
+Owns the table of families (which modules carry the residual stream), the conversion of a manifest into a local folder of
+safetensors, the fingerprint of the weights, tokenizer and processor. Pickled weights, remote code and checkpoints that do not fill
+the whole model are refused. No forward pass is run here.
 """

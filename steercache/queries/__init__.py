@@ -1,5 +1,4 @@
-"""SQL over the cache: the library of named queries, running them in bounds, and turning picked rows into a `Selection`.
+"""SQL over the cache: the library of named queries, running queries within limits, and selections of rows.
 
-Owns the header of `.sql` files, typed bindings, the choice of a default run, and `steercache.open`. Refuses to open DuckDB by
-itself (`index` does) and to look at values of activations (`fit` does).
+Owns the headers of `.sql` files, typed bindings and the choice of a default run. DuckDB itself is opened by `index`.
 """

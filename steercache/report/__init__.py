@@ -1,4 +1,1 @@
-"""Pictures and pages from result tables.
-
-The plotting library is met in this room and nowhere else. It refuses to compute a result: what it draws, another room measured.
-"""
+"""Pictures and pages, drawn from result tables. Altair is imported in this package only, and no result is computed here."""

@@ -1,6 +1,5 @@
-"""Run a trace manifest through a model into the cache: plan, trace, commit, resume.
+"""Tracing a manifest through a model into the cache: plan, trace, commit, resume.
 
-The flow of a build: a pass over the data fixes the shape (`plan`), each shard is traced batch by batch (`shard`) while a
-thread writes (`writing`), and a shard's record commits it (`cache.commit`). This room refuses to know how a file is laid out
-or how a model is loaded.
+A pass over the data fixes the plan (`plan`); each shard is traced batch by batch (`shard`) while a thread writes (`writing`); the
+record of a shard commits it (`cache.commit`). File layout belongs to `store`, loading a model to `models`.
 """

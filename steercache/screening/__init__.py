@@ -1,1 +1,1 @@
-"""`steercache screen`: gradients recorded once as a run of the cache; every vector at every layer and strength predicted."""
+"""Gradient screening: gradients of the answer margin, recorded once, predict every vector at every layer and strength."""

@@ -1,4 +1,4 @@
-"""What a difference shows: paired tests clustered by picture, power, whole families, races, and the choice of a cell.
+"""Statistics as pure functions: paired tests clustered by picture, power, families of tests, races, the choice of a cell.
 
-Arrays in, numbers out; nothing here knows a model, a cache or a data set.
+Arrays in, numbers out; no model, cache or data set is used here.
 """

@@ -1,5 +1,5 @@
-"""Hidden states on disk: a Zarr v3 group per generation, written at file speed and read through memory maps.
+"""Hidden states on disk: one Zarr v3 group per generation, written at file speed and read through memory maps.
 
-Owns the layout of the files, checksums, codecs, and every durable file operation. Refuses to know what the rows mean
-(tokens, samples, labels), which runs exist, or when a shard counts as committed: that is `cache/`.
+Owns file layout, checksums, codecs and every durable file operation. What the rows mean, which runs exist and when a shard counts
+as committed is decided in `cache`.
 """

@@ -1,5 +1,5 @@
-"""Inputs as tokens, tokens as batches, batches through the model: nnsight capture.
+"""From inputs to captured activations: tokens, batches, and forward passes captured with nnsight.
 
-This room owns token kinds and offsets, which tokens are anchors and controls, how samples are packed and padded, and what a
-forward pass hands out at every site. It refuses files: what it captures lies in memory until somebody else writes it.
+Owns kinds and offsets of tokens, anchors and controls, packing and padding of batches, and what is captured at each site. Captured
+values stay in memory; `runs` has them written.
 """
