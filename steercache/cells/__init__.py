@@ -1,1 +1,1 @@
-"""What a sweep tries: arms (vectors, controls, wordings) and their cells (layer, strength, target), and how a model is looked up."""
+"""What a sweep tries: arms (vectors, controls, wordings) with their cells (layer, strength, target), and model lookup."""

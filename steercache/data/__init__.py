@@ -1,8 +1,8 @@
 """Data sets as streams of examples, read lazily in constant memory, as often as needed.
 
-Owns the sources (files, corpora, the hub, contrastive pairs, the shipped concepts), the rule that locates an anchor in a sentence,
-and the checks of every row. A bad row is reported, never skipped, and paths in a data file cannot leave its folder. Tokenization
-happens in `trace`.
+Owns the sources (files, corpora, the hub, contrastive pairs, the shipped concepts), the rule that locates an anchor in
+a sentence, and the checks of every row. A bad row is reported, never skipped, and paths in a data file cannot leave its
+folder. Tokenization happens in `trace`.
 """
 
 from steercache.data.anchors import find_anchors

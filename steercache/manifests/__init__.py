@@ -1,7 +1,7 @@
 """Manifests: YAML in, frozen and validated documents out, and which of their fields are part of an identity.
 
-Owns the kinds of manifest (`model`, `dataset`, `trace`, `sweep`), how they are found by name, read and checked, and their JSON
-schemas. Reads YAML files and nothing else: no data set, model or network is opened here.
+Owns the kinds of manifest (`model`, `dataset`, `trace`, `sweep`), how they are found by name, read and checked, and
+their JSON schemas. Reads YAML files and nothing else: no data set, model or network is opened here.
 """
 
 from steercache.manifests.documents import DatasetManifest, Manifest, ModelManifest, SweepManifest, TraceManifest
