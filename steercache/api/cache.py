@@ -220,7 +220,7 @@ class Cache:
         vectors: Sequence[str | SteeringVector] = (),
         layers: int | Sequence[int] = (),
         alphas: float | Sequence[float] = 1.0,
-        targets: Target | Sequence[Target] = "image",
+        targets: Target | Sequence[Target] | None = None,
         alpha_unit: AlphaUnit = "raw",
         split: Literal["search", "test", "both"] = "both",
         n: int | None = None,
@@ -237,6 +237,12 @@ class Cache:
     ) -> "Evaluation":
         """Answer a benchmark unsteered, prompted in words, steered, and under controls; compare, and keep every answer.
 
+        `benchmark` is a name, such as "scenes", or a .jsonl, .csv or .parquet file of your own questions (columns `question`
+        and `answer`, and any of `choices`, `image`, `group`, `task`, `split`); without pictures a text model answers it too.
+        `folder` is where a named benchmark was downloaded to, or where the pictures of your own questions lie (None: beside
+        the file).
+        `targets` are the tokens that are steered (None: the image tokens, or the text of questions without pictures).
+
         With several `layers`, `alphas` or `targets` every vector and control takes its best on the search split and is held to
         it on the test split. `controls` random, permuted and matched directions per vector get the same choice. `prompting` is
         the sentence of the prompting baseline (None: the concept's own; "" leaves it out). `n` questions per split (None: all).
@@ -248,12 +254,16 @@ class Cache:
             NotFoundError: a vector, model or file is missing. PartlyFailedError: no question could be asked.
         """
         from steercache.api.evaluating import evaluate_vectors, opened_benchmark
+        from steercache.benchmarks.task import default_targets
         from steercache.cells.arms import EvalOptions
 
+        place = None if folder is None else Path(folder)
+        questions = opened_benchmark(benchmark, folder=place, task=task, rule=rule, form=form)
+        named = default_targets(questions) if targets is None else targets
         options = EvalOptions(
             layers=_several(layers) or (0,),
             alphas=_several(alphas),
-            targets=(targets,) if isinstance(targets, str) else tuple(targets),
+            targets=(named,) if isinstance(named, str) else tuple(named),
             alpha_unit=alpha_unit,
             split=split,
             n=n,
@@ -263,8 +273,6 @@ class Cache:
             seed=seed,
             allow_foreign=allow_foreign,
         )
-        place = None if folder is None else Path(folder)
-        questions = opened_benchmark(benchmark, folder=place, task=task, rule=rule, form=form)
         return evaluate_vectors(self._session, model, questions, vectors=vectors, options=options, progress=progress)
 
     def sweep(self, manifest: str | PathLike[str], *, device: str = "auto", dtype: str = "auto") -> "Sweep":

@@ -15,7 +15,7 @@ from steercache.sweeps.evaluation.run import Evaluation, evaluate
 
 ModelLike = str | Path | LoadedModel
 VectorLike = str | SteeringVector
-BenchmarkLike = str | Benchmark
+BenchmarkLike = str | Path | Benchmark
 
 
 def loaded_model(model: ModelLike, root: Path, *, device: str = "auto", dtype: str = "auto") -> LoadedModel:
@@ -39,11 +39,15 @@ def opened_benchmark(
     form: str = "letter",
     limit: int | None = None,
 ) -> Benchmark:
-    """A benchmark by name (from the hub, or from `folder`), or as it is. Raises UsageError, NotFoundError."""
+    """A benchmark by name (from the hub, or from `folder`), a file of own questions, or as it is.
+
+    Raises:
+        UsageError, NotFoundError, ManifestError: as `open_benchmark`.
+    """
     if isinstance(benchmark, Benchmark):
         return benchmark
     place = None if folder is None else Path(folder)
-    return open_benchmark(benchmark, place, task=task, rule=rule, form=form, limit=limit)  # type: ignore[arg-type]
+    return open_benchmark(str(benchmark), place, task=task, rule=rule, form=form, limit=limit)  # type: ignore[arg-type]
 
 
 def evaluate_vectors(

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, Literal
 
+from steercache.benchmarks.scoring import score_answer
 from steercache.core.errors import UsageError
 from steercache.core.examples import EncodedSample, Example, Labels
 from steercache.core.ids import digest
+from steercache.core.trials import Target
 from steercache.data.benchmarks.questions import INSTRUCTIONS, Benchmark, FailedRow
 from steercache.models.spec import TokenizerBundle
 from steercache.trace.encode import EncodingProblem, encode_example
@@ -61,9 +63,35 @@ class Wording:
 PLAIN: Final = Wording()
 
 
-def attend_to(concept: str | None) -> Wording:
+def attend_to(concept: str | None, *, pictures: bool = True) -> Wording:
     """The prompting baseline of a concept: asking in words for what the vector is meant to do."""
-    return Wording(attend=ATTEND.get(concept or "", "Look carefully at the picture."))
+    otherwise = "Look carefully at the picture." if pictures else "Read the question carefully."
+    return Wording(attend=ATTEND.get(concept or "", otherwise))
+
+
+def default_targets(benchmark: Benchmark) -> tuple[Target, ...]:
+    """Which tokens are steered unless the caller says otherwise: those of the pictures, or of the text where there are none."""
+    return ("image",) if benchmark.has_pictures else ("text",)
+
+
+def check_can_ask(benchmark: Benchmark, bundle: TokenizerBundle, targets: Sequence[Target] = ()) -> None:
+    """Refuse pictures for a text model, and image tokens as a target where no question shows a picture.
+
+    Raises:
+        UsageError: either of these.
+    """
+    reads_pictures = bundle.family.modality == "image"
+    if benchmark.has_pictures and not reads_pictures:
+        raise UsageError(
+            f"{bundle.spec.name} reads no pictures, and {benchmark.name} asks about pictures",
+            hint="choose a multimodal model, such as tiny or demo; or questions without pictures",
+        )
+    nowhere = [t for t in targets if t == "image" or (t == "both" and not reads_pictures)]
+    if nowhere and not benchmark.has_pictures and benchmark.examples:
+        raise UsageError(
+            f"the questions of {benchmark.name} have no pictures, so the target {nowhere[0]} has no image tokens",
+            hint="choose the target text, all or last",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +168,8 @@ def reword(
 def _ask(example: Example, bundle: TokenizerBundle, split: Part) -> EncodedQuestion:
     try:
         encoded = encode_example(PLAIN.put(example, bundle), bundle)
-    except EncodingProblem as problem:
+        _check_answer(example.labels)
+    except (EncodingProblem, UsageError) as problem:
         return _failed(example.place, split, problem.message, labels=example.labels)
     return EncodedQuestion(
         sample_id=encoded.sample_id,
@@ -150,6 +179,12 @@ def _ask(example: Example, bundle: TokenizerBundle, split: Part) -> EncodedQuest
         group_id=example.labels.group_id or example.place,
         encoded=encoded,
     )
+
+
+def _check_answer(labels: Labels) -> None:
+    """Raise UsageError for a right answer that cannot itself be read: the question could never be answered rightly."""
+    if labels.answer is not None:
+        score_answer(None, kind=labels.meta.get("kind", "choice"), answer=labels.answer, choices=labels.choices)
 
 
 def _failed(place: str, split: Part, error: str, *, labels: Labels | None = None) -> EncodedQuestion:

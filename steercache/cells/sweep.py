@@ -8,15 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from steercache.benchmarks.task import EncodedQuestion, Part, Progress, ask, pick_rows
+from steercache.benchmarks.task import EncodedQuestion, Part, Progress, ask, check_can_ask, pick_rows
 from steercache.cells.arms import Arm, ArmCell, EvalOptions, settings_of
 from steercache.cells.model import FoundModel, zoo_model
 from steercache.cells.sweep_vectors import sweep_vectors, vector_arms
 from steercache.cells.vectors import check_vector
-from steercache.core.errors import BudgetError, PartlyFailedError, UsageError
+from steercache.core.errors import BudgetError, PartlyFailedError
 from steercache.core.ids import digest
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks import open_benchmark
+from steercache.data.benchmarks.own import is_own_file
 from steercache.data.benchmarks.questions import Benchmark
 from steercache.manifests.resolve import ResolvedSweep
 from steercache.manifests.sweep import SweepManifest, SweepTask, ZooModel
@@ -103,9 +104,9 @@ def prepare_sweep(
         task's questions can be asked.
     """
     sweep = resolved.sweep
-    if loaded.family.modality != "image":
-        raise UsageError(f"{loaded.spec.name} reads no pictures", hint="choose a multimodal model, such as {zoo: tiny}")
     opened = [(task, _open(task, resolved.base_dir)) for task in sweep.tasks]  # cheap, and most often what is wrong
+    for _, bench in opened:
+        check_can_ask(bench, loaded.bundle, sweep.targets)
     vectors = sweep_vectors(session, sweep)
     grid = expand_sweep(sweep, loaded, vectors)
     lineages = {v.vector_id: check_vector(session.cache, v, loaded, grid.options) for v in vectors}
@@ -158,7 +159,7 @@ def stored_manifest(job: SweepJob, task: TaskQuestions, how: Mapping[str, Any]) 
         "kind": "grid",
         "sweep": sweep.name,
         "model": answer_identity(job.loaded),
-        "task": task.wanted.model_dump(mode="json", exclude={"folder"}),
+        "task": task.wanted.model_dump(mode="json", exclude={"folder"}) | {"benchmark": task.benchmark.name},
         "samples": {split: digest([one.sample_id for one in some]) for split, some in task.asked.items()},
         "vectors": {arm.name: arm.vector.vector_id for arm in grid.arms if arm.vector is not None},
         "lineages": dict(job.lineages),
@@ -177,7 +178,8 @@ def stored_manifest(job: SweepJob, task: TaskQuestions, how: Mapping[str, Any]) 
 
 def _open(task: SweepTask, base_dir: Path) -> Benchmark:
     folder = None if task.folder is None else base_dir / task.folder
-    return open_benchmark(task.benchmark, folder, task=task.task, rule=task.rule, form=task.form)
+    name = str(base_dir / task.benchmark) if is_own_file(task.benchmark) else task.benchmark
+    return open_benchmark(name, folder, task=task.task, rule=task.rule, form=task.form)
 
 
 def _questions(

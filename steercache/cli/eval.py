@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 import click
 
+from steercache.benchmarks.task import default_targets
 from steercache.benchmarks.whatsup import WhatsUpScore
 from steercache.cache.handle import open_cache
 from steercache.cells.arms import EvalOptions
@@ -31,7 +32,7 @@ from steercache.core.errors import PartlyFailedError, UsageError
 from steercache.core.ids import SHORT_ID
 from steercache.core.trials import Target
 from steercache.core.vectors import SteeringVector
-from steercache.data.benchmarks import BENCHMARKS, open_benchmark
+from steercache.data.benchmarks import open_benchmark
 from steercache.queries.session import open_session
 from steercache.sweeps.evaluation.run import Evaluation, evaluate
 from steercache.sweeps.evaluation.table import EvalRow
@@ -41,14 +42,16 @@ SHOWN = 5  # failures named at the terminal; --json has all
 
 @click.command(name="eval")
 @click.argument("model")
-@click.argument("benchmark", type=click.Choice(list(BENCHMARKS)), metavar="BENCHMARK")
+@click.argument("benchmark", metavar="BENCHMARK | FILE")
 @click.option("--vector", "names", multiple=True, help="Vector by name, id or prefix; may be repeated.")
 @click.option("--methods", help="Also the newest vectors of the same concept and run by these, such as linear_probe.")
 @click.option("--layer", "layers", help="Block, or several to choose among: 5,8-10.")
 @click.option("--alpha", "alphas", default="1", show_default=True, help="Strength, or several: 0.5,1,2.")
 @unit_option
 @click.option(
-    "--target", "targets", default="image", show_default=True, help="image, text, both; or several: image,text."
+    "--target",
+    "targets",
+    help="image, text, both, all or last; or several: image,text. By default image, or text for questions without pictures.",
 )
 @split_option
 @rule_option
@@ -76,21 +79,26 @@ SHOWN = 5  # failures named at the terminal; --json has all
 def eval_command(model: str, benchmark: str, **asked: Any) -> None:
     """Answer BENCHMARK with MODEL, unsteered, asked in words, steered, and under controls; compare, and keep every answer.
 
-    MODEL is a model manifest, a checkpoint folder, or a model of the zoo (tiny, demo). With several layers, strengths or
-    targets, every vector and control takes its best on the search split and is held to it on the test split.
+    MODEL is a model manifest, a checkpoint folder, or a model of the zoo (tiny, demo). BENCHMARK is a name, such as scenes; a
+    wrong name is answered with all of them. FILE is a .jsonl, .csv or .parquet file of your own questions, with the columns
+    question and answer, and any of choices, image (a path beside the file), group, task and split; a text model answers
+    questions without pictures. With several layers, strengths or targets, every vector and control takes its best on the
+    search split and is held to it on the test split.
 
     Safe to kill: answers are kept as they come, and asked again only where none is.
 
     \b
     steercache eval tiny scenes --task Count --form number --n 8
+    steercache eval smollm2-135m questions.jsonl --vector certainty --layer 10 --alpha 1,2
 
     With vectors, add for instance --vector counting --layer 2,3 --alpha 0.5,1,2 --target image,text.
     """
-    options = _options(asked)
+    _ = _options(asked, ("image",))  # a wrong option is named before anything is read
     vectors = _vectors(asked)
     questions = open_benchmark(
         benchmark, asked["folder"], task=asked["task"], rule=asked["rule"], form=asked["form"], limit=None
     )
+    options = _options(asked, default_targets(questions))
     loaded = find_model(model, asked["root"]).load(asked["root"], device=asked["device"], dtype=asked["dtype"])
     open_cache(asked["root"], create=True)  # answers need a place; without vectors nothing else of it is needed
     session = open_session(asked["root"])
@@ -125,7 +133,7 @@ def _vectors(asked: dict[str, Any]) -> list[SteeringVector]:
     return vectors
 
 
-def _options(asked: dict[str, Any]) -> EvalOptions:
+def _options(asked: dict[str, Any], targets: tuple[Target, ...]) -> EvalOptions:
     layers = parse_layers(asked["layers"])
     if layers is None and asked["names"]:
         raise UsageError("which layer is not said", hint="--layer 12, or several to choose among: --layer 8-14")
@@ -136,7 +144,7 @@ def _options(asked: dict[str, Any]) -> EvalOptions:
     return EvalOptions(
         layers=tuple(layers or (0,)),
         alphas=alphas,
-        targets=among(asked["targets"], get_args(Target), "target"),
+        targets=targets if asked["targets"] is None else among(asked["targets"], get_args(Target), "target"),
         alpha_unit=asked["unit"],
         control_kinds=among(asked["control_kinds"], CONTROL_KINDS, "kind of control"),
         **{

@@ -11,6 +11,7 @@ from steercache.cli.options import json_option
 from steercache.cli.streams import say
 from steercache.core.errors import ManifestError, NotFoundError, Problem
 from steercache.data.benchmarks import BENCHMARKS
+from steercache.data.benchmarks.own import is_own_file
 from steercache.data.stream import open_dataset
 from steercache.manifests.documents import KINDS, DatasetManifest, Manifest, SweepManifest
 from steercache.manifests.load import SUFFIXES, find_manifest, manifest_files, read_manifest
@@ -144,6 +145,8 @@ def _check_tasks(sweep: SweepManifest, path: Path) -> None:
     tree = read_tree(path.read_text(encoding="utf-8-sig"), file=str(path))
     for i, task in enumerate(sweep.tasks):
         known = BENCHMARKS.get(task.benchmark)
+        if is_own_file(task.benchmark):
+            continue
         if known is not None and task.task in (None, *known.tasks):
             continue
         field = "benchmark" if known is None else "task"

@@ -20,13 +20,13 @@ from steercache.cli.options import (
 )
 from steercache.cli.output import next_commands, note, print_json, print_table, progress_bar
 from steercache.core.errors import UsageError
-from steercache.data.benchmarks import BENCHMARKS, open_benchmark
+from steercache.data.benchmarks import open_benchmark
 from steercache.queries.session import open_session
 
 
 @click.command("own")
 @click.argument("model")
-@click.argument("benchmark", type=click.Choice(list(BENCHMARKS)), metavar="BENCHMARK")
+@click.argument("benchmark", metavar="BENCHMARK | FILE")
 @click.option("--concept", required=True, help="Concept of both vectors.")
 @click.option("--method", default="mean_shift", show_default=True, help="How both were made.")
 @click.option("--layer", "layers", required=True, help="Block, or several to choose among: 5,8-10.")

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from steercache.benchmarks.task import Progress
+from steercache.benchmarks.task import Progress, default_targets
 from steercache.cells.arms import EvalOptions
 from steercache.cells.model import find_model
 from steercache.cells.sweep import SweepJob, sweep_model
@@ -24,7 +24,7 @@ from steercache.cli.screen_tables import as_json, print_screened
 from steercache.core.errors import UsageError
 from steercache.core.trials import Target
 from steercache.core.vectors import SteeringVector
-from steercache.data.benchmarks import BENCHMARKS, open_benchmark
+from steercache.data.benchmarks import open_benchmark
 from steercache.manifests.resolve import resolve_sweep
 from steercache.queries.session import Session, open_session
 from steercache.screening.job import (
@@ -48,13 +48,13 @@ _TARGETS = ("image", "text", "both", "all", "last")
 
 
 @click.command()
-@click.argument("words", nargs=-1, required=True, metavar="SWEEP | MODEL BENCHMARK")
+@click.argument("words", nargs=-1, required=True, metavar="SWEEP | MODEL BENCHMARK | MODEL FILE")
 @click.option("--vector", "names", multiple=True, help="Vector by name, id or prefix; may be repeated.")
 @click.option("--all-vectors", is_flag=True, help="Every vector of the cache that fits the model.")
 @click.option("--layer", "layers", help="Blocks: 5,8-10; by default all that every vector has.")
 @click.option("--alpha", "alphas", default="1", show_default=True, help="Strength, or several: 0.5,1,2.")
 @unit_option
-@click.option("--target", "targets", default="image", show_default=True, help="image, text, both; or several.")
+@click.option("--target", "targets", help="image, text, both, all or last; or several. By default as in eval.")
 @question_options
 @rule_option
 @click.option("--n", type=click.IntRange(1), help="Questions of the search split; all by default.")
@@ -178,8 +178,6 @@ def _of_benchmark(
     model, benchmark = words
     if asked["pilot"]:
         raise UsageError("a pilot runs cells of a sweep", hint="steercache screen SWEEP --pilot 40")
-    if benchmark not in BENCHMARKS:
-        raise UsageError(f"no benchmark named {benchmark!r}", hint=f"one of: {', '.join(BENCHMARKS)}")
     root, wide = session.cache.root, tuple(dict.fromkeys(parse_layers(asked["layers"]) or ()))
     vectors = [session.vector(name) for name in asked["names"]]
     questions = open_benchmark(
@@ -194,7 +192,7 @@ def _of_benchmark(
     options = EvalOptions(
         layers=wide or _common_layers(vectors),
         alphas=_numbers(asked["alphas"]),
-        targets=_targets(asked["targets"]),
+        targets=default_targets(questions) if asked["targets"] is None else _targets(asked["targets"]),
         alpha_unit=asked["unit"],
         n=asked["n"],
         allow_foreign=asked["allow_foreign"],

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from steercache.core.errors import Problem
 from steercache.core.examples import Example
-from steercache.data.benchmarks.catalogue import as_example, open_benchmark
+from steercache.data.benchmarks.catalogue import open_benchmark
 from steercache.data.benchmarks.drawn import drawn_question
+from steercache.data.benchmarks.examples import as_example
+from steercache.data.benchmarks.own import is_own_file
 from steercache.data.benchmarks.questions import FailedRow
 from steercache.data.examples import RowReader
 from steercache.data.rows import Row, Rows
@@ -19,7 +21,8 @@ from steercache.manifests.dataset import BenchmarkSource, DatasetManifest, Scene
 def benchmark_rows(source: BenchmarkSource, base_dir: Path) -> Rows:
     """The questions of a benchmark; a row that cannot be asked is a problem, in front of the rest."""
     folder = None if source.path is None else base_dir / source.path
-    bench = open_benchmark(source.benchmark, folder, task=source.task, rule=source.rule, form=source.form)
+    name = str(base_dir / source.benchmark) if is_own_file(source.benchmark) else source.benchmark
+    bench = open_benchmark(name, folder, task=source.task, rule=source.rule, form=source.form)
     for failed in bench.failures:
         if source.split in (None, failed.split) or failed.split is None:
             yield _problem(failed)

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, ValidationInfo, field_validator
 
 from steercache.manifests.fields import (
+    BenchmarkName,
     Column,
     Document,
     FileName,
@@ -173,10 +174,10 @@ class BenchmarkSource(Document):
     """Questions of a public visual benchmark, from the hub or from a folder of the hub's layout."""
 
     type: Literal["benchmark"]
-    benchmark: Name
-    """A name such as cv-bench or scenes: a wrong one is answered with all of them."""
+    benchmark: BenchmarkName
+    """A name such as cv-bench or scenes; or a file of your own questions, relative to the manifest's folder."""
     path: FileName | None = None
-    """Local folder; without one the hub is asked."""
+    """Local folder; without one the hub is asked. Of your own questions, the pictures' folder; by default the file's."""
     task: Text | None = None
     rule: Literal["grouped", "paper"] = "grouped"
     """How search and test are told apart: by picture, or as published."""

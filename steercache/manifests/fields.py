@@ -1,9 +1,9 @@
 """What fields of every kind of manifest share: strictness, names, file names, and the way a check reports its kind."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,79}$"
@@ -61,4 +61,40 @@ HubId = Annotated[
 Revision = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$", description="Branch, tag or commit.")]
 Text = Annotated[str, Field(min_length=1)]
 Column = Annotated[str, Field(min_length=1, max_length=256)]
+QUESTION_FILES: Final = (".jsonl", ".csv", ".parquet")
+
+
+def _benchmark(value: Any) -> Any:
+    """A file of questions may stand as `{path: FILE}`."""
+    return value["path"] if isinstance(value, dict) and value.keys() == {"path"} else value
+
+
+def _name_or_file(value: str) -> str:
+    if value.lower().endswith(QUESTION_FILES):
+        return _file_name(value)
+    if not re.match(NAME_PATTERN, value):
+        raise fault("name", "a benchmark's name, or a file of questions that ends in .jsonl, .csv or .parquet")
+    return value
+
+
+BenchmarkName = Annotated[
+    str,
+    Field(min_length=1, max_length=4096),
+    AfterValidator(_name_or_file),
+    BeforeValidator(_benchmark),
+    WithJsonSchema(
+        {
+            "description": "A benchmark's name, or a .jsonl, .csv or .parquet file of questions.",
+            "anyOf": [
+                {"type": "string", "minLength": 1, "maxLength": 4096},
+                {
+                    "type": "object",
+                    "properties": {"path": {"type": "string", "minLength": 1, "maxLength": 4096}},
+                    "required": ["path"],
+                    "additionalProperties": False,
+                },
+            ],
+        }
+    ),
+]
 Positive = Annotated[int, Field(ge=1, le=MAX_COUNT)]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 
 from steercache.manifests.dataset import AnswerForm
-from steercache.manifests.fields import Document, FileName, Name, Positive, Text, Version, fault, unique
+from steercache.manifests.fields import BenchmarkName, Document, FileName, Name, Positive, Text, Version, fault, unique
 from steercache.manifests.model import ModelManifest
 from steercache.manifests.trace import Layers, layers_of
 
@@ -42,15 +42,17 @@ class FittedVectors(Document):
 class SweepTask(Document):
     """Questions: one benchmark, and which of its tasks."""
 
-    benchmark: Name
-    """`steercache eval --help` names them."""
+    benchmark: BenchmarkName
+    """The name of a benchmark, or a file of your own questions, relative to the manifest's folder: `questions.jsonl` or
+    `{path: questions.jsonl}`."""
     task: Text | None = None
     """One task of the benchmark; left out, all that it has."""
     form: AnswerForm = "letter"
     rule: Literal["grouped", "paper"] = "grouped"
     """How search and test are told apart: by picture, or as published."""
     folder: FileName | None = None
-    """The benchmark's files, relative to the manifest's own folder, or absolute; without one the hub is asked."""
+    """The benchmark's files, relative to the manifest's own folder, or absolute; without one the hub is asked. Of your own
+    questions, the folder of their pictures; by default the file's."""
 
 
 class Decoding(Document):

@@ -10,14 +10,14 @@ import numpy.typing as npt
 
 from steercache.answers.row_norms import row_norms_of, with_target_norms
 from steercache.answers.ties import known_tie_nats, tie_nats_here
-from steercache.benchmarks.task import EncodedQuestion, Progress, ask, pick_rows
+from steercache.benchmarks.task import EncodedQuestion, Progress, ask, check_can_ask, pick_rows
 from steercache.cache.vectors import list_vectors
 from steercache.cells.arms import Arm, ArmCell, EvalOptions, settings_of
 from steercache.cells.model import FoundModel
 from steercache.cells.sweep import SweepJob, TaskQuestions, prepare_sweep
 from steercache.cells.sweep_vectors import vector_arms
 from steercache.cells.vectors import check_vector
-from steercache.core.errors import PartlyFailedError, SteercacheError, UsageError
+from steercache.core.errors import PartlyFailedError, SteercacheError
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks.questions import Benchmark
 from steercache.manifests.resolve import ResolvedSweep
@@ -137,8 +137,7 @@ def task_of_benchmark(
         UsageError: a text model, or a vector that does not fit; PartlyFailedError: no question can be asked.
     """
     model = model_without_weights(wanted.bundle)
-    if model.family.modality != "image":
-        raise UsageError(f"{model.spec.name} reads no pictures", hint="choose a multimodal model, such as tiny")
+    check_can_ask(benchmark, wanted.bundle, options.targets)
     for vector in vectors:
         check_vector(session.cache, vector, model, options)
     rows = pick_rows(benchmark, "search", n=options.n, orphans="search")

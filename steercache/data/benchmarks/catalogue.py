@@ -7,20 +7,14 @@ from types import MappingProxyType
 from typing import Final
 
 from steercache.core.errors import NotFoundError, UsageError
-from steercache.core.examples import Example, Labels
 from steercache.data.benchmarks.blink import SUBTASKS, read_blink
 from steercache.data.benchmarks.clevr import read_clevr_count, read_clevr_json
 from steercache.data.benchmarks.cv_bench import CV_BENCH, read_cv_bench
 from steercache.data.benchmarks.drawn import drawn_rows
+from steercache.data.benchmarks.examples import as_example, under_instruction, with_counts
+from steercache.data.benchmarks.own import is_own_file, open_own
 from steercache.data.benchmarks.pictures import decode_problem
-from steercache.data.benchmarks.questions import (
-    INSTRUCTIONS,
-    AnswerForm,
-    Benchmark,
-    BenchmarkQuestion,
-    FailedRow,
-    Row,
-)
+from steercache.data.benchmarks.questions import AnswerForm, Benchmark, BenchmarkQuestion, FailedRow, Row
 from steercache.data.benchmarks.source import BenchmarkFiles, HubPart
 from steercache.data.benchmarks.splits import SplitPlan, check_rule, grouped_split, paper_split
 from steercache.data.benchmarks.whatsup import TASK as WHATSUP_TASK
@@ -169,6 +163,9 @@ def open_benchmark(
 ) -> Benchmark:
     """Open a set from a folder of the hub's layout, or from the hub (through `datasets`) when no folder is given.
 
+    A `name` that ends in .jsonl, .csv or .parquet is a file of the user's own questions (`own.open_own`); its pictures lie in
+    `folder`, by default beside the file.
+
     `task` keeps one task. The published split is drawn within each task, so tasks may share pictures across it. The grouped
     split is drawn over the whole set before a task is kept, so no picture is on both sides in any task (BLINK's subtasks
     are read and split one at a time). In sets of CV-Bench's schema, `form` "number" asks counts for the
@@ -179,8 +176,10 @@ def open_benchmark(
         UsageError: an unknown set, task or rule; NotFoundError: nothing there to read; ManifestError: columns missing or of
         another type; DamagedError: a file that cannot be read; MissingExtraError: the hub without `datasets`.
     """
-    spec = find_benchmark(name)
     checked = check_rule(rule)
+    if is_own_file(name):
+        return open_own(Path(name), folder, task=task, rule=checked, form=form, limit=limit)
+    spec = find_benchmark(name)
     if task is not None and task not in spec.tasks:
         raise UsageError(f"{name} has no task {task!r}", hint=f"one of: {', '.join(spec.tasks)}")
     if limit is not None and (limit < 1 or checked == "paper"):
@@ -195,19 +194,24 @@ def open_benchmark(
         raise NotFoundError(f"{name} has no row of task {task!r} here", hint=f"tasks: {', '.join(spec.tasks)}")
     examples = [as_example(name, row, split) for row, split in kept if isinstance(row, BenchmarkQuestion)]
     failures = [replace(row, split=split) for row, split in kept if isinstance(row, FailedRow)]
-    return Benchmark(name=name, rule=checked, examples=_with_counts(examples), failures=tuple(failures))
+    return Benchmark(name=name, rule=checked, examples=with_counts(examples), failures=tuple(failures))
 
 
 def find_benchmark(name: str) -> BenchmarkSpec:
     """The set called `name`. Raises UsageError naming those there are."""
     if name not in BENCHMARKS:
-        raise UsageError(f"unknown benchmark {name!r}", hint=f"one of: {', '.join(BENCHMARKS)}")
+        raise UsageError(
+            f"unknown benchmark {name!r}",
+            hint=f"one of: {', '.join(BENCHMARKS)}; or a .jsonl, .csv or .parquet file of your own questions",
+        )
     return BENCHMARKS[name]
 
 
 def reworded(benchmark: Benchmark, instruction: str) -> Benchmark:
     """The same questions under another instruction, such as the prompting baseline's."""
-    examples = tuple(replace(e, text=_text(instruction, e.labels.meta["prompt"])) for e in benchmark.examples)
+    examples = tuple(
+        replace(e, text=under_instruction(instruction, e.labels.meta["prompt"])) for e in benchmark.examples
+    )
     return replace(benchmark, examples=examples)
 
 
@@ -231,10 +235,6 @@ def verified(benchmark: Benchmark) -> Benchmark:
     return replace(benchmark, examples=tuple(good), failures=tuple(bad))
 
 
-def _text(instruction: str, prompt: str) -> str:
-    return f"{instruction}\n{prompt}" if instruction else prompt  # as the shipped models were trained
-
-
 def _wanted(row: Row, task: str | None) -> bool:
     """Rows whose task cannot be read stay, as failures, whatever task is asked for."""
     return task is None or row.task is None or row.task == task
@@ -255,32 +255,3 @@ def _grouped(rows: Sequence[Row], plan: SplitPlan) -> list[str | None]:
     questions = [row for row in rows if isinstance(row, BenchmarkQuestion)]
     names = iter(grouped_split([q.group_id for q in questions], plan, tasks=[q.task for q in questions]))
     return [next(names) if isinstance(row, BenchmarkQuestion) else None for row in rows]
-
-
-def _with_counts(examples: Sequence[Example]) -> tuple[Example, ...]:
-    """Questions for a bare number offer no choices: what a right count is told apart from are the counts of the whole set."""
-    asked = [e.labels.meta["kind"] == "count" for e in examples]
-    counts = sorted({str(e.labels.answer) for e, is_count in zip(examples, asked, strict=True) if is_count}, key=int)
-    return tuple(
-        replace(e, labels=replace(e.labels, meta={**e.labels.meta, "counts": counts})) if is_count else e
-        for e, is_count in zip(examples, asked, strict=True)
-    )
-
-
-def as_example(name: str, row: BenchmarkQuestion, split: str | None) -> Example:
-    """A question as the input that a model reads, under the instruction of its kind."""
-    meta = {"benchmark": name, "task": row.task, "kind": row.kind, "prompt": row.prompt, **row.meta}
-    return Example(
-        dataset=name,
-        place=row.place,
-        text=_text(INSTRUCTIONS[row.kind], row.prompt),
-        images=row.images,
-        labels=Labels(
-            split=split,
-            question=row.question,
-            choices=row.choices,
-            answer=row.answer,
-            group_id=row.group_id,
-            meta=meta,
-        ),
-    )

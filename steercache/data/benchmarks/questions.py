@@ -78,6 +78,11 @@ class Benchmark:
         return len(self.examples)
 
     @property
+    def has_pictures(self) -> bool:
+        """Whether its questions are about pictures; a text model can answer those of a set without."""
+        return any(example.images for example in self.examples)
+
+    @property
     def n_rows(self) -> int:
         """Rows of the set, usable or not."""
         return len(self.examples) + len(self.failures)

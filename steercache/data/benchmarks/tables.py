@@ -39,7 +39,7 @@ class TableRow:
     pictures: Mapping[str, tuple[StoredPicture, ...]]
 
 
-class _Groups:
+class RowGroups:
     """Pictures of one Parquet file by row; the row groups read last stay, so that reading in order reads each once."""
 
     def __init__(self, path: Path) -> None:
@@ -61,7 +61,7 @@ class _Groups:
             self._kept.move_to_end((column, group))
             value = self._kept[(column, group)][idx].as_py()
         cell = value[position] if isinstance(value, list) else value
-        data: bytes = cell["bytes"]
+        data: bytes = cell if isinstance(cell, bytes) else cell["bytes"]
         return data
 
 
@@ -80,7 +80,7 @@ def parquet_rows(
     left = limit
     for path, file in opened:
         names = [*wanted, *(name for name in optional if name in file.schema_arrow.names)]
-        groups = _Groups(path)
+        groups = RowGroups(path)
         row_no = 0
         for group in range(file.num_row_groups):
             idx = 0

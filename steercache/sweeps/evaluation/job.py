@@ -8,7 +8,17 @@ from typing import Any
 from steercache.answers.batches import Runner
 from steercache.answers.row_norms import row_norms_of
 from steercache.answers.store import SweepWriter, stored_answers
-from steercache.benchmarks.task import EncodedQuestion, Part, Progress, Wording, ask, attend_to, pick_rows, reword
+from steercache.benchmarks.task import (
+    EncodedQuestion,
+    Part,
+    Progress,
+    Wording,
+    ask,
+    attend_to,
+    check_can_ask,
+    pick_rows,
+    reword,
+)
 from steercache.cache.vectors import save_vector
 from steercache.cells.arms import Arm, EvalOptions, settings_of
 from steercache.cells.vectors import check_vector, control_arms
@@ -66,15 +76,12 @@ def prepare(
     Raises:
         UsageError, PartlyFailedError: as `run.evaluate`.
     """
-    if loaded.family.modality != "image":
-        raise UsageError(
-            f"{loaded.spec.name} reads no pictures", hint="choose a multimodal model, such as tiny or demo"
-        )
+    check_can_ask(benchmark, loaded.bundle, options.targets if vectors else ())
     twice = {v.name for i, v in enumerate(vectors) if v.name in [w.name for w in vectors[:i]]}
     if twice:
         raise UsageError(f"two vectors are called {', '.join(sorted(twice))}", hint="name one of each")
     lineages = {v.vector_id: check_vector(session.cache, v, loaded, options) for v in vectors}
-    arms, notes = _arms(session, vectors, options)
+    arms, notes = _arms(session, vectors, options, pictures=benchmark.has_pictures)
     splits: tuple[Part, ...] = ("search", "test") if options.split == "both" else (options.split,)
     asked: dict[Part, tuple[EncodedQuestion, ...]] = {}
     reworded: dict[Part, tuple[EncodedQuestion, ...]] = {}
@@ -124,14 +131,16 @@ def prepare(
 
 
 def _arms(
-    session: Session, vectors: Sequence[SteeringVector], options: EvalOptions
+    session: Session, vectors: Sequence[SteeringVector], options: EvalOptions, *, pictures: bool
 ) -> tuple[tuple[Arm, ...], list[str]]:
     """Baseline, prompting, vectors and their controls."""
     arms = [Arm(name="baseline", role="baseline")]
     notes: list[str] = []
     if options.prompting != "":
         concept = vectors[0].concept if vectors else None
-        wording = attend_to(concept) if options.prompting is None else Wording(attend=options.prompting)
+        wording = (
+            attend_to(concept, pictures=pictures) if options.prompting is None else Wording(attend=options.prompting)
+        )
         arms.append(Arm(name="prompting", role="prompting", wording=wording))
     for vector in vectors:
         arms.append(Arm(name=vector.name, role="vector", vector=vector))
