@@ -30,7 +30,8 @@ from steercache.data.benchmarks import Benchmark, open_benchmark
 from steercache.models.families import find_module
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session, open_session
-from steercache.sweeps.evaluation.run import Evaluation, evaluate
+from steercache.sweeps.evaluation.run import evaluate
+from steercache.sweeps.result import SweepResult
 
 MODELS = ("tiny", "demo")
 N_QUESTIONS = 32
@@ -77,7 +78,7 @@ def usual(loaded: LoadedModel, examples: Any, delta: Any, options: EvalOptions) 
 
 
 def differences(
-    found: Evaluation, ours: dict[tuple[str, str], str], theirs: dict[tuple[str, str], str]
+    found: SweepResult, ours: dict[tuple[str, str], str], theirs: dict[tuple[str, str], str]
 ) -> tuple[int, int]:
     """How many answers differ, and how many of those are no near-tie."""
     other = [key for key, words in theirs.items() if ours[key] != words]
@@ -115,7 +116,7 @@ def measure(name: str, work: Path) -> list[Row]:
         if turn:  # the first warms up
             turns.append(pair)
             guarded.append((guarded_s, pair[1]))
-    found: Evaluation = made["ours"]
+    found: SweepResult = made["ours"]
     n_other, n_unexplained = compare_answers(made, found, loaded, examples, answers, bench)
     clock = row_of(f"eval of one setting on {name}, against generate with a hook", turns, target=TARGET, faster=True)
     clock |= {
@@ -137,7 +138,7 @@ def measure(name: str, work: Path) -> list[Row]:
 
 
 def compare_answers(
-    made: dict[str, Any], found: Evaluation, loaded: LoadedModel, examples: Any, answers: Any, bench: Benchmark
+    made: dict[str, Any], found: SweepResult, loaded: LoadedModel, examples: Any, answers: Any, bench: Benchmark
 ) -> tuple[int, int]:
     """Differences between the stored answers and those of the usual way."""
     asked = ask(examples, loaded.bundle, split="search")

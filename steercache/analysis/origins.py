@@ -19,8 +19,10 @@ from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks.questions import Benchmark
 from steercache.models.spec import LoadedModel, ModelSpec
 from steercache.queries.session import Session
-from steercache.sweeps.evaluation.run import Evaluation, evaluate
-from steercache.sweeps.grid.report import compare_cells, stored_sweep
+from steercache.sweeps.evaluation.run import evaluate
+from steercache.sweeps.record import read_record
+from steercache.sweeps.result import SweepResult
+from steercache.sweeps.table import compare_cells
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +42,7 @@ class Origins:
     own: str
     backbone: str
     cosines: tuple[LayerCosine, ...]
-    evaluation: Evaluation
+    evaluation: SweepResult
     direct: Mapping[str, Comparison]
 
 
@@ -78,12 +80,11 @@ def compare_origins(
 ) -> Origins:
     """Evaluate both vectors in one sweep, and compare them with each other. Raises as `run.evaluate`."""
     found = evaluate(session, loaded, benchmark, vectors=[own, backbone], options=options, progress=progress)
-    kept = session.sql("SELECT manifest FROM sweeps WHERE sweep_id = $sweep", sweep=found.sweep_id).fetchall()
-    stored = stored_sweep(session, found.sweep_id, kept[0][0])
+    record = read_record(session, found.sweep_id)
     direct = {}
-    for split, answers in stored.answers.items():
-        cells = {row.name: row.cell.cell_id for row in found.rows if row.split == split}
-        direct[split] = compare_cells(stored, answers[cells[backbone.name]], answers[cells[own.name]])
+    for split in found.table.splits:
+        cells = {row.name: row.cell_id for row in split.rows}
+        direct[split.split] = compare_cells(record, split.split, cells[backbone.name], cells[own.name])
     return Origins(
         own=own.name,
         backbone=backbone.name,

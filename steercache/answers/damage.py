@@ -10,13 +10,14 @@ All cells branch from one unsteered pass per batch of prompts.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 import torch
 
 from steercache.benchmarks.task import PREFIXES
+from steercache.core.damage import Damage
 from steercache.core.examples import EncodedSample, Example, ImageRef
 from steercache.data.scenes import SceneExample, make_example
 from steercache.models.spec import LoadedModel, TokenizerBundle
@@ -31,23 +32,6 @@ from steercache.steering.targets import target_mask
 from steercache.trace.encode import encode_example
 
 SEED: Final = 9_100_007  # of the pictures; no question is asked about them anywhere else
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Damage:
-    """Mean and largest KL over `n` prompts, in nats; 0 where nothing moved. `n_failed` others overflowed and are not in it; NaN
-    where all did."""
-
-    mean_nats: float
-    max_nats: float
-    n: int
-    n_failed: int = 0
-
-    def __str__(self) -> str:
-        if not self.n:
-            return f"failed on all {self.n_failed}"
-        failed = f", failed on {self.n_failed}" if self.n_failed else ""
-        return f"{self.mean_nats:.3g}, most {self.max_nats:.3g}{failed}"
 
 
 def damage_of(

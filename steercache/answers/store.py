@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from steercache.cache.handle import CacheFolder
 from steercache.cache.lock import hold_lock
-from steercache.cache.sweeps import add_answers, begin_sweep, finish_sweep, sweep_id_of
-from steercache.core.trials import Answer, Cell, Mode
+from steercache.cache.sweeps import add_answers, begin_sweep, finish_sweep, save_choices, sweep_id_of
+from steercache.core.trials import Answer, Cell, Choice, Mode
 
 EVERY_S: Final = 1.0  # between two writings: what a kill may cost, beside the answers being computed
 SHARE: Final = 20  # writing takes at most one part in so many of the time
@@ -115,6 +115,10 @@ class SweepWriter:
         self._unwritten = []
         took = time.monotonic() - start
         self._due = time.monotonic() + max(EVERY_S, SHARE * took)
+
+    def choose(self, choices: Sequence[Choice]) -> None:
+        """Write which cell each arm took, in the place of what was said before; after the first answers."""
+        save_choices(self.cache, self.sweep_id, choices)
 
     def save(self, *, status: str) -> str:
         """Write all there is in its final form, with what other processes added; returns the sweep's id."""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from steercache.api.tracing import TraceLike
     from steercache.models.spec import LoadedModel
     from steercache.runs.overview import Overview
-    from steercache.sweeps.evaluation.run import Evaluation
+    from steercache.sweeps.result import SweepResult
 
 
 class Cache:
@@ -234,7 +234,7 @@ class Cache:
         rule: Literal["grouped", "paper"] = "grouped",
         form: Literal["letter", "number", "word"] = "letter",
         progress: ProgressLike = None,
-    ) -> "Evaluation":
+    ) -> "SweepResult":
         """Answer a benchmark unsteered, prompted in words, steered, and under controls; compare, and keep every answer.
 
         `benchmark` is a name, such as "scenes", or a .jsonl, .csv or .parquet file of your own questions (columns `question`

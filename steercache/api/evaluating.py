@@ -11,7 +11,8 @@ from steercache.data.benchmarks import open_benchmark
 from steercache.data.benchmarks.questions import Benchmark
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session
-from steercache.sweeps.evaluation.run import Evaluation, evaluate
+from steercache.sweeps.evaluation.run import evaluate
+from steercache.sweeps.result import SweepResult
 
 ModelLike = str | Path | LoadedModel
 VectorLike = str | SteeringVector
@@ -58,7 +59,7 @@ def evaluate_vectors(
     vectors: Sequence[VectorLike],
     options: EvalOptions,
     progress: ProgressLike = None,
-) -> Evaluation:
+) -> SweepResult:
     """Answer a benchmark unsteered, prompted, steered and under controls; see `Cache.evaluate`."""
     directions = found_vectors(session, vectors)
     questions = opened_benchmark(benchmark)

@@ -7,10 +7,11 @@ from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
 from steercache.queries.session import Session
 from steercache.report.page import save_page
-from steercache.sweeps.grid.report import SweepReport, read_sweep
+from steercache.sweeps.find import read_sweep
+from steercache.sweeps.table import SweepTable
 
 
-def page_path(report: SweepReport, root: Path) -> Path:
+def page_path(report: SweepTable, root: Path) -> Path:
     """Where the page of a sweep lies unless told otherwise: below the cache's `pictures/`."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", report.name).strip("-.")
     return root / "pictures" / f"{plain}-{report.sweep_id[:SHORT_ID]}.html"

@@ -127,6 +127,12 @@ def compare(
     )
 
 
+def right_share(answers: Sequence[Answer]) -> float:
+    """Share of right answers among those that were given; 0 where none was given."""
+    given = [answer for answer in answers if answer.status == "ok"]
+    return sum(bool(answer.correct) for answer in given) / len(given) if given else 0.0
+
+
 def unread_share(answers: Sequence[Answer]) -> float:
     """Share of the answers that were given and read as no option; 0 where none was given."""
     given = [answer for answer in answers if answer.status == "ok"]
@@ -140,7 +146,7 @@ def _nothing_to_compare(old: Mapping[str, Answer], new: Mapping[str, Answer], ce
         cell_id=cell_id,
         n=0,
         n_failed=len(old),
-        before=sum(bool(answer.correct) for answer in ok) / len(ok),
+        before=right_share(ok),
         after=0.0,
         unread_before=unread_share(ok),
         unread_after=0.0,

@@ -5,7 +5,7 @@ So a table can be made again from the cache alone, without the benchmark or its 
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,40 +21,49 @@ FILE_NAME: Final = "questions.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredQuestion:
-    """One sample of a sweep: its picture (`group_id`) and its right answer."""
+    """One sample of a sweep: its split (None: an older file), its picture (`group_id`), its right answer, where it comes from,
+    and for What'sUp the set and the arrangement that it shows."""
 
+    sample_id: str
+    split: str | None
     group_id: str
     right: str | None
     place: str
+    set_id: str | None = None
+    relation: str | None = None
+
+
+def questions_of(asked: "Mapping[Part, Sequence[EncodedQuestion]]") -> tuple[StoredQuestion, ...]:
+    """What is stored of questions, split after split in their order."""
+    return tuple(
+        StoredQuestion(
+            sample_id=one.sample_id,
+            split=split,
+            group_id=one.group_id,
+            right=one.labels.answer,
+            place=one.place,
+            set_id=one.labels.meta.get("set_id"),
+            relation=one.labels.meta.get("relation"),
+        )
+        for split, some in asked.items()
+        for one in some
+    )
 
 
 def save_questions(folder: Path, asked: "Mapping[Part, Sequence[EncodedQuestion]]") -> None:
     """Write `questions.json` into a sweep's folder."""
-    rows = [
-        {
-            "split": split,
-            "sample_id": one.sample_id,
-            "place": one.place,
-            "group_id": one.group_id,
-            "right": one.labels.answer,
-        }
-        for split, some in asked.items()
-        for one in some
-    ]
+    rows = [{k: v for k, v in asdict(one).items() if v is not None or k == "right"} for one in questions_of(asked)]
     make_folder(folder)
     write_file_atomically(folder / FILE_NAME, canonical_json({"questions": rows}))
 
 
-def read_questions(folder: Path) -> dict[str, StoredQuestion]:
-    """Questions by sample id; none where the sweep was written without them. Raises DamagedError."""
+def read_questions(folder: Path) -> tuple[StoredQuestion, ...]:
+    """Questions in the order in which they were asked; none where the sweep was written without them. Raises DamagedError."""
     path = folder / FILE_NAME
     if not path.exists():
-        return {}
+        return ()
     try:
         rows = json.loads(path.read_bytes())["questions"]
-        return {
-            row["sample_id"]: StoredQuestion(group_id=row["group_id"], right=row["right"], place=row["place"])
-            for row in rows
-        }
+        return tuple(StoredQuestion(**{"split": None, **row}) for row in rows)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(f"not a sweep's questions: {error}", place=str(path), hint="run the sweep again") from error

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from steercache.cache.paths import RootPaths, RunPaths
-from steercache.cache.sweep_files import MANIFEST, SEARCHES
+from steercache.cache.sweep_files import CHOICES, MANIFEST, SEARCHES
 
 SETTLE_NS: Final = 20_000_000  # longer than a tick of any kernel's clock (10 ms at 100 Hz)
 UNSETTLED: Final = -1  # no file has this state, and it equals no other, itself included
@@ -73,7 +73,7 @@ def _units(paths: RootPaths) -> Iterable[tuple[str, dict[str, Stamp]]]:
     yield VECTORS, _files(paths.vectors, ".safetensors")
     for sweep in paths.sweep_folders():
         parts = {f"answers/{name}": stamp for name, stamp in _files(sweep / "answers", ".parquet").items()}
-        yield f"sweeps/{sweep.name}", _named(sweep, (MANIFEST, SEARCHES)) | parts
+        yield f"sweeps/{sweep.name}", _named(sweep, (MANIFEST, SEARCHES, CHOICES)) | parts
 
 
 def _of_run(run: RunPaths) -> dict[str, Stamp]:

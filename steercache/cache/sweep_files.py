@@ -2,17 +2,20 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from steercache.core.errors import DamagedError
 from steercache.core.ids import canonical_json
+from steercache.core.trials import Choice
 from steercache.index.files import SweepFiles
 from steercache.store.durable import write_file_atomically
 
 MANIFEST: Final = "manifest.json"
 SEARCHES: Final = "searches.json"
+CHOICES: Final = "choices.json"
 
 
 def read_sweep_files(folder: Path) -> SweepFiles:
@@ -34,7 +37,8 @@ def read_sweep_files(folder: Path) -> SweepFiles:
         sweep=sweep,
         cells=tuple(cells.values()),
         answers=tuple(sorted((folder / "answers").glob("*.parquet"))),
-        searches=_read_searches(folder / SEARCHES),
+        searches=_read_rows(folder / SEARCHES, "searches", hint="compare again"),
+        choices=tuple(asdict(choice) for choice in read_choices(folder)),
     )
 
 
@@ -50,10 +54,25 @@ def write_searches(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_file_atomically(folder / SEARCHES, canonical_json({"searches": list(rows)}) + b"\n")
 
 
-def _read_searches(path: Path) -> tuple[Mapping[str, Any], ...]:
+def write_choices(folder: Path, choices: Sequence[Choice]) -> None:
+    """Keep which cell each arm of a sweep took, beside the answers that it was chosen by."""
+    write_file_atomically(folder / CHOICES, canonical_json({"choices": [asdict(one) for one in choices]}) + b"\n")
+
+
+def read_choices(folder: Path) -> tuple[Choice, ...]:
+    """What the arms of a sweep took; none where an older steercache wrote the sweep. Raises DamagedError."""
+    try:
+        return tuple(Choice(**row) for row in _read_rows(folder / CHOICES, "choices", hint="run the sweep again"))
+    except TypeError as error:
+        raise DamagedError(
+            f"not a sweep's choices: {error}", place=str(folder / CHOICES), hint="run the sweep again"
+        ) from error
+
+
+def _read_rows(path: Path, name: str, *, hint: str) -> tuple[Mapping[str, Any], ...]:
     if not path.exists():
         return ()
     try:
-        return tuple(dict(row) for row in json.loads(path.read_bytes())["searches"])
+        return tuple(dict(row) for row in json.loads(path.read_bytes())[name])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedError(f"not a sweep's searches: {error}", place=str(path), hint="compare again") from error
+        raise DamagedError(f"not a sweep's {name}: {error}", place=str(path), hint=hint) from error

@@ -21,10 +21,10 @@ from steercache.cache.answer_files import merged, read_answers, without
 from steercache.cache.handle import CacheFolder
 from steercache.cache.lock_wait import wait_for_lock
 from steercache.cache.rebuild import tell_index
-from steercache.cache.sweep_files import MANIFEST, read_sweep_files
+from steercache.cache.sweep_files import MANIFEST, read_sweep_files, write_choices
 from steercache.core.errors import DamagedError
 from steercache.core.ids import canonical_json, digest
-from steercache.core.trials import Answer, Cell
+from steercache.core.trials import Answer, Cell, Choice
 from steercache.index.schemas import ANSWERS
 from steercache.store.durable import make_folder, remove, write_file_atomically
 
@@ -104,6 +104,13 @@ def save_sweep(
         _write_document(folder, name, manifest, cells=rows, status=status, whole=kept is None or not kept.num_rows)
     tell_index(cache)
     return sweep_id
+
+
+def save_choices(cache: CacheFolder, sweep_id: str, choices: Sequence[Choice]) -> None:
+    """Write which cell each arm of a begun sweep took, in the place of what was said before."""
+    with _locked(cache, sweep_id) as folder:
+        write_choices(folder, choices)
+    tell_index(cache)
 
 
 def sweep_id_of(name: str, manifest: Mapping[str, Any]) -> str:

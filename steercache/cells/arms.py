@@ -11,7 +11,7 @@ import numpy.typing as npt
 from steercache.benchmarks.task import PLAIN, Wording
 from steercache.cells.controls import CONTROL_KINDS, ControlKind
 from steercache.core.errors import UsageError
-from steercache.core.trials import AlphaUnit, Cell, Target
+from steercache.core.trials import AlphaUnit, Cell, Role, Target
 from steercache.core.vectors import SteeringVector
 from steercache.models.ends import end_ids
 from steercache.models.spec import LoadedModel
@@ -19,7 +19,6 @@ from steercache.steering.add import delta_of, resid_norm
 from steercache.steering.branch import BranchOptions
 from steercache.steering.cells import BranchCell
 
-Role = Literal["baseline", "prompting", "vector", "control"]
 Split = Literal["search", "test", "both"]
 ModeRequest = Literal["auto", "replay", "branch", "full"]
 MAX_NEW_TOKENS: Final = MappingProxyType(

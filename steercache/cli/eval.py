@@ -1,18 +1,15 @@
 """`steercache eval`: a benchmark's table, with intervals, controls and every answer kept."""
 
-from statistics import median
 from typing import Any, get_args
 
 import click
 
 from steercache.benchmarks.task import default_targets
-from steercache.benchmarks.whatsup import WhatsUpScore
 from steercache.cache.handle import open_cache
 from steercache.cells.arms import EvalOptions
 from steercache.cells.controls import CONTROL_KINDS
 from steercache.cells.model import find_model
 from steercache.cells.vectors import by_methods
-from steercache.cli.clusters import clusters_line
 from steercache.cli.fit import parse_layers
 from steercache.cli.options import (
     among,
@@ -27,17 +24,14 @@ from steercache.cli.options import (
     unit_option,
     words,
 )
-from steercache.cli.output import next_commands, note, print_json, print_table, progress_bar
+from steercache.cli.output import next_commands, print_json, progress_bar
+from steercache.cli.sweep_tables import print_notes, print_splits, sweep_json
 from steercache.core.errors import PartlyFailedError, UsageError
-from steercache.core.ids import SHORT_ID
 from steercache.core.trials import Target
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks import open_benchmark
 from steercache.queries.session import open_session
-from steercache.sweeps.evaluation.run import Evaluation, evaluate
-from steercache.sweeps.evaluation.table import EvalRow
-
-SHOWN = 5  # failures named at the terminal; --json has all
+from steercache.sweeps.evaluation.run import evaluate
 
 
 @click.command(name="eval")
@@ -105,9 +99,10 @@ def eval_command(model: str, benchmark: str, **asked: Any) -> None:
     with progress_bar("reading questions", total=None, unit="answers", quiet=asked["as_json"]) as bar:
         found = evaluate(session, loaded, questions, vectors=vectors, options=options, progress=bar.show)
     if asked["as_json"]:
-        print_json(found)
+        print_json(sweep_json(found))
     else:
-        _print(found)
+        print_splits(found.table)
+        print_notes(found)
         next_commands(
             f"steercache query \"select * from answers where sweep_id = '{found.sweep_id}' and status = 'failed'\""
             if found.failures
@@ -154,107 +149,4 @@ def _options(asked: dict[str, Any], targets: tuple[Target, ...]) -> EvalOptions:
                 *("allow_foreign", "damage", "mode", "recalibrate"),
             )
         },
-    )
-
-
-def _print(found: Evaluation) -> None:
-    for split, share in found.baseline.items():
-        rows = [row for row in found.rows if row.split == split]
-        title = f"{found.model} on {found.benchmark}, {split} split: {share:.3f} unsteered, {found.n_samples[split]} questions"
-        title += f" ({found.baseline_unread[split]:.1%} of the unsteered answers unread)"
-        columns = [
-            "",
-            "setting",
-            "right",
-            "unread",
-            "gain",
-            "95 %",
-            "p",
-            "p (Holm)",
-            "could show",
-            "controls",
-            "rank p",
-            "KL",
-        ]
-        print_table(columns, [_cells(row) for row in rows], title=title)
-        if split in found.baseline_whatsup:
-            click.echo(f"  unsteered: {whatsup_line(found.baseline_whatsup[split])}")
-        for row in rows:
-            _print_letters(row)
-        click.echo()
-    _print_notes(found)
-
-
-def _cells(row: EvalRow) -> list[Any]:
-    c, cell = row.comparison, row.cell
-    setting = "-" if cell.layer is None else f"layer {cell.layer}, alpha {cell.alpha:g}, {cell.target}"
-    gains = sorted(control.gain for control in row.controls)
-    reached = f"{len(gains)}: {median(gains):+.3f} mid, {gains[-1]:+.3f} best" if gains else "-"
-    changed = f" (+{c.mcnemar.helped} -{c.mcnemar.hurt})"
-    return [
-        row.name,
-        setting,
-        f"{c.after:.3f}",
-        f"{c.unread_after:.1%}",
-        f"{c.gain.estimate:+.3f}{changed}",
-        f"{c.gain.low:+.3f} to {c.gain.high:+.3f}",
-        f"{c.p_clustered:.3g}",
-        f"{row.p_holm:.3g}",
-        "nothing" if c.detectable is None else f"{c.detectable:.3f}",
-        reached,
-        "-" if row.rank_p is None else f"{row.rank_p:.3f}",
-        "-" if row.damage is None else str(row.damage),
-    ]
-
-
-def _print_letters(row: EvalRow) -> None:
-    """Answers before and after, where they are few enough to be read in a line."""
-    letters = row.comparison.letters
-    if len(letters.letters) <= 12:
-        shown = zip(letters.letters, letters.before, letters.after, letters.right, strict=True)
-        said = ", ".join(f"{name or 'unread'} {b}->{a} (right {r})" for name, b, a, r in shown)
-        click.echo(f"  {row.name}: {said}; at least {letters.distance:.0%} changed")
-    if row.bias is not None:
-        click.echo(
-            f"  {row.name}: search gain {row.bias.search.estimate:+.3f}, of which {row.bias.optimism:+.3f} is the choosing"
-        )
-    if row.whatsup is not None:
-        click.echo(f"  {row.name}: {whatsup_line(row.whatsup)}")
-
-
-def whatsup_line(score: WhatsUpScore) -> str:
-    """What'sUp's three accuracies with the numbers they are of."""
-    pairs, sets = "no whole pair", f"no whole set ({score.n_partial_sets} not whole)"
-    if score.pair is not None:
-        pairs = f"pairs {score.pair:.3f} ({score.n_right_pairs} of {score.n_pairs})"
-    if score.whole_set is not None:
-        sets = f"sets {score.whole_set:.3f} ({score.n_sets}; {score.n_partial_sets} not whole)"
-    return f"single {score.individual:.3f}, {pairs}, {sets}"
-
-
-def _print_notes(found: Evaluation) -> None:
-    for split in found.baseline:
-        rows = [row for row in found.rows if row.split == split]
-        if rows and (line := clusters_line(rows[-1].comparison)):
-            note(f"{split} split, {rows[-1].name}: {line}")
-    for row in found.rows:
-        if row.lineage in ("foreign", "unknown"):
-            note(f"{row.name}: a vector of {row.lineage} lineage")
-    for line in dict.fromkeys(found.notes):
-        note(line)
-    for split, choice in found.modes.items():
-        note(f"{split} split: {choice.reason}")
-    for failure in found.failures[:SHOWN]:
-        note(f"failed ({failure.split}): {failure.error}")
-    if len(found.failures) > SHOWN:
-        note(f"and {len(found.failures) - SHOWN} more: --json names all")
-    if found.n_looks is not None:
-        times = "once" if found.n_looks == 1 else f"{found.n_looks} times"
-        note(f"the test split of {found.benchmark} ({found.rule}) was looked at {times}")
-    if found.computed_in_full:
-        note(f"{len(found.computed_in_full)} settings ran in full: {next(iter(found.computed_in_full.values()))}")
-    ties = f", {len(found.near_ties):,} of them near-ties" if found.near_ties else ""
-    note(
-        f"{found.n_computed:,} answers computed{ties}, {found.n_reused:,} read from the cache;"
-        f" sweep {found.sweep_id[:SHORT_ID]}"
     )

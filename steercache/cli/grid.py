@@ -7,10 +7,11 @@ from typing import Any
 import click
 
 from steercache.cells.sweep import prepare_sweep, sweep_model
-from steercache.cli.grid_tables import print_grid
 from steercache.cli.options import among, device_options, json_option, mode_options, root_option
-from steercache.cli.output import at_root, next_commands, print_json, progress_bar
+from steercache.cli.output import at_root, next_commands, note, print_json, progress_bar
+from steercache.cli.sweep_tables import print_cells, print_maps, print_notes, print_splits, sweep_json
 from steercache.core.errors import PartlyFailedError, UsageError
+from steercache.core.ids import SHORT_ID
 from steercache.manifests.resolve import ResolvedSweep, resolve_sweep
 from steercache.manifests.sweep import Race
 from steercache.queries.session import open_session
@@ -78,14 +79,15 @@ def grid(sweep: str, root: Path, **asked: Any) -> GridResult:
         job = prepare_sweep(session, loaded, resolved, progress=bar.show)
         found = run_grid(job, options, screening=screening_for_grid(progress=bar.show), progress=bar.show)
     if asked["as_json"]:
-        print_json(found)
+        tasks = [sweep_json(task) for task in found.tasks]
+        print_json({"sweep": found.sweep, "model": found.model, "tasks": tasks, "seconds": found.seconds})
     else:
-        print_grid(found, job.grid, n_shown=asked["n_shown"])
+        _print(found, n_shown=asked["n_shown"])
         first = found.tasks[0]
         where = at_root(root)
         next_commands(
             f"steercache query \"select * from trials where sweep_id = '{first.sweep_id}'\"{where}",
-            f"steercache vectors show {first.choices[0].vector_id[:12]}{where}",
+            f"steercache vectors show {str(first.choices[0].vector_id)[:SHORT_ID]}{where}",
         )
     failures = [failure for task in found.tasks for failure in task.failures]
     if failures:
@@ -95,6 +97,17 @@ def grid(sweep: str, root: Path, **asked: Any) -> GridResult:
             hint="mend these rows, or report the table with their number",
         )
     return found
+
+
+def _print(found: GridResult, *, n_shown: int) -> None:
+    """All tables of a sweep."""
+    for task in found.tasks:
+        print_maps(task.table)
+        print_cells(task.table, n_shown)
+        print_splits(task.table)
+        print_notes(task)
+        click.echo()
+    note(f"{found.seconds:.1f} s")
 
 
 def _with_options(resolved: ResolvedSweep, asked: dict[str, Any]) -> ResolvedSweep:

@@ -11,7 +11,8 @@ from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
 from steercache.queries.session import open_session
 from steercache.report.page import save_page, verdict
-from steercache.sweeps.grid.report import SweepReport, read_sweep
+from steercache.sweeps.find import count_namesakes, read_sweep
+from steercache.sweeps.table import SweepTable
 
 
 @click.command("html")
@@ -42,15 +43,20 @@ def html_command(sweep: str, out: Path | None, root: Path, as_json: bool) -> Non
         return
     for row in found.splits[-1].rows:
         click.echo(verdict(row))
-    if found.n_namesakes and sweep in (found.name, found.manifest.get("sweep")):
-        note(_which(found))
+    n_namesakes = count_namesakes(session, found)
+    if n_namesakes and sweep in (found.name, found.manifest.get("sweep")):
+        note(_which(found, n_namesakes))
+    if found.inferred:
+        note(
+            "an older steercache wrote the sweep and did not say which cells it chose: they are worked out from its answers"
+        )
     if not found.clustered:
         note("the sweep does not say which picture a question is of: intervals take every question for itself")
     click.echo(f"{path}  ({human_bytes(path.stat().st_size)})")
 
 
-def _which(found: SweepReport) -> str:
+def _which(found: SweepTable, n_namesakes: int) -> str:
     """Which of the sweeps of one name this is: every evaluation of a model on a benchmark has the same."""
     saved = "" if found.created_at is None else f", saved {found.created_at[:19]} UTC"
-    others = "1 other has" if found.n_namesakes == 1 else f"{found.n_namesakes} others have"
+    others = "1 other has" if n_namesakes == 1 else f"{n_namesakes} others have"
     return f"this is the newest {found.name!r}, sweep {found.sweep_id[:SHORT_ID]}{saved}; {others} that name"

@@ -116,7 +116,7 @@ def _print(found: Origins) -> None:
         table.append(
             [split, name, "each as chosen", "", "", f"{c.gain.estimate:+.3f}", interval, f"p = {c.p_clustered:.3g}"]
         )
-    title = f"{found.evaluation.model} on {found.evaluation.benchmark}"
+    title = f"{found.evaluation.table.model} on {found.evaluation.table.benchmark}"
     print_table(["split", "vector", "setting", "right", "unread", "gain", "95 %", "rank p"], table, title=title)
     last = found.direct.get("test") or next(iter(found.direct.values()))
     if last.gain.excludes_zero and last.p_clustered <= 0.05:

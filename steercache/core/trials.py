@@ -63,3 +63,30 @@ class Answer:
     status: Literal["ok", "failed"] = "ok"
     error: str | None = None
     mode: Mode | None = None
+
+
+ChoiceRule = Literal["single", "exhaustive", "race", "screening", "screening and race"]
+Role = Literal["baseline", "prompting", "vector", "control"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The cell that one arm of a sweep took on the search split, and was held to on the test split.
+
+    `n_cells` cells were open to it under `rule`. `control_of` is the id of the vector that a control belongs to. `details` are
+    plain JSON: "damage" of the cell, "race", "nulls" (the sweep of its null directions), "family" (sweeps whose p values are
+    adjusted together), "whole" (false: cells were left out for what was predicted of them); what is not known is not there.
+    """
+
+    arm: str
+    role: Role
+    cell_id: str
+    rule: ChoiceRule
+    n_cells: int
+    vector_id: str | None = None
+    control_of: str | None = None
+    control_kind: str | None = None
+    method: str | None = None
+    concept: str | None = None
+    lineage: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)

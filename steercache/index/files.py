@@ -23,6 +23,7 @@ from steercache.index.ingest import (
     drop_sweep,
     put_answers,
     put_cells,
+    put_choices,
     put_run,
     put_searches,
     put_shards,
@@ -62,13 +63,14 @@ class RunFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepFiles:
-    """One sweep as the index needs it: rows as `put_sweep`, `put_cells` and `put_searches` take them, and its parts of answers,
-    in order: of answers to one sample in one cell the last counts."""
+    """One sweep as the index needs it: rows as `put_sweep`, `put_cells`, `put_searches` and `put_choices` take them, and its
+    parts of answers, in order: of answers to one sample in one cell the last counts."""
 
     sweep: Row
     cells: tuple[Row, ...]
     answers: tuple[Path, ...]
     searches: tuple[Row, ...] = ()
+    choices: tuple[Row, ...] = ()
 
 
 def rebuild(
@@ -166,6 +168,7 @@ def put_sweep_files(con: duckdb.DuckDBPyConnection, sweep: SweepFiles) -> None:
     for answers in sweep.answers:
         put_answers(con, sweep_id, answers)
     put_searches(con, sweep_id, sweep.searches)
+    put_choices(con, sweep_id, sweep.choices)
 
 
 def _remember(con: duckdb.DuckDBPyConnection, seen: Mapping[str, int], sources: Mapping[str, SourceState]) -> None:

@@ -30,7 +30,7 @@ WHERE cells.sweep_id = ? AND cells.cell_id = found.cell_id
 """
 _ROWS_AT_ONCE = 1_000_000  # tokens: their sort stays far below the memory limit
 _PER_RUN = ("tokens", "samples", "shards", "sites", "runs")
-PER_SWEEP = ("answers", "searches", "cells", "sweeps")
+PER_SWEEP = ("answers", "searches", "choices", "cells", "sweeps")
 
 
 def put_run(con: Connection, run: Row) -> None:
@@ -158,6 +158,12 @@ def put_searches(con: Connection, sweep_id: str, rows: Sequence[Row]) -> None:
     """Replace what is known of other ways through a sweep; keys are columns of `searches`."""
     con.execute("DELETE FROM searches WHERE sweep_id = ?", [sweep_id])
     insert(con, "searches", [{"sweep_id": sweep_id, **row} for row in rows])
+
+
+def put_choices(con: Connection, sweep_id: str, rows: Sequence[Row]) -> None:
+    """Replace what the arms of a sweep took; keys are columns of `choices`, but `place`, which is a row's own."""
+    con.execute("DELETE FROM choices WHERE sweep_id = ?", [sweep_id])
+    insert(con, "choices", [{"sweep_id": sweep_id, "place": at, **row} for at, row in enumerate(rows)])
 
 
 def put_answers(con: Connection, sweep_id: str, answers: Path) -> None:

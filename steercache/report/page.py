@@ -10,7 +10,7 @@ from steercache.benchmarks.comparison import Comparison
 from steercache.core.ids import SHORT_ID
 from steercache.report.style import svg_of
 from steercache.report.sweep_charts import gain_chart, letter_chart, map_chart
-from steercache.sweeps.grid.report import ReportRow, SplitReport, SweepReport
+from steercache.sweeps.table import SplitTable, SweepTable, TableRow, gain_maps
 
 _COLUMNS = (
     "",
@@ -24,21 +24,21 @@ _COLUMNS = (
     "could show",
     "controls",
     "rank p",
+    "KL",
 )
 _SHOWN = 10  # failures named on the page
 
 
-def sweep_page(report: SweepReport) -> str:
+def sweep_page(report: SweepTable) -> str:
     """The page as HTML.
 
     Raises:
         MissingExtraError: altair or vl-convert is not installed.
     """
     parts = [_head(report), *(_split(report, split) for split in report.splits)]
-    if report.maps:
-        maps = "".join(
-            f"<figure>{svg_of(map_chart(one), prefix=f'map{i}')}</figure>" for i, one in enumerate(report.maps)
-        )
+    drawn = gain_maps(report)
+    if drawn:
+        maps = "".join(f"<figure>{svg_of(map_chart(one), prefix=f'map{i}')}</figure>" for i, one in enumerate(drawn))
         note = "Gain over the baseline in percentage points, search split. The best of many cells is flattered by the choice."
         parts.append(_section("Layer and strength", f'<p class="note">{note}</p><div class="figures">{maps}</div>'))
     letters = _letters(report.splits[-1])
@@ -59,7 +59,7 @@ def sweep_page(report: SweepReport) -> str:
     )
 
 
-def save_page(report: SweepReport, path: Path) -> Path:
+def save_page(report: SweepTable, path: Path) -> Path:
     """Write the page; makes its folder."""
     text = sweep_page(report)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def save_page(report: SweepReport, path: Path) -> Path:
     return path
 
 
-def verdict(row: ReportRow) -> str:
+def verdict(row: TableRow) -> str:
     """What one row shows, in a sentence; a gain is called one only where its interval and its controls allow it.
 
     The p value is the one adjusted for all rows of the table.
@@ -89,7 +89,7 @@ def _of(comparison: Comparison) -> str:
     return f"{n} questions" if n == n_groups else f"{n} questions of {n_groups} pictures"
 
 
-def _beside(row: ReportRow) -> str:
+def _beside(row: TableRow) -> str:
     """How a gain stands to its controls; that few controls can show nothing is not said of the vector."""
     n = len(row.controls)
     as_well = sum(control.gain >= row.comparison.gain.estimate for control in row.controls)
@@ -104,7 +104,7 @@ def _beside(row: ReportRow) -> str:
     )
 
 
-def _head(report: SweepReport) -> str:
+def _head(report: SweepTable) -> str:
     last = report.splits[-1]
     looked = "The test split was not looked at."
     if report.n_looks is not None:
@@ -126,6 +126,11 @@ def _head(report: SweepReport) -> str:
     unfinished = (
         "" if report.status == "complete" else f'<p class="warn">This sweep is {html.escape(report.status)}.</p>'
     )
+    if report.inferred:
+        unfinished += (
+            '<p class="note">An older steercache wrote this sweep and did not say which cells it chose: they are worked out'
+            " from its answers.</p>"
+        )
     return (
         f"<header><h1>{html.escape(report.model)} on {html.escape(report.benchmark)}</h1>"
         f'<p class="note">{html.escape(_named(report))}</p>'
@@ -133,17 +138,17 @@ def _head(report: SweepReport) -> str:
     )
 
 
-def _named(report: SweepReport) -> str:
+def _named(report: SweepTable) -> str:
     saved = "" if report.created_at is None else f", {report.created_at[:19]} UTC"
     return f"{report.name}, sweep {report.sweep_id[:SHORT_ID]}{saved}"
 
 
-def _split(report: SweepReport, split: SplitReport) -> str:
+def _split(report: SweepTable, split: SplitTable) -> str:
     if not split.rows:
         return ""
     told = (
         "Chosen here, so flattered by the choice."
-        if split.split == "search" and any(len(m.layers) * len(m.alphas) > 1 for m in report.maps)
+        if split.split == "search" and any(row.n_cells > 1 for row in split.rows)
         else "Settings fixed beforehand."
     )
     how = (
@@ -160,9 +165,9 @@ def _split(report: SweepReport, split: SplitReport) -> str:
     return _section(f"{split.split.capitalize()} split", f'<p class="note">{html.escape(note)}</p>{chart}{table}')
 
 
-def _cells(row: ReportRow) -> list[str]:
+def _cells(row: TableRow) -> list[str]:
     c, cell = row.comparison, row.cell
-    gains = sorted(control.gain for control in row.controls)
+    gains = sorted(control.gain for control in row.controls if not control.ranked.failed)
     unit = "" if cell.alpha_unit == "raw" else " norms"
     return [
         row.name
@@ -178,20 +183,21 @@ def _cells(row: ReportRow) -> list[str]:
         "nothing" if c.detectable is None else f"{c.detectable:.3f}",
         f"{len(gains)}: mid {median(gains):+.3f}, best {gains[-1]:+.3f}" if gains else "–",
         "–" if row.rank_p is None else f"{row.rank_p:.3f}",
+        "–" if row.damage is None else str(row.damage),
     ]
 
 
-def _letters(split: SplitReport) -> str:
+def _letters(split: SplitTable) -> str:
     charts = [letter_chart(row) for row in split.rows]
     return "".join(
         f"<figure>{svg_of(chart, prefix=f'answers{i}')}</figure>" for i, chart in enumerate(charts) if chart is not None
     )
 
 
-def _about(report: SweepReport) -> str:
+def _about(report: SweepTable) -> str:
     failed = ""
     if report.failures:
-        shown = "".join(f"<li>{html.escape(one)}</li>" for one in report.failures[:_SHOWN])
+        shown = "".join(f"<li>{html.escape(one.error)}</li>" for one in report.failures[:_SHOWN])
         failed = f"<h3>{len(report.failures)} questions failed</h3><ul>{shown}</ul>"
     manifest = html.escape(json.dumps(report.manifest, indent=1, ensure_ascii=False, default=str))
     words = (
@@ -199,7 +205,8 @@ def _about(report: SweepReport) -> str:
         " Unread: share of answers that name no option or several; they count as wrong. p: exact test by sign flips of whole"
         " pictures (McNemar's where every picture has one question); p (Holm): the same, adjusted for the rows of the table."
         " 95 % interval: Tango's score interval at the effective number of questions. Could show: the smallest gain that this"
-        " test shows with power .8. Rank p: share of vector and controls that gained as much."
+        " test shows with power .8. Rank p: share of vector and controls that gained as much. KL: divergence"
+        " of the next-token distribution on unrelated prompts, in nats."
     )
     return _section(
         "How to read this",

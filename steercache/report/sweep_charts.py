@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from steercache.report.style import ACCENT, DIVERGING, INK, QUIET, SECOND, altair, heading, styled
-from steercache.sweeps.grid.report import GainMap, ReportRow, SplitReport
+from steercache.sweeps.table import GainMap, SplitTable, TableRow
 
 _WIDTH = 560
 _ROW = 46  # points per arm
@@ -15,7 +15,7 @@ _SIGNED = "datum.value == 0 ? '0' : format(datum.value, '+~g')"
 MAX_LETTERS = 12
 
 
-def gain_chart(split: SplitReport) -> Any:
+def gain_chart(split: SplitTable) -> Any:
     """Per arm: its gain with the 95 % interval, and below it the controls' gains, a dot the larger the more gained as much."""
     alt = altair()
     names = [row.name for row in split.rows]
@@ -29,7 +29,7 @@ def gain_chart(split: SplitReport) -> Any:
         for row in split.rows
     ]
     counted = Counter(
-        (row.name, round(100 * c.gain, 6)) for row in split.rows for c in row.controls if c.gain == c.gain
+        (row.name, round(100 * c.gain, 6)) for row in split.rows for c in row.controls if not c.ranked.failed
     )
     controls = [{"arm": name, "gain": gain, "n": n} for (name, gain), n in sorted(counted.items())]
     x_title = "gain over the baseline, percentage points"
@@ -93,7 +93,7 @@ def map_chart(grid: GainMap) -> Any:
     )
 
 
-def letter_chart(row: ReportRow) -> Any | None:
+def letter_chart(row: TableRow) -> Any | None:
     """How often each answer was given before and after, and how often it was right; None where there are too many."""
     alt = altair()
     letters = row.comparison.letters

@@ -25,6 +25,7 @@ from steercache.queries.session import Session
 from steercache.screening.gradient_plan import GradientPlan, GradientRequest, find_run, named_run, plan_gradients
 from steercache.screening.gradient_run import record_gradients
 from steercache.screening.gradient_store import StoredGradients, open_gradients
+from steercache.stats.choice import rank_cells
 from steercache.steering.add import delta_of
 from steercache.steering.bend import MarginCurve, bent, likely_right
 from steercache.steering.screen import Prediction, answer_margins, margins_after, predict
@@ -265,12 +266,9 @@ def margins_of_settings(
 
 def ranked(predicted: Sequence[Predicted], *, by: By = "margin") -> tuple[Predicted, ...]:
     """Best first: the largest shift, or the most right answers and then the largest shift; of equals the smallest strength."""
-
-    def key(one: Predicted) -> tuple[float, ...]:
-        alpha = abs(one.setting.cell.alpha)
-        return (-one.shift, alpha) if by == "margin" else (-one.accuracy, -one.shift, alpha)
-
-    return tuple(sorted(predicted, key=key))
+    shifts, alphas = [one.shift for one in predicted], [one.setting.cell.alpha for one in predicted]
+    scores = [shifts] if by == "margin" else [[one.accuracy for one in predicted], shifts]
+    return tuple(predicted[i] for i in rank_cells(*scores, alphas=alphas)) if predicted else ()
 
 
 def best_predicted(

@@ -1,4 +1,7 @@
-"""Which cell is taken, and how much of its gain is the taking.
+"""Cell selection, and its optimism bias.
+
+The rule, everywhere in steercache: the cell with most right answers on the search split; of equals the one of the smallest
+strength, then the first. A cell that failed at every question, or that was not asked all of them, is never chosen.
 
 The best of many cells on a search split looks better than it is. The bias is shown by redoing the whole selection on
 resampled pictures: what the resample's winner gains on the pictures left out of it, which had no part in choosing it.
@@ -24,15 +27,39 @@ def preference(alphas: Sequence[float]) -> Ints:
     return order
 
 
-def choose_cell(correct_cn: npt.ArrayLike, alphas: Sequence[float]) -> int:
+def rank_cells(*scores_c: npt.ArrayLike, alphas: Sequence[float]) -> Ints:
+    """Cells from best to worst, shape (c,): by the first score (c,), of equals by the next one, then by `preference`."""
+    order = preference(alphas)
+    ranked: Ints = order[np.lexsort([-np.asarray(score, dtype=np.float64)[order] for score in reversed(scores_c)])]
+    return ranked
+
+
+def choose_cell(correct_cn: npt.ArrayLike, alphas: Sequence[float], *, finished_c: npt.ArrayLike | None = None) -> int:
     """The cell with most right answers on the search split; of equals the one with the smallest alpha, then the first.
+
+    `finished_c` (c,) says which cells may be chosen: those that were asked every question and did not fail at all of them.
+    Where no cell is finished, all may be.
 
     Raises:
         UsageError: not one alpha per cell, or no cell.
     """
     correct = _matrix(correct_cn, len(alphas))
-    order = preference(alphas)
+    return _first_of_most(correct, _candidates(alphas, finished_c))
+
+
+def _first_of_most(correct: Float64Array, order: Ints) -> int:
     return int(order[np.argmax(correct[order].sum(axis=1))])
+
+
+def _candidates(alphas: Sequence[float], finished_c: npt.ArrayLike | None) -> Ints:
+    """Cells that may be chosen, in the order of `preference`."""
+    order = preference(alphas)
+    if finished_c is None:
+        return order
+    finished = np.asarray(finished_c, dtype=np.bool_)
+    if finished.shape != order.shape:
+        raise UsageError(f"{finished.shape} cells are said to be finished or not, {len(order)} are there")
+    return order[finished[order]] if finished.any() else order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +88,13 @@ def selection_bias(
     groups: Sequence[Any] | npt.NDArray[Any],
     *,
     alphas: Sequence[float],
+    finished_c: npt.ArrayLike | None = None,
     n_boot: int = 2000,
     seed: int = 0,
 ) -> SelectionBias:
     """Choose a cell on the search split and measure the bias of choosing; `search_cn` (c, n) and `baseline_n` (n,) are 0/1.
+
+    `finished_c` as in `choose_cell`.
 
     The interval of the search gain is the naive one, of the chosen cell alone: shown to be compared, not to be claimed.
 
@@ -76,7 +106,7 @@ def selection_bias(
     index, n_groups = group_index(groups, correct.shape[1])
     if n_groups < 2:
         raise UsageError("the selection cannot be resampled with a single picture")
-    order = preference(alphas)
+    order = _candidates(alphas, finished_c)
     sums = sum_by_group(delta[order], index, n_groups)
     counts = np.bincount(index, minlength=n_groups).astype(np.float64)
     wins = np.zeros(len(order))
@@ -88,8 +118,8 @@ def selection_bias(
         known = n_out > 0
         gains.append(np.einsum("bg,bg->b", left_out, sums[winner])[known] / n_out[known])
         wins += np.bincount(winner, minlength=len(order))
-    chosen = choose_cell(correct, alphas)
-    frequency = np.empty(len(order))
+    chosen = _first_of_most(correct, order)
+    frequency = np.zeros(len(correct))
     frequency[order] = wins / n_boot
     return SelectionBias(
         chosen=chosen,

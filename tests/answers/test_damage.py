@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from steercache.answers.damage import SEED, Damage, damage_of, kl_nats, neutral_inputs
+from steercache.answers.damage import SEED, damage_of, kl_nats, neutral_inputs
+from steercache.core.damage import Damage
 from steercache.core.errors import UsageError
 from steercache.data import scenes
 from steercache.data.benchmarks import open_benchmark

@@ -120,9 +120,9 @@ def test_answers_of_older_sweeps_are_shown_and_not_reused(own_session: Session, 
     (task,) = small_grid(own_session, world.loaded, tmp_path, **small).tasks
     old = as_older(own_session, task.sweep_id)
     again = open_session(own_session.cache.root)
-    assert len(stored_answers_of(again, old)) == len(task.rows) * 3 + 3
+    assert len(stored_answers_of(again, old)) == len(task.cells) * 3 + 3
     unknown = again.sql("select count(*) from cells where sweep_id = $s and preprocessing is null", s=old).fetchall()
-    assert unknown == [(len(task.rows) + 1,)]
+    assert unknown == [(len(task.cells) + 1,)]
     (second,) = small_grid(again, world.loaded, tmp_path, **small).tasks
     assert (second.n_reused, second.n_computed) == (0, task.n_computed)
     assert len(stored_answers_of(again, old)) == task.n_computed

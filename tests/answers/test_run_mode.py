@@ -24,7 +24,8 @@ from steercache.runs.engine import BuildOptions, build_run
 from steercache.runs.job import prepare_trace
 from steercache.runs.plan import plan_run
 from steercache.steering.costs import ForwardCosts, key_of
-from steercache.sweeps.evaluation.run import Evaluation, evaluate
+from steercache.sweeps.evaluation.run import evaluate
+from steercache.sweeps.result import SweepResult
 from steercache.trace.numerics import numerics_of
 from tests.sweeps.small_run import options
 from tests.world import World
@@ -90,11 +91,11 @@ def own(replayable: Path, tmp_path: Path) -> Any:
     return make
 
 
-def run(session: Session, world: World, asked: EvalOptions) -> Evaluation:
+def run(session: Session, world: World, asked: EvalOptions) -> SweepResult:
     return evaluate(session, world.loaded, bench(), vectors=[session.vector("counting")], options=asked)
 
 
-def answers_of(session: Session, found: Evaluation) -> Mapping[tuple[str, str], tuple[str, float | None]]:
+def answers_of(session: Session, found: SweepResult) -> Mapping[tuple[str, str], tuple[str, float | None]]:
     rows = session.sql(
         "select cell_id, sample_id, raw, margin from answers where sweep_id = $s", s=found.sweep_id
     ).fetchall()

@@ -21,11 +21,11 @@ from steercache.cache.entries import all_sweep_files, all_vector_rows
 from steercache.cache.handle import CacheFolder, open_cache
 from steercache.cache.rebuild import rebuild_index
 from steercache.cache.sweep_files import write_searches
-from steercache.cache.sweeps import add_answers, begin_sweep, finish_sweep, save_sweep, sweep_id_of
+from steercache.cache.sweeps import add_answers, begin_sweep, finish_sweep, save_choices, save_sweep, sweep_id_of
 from steercache.cache.vector_files import write_vector
 from steercache.cache.vectors import save_vector
 from steercache.core.layout import FileRecord
-from steercache.core.trials import Answer, Cell
+from steercache.core.trials import Answer, Cell, Choice
 from steercache.core.vectors import SteeringVector
 from steercache.index.database import Index
 from steercache.index.files import over_files, rebuild
@@ -35,7 +35,8 @@ from tests.queries.small_cache import add_run
 
 MAT, PEN = "the cat is on the mat", "two pens lie near the red book"
 BOOKKEEPING = ("seen", "sources", "schema_migrations")
-ROWS_OF_FILES = {"runs", "sites", "shards", "samples", "tokens", "vectors", "sweeps", "cells", "answers", "searches"}
+ROWS_OF_FILES = {"runs", "sites", "shards", "samples", "tokens", "vectors"}
+ROWS_OF_FILES |= {"sweeps", "cells", "answers", "searches", "choices"}
 SAMPLES = ("x", "y", "z")
 
 
@@ -169,6 +170,7 @@ class Files(RuleBasedStateMachine):
             some = [answer(i, sample, margin=1.0) for i in (0, 2) for sample in SAMPLES]
             save_sweep(self.cache, "s", manifest=manifest_of(number), cells=[cell(0), cell(2)], answers=some)
             self.compare_a_sweep(number, 0.25)
+            self.choose_in_a_sweep(number, 2)
         assert catch_up(self.cache.paths, wait_s=30) is None
 
     def teardown(self) -> None:
@@ -224,7 +226,10 @@ class Files(RuleBasedStateMachine):
 
     @rule(
         pattern=st.sampled_from(
-            ["vectors/*", "sweeps/*/answers/*.parquet", "sweeps/*/searches.json", "sweeps/*/manifest.json"]
+            [
+                *("vectors/*", "sweeps/*/answers/*.parquet"),
+                *(f"sweeps/*/{name}.json" for name in ("searches", "choices", "manifest")),
+            ]
         ),
         which=st.integers(0, 9),
     )
@@ -266,6 +271,11 @@ class Files(RuleBasedStateMachine):
         if folder.is_dir():
             write_searches(folder, [search_row(gain)] if gain else [])
 
+    @rule(number=which, chosen=st.integers(0, 2))
+    def choose_in_a_sweep(self, number: int, chosen: int) -> None:
+        if self.cache.paths.sweep(sweep_id_of("s", manifest_of(number))).is_dir():
+            save_choices(self.cache, sweep_id_of("s", manifest_of(number)), choices_of(chosen))
+
     @rule(number=which)
     def remove_a_sweep(self, number: int) -> None:
         shutil.rmtree(self.cache.paths.sweep(sweep_id_of("s", manifest_of(number))), ignore_errors=True)
@@ -292,6 +302,17 @@ class Files(RuleBasedStateMachine):
     @rule()
     def compare_with_a_rebuild(self) -> None:
         assert_equal_to_a_rebuild(self.cache)
+
+
+def choices_of(chosen: int) -> list[Choice]:
+    """Two arms of a sweep; the vector's took cell number `chosen`."""
+    plain = Choice(arm="baseline", role="baseline", cell_id=cell(0).cell_id, rule="single", n_cells=1)
+    details = {"damage": {"mean_nats": 0.5}, "family": []}
+    took = cell(chosen).cell_id
+    return [
+        plain,
+        Choice(arm="v", role="vector", vector_id="v", cell_id=took, rule="race", n_cells=3, details=details),
+    ]
 
 
 def search_row(gain: float) -> dict[str, Any]:
@@ -334,9 +355,14 @@ def test_a_sweep_saved_again_with_fewer_answers_has_just_those(cache: CacheFolde
 def test_a_sweep_removed_by_hand_leaves_no_row(cache: CacheFolder) -> None:
     sweep_id = save_sweep(cache, "s", manifest={}, cells=[cell(0)], answers=[answer(0, "x")])
     write_searches(cache.paths.sweep(sweep_id), [search_row(0.5)])
+    save_choices(cache, sweep_id, choices_of(0))
     assert rows(cache, "SELECT count(*) FROM searches") == [(1,)]
+    assert rows(cache, "SELECT place, arm, role, details ->> 'family' FROM choices ORDER BY place") == [
+        (0, "baseline", "baseline", None),
+        (1, "v", "vector", "[]"),
+    ]
     shutil.rmtree(cache.paths.sweep(sweep_id))
-    for table in ("sweeps", "cells", "answers", "searches"):
+    for table in ("sweeps", "cells", "answers", "searches", "choices"):
         assert rows(cache, f"SELECT * FROM {table}") == [], table
 
 

@@ -190,7 +190,7 @@ def test_a_writer_that_holds_a_sweep_refuses_a_second_one_and_writes_what_an_err
         pass
 
 
-@pytest.mark.parametrize("hurt", ["manifest.json", "answers/00000.parquet", "searches.json"])
+@pytest.mark.parametrize("hurt", ["manifest.json", "answers/00000.parquet", "searches.json", "choices.json"])
 def test_a_damaged_file_of_a_sweep_is_named_by_verify(cache: CacheFolder, hurt: str) -> None:
     sweep_id = save_sweep(cache, NAME, manifest=MANIFEST, cells=[cell(1)], answers=[answer(1, 1)])
     assert [f for checked in verify_root(cache) for f in checked.findings] == []

@@ -37,7 +37,8 @@ def test_an_evaluation_prints_a_table_or_json_and_keeps_every_answer(work: Path,
     assert "12 answers computed" in terminal.err
     assert terminal(*words, "--json") == 0
     found = json.loads(terminal.out)
-    assert (found["n_computed"], found["n_reused"], found["n_samples"]) == (0, 12, {"search": 6})
+    assert (found["n_computed"], found["n_reused"]) == (0, 12)
+    assert [(split["split"], split["n"]) for split in found["splits"]] == [("search", 6)]
     assert terminal("query", f"select count(*) as n from answers where sweep_id = '{found['sweep_id']}'") == 0
     assert "12" in terminal.out
 
@@ -104,8 +105,8 @@ def test_how_often_each_answer_was_given_before_and_after_is_what_the_stored_ans
         choices = labels[sample_id].choices
         said[split, cell][read_plainly(raw, [*"ABCDE"][: len(choices)] if form == "letter" else choices)] += 1
 
-    assert printed.keys() == {(row["split"], row["name"]) for row in found["rows"]}
-    for row in found["rows"]:
+    assert printed.keys() == {(row["split"], row["name"]) for split in found["splits"] for row in split["rows"]}
+    for row in (row for split in found["splits"] for row in split["rows"]):
         place = row["split"], row["name"]
         columns = {"before": said[row["split"], "plain"], "after": said[place], "right": right[row["split"]]}
         names = sorted({name for counts in columns.values() for name in counts}, key=lambda name: (not name, name))
@@ -154,10 +155,11 @@ def test_questions_whose_picture_is_broken_are_counted_and_named(
     assert "(picture3.png) cannot be read" in errors["test_2d.parquet:4"]
     assert "not a picture: it begins with b'not a pi'" in errors["test_2d.parquet:8"]
     n_failed = Counter(split for split, _, _ in failures)
-    assert sum(found["n_samples"].values()) == 16
-    for row in found["rows"]:
-        n = row["comparison"]["n"], row["comparison"]["n_failed"]
-        assert n == (found["n_samples"][row["split"]] - n_failed[row["split"]], n_failed[row["split"]])
+    assert sum(split["n"] for split in found["splits"]) == 16
+    for split in found["splits"]:
+        for row in split["rows"]:
+            n = row["comparison"]["n"], row["comparison"]["n_failed"]
+            assert n == (split["n"] - n_failed[split["split"]], n_failed[split["split"]])
     stored = open_session(work / "cache").sql(
         "select split, count(*), count(distinct sample_id) from answers where status = 'failed' group by split"
     )
@@ -196,9 +198,9 @@ def test_pairs_and_sets_of_whatsup_are_counted_for_the_unsteered_model_too(work:
         assert int(n_right) == sum(of_pairs)
         assert pairs == f"{sum(of_pairs) / 6:.3f}"
         assert sets == f"{sum(map(all, of_sets)) / 3:.3f}"
-        score = found["baseline_whatsup"][split]
+        score = next(one["whatsup"] for one in found["splits"] if one["split"] == split)
         assert (score["n_right_pairs"], score["n_pairs"], score["n_sets"]) == (sum(of_pairs), 6, 3)
-        assert score["individual"] == found["baseline"][split]
+        assert score["individual"] == next(one["baseline"] for one in found["splits"] if one["split"] == split)
 
 
 def test_columns_of_another_type_are_all_named_with_their_file(work: Path, terminal: Terminal) -> None:

@@ -49,9 +49,9 @@ def test_a_sweep_prints_its_maps_cells_and_choice_or_json(work: Path, terminal: 
     assert terminal("grid", "sweep.yaml", "--json") == 0, terminal.err
     (task,) = json.loads(terminal.out)["tasks"]
     assert (task["n_computed"], task["n_reused"], task["n_looks"]) == (2 * 6, 9 * 6, 1)
-    assert task["n_samples"] == {"search": 6, "test": 6}
-    (choice,) = task["choices"]
-    assert choice["test"]["n"] == 6
+    assert {split["split"]: split["n"] for split in task["splits"]} == {"search": 6, "test": 6}
+    (tested,) = task["splits"][1]["rows"]
+    assert tested["comparison"]["n"] == 6
     assert terminal("grid", "sweep.yaml", "--race", "--tolerance", "0.3") == 0, terminal.err
     assert "promised with probability 0.95" in terminal.err
     assert "at most 0.3 below it" in terminal.err
@@ -61,9 +61,11 @@ def test_a_sweep_prints_its_maps_cells_and_choice_or_json(work: Path, terminal: 
 def test_a_manifest_that_asks_for_a_race_is_raced_unless_told_otherwise(work: Path, terminal: Terminal) -> None:
     write_sweep(race={"tolerance": 0.2}, splits=["search"])
     assert terminal("grid", "sweep.yaml", "--json") == 0, terminal.err
-    assert json.loads(terminal.out)["tasks"][0]["races"]["made"]["tolerance"] == 0.2
+    (row,) = json.loads(terminal.out)["tasks"][0]["splits"][0]["rows"]
+    assert (row["rule"], row["race"]["tolerance"]) == ("race", 0.2)
     assert terminal("grid", "sweep.yaml", "--no-race", "--json") == 0, terminal.err
-    assert json.loads(terminal.out)["tasks"][0]["races"] == {}
+    (row,) = json.loads(terminal.out)["tasks"][0]["splits"][0]["rows"]
+    assert (row["rule"], row["race"]) == ("exhaustive", None)
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ def test_a_sweep_is_predicted_run_in_part_and_compared(work: Path, terminal: Ter
     assert json.loads(terminal.out)[0]["n"] == 6 * 2 * 5
     assert terminal("grid", "sweep.yaml", "--screen-first", "2", "--json") == 0, terminal.err
     run = json.loads(terminal.out)["tasks"][0]
-    assert {row["cell"]["layer"] for row in run["rows"]} <= {cell["layer"] for cell in task["cells"]}
-    assert (run["n_cells"], run["n_screened_out"]) == (2, 6)
+    assert {row["cell"]["layer"] for row in run["cells"]} <= {cell["layer"] for cell in task["cells"]}
+    assert (len(run["cells"]), run["n_screened_out"]) == (2, 6)
     assert (run["n_pilot"], run["n_pilot_answers"]) == (0, 0), "6 questions are too few for a pilot of a third"
     assert terminal("screen", "sweep.yaml", "--pilot", "3", "--json") == 0, terminal.err
     (bent,) = json.loads(terminal.out)["tasks"]

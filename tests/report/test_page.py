@@ -11,15 +11,17 @@ import PIL.Image
 import pytest
 
 from steercache.benchmarks.comparison import compare
-from steercache.core.trials import Answer
+from steercache.core.trials import Answer, Cell
 from steercache.report.page import save_page, sweep_page, verdict
-from steercache.sweeps.grid.report import CellOf, ControlGain, GainMap, ReportRow, SplitReport, SweepReport
+from steercache.stats.paired import Interval
+from steercache.sweeps.cell_rows import CellRow
+from steercache.sweeps.table import ControlResult, Failure, SplitTable, SweepTable, TableRow
 from tests.report.pages import outside_references, text_of
 
 ODD = '<img src=x onerror="alert(1)">&amp; "vector"'
 
 
-def row(name: str, flipped: int, *, n: int = 60, worse: int = 0, controls: tuple[float, ...] = ()) -> ReportRow:
+def row(name: str, flipped: int, *, n: int = 60, worse: int = 0, controls: tuple[float, ...] = ()) -> TableRow:
     """A row in which `flipped` answers become right and `worse` become wrong."""
     was = [i < n // 2 for i in range(n)]
     now = [w or n // 2 <= i < n // 2 + flipped for i, w in enumerate(was)]
@@ -28,28 +30,24 @@ def row(name: str, flipped: int, *, n: int = 60, worse: int = 0, controls: tuple
         [Answer(cell_id=c, sample_id=str(i), split="test", parsed="AB"[v], correct=v) for i, v in enumerate(some)]
         for c, some in (("base", was), (name, now))
     ]
-    cell = CellOf(
-        cell_id=name,
-        vector_id="v",
-        layer=3,
-        alpha=2.0,
-        alpha_unit="raw",
-        target="image",
-        prompt_id="plain",
-        name=name,
-        method="mean_shift",
-        concept="counting",
-        control_kind=None,
-    )
     comparison = compare(answers[0], answers[1], {str(i): str(i) for i in range(n)})
     rank = (1 + sum(c >= comparison.gain.estimate for c in controls)) / (1 + len(controls)) if controls else None
-    kinds = tuple(ControlGain(name=f"c{i}", kind="random", gain=g) for i, g in enumerate(controls))
-    return ReportRow(
+    kinds = tuple(
+        ControlResult(name=f"c{i}", kind="random", cell=cell(3, 2.0), gain=g, n=n, n_failed=0)
+        for i, g in enumerate(controls)
+    )
+    return TableRow(
         name=name,
         role="vector",
+        split="test",
+        vector_id="v",
+        lineage=None,
+        cell_id=name,
+        rule="exhaustive",
+        n_cells=4,
         method="mean_shift",
         concept="counting",
-        cell=cell,
+        cell=cell(3, 2.0),
         comparison=comparison,
         p_holm=comparison.p_clustered,
         controls=kinds,
@@ -57,32 +55,44 @@ def row(name: str, flipped: int, *, n: int = 60, worse: int = 0, controls: tuple
     )
 
 
-def report(*rows: ReportRow) -> SweepReport:
-    grid = GainMap(
-        vector=rows[0].name,
-        target="image",
-        layers=(2, 3),
-        alphas=(1.0, 2.0),
-        alpha_unit="raw",
-        gain_la=np.array([[0.05, np.nan], [-0.031, 0.117]]),
-        chosen=(3, 2.0),
+def cell(layer: int, alpha: float) -> Cell:
+    return Cell(vector_id="v", layer=layer, alpha=alpha, target="image", model_fingerprint="m", prompt_id="plain")
+
+
+def cell_row(name: str, layer: int, alpha: float, gain: float) -> CellRow:
+    return CellRow(
+        vector=name,
+        cell_id=f"{layer} {alpha}",
+        cell=cell(layer, alpha),
+        n_seen=60,
+        n_failed=0,
+        right=0.5 + gain,
+        unread=0.0,
+        gain=Interval(estimate=gain, low=-1.0, high=1.0, level=0.95, n=60, n_groups=60),
+        p_family=None,
+        dropped=False,
     )
-    return SweepReport(
+
+
+def report(*rows: TableRow) -> SweepTable:
+    name = rows[0].name
+    return SweepTable(
         sweep_id="a" * 64,
         name="made",
+        kind="eval",
         status="complete",
         created_at=None,
-        n_namesakes=0,
         manifest={"kind": "eval", "note": ODD},
         model="tiny",
         benchmark="scenes",
         rule="grouped",
-        splits=(SplitReport(split="test", n=60, n_failed=1, baseline=0.5, unread=0.025, rows=rows),),
-        maps=(grid,),
+        splits=(SplitTable(split="test", n=60, n_failed=1, baseline=0.5, unread=0.025, whatsup=None, rows=rows),),
+        cells=tuple(cell_row(name, *at) for at in ((2, 1.0, 0.05), (3, 1.0, -0.031), (3, 2.0, 0.117))),
         n_answers=120,
         n_looks=3,
         clustered=True,
-        failures=("row 7: no picture",),
+        inferred=False,
+        failures=(Failure(split="test", place="row 7", error="row 7: no picture"),),
     )
 
 

@@ -115,7 +115,7 @@ def test_a_grid_screens_after_its_pilot_and_races_go_by_right_answers(
     assert pilot is not None
     assert (pilot.n_computed, found.tasks[0].n_computed_pilot) == (0, pilot.n_answers)
     expected = best_predicted(gradients, cells, 3, bends=pilot.bends)
-    assert {row.cell.cell_id for row in found.tasks[0].rows} == {s.cell.cell_id for s in expected}
+    assert {row.cell.cell_id for row in found.tasks[0].cells} == {s.cell.cell_id for s in expected}
     assert (found.tasks[0].n_pilot, found.tasks[0].n_pilot_answers) == (N_PILOT, pilot.n_answers)
 
 

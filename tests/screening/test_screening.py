@@ -262,7 +262,7 @@ def test_a_grid_runs_only_the_best_predicted_cells(own_session: Session, world: 
     asked, cells = job.tasks[0].asked["search"], job.grid.cells
     gradients = ensure_gradients(own_session, asked, wish_of("scenes", cells), wanted(world.loaded))
     expected = [s.cell.cell_id for s in best_predicted(gradients, cells, 3)]
-    assert {row.cell.cell_id for row in found.rows} == {*expected}
+    assert {row.cell.cell_id for row in found.cells} == {*expected}
     assert (found.n_cells, found.n_screened_out) == (3, 9)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from steercache.core.errors import UsageError
-from steercache.stats.choice import choose_cell, selection_bias, with_test
+from steercache.stats.choice import choose_cell, rank_cells, selection_bias, with_test
 
 
 def test_the_best_cell_is_chosen_and_ties_go_to_the_smallest_alpha() -> None:
@@ -78,3 +78,28 @@ def test_the_bias_equals_a_plain_loop_over_resamples() -> None:
         gains.append(delta[winner, out].mean())
     bias = selection_bias(right, base, groups, alphas=alphas, n_boot=6000)
     assert bias.held_out_gain == pytest.approx(np.mean(gains), abs=4 * np.std(gains) / np.sqrt(1200))
+
+
+def test_cells_that_did_not_finish_are_chosen_only_where_none_did() -> None:
+    correct = np.array([[0, 0, 0], [0, 0, 0], [1, 1, 1]])
+    assert choose_cell(correct, [0.1, 0.2, 0.3], finished_c=[False, True, False]) == 1
+    assert choose_cell(correct, [0.1, 0.2, 0.3], finished_c=[True, True, False]) == 0
+    assert choose_cell(correct, [0.1, 0.2, 0.3], finished_c=[False] * 3) == 2
+    with pytest.raises(UsageError, match="finished or not"):
+        choose_cell(correct, [0.1, 0.2, 0.3], finished_c=[True])
+    bias = selection_bias(
+        correct, [0, 1, 0], ["a", "b", "c"], alphas=[0.1, 0.2, 0.3], finished_c=[True, True, False], n_boot=50
+    )
+    assert (bias.chosen, bias.search.estimate) == (0, pytest.approx(-1 / 3))
+    assert bias.frequency.tolist() == [1, 0, 0]
+
+
+def test_a_ranking_begins_with_the_cell_that_is_chosen() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        correct = rng.integers(0, 2, size=(7, 5))
+        alphas = rng.choice([-1.0, 0.5, 2.0], size=7).tolist()
+        found = rank_cells(correct.sum(axis=1), alphas=alphas).tolist()
+        by_hand = sorted(range(7), key=lambda c: (-correct[c].sum(), abs(alphas[c]), c))
+        assert found == by_hand
+        assert found[0] == choose_cell(correct, alphas)

@@ -11,7 +11,7 @@ from steercache.cli.main import run
 from steercache.core.vectors import SteeringVector
 from steercache.queries.session import Session
 from steercache.sweeps.evaluation.run import evaluate
-from steercache.sweeps.grid.report import read_sweep
+from steercache.sweeps.find import read_sweep
 from tests.sweeps.small_run import options, vector
 from tests.sweeps.small_sweep import small_grid
 from tests.sweeps.test_run import counts
@@ -39,7 +39,7 @@ def test_a_vector_of_unknown_lineage_is_taken_only_when_allowed_and_then_said(
     assert run([*words, "--vector", "stranger", "--allow-foreign"]) == 0
     assert "stranger: a vector of unknown lineage" in capsys.readouterr().err
     assert run([*words, "--vector", "stranger", "--allow-foreign", "--json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    (row,) = json.loads(capsys.readouterr().out)["splits"][0]["rows"]
     assert (row["name"], row["lineage"]) == ("stranger", "unknown")
 
 

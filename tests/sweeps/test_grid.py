@@ -27,6 +27,7 @@ from steercache.queries.session import Session
 from steercache.screening.pilot import ScreenedCells, ScreenFirst
 from steercache.sweeps.evaluation.ledger import read_entries
 from steercache.sweeps.evaluation.run import evaluate
+from steercache.sweeps.find import read_sweep
 from steercache.sweeps.grid import race as grid_race
 from steercache.sweeps.grid.run import GridOptions, run_grid
 from tests.data.benchmarks.layouts import CV_BENCH, write_table
@@ -45,28 +46,30 @@ def test_the_table_follows_from_the_stored_answers_alone(own_session: Session, w
     (baseline,) = [c for c, (v, *_) in cells.items() if v is None]
     right = {c: np.array([bool(answers[c, s]["correct"]) for s in search]) for c in cells}
     assert len(search) == 14
-    assert len(task.rows) == task.n_cells == 24
+    assert len(task.cells) == 24
     assert task.baseline["search"] == right[baseline].mean()
-    for row in task.rows:
+    for row in task.cells:
         now, was = right[row.cell.cell_id], right[baseline]
         assert (row.n_seen, row.n_failed, row.right) == (14, 0, now.mean())
         assert row.gain is not None
         assert row.gain.estimate == pytest.approx(now.mean() - was.mean())
         assert row.gain.low <= row.gain.estimate <= row.gain.high
-    order = [(-row.right, row.cell.alpha) for row in task.rows]
+    order = [(-row.right, row.cell.alpha) for row in task.cells]
     assert order == sorted(order)
-    assert {r.cell.cell_id: r.p_family for r in task.rows} == pytest.approx(family_by_hand(right, baseline), abs=0.02)
+    assert {r.cell.cell_id: r.p_family for r in task.cells} == pytest.approx(family_by_hand(right, baseline), abs=0.02)
     for choice in task.choices:
         own = [c for c, (v, *_) in cells.items() if v == choice.vector_id]
         preferred = sorted(own, key=lambda c: (-right[c].sum(), cells[c][2], cells[c][3] != "image", cells[c][1]))
         assert choice.cell.cell_id == preferred[0]
         assert choice.n_cells == 12
         assert choice.bias is not None
-        assert choice.test is not None
+        test = task.table.row("test", choice.name)
+        assert test is not None
+        assert test.bias is not None
         tested = {s: row for (c, s), row in answers.items() if row["split"] == "test" and c == choice.cell.cell_id}
-        assert choice.test.after == sum(bool(row["correct"]) for row in tested.values()) / 14
-        assert choice.bias.test is not None
-        assert choice.bias.test.estimate == pytest.approx(choice.test.gain.estimate)
+        assert test.comparison.after == sum(bool(row["correct"]) for row in tested.values()) / 14
+        assert test.bias.test is not None
+        assert test.bias.test.estimate == pytest.approx(test.comparison.gain.estimate)
     asked_on_test = {c for (c, _), row in answers.items() if row["split"] == "test"}
     assert asked_on_test == {baseline, *(choice.cell.cell_id for choice in task.choices)}
 
@@ -157,9 +160,10 @@ def test_of_equal_cells_the_smallest_strength_is_chosen_then_the_first_target_an
     for rules in (None, Race()):
         (task,) = small_grid(own_session, world.loaded, tmp_path, options=GridOptions(race=rules), **changes).tasks
         (choice,) = task.choices
-        assert len({row.right for row in task.rows if row.n_seen == 14}) == 1
+        assert len({row.right for row in task.cells if row.n_seen == 14}) == 1
         assert (choice.cell.alpha, choice.cell.target, choice.cell.layer) == (-1, "image", 1)
-        assert (choice.lineage, choice.test.gain.estimate if choice.test else None) == ("unknown", 0)
+        test = task.table.row("test", choice.name)
+        assert (choice.lineage, test.comparison.gain.estimate if test else None) == ("unknown", 0)
 
 
 def test_cells_of_another_sweep_are_not_computed_again(own_session: Session, world: World, tmp_path: Path) -> None:
@@ -176,7 +180,7 @@ def test_cells_of_another_sweep_are_not_computed_again(own_session: Session, wor
     assert all([mine[key][c] for c in same] == [theirs[key][c] for c in same] for key in shared)
     again = small_grid(own_session, world.loaded, tmp_path / "b", name="other", layers=[3, 5], alphas=[9, 5], n=14)
     assert again.tasks[0].n_computed == 2 * 14  # the test split
-    assert again.tasks[0].rows == second.rows
+    assert again.tasks[0].cells == second.cells
 
 
 def test_what_was_answered_with_other_weights_or_to_other_prompts_is_not_taken(
@@ -193,7 +197,7 @@ def test_what_was_answered_with_other_weights_or_to_other_prompts_is_not_taken(
     (other,) = small_grid(own_session, moved, tmp_path / "a", **changes).tasks
     assert (other.n_reused, other.n_computed) == (0, first.n_computed)
     assert other.sweep_id != first.sweep_id
-    assert not {r.cell.cell_id for r in other.rows} & {r.cell.cell_id for r in first.rows}
+    assert not {r.cell.cell_id for r in other.cells} & {r.cell.cell_id for r in first.cells}
     (asked_otherwise,) = small_grid(
         own_session, world.loaded, tmp_path / "a", tasks=[COUNT | {"form": "letter"}], **changes
     ).tasks
@@ -211,8 +215,11 @@ def test_several_tasks_are_several_tables_and_one_look_each(own_session: Session
         ("Count", found.tasks[0].sweep_id),
         ("Relation", found.tasks[1].sweep_id),
     ]
-    p = [choice.test.p_clustered for task in found.tasks for choice in task.choices if choice.test]
-    adjusted = [choice.p_holm for task in found.tasks for choice in task.choices]
+    tested = [row for task in found.tasks for row in task.rows if row.split == "test"]
+    p, adjusted = [row.comparison.p_clustered for row in tested], [row.p_holm for row in tested]
+    assert len(p) == 2
+    for task, row in zip(found.tasks, tested, strict=True):  # and read again, it is the same table
+        assert repr(read_sweep(own_session, task.sweep_id).row("test", row.name)) == repr(row)
     assert sorted(adjusted) == pytest.approx(sorted([min(1.0, 2 * min(p)), max(min(1.0, 2 * min(p)), max(p))]))
     small_grid(own_session, world.loaded, tmp_path, tasks=tasks, layers=[3], n=6)
     assert len(read_entries(own_session.cache.root)) == 2  # the same table read twice is one look
@@ -287,15 +294,16 @@ def test_broken_samples_are_counted(rules: Race | None, own_session: Session, wo
     assert sum(task.n_samples.values()) == 16
     assert {f.place.rpartition(":")[2] for f in task.failures} == {"4", "8", "10"}
     n_failed = Counter(f.split for f in task.failures)
-    for row in task.rows:
+    for row in task.cells:
         assert row.n_failed <= n_failed["search"]
         if row.n_seen == task.n_samples["search"]:
             assert row.n_failed == n_failed["search"]
             assert row.gain is not None
             assert row.gain.n == row.n_seen - row.n_failed
     (choice,) = task.choices
-    assert choice.test is not None
-    assert choice.test.n_failed == n_failed["test"]
+    test = task.table.row("test", choice.name)
+    assert test is not None
+    assert test.comparison.n_failed == n_failed["test"]
     assert own_session.sql("select status from sweeps").fetchall() == [("partly_failed",)]
 
 
@@ -304,25 +312,26 @@ def test_a_race_keeps_its_promise_on_the_tiny_model_and_says_what_each_cell_saw(
 ) -> None:
     job = small_job(own_session, world.loaded, tmp_path, n=40, splits=["search"], layers=[1, 3], alphas=[3, 9, 27])
     (whole,) = run_grid(job).tasks
-    full = {row.cell.cell_id: row.right for row in whole.rows}
+    full = {row.cell.cell_id: row.right for row in whole.cells}
     best, broken, works = max(full.values()), 0, []
     for seed in range(7):
         seeded = replace(job, sweep=job.sweep.model_copy(update={"seed": seed}))
         (task,) = run_grid(seeded, GridOptions(race=Race(tolerance=0.05, error=0.05))).tasks
         (choice,) = task.choices
         broken += full[choice.cell.cell_id] < best - 0.05 - 1e-9
-        summary = task.races["counting"]
-        works.append(summary.work)
+        summary = choice.race
+        assert summary is not None
+        works.append(summary["work"])
         assert task.n_computed == 0  # every answer was in the cache
-        assert sum(row.n_seen for row in task.rows) == round(summary.work * 12 * 40)
-        assert sum(row.dropped for row in task.rows) == summary.n_dropped
-        assert all(row.n_seen == 40 for row in task.rows if not row.dropped) or not summary.exact
-        assert {row.p_family for row in task.rows} == {None} or summary.work == 1
+        assert sum(row.n_seen for row in task.cells) == round(summary["work"] * 12 * 40)
+        assert sum(row.dropped for row in task.cells) == summary["n_dropped"]
+        assert all(row.n_seen == 40 for row in task.cells if not row.dropped) or not summary["exact"]
+        assert {row.p_family for row in task.cells} == {None} or summary["work"] == 1
         assert choice.bias is None
         assert task.baseline == whole.baseline
         answers = stored_answers_of(own_session, task.sweep_id)
         n_seen = Counter(cell for cell, _ in answers)
-        assert {row.cell.cell_id: row.n_seen for row in task.rows} == {
+        assert {row.cell.cell_id: row.n_seen for row in task.cells} == {
             cell: n for cell, n in n_seen.items() if cell in full
         }
     assert broken <= 1
@@ -351,17 +360,17 @@ def test_a_screening_decides_which_cells_are_run_and_where_a_race_begins(
     job = small_job(own_session, world.loaded, tmp_path, vectors=["counting", "entity"])
     options = GridOptions(race=rules, screen_first=ScreenFirst(k=3))
     (task,) = run_grid(job, options, screening=screening).tasks
-    assert (task.n_cells, task.n_screened_out) == (6, 18)
-    assert {r.cell.cell_id for r in task.rows} == {s.cell.cell_id for some in wanted.values() for s in some}
-    assert {row.p_family for row in task.rows} == {None}
+    assert (len(task.cells), task.n_screened_out) == (6, 18)
+    assert {r.cell.cell_id for r in task.cells} == {s.cell.cell_id for some in wanted.values() for s in some}
+    assert {row.p_family for row in task.cells} == {None}
     for choice in task.choices:
-        best = [row for row in task.rows if row.vector == choice.vector and not row.dropped]
+        best = [row for row in task.cells if row.vector == choice.name and not row.dropped]
         assert choice.cell.cell_id in {row.cell.cell_id for row in best}
         assert (choice.n_cells, choice.bias) == (3, None)
     if rules is None:
-        rights = {row.cell.cell_id: row.right for row in task.rows}
+        rights = {row.cell.cell_id: row.right for row in task.cells}
         for arm, some in job.grid.settings.items():
-            (choice,) = [c for c in task.choices if c.vector == arm]
+            (choice,) = [c for c in task.choices if c.name == arm]
             own = [s.cell for s in some if s.cell.cell_id in rights]
             assert choice.cell == min(own, key=lambda cell: (-rights[cell.cell_id], cell.alpha))
     else:

@@ -13,8 +13,9 @@ from steercache.queries.session import Session
 from steercache.screening.pilot import ScreenedCells, ScreenFirst
 from steercache.steering.cells import BranchCell
 from steercache.sweeps.evaluation.ledger import read_entries
+from steercache.sweeps.find import read_sweep
 from steercache.sweeps.grid.run import GridOptions, run_grid
-from steercache.sweeps.grid.table import GridChoice
+from steercache.sweeps.table import TableRow
 from tests.sweeps.small_run import vector
 from tests.sweeps.small_sweep import small_grid, small_job, stored_answers_of
 from tests.world import World
@@ -45,7 +46,7 @@ def best_by_hand(cells: dict[str, Any], vector_id: str) -> tuple[str, float]:
     return best[0], float((best[2].astype(float) - baseline).mean())
 
 
-def only_choice(session: Session, world: World, folder: Path, options: GridOptions, **changes: Any) -> GridChoice:
+def only_choice(session: Session, world: World, folder: Path, options: GridOptions, **changes: Any) -> TableRow:
     (task,) = small_grid(session, world.loaded, folder, options=options, **changes).tasks
     (choice,) = task.choices
     return choice
@@ -53,16 +54,16 @@ def only_choice(session: Session, world: World, folder: Path, options: GridOptio
 
 def test_nulls_take_their_best_cells_of_the_same_grid(own_session: Session, world: World, tmp_path: Path) -> None:
     choice = only_choice(own_session, world, tmp_path, NULLS, splits=["search"])
-    assert choice.nulls is not None
+    assert choice.controls
     cells = right_by_cell(own_session, "%nulls of counting")
     vectors = {where[0] for where, _ in cells.values()} - {None, choice.vector_id}
     assert len(vectors) == 4
     assert len(cells) == 1 + 1 + 4 * 12  # baseline, what the vector took, and the grid of every null
     by_hand = dict(best_by_hand(cells, vector) for vector in vectors)
-    assert {null.cell.cell_id: null.gain for null in choice.nulls.nulls} == pytest.approx(by_hand)
-    assert sorted(null.kind for null in choice.nulls.nulls) == ["covariance"] * 2 + ["random"] * 2
-    assert choice.nulls.gain == choice.search.gain.estimate
-    assert choice.nulls.p == (1 + sum(gain >= choice.nulls.gain for gain in by_hand.values())) / 5
+    assert {null.cell.cell_id: null.gain for null in choice.controls} == pytest.approx(by_hand)
+    assert sorted(null.kind for null in choice.controls) == ["covariance"] * 2 + ["random"] * 2
+    gain = choice.comparison.gain.estimate
+    assert choice.rank_p == (1 + sum(null >= gain for null in by_hand.values())) / 5
     assert not read_entries(own_session.cache.root)  # nulls are searched where the vector was
 
 
@@ -72,15 +73,17 @@ def test_nulls_change_nothing_of_the_grid_and_are_not_asked_twice(
     plain = small_grid(own_session, world.loaded, tmp_path, options=GridOptions(damage=False), n=6).tasks[0]
     first = small_grid(own_session, world.loaded, tmp_path, options=NULLS, n=6).tasks[0]
     assert first.sweep_id == plain.sweep_id
-    assert (first.rows, first.n_computed) == (plain.rows, 0)
+    assert (first.cells, first.n_computed) == (plain.cells, 0)
     assert plain.n_computed_in_all == plain.n_computed
     assert first.n_computed_in_all == first.n_computed_nulls == 6 * 4 * 12  # baseline and winner were there
-    assert plain.choices[0].nulls is None
+    assert (plain.choices[0].controls, plain.choices[0].rank_p) == ((), None)
     ran: list[int] = []
     handle = world.loaded.model.model.vision_tower.register_forward_hook(lambda *args: ran.append(1))
     again = small_grid(own_session, world.loaded, tmp_path, options=NULLS, n=6).tasks[0]
     handle.remove()
-    assert (again.choices[0].nulls, again.choices[0].search) == (first.choices[0].nulls, first.choices[0].search)
+    assert repr(again.choices) == repr(first.choices)
+    stored = read_sweep(own_session, again.sweep_id)
+    assert repr(stored.choices) == repr(first.choices)  # the nulls, too, are read from the cache
     assert not ran
     assert again.n_computed_in_all == 0
 
@@ -90,14 +93,14 @@ def test_a_race_is_run_for_nulls_too_and_its_winners_are_compared_on_the_whole_s
 ) -> None:
     raced = GridOptions(race=Race(tolerance=0.3, error=0.3), nulls=2, null_kinds=("random",), damage=False)
     choice = only_choice(own_session, world, tmp_path, raced, splits=["search"], n=40)
-    assert choice.nulls is not None
+    assert choice.controls
     cells = right_by_cell(own_session, "%nulls of counting")
     baseline = next(right for (v, *_), right in cells.values() if v is None)
-    for null in choice.nulls.nulls:
+    for null in choice.controls:
         _, right = cells[null.cell.cell_id]
         assert null.gain == pytest.approx((right.astype(float) - baseline).mean())
         assert len(right) == 40
-    assert choice.nulls.p in (pytest.approx(1 / 3), pytest.approx(2 / 3), 1.0)
+    assert choice.rank_p in (pytest.approx(1 / 3), pytest.approx(2 / 3), 1.0)
 
 
 @pytest.mark.parametrize("rules", [None, Race(tolerance=0.3, error=0.3)], ids=["exact", "raced"])
@@ -114,16 +117,16 @@ def test_nulls_are_screened_as_the_vector_was(
     job = small_job(own_session, world.loaded, tmp_path, n=6, splits=["search"])
     (task,) = run_grid(job, options, screening=screening).tasks
     (choice,) = task.choices
-    assert choice.nulls is not None
+    assert choice.controls
     assert screened == ["counting", "counting~random-0", "counting~random-1"]
     cells = right_by_cell(own_session, "%nulls of counting")
     tried = {tuple(where[1:]) for where, _ in cells.values() if where[0] not in (None, choice.vector_id)}
     kept = job.grid.settings["counting"][2:5]
     assert tried <= {(s.cell.layer, s.cell.alpha, s.cell.target) for s in kept}
-    assert {n.cell.cell_id for n in choice.nulls.nulls} <= set(cells)
+    assert {n.cell.cell_id for n in choice.controls} <= set(cells)
     if rules is None:
-        by_hand = dict(best_by_hand(cells, n.cell.vector_id or "") for n in choice.nulls.nulls)
-        assert {n.cell.cell_id: n.gain for n in choice.nulls.nulls} == pytest.approx(by_hand)
+        by_hand = dict(best_by_hand(cells, n.cell.vector_id or "") for n in choice.controls)
+        assert {n.cell.cell_id: n.gain for n in choice.controls} == pytest.approx(by_hand)
         assert len(cells) == 1 + 1 + 2 * 3
 
 
@@ -141,7 +144,7 @@ def test_nulls_that_cannot_be_made_are_said(own_session: Session, world: World, 
         splits=["search"],
         allow_foreign=True,
     ).tasks
-    assert task.choices[0].nulls is None
+    assert task.choices[0].rank_p is None
     assert any("no covariance controls" in line for line in task.notes)
 
 

@@ -1,18 +1,21 @@
 """The grid's statistics against plain recomputations, where cells saw different samples too."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from steercache.benchmarks.task import EncodedQuestion
-from steercache.cells.arms import Arm, ArmCell
+from steercache.benchmarks.questions import StoredQuestion
 from steercache.core.errors import UsageError
-from steercache.core.examples import Labels
-from steercache.core.trials import Answer, Cell
+from steercache.core.trials import Answer, Cell, Choice
+from steercache.stats.choice import SelectionBias
 from steercache.stats.paired import paired_interval, paired_intervals
-from steercache.sweeps.evaluation import table
-from steercache.sweeps.grid.table import grid_rows
+from steercache.sweeps.cell_rows import CellRow, cell_rows
+from steercache.sweeps.choosing import Answers
+from steercache.sweeps.record import SweepRecord
+from steercache.sweeps.table import sweep_table
 
 N = 40
 
@@ -28,14 +31,12 @@ def cell(alpha: float) -> Cell:
     )
 
 
-def questions() -> list[EncodedQuestion]:
+def questions() -> tuple[StoredQuestion, ...]:
     """Two questions about every picture."""
-    return [
-        EncodedQuestion(
-            sample_id=f"s{i}", place=f"row {i}", split="search", labels=Labels(), group_id=f"g{i // 2}", encoded=None
-        )
+    return tuple(
+        StoredQuestion(sample_id=f"s{i}", place=f"row {i}", split="search", right=None, group_id=f"g{i // 2}")
         for i in range(N)
-    ]
+    )
 
 
 def answers_of(name: Cell, states: str) -> dict[tuple[str, str], Answer]:
@@ -73,9 +74,7 @@ def test_gains_are_over_what_both_answered_and_cells_that_saw_less_get_no_family
         | answers_of(part, "rrr" + "-" * (N - 3))
         | answers_of(none, "f" + "-" * (N - 1))
     )
-    arm = Arm(name="v", role="vector")
-    settings = [ArmCell(arm=arm, cell=c) for c in (none, full, part)]
-    rows = grid_rows(settings, base.cell_id, questions(), answers, dropped=frozenset({part.cell_id}))
+    rows = rows_of((none, full, part), base, answers, dropped=frozenset({part.cell_id}))
     by_alpha = {row.cell.alpha: row for row in rows}
     assert [row.cell.alpha for row in rows] == [1.0, 3.0, 2.0]  # the dropped one last, however right it was
     assert (by_alpha[1.0].n_seen, by_alpha[1.0].n_failed, by_alpha[1.0].right) == (N, 1, 1 / (N - 1))
@@ -95,8 +94,7 @@ def test_the_family_p_of_a_strong_cell_is_small_and_of_noise_large() -> None:
     strong, answers = was | (np.arange(N) % 2 == 0), {}
     for alpha, right in [(0.0, was), (1.0, strong), *((float(a), rng.random(N) < 0.3) for a in range(2, 12))]:
         answers |= answers_of(cell(alpha), "".join("r" if r else "w" for r in right))
-    settings = [ArmCell(arm=Arm(name="v", role="vector"), cell=cell(float(a))) for a in range(1, 12)]
-    rows = grid_rows(settings, base.cell_id, questions(), answers)
+    rows = rows_of([cell(float(a)) for a in range(1, 12)], base, answers)
     p = {row.cell.alpha: row.p_family for row in rows}
     assert rows[0].cell.alpha == 1.0
     assert p[1.0] is not None
@@ -112,16 +110,52 @@ def test_the_gain_of_choosing_is_of_the_questions_that_the_tables_gain_is_of() -
     for (cell_id, sample), one in list(answers.items()):
         if sample in broken:
             answers[cell_id, sample] = replace(one, correct=None, status="failed")
-    asked = questions()
-    settings = [ArmCell(arm=Arm(name="v", role="vector"), cell=c) for c in (weak, strong)]
-    bias = table.tested_bias(
-        table.bias_of(settings, plain.cell_id, asked, answers, seed=0), strong.cell_id, plain.cell_id, asked, answers
-    )
-    gain = table.compared(strong.cell_id, plain.cell_id, asked, answers, seed=0).gain
+    record = record_of(plain, (weak, strong), answers, asked=questions())
+    table = sweep_table(record)
+    search, test = (table.row(split, "v") for split in ("search", "test"))
+    assert search is not None
+    assert test is not None
+    gain = search.comparison.gain
     assert gain.estimate == pytest.approx(9 / 36)  # 10 became right, one of them is broken
-    assert bias is not None
-    assert bias.chosen == 1
-    assert bias.search == bias.test == gain
-    whole = [one for one in asked if one.sample_id not in broken]
-    assert table.bias_of(settings, plain.cell_id, whole, answers, seed=0).held_out_gain == bias.held_out_gain  # type: ignore[union-attr]
-    assert table.bias_of(settings, plain.cell_id, whole[:1], answers, seed=0) is None
+    assert test.bias is not None
+    assert test.bias.chosen == 1
+    assert test.bias.search == test.bias.test == gain
+    whole = tuple(one for one in questions() if one.sample_id not in broken)
+    assert bias_on(record, whole).held_out_gain == test.bias.held_out_gain  # type: ignore[union-attr]
+    assert bias_on(record, whole[:1]) is None
+    assert [f.place for f in table.failures] == [f"row {i}" for i in (0, 1, 7, 20)] * 2
+
+
+def rows_of(cells: Sequence[Cell], base: Cell, answers: Answers, **asked: Any) -> tuple[CellRow, ...]:
+    by_id = {one.cell_id: one for one in cells}
+    return cell_rows(dict.fromkeys(by_id, "v"), by_id, base.cell_id, questions(), answers, **asked)
+
+
+def record_of(base: Cell, cells: Sequence[Cell], answers: Answers, *, asked: tuple[StoredQuestion, ...]) -> SweepRecord:
+    """An evaluation that was asked the same on both splits, and took its last cell."""
+    return SweepRecord(
+        sweep_id="s",
+        name="s",
+        status="complete",
+        manifest={},
+        cells={one.cell_id: one for one in (base, *cells)},
+        answers={"search": answers, "test": answers},
+        questions=tuple(replace(one, split=None) for one in asked),
+        choices=(
+            Choice(arm="baseline", role="baseline", cell_id=base.cell_id, rule="single", n_cells=1),
+            Choice(
+                arm="v",
+                role="vector",
+                vector_id="v",
+                cell_id=cells[-1].cell_id,
+                rule="exhaustive",
+                n_cells=len(cells),
+            ),
+        ),
+    )
+
+
+def bias_on(record: SweepRecord, asked: tuple[StoredQuestion, ...]) -> SelectionBias | None:
+    row = sweep_table(replace(record, questions=tuple(replace(one, split=None) for one in asked))).row("search", "v")
+    assert row is not None
+    return row.bias

@@ -37,14 +37,16 @@ def test_a_strength_that_overflows_fails_and_changes_no_other_verdict(
     alphas = [3e-13, 9e-13]
     (plain,) = small_grid(own_session, world.loaded, tmp_path / "a", options=NULLS, alphas=alphas, **same).tasks
     (more,) = small_grid(own_session, world.loaded, tmp_path / "b", options=NULLS, alphas=[*alphas, 1e6], **same).tasks
-    (row,) = [r for r in more.rows if r.cell.alpha == 1e6]
+    (row,) = [r for r in more.cells if r.cell.alpha == 1e6]
     assert (row.n_seen, row.n_failed, row.right, row.gain) == (8, 8, 0.0, None)
     for was, now in zip(plain.choices, more.choices, strict=True):
         assert now.cell == was.cell
-        assert (now.search, now.test) == (was.search, was.test)
-        assert was.nulls is not None
-        assert now.nulls is not None
-        assert now.nulls.p == was.nulls.p
+        assert now.comparison == was.comparison
+        tested = [task.table.row("test", now.name) for task in (plain, more)]
+        assert tested[0] is not None
+        assert tested[1] is not None
+        assert tested[0].comparison == tested[1].comparison
+        assert now.rank_p == was.rank_p is not None
         assert was.bias is not None
         assert now.bias is not None
         assert now.bias.search == was.bias.search

@@ -9,6 +9,8 @@ import pytest
 
 from steercache.answers.batches import Runner
 from steercache.answers.store import SweepWriter, stored_answers
+from steercache.benchmarks.comparison import ranked_gain
+from steercache.benchmarks.questions import questions_of
 from steercache.benchmarks.task import EncodedQuestion, ask, pick_rows
 from steercache.cells.arms import Arm, ArmCell, settings_of
 from steercache.cells.controls import random_controls
@@ -20,8 +22,11 @@ from steercache.data.benchmarks import open_benchmark
 from steercache.queries.session import Session
 from steercache.screening.nulls import screen_nulls
 from steercache.steering.screen import GradientScreen
-from steercache.sweeps.evaluation.nulls import best_of, null_settings, search_nulls
+from steercache.sweeps.choices import best_setting, choice_of
+from steercache.sweeps.evaluation.nulls import null_settings
 from steercache.sweeps.evaluation.run import evaluate
+from steercache.sweeps.record import SweepRecord
+from steercache.sweeps.table import ControlResult, rank_controls
 from tests.sweeps.small_run import options, vector
 from tests.world import World
 
@@ -39,7 +44,16 @@ def setting(arm: int | None, cell: int = 0) -> ArmCell:
         model_fingerprint="f",
         prompt_id="plain",
     )
-    return ArmCell(arm=Arm(name=str(arm), role="control"), cell=made)
+    role, of = ("baseline", None) if arm is None else ("control", "0") if arm else ("vector", None)
+    return ArmCell(arm=Arm(name=str(arm), role=role, of=of), cell=made)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Placed:
+    cell: Cell
+    gain: float
+    nulls: tuple[ControlResult, ...]
+    p: float | None
 
 
 @dataclass(frozen=True)
@@ -68,11 +82,30 @@ class Grids:
             found.update({(cell_id, str(i)): SAID[int(r)] for i, r in enumerate(right)})
         return found
 
-    def p(self, right_acn: Any, baseline_n: Any, *, null_cells: int = N_CELLS) -> float:
+    def placed(self, right_acn: Any, baseline_n: Any, *, null_cells: int = N_CELLS, n_nulls: int = N_NULLS) -> Placed:
+        """What every arm took, stored as a sweep, and where the real vector's stands among the nulls'."""
         answers = self.answers(right_acn, baseline_n)
-        nulls = [arm[:null_cells] for arm in self.arms[1:]]
-        baseline_id = self.baseline.cell.cell_id
-        placed = search_nulls(self.arms[0], nulls, baseline_id, self.asked, best_of(self.asked, answers))
+        arms = [self.arms[0], *(arm[:null_cells] for arm in self.arms[1 : 1 + n_nulls])]
+        taken = [best_setting(arm, self.asked, answers) for arm in arms]
+        choices = [choice_of(taken[0], rule="exhaustive", n_cells=N_CELLS)]
+        choices += [choice_of(one, rule="exhaustive", n_cells=null_cells) for one in taken[1:]]
+        every = (self.baseline, *(s for arm in self.arms for s in arm))
+        record = SweepRecord(
+            sweep_id="s",
+            name="s",
+            status="complete",
+            manifest={},
+            cells={s.cell.cell_id: s.cell for s in every},
+            answers={"search": answers},
+            questions=questions_of({"search": self.asked}),
+            choices=(choice_of(self.baseline, rule="single", n_cells=1), *choices),
+        )
+        controls, p = rank_controls(choices[0], record, "search")
+        was, now = ([answers[one.cell.cell_id, q.sample_id] for q in self.asked] for one in (self.baseline, taken[0]))
+        return Placed(cell=taken[0].cell, gain=ranked_gain(was, now).gain, nulls=controls, p=p)
+
+    def p(self, right_acn: Any, baseline_n: Any, *, null_cells: int = N_CELLS) -> float:
+        placed = self.placed(right_acn, baseline_n, null_cells=null_cells)
         assert placed.p is not None
         return placed.p
 
@@ -110,13 +143,7 @@ def test_a_planted_cell_is_found_and_gets_the_least_p() -> None:
     for _ in range(5):
         right, baseline = draw(rng)
         right[0, 1] |= rng.random(N) < 0.6
-        placed = search_nulls(
-            GRIDS.arms[0],
-            GRIDS.arms[1:],
-            GRIDS.baseline.cell.cell_id,
-            GRIDS.asked,
-            best_of(GRIDS.asked, GRIDS.answers(right, baseline)),
-        )
+        placed = GRIDS.placed(right, baseline)
         assert placed.p == 1 / (1 + N_NULLS)
         assert placed.cell == GRIDS.arms[0][1].cell
         assert placed.gain == pytest.approx(right[0, 1].mean() - baseline.mean())
@@ -126,9 +153,7 @@ def test_a_planted_cell_is_found_and_gets_the_least_p() -> None:
 
 def test_without_nulls_there_is_no_p() -> None:
     right, baseline = draw(np.random.default_rng(2))
-    answers = GRIDS.answers(right, baseline)
-    placed = search_nulls(GRIDS.arms[0], [], GRIDS.baseline.cell.cell_id, GRIDS.asked, best_of(GRIDS.asked, answers))
-    assert placed.p is None
+    assert GRIDS.placed(right, baseline, n_nulls=0).p is None
 
 
 def test_nulls_of_a_grid_are_those_that_eval_gives_the_same_search(own_session: Session, world: World) -> None:
@@ -153,8 +178,19 @@ def test_nulls_of_a_grid_are_those_that_eval_gives_the_same_search(own_session: 
     )
     answers = runner.run(asked, every)
     assert runner.n_computed == 0  # the same vectors, cells and samples
-    placed = search_nulls(real, grids, baseline.cell.cell_id, asked, best_of(asked, answers))
-    assert (placed.cell, placed.nulls, placed.p) == (row.cell, row.controls, row.rank_p)
+    taken = [best_setting(some, asked, answers) for some in (real, *grids)]
+    assert taken[0].cell == row.cell
+    assert [one.cell for one in taken[1:]] == [control.cell for control in row.controls]
+
+    def gain(one: ArmCell) -> float:
+        right = [bool(answers[one.cell.cell_id, q.sample_id].correct) for q in asked]
+        return float(np.mean(right)) - float(
+            np.mean([bool(answers[baseline.cell.cell_id, q.sample_id].correct) for q in asked])
+        )
+
+    gains = [gain(one) for one in taken]
+    assert [control.gain for control in row.controls] == pytest.approx(gains[1:])
+    assert row.rank_p == (1 + sum(null >= gains[0] - 1e-12 for null in gains[1:])) / 5
 
 
 def planted_screen(rng: np.random.Generator, toward: np.ndarray[Any, Any], layers: Sequence[int]) -> GradientScreen:

@@ -19,7 +19,8 @@ from steercache.data.benchmarks import Benchmark, open_benchmark
 from steercache.queries.session import Session
 from steercache.steering.gradient import margin_gradients
 from steercache.sweeps.evaluation.ledger import read_entries
-from steercache.sweeps.evaluation.run import Evaluation, evaluate
+from steercache.sweeps.evaluation.run import evaluate
+from steercache.sweeps.result import SweepResult
 from steercache.trace.batches import pad_batch
 from tests.data.benchmarks.layouts import CV_BENCH, write_table
 from tests.sweeps.small_run import options, vector
@@ -36,7 +37,7 @@ def stored(session: Session, sweep_id: str) -> dict[tuple[str, str, str], dict[s
     return {(r["split"], r["cell_id"], r["sample_id"]): r for r in rows}
 
 
-def ids_of(found: Evaluation, session: Session, name: str) -> list[str]:
+def ids_of(found: SweepResult, session: Session, name: str) -> list[str]:
     """Cells of one vector by name, from the index alone."""
     query = (
         "select c.cell_id from cells c join vectors v on v.vector_id = c.vector_id and v.layer = c.layer"

@@ -23,10 +23,11 @@ from steercache.data.benchmarks import open_benchmark
 from steercache.manifests.sweep import Race
 from steercache.queries.session import Session, open_session
 from steercache.report.page import sweep_page, verdict
-from steercache.sweeps.evaluation.ledger import count_looks
-from steercache.sweeps.evaluation.run import Evaluation, evaluate
-from steercache.sweeps.grid.report import SweepReport, read_sweep
+from steercache.sweeps.evaluation.run import evaluate
+from steercache.sweeps.find import count_namesakes, read_sweep
 from steercache.sweeps.grid.run import GridOptions
+from steercache.sweeps.result import SweepResult
+from steercache.sweeps.table import SweepTable, gain_maps
 from tests.report.pages import outside_references, text_of
 from tests.sweeps.small_run import options
 from tests.sweeps.small_sweep import small_grid
@@ -43,35 +44,64 @@ def session(world: World, tmp_path_factory: pytest.TempPathFactory) -> Session:
 
 
 @pytest.fixture(scope="module")
-def found(session: Session, world: World) -> Evaluation:
+def found(session: Session, world: World) -> SweepResult:
     asked = options(alphas=(3.0, 9.0), layers=(1, 3), controls=3, n=12)
     vectors = [session.vector("counting"), session.vector("entity")]
     return evaluate(session, world.loaded, COUNTS, vectors=vectors, options=asked)
 
 
 @pytest.fixture(scope="module")
-def report(session: Session, found: Evaluation) -> SweepReport:
+def report(session: Session, found: SweepResult) -> SweepTable:
     return read_sweep(session, found.sweep_id[:12])
 
 
-def test_the_table_is_the_one_that_the_evaluation_printed(report: SweepReport, found: Evaluation) -> None:
+def test_the_table_is_the_one_that_the_evaluation_printed(report: SweepTable, found: SweepResult) -> None:
     rows = {(split.split, row.name): row for split in report.splits for row in split.rows}
     assert rows.keys() == {(row.split, row.name) for row in found.rows}
     for wanted in found.rows:
         row = rows[wanted.split, wanted.name]
         assert row.comparison == wanted.comparison
         assert (row.p_holm, row.rank_p, row.role) == (wanted.p_holm, wanted.rank_p, wanted.role)
-        assert sorted(c.gain for c in row.controls) == sorted(c.gain for c in wanted.controls)
-        assert row.cell.cell_id == wanted.cell.cell_id
+        assert repr(row) == repr(wanted)  # with controls, bias and damage
     assert {split.split: split.baseline for split in report.splits} == found.baseline
-    assert {split.split: split.unread for split in report.splits} == found.baseline_unread
+    assert report.cells == found.cells
+    assert not report.inferred
     page = sweep_page(report)
-    assert all(f"{share:.1%} unread ({split})" in page for split, share in found.baseline_unread.items())
+    assert all(f"{share:.1%} unread ({split})" in page for split, share in ((s.split, s.unread) for s in report.splits))
     assert all(f"<td>{row.comparison.unread_after:.1%}</td>" in page for row in found.rows)
     assert (report.n_looks, report.clustered, report.failures) == (found.n_looks, True, ())
 
 
-def test_the_map_of_gains_is_counted_from_the_answers(report: SweepReport, session: Session) -> None:
+def test_choices_are_read_from_the_sweep_and_worked_out_where_an_older_one_has_none(
+    report: SweepTable, session: Session, tmp_path: Path
+) -> None:
+    shutil.copytree(session.cache.root, tmp_path / "root")
+    own = open_session(tmp_path / "root")
+    asked = "select arm, role, cell_id, n_cells from choices where sweep_id = $s order by place"
+    stored = own.sql(asked, s=report.sweep_id).fetchall()
+    assert [row[0] for row in stored[:3]] == ["baseline", "prompting", "counting"]
+    assert [row[1] for row in stored].count("control") == 2 * 3
+    assert {row.cell_id for row in report.rows} == {
+        cell for _, role, cell, _ in stored if role in ("prompting", "vector")
+    }
+    path = own.cache.paths.sweep(report.sweep_id) / "choices.json"
+    written = json.loads(path.read_bytes())
+    path.unlink()
+    again = read_sweep(open_session(tmp_path / "root"), report.sweep_id)
+    assert (report.inferred, again.inferred) == (False, True)
+    assert "did not say which cells it chose" in text_of(sweep_page(again))
+    without_damage = [replace(row, damage=None, controls=()) for row in report.rows]
+    assert repr([replace(row, controls=()) for row in again.rows]) == repr(without_damage)
+    (changed,) = [one for one in written["choices"] if one["arm"] == "counting"]
+    others = [one.cell_id for one in report.cells if one.vector == "counting" and one.cell_id != changed["cell_id"]]
+    changed["cell_id"] = others[0]  # what is stored is shown, not what would be chosen again
+    path.write_text(json.dumps(written))
+    row = read_sweep(open_session(tmp_path / "root"), report.sweep_id).row("search", "counting")
+    assert row is not None
+    assert row.cell_id == others[0]
+
+
+def test_the_map_of_gains_is_counted_from_the_answers(report: SweepTable, session: Session) -> None:
     sql = (
         "select v.name, c.layer, c.alpha, avg(a.correct::int) from answers a join cells c using (sweep_id, cell_id)"
         " left join (select distinct vector_id, name, control_kind from vectors) v using (vector_id)"
@@ -79,16 +109,14 @@ def test_the_map_of_gains_is_counted_from_the_answers(report: SweepReport, sessi
     )
     shares = {(n, k, a): share for n, k, a, share in session.sql(sql, s=report.sweep_id).fetchall()}
     baseline = shares[None, None, 0.0]
-    assert [m.vector for m in report.maps] == ["counting", "entity"]
-    for one in report.maps:
+    assert [m.vector for m in gain_maps(report)] == ["counting", "entity"]
+    for one in gain_maps(report):
         assert (one.layers, one.alphas) == ((1, 3), (3.0, 9.0))
         wanted = [[shares[one.vector, k, a] - baseline for a in one.alphas] for k in one.layers]
         np.testing.assert_allclose(one.gain_la, wanted, atol=1e-12)
 
 
-def test_without_questions_every_sample_stands_for_itself(
-    report: SweepReport, session: Session, tmp_path: Path
-) -> None:
+def test_without_questions_every_sample_stands_for_itself(report: SweepTable, session: Session, tmp_path: Path) -> None:
     shutil.copytree(session.cache.root, tmp_path / "root")
     (tmp_path / "root" / "sweeps" / report.sweep_id / FILE_NAME).unlink()
     again = read_sweep(open_session(tmp_path / "root"), report.sweep_id)
@@ -101,7 +129,7 @@ def test_without_questions_every_sample_stands_for_itself(
     assert "every question stands for itself" in text_of(sweep_page(again))
 
 
-def test_the_page_has_the_tables_numbers_and_refers_to_nothing_outside(report: SweepReport) -> None:
+def test_the_page_has_the_tables_numbers_and_refers_to_nothing_outside(report: SweepTable) -> None:
     page = sweep_page(report)
     text = text_of(page)
     assert len(page.encode()) < 1_500_000
@@ -113,7 +141,7 @@ def test_the_page_has_the_tables_numbers_and_refers_to_nothing_outside(report: S
             assert f"{gain.low:+.3f} to {gain.high:+.3f}" in text
             assert f"{row.comparison.after:.3f}" in text
         assert f"{split.baseline:.3f} right" in text
-    assert page.count("<svg") == 2 + len(report.maps) + len(report.splits[-1].rows)
+    assert page.count("<svg") == 2 + len(gain_maps(report)) + len(report.splits[-1].rows)
     assert "looked at once" in text
     for row in report.splits[-1].rows:
         assert verdict(row) in text
@@ -132,15 +160,14 @@ def test_a_grids_page_has_its_choices_and_its_gains(
         vectors=["counting", "entity"],
     ).tasks
     page = read_sweep(session, task.sweep_id)
-    gains = {(r.vector, r.cell.layer, r.cell.alpha): r for r in task.rows}
+    gains = {(r.vector, r.cell.layer, r.cell.alpha): r for r in task.cells}
     rows = {(split.split, row.name): row for split in page.splits for row in split.rows}
     for choice in task.choices:
-        tested = rows["test", choice.vector]
-        assert tested.cell.cell_id == choice.cell.cell_id
-        assert tested.comparison == choice.test
-        assert rows["search", choice.vector].comparison == choice.search
-    for one in page.maps:
-        assert one.chosen == next((c.cell.layer, c.cell.alpha) for c in task.choices if c.vector == one.vector)
+        assert repr(rows["search", choice.name]) == repr(choice)
+        assert repr(rows["test", choice.name]) == repr(task.table.row("test", choice.name))
+        assert rows["test", choice.name].cell_id == choice.cell_id
+    for one in gain_maps(page):
+        assert one.chosen == next((c.cell.layer, c.cell.alpha) for c in task.choices if c.name == one.vector)
         for i, layer in enumerate(one.layers):
             for j, alpha in enumerate(one.alphas):
                 row = gains[one.vector, layer, alpha]
@@ -149,9 +176,8 @@ def test_a_grids_page_has_its_choices_and_its_gains(
                     assert one.gain_la[i, j] == pytest.approx(row.gain.estimate)
                 else:
                     assert np.isnan(one.gain_la[i, j])
-    assert page.n_looks == count_looks(
-        session.cache.root, dataset=task.benchmark, rule=task.rule, split="test", task="Count"
-    )
+    assert page.n_looks == task.n_looks
+    assert page.cells == task.cells
     assert outside_references(sweep_page(page)) == []
 
 
@@ -185,7 +211,7 @@ def test_of_several_sweeps_of_one_name_the_one_saved_last_is_shown(
     for seeds in ((0, 1, 2, 3), (2, 0), (3, 1)):  # the last of each is saved last; ids are digests, in no such order
         ids = {seed: save_named(own, "twice", seed) for seed in seeds}
         shown = read_sweep(own, "twice")
-        assert (shown.sweep_id, shown.n_namesakes) == (ids[seeds[-1]], 3)
+        assert (shown.sweep_id, count_namesakes(own, shown)) == (ids[seeds[-1]], 3)
     save_named(own, "once", 0)
     at_root = ["--root", str(own.cache.root)]
     assert run(["report", "html", "twice", *at_root]) == 0
@@ -270,7 +296,7 @@ def test_an_own_vector_is_compared_with_the_backbones_on_the_same_questions(sess
 
 
 def test_the_command_writes_the_page(
-    report: SweepReport, session: Session, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    report: SweepTable, session: Session, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     at_root = ["--root", str(session.cache.root)]
     report = read_sweep(session, report.sweep_id)  # other tests have looked at the test split since

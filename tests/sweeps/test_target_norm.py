@@ -124,7 +124,7 @@ def test_a_grid_adds_so_many_norms_of_each_tasks_own_rows_and_never_measures_the
     for target, _, norm in cells.values():
         assert norm == pytest.approx(norms[target], rel=1e-4)
     answers = stored_answers_of(own_session, task.sweep_id)
-    for row in task.rows:
+    for row in task.cells:
         target, alpha, _ = cells[row.cell.cell_id]
         delta = np.float32(alpha * norms[target] / np.linalg.norm(v)) * v  # a raw strength
         for example, one in zip(examples, job.tasks[0].asked["search"], strict=True):
@@ -132,7 +132,7 @@ def test_a_grid_adds_so_many_norms_of_each_tasks_own_rows_and_never_measures_the
             key = (row.cell.cell_id, one.sample_id)
             assert answers[key]["raw"] == words or key in task.near_ties
     again = run_grid(job, GridOptions()).tasks[0]
-    assert (again.n_computed, again.rows) == (0, task.rows)
+    assert (again.n_computed, again.cells) == (0, task.cells)
     assert with_target_norms(job, job.tasks[0], load=no_model).grid.cells[0].cell.unit_norm is not None
     found = evaluate(  # cells of an evaluation are the same ones
         own_session,
@@ -153,7 +153,7 @@ def test_a_grid_adds_so_many_norms_of_each_tasks_own_rows_and_never_measures_the
     )
     assert (found.n_computed, found.n_reused) == (0, 5 * 5)
     (other,) = small_grid(own_session, world.loaded, tmp_path / "b", **(sweep | {"tasks": [RELATION]})).tasks
-    assert {r.cell.cell_id for r in other.rows}.isdisjoint(cells)
+    assert {r.cell.cell_id for r in other.cells}.isdisjoint(cells)
     assert other.n_computed == 5 * 5
 
 
@@ -217,7 +217,7 @@ def test_a_screening_predicts_the_same_additions_without_a_model_once_they_are_r
         live, GridOptions(screen_first=ScreenFirst(k=2), damage=False), screening=screening_for_grid()
     ).tasks[0]
     best = sorted(by_place.values(), key=lambda p: -p.shift)[:2]
-    assert {r.cell.cell_id for r in picked.rows} == {p.setting.cell.cell_id for p in best}
+    assert {r.cell.cell_id for r in picked.cells} == {p.setting.cell.cell_id for p in best}
 
 
 def test_nulls_of_a_screening_are_counted_in_the_norms_of_each_target(

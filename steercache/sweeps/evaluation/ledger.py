@@ -93,6 +93,18 @@ def count_looks(root: Path, *, dataset: str, rule: str, split: str, task: str | 
     )
 
 
+def looks_of(root: Path, subject: str) -> int | None:
+    """How often the test split that `subject` (a sweep) was asked was looked at; None where the sweep did not look.
+
+    Raises:
+        DamagedError: a line was altered or taken out.
+    """
+    own = next((look for look in read_entries(root) if look.subject == subject), None)
+    if own is None:
+        return None
+    return count_looks(root, dataset=own.dataset, rule=own.rule, split=own.split, task=own.task)
+
+
 def _share_rows(one: str, other: str) -> bool:
     return one == other or WHOLE.get(one) == other or WHOLE.get(other) == one
 

@@ -8,81 +8,17 @@ real vector is one more draw, so that p is valid for the whole search, however m
 A few nulls are run exactly; many are screened, where gradients of the answer margin are cached (`screening.nulls`).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
-from steercache.benchmarks.comparison import RankedGain, rank_among
-from steercache.benchmarks.task import EncodedQuestion
 from steercache.cache.vectors import save_vector
 from steercache.cells.arms import Arm, ArmCell, EvalOptions, settings_of
 from steercache.cells.controls import ControlKind
 from steercache.cells.vectors import control_arms
-from steercache.core.trials import Cell
 from steercache.core.vectors import SteeringVector
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session
-from steercache.sweeps.evaluation.table import Answers, ControlResult, best_setting, control_result
 
-Search = Callable[
-    [Sequence[ArmCell]], tuple[ArmCell, Answers]
-]  # of one vector's cells the one it takes, and their answers
 NULL_KINDS: Final[tuple[ControlKind, ...]] = ("covariance", "label_shuffled", "random")  # another concept is no null
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NullRanking:
-    """A cell's gain over the baseline, beside those of the null vectors' own cells on the same samples."""
-
-    cell: Cell
-    gain: float
-    n: int
-    n_failed: int
-    nulls: tuple[ControlResult, ...]
-
-    @property
-    def p(self) -> float | None:
-        """Share of the vector and its nulls that gained at least as much; None without nulls."""
-        real = RankedGain(gain=self.gain, n=self.n, n_failed=self.n_failed)
-        return rank_among(real, [null.ranked for null in self.nulls])
-
-
-def rank_among_controls(
-    winner: ArmCell, nulls: Sequence[ArmCell], baseline_id: str, asked: Sequence[EncodedQuestion], answers: Answers
-) -> NullRanking:
-    """A vector's setting beside one of each null, over the questions of a split.
-
-    Raises:
-        UsageError: one of them answered no question.
-    """
-    real = control_result(winner.arm, winner.cell, baseline_id, asked, answers)
-    return NullRanking(
-        cell=winner.cell,
-        gain=real.gain,
-        n=real.n,
-        n_failed=real.n_failed,
-        nulls=tuple(control_result(s.arm, s.cell, baseline_id, asked, answers) for s in nulls),
-    )
-
-
-def best_of(asked: Sequence[EncodedQuestion], answers: Answers) -> Search:
-    """The exhaustive search over answers that are there: most right ones, of equals the smallest strength."""
-    return lambda settings: (best_setting(settings, asked, answers), answers)
-
-
-def search_nulls(
-    real: Sequence[ArmCell],
-    nulls: Sequence[Sequence[ArmCell]],
-    baseline_id: str,
-    asked: Sequence[EncodedQuestion],
-    search: Search,
-) -> NullRanking:
-    """Search the vector's cells and those of every null in the same way, and place what the vector took."""
-    found = [search(settings) for settings in (real, *nulls)]
-    tables = {id(some): some for _, some in found}  # most often one and the same
-    answers = {key: answer for some in tables.values() for key, answer in some.items()}
-    winner, *others = (setting for setting, _ in found)
-    return rank_among_controls(winner, others, baseline_id, asked, answers)
 
 
 def null_arms(

@@ -5,23 +5,27 @@ Their answers are a sweep of their own, so that the grid's stays what it was ask
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from steercache.answers.batches import Runner
 from steercache.answers.mode import ModeChooser
-from steercache.answers.store import Key, SweepWriter, stored_answers
-from steercache.benchmarks.task import EncodedQuestion, Progress
+from steercache.answers.store import SweepWriter, stored_answers
+from steercache.benchmarks.task import EncodedQuestion, Part, Progress
 from steercache.cells.arms import ArmCell
 from steercache.cells.controls import ControlKind
 from steercache.cells.sweep import SweepJob, TaskQuestions, stored_manifest
 from steercache.core.ids import digest
-from steercache.core.trials import Answer
+from steercache.core.trials import Choice, ChoiceRule
 from steercache.manifests.sweep import Race
 from steercache.screening.pilot import ScreenedCells
-from steercache.sweeps.evaluation.nulls import NullRanking, null_settings, rank_among_controls
-from steercache.sweeps.evaluation.table import best_setting
+from steercache.sweeps.choices import best_setting, choice_of
+from steercache.sweeps.choosing import Answers
+from steercache.sweeps.evaluation.nulls import null_settings
 from steercache.sweeps.grid.race import race_cells
+from steercache.sweeps.record import SweepRecord
+from steercache.sweeps.result import record_of, status_of
 
-Answers = Mapping[Key, Answer]
+SPLIT: Final[Part] = "search"
 Screening = Callable[[SweepJob, TaskQuestions], ScreenedCells]
 
 
@@ -41,22 +45,22 @@ class NullSearch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NullsFound:
-    """A winner's gain among those of its nulls (None: none could be made), a line for every kind that could not be made, and
-    how many answers were computed for it, a pilot's included."""
+    """The nulls' sweep (None: none could be made), a line for every kind that could not be made, and how many answers were
+    computed for it, a pilot's included."""
 
-    placed: NullRanking | None
+    record: SweepRecord | None
     notes: tuple[str, ...]
     n_computed: int = 0
 
 
-def rank_among_searched_nulls(job: SweepJob, task: TaskQuestions, winner: ArmCell, search: NullSearch) -> NullsFound:
+def search_nulls(job: SweepJob, task: TaskQuestions, winner: ArmCell, search: NullSearch) -> NullsFound:
     """Search every null as the winner was searched, on the search split. What a race left unread of the winners is read."""
     vector, grid = winner.arm.vector, job.grid
     assert vector is not None
     options = replace(grid.options, controls=search.count, control_kinds=search.kinds)
     made, notes = null_settings(job.session, job.loaded, vector, options)
     if not made:
-        return NullsFound(placed=None, notes=notes)
+        return NullsFound(record=None, notes=notes)
     every = {some[0].arm.name: some for some in made}
     screened = _screened(job, task, every, search.screening)
     picked = {name: tuple(some) for name, some in screened.settings.items()}
@@ -64,14 +68,30 @@ def rank_among_searched_nulls(job: SweepJob, task: TaskQuestions, winner: ArmCel
     with writer.held():
         runner = _runner(job, task, winner, picked, search, writer=writer)
         winners, read = _search(runner, task.asked["search"], winner, picked, job=job, search=search)
-        failed = any(answer.status == "failed" for answer in read.values())
-        writer.save(status="partly_failed" if failed else "complete")
+        choices, answers = _choices(job, winner, winners, picked, search), {SPLIT: read}
+        writer.choose(choices)
+        status = status_of(answers)
+        writer.save(status=status)
     n_piloted = 0 if screened.pilot is None else screened.pilot.n_computed
-    return NullsFound(
-        placed=rank_among_controls(winner, winners, grid.baseline.cell.cell_id, task.asked["search"], read),
-        notes=notes,
-        n_computed=runner.n_computed + n_piloted,
-    )
+    record = record_of(writer, status=status, asked={SPLIT: task.asked[SPLIT]}, answers=answers, choices=choices)
+    return NullsFound(record=record, notes=notes, n_computed=runner.n_computed + n_piloted)
+
+
+def _choices(
+    job: SweepJob,
+    winner: ArmCell,
+    winners: Sequence[ArmCell],
+    picked: Mapping[str, Sequence[ArmCell]],
+    search: NullSearch,
+) -> list[Choice]:
+    """What the baseline, the vector and its nulls took, to be stored with the nulls' sweep."""
+    rule: ChoiceRule = "exhaustive" if search.race is None else "race"
+    if search.screening is not None:
+        rule = "screening" if search.race is None else "screening and race"
+    real = job.grid.settings[winner.arm.name]
+    taken = [choice_of(winner, rule=rule, n_cells=len(real))]
+    taken += [choice_of(s, rule=rule, n_cells=len(picked[s.arm.name])) for s in winners]
+    return [choice_of(job.grid.baseline, rule="single", n_cells=1), *taken]
 
 
 def _screened(

@@ -8,27 +8,28 @@ from dataclasses import asdict, dataclass, field, replace
 
 from steercache.answers.batches import Runner
 from steercache.answers.costs import MachineCosts, ModeChoice, costs_here
-from steercache.answers.damage import Damage, damage_of, neutral_inputs
+from steercache.answers.damage import damage_of, neutral_inputs
 from steercache.answers.mode import ModeChooser
 from steercache.answers.row_norms import with_target_norms
 from steercache.answers.store import Key, SweepWriter, stored_answers
-from steercache.benchmarks.comparison import adjusted, unread_share
 from steercache.benchmarks.questions import save_questions
 from steercache.benchmarks.task import Part, Progress
 from steercache.cells.arms import Arm, ArmCell, ModeRequest
 from steercache.cells.controls import ControlKind
 from steercache.cells.sweep import SweepJob, TaskQuestions, stored_manifest
+from steercache.core.damage import Damage
 from steercache.core.errors import UsageError
-from steercache.core.trials import Answer
+from steercache.core.trials import Answer, Choice, ChoiceRule
 from steercache.manifests.sweep import Race
 from steercache.screening.pilot import Pilot, ScreenedCells, ScreenFirst
-from steercache.sweeps.evaluation.ledger import count_looks, record_look
-from steercache.sweeps.evaluation.nulls import NULL_KINDS, NullRanking
-from steercache.sweeps.evaluation.run import Failure
-from steercache.sweeps.evaluation.table import best_setting, bias_of, compared, tested_bias
-from steercache.sweeps.grid.nulls import NullSearch, rank_among_searched_nulls
+from steercache.sweeps.choices import best_setting, choice_of
+from steercache.sweeps.evaluation.ledger import looks_of, record_look
+from steercache.sweeps.evaluation.nulls import NULL_KINDS
+from steercache.sweeps.grid.nulls import NullSearch, search_nulls
 from steercache.sweeps.grid.race import RaceSummary, race_cells
-from steercache.sweeps.grid.table import Answers, GridChoice, GridRow, grid_rows
+from steercache.sweeps.record import SweepRecord
+from steercache.sweeps.result import SweepResult, record_of, result_of, status_of
+from steercache.sweeps.table import SweepTable, adjust_together, sweep_table
 
 Choices = Mapping[str, ArmCell]
 # the so many best predicted settings of every vector (by its arm's name), best first
@@ -69,52 +70,12 @@ class GridOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskResult:
-    """One task's table, and what has to be known beside it.
-
-    `n_cells` were run; `n_screened_out` were predicted to be worse, and not run. The predictions were bent by a pilot of
-    `n_pilot` questions (0: they are straight lines), which took `n_pilot_answers`. `baseline` is the share of right answers
-    by split, `baseline_unread` of those read as no option. `rows` are over the search split. `races` is by vector. `n_looks`
-    is how often this test split was looked at, this time included (None: not looked at). `near_ties` are (cell, sample) whose
-    answer another batching may change, of those computed now; `computed_in_full` are cells that could not branch, with the
-    reason. `modes` says by split how answers were got, and why; `notes` which nulls could not be made. `n_computed` and
-    `n_reused` are answers of the grid itself; `n_computed_in_all` counts those computed for the pilot and for nulls, too.
-    """
-
-    name: str
-    sweep_id: str
-    benchmark: str
-    rule: str
-    baseline: Mapping[str, float]
-    baseline_unread: Mapping[str, float]
-    n_samples: Mapping[str, int]
-    n_cells: int
-    n_screened_out: int
-    n_pilot: int
-    n_pilot_answers: int
-    rows: tuple[GridRow, ...]
-    choices: tuple[GridChoice, ...]
-    races: Mapping[str, RaceSummary]
-    failures: tuple[Failure, ...]
-    n_looks: int | None
-    n_computed: int
-    n_reused: int
-    n_computed_pilot: int
-    n_computed_nulls: int
-    n_computed_in_all: int
-    near_ties: tuple[Key, ...] = field(repr=False)
-    computed_in_full: Mapping[str, str]
-    modes: Mapping[str, ModeChoice]
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class GridResult:
     """A sweep that was run, task by task."""
 
     sweep: str
     model: str
-    tasks: tuple[TaskResult, ...]
+    tasks: tuple[SweepResult, ...]
     seconds: float
 
 
@@ -127,13 +88,16 @@ class _Run:
     sweep_id: str
     runner: Runner
     open_to: Mapping[str, tuple[ArmCell, ...]]
+    chosen: Choices = field(default_factory=dict)
+    pilot: Pilot | None = None
     first: Choices = field(default_factory=dict)  # the best predicted setting of each arm, after a screening
     answers: dict[Part, dict[Key, Answer]] = field(default_factory=dict)
     races: dict[str, RaceSummary] = field(default_factory=dict)
     dropped: frozenset[str] = frozenset()
     chooser: ModeChooser | None = None
     modes: dict[str, ModeChoice] = field(default_factory=dict)
-    nulls: dict[str, NullRanking | None] = field(default_factory=dict)
+    nulls: dict[str, SweepRecord] = field(default_factory=dict)  # by the id of the vector that they belong to
+    family: tuple[str, ...] = ()
     damage: Mapping[str, Damage] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     n_computed_nulls: int = 0
@@ -176,15 +140,15 @@ def run_grid(
     first = options.screening
     if first is not None:
         search = replace(search, screening=lambda job, task: _screened(job, task, first, screening))
-    results = []
+    runs = []
     for task in job.tasks:
         in_norms = with_target_norms(job, task, load=lambda: job.loaded)
         picked = None if first is None else _screened(in_norms, task, first, screening)
-        results.append(_run_task(in_norms, task, options, picked, costs=costs, search=search))
+        runs.append(_run_task(in_norms, task, options, picked, costs=costs, search=search))
     return GridResult(
         sweep=job.sweep.name,
         model=job.loaded.spec.name,
-        tasks=_with_holm(results),
+        tasks=_results(runs),
         seconds=time.monotonic() - started,
     )
 
@@ -204,7 +168,7 @@ def _run_task(
     *,
     costs: MachineCosts | None,
     search: NullSearch,
-) -> TaskResult:
+) -> _Run:
     cache, grid, progress = job.session.cache, job.grid, search.progress
     name = f"{job.sweep.name}: {task.name}"
     writer = SweepWriter(cache=cache, name=name, manifest=stored_manifest(job, task, options.how))
@@ -224,30 +188,70 @@ def _run_task(
             progress=None if progress is None else _under(f"{task.name}: answers", progress),
             planned=len(task.asked["search"]) * (1 + n_cells) + len(task.asked.get("test", ())) * (1 + len(grid.arms)),
         )
-        run = _Run(job=job, task=task, sweep_id=writer.sweep_id, runner=runner, open_to=open_to, first=first)
+        run = _Run(
+            job=job,
+            task=task,
+            sweep_id=writer.sweep_id,
+            runner=runner,
+            open_to=open_to,
+            first=first,
+            pilot=None if picked is None else picked.pilot,
+        )
         if costs is not None and options.mode is not None:
             run.chooser = ModeChooser(cache=cache, costs=costs, folder=writer.folder, wanted=options.mode)
         chosen = _search(run, options)
+        writer.choose(_choices(run, chosen))
         if "test" in task.asked:
             _test(run, chosen)
-        failed = any(a.status == "failed" for some in run.answers.values() for a in some.values())
-        writer.save(status="partly_failed" if failed else "complete")
         save_questions(writer.folder, task.asked)
+        writer.save(status=status_of(run.answers))
     if options.nulls:
         _place_among_nulls(run, chosen, search)
     if options.damage:
         cells = [s.branch_cell(s.cell.cell_id, job.loaded.spec.hidden_size) for s in chosen.values()]
         inputs = neutral_inputs(job.loaded, tokens_per_batch=grid.options.tokens_per_batch)
         run.damage = damage_of(job.loaded, cells, inputs, memory_mib=grid.options.memory_mib)
-    return _result(run, chosen, None if picked is None else picked.pilot)
+    run.chosen = chosen
+    return run
+
+
+def _choices(run: _Run, chosen: Choices) -> list[Choice]:
+    """What the baseline and every vector took, to be stored."""
+    found = [choice_of(run.job.grid.baseline, rule="single", n_cells=1)]
+    for arm in run.arms:
+        setting, race = chosen[arm.name], run.races.get(arm.name)
+        details: dict[str, object] = {"family": list(run.family)} if run.family else {}
+        if race is not None:
+            dropped = [s.cell.cell_id for s in run.open_to[arm.name] if s.cell.cell_id in run.dropped]
+            details |= {"race": {**asdict(race), "dropped": dropped}}
+        if setting.cell.vector_id in run.nulls:
+            details["nulls"] = run.nulls[setting.cell.vector_id].sweep_id
+        found.append(
+            choice_of(
+                setting,
+                rule=_rule(run, raced=race is not None),
+                n_cells=len(run.open_to[arm.name]),
+                lineage=run.job.lineages.get(setting.cell.vector_id or ""),
+                damage=run.damage.get(setting.cell.cell_id),
+                details=details,
+            )
+        )
+    return found
+
+
+def _rule(run: _Run, *, raced: bool) -> ChoiceRule:
+    if run.first:
+        return "screening and race" if raced else "screening"
+    return "race" if raced else "exhaustive"
 
 
 def _place_among_nulls(run: _Run, chosen: Choices, search: NullSearch) -> None:
     """What every vector chose, among what its nulls chose by the same search."""
     search = replace(search, chooser=run.chooser)
-    for name, setting in chosen.items():
-        found = rank_among_searched_nulls(run.job, run.task, setting, search)
-        run.nulls[name] = found.placed
+    for setting in chosen.values():
+        found = search_nulls(run.job, run.task, setting, search)
+        if found.record is not None:
+            run.nulls[setting.cell.vector_id or ""] = found.record
         run.notes += found.notes
         run.n_computed_nulls += found.n_computed
 
@@ -301,93 +305,36 @@ def _test(run: _Run, chosen: Choices) -> None:
     run.answers["test"] = run.runner.run(asked, settings)
 
 
-def _result(run: _Run, chosen: Choices, pilot: Pilot | None) -> TaskResult:
-    task, seed = run.task, run.job.sweep.seed
-    cells = [s for some in run.open_to.values() for s in some]
-    rows = grid_rows(
-        cells,
-        run.baseline_id,
-        task.asked["search"],
-        run.answers["search"],
-        whole=not (run.races or run.first),
-        dropped=run.dropped,
-        seed=seed,
-    )
-    shares, unread, failures = {}, {}, []
-    for split, asked in task.asked.items():
-        found = [run.answers[split][run.baseline_id, one.sample_id] for one in asked]
-        right = [bool(a.correct) for a in found if a.status == "ok"]
-        shares[str(split)] = sum(right) / len(right) if right else 0.0
-        unread[str(split)] = unread_share(found)
-        failures += [
-            Failure(split=split, place=one.place, error=a.error or "")
-            for one, a in zip(asked, found, strict=True)
-            if a.status == "failed"
-        ]
-    n_piloted = 0 if pilot is None else pilot.n_computed
-    looked = {"dataset": task.benchmark.name, "rule": task.benchmark.rule, "split": "test", "task": task.task}
-    return TaskResult(
-        name=task.name,
-        sweep_id=run.sweep_id,
-        benchmark=task.benchmark.name,
-        rule=task.benchmark.rule,
-        baseline=shares,
-        baseline_unread=unread,
-        n_samples={str(split): len(some) for split, some in task.asked.items()},
-        n_cells=len(cells),
-        n_screened_out=len(run.job.grid.cells) - len(cells),
-        n_pilot=0 if pilot is None else pilot.n_samples,
-        n_pilot_answers=0 if pilot is None else pilot.n_answers,
-        rows=rows,
-        choices=tuple(_choice(run, arm, chosen[arm.name]) for arm in run.arms),
-        races=run.races,
-        failures=tuple(failures),
-        n_looks=count_looks(run.job.root, **looked) if "test" in task.asked else None,  # type: ignore[arg-type]
-        n_computed=run.runner.n_computed,
-        n_reused=run.runner.n_reused,
-        n_computed_pilot=n_piloted,
-        n_computed_nulls=run.n_computed_nulls,
-        n_computed_in_all=run.runner.n_computed + n_piloted + run.n_computed_nulls,
-        near_ties=tuple(run.runner.near_ties),
-        computed_in_full=dict(run.runner.full),
+def _results(runs: Sequence[_Run]) -> tuple[SweepResult, ...]:
+    """The tables of all tasks; p values are adjusted for all vectors and tasks of the sweep, and that is stored."""
+    records = []
+    for run in runs:
+        run.family = tuple(one.sweep_id for one in runs)
+        choices = _choices(run, run.chosen)
+        run.runner.writer.choose(choices)
+        records.append(
+            record_of(
+                run.runner.writer,
+                status=status_of(run.answers),
+                asked=run.task.asked,
+                answers=run.answers,
+                choices=choices,
+                n_looks=looks_of(run.job.root, run.sweep_id) if "test" in run.answers else None,
+                nulls=run.nulls,
+            )
+        )
+    tables = adjust_together([sweep_table(record) for record in records])
+    return tuple(_result(run, table) for run, table in zip(runs, tables, strict=True))
+
+
+def _result(run: _Run, table: SweepTable) -> SweepResult:
+    pilot = run.pilot
+    return result_of(
+        table,
+        run.runner,
         modes=run.modes,
         notes=run.notes,
-    )
-
-
-def _choice(run: _Run, arm: Arm, setting: ArmCell) -> GridChoice:
-    vector, cell_id, seed = arm.vector, setting.cell.cell_id, run.job.sweep.seed
-    assert vector is not None
-    some, bias, test = run.open_to[arm.name], None, None
-    if not (run.races or run.first):
-        bias = bias_of(some, run.baseline_id, run.task.asked["search"], run.answers["search"], seed=seed)
-    if "test" in run.task.asked:
-        test = compared(cell_id, run.baseline_id, run.task.asked["test"], run.answers["test"], seed=seed)
-        bias = tested_bias(bias, cell_id, run.baseline_id, run.task.asked["test"], run.answers["test"])
-    answers: Answers = run.answers["search"]
-    seen = [one for one in run.task.asked["search"] if (cell_id, one.sample_id) in answers]
-    return GridChoice(
-        vector=arm.name,
-        vector_id=vector.vector_id,
-        method=vector.method,
-        concept=vector.concept,
-        lineage=run.job.lineages[vector.vector_id],
-        cell=setting.cell,
-        n_cells=len(some),
-        search=compared(cell_id, run.baseline_id, seen, answers, seed=seed),
-        test=test,
-        p_holm=None,
-        bias=bias,
-        nulls=run.nulls.get(arm.name),
-        damage=run.damage.get(cell_id),
-    )
-
-
-def _with_holm(results: list[TaskResult]) -> tuple[TaskResult, ...]:
-    """P values of the test split adjusted for all vectors and tasks of the sweep."""
-    tests = [c.test for r in results for c in r.choices if c.test is not None]
-    p = iter(adjusted(tests))
-    return tuple(
-        replace(r, choices=tuple(c if c.test is None else replace(c, p_holm=next(p)) for c in r.choices))
-        for r in results
+        n_screened_out=len(run.job.grid.cells) - sum(map(len, run.open_to.values())),
+        pilot=(0, 0, 0) if pilot is None else (pilot.n_samples, pilot.n_answers, pilot.n_computed),
+        n_computed_nulls=run.n_computed_nulls,
     )

@@ -23,7 +23,7 @@ from steercache.core.errors import UsageError
 from steercache.screening.pilot import fit_bends, pilot_cells, pilot_size
 from steercache.screening.predict import TRUST
 from steercache.stats.arrays import group_index
-from steercache.stats.choice import preference
+from steercache.stats.choice import choose_cell, preference, rank_cells
 from steercache.stats.paired import paired_interval
 from steercache.stats.racing import race
 from steercache.steering.bend import bent, likely_right
@@ -218,18 +218,12 @@ def _promise(grid: FinishedGrid, cell: int, questions: Ints, options: ShortcutOp
     return bool(right[cell] >= right.max() - options.tolerance - 1e-12)
 
 
-def _best(scores: Float64Array, alphas: Float64Array) -> int:
-    """The highest score; of equals the smallest strength, then the first."""
-    order = preference(list(alphas))
-    return int(order[np.argmax(scores[order])])
-
-
 def _best_run(
     grid: FinishedGrid, cells: Ints, questions: Ints, measure: Measure, *, work: float = 0.0
 ) -> ShortcutChoice:
     """The best of some cells that are run over all questions."""
     score = (grid.right if measure == "accuracy" else grid.margin)[np.ix_(cells, questions)].sum(axis=1)
-    chosen = int(cells[_best(score.astype(np.float64), grid.alphas[cells])])
+    chosen = int(cells[choose_cell(score[:, None], grid.alphas[cells].tolist())])
     n = len(questions)
     return ShortcutChoice(
         cell=chosen, n_run=len(cells), answers=float(len(cells) * n), work=work + float(grid.cell_work[cells].sum()) * n
@@ -339,10 +333,8 @@ def _predicted(grid: FinishedGrid, questions: Ints, by: Measure, options: Shortc
     changes, spread, pilot = bent_changes(grid, questions, chosen, trust=options.trust)
     shifts = changes.mean(axis=1)
     score = shifts if by == "margin" else likely_right(grid.base_predicted[questions] + changes, spread)
-    order = preference(list(grid.alphas))
-    ranked: Ints = order[np.lexsort((-shifts[order], -score[order]))]
     return _Predicted(
-        order=ranked,
+        order=rank_cells(score, shifts, alphas=list(grid.alphas)),
         answers=float(len(pilot) * len(chosen)),
         work=float(grid.gradient_work[questions].sum() + grid.cell_work[pilot].sum() * len(chosen)),
         pilot=pilot,

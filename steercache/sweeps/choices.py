@@ -1,0 +1,45 @@
+"""What an arm takes of its settings, and that on its way into the sweep's folder."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from steercache.benchmarks.task import EncodedQuestion
+from steercache.cells.arms import ArmCell
+from steercache.core.damage import Damage
+from steercache.core.trials import Choice, ChoiceRule
+from steercache.sweeps.choosing import Answers, choose
+
+
+def best_setting(settings: Sequence[ArmCell], asked: Sequence[EncodedQuestion], answers: Answers) -> ArmCell:
+    """The arm's setting that `sweeps.choosing` takes on these questions."""
+    ids, alphas = [s.cell.cell_id for s in settings], [s.cell.alpha for s in settings]
+    return settings[choose(ids, alphas, [one.sample_id for one in asked], answers)]
+
+
+def choice_of(
+    setting: ArmCell,
+    *,
+    rule: ChoiceRule,
+    n_cells: int,
+    lineage: str | None = None,
+    damage: Damage | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> Choice:
+    """What an arm took, as it is stored with its sweep; what the cell breaks is put into the details (None for NaN)."""
+    arm, vector = setting.arm, setting.arm.vector
+    more = {} if damage is None else {"damage": {k: v if v == v else None for k, v in asdict(damage).items()}}
+    return Choice(
+        arm=arm.name,
+        role=arm.role,
+        cell_id=setting.cell.cell_id,
+        rule=rule if n_cells > 1 else "single",
+        n_cells=n_cells,
+        vector_id=setting.cell.vector_id,
+        control_of=arm.of,
+        control_kind=arm.kind,
+        method=None if vector is None else vector.method,
+        concept=None if vector is None else vector.concept,
+        lineage=lineage,
+        details={**(details or {}), **more},
+    )
