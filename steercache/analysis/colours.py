@@ -5,14 +5,17 @@ token of the answer is scored, word by word, for the vector and for random direc
 a trial. Only the search split is asked: choosing a strength here costs no look at the test split.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
 
+from steercache.answers.row_norms import row_norms_of
+from steercache.answers.store import stored_scores
 from steercache.benchmarks.task import EncodedQuestion, Progress, ask, pick_rows
-from steercache.cache.sweeps import save_sweep
+from steercache.cache.sweeps import save_sweep, sweep_id_of
 from steercache.cells.arms import EvalOptions
 from steercache.cells.vectors import check_vector
 from steercache.core.errors import UsageError
@@ -25,7 +28,7 @@ from steercache.models.ends import answer_identity
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session
 from steercache.steering.add import delta_of
-from steercache.steering.effect_inputs import EffectInputs, sample_inputs
+from steercache.steering.effect_inputs import sample_inputs
 from steercache.steering.effects import (
     MassAtAlpha,
     Masses,
@@ -33,9 +36,9 @@ from steercache.steering.effects import (
     WordMassPlan,
     rank_of_best,
     summarise_mass,
-    target_norm,
     word_mass_effect,
 )
+from steercache.steering.effects_kept import kept_word_mass
 
 SPLIT: Final = "search"
 AUTO = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)  # strengths, in lengths of a median target row
@@ -84,6 +87,7 @@ class ColourEffect:
     at which the colour words together keep less than half of their unsteered probability, `random_breaks_at` the same for the
     random directions' mean; None where no strength tried does it. `named_lost_at` is another fact: the smallest strength beyond
     the vector's peak at which its own word is less probable than unsteered, whatever the other words keep (None: none tried).
+    `n_computed` answers were computed now, the others read.
     """
 
     sweep_id: str
@@ -104,6 +108,7 @@ class ColourEffect:
     random_breaks_at: float | None
     named_lost_at: float | None
     left_out: tuple[str, ...]
+    n_computed: int
     failures: tuple[str, ...]
     effect: WordMass = field(repr=False)
 
@@ -115,9 +120,12 @@ def colour_effect(
     benchmark: Benchmark,
     options: ColourOptions,
     *,
+    load: Callable[[], LoadedModel] | None = None,
     progress: Progress | None = None,
 ) -> ColourEffect:
-    """Run the experiment and keep it as a sweep; the random directions are saved as vectors.
+    """Run the experiment and keep it as a sweep; the random directions are saved as vectors. What an earlier run kept is read.
+
+    With `load`, `loaded` needs no weights: it is called where something has to be computed.
 
     Raises:
         UsageError: a text model, a vector that does not fit, a word that is no single token, no question to ask.
@@ -142,14 +150,17 @@ def colour_effect(
         split=SPLIT,
         tokens_per_batch=options.tokens_per_batch,
     )
-    share = _unit_share(loaded, vector, inputs, options)
+    load = load or (lambda: loaded)
+    share = _unit_share(session, loaded, vector, asked, options, load=load)
     alphas = options.alphas or tuple(float(f"{part / share:.2g}") for part in AUTO)
     plan = _plan(replace(options, alphas=alphas))
-    effect = word_mass_effect(loaded, vector, plan, inputs=inputs, progress=progress)
+    kept = kept_word_mass(loaded, vector, plan, inputs=inputs, scores=partial(stored_scores, session.cache))
+    effect = kept or word_mass_effect(load(), vector, plan, inputs=inputs, progress=progress)
     if word in effect.left_out:
         raise UsageError(f"{word!r} is several tokens for {loaded.spec.name}, so its probability cannot be read")
-    for direction in effect.vectors[1:]:
-        session.save(direction)
+    if kept is None:
+        for direction in effect.vectors[1:]:
+            session.save(direction)
     name = f"colours-{loaded.spec.name}-{vector.name}"
     manifest = {
         "kind": "colours",
@@ -162,7 +173,9 @@ def colour_effect(
         "cells": digest(sorted(cell.cell_id for cell in effect.cells)),
         **effect.plan.manifest(),
     }
-    sweep_id = save_sweep(session.cache, name, manifest=manifest, cells=effect.cells, answers=effect.answers)
+    sweep_id = sweep_id_of(name, manifest)
+    if kept is None or not session.cache.paths.sweep(sweep_id).is_dir():
+        save_sweep(session.cache, name, manifest=manifest, cells=effect.cells, answers=effect.answers)
     points = colour_points(effect, word=word, right=[str(ready[i].labels.answer) for i in order], seed=options.seed)
     breaks_at, random_breaks_at = breaks(points)
     return ColourEffect(
@@ -184,6 +197,7 @@ def colour_effect(
         random_breaks_at=random_breaks_at,
         named_lost_at=named_lost(points),
         left_out=effect.left_out,
+        n_computed=0 if kept is not None else len(effect.answers),
         failures=tuple(f"{one.place}: {one.error}" for one in asked if one.encoded is None),
         effect=effect,
     )
@@ -252,13 +266,24 @@ def _questions(
     return asked
 
 
-def _unit_share(loaded: LoadedModel, vector: SteeringVector, inputs: EffectInputs, options: ColourOptions) -> float:
+def _unit_share(
+    session: Session,
+    loaded: LoadedModel,
+    vector: SteeringVector,
+    asked: Sequence[EncodedQuestion],
+    options: ColourOptions,
+    *,
+    load: Callable[[], LoadedModel],
+) -> float:
     """Length of what alpha 1 adds, over that of a median row it is added to."""
     unit = delta_of(vector, options.layer, alpha=1.0, alpha_unit=options.alpha_unit)
     length = float(np.linalg.norm(unit))
     if length == 0:
         raise UsageError(f"the vector {vector.name!r} is zero at layer {options.layer}")
-    return length / target_norm(loaded, inputs, layer=options.layer, target=options.target)
+    norm = row_norms_of(session.cache, loaded.bundle, asked, load=load)[options.target][options.layer]
+    if not norm:
+        raise UsageError(f"the {options.target} tokens of these questions have no rows to steer")
+    return length / norm
 
 
 def _plan(options: ColourOptions) -> WordMassPlan:

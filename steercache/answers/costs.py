@@ -25,6 +25,8 @@ from steercache.cache.calibration import (
 )
 from steercache.cache.handle import CacheFolder
 from steercache.cells.arms import ModeRequest
+from steercache.core.activity import announce
+from steercache.core.durations import duration_text as duration_text
 from steercache.core.errors import UsageError
 from steercache.core.layout import ITEM_BYTES
 from steercache.core.trials import Mode
@@ -48,6 +50,7 @@ class MachineCosts:
     row_bytes: int
     factor: float = 1.0
     key: str = ""
+    gradient_factor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +73,11 @@ def costs_here(cache: CacheFolder, loaded: LoadedModel, *, again: bool = False) 
     known = None if again else known_costs(cache, loaded.spec, loaded.model.device)
     if known is not None:
         return known
+    announce(f"timing forward passes of {loaded.spec.name}")
     measured, key = measure_costs(loaded, neutral_samples(loaded.bundle)), key_of(loaded)
     kept = record_costs(cache.paths, key, measured.as_dict())  # as they will be read, to predict the same
     forget_outcomes(cache.paths, key)
+    forget_outcomes(cache.paths, gradients_key(key))
     return _machine(cache, loaded.spec, ForwardCosts(**kept), key, again=again)
 
 
@@ -91,11 +96,18 @@ def _machine(cache: CacheFolder, spec: ModelSpec, forward: ForwardCosts, key: st
         row_bytes=spec.hidden_size * ITEM_BYTES[spec.dtype],
         factor=correction(cache.paths, key),
         key=key,
+        gradient_factor=correction(cache.paths, gradients_key(key)),
     )
 
 
+def gradients_key(key: str) -> str:
+    """Under which name recorded gradients correct the costs under `key`: backward passes have ratios of their own."""
+    return f"{key}/gradients"
+
+
 def predict_seconds(costs: MachineCosts, work: PendingWork) -> dict[Mode, float]:
-    """How long the work takes in each way, whether or not it can be taken. Answers are counted at their full length."""
+    """How long the work takes in each way, whether or not it can be taken. Answers are counted at the length of the
+    right ones where these are options, at the most that is decoded elsewhere."""
     ways = {"replay": _replay_s, "branch": _branch_s, "full": _full_s}
     return {mode: costs.factor * sum(ways[mode](costs, batch) for batch in work.batches) for mode in MODES}
 
@@ -104,7 +116,8 @@ def gradients_s(costs: MachineCosts, batch: BatchWork, n_options: int) -> float:
     """Recording gradients of a batch's margins: a forward pass, and for every option but one a backward pass, which takes about
     twice as long."""
     backward_s = 2 * _blocks_s(costs, costs.n_layers, batch.n_seq * batch.n_tokens)
-    return costs.factor * (_forward_s(costs, batch) + max(1, n_options - 1) * backward_s)
+    forward_s = _inputs_s(costs, batch) + _forward_s(costs, batch)
+    return costs.gradient_factor * (forward_s + max(1, n_options - 1) * backward_s)
 
 
 def choose_mode(
@@ -162,17 +175,6 @@ def _reason(
     return "; ".join([f"{DOING[mode]}{because}: about {duration_text(seconds[mode])} for {answers}", *others])
 
 
-def duration_text(seconds: float) -> str:
-    """A time for people.
-
-    >>> duration_text(0.0042), duration_text(71.3), duration_text(4000.0)
-    ('0.0042 s', '71 s', '67 min')
-    """
-    if seconds >= 600:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-
-
 def _blocks_s(costs: MachineCosts, n_blocks: int, n_tokens: int, *, n_calls: int = 1) -> float:
     return n_blocks * (n_calls * costs.forward.block_call_s + n_tokens * costs.forward.block_token_s)
 
@@ -180,21 +182,18 @@ def _blocks_s(costs: MachineCosts, n_blocks: int, n_tokens: int, *, n_calls: int
 def _forward_s(costs: MachineCosts, batch: BatchWork) -> float:
     """One forward of the whole model over a batch, tower included."""
     rows = batch.n_seq * (costs.forward.head_row_s + costs.forward.picture_s)
-    return _blocks_s(costs, costs.n_layers, batch.n_seq * batch.n_tokens) + rows
+    return costs.forward.pass_s + _blocks_s(costs, costs.n_layers, batch.n_seq * batch.n_tokens) + rows
 
 
 def _decode_s(costs: MachineCosts, batch: BatchWork, n_rows: int) -> float:
-    return batch.n_more * (costs.forward.step_s + n_rows * costs.forward.step_row_s) if n_rows else 0.0
+    return batch.n_steps * (costs.forward.step_s + n_rows * costs.forward.step_row_s) if n_rows else 0.0
 
 
 def _branch_s(costs: MachineCosts, batch: BatchWork) -> float:
     """One unsteered pass, then only what each cell changes; cells are stacked, and decoded together."""
     head_s = batch.n_seq * costs.forward.head_row_s
-    total, moving, still = (
-        _forward_s(costs, batch) + head_s,
-        0,
-        0,
-    )  # the head twice: it is compared with the model's own
+    moving = still = 0
+    total = _inputs_s(costs, batch) + _forward_s(costs, batch) + head_s  # the head twice: compared with the model's own
     for kind, n in batch.cells:
         if kind.layer is None or not kind.moves:
             still = 1  # they all answer alike
@@ -206,7 +205,13 @@ def _branch_s(costs: MachineCosts, batch: BatchWork) -> float:
 
 
 def _full_s(costs: MachineCosts, batch: BatchWork) -> float:
-    return _idle_s(costs, batch) + batch.n_cells * (_forward_s(costs, batch) + _decode_s(costs, batch, batch.n_seq))
+    each = _forward_s(costs, batch) + _decode_s(costs, batch, batch.n_seq)
+    return _inputs_s(costs, batch) + _idle_s(costs, batch) + batch.n_cells * each
+
+
+def _inputs_s(costs: MachineCosts, batch: BatchWork) -> float:
+    """Pictures are decoded once a batch, whatever is computed of them; a replay reads rows and needs none."""
+    return batch.n_seq * costs.forward.input_s
 
 
 def _idle_s(costs: MachineCosts, batch: BatchWork) -> float:

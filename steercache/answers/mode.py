@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Final
 
 from steercache.answers.batches import Expected, Runner, with_pixels
-from steercache.answers.costs import MODES, MachineCosts, ModeChoice, choose_mode, predict_seconds
+from steercache.answers.costs import DOING, MODES, MachineCosts, ModeChoice, choose_mode, predict_seconds
 from steercache.answers.replays import ReplayRun, find_replay
 from steercache.answers.ways import BRANCHED, ExecutionPlan
 from steercache.answers.work import PendingWork, work_of
 from steercache.benchmarks.task import EncodedQuestion, Part
 from steercache.cache.handle import CacheFolder
 from steercache.cells.arms import ArmCell, ModeRequest
+from steercache.core.activity import announce
 from steercache.core.errors import SteercacheWarning
 from steercache.core.ids import canonical_json
 from steercache.core.numerics import numeric_differences
@@ -65,6 +66,7 @@ class ModeChooser:
             seconds=choice.seconds[choice.mode] / self.costs.factor,
             n_answers=choice.n_to_compute,
         )
+        announce(f"{DOING[choice.mode]} {choice.n_to_compute:,} answers", choice.seconds[choice.mode])
         if begun.get(split) != choice.mode:
             make_folder(self.folder)
             write_file_atomically(self.folder / FILE_NAME, canonical_json({**begun, split: choice.mode}))

@@ -33,6 +33,12 @@ QUALIFY row_number() OVER (
 ) = 1
 """
 
+_SCORES = """
+SELECT cell_id, sample_id, score, mode
+FROM answers
+WHERE cell_id IN (SELECT unnest($cells)) AND (status = 'failed' OR score IS NOT NULL)
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredAnswer:
@@ -50,6 +56,15 @@ def stored_answers(cache: CacheFolder, cell_ids: Sequence[str]) -> dict[Key, Sto
     with cache.connection() as con:
         rows = con.execute(_STORED, {"cells": list(cell_ids)}).fetchall()
     return {(cell, sample): StoredAnswer(raw=raw, margin=margin, mode=mode) for cell, sample, raw, margin, mode in rows}
+
+
+def stored_scores(cache: CacheFolder, cell_ids: Sequence[str]) -> dict[Key, tuple[float | None, Mode | None]]:
+    """Scores of every answer in these cells, None where its forward pass was not finite, and how each was computed."""
+    if not cell_ids or not cache.paths.sweeps.is_dir():
+        return {}
+    with cache.connection() as con:
+        rows = con.execute(_SCORES, {"cells": list(cell_ids)}).fetchall()
+    return {(cell, sample): (score, mode) for cell, sample, score, mode in rows}
 
 
 @dataclass(slots=True, kw_only=True)

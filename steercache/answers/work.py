@@ -30,12 +30,18 @@ class CellKind:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchWork:
     """One batch of `n_seq` questions padded to `n_tokens`: how many cells of each kind, and `n_more` tokens decoded after the
-    first, at most."""
+    first, at most; `n_likely` of them, where the answers that can be given are known to be shorter."""
 
     n_seq: int
     n_tokens: int
     n_more: int
     cells: tuple[tuple[CellKind, int], ...]
+    n_likely: int | None = None
+
+    @property
+    def n_steps(self) -> int:
+        """Tokens decoded after the first, as far as one can tell."""
+        return self.n_more if self.n_likely is None else min(self.n_more, self.n_likely)
 
     @property
     def n_cells(self) -> int:
@@ -91,10 +97,19 @@ def _batch_work(
         n_seq=len(samples),
         n_tokens=width,
         n_more=options.limit_of(batch[0].kind) - 1,
+        n_likely=_likely(batch, loaded),
         cells=tuple(
             sorted(kinds.items(), key=lambda item: (-1 if item[0].layer is None else item[0].layer, item[0].start))
         ),
     )
+
+
+def _likely(batch: Sequence[EncodedQuestion], loaded: LoadedModel) -> int | None:
+    """Tokens after the first of the longest option, and the one that ends it: a batch is decoded until all its answers end."""
+    texts = {str(one.labels.answer) for one in batch if one.labels.answer is not None}
+    if not texts or batch[0].kind not in ("choice", "count"):
+        return None
+    return max(len(loaded.tokenizer.encode(text, add_special_tokens=False)) for text in texts)
 
 
 def _kind(setting: ArmCell, start: int, *, last: int) -> CellKind:

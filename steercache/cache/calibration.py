@@ -20,7 +20,8 @@ from steercache.store.durable import make_folder, write_file_atomically
 
 READ_BYTES: Final = 32 * 2**20  # read to measure the disk
 MAX_AGE_S: Final = 7 * 24 * 3600.0  # after this long a measurement is made again
-LEAST_S: Final = 2.0  # a shorter job tells nothing
+LEAST_S: Final = 1.0  # a shorter job tells nothing
+LEAST_TOKENS: Final = 1000  # nor does a smaller build
 _DISK: Final = "disk"
 _MEASURED_AT: Final = "measured_at"  # seconds since the epoch
 _WEIGHT: Final = 0.5  # of the newest job in a correction
@@ -34,9 +35,13 @@ def tokens_per_second(paths: RootPaths, fingerprint: str, dtype: str) -> float |
 
 
 def record_speed(paths: RootPaths, fingerprint: str, dtype: str, *, n_tokens: int, seconds: float) -> None:
-    """Remember how fast a build was; a handful of tokens tells nothing and is left out."""
-    if n_tokens >= 1000 and seconds > 0:
-        _record(paths, _key(fingerprint, dtype), round(n_tokens / seconds, 3))
+    """Remember how fast a build was, half way (on a logarithmic scale) from what earlier ones say: one build on a busy machine
+    is not believed alone. A handful of tokens tells nothing and is left out."""
+    if n_tokens < LEAST_TOKENS or seconds <= 0:
+        return
+    now = n_tokens / seconds
+    before = tokens_per_second(paths, fingerprint, dtype) or now
+    _record(paths, _key(fingerprint, dtype), round(before ** (1 - _WEIGHT) * now**_WEIGHT, 3))
 
 
 def recorded_costs(
@@ -72,13 +77,24 @@ def correction(paths: RootPaths, key: str) -> float:
 
 
 def record_outcome(paths: RootPaths, key: str, *, predicted_s: float, seconds: float) -> None:
-    """Learn from a finished job how far its time was from the predicted one (before any correction): half of the distance, on a
-    logarithmic scale. Short jobs tell nothing."""
+    """Learn from a finished job how far its time was from the predicted one (before any correction): the first job is
+    believed, every later one moves the factor half of the distance, on a logarithmic scale. Short jobs tell nothing."""
     if not (predicted_s > 0 and seconds >= LEAST_S and math.isfinite(predicted_s)):
         return
-    before, now = correction(paths, key), seconds / predicted_s
-    factor = math.exp((1 - _WEIGHT) * math.log(before) + _WEIGHT * math.log(now))
-    _record(paths, _corrected(key), {"factor": float(f"{min(max(factor, _LIMITS[0]), _LIMITS[1]):.4g}")})
+    n_jobs, now = _n_jobs(paths, key), seconds / predicted_s
+    weight = _WEIGHT if n_jobs else 1.0
+    factor = math.exp((1 - weight) * math.log(correction(paths, key)) + weight * math.log(now))
+    kept = float(f"{min(max(factor, _LIMITS[0]), _LIMITS[1]):.4g}")
+    _record(paths, _corrected(key), {"factor": kept, "n_jobs": n_jobs + 1})
+
+
+def _n_jobs(paths: RootPaths, key: str) -> int:
+    """How many finished jobs a correction knows of; one that does not say (of an older version) knows of one."""
+    entry = _read(paths).get(_corrected(key))
+    if not isinstance(entry, dict) or correction(paths, key) == 1.0:
+        return 0
+    found = entry.get("n_jobs", 1)
+    return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else 1
 
 
 def forget_outcomes(paths: RootPaths, key: str) -> None:

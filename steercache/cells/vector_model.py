@@ -47,8 +47,7 @@ def load_model_of(
         UsageError: none is named, and the vector has no run; or the vector was fitted on other weights and that is not
             allowed; and as `models.load.load_model`.
     """
-    found = _manifests_of(cache, vector, named)
-    chosen = _with_its_weights(cache, vector, found, dtype) if named is None and len(found) > 1 else found[0]
+    chosen = _chosen(cache, vector, named, dtype)
     check_lineage(cache, vector, chosen.bundle(cache, dtype).spec, allow_foreign=allow_foreign)
     return load_model(
         in_place(chosen.manifest, cache.root),
@@ -57,6 +56,20 @@ def load_model_of(
         device=device,
         dtype=dtype,
     )
+
+
+def model_without_weights_of(
+    cache: CacheFolder, vector: SteeringVector, named: str | None, *, dtype: str = "auto", allow_foreign: bool = False
+) -> LoadedModel:
+    """What `load_model_of` loads, without its weights: for what an earlier run kept. Raises as that."""
+    bundle = _chosen(cache, vector, named, dtype).bundle(cache, dtype)
+    check_lineage(cache, vector, bundle.spec, allow_foreign=allow_foreign)
+    return LoadedModel(model=None, bundle=bundle)
+
+
+def _chosen(cache: CacheFolder, vector: SteeringVector, named: str | None, dtype: str) -> _Found:
+    found = _manifests_of(cache, vector, named)
+    return _with_its_weights(cache, vector, found, dtype) if named is None and len(found) > 1 else found[0]
 
 
 def _with_its_weights(cache: CacheFolder, vector: SteeringVector, found: list[_Found], dtype: str) -> _Found:

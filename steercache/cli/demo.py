@@ -1,55 +1,79 @@
 """`steercache demo`: the whole paper in miniature, as the commands that a person would type, one after the other."""
 
+import io
 import shlex
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
+from steercache.cli.demo_steps import Shown, Step, picture_steps, text_steps
 from steercache.cli.options import root_option
 from steercache.cli.output import GUIDED, at_root, next_commands
-from steercache.core.ids import SHORT_ID
+from steercache.core.durations import duration_text
 
-LAYER = 6
-# Chosen, like the layer, after a scan over concepts and layers; one of them does nothing here.
-SHOWN = ("counting", "temporal", "spatial_relationship")
-LOOK = "select concept, count(*) filter (is_anchor) as anchors, count(*) filter (is_control) as controls "
-LOOK += (
-    "from tokens join samples using (run_id, sample_idx) where concept is not null and run_id = (select run_id from runs"
-    " where name = 'smollm2-concepts' order by created_at desc limit 1) group by concept order by concept"
-)
-TASKS = (("demo-relation", "Relation", "letter"), ("demo-count", "Count", "number"))
+REFERENCE_PRODUCT_S: Final = 3.0e-11  # one multiplication and addition on one core where `Step.cpu_s` was measured
+AGAIN_S: Final = 2.0  # a step whose results are in the cache
+PAGE: Final = "demo.html"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Guide:
-    """Runs commands of the program in this process, showing each before it runs. `quick` is the dtype to ask questions in,
-    `own` the option that models are traced and steered with."""
+    """Runs commands of the program in this process, showing each before it runs and keeping what it prints."""
 
     program: click.Command
     root: Path
-    quick: str
-    own: tuple[str, ...] = ()
-    pictures: list[Path] = field(default_factory=list)
+    printed: list[str] = field(default_factory=list)
 
     def __call__(self, *words: str) -> Any:
         """Run one command, and return what it returns. Errors end the demo as they would end the command."""
         click.secho(f"$ steercache {shlex.join(words)}", fg="cyan")
-        result = self.program.main(
-            args=[*words, "--root", str(self.root)], prog_name="steercache", standalone_mode=False, obj=GUIDED
-        )
+        with _kept(self.printed):
+            result = self.program.main(
+                args=[*words, "--root", str(self.root)], prog_name="steercache", standalone_mode=False, obj=GUIDED
+            )
         click.echo()
         return result
 
-    def draw(self, name: str, *words: str) -> None:
-        """Run a command that draws a picture, into the cache's `pictures/`."""
-        path = self.root / "pictures" / f"demo-{name}"
-        self(*words, "--out", str(path))
-        self.pictures.append(path)
+    @property
+    def pictures(self) -> Path:
+        """Where pictures and pages go."""
+        return self.root / "pictures"
+
+
+class _Tee(io.TextIOBase):
+    """What is written to it goes to a stream and is kept; everything else is the stream's."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self.text = stream, ""
+
+    def write(self, text: str) -> int:
+        self.text += text
+        self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return bool(self._stream.isatty())
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding or "utf-8"
+
+
+@contextmanager
+def _kept(printed: list[str]) -> Iterator[None]:
+    tee = _Tee(sys.stdout)
+    with redirect_stdout(tee):
+        yield
+    printed.append(click.unstyle(tee.text))
 
 
 @click.command()
@@ -59,85 +83,137 @@ class Guide:
 def demo(context: click.Context, root: Path, text_only: bool) -> None:
     """Run the paper in miniature on models that ship with it: text vectors, fitted from a cache, steer a multimodal model.
 
-    Minutes on two cores; every step is a command that you can type yourself. Again, it reads what is cached.
+    A few minutes on two cores; every step is a command that you can type yourself. Run again, it reads what is cached and
+    takes seconds. At the end there is one HTML page with everything.
 
     \b
     steercache demo
+    steercache demo --text-only
     """
-    started = time.monotonic()
-    guide = Guide(program=context.find_root().command, root=root, quick=quick_dtype(), own=own_dtype())
-    click.echo("SmolLM2-135M, and the demo model grown from it, which sees drawn scenes; everything on this machine.\n")
-    text_side(guide)
+    guide = Guide(program=context.find_root().command, root=root)
+    click.echo("SmolLM2-135M, and the demo model grown from it, which sees drawn scenes; everything on this machine.")
+    steps = text_steps(own_dtype())
     if not text_only:
-        picture_side(guide)
-    click.echo(f"done in {time.monotonic() - started:.0f} s. The cache is {root}; pictures and pages to look at:")
-    for picture in guide.pictures:
-        click.echo(f"  {picture}")
+        steps += picture_steps(("--dtype", quick_dtype()))
+    page = run_steps(guide, steps)
     where = at_root(root)
+    click.secho(f"Open {page} in a browser: every table, picture and page of this demo.", bold=True)
     next_commands(
-        f"steercache cache status{where}",
         f"steercache query --list{where}",
         f"steercache vectors show counting{where}",
-        f"steercache zoo card demo{where}",
+        f"steercache grid demo-count --nulls 20{where}",
         f"steercache plan demo-scenes{where}",
     )
 
 
-def text_side(guide: Guide) -> None:
-    """From a text model's activations to vectors that change what it says."""
-    with step("1. trace every layer of a language model once, into the cache"):
-        guide("build", "smollm2-concepts", *guide.own)
-        guide("build", "smollm2-colours", *guide.own)
-    with step("2. activations are rows: ask in SQL"):
-        guide("query", LOOK)
-    with step("3. fit vectors for all 30 layers, from the cache, without the model"):
-        guide("fit", "mean-shift", "--all-concepts", "--run", "smollm2-concepts")
-        red = ("--query", "concept_vs_other_concepts", "--concept", "red", "--run", "smollm2-colours")
-        guide("fit", "mean-shift", *red, "--no-diagnose")
-        click.echo("AUC: held-out sentences and anchor words; the best of 30 layers is flattered by the choice.\n")
-    with step(f"4. add one at block {LAYER}, and let the model write"):
-        prompts = ("On the way home we saw", "In the kitchen there were")
-        strength = ("--layer", str(LAYER), "--alpha", "1,2,4", "--tokens", "text", "--skip-first")
-        guide("steer", "counting", *prompts, *strength, "--max-new-tokens", "16", *guide.own)
-    with step("5. measure it: probability of a concept's words, beside 20 random directions of equal length"):
-        for concept in SHOWN:
-            guide.draw(f"words-{concept}.png", "report", "words", concept, "--layer", str(LAYER), *guide.own)
-        click.echo(
-            "Concepts and layer were chosen after a look at all of them: these p values are flattered by that.\n"
+def run_steps(guide: Guide, steps: Sequence[Step]) -> Path:
+    """Run every step, say what it means and how long the rest should take, and write the page. Returns its path."""
+    from steercache.report.demo_page import PageStep, save_demo_page
+
+    clock = Forecast(guide.root, steps)
+    click.echo(f"{clock.sentence()}\n")
+    told: list[PageStep] = []
+    began = time.monotonic()
+    for number, step in enumerate(steps, start=1):
+        click.secho(f"{number}/{len(steps)}  {step.title}", bold=True)
+        first, started = len(guide.printed), time.monotonic()
+        for words in step.commands:
+            guide(*words, *_out(guide, step, words))
+        outputs = tuple(guide.printed[first:])
+        meaning = step.meaning(Shown(outputs=outputs, rows=_rows_of(guide.root)))
+        took = time.monotonic() - started
+        clock.done(step, took)
+        click.secho(meaning, fg="green")
+        left = "" if number == len(steps) else f", about {duration_text(clock.left_s())} left"
+        click.echo(f"({took:.1f} s{left})\n")
+        told.append(
+            PageStep(
+                title=step.title,
+                commands=tuple(f"steercache {shlex.join(words)}" for words in step.commands),
+                outputs=outputs,
+                meaning=meaning,
+                seconds=took,
+                pictures=tuple(guide.pictures / name for name in step.pictures),
+                page=None if step.page is None else guide.pictures / step.page,
+            )
         )
+    click.echo(f"Done in {time.monotonic() - began:.0f} s. {cache_sentence(guide.printed)}")
+    return save_demo_page(told, guide.pictures / PAGE)
 
 
-def picture_side(guide: Guide) -> None:
-    """The same vectors on the image tokens of the multimodal model."""
-    quick = ("--dtype", guide.quick)
-    with step("6. the multimodal model: how far has its language side moved from the text model?"):
-        guide("build", "demo-concepts", *guide.own)
-        guide.draw(
-            "drift.png", "report", "drift", "smollm2-concepts", "demo-concepts", "--layers", "0,5,10,15,20,25,29"
-        )
-    with step("7. image tokens are rows too: a text vector laid over a picture"):
-        guide("build", "demo-pictures", *guide.own)
-        for vector in ("red", "spatial_relationship"):
-            guide.draw(f"patches-{vector}.png", "report", "patches", "demo-pictures", "3", vector, "--layer", "1,9,17")
-    with step("8. which layer and strength? predicted from gradients, run exactly, and again for 20 null directions"):
-        found = {task: guide("grid", sweep, "--nulls", "20", *quick) for sweep, task, _ in TASKS}
-        click.echo(
-            "Chosen on the search split, where null directions had the same choice; the test split was asked once.\n"
-        )
-    with step("9. the chosen cells on the shifted set: other outlines, palettes and backgrounds"):
-        for sweep, task, form in TASKS:
-            result = found[task].tasks[0]
-            for choice in result.choices:
-                cell = choice.cell
-                place = ("--layer", str(cell.layer), "--alpha", f"{cell.alpha:g}", "--unit", cell.alpha_unit)
-                asked = ("--task", task, "--form", form, "--split", "test", "--n", "32", "--target", cell.target)
-                guide("eval", "demo", "scenes-shifted", *asked, "--vector", choice.vector_id, *place, *quick)
-            page = guide.root / "pictures" / f"{sweep}.html"
-            guide("report", "html", result.sweep_id[:SHORT_ID], "--out", str(page))
-            guide.pictures.append(page)
-    with step("10. the colour experiment: “red” on the image tokens, up to the breakdown"):
-        amount = ("--n", "16", "--alpha", "0.5,1,2,8,64,1024", "--layer", "12")
-        guide.draw("colours.png", "report", "colours", "demo", "--vector", "red", *amount, *guide.own)
+def _out(guide: Guide, step: Step, words: Sequence[str]) -> tuple[str, ...]:
+    """Where a report goes; nothing for other commands."""
+    if words[0] != "report":
+        return ()
+    name = step.page if words[1] == "html" else step.pictures[0]
+    return ("--out", str(guide.pictures / str(name)))
+
+
+def _rows_of(root: Path) -> Any:
+    from steercache.queries.session import open_session
+
+    return lambda sql: open_session(root).sql(sql).fetchall()
+
+
+def cache_sentence(printed: Sequence[str]) -> str:
+    """What was read and what was computed, counted from what the commands said."""
+    cached = sum("cached already" in text or "0 computed" in text for text in printed)
+    return f"{cached} of {len(printed)} commands found all their results in the cache." if cached else ""
+
+
+class Forecast:
+    """What the demo should take on this machine, and what is left of it.
+
+    Before a step has run here, its seconds are those of the reference machine, scaled by the speed of matrix products; what
+    the steps before took corrects them. A step that finished in this cache before takes as long as it took when it was read.
+    """
+
+    def __init__(self, root: Path, steps: Sequence[Step]) -> None:
+        from steercache.cache.calibration import recorded_costs
+        from steercache.cache.paths import RootPaths
+
+        self._paths, self._steps = RootPaths(root), tuple(steps)
+        found = {s.key: recorded_costs(self._paths, _key(s), frozenset({"seconds"})) for s in steps}
+        self.read = {key for key, costs in found.items() if costs is not None}
+        scale = machine_scale() if len(self.read) < len(steps) else 1.0
+        self._expected = {s.key: AGAIN_S if s.key in self.read else s.cpu_s * scale for s in steps}
+        self._finished: dict[str, float] = {}
+
+    @property
+    def expected_s(self) -> float:
+        """Seconds of all steps, as expected before the first."""
+        return sum(self._expected.values())
+
+    def sentence(self) -> str:
+        """The estimate, in words."""
+        n = len(self.read)
+        of = f"; {n} of them ran here before and are read from the cache" if n else ""
+        return f"{len(self._steps)} steps, about {duration_text(self.expected_s)} on this machine{of}."
+
+    def done(self, step: Step, seconds: float) -> None:
+        """A step is finished; it will be read the next time."""
+        from steercache.cache.calibration import record_costs
+
+        self._finished[step.key] = seconds
+        record_costs(self._paths, _key(step), {"seconds": seconds})
+
+    def left_s(self) -> float:
+        """Seconds of the steps to come: as expected, times what those behind took of theirs."""
+        open_s = sum(s for key, s in self._expected.items() if key not in self._finished)
+        planned_s = sum(self._expected[key] for key in self._finished)
+        took_s = sum(self._finished.values())
+        return open_s * (took_s / planned_s if planned_s and took_s else 1.0)
+
+
+def _key(step: Step) -> str:
+    return f"demo/{step.key}"
+
+
+def machine_scale() -> float:
+    """Seconds here for a second of one core of the reference machine."""
+    from steercache.runs.first_guess import product_s
+
+    return min(max(product_s(576, "float32") / REFERENCE_PRODUCT_S, 0.1), 20.0)
 
 
 def quick_dtype() -> str:
@@ -159,12 +235,3 @@ def on_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available() or torch.backends.mps.is_available()
-
-
-@contextmanager
-def step(title: str) -> Iterator[None]:
-    """A heading, and how long the step took."""
-    click.secho(title, bold=True)
-    started = time.monotonic()
-    yield
-    click.echo(f"({time.monotonic() - started:.1f} s)\n")

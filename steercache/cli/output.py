@@ -5,31 +5,21 @@ import math
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from steercache.cli.progress import OwnConsole
+from steercache.cli.progress import progress_bar as progress_bar
 from steercache.cli.streams import is_unicode, say
 
 MIN_COLUMNS = 40  # a terminal that says it is narrower gets lines that wrap
 PIPE_COLUMNS = 140
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Leave a reader that has gone to `LazyGroup.invoke`: rich would end the program with exit code 1."""
-        raise BrokenPipeError
-
-
-stderr = _Console(stderr=True, highlight=False)
 
 
 def print_json(value: Any) -> None:
@@ -59,7 +49,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title:
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row))  # text as it is: a token may look like markup
     width = max(shutil.get_terminal_size().columns, MIN_COLUMNS) if sys.stdout.isatty() else PIPE_COLUMNS
-    _Console(width=width, highlight=False).print(table)
+    OwnConsole(width=width, highlight=False).print(table)
 
 
 def _cell(value: Any) -> str:
@@ -117,28 +107,3 @@ def human_bytes(n_bytes: float) -> str:
             return f"{n_bytes:.0f} B" if unit == "B" else f"{n_bytes:.1f} {unit}"
         n_bytes /= 1024
     return f"{n_bytes:.1f} TiB"
-
-
-@contextmanager
-def progress_bar(label: str, *, total: int | None, unit: str, quiet: bool = False) -> Iterator["Bar"]:
-    """A bar on stderr that goes away when the work is done; nothing where stderr is no terminal or with `quiet`."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
-    shown = not quiet and stderr.is_terminal
-    with Progress(
-        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=stderr, transient=True, disable=not shown
-    ) as bar:
-        yield Bar(bar, bar.add_task(label, total=total))
-
-
-class Bar:
-    """One progress bar."""
-
-    def __init__(self, progress: Progress, task: Any) -> None:
-        self._progress, self._task = progress, task
-
-    def advance(self, n: int = 1) -> None:
-        self._progress.advance(self._task, n)
-
-    def show(self, label: str, done: int, total: int | None) -> None:
-        """Say where the work stands, under another label if it has moved on."""
-        self._progress.update(self._task, description=label, completed=done, total=total)

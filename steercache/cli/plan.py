@@ -104,12 +104,10 @@ def _print_sweep(planned: SweepPlan) -> None:
     if any("test" in task.modes for task in planned.tasks):
         note("of the test split one cell a vector is asked, the dearest is counted: which, is not chosen yet")
     if planned.at_most:
-        note("a race or a screening runs fewer cells than these")
+        note("a race runs fewer cells than these")
     parts = [f"{name} {duration_text(seconds)}" for name, seconds in planned.parts.items() if seconds]
     of = f" ({', '.join(parts)})" if len(parts) > 1 else ""
-    note(
-        f"about {duration_text(planned.seconds)} in all{of}, by costs measured here; answers are counted at their full length"
-    )
+    note(f"about {duration_text(planned.seconds)} in all{of}, by costs measured here")
 
 
 def _sweep_rows(task: TaskPlan) -> list[list[Any]]:
@@ -139,7 +137,8 @@ def _existing(root: Path) -> CacheFolder | None:
 def _time(seen: Overview) -> str:
     if seen.seconds is None:
         return "unknown until a first build here"
-    return f"about {seen.seconds:.0f} s{' for the forward passes alone' if seen.forward_only else ''}"
+    of = ", for the forward passes alone" if seen.forward_only else ", guessed before a first build here"
+    return f"about {duration_text(seen.seconds)}{of if seen.forward_only or seen.guessed else ''}"
 
 
 def _print_overview(planned: Plan, seen: Overview) -> None:

@@ -1,6 +1,7 @@
 """`steercache report colours`: probabilities of colour words against alpha, for a vector on the image tokens."""
 
 from dataclasses import fields
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from steercache.cli.output import next_commands, note, print_json, print_table, 
 from steercache.cli.verdicts import beside_random
 from steercache.core.errors import PartlyFailedError, UsageError
 from steercache.data.benchmarks import open_benchmark
+from steercache.models.spec import LoadedModel
 from steercache.queries.session import open_session
 from steercache.report.colours import colour_chart
 from steercache.report.style import save_chart
@@ -66,9 +68,11 @@ def colours_command(model: str, root: Path, **asked: Any) -> None:
     options = _options(asked)
     name = "scenes-shifted" if asked["shifted"] else "scenes"
     benchmark = open_benchmark(name, task="Attribute", form="word", limit=6 * asked["n"])
-    loaded = find_model(model, root).load(root, device=asked["device"], dtype=asked["dtype"])
-    with progress_bar("settings", total=None, unit="", quiet=asked["as_json"]) as bar:
-        found = colour_effect(session, loaded, vector, benchmark, options, progress=bar.show)
+    its_model = find_model(model, root)
+    load = partial(its_model.load, root, device=asked["device"], dtype=asked["dtype"])
+    light = LoadedModel(model=None, bundle=its_model.bundle(root, dtype=asked["dtype"]))
+    with progress_bar("reading questions", total=None, unit="", quiet=asked["as_json"]) as bar:
+        found = colour_effect(session, light, vector, benchmark, options, load=cache(load), progress=bar.show)
     path = asked["out"] or root / "pictures" / f"colours-{found.model}-{found.vector}-{found.layer}.png"
     if not asked["as_json"]:
         _print(found)
@@ -119,6 +123,8 @@ def _print(found: ColourEffect) -> None:
     click.echo(found_in(found))
     if found.lineage in ("foreign", "unknown"):
         note(f"{found.vector}: a vector of {found.lineage} lineage")
+    if not found.n_computed:
+        note(f"0 computed: all {len(found.effect.answers):,} answers are in the cache")
     if found.left_out:
         note(f"several tokens, so not scored: {', '.join(found.left_out)}")
 

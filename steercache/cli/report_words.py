@@ -1,13 +1,15 @@
 """`steercache report words`: the probability that a concept's words come next, for a vector on plain prompts."""
 
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from steercache.cache.sweeps import save_sweep
-from steercache.cells.vector_model import load_model_of
+from steercache.answers.store import stored_scores
+from steercache.cache.sweeps import save_sweep, sweep_id_of
+from steercache.cells.vector_model import load_model_of, model_without_weights_of
 from steercache.cli.options import (
     allow_foreign_option,
     device_options,
@@ -23,10 +25,12 @@ from steercache.core.errors import UsageError
 from steercache.core.ids import digest
 from steercache.core.vectors import SteeringVector
 from steercache.models.ends import answer_identity
+from steercache.models.spec import LoadedModel
 from steercache.queries.session import open_session
 from steercache.report.effect import effect_chart
 from steercache.report.style import save_chart
 from steercache.steering.effects import MassAtAlpha, WordMass, WordMassPlan, rank_of_best, summarise, word_mass_effect
+from steercache.steering.effects_kept import kept_word_mass
 from steercache.steering.neutral import PROMPTS, WORDS
 
 
@@ -60,28 +64,20 @@ def words_command(vector: str, root: Path, **asked: Any) -> None:
     session = open_session(root)
     direction = session.vector(vector)
     plan = _plan(direction, asked)
-    loaded = load_model_of(
-        session.cache,
-        direction,
-        asked["model"],
-        device=asked["device"],
-        dtype=asked["dtype"],
-        allow_foreign=asked["allow_foreign"],
-    )
-    with progress_bar("settings", total=None, unit="", quiet=asked["as_json"]) as bar:
-        effect = word_mass_effect(loaded, direction, plan, progress=bar.show)
-    for random in effect.vectors[1:]:
-        session.save(random)
-    manifest = {
-        "kind": "word_mass",
-        "model": answer_identity(loaded),
-        "vector": direction.vector_id,
-        "cells": digest(sorted(cell.cell_id for cell in effect.cells)),
-        **plan.manifest(),
-    }
-    sweep_id = save_sweep(
-        session.cache, f"words-{direction.name}", manifest=manifest, cells=effect.cells, answers=effect.answers
-    )
+    given = {"dtype": asked["dtype"], "allow_foreign": asked["allow_foreign"]}
+    model = model_without_weights_of(session.cache, direction, asked["model"], **given)
+    effect = kept_word_mass(model, direction, plan, scores=partial(stored_scores, session.cache))
+    kept = effect is not None
+    if effect is None:
+        with progress_bar("reading the model", total=None, unit="", quiet=asked["as_json"]) as bar:
+            model = load_model_of(session.cache, direction, asked["model"], device=asked["device"], **given)
+            effect = word_mass_effect(model, direction, plan, progress=bar.show)
+        for random in effect.vectors[1:]:
+            session.save(random)
+    name, manifest = f"words-{direction.name}", _manifest(model, direction, effect)
+    sweep_id = sweep_id_of(name, manifest)
+    if not kept or not session.cache.paths.sweep(sweep_id).is_dir():
+        save_sweep(session.cache, name, manifest=manifest, cells=effect.cells, answers=effect.answers)
     points = summarise(effect)
     path = asked["out"] or root / "pictures" / f"words-{direction.name}-{plan.layer}.png"
     save_chart(effect_chart(effect), path)
@@ -89,10 +85,22 @@ def words_command(vector: str, root: Path, **asked: Any) -> None:
         print_json({"sweep_id": sweep_id, "picture": str(path), "left_out": effect.left_out, "points": points})
         return
     _print(direction, effect, points)
+    if kept:
+        note(f"0 computed: all {len(effect.answers):,} answers are in the cache")
     click.echo(str(path))
     next_commands(
         f"steercache query words_by_alpha -p {shlex.quote(f'sweep=words-{direction.name}')} -p controls=false"
     )
+
+
+def _manifest(model: LoadedModel, vector: SteeringVector, effect: WordMass) -> dict[str, Any]:
+    return {
+        "kind": "word_mass",
+        "model": answer_identity(model),
+        "vector": vector.vector_id,
+        "cells": digest(sorted(cell.cell_id for cell in effect.cells)),
+        **effect.plan.manifest(),
+    }
 
 
 def _plan(vector: SteeringVector, asked: dict[str, Any]) -> WordMassPlan:

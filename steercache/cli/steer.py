@@ -2,20 +2,27 @@
 
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
-from steercache.cache.handle import open_cache
+from steercache.answers.store import stored_answers
+from steercache.cache.handle import CacheFolder, open_cache
+from steercache.cache.sweeps import save_sweep
 from steercache.cache.vectors import load_vector
-from steercache.cells.vector_model import load_model_of
+from steercache.cells.vector_model import load_model_of, model_without_weights_of
 from steercache.cli.options import allow_foreign_option, device_options, fitted_unit_option, json_option, root_option
-from steercache.cli.output import next_commands, print_json, print_table
+from steercache.cli.output import next_commands, note, print_json, print_table, progress_bar
+from steercache.core.activity import announce
 from steercache.core.errors import UsageError
 from steercache.core.trials import AlphaUnit
-from steercache.steering.generate import SteeringSetting, generate_side_by_side
+from steercache.core.vectors import SteeringVector
+from steercache.models.ends import answer_identity
+from steercache.steering.generate import SideBySide, SteeringSetting, generate_side_by_side
 from steercache.steering.live import When
+from steercache.steering.texts_kept import kept_texts, text_answers, text_cells
 
 
 @click.command()
@@ -55,23 +62,15 @@ from steercache.steering.live import When
 def steer(vector: str, prompts: Sequence[str], root: Path, **asked: Any) -> None:
     """Continue PROMPTS greedily with and without VECTOR (a name, an id or a prefix).
 
+    Texts are kept as the answers of a sweep; the same command again reads them.
+
     \b
     steercache steer counting "On the way home we saw" --layer 6 --alpha 1,2,4
     """
     cache = open_cache(root)
     direction = load_vector(cache, vector)
     settings = _settings(asked)
-    loaded = load_model_of(
-        cache,
-        direction,
-        asked["model_name"],
-        device=asked["device"],
-        dtype=asked["dtype"],
-        allow_foreign=asked["allow_foreign"],
-    )
-    texts = generate_side_by_side(
-        loaded, direction, prompts, settings=settings, max_new_tokens=asked["max_new_tokens"], chat=asked["chat"]
-    )
+    texts, kept = _texts(cache, direction, prompts, settings, asked)
     if asked["as_json"]:
         print_json(texts)
         return
@@ -83,7 +82,45 @@ def steer(vector: str, prompts: Sequence[str], root: Path, **asked: Any) -> None
             title=text.prompt,
         )
         click.echo()
+    if kept:
+        note("0 computed: all these texts are in the cache")
     next_commands(f"steercache vectors show {shlex.quote(direction.name)}")
+
+
+def _texts(
+    cache: CacheFolder,
+    vector: SteeringVector,
+    prompts: Sequence[str],
+    settings: Sequence[SteeringSetting],
+    asked: dict[str, Any],
+) -> tuple[list[SideBySide], bool]:
+    """What is written, and whether an earlier run wrote it; new texts are kept as the answers of a sweep."""
+    given = {"dtype": asked["dtype"], "allow_foreign": asked["allow_foreign"]}
+    how = {"max_new_tokens": asked["max_new_tokens"], "chat": asked["chat"]}
+    model = model_without_weights_of(cache, vector, asked["model_name"], **given)
+    cells = text_cells(model, vector, prompts, settings=settings, **how)
+
+    def stored(cell_ids: Sequence[str]) -> dict[tuple[str, str], str]:
+        return {key: one.raw for key, one in stored_answers(cache, cell_ids).items()}
+
+    kept = kept_texts(model, prompts, cells, stored=stored, chat=asked["chat"])
+    if kept is not None:
+        return kept, True
+    with progress_bar("reading the model", total=None, unit="", quiet=asked["as_json"]):
+        loaded = load_model_of(cache, vector, asked["model_name"], device=asked["device"], **given)
+        announce(f"writing {len(prompts) * len(settings)} texts")
+        texts = generate_side_by_side(loaded, vector, prompts, settings=settings, **how)
+    manifest = {
+        "kind": "steer",
+        "model": answer_identity(loaded),
+        "vector": vector.vector_id,
+        "prompts": list(prompts),
+        "cells": [cell.cell_id for cell in cells],
+    }
+    with suppress(OSError):  # a cache that cannot be written shows its texts all the same
+        answers = text_answers(model, texts, cells, chat=asked["chat"])
+        save_sweep(cache, f"steer-{vector.name}", manifest=manifest, cells=cells, answers=answers)
+    return texts, False
 
 
 def _settings(asked: dict[str, Any]) -> tuple[SteeringSetting, ...]:

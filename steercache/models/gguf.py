@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+from steercache.core.activity import announce
 from steercache.core.errors import BudgetError, DamagedError, MissingExtraError, NotFoundError, SteercacheError
 from steercache.core.ids import digest
 from steercache.core.layout import DType
@@ -90,6 +91,7 @@ def convert_gguf(file: Path, *, cache_dir: Path, dtype: DType = "bfloat16") -> P
         return folder
     with wait_for_lock(models / f"{folder.name}.lock"):
         if not folder.is_dir():
+            announce(f"converting the weights of {file.name}, once")
             origin = {"file": file.name, "sha256": content, "converter": _CONVERTER, "dtype": dtype}
             _convert(file, folder, origin=origin, dtype=dtype)
     return folder

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
+from steercache.core.activity import announce
 from steercache.core.errors import (
     BudgetError,
     BusyError,
@@ -80,6 +81,7 @@ def load_model(
     if device_map is not None and importlib.util.find_spec("accelerate") is None:
         raise MissingExtraError("`device_map` needs accelerate", hint="pip install accelerate")
     place = None if device_map is not None else resolve_device(device)
+    announce(f"loading {bundle.spec.name}")
     auto: Any = AutoModelForImageTextToText if bundle.family.modality == "image" else AutoModelForCausalLM
     with _explaining(manifest, opened.checkpoint):
         model, info = auto.from_pretrained(

@@ -51,11 +51,16 @@ def sweep_page(report: SweepTable) -> str:
             )
         )
     parts.append(_about(report))
-    title = html.escape(f"{report.model} on {report.benchmark}")
+    return html_document(f"{report.model} on {report.benchmark}", "".join(parts))
+
+
+def html_document(title: str, body: str) -> str:
+    """A whole page in the style of this package around a body that is HTML already."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n{''.join(parts)}</main>\n</body>\n</html>\n"
+        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
+        f"<body>\n<main>\n{body}</main>\n</body>\n</html>\n"
     )
 
 

@@ -4,20 +4,22 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from steercache.cache.calibration import record_speed
+from steercache.cache.calibration import LEAST_TOKENS, record_outcome, record_speed
 from steercache.cache.commit import RunWriter, ShardTables, begin_run
 from steercache.cache.documents import PlannedShard
 from steercache.cache.handle import CacheFolder
 from steercache.cache.non_finite import REMEDIES, describe_non_finite, sum_non_finite
 from steercache.cache.status import free_bytes
+from steercache.core.activity import announce
 from steercache.core.errors import BudgetError
 from steercache.core.layout import NonFinite
 from steercache.core.numerics import numeric_differences
 from steercache.models.memory import freed_memory_kept
 from steercache.models.spec import LoadedModel
+from steercache.runs.first_guess import guess_key
 from steercache.runs.inputs import InputStream
 from steercache.runs.job import PreparedTrace
-from steercache.runs.overview import bytes_of_gb, decimal_bytes, enough_gb, pending_shards, sizes_of
+from steercache.runs.overview import build_time, bytes_of_gb, decimal_bytes, enough_gb, pending_shards, sizes_of
 from steercache.runs.plan import Plan, TraceJob
 from steercache.runs.shard import ShardTracer, capture_of
 from steercache.runs.workers import trace_in_workers
@@ -131,6 +133,8 @@ def _trace_here(
         commit=commit,
         on_tokens=options.on_tokens,
     )
+    expected = build_time(run.cache, run.document, pending)
+    announce(f"tracing {run.document.name}", expected.seconds)
     started = time.monotonic()
     with freed_memory_kept(), WritingThread() as writing:
         for planned in pending:
@@ -138,6 +142,8 @@ def _trace_here(
     model, n_tokens = run.document.model, sum(s.n_tokens for s in pending)
     if not job.patches:
         took = time.monotonic() - started
+        if expected.guess_s is not None and n_tokens >= LEAST_TOKENS:
+            record_outcome(run.cache.paths, guess_key(model), predicted_s=expected.guess_s, seconds=took)
         record_speed(run.cache.paths, model.fingerprint, model.dtype, n_tokens=n_tokens, seconds=took)
 
 

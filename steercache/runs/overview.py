@@ -1,10 +1,12 @@
 """What a plan comes to in this cache: what is there already, what remains, and about how long it takes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from typing import Literal
 
-from steercache.cache.calibration import block_seconds, tokens_per_second
+from steercache.cache.calibration import block_seconds, correction, tokens_per_second
 from steercache.cache.documents import PlannedShard, RunDocument
 from steercache.cache.handle import CacheFolder
 from steercache.cache.source import ShardRecords, current_generation, newest_generation
@@ -12,6 +14,7 @@ from steercache.cache.status import free_bytes
 from steercache.core.layout import ITEM_BYTES
 from steercache.core.numerics import numeric_differences
 from steercache.runs.dates import notes_on_dates
+from steercache.runs.first_guess import guess_key, guessed_s
 from steercache.runs.plan import Plan
 
 
@@ -26,8 +29,9 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """A plan seen from a cache; sizes in bytes, `seconds` None until this model was timed here: its builds, or (`forward_only`)
-    its forward passes alone, as evaluations and grids measure them.
+    """A plan seen from a cache; sizes in bytes. `seconds` comes from builds of this model that were timed here; or
+    (`forward_only`) from its forward passes alone, as evaluations and grids measure them; or (`guessed`) from the speed of
+    matrix products on this CPU and what earlier builds of any model took beside it; None where neither can be had.
 
     `n_bytes_of_largest` is what the largest sample comes to by itself, `n_bytes_of_layer` one layer of it. `notes` say
     which runs are not reused, and why, and under which other numerics the cached shards were computed.
@@ -48,6 +52,7 @@ class Overview:
     n_bytes_free: int
     seconds: float | None
     forward_only: bool
+    guessed: bool
     overlapping: tuple[Overlap, ...]
     notes: tuple[str, ...]
 
@@ -56,11 +61,7 @@ def overview(cache: CacheFolder | None, root: Path, plan: Plan) -> Overview:
     """Compare a plan with what a cache has; `cache` None is a root that does not exist yet."""
     document = plan.document
     pending = pending_shards(cache, document)
-    sites = {s.site for s in document.layout.sites}  # the speed is that of whole models, not of vision towers
-    whole_models = "vision_out" not in sites
-    speed = tokens_per_second(cache.paths, document.model.fingerprint, document.model.dtype) if cache else None
-    forward = _forward_speed(cache, document) if cache is not None and speed is None else None
-    known = speed or forward
+    time = build_time(cache, document, pending)
     return Overview(
         run_id=document.run_id,
         name=document.name,
@@ -75,11 +76,40 @@ def overview(cache: CacheFolder | None, root: Path, plan: Plan) -> Overview:
         n_bytes_to_write=plan.bytes_of(pending),
         budget_bytes=bytes_of_gb(document.manifest["budget_gb"]),
         n_bytes_free=free_bytes(root),
-        seconds=sum(s.n_tokens for s in pending) / known if known and whole_models else None,
-        forward_only=forward is not None and whole_models,
+        seconds=time.seconds,
+        forward_only=time.basis == "forward passes",
+        guessed=time.basis == "a guess",
         overlapping=_overlapping(cache, document),
         notes=(*_notes_on_numerics(cache, document), *notes_on_dates(cache, document)),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildTime:
+    """How long tracing some shards should take, and what that is known from; `guess_s` is the uncorrected guess (None: none was
+    made), which a finished build corrects."""
+
+    seconds: float | None
+    basis: Literal["builds", "forward passes", "a guess", "nothing"]
+    guess_s: float | None = None
+
+
+def build_time(cache: CacheFolder | None, document: RunDocument, pending: Sequence[PlannedShard]) -> BuildTime:
+    """The best estimate that there is; nothing is known of vision towers, whose rows other builds do not time."""
+    if "vision_out" in {site.site for site in document.layout.sites}:
+        return BuildTime(seconds=None, basis="nothing")
+    n_tokens, model = sum(s.n_tokens for s in pending), document.model
+    speed = tokens_per_second(cache.paths, model.fingerprint, model.dtype) if cache else None
+    if speed is not None:
+        return BuildTime(seconds=n_tokens / speed, basis="builds")
+    forward = _forward_speed(cache, document) if cache is not None else None
+    if forward is not None:
+        return BuildTime(seconds=n_tokens / forward, basis="forward passes")
+    guess_s = guessed_s(model, document.numerics, n_tokens=n_tokens)
+    if guess_s is None:
+        return BuildTime(seconds=None, basis="nothing")
+    factor = correction(cache.paths, guess_key(model)) if cache else 1.0
+    return BuildTime(seconds=factor * guess_s, basis="a guess", guess_s=guess_s)
 
 
 def _notes_on_numerics(cache: CacheFolder | None, document: RunDocument) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 Batches belong to the shard, so that a run which was killed and taken up again has the same bytes as an undisturbed one.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,16 +12,20 @@ import numpy as np
 import pyarrow as pa
 
 from steercache.answers.batches import with_pixels
+from steercache.answers.costs import MachineCosts, costs_here, gradients_key, gradients_s
+from steercache.answers.work import BatchWork
 from steercache.benchmarks.task import Progress
+from steercache.cache.calibration import record_outcome
 from steercache.cache.commit import RunWriter, ShardTables, begin_run
 from steercache.cache.documents import PlannedShard
 from steercache.cache.handle import CacheFolder
 from steercache.cache.status import free_bytes
+from steercache.core.activity import announce
 from steercache.core.errors import BudgetError, DamagedError
 from steercache.core.examples import EncodedSample, Example
 from steercache.index.schemas import TOKENS
 from steercache.models.rope import length_rule
-from steercache.models.spec import LoadedModel
+from steercache.models.spec import LoadedModel, TokenizerBundle
 from steercache.runs.inputs import InputSample
 from steercache.runs.labels import LabelWriter
 from steercache.runs.tables import BatchPlace, pieces, samples_table
@@ -73,6 +78,39 @@ def record_gradients(
         held_by = run.finish()
     n_samples = sum(s.n_samples for s in pending)
     return RecordedGradients(run_id=document.run_id, n_shards=len(pending), n_samples=n_samples, index_held_by=held_by)
+
+
+def record_in_time(
+    cache: CacheFolder,
+    loaded: LoadedModel,
+    plan: GradientPlan,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> RecordedGradients:
+    """`record_gradients`, with the time that it should take said before, and what it took corrected for later ones."""
+    costs = costs_here(cache, loaded)
+    predicted_s = recording_s(costs, plan, loaded.bundle)
+    announce(f"{LABEL} of {len(plan.samples):,} questions", predicted_s)
+    started = time.perf_counter()
+    recorded = record_gradients(cache, loaded, plan, force=force, progress=progress)
+    if recorded.n_samples == len(plan.samples):  # begun earlier, it says nothing of the whole
+        before_correction_s = predicted_s / costs.gradient_factor
+        seconds = time.perf_counter() - started
+        record_outcome(cache.paths, gradients_key(costs.key), predicted_s=before_correction_s, seconds=seconds)
+    return recorded
+
+
+def recording_s(costs: MachineCosts, plan: GradientPlan, bundle: TokenizerBundle) -> float:
+    """Seconds of recording a whole gradient run, in the batches that it is recorded in."""
+    total = 0.0
+    lengths = [_encoded(sample).n_tokens for sample in plan.samples]
+    tokens_per_batch = plan.document.numerics["tokens_per_batch"]
+    for members in plan_batches(lengths, tokens_per_batch=tokens_per_batch, rule=length_rule(bundle)):
+        width, n_options = max(lengths[i] for i in members), max(len(plan.samples[i].options) for i in members)
+        batch = BatchWork(n_seq=len(members), n_tokens=width, n_more=0, cells=())
+        total += gradients_s(costs, batch, n_options)
+    return total
 
 
 def _keep_labels(cache: CacheFolder, plan: GradientPlan) -> None:

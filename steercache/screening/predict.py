@@ -23,7 +23,7 @@ from steercache.models.load import resolve_device
 from steercache.models.spec import LoadedModel, TokenizerBundle
 from steercache.queries.session import Session
 from steercache.screening.gradient_plan import GradientPlan, GradientRequest, find_run, named_run, plan_gradients
-from steercache.screening.gradient_run import record_gradients
+from steercache.screening.gradient_run import record_in_time
 from steercache.screening.gradient_store import StoredGradients, open_gradients
 from steercache.stats.choice import rank_cells
 from steercache.steering.add import delta_of
@@ -99,7 +99,7 @@ def ensure_gradients(
     document = find_run(cache, plan)
     run_id = plan.document.run_id if document is None else document.run_id
     if document is None or not _is_whole(session, plan, run_id):
-        record_gradients(cache, wanted.load(), plan, force=wanted.force, progress=progress)
+        record_in_time(cache, wanted.load(), plan, force=wanted.force, progress=progress)
     return open_gradients(cache, run_id, plan)
 
 

@@ -1,13 +1,16 @@
 """What a model's forward pass costs on this machine, part by part: measured once, to say what a grid will take.
 
 Time in a part is affine in what it is given: a call costs something whatever it computes (launching, Python), a token costs the
-same each. Two batch sizes give both. Blocks, tower and head are timed where they run, in the model's own forward, by hooks.
+same each. Several batch sizes give both, each run once before the clock counts (kernels are chosen, memory is fetched) and
+timed as the quickest of several. Blocks, tower and head are timed where they run, in the model's own forward, by hooks.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
+from itertools import combinations
+from statistics import median
 from typing import Any, Final
 
 import torch
@@ -23,15 +26,19 @@ from steercache.steering.pool import start_of
 from steercache.steering.prefill import Prefill, read_prompts, run_prefill
 from steercache.trace.batches import PaddedBatch, pad_batch
 
-MANY: Final = 8  # samples of the larger batch, if they run in about a second
+SIZES: Final = (1, 2, 4, 8)  # samples of a batch; as many sizes as are timed within the budget, two at least
+BUDGET_S: Final = 3.0
+SLOW_S: Final = 10.0  # a sample that takes longer is timed alone
 N_STEPS: Final = 3  # tokens decoded
-REPEATS: Final = 3  # the quickest counts: what is slower was disturbed
+REPEATS: Final = 4  # the quickest counts: what is slower was disturbed
+LEAST_REPEATS: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForwardCosts:
     """Seconds: of calling one block at all, and of each token in it; of a token's logits; of a picture in tower and connector;
-    of a step of decoding at all, and of each sequence in it."""
+    of a step of decoding at all, and of each sequence in it; of a forward pass at all, outside these parts; of making one
+    sample's inputs (a picture is decoded)."""
 
     block_call_s: float
     block_token_s: float
@@ -39,6 +46,8 @@ class ForwardCosts:
     picture_s: float
     step_s: float
     step_row_s: float
+    pass_s: float = 0.0
+    input_s: float = 0.0
 
     def as_dict(self) -> dict[str, float]:
         """By name, as they are kept."""
@@ -60,44 +69,91 @@ def key_for(spec: ModelSpec, device: torch.device) -> str:
 
 
 def measure_costs(loaded: LoadedModel, samples: Sequence[EncodedSample]) -> ForwardCosts:
-    """Time this model on `samples` (each with one picture, for a multimodal model): a second or two, more where one forward
+    """Time this model on `samples` (each with one picture, for a multimodal model): a few seconds, more where one forward
     pass of one sample takes longer."""
     one = _batch(loaded, samples[:1])
-    first_s = _timed(loaded, lambda: _forward(loaded, one))  # slower than what follows: kernels are chosen
-    n_many = max(1, min(MANY, len(samples), int(1.0 / max(first_s, 1e-6))))
-    many = _batch(loaded, samples[:n_many])
-    repeats = REPEATS if first_s * (1 + n_many) < 1.0 else 1
-    small, large = (_parts(loaded, batch, repeats) for batch in (one, many))
+    _forward(loaded, one)  # slower than what follows: not timed
+    sizes, repeats = timing_plan(_timed(loaded, lambda: _forward(loaded, one)), n_samples=len(samples))
+    batches, input_s = [], []
+    for n in sizes:
+        started = time.perf_counter()
+        batches.append(_batch(loaded, samples[:n]))
+        input_s.append((time.perf_counter() - started) / n)
+    parts = [_parts(loaded, batch, repeats) for batch in batches]
     n_blocks = len(parts_of(loaded).blocks)
-    call_s, token_s = _line(
-        (one.input_ids.numel(), small.blocks_s / n_blocks), (many.input_ids.numel(), large.blocks_s / n_blocks)
+    call_s, token_s = fit_line(
+        [(batch.input_ids.numel(), part.blocks_s / n_blocks) for batch, part in zip(batches, parts, strict=True)]
     )
-    step_s, row_s = _decoding(loaded, (one, many), repeats) or (n_blocks * call_s, n_blocks * token_s)
+    ends = batches[:: max(1, len(batches) - 1)]  # smallest and largest
+    step_s, row_s = _decoding(loaded, ends, repeats) or (n_blocks * call_s, n_blocks * token_s)
     return ForwardCosts(
         block_call_s=call_s,
         block_token_s=token_s,
-        head_row_s=large.head_s / n_many,
-        picture_s=large.tower_s / n_many,
+        head_row_s=parts[-1].head_s / sizes[-1],
+        picture_s=parts[-1].tower_s / sizes[-1],
         step_s=step_s,
         step_row_s=row_s,
+        pass_s=median(part.rest_s for part in parts),
+        input_s=min(input_s),
     )
+
+
+def timing_plan(warm_s: float, *, n_samples: int) -> tuple[tuple[int, ...], int]:
+    """Batch sizes to time, and how often each, where one sample takes `warm_s` warm: what fits into the budget.
+
+    >>> timing_plan(0.001, n_samples=8), timing_plan(0.2, n_samples=8), timing_plan(60.0, n_samples=8)
+    (((1, 2, 4, 8), 4), ((1, 2), 4), ((1,), 2))
+    """
+    possible = tuple(n for n in SIZES if n <= max(1, n_samples))
+    if warm_s > SLOW_S or len(possible) == 1:
+        return possible[:1], REPEATS if warm_s <= SLOW_S else LEAST_REPEATS
+    for n_sizes in range(len(possible), 1, -1):
+        for repeats in range(REPEATS, LEAST_REPEATS - 1, -1):
+            if n_sizes == 2 and repeats == LEAST_REPEATS:
+                return possible[:2], repeats
+            if warm_s * sum(possible[:n_sizes]) * (1 + repeats) <= BUDGET_S:
+                return possible[:n_sizes], repeats
+    raise AssertionError("two sizes are always timed")
+
+
+def fit_line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
+    """Intercept and slope of seconds against size, neither below 0 (Theil and Sen: medians, which one disturbed point does not
+    move); of a single size all is slope.
+
+    >>> fit_line([(1, 3.0), (2, 5.0), (4, 9.0), (8, 90.0)])
+    (1.0, 2.0)
+    """
+    slopes = [(y - x) / (m - n) for (n, x), (m, y) in combinations(points, 2) if m != n]
+    slope = max(0.0, _low_median(slopes)) if slopes else 0.0
+    intercept = _low_median([seconds - slope * n for n, seconds in points])
+    if slope <= 0.0 or intercept < 0.0:
+        return 0.0, median(seconds / n for n, seconds in points)
+    return intercept, slope
+
+
+def _low_median(values: Sequence[float]) -> float:
+    """The lower median: what disturbs a clock only makes it slower."""
+    return sorted(values)[(len(values) - 1) // 2]
 
 
 @dataclass(slots=True, kw_only=True)
 class _Parts:
-    """Seconds within one forward pass."""
+    """Seconds within one forward pass; `rest_s` is outside of blocks, tower and head."""
 
     blocks_s: float = 0.0
     tower_s: float = 0.0
     head_s: float = 0.0
+    rest_s: float = 0.0
 
 
 def _parts(loaded: LoadedModel, batch: PaddedBatch, repeats: int) -> _Parts:
-    """The quickest of each part over some forward passes."""
+    """The quickest of each part over some forward passes, after one that is not timed."""
+    _forward(loaded, batch)
     runs = []
     for _ in range(repeats):
         with _stopwatch(loaded) as parts:
-            _forward(loaded, batch)
+            whole_s = _timed(loaded, lambda: _forward(loaded, batch))
+        parts.rest_s = max(0.0, whole_s - parts.blocks_s - parts.tower_s - parts.head_s)
         runs.append(parts)
     return _Parts(**{name: min(getattr(run, name) for run in runs) for name in _Parts.__slots__})
 
@@ -142,24 +198,16 @@ def _decoding(loaded: LoadedModel, batches: Sequence[PaddedBatch], repeats: int)
         prefill = run_prefill(loaded, batch, layers=[0])
         if prefill.obstacle is not None:
             return None
+        _decode(loaded, prefill)  # warm
         seconds = min(_decode(loaded, prefill) for _ in range(repeats))
         points.append((prefill.prompts.n_seq, seconds / N_STEPS))
-    return _line(*points)
+    return fit_line(points)
 
 
 def _decode(loaded: LoadedModel, prefill: Prefill) -> float:
     assert prefill.logits_bv is not None
     start = start_of(prefill, prefill.logits_bv.argmax(-1), {}, n_more=N_STEPS, same_batch=False)
     return _timed(loaded, lambda: decode_greedily(loaded, start, n_more=N_STEPS, ends=frozenset()))
-
-
-def _line(small: tuple[int, float], large: tuple[int, float]) -> tuple[float, float]:
-    """Intercept and slope through two points (size, seconds), neither below 0; of a single size all is slope."""
-    (n, small_s), (m, large_s) = small, large
-    if m <= n or large_s <= small_s:
-        return 0.0, large_s / m
-    slope = min((large_s - small_s) / (m - n), large_s / m)
-    return max(0.0, large_s - slope * m), slope
 
 
 def _batch(loaded: LoadedModel, samples: Sequence[EncodedSample]) -> PaddedBatch:

@@ -150,7 +150,7 @@ def word_mass_effect(
             done += len(found)
             if progress is not None:
                 progress("settings", done, inputs.n * len(deltas))
-    cells, answers = _as_trials(
+    cells, answers = as_trials(
         loaded, vectors, plan=plan, inputs=inputs, words=tuple(tokens), vapw=probability, modes=modes
     )
     return WordMass(
@@ -164,16 +164,6 @@ def word_mass_effect(
         cells=cells,
         answers=answers,
     )
-
-
-@torch.inference_mode()
-def target_norm(loaded: LoadedModel, inputs: EffectInputs, *, layer: int, target: Target) -> float:
-    """Median length of the rows that steering `target` at `layer` moves, over the first batch of `inputs`."""
-    prefill = run_prefill(loaded, next(iter(inputs.batches())), layers=[layer])
-    mask_bt = target_mask(
-        target, prefill.prompts.tokens, vocabulary=prefill.parts.vocabulary, skip_first=inputs.skip_first
-    )
-    return float(prefill.outputs[layer][mask_bt].float().norm(dim=-1).median())
 
 
 def summarise(effect: WordMass, *, seed: int = 0) -> tuple[MassAtAlpha, ...]:
@@ -335,7 +325,7 @@ def _probabilities(logits_bv: torch.Tensor, ids: Sequence[tuple[int, ...]], fini
     return found
 
 
-def _as_trials(
+def as_trials(
     loaded: LoadedModel,
     vectors: Sequence[SteeringVector],
     *,
@@ -347,14 +337,47 @@ def _as_trials(
 ) -> tuple[tuple[Cell, ...], tuple[Answer, ...]]:
     """Every setting as a cell (every word of it, with `plan.apart`), every input's probability as the score of an answer;
     alpha 0 is one cell without a vector."""
-    alphas = tuple(dict.fromkeys((0.0, *plan.alphas)))
-    settings = [(0, 0), *((v, a) for v in range(len(vectors)) for a in range(1, len(alphas)))]
-    scored = [((word,), vapw[..., w]) for w, word in enumerate(words)] if plan.apart else [(plan.words, vapw.sum(-1))]
+    scores_of: dict[tuple[str, ...], Masses] = {words: vapw.sum(-1)}
+    if plan.apart:
+        scores_of = {(word,): vapw[..., w] for w, word in enumerate(words)}
     cells: list[Cell] = []
     answers: list[Answer] = []
-    for v, a in settings:
-        for some, score_vap in scored:
-            cell = Cell(
+    for (v, a), some, cell in settings_as_cells(loaded, vectors, plan=plan, inputs=inputs, words=words):
+        cells.append(cell)
+        answers += [
+            Answer(
+                cell_id=cell.cell_id,
+                sample_id=sample_id,
+                split=inputs.split,
+                raw=text,
+                score=None if np.isnan(score) else float(score),
+                status="failed" if np.isnan(score) else "ok",
+                error=NOT_FINITE if np.isnan(score) else None,
+                mode=modes[v, a],
+            )
+            for sample_id, text, score in zip(inputs.sample_ids, inputs.texts, scores_of[some][v, a], strict=True)
+        ]
+    return tuple(cells), tuple(answers)
+
+
+def settings_as_cells(
+    loaded: LoadedModel,
+    vectors: Sequence[SteeringVector],
+    *,
+    plan: WordMassPlan,
+    inputs: EffectInputs,
+    words: tuple[str, ...],
+) -> tuple[tuple[tuple[int, int], tuple[str, ...], Cell], ...]:
+    """((direction, alpha), the words that are scored, the cell) of every setting; with `plan.apart` a cell for every word. The
+    model itself, alpha 0, is one setting. The weights are not needed."""
+    alphas = tuple(dict.fromkeys((0.0, *plan.alphas)))
+    settings = [(0, 0), *((v, a) for v in range(len(vectors)) for a in range(1, len(alphas)))]
+    scored = [(word,) for word in words] if plan.apart else [words]
+    return tuple(
+        (
+            (v, a),
+            some,
+            Cell(
                 vector_id=vectors[v].vector_id if a else None,
                 layer=plan.layer if a else None,
                 alpha=alphas[a],
@@ -366,24 +389,13 @@ def _as_trials(
                 prompt_id=inputs.prompt_id,
                 decoding={
                     "score": "next_token_mass",
-                    "words": list(some),
+                    "words": list(plan.words if not plan.apart else some),
                     "forms": plan.forms,
                     "skip_first": inputs.skip_first,
                     "dtype": loaded.spec.dtype,
                 },
-            )
-            cells.append(cell)
-            answers += [
-                Answer(
-                    cell_id=cell.cell_id,
-                    sample_id=sample_id,
-                    split=inputs.split,
-                    raw=text,
-                    score=None if np.isnan(score) else float(score),
-                    status="failed" if np.isnan(score) else "ok",
-                    error=NOT_FINITE if np.isnan(score) else None,
-                    mode=modes[v, a],
-                )
-                for sample_id, text, score in zip(inputs.sample_ids, inputs.texts, score_vap[v, a], strict=True)
-            ]
-    return tuple(cells), tuple(answers)
+            ),
+        )
+        for v, a in settings
+        for some in scored
+    )

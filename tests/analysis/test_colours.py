@@ -19,6 +19,7 @@ from steercache.cli.report_colours import found_in
 from steercache.core.errors import UsageError
 from steercache.data.benchmarks import open_benchmark
 from steercache.data.scenes import COLOURS
+from steercache.models.spec import LoadedModel
 from steercache.queries.session import open_session
 from steercache.report.colours import colour_chart
 from steercache.report.style import svg_of
@@ -44,6 +45,25 @@ def found(here: World) -> ColourEffect:
     here.session.save(vector)
     options = ColourOptions(layer=LAYER, alphas=ALPHAS, n=5, n_random=2)
     return colour_effect(here.session, here.loaded, vector, QUESTIONS, options)
+
+
+def test_asked_again_it_is_read_without_a_model(found: ColourEffect, here: World) -> None:
+    def refuse() -> LoadedModel:
+        raise AssertionError("a model was loaded")
+
+    options = ColourOptions(layer=LAYER, alphas=ALPHAS, n=5, n_random=2)
+    light = LoadedModel(model=None, bundle=here.loaded.bundle)
+    again = colour_effect(here.session, light, here.session.vector("red"), QUESTIONS, options, load=refuse)
+    assert (found.n_computed, again.n_computed) == (len(found.effect.answers), 0)
+    assert (again.sweep_id, again.points, again.unit_share, again.p_best) == (
+        found.sweep_id,
+        found.points,
+        found.unit_share,
+        found.p_best,
+    )
+    more = replace(options, alphas=(*ALPHAS, 3.5))
+    with pytest.raises(AssertionError, match="loaded"):
+        colour_effect(here.session, light, here.session.vector("red"), QUESTIONS, more, load=refuse)
 
 
 def examples_of(found: ColourEffect, here: World) -> list[Any]:

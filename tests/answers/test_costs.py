@@ -14,7 +14,7 @@ from steercache.core.trials import Mode
 from steercache.steering import costs as steer_costs
 from steercache.steering.branch import BranchOptions, branch
 from steercache.steering.cells import BranchCell
-from steercache.steering.costs import ForwardCosts, measure_costs
+from steercache.steering.costs import ForwardCosts, fit_line, measure_costs, timing_plan
 from steercache.steering.recompute import recompute
 from steercache.steering.replay import replay
 from tests.steering.small import N_LAYERS, directions, padded_batch, small_model
@@ -24,6 +24,7 @@ from tests.world import World
 
 FIRST = BranchOptions(max_new_tokens=1)
 N_TOKENS, N_PATCHES = 12, 4
+PASS = 1e-3  # seconds of a forward pass outside its parts
 
 
 def test_planted_costs_are_measured(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,6 +34,50 @@ def test_planted_costs_are_measured(world: World, monkeypatch: pytest.MonkeyPatc
         found = measure_costs(world.loaded, neutral_samples(world.loaded.bundle))
     assert asdict(found) == pytest.approx(asdict(planted(world.loaded.spec.n_layers)), rel=1e-6)
     assert [len(m._forward_hooks) for m in world.loaded.model.modules()] == hooks
+
+
+@pytest.mark.parametrize("cold_s", [0.0, 5.0])
+def test_a_cold_start_and_disturbances_are_not_measured(
+    cold_s: float, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ticking(world.loaded) as clock:
+        n_passes = 0
+        forward = steer_costs._forward
+
+        def disturbed(*args: Any) -> None:
+            nonlocal n_passes
+            n_passes += 1
+            forward(*args)
+            clock.now += PASS + (cold_s if n_passes == 1 else 0.3 if n_passes % 3 == 0 else 0.0)
+
+        monkeypatch.setattr(steer_costs, "_forward", disturbed)
+        monkeypatch.setattr(steer_costs.time, "perf_counter", clock.perf_counter)
+        found = measure_costs(world.loaded, neutral_samples(world.loaded.bundle))
+    assert found.pass_s == pytest.approx(PASS)
+    assert found.block_token_s == pytest.approx(planted(1).block_token_s, rel=1e-6)
+    assert found.block_call_s == pytest.approx(planted(1).block_call_s, rel=1e-6)
+
+
+def test_a_fixed_cost_is_no_part_of_the_slope_and_one_disturbed_size_moves_neither() -> None:
+    fixed, each = 0.05, 1e-4
+    points = [(n, fixed + each * n) for n in (100, 200, 400, 800)]
+    assert fit_line(points) == pytest.approx((fixed, each))
+    for i in range(4):  # someone else ran while this size was timed
+        disturbed = [(n, s + 0.5 * (k == i)) for k, (n, s) in enumerate(points)]
+        intercept, slope = fit_line(disturbed)
+        n = 1000
+        assert intercept + slope * n == pytest.approx(fixed + each * n, rel=0.5)
+    assert fit_line([(100, 0.3)]) == (0.0, pytest.approx(0.003))
+    assert fit_line([(100, 0.3), (200, 0.2)]) == (0.0, pytest.approx(0.002))  # less for more: noise
+
+
+def test_what_a_slow_model_takes_to_time_stays_near_the_budget() -> None:
+    for warm_s in (1e-4, 0.01, 0.03, 0.1, 0.3, 1.0, 5.0, 30.0):
+        sizes, repeats = timing_plan(warm_s, n_samples=8)
+        took = warm_s * sum(sizes) * (1 + repeats)
+        assert took <= steer_costs.BUDGET_S or sizes in ((1,), (1, 2))
+        assert repeats >= 2
+        assert len(sizes) > 1 or warm_s > steer_costs.SLOW_S
 
 
 def machine(forward: ForwardCosts | None = None, **changes: Any) -> MachineCosts:
@@ -91,6 +136,27 @@ def test_decoding_is_counted_by_step_and_sequence() -> None:
         4 * (step + 3 * n_moving * row) + 4 * (step + 3 * row)
     )  # together; and one still
     assert more["full"] == pytest.approx(4 * n_all * (step + 3 * row))
+
+
+def test_answers_that_are_options_are_counted_at_their_own_length() -> None:
+    asked = work(*GRID, n_more=7)
+    costs = machine(replace(ZERO, step_s=1.0))
+    short = replace(asked, batches=(replace(asked.batches[0], n_likely=1),))
+    longer = replace(asked, batches=(replace(asked.batches[0], n_likely=99),))
+    in_full = {likely: predict_seconds(costs, some)["full"] for likely, some in ((7, asked), (1, short), (99, longer))}
+    assert in_full[7] - in_full[1] == pytest.approx(6 * asked.batches[0].n_cells)
+    assert in_full[99] == in_full[7]
+    assert not short.first_tokens_only  # one may still write on
+
+
+def test_passes_and_inputs_are_counted_once_where_cells_share_them() -> None:
+    asked, _ = work_and_cells(3)
+    plain = predict_seconds(machine(), asked)
+    costly = predict_seconds(machine(replace(planted(N_LAYERS), pass_s=1.0, input_s=10.0)), asked)
+    n_cells, n_seq = asked.batches[0].n_cells, 3
+    assert costly["branch"] - plain["branch"] == pytest.approx(1.0 + 10.0 * n_seq)
+    assert costly["full"] - plain["full"] == pytest.approx(n_cells * 1.0 + 10.0 * n_seq)
+    assert costly["replay"] == plain["replay"]  # rows are read: no picture, no whole pass
 
 
 def work(*cells: tuple[int | None, int], n_more: int = 0) -> PendingWork:

@@ -1,78 +1,188 @@
-"""The commands of `steercache demo`: each exists with its options, and what it names is shipped. `make demo` runs them."""
+"""The steps of `steercache demo`: each command exists with its options, what it names is shipped, and what is said of it holds.
 
+`make demo` runs them.
+"""
+
+import base64
+import re
+import sys
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from steercache.cli import demo
+from steercache.cli.demo_steps import Shown, Step, picture_steps, text_steps
 from steercache.cli.main import steercache
 from steercache.manifests.load import find_manifest
+from steercache.report.demo_page import PageStep, demo_page
+
+FLOAT32 = ("--dtype", "float32")
+
+
+def lines(own: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The command lines of both halves."""
+    return [words for step in (*text_steps(own), *picture_steps(FLOAT32)) for words in step.commands]
+
+
+def parsed(args: list[str]) -> None:
+    """Parse a command line down to its last option, and run nothing."""
+    command: click.Command = steercache
+    words, context = list(args), click.Context(command)
+    while isinstance(command, click.Group):
+        found = command.get_command(context, words.pop(0))
+        assert found is not None, args
+        command = found
+    assert command.make_context("demo", words).params
 
 
 class Reader(click.Group):
-    """Parses every command line down to its last option, and runs none."""
+    """Stands for the program: parses what it is given, prints a line, and makes the files that reports are asked for."""
 
     lines: list[list[str]]
 
     def main(self, args: Any = None, **_: Any) -> Any:
+        parsed(list(args))
         self.lines.append(list(args))
-        command: click.Command = steercache
-        words = list(args)
-        context = click.Context(command)
-        while isinstance(command, click.Group):
-            found = command.get_command(context, words.pop(0))
-            assert found is not None, args
-            command = found
-        assert command.make_context("demo", words).params
-        cell = SimpleNamespace(layer=9, alpha=0.3, alpha_unit="resid_norm", target="image")
-        choice = SimpleNamespace(cell=cell, vector_id="0123456789ab")
-        return SimpleNamespace(tasks=[SimpleNamespace(choices=[choice], sweep_id="ba9876543210")])
+        if "--out" in args:
+            path = Path(args[args.index("--out") + 1])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"<h1>a &amp; b</h1>" if path.suffix == ".html" else b"picture")
+        click.echo(f"ran {args[0]}: 0.1 -> 0.2 at alpha 1, its best")
 
 
-@pytest.fixture(params=[(), ("--dtype", "float32")], ids=["own", "float32"])
-def lines(request: pytest.FixtureRequest, tmp_path: Path) -> list[list[str]]:
-    """The command lines of both halves."""
-    program = Reader("steercache")
-    program.lines = []
-    guide = demo.Guide(program=program, root=tmp_path, quick="float32", own=request.param)
-    demo.text_side(guide)
-    demo.picture_side(guide)
-    assert len(guide.pictures) == len({picture.name for picture in guide.pictures})
-    return program.lines
-
-
-def test_every_command_parses_and_stays_in_its_cache(lines: list[list[str]], tmp_path: Path) -> None:
-    assert len(lines) > 15
-    assert all(words[words.index("--root") + 1] == str(tmp_path) for words in lines)
-
-
-def test_manifests_that_it_names_are_shipped(lines: list[list[str]]) -> None:
-    kinds = {"build": "trace", "grid": "sweep"}
-    named = {(kinds[words[0]], words[1]) for words in lines if words[0] in kinds}
-    assert len(named) >= 6
+def test_manifests_that_it_names_are_shipped() -> None:
+    kinds = {"build": "trace", "grid": "sweep", "screen": "sweep"}
+    named = {(kinds[words[0]], words[1]) for words in lines() if words[0] in kinds}
+    assert len(named) >= 3
     for kind, name in named:
         assert find_manifest(name, kind=kind)
 
 
-def test_the_chosen_cell_is_what_the_shifted_set_is_asked_with(lines: list[list[str]]) -> None:
-    asked = [words for words in lines if words[0] == "eval"]
-    assert len(asked) == len(demo.TASKS)
-    for words in asked:
-        given = dict(pairwise(words))
-        assert (given["--layer"], given["--alpha"], given["--unit"]) == ("9", "0.3", "resid_norm")
-        assert (given["--vector"], given["--target"]) == ("0123456789ab", "image")
+def test_null_directions_are_screened_and_not_searched_exactly() -> None:
+    for words in lines():
+        if words[0] == "grid":
+            assert "--nulls" not in words
+        if words[0] == "screen":
+            assert int(dict(pairwise(words))["--nulls"]) >= 100
+    assert {"grid", "screen"} <= {words[0] for words in lines()}
 
 
-@pytest.mark.parametrize("lines", [("--dtype", "float32")], indirect=True)
-def test_where_bfloat16_is_emulated_every_model_is_run_in_float32(lines: list[list[str]]) -> None:
-    loading = [
-        w
-        for w in lines
-        if w[0] in ("build", "steer", "grid", "eval") or w[:2] in (["report", "words"], ["report", "colours"])
-    ]
-    assert len(loading) >= 11
-    assert all(("--dtype", "float32") in pairwise(words) for words in loading)
+def test_where_bfloat16_is_emulated_every_model_is_run_in_float32() -> None:
+    models = {"build", "steer", "grid", "screen"}
+    loading = [w for w in lines(FLOAT32) if w[0] in models or w[:2] in (("report", "words"), ("report", "colours"))]
+    assert len(loading) >= 7
+    assert all(FLOAT32 in pairwise(words) for words in loading)
+
+
+@pytest.fixture
+def guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> demo.Guide:
+    program = Reader("steercache")
+    program.lines = []
+    monkeypatch.setattr(demo, "machine_scale", lambda: 0.5)
+    return demo.Guide(program=program, root=tmp_path)
+
+
+def quiet_steps() -> tuple[Step, ...]:
+    """Both halves, with meanings that need no cache."""
+    steps = (*text_steps(()), *picture_steps(FLOAT32))
+    return tuple(
+        Step(
+            key=s.key,
+            title=s.title,
+            commands=s.commands,
+            cpu_s=s.cpu_s,
+            meaning=lambda shown: f"{len(shown.outputs)} commands mean <this>.",
+            pictures=s.pictures,
+            page=s.page,
+        )
+        for s in steps
+    )
+
+
+def test_it_ends_in_one_page_that_holds_everything(guide: demo.Guide, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = quiet_steps()
+    path = demo.run_steps(guide, steps)
+    said = capsys.readouterr().out
+    program: Any = guide.program
+    assert [tuple(line[: len(words)]) for line, words in zip(program.lines, lines(), strict=True)] == lines()
+    assert all(words[words.index("--root") + 1] == str(guide.root) for words in program.lines)
+    page = path.read_text()
+    for step in steps:
+        assert step.title in said
+        assert f"{len(step.commands)} commands mean &lt;this&gt;." in page
+    assert page.count(base64.b64encode(b"picture").decode()) == sum(len(s.pictures) for s in steps) == 2
+    assert 'srcdoc="&lt;h1&gt;a &amp;amp; b&lt;/h1&gt;"' in page
+    assert len(re.findall(r"ran (build|query|fit|steer|report|screen|grid): 0.1", page)) == len(lines())
+    assert not re.search(r"(src|href)=\"(https?:)?//|<script|@import", page)  # no network, no script
+
+
+def test_the_estimate_comes_first_and_the_second_time_it_is_seconds(
+    guide: demo.Guide, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = quiet_steps()
+    before = demo.Forecast(guide.root, steps)
+    assert before.expected_s == pytest.approx(0.5 * sum(step.cpu_s for step in steps))
+    demo.run_steps(guide, steps)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith(f"{len(steps)} steps, about ")
+    assert all("left)" in line for line in said if re.match(r"\(\d", line) and line != said[-3])
+    after = demo.Forecast(guide.root, steps)
+    assert after.read == {step.key for step in steps}
+    assert after.expected_s <= 3 * len(steps)
+    assert "are read from the cache" in after.sentence()
+
+
+def test_time_left_follows_what_the_first_steps_took(guide: demo.Guide) -> None:
+    steps = quiet_steps()
+    clock = demo.Forecast(guide.root, steps)
+    rest = sum(0.5 * step.cpu_s for step in steps[1:])
+    clock.done(steps[0], 3 * 0.5 * steps[0].cpu_s)  # three times as long as expected
+    assert clock.left_s() == pytest.approx(3 * rest)
+
+
+def test_the_estimate_fits_the_promise_on_two_cores() -> None:
+    text, whole = (sum(s.cpu_s for s in steps) for steps in (text_steps(()), (*text_steps(()), *picture_steps(()))))
+    assert text / 2 < 90
+    assert whole / 2 < 300
+
+
+def test_what_the_cache_had_is_counted() -> None:
+    assert demo.cache_sentence(["everything was cached already", "0 computed: all", "new"]).startswith(
+        "2 of 3 commands"
+    )
+    assert demo.cache_sentence(["traced 1 shards"]) == ""
+
+
+def test_what_words_do_is_said_as_it_came_out() -> None:
+    words = text_steps(())[-1]
+
+    def meaning(printed: str) -> str:
+        return words.meaning(Shown(outputs=(printed,), rows=lambda sql: []))
+
+    found = "0.03 -> 0.15 at alpha 4, its best; beyond all 20 random directions at their best (p = 0.048)"
+    assert meaning(f"table\n{found}\n/a.png").startswith(f"The direction does it, not the size of the push: {found}")
+    assert "no effect to claim" in meaning("0.03 -> 0.04 at alpha 4, its best; 3 of 20 random directions do as well")
+    assert "no effect to claim" in meaning("0.03 -> 0.02 at alpha 1, its best; no strength tried raises it")
+
+
+def test_colours_of_a_terminal_are_not_on_the_page(guide: demo.Guide, capsys: pytest.CaptureFixture[str]) -> None:
+    with demo._kept(guide.printed):
+        sys.stdout.write("\x1b[1mbold\x1b[0m text")
+    assert guide.printed == ["bold text"]
+    assert "bold" in capsys.readouterr().out
+
+
+def test_a_step_without_files_has_no_figures() -> None:
+    page = demo_page([PageStep(title="t", commands=("c",), outputs=("o",), meaning="m", seconds=1.0)])
+    assert "<img" not in page
+    assert "<iframe" not in page
+
+
+def test_help_says_what_it_does() -> None:
+    said = CliRunner().invoke(steercache, ["demo", "--help"]).output
+    assert "--text-only" in said
+    assert "HTML page" in said

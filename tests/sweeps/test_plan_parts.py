@@ -39,6 +39,10 @@ def test_nulls_gradients_and_a_pilot_are_counted(own_session: Session, world: Wo
     assert screened.parts["gradients"] > plain.seconds / 4
     assert 0 < screened.parts["pilot"] < plain.seconds
     assert screened.seconds == pytest.approx(sum(screened.parts.values()))
+    n_arms, n_cells = len(job.grid.arms), len(job.grid.cells)
+    assert screened.tasks[0].n_cells["search"] == 1 + n_arms < 1 + n_cells == plain.tasks[0].n_cells["search"]
+    assert not screened.at_most
+    assert plan_sweep(job, costs, GridOptions(nulls=20, screen_first=ScreenFirst(k=1))).parts["nulls"] < more / 1.5
     run_grid(job, first, screening=screening_for_grid())
     assert plan_sweep(job, costs, first).parts["gradients"] == 0.0
 
@@ -56,7 +60,7 @@ def test_a_sweep_that_ran_corrects_the_next_prediction(
     small_grid(own_session, world.loaded, tmp_path, options=GridOptions(mode="branch"), **SMALL)
     took = batches.time.perf_counter() - began
     factor = correction(paths, key)
-    assert factor**2 * before <= took  # half of the distance, and answering is part of what a grid does
+    assert factor * before <= took  # the first job is believed; answering is part of what a grid does
     assert factor < 0.8
     found = known_costs(own_session.cache, world.loaded.spec, world.loaded.model.device)
     assert found is not None

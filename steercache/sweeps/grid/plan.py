@@ -39,8 +39,8 @@ class TaskPlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepPlan:
     """A sweep before it runs. `parts` are seconds: "answers" adds up the modes chosen, "nulls" are the searches for null
-    directions, "gradients" and "pilot" what a screening needs and the cache lacks; `seconds` is their sum. `at_most`: a race or
-    a screening will run fewer cells."""
+    directions, "gradients" and "pilot" what a screening needs and the cache lacks; `seconds` is their sum. `at_most`: a race
+    will run fewer cells."""
 
     sweep: str
     model: str
@@ -67,7 +67,7 @@ def plan_sweep(job: SweepJob, costs: MachineCosts, options: GridOptions, *, want
         tasks=tasks,
         seconds=sum(parts.values()),
         parts=parts,
-        at_most=options.race is not None or options.screen_first is not None,
+        at_most=options.race is not None,
     )
 
 
@@ -78,7 +78,7 @@ def _plan_task(
     cache, grid = job.session.cache, job.grid
     manifest = stored_manifest(job, task, options.how)
     sweep_id = sweep_id_of(f"{job.sweep.name}: {task.name}", manifest)
-    open_to: dict[Part, Sequence[ArmCell]] = {"search": [grid.baseline, *grid.cells]}
+    open_to: dict[Part, Sequence[ArmCell]] = {"search": [grid.baseline, *_cells_to_run(job, options)]}
     if "test" in task.asked:
         dearest = [min(grid.settings[arm.name], key=lambda s: s.cell.layer or 0) for arm in grid.arms]
         open_to["test"] = [grid.baseline, *dearest]
@@ -102,13 +102,23 @@ def _plan_task(
     )
 
 
+def _cells_to_run(job: SweepJob, options: GridOptions) -> list[ArmCell]:
+    """Cells that the search split will be asked in: all, or of every vector as many as a screening keeps; these are not known
+    yet, so the dearest are counted (a race among them stops some early)."""
+    first = options.screening
+    if first is None:
+        return list(job.grid.cells)
+    dearest = (sorted(some, key=lambda s: s.cell.layer or 0) for some in job.grid.settings.values())
+    return [setting for some in dearest for setting in some[: first.k]]
+
+
 def _beside(job: SweepJob, costs: MachineCosts, options: GridOptions) -> dict[str, float]:
     """Seconds of what comes beside a grid's own answers, over all tasks."""
     parts = {"nulls": 0.0, "gradients": 0.0, "pilot": 0.0}
     for task in job.tasks:
         ready = with_target_norms(job, task)
         if options.nulls:
-            parts["nulls"] += options.nulls * _quickest(ready, task, ready.grid.cells, costs)
+            parts["nulls"] += options.nulls * _quickest(ready, task, _cells_to_run(ready, options), costs)
         first = options.screening
         if first is None:
             continue

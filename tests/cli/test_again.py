@@ -1,0 +1,66 @@
+"""The same command again: everything is read from the cache, no model is loaded, and the output is the same."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steercache.cli import report_words, steer
+from tests.cli.small import Terminal
+
+STEER = (
+    "steer",
+    "counting",
+    "the cat and two",
+    "a red box",
+    "--layer",
+    "2",
+    "--alpha",
+    "1,40",
+    "--max-new-tokens",
+    "3",
+)
+WORDS = ("report", "words", "counting", "--layer", "3", "--alpha", "1,4", "--words", "two,red", "--random", "3")
+NONE_FITS = "a model was loaded"
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Called, it makes every later loading of a model an error."""
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError(NONE_FITS)
+
+    def begin() -> None:
+        for module in (steer, report_words):
+            monkeypatch.setattr(module, "load_model_of", refuse)
+
+    return begin
+
+
+@pytest.mark.parametrize("line", [STEER, WORDS], ids=["steer", "words"])
+def test_it_computes_nothing(line: tuple[str, ...], work: Path, terminal: Terminal, no_model: Any) -> None:
+    assert terminal(*line, "--json") == 0, terminal.err
+    first = json.loads(terminal.out)
+    assert terminal("query", "select count(*) as n from answers", "--json") == 0
+    n_answers = json.loads(terminal.out)[0]["n"]
+    assert n_answers > 0
+    no_model()
+    assert terminal(*line, "--json") == 0, terminal.err
+    assert json.loads(terminal.out) == first
+    assert terminal(*line) == 0, terminal.err
+    assert "0 computed" in terminal.err
+    assert terminal("query", "select count(*) as n from answers", "--json") == 0
+    assert json.loads(terminal.out)[0]["n"] == n_answers
+
+
+def test_another_strength_or_prompt_is_computed(work: Path, terminal: Terminal, no_model: Any) -> None:
+    for line in (STEER, WORDS):
+        assert terminal(*line) == 0, terminal.err
+        assert "0 computed" not in terminal.err
+    no_model()
+    for line in (STEER, WORDS):
+        changed = tuple("2" if word in ("1,40", "1,4") else word for word in line)
+        with pytest.raises(AssertionError, match=NONE_FITS):
+            terminal(*changed)
