@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
-from itertools import combinations
 from statistics import median
 from typing import Any, Final
 
@@ -117,18 +116,27 @@ def timing_plan(warm_s: float, *, n_samples: int) -> tuple[tuple[int, ...], int]
 
 
 def fit_line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
-    """Intercept and slope of seconds against size, neither below 0 (Theil and Sen: medians, which one disturbed point does not
-    move); of a single size all is slope.
+    """Intercept and slope of seconds against size, neither below 0 (Siegel's repeated medians, Biometrika 1982, which one
+    disturbed point of four does not move); of a single size all is slope.
 
     >>> fit_line([(1, 3.0), (2, 5.0), (4, 9.0), (8, 90.0)])
     (1.0, 2.0)
     """
-    slopes = [(y - x) / (m - n) for (n, x), (m, y) in combinations(points, 2) if m != n]
+    slopes = [
+        median(_slope(one, other) for other in points if other[0] != one[0])
+        for one in points
+        if any(other[0] != one[0] for other in points)
+    ]
     slope = max(0.0, _low_median(slopes)) if slopes else 0.0
     intercept = _low_median([seconds - slope * n for n, seconds in points])
     if slope <= 0.0 or intercept < 0.0:
         return 0.0, median(seconds / n for n, seconds in points)
     return intercept, slope
+
+
+def _slope(one: tuple[int, float], other: tuple[int, float]) -> float:
+    """Seconds for each unit of size between two points."""
+    return (other[1] - one[1]) / (other[0] - one[0])
 
 
 def _low_median(values: Sequence[float]) -> float:

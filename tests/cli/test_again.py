@@ -22,6 +22,7 @@ STEER = (
     "3",
 )
 WORDS = ("report", "words", "counting", "--layer", "3", "--alpha", "1,4", "--words", "two,red", "--random", "3")
+WORDS = (*WORDS, "--prompt", "the cat and two", "--prompt", "a red box is near the table")
 NONE_FITS = "a model was loaded"
 
 
