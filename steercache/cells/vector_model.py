@@ -1,10 +1,12 @@
 """The model that a vector is tried on at the terminal: the one asked for, or the one that it was fitted on."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steercache.cache.documents import RunDocument
 from steercache.cache.handle import CacheFolder
 from steercache.cache.vectors import with_model
 from steercache.cells.vectors import check_lineage
@@ -94,10 +96,10 @@ def _manifests_of(cache: CacheFolder, vector: SteeringVector, named: str | None)
         run = cache.run_document(run_id)
         source = run.model_source
         if source is not None and Path(source.folder).is_dir():
-            return [_written_out(source.manifest, Path(source.folder))]
+            return [_written_out(run, source.manifest, Path(source.folder))]
         traced = run.manifest["model"]
         if not isinstance(traced, str):  # written out inside the trace's own manifest
-            return [_written_out(traced, here)]
+            return [_written_out(run, traced, here)]
         named = traced
     found = []
     for path in manifests_named(named, kind="model", search=(here,)):
@@ -107,5 +109,9 @@ def _manifests_of(cache: CacheFolder, vector: SteeringVector, named: str | None)
     return found
 
 
-def _written_out(document: Any, base_dir: Path) -> _Found:
-    return _Found(manifest=ModelManifest.model_validate_json(json.dumps(document)), base_dir=base_dir)
+def _written_out(run: RunDocument, document: Mapping[str, Any], base_dir: Path) -> _Found:
+    """A manifest kept by a run, with the attention that the run computed with: what is kept has defaults written out, and
+    the default of a manifest is not what a model that cannot use it is given."""
+    computed = {"attention": run.numerics["attention"]} if "attention" in run.numerics else {}
+    manifest = ModelManifest.model_validate_json(json.dumps({**document, **computed}))
+    return _Found(manifest=manifest, base_dir=base_dir)

@@ -1,6 +1,7 @@
 """`steercache cache`: status, verify, rebuild, compact, rm, gc."""
 
 import shlex
+import sys
 from pathlib import Path
 
 import click
@@ -208,7 +209,7 @@ def rm(run: str, shards: bool, yes: bool, root: Path, as_json: bool) -> None:
             "a program that reads JSON is not asked", hint=f"steercache cache rm {shlex.quote(name)} --yes --json"
         )
     if not yes:
-        click.confirm(f"remove the run {name} ({run_id[:SHORT_ID]}) and its activations?", abort=True, err=True)
+        _ask(f"remove the run {name} ({run_id[:SHORT_ID]}) and its activations?", name)
     n_bytes = remove_run(opened, run_id)
     if as_json:
         print_json({"run_id": run_id, "name": name, "n_bytes": n_bytes})
@@ -235,3 +236,17 @@ def gc(dry_run: bool, root: Path, as_json: bool) -> None:
         click.echo(f"{human_bytes(item.n_bytes):>10}  {item.path.relative_to(root)}  ({item.reason})")
     verb = "would be freed" if dry_run else "freed"
     click.echo(f"{human_bytes(sum(item.n_bytes for item in items))} {verb}")
+
+
+def _ask(question: str, name: str) -> None:
+    """Go on after a yes. Raises click.Abort after a no, UsageError where nobody answers."""
+    try:
+        agreed = click.confirm(question, err=True)
+    except click.Abort:
+        if sys.stdin is not None and sys.stdin.isatty():
+            raise
+        click.echo(err=True)  # ends the line of the question
+        hint = f"steercache cache rm {shlex.quote(name)} --yes"
+        raise UsageError("nothing was removed: there is no terminal to ask at", hint=hint) from None
+    if not agreed:
+        raise click.Abort

@@ -123,6 +123,10 @@ def run(words: Sequence[str]) -> int:
         Path.cwd()
     except OSError:
         return _fail("error: the current folder no longer exists\ntry: cd to another folder", code=UsageError.exit_code)
+    if any(
+        "\0" in word for word in words
+    ):  # no shell passes one on, and every path that holds one is refused otherwise
+        return _fail("error: an argument holds a NUL character\ntry: the command without it", code=UsageError.exit_code)
     try:
         # Without its standalone mode, click returns what `ctx.exit` was given instead of exiting.
         code = steercache(list(words), prog_name="steercache", standalone_mode=False)

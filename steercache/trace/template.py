@@ -1,8 +1,10 @@
 """An example as the text that the model reads: bare, or through the tokenizer's chat template."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 import jinja2
 
@@ -13,6 +15,7 @@ from steercache.trace.clock import frozen_clock
 
 MARK = "\ue000steercache\ue001"  # private-use characters: in nobody's template
 KNOWN_FORMS = 1024  # system prompts, mostly one
+_RANDOM: Final = re.compile(r"\|\s*random\b|\blipsum\s*\(")  # what jinja2 draws with Python's `random`
 _Form = tuple[str, str, str]  # what stands before an example's own text, MARK in its place, and what follows
 
 
@@ -95,7 +98,7 @@ def apply_template(bundle: TokenizerBundle, user: str, *, system: str | None, n_
     The template's clock shows midnight of the bundle's `template_date`.
 
     Raises:
-        TemplateError: the template fails, whatever it raises. UsageError: there is no template.
+        TemplateError: the template fails, whatever it raises, or is random. UsageError: there is no template.
     """
     holder = bundle.processor if getattr(bundle.processor, "chat_template", None) else bundle.tokenizer
     if holder is None or not holder.chat_template:
@@ -108,6 +111,8 @@ def apply_template(bundle: TokenizerBundle, user: str, *, system: str | None, n_
         said = [(who, [{"type": "text", "text": text}]) for who, text in said]
         said[-1] = (said[-1][0], [{"type": "image"}] * n_images + said[-1][1])
     turns = [{"role": who, "content": content} for who, content in said]
+    if _draws(str(holder.chat_template)):
+        raise TemplateError(f"{_template_name(bundle)} is random, so that the prompt is another one each time")
     with frozen_clock(bundle.template_date) as readings:
         try:
             prompt: str = holder.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
@@ -116,6 +121,11 @@ def apply_template(bundle: TokenizerBundle, user: str, *, system: str | None, n_
         except Exception as error:  # a template is a program of its own: it can raise anything
             raise TemplateError(f"{_template_name(bundle)} {_failure(error)}") from error
     return RenderedTurn(text=prompt, template_date=bundle.template_date.isoformat() if readings.n else None)
+
+
+@lru_cache(maxsize=16)
+def _draws(template: str) -> bool:
+    return bool(_RANDOM.search(template))
 
 
 def _template_name(bundle: TokenizerBundle) -> str:

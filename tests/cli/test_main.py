@@ -1,5 +1,6 @@
 """The program as a whole: exit codes, what bugs and interrupts look like, and how light its start is."""
 
+import io
 import json
 import os
 import subprocess
@@ -211,8 +212,15 @@ def test_json_is_the_only_thing_on_stdout(work: Path, terminal: Terminal) -> Non
         json.loads(terminal.out)
 
 
+@pytest.mark.parametrize("word", ["cache\0", "\0"])
+def test_a_nul_in_an_argument_is_an_error_of_usage(word: str, terminal: Terminal) -> None:
+    for words in (("vectors", "list", "--root", word), ("query", word), ("build", word), (word,)):
+        assert terminal(*words) == 2, words
+        assert "NUL" in terminal.err
+
+
 def test_a_run_is_removed_and_its_damage_undone_with_json_as_the_only_thing_on_stdout(
-    work: Path, terminal: Terminal
+    work: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert terminal("cache", "rebuild", "--json") == 0, terminal.err
     n_shards = json.loads(terminal.out)["n_shards"]
@@ -222,6 +230,12 @@ def test_a_run_is_removed_and_its_damage_undone_with_json_as_the_only_thing_on_s
     assert len(json.loads(terminal.out)["shards"]) == 1
     assert terminal("cache", "rm", RUN, "--json") == 2, "nobody is there to answer"
     assert (terminal.out, "--yes" in terminal.err) == ("", True)
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert terminal("cache", "rm", RUN) == 2
+    assert f"steercache cache rm {RUN} --yes" in terminal.err
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert terminal("cache", "rm", RUN) == 130
+    assert list(work.glob("cache/runs/*")) != []
     assert terminal("cache", "rm", RUN, "--yes", "--json") == 0, terminal.err
     assert json.loads(terminal.out)["n_bytes"] > 1000
     assert list(work.glob("cache/runs/*")) == []

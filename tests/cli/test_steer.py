@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steercache.cache.handle import open_cache
@@ -135,6 +136,23 @@ def test_the_runs_model_is_found_by_its_weights_where_a_nearer_manifest_has_its_
     Path("models/tiny.yaml").unlink()  # what is left is another model of that name, and the shipped tiny
     assert terminal(*STEER) == 2
     assert "other weights of the name tiny" in terminal.err
+
+
+def test_a_run_of_a_model_that_cannot_use_the_default_attention_has_its_model_loaded_again(
+    work: Path, terminal: Terminal
+) -> None:
+    trace = yaml.safe_load(Path("my-trace.yaml").read_text())
+    for model in ("tiny-backbone", {"kind": "model", "version": 1, "source": {"type": "zoo", "name": "tiny-backbone"}}):
+        name = "named" if isinstance(model, str) else "written-out"
+        model = model if isinstance(model, str) else model | {"name": "gemma2"}
+        Path("other.yaml").write_text(yaml.safe_dump(trace | {"name": name, "model": model}))
+        assert terminal("build", "other.yaml", "--root", f"{name}/cache") == 0, terminal.err
+        fit = ("fit", "mean-shift", "--concept", "counting", "--no-diagnose", "--root", f"{name}/cache")
+        assert terminal(*fit) == 0, terminal.err
+        for _ in range(2):
+            line = ("steer", "counting", "the cat", "--layer", "1", "--max-new-tokens", "2", "--root", f"{name}/cache")
+            assert terminal(*line) == 0, terminal.err
+            forget_source(work / name)
 
 
 def test_a_vector_of_an_earlier_version_is_compared_by_its_run(work: Path, terminal: Terminal) -> None:

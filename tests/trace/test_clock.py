@@ -107,6 +107,15 @@ def test_whatever_a_template_raises_names_the_sample_and_the_template(folder: Pa
     assert "anchor" not in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("draw", ["{{ ['a', 'b'] | random }}", "{{ ['a', 'b']|random|upper }}", "{{ lipsum(n=1) }}"])
+def test_a_template_that_draws_at_random_is_refused_and_text_about_chance_is_not(folder: Path, draw: str) -> None:
+    own = "{{ messages[0]['content'] }}"
+    with pytest.raises(EncodingProblem, match="is random") as caught:
+        encode_example(turn(), bundle_of(folder, draw + own))
+    assert caught.value.kind == "template"
+    encode_example(turn(), bundle_of(folder, "choose at random | lipsum: " + own))
+
+
 SPACED = {"\u2581": 3, "\u2581a": 4, "a": 5, "\u0120": 20, "\u0120a": 21}
 CHARACTERS = {c: i for i, c in enumerate("日本語b", start=6)}
 
@@ -114,7 +123,7 @@ CHARACTERS = {c: i for i, c in enumerate("日本語b", start=6)}
 def with_blank(bundle: TokenizerBundle, style: str, *, bos: bool) -> TokenizerBundle:
     """The bundle with a tokenizer that puts a blank before every text: as Llama 2, as T5, or as RoBERTa does it."""
     if style == "byte":
-        byte_letters = {c: 100 + i for i, c in enumerate(pre_tokenizers.ByteLevel.alphabet())}
+        byte_letters = {c: 60 + i for i, c in enumerate(pre_tokenizers.ByteLevel.alphabet())}
         backend = Tokenizer(models.BPE(vocab=byte_letters | SPACED | {"<unk>": 0, "<s>": 1}, merges=[("\u0120", "a")]))
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     else:
