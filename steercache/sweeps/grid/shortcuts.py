@@ -94,7 +94,10 @@ class ShortcutOptions:
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1 or self.n_resamples < 1:
-            raise UsageError(f"a share of {self.share} and {self.n_resamples} resamples", hint="--share 0.1")
+            raise UsageError(
+                f"a share of {self.share} and {self.n_resamples} resamples",
+                hint="give a share above 0 and at most 1, such as 0.1",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
