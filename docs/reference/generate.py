@@ -1,9 +1,10 @@
-"""Pages of the reference that are made from the code: run by mkdocs-gen-files while the documentation is built."""
+"""Pages that are made from the code and from the notebooks: run by mkdocs-gen-files while the documentation is built."""
 
 import html
 import inspect
 import json
 import re
+import runpy
 from pathlib import Path
 
 import click
@@ -195,3 +196,7 @@ page("tables", "Tables and columns", tables())
 page("queries", "Queries", queries())
 page("manifests", "Manifests", manifests())
 page("errors", "Errors and exit codes", error_classes())
+notebooks = runpy.run_path("docs/examples/notebooks.py")
+for name in notebooks["names"]():
+    with mkdocs_gen_files.open(f"examples/{name}.md", "w") as file:
+        file.write(notebooks["as_markdown"](name) + "\n")

@@ -28,6 +28,9 @@ def generate(
 
     `target` names the steered tokens, `when` whether only the prompt ("prefill") or every generated token too ("every");
     `skip_first` leaves the first token, the attention sink, alone; `chat` puts each prompt into the model's chat template.
+    `alpha_unit` is what alpha counts in: "raw" multiplies the vector as it is, "resid_norm" makes its length alpha times the median
+    norm of the rows it was fitted on (which `fit.diagnose` measures).
+    `max_new_tokens` counts tokens of a continuation. One result per prompt, with the strengths in the order given, 0 first.
 
     Raises:
         UsageError: a layer the model does not have, a vector of another width, or a target that matches no token.

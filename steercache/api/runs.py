@@ -12,7 +12,8 @@ class Run:
 
     `sites` maps each site (`resid_post`, ...) to the layers kept there, ascending; `n_rows` counts the rows of every layer,
     `hidden_size` is the width d of a row at `resid_post`. `n_shards_built` is 0 when everything was cached already, None
-    for a run that was looked up and not built; `n_bytes` is the size on disk of the generation in use.
+    for a run that was looked up and not built; `n_bytes` is the size on disk of the generation in use,
+    `seconds` what the build took.
     """
 
     run_id: str

@@ -12,6 +12,7 @@ from steercache.fit.probe import linear_probe
 from steercache.fit.shift import mean_shift
 
 METHODS: dict[str, Callable[..., SteeringVector]] = {shift.METHOD: mean_shift, probe.METHOD: linear_probe}
+"""The fitting functions by the name that a vector's `method` and its provenance keep."""
 
 
 class SelectsRows(Protocol):
