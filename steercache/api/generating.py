@@ -28,8 +28,8 @@ def generate(
 
     `target` names the steered tokens, `when` whether only the prompt ("prefill") or every generated token too ("every");
     `skip_first` leaves the first token, the attention sink, alone; `chat` puts each prompt into the model's chat template.
-    `alpha_unit` is what alpha counts in: "raw" multiplies the vector as it is, "resid_norm" makes its length alpha times the median
-    norm of the rows it was fitted on (which `fit.diagnose` measures).
+    `alpha_unit` is what alpha counts in: "raw" multiplies the vector as it is; "resid_norm" gives it the length of alpha median
+    norms of the rows that it was fitted on, which `fit.diagnose` measures.
     `max_new_tokens` counts tokens of a continuation. One result per prompt, with the strengths in the order given, 0 first.
 
     Raises:

@@ -40,8 +40,9 @@ def diagnose(
 
     auc: mean over folds of the AUC on held-out groups, of a direction fitted without them (`held_out` False: the method
     cannot be fitted here, so the finished vector is scored on all rows). token_auc: the same for a classifier that knows
-    only the token id. norm and resid_norm (the median row's, position 0 left out) are Euclidean norms; norm_ratio is norm / resid_norm. stability: mean cosine between the
-    vector and fits on sentences drawn again, with a 95 % interval. cosine: to each of `others` that has the layer.
+    only the token id. norm, resid_norm (median row, position 0 left out): Euclidean; norm_ratio: their quotient.
+    stability: mean cosine between the vector and fits on sentences drawn again, with a 95 % interval. cosine: to each of
+    `others` that has the layer.
     A number that cannot be had is None. A probe keeps the penalty that was chosen on all rows.
 
     Raises:
