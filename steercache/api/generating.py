@@ -26,11 +26,12 @@ def generate(
 ) -> list[SideBySide]:
     """Continue every prompt greedily without the vector (alpha 0) and at every strength of `alphas`.
 
-    `target` names the steered tokens, `when` whether only the prompt ("prefill") or every generated token too ("every");
-    `skip_first` leaves the first token, the attention sink, alone; `chat` puts each prompt into the model's chat template.
-    `alpha_unit` is what alpha counts in: "raw" multiplies the vector as it is; "resid_norm" gives it the length of alpha median
-    norms of the rows that it was fitted on, which `fit.diagnose` measures.
-    `max_new_tokens` counts tokens of a continuation. One result per prompt, with the strengths in the order given, 0 first.
+    `target` names the steered tokens ("image", "text", "both", "all", "last", or a bool mask of shape (b, t)), `when` whether
+    only the prompt ("prefill") or every generated token too ("every"). `skip_first` leaves the first token, the attention
+    sink, alone; `chat` puts each prompt into the model's chat template. `alpha_unit` is what alpha counts in: "raw" multiplies
+    the vector as it is; "resid_norm" gives it the length of alpha median norms of the rows that it was fitted on, which
+    `fit.diagnose` measures. `max_new_tokens` counts the tokens of a continuation. Returns one result per prompt, with the
+    strengths in the order given, 0 first.
 
     Raises:
         UsageError: a layer the model does not have, a vector of another width, or a target that matches no token.

@@ -76,11 +76,14 @@ def steer(
     """Add alpha times `vector` to the output of block `layer` at the target tokens, for as long as the context is open.
 
     `alpha_unit` is what alpha counts in: "raw" multiplies the vector as it is; "resid_norm" gives it the length of alpha median
-    norms of the rows that it was fitted on, which `fit.diagnose` measures.
-    `layer` may name several blocks; each gets its own direction. Contexts nest: what the outer one added stays. "prefill"
-    steers the prompt only, "every" the generated tokens too. `skip_first` leaves out the first token, the attention sink.
-    The targets text and both leave special tokens out: which those are a plain transformers model does not know, so they
-    want its `tokenizer`. (More parameters than house style allows: the call reads as one sentence.) Yields the model.
+    norms of the rows that it was fitted on, which `fit.diagnose` measures. `layer` may name several blocks; each gets its own
+    direction. Contexts nest: what the outer one added stays. "prefill" steers the prompt only, "every" the generated tokens
+    too. `skip_first` leaves out the first token, the attention sink.
+
+    `target` is "image", "text", "both", "all" or "last", a bool mask of shape (b, t) over the prompt's tokens, or a function
+    from token ids (b, t) to such a mask. "text" and "both" leave special tokens out. A plain transformers model does not know
+    which tokens are special, so these two need its `tokenizer`. Yields the model. (More parameters than house style allows:
+    the call reads as one sentence.)
 
     A forward pass of one token behind a key/value cache is taken for a generated one. So a prompt that `generate` reads in
     chunks (`prefill_chunk_size`) is followed with the target all only, and only if its last chunk has several tokens; without a
