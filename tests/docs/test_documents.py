@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import re
 import shlex
 import subprocess
@@ -17,6 +18,7 @@ import yaml
 
 import steercache
 from steercache.data.benchmarks import BENCHMARKS
+from steercache.data.benchmarks.own_rows import NAMES
 from steercache.manifests.load import find_manifest, parse_manifest
 from steercache.queries.library import load_library
 from tests.cli.test_hints import mentioned, wrong_call, wrong_words
@@ -38,7 +40,7 @@ OBJECTS = {  # what the names of the examples stand for
 
 
 def test_there_are_blocks_of_every_kind() -> None:
-    assert {block.language for block in BLOCKS} <= {"console", "python", "sql", "yaml", "text"}
+    assert {block.language for block in BLOCKS} <= {"console", "python", "sql", "yaml", "json", "text"}
     assert len(COMMAND_LINES) > 40
     assert len(PYTHON) > 8
 
@@ -167,6 +169,16 @@ def test_a_manifest_is_valid_and_names_what_ships(block: Block) -> None:
     assert manifest.kind == yaml.safe_load(block.text)["kind"]
     model = getattr(manifest, "model", None)
     assert model is None or find_manifest(str(model), kind="model")
+
+
+def test_columns_of_a_question_file_are_those_that_are_read() -> None:
+    page = (REPOSITORY / "docs/how-to/own-benchmark.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|", page, re.MULTILINE)
+    assert {name: {name, *re.findall(r"`(\w+)`", others)} for name, others in rows} == {
+        meaning: set(names) for meaning, names in NAMES.items()
+    }
+    (example,) = in_language("json")
+    assert set(json.loads(example.text)) <= set(NAMES)
 
 
 @pytest.mark.parametrize(

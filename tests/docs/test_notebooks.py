@@ -22,7 +22,7 @@ def load_runner() -> ModuleType:
 notebooks = load_runner()
 SMALL = {
     "text-steering": {"MODEL": "tiny-backbone", "LAYER": 2},
-    "sql-over-activations": {},
+    "sql-over-activations": {"TRACE": "tiny-concepts", "LAYER": 3},
     "multimodal-grid": {"N": 12, "NULLS": 2},
 }
 
