@@ -173,7 +173,7 @@ def test_a_manifest_is_valid_and_names_what_ships(block: Block) -> None:
 
 def test_columns_of_a_question_file_are_those_that_are_read() -> None:
     page = (REPOSITORY / "docs/how-to/own-benchmark.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|", page, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \|([^|]*)\|", page, re.MULTILINE)
     assert {name: {name, *re.findall(r"`(\w+)`", others)} for name, others in rows} == {
         meaning: set(names) for meaning, names in NAMES.items()
     }
