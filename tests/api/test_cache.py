@@ -171,3 +171,15 @@ def test_importing_the_package_loads_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_tokens_are_readable_in_sql(cache: steercache.Cache) -> None:
+    found = cache.sql(
+        "SELECT string_agg(t.token_text, '' ORDER BY t.position) AS joined, any_value(s.text) AS text"
+        " FROM tokens_with_text t JOIN samples s USING (run_id, sample_idx)"
+        " WHERE t.kind = 'text' AND t.run = 'numbers' GROUP BY t.sample_idx"
+    ).fetchall()
+    assert found
+    for joined, text in found:
+        assert "".join(joined.split()) == "".join(text.split())
+        assert not {"\u0120", "\u2581"} & set(joined)

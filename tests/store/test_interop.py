@@ -194,3 +194,24 @@ def test_a_run_without_any_shard_is_still_a_readable_group(root: Path) -> None:
     assert array.shape == (1, 0, 2)
     with written.open() as reader:
         assert len(reader.layer_views("resid_post", 0)) == 0
+
+
+def test_rows_with_a_sample_are_the_valid_ones_in_every_reader(written: Written) -> None:
+    """The mask that the docs give: `sample_idx >= 0` leaves exactly the rows that were written, none of them NaN."""
+    site = written.layout.sites[0]
+    bits, used = expected(written, site)
+    group = zarr.open_group(written.path, mode="r")
+    dataset = xarray.open_zarr(written.path, consolidated=False)
+    valid: Any = group["sample_idx"]
+    masks = [
+        valid[:] >= 0,
+        (dataset["sample_idx"] >= 0).values,
+        open_with_tensorstore(written.path / "sample_idx").read().result() >= 0,
+    ]
+    for mask in masks:
+        assert np.array_equal(mask, used)
+    arrays: list[Any] = [group[site.site], open_with_tensorstore(written.path / site.site).read().result()]
+    read = [np.asarray(array[:])[:, used] for array in arrays]
+    read.append(np.asarray(dataset[site.site].isel(row=masks[1]).values))
+    for rows in read:
+        assert np.array_equal(rows.view(BITS[written.layout.dtype]), bits[:, used])
