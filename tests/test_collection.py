@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.without_torch import HEAVY, chain_to
+
 TESTS = Path(__file__).parent
 HOLDS_TESTS = re.compile(r"^(?:async )?def test_|^class Test", re.MULTILINE)
 
@@ -34,3 +36,37 @@ def test_every_file_named_as_a_test_holds_tests() -> None:
 
 def test_the_whole_suite_is_what_a_plain_run_collects(request: pytest.FixtureRequest) -> None:
     assert [request.config.rootpath / p for p in request.config.getini("testpaths")] == [TESTS]
+
+
+# What needs no model is tested without torch, on other Pythons (`make test-pythons`): whole folders but for these files.
+FREE_OF_TORCH = {
+    "data": {"test_hub.py", "benchmarks/test_hub.py"},
+    "fit": {"test_from_cache.py", "test_paper_pooled.py", "test_probe.py"},
+    "index": {"test_roles.py"},
+    "manifests": set[str](),
+    "queries": set[str](),
+    "stats": set[str](),
+    "store": set[str](),
+}
+
+
+@pytest.mark.parametrize("folder", FREE_OF_TORCH)
+def test_folders_without_models_need_no_torch_but_for_files_named_here(folder: str) -> None:
+    tests = TESTS / folder
+    chains = {path.relative_to(tests).as_posix(): chain_to(HEAVY, path) for path in tests.rglob("*.py")}
+    assert len(chains) > 3
+    assert {name: chain for name, chain in chains.items() if chain and name not in FREE_OF_TORCH[folder]} == {}
+    assert {name for name, chain in chains.items() if chain} == FREE_OF_TORCH[folder]
+
+
+def test_imports_of_torch_are_found_through_other_modules_and_only_where_they_run(tmp_path: Path) -> None:
+    assert chain_to(("torch",), TESTS / "cache" / "test_status.py") == (
+        "tests.cache.test_status",
+        "tests.tracing",
+        "steercache.runs.job",
+        "torch",
+    )
+    assert (
+        chain_to(("torch",), TESTS / "store" / "written.py") is None
+    )  # `steercache` names torch users for type checkers only
+    assert chain_to(("duckdb",), TESTS / "index" / "small.py") is not None

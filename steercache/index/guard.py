@@ -173,6 +173,10 @@ class _Query:
         if self.failures:
             return self.failures[0]
         text = str(error).strip() or type(error).__name__
+        if "Max expression depth" in text:  # the parser of DuckDB 2.0.1 says so itself, that of 2.0.0 goes on
+            return QueryError(
+                "the SQL is nested too deeply: beyond DuckDB's depth limit", hint="use WITH instead of subqueries"
+            )
         if isinstance(error, duckdb.OutOfMemoryException | MemoryError):
             return QueryError(
                 f"it needs more than {self.limits.memory_mib} MiB of memory: {text.splitlines()[0]}",

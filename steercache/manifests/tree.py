@@ -141,7 +141,8 @@ def _compose(text: str, file: str, bounds: DocumentLimits) -> yaml.Node:
             "more than one document in a file" if several else ": ".join(filter(None, (error.context, error.problem)))
         )
         line = mark.line + 1 if mark is not None else None
-        raise fail("several_documents" if several else "syntax", message, line) from None
+        too_deep = "maximum nesting depth" in (error.problem or "")  # of libyaml itself, in PyYAML 6.0.4 and later
+        raise fail("several_documents" if several else "too_deep" if too_deep else "syntax", message, line) from None
     except yaml.YAMLError as error:
         raise fail("syntax", str(error).splitlines()[0]) from None
     if node is None:

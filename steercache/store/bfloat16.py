@@ -5,6 +5,8 @@ does load, before it reads any metadata: so `CpuBuffer`, zarr's own class under 
 importing this module registers the type.
 """
 
+import math
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeGuard
 
@@ -12,18 +14,18 @@ import ml_dtypes
 import numpy as np
 from zarr.core.buffer.cpu import Buffer as CpuBuffer
 from zarr.core.dtype import data_type_registry
-from zarr.core.dtype.common import DataTypeValidationError, HasEndianness, HasItemSize
-from zarr.core.dtype.npy.common import (
-    check_json_float_v3,
-    check_json_floatish_str,
-    float_from_json_v3,
-    float_to_json_v3,
-)
+from zarr.core.dtype.common import HasEndianness, HasItemSize
 from zarr.core.dtype.wrapper import ZDType
 
-__all__ = ["BFloat16", "CpuBuffer"]
+try:  # where zarr 3.2 and later keep it; they warn at the old place
+    from zarr.errors import DataTypeValidationError  # type: ignore[attr-defined,unused-ignore]
+except ImportError:
+    from zarr.core.dtype.common import DataTypeValidationError
+
+__all__ = ["BFloat16", "CpuBuffer", "DataTypeValidationError"]
 
 _DTYPE: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+_NOT_FINITE = {"NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,16 +85,22 @@ class BFloat16(ZDType[Any, Any], HasEndianness, HasItemSize):
         return _DTYPE.type(0)
 
     def from_json_scalar(self, data: Any, *, zarr_format: Any) -> Any:
-        """A fill value from metadata: a number, "NaN", "Infinity" or "-Infinity". Raises TypeError otherwise."""
-        if check_json_float_v3(data):
-            return _DTYPE.type(float_from_json_v3(data))
-        if check_json_floatish_str(data):
-            return _DTYPE.type(float(data))
+        """A fill value from metadata: a number, "NaN", "Infinity", "-Infinity", or its bits as "0x7fc0" (Zarr v3).
+
+        Raises TypeError otherwise.
+        """
+        if isinstance(data, (int, float)) and not isinstance(data, bool):
+            return _DTYPE.type(data)
+        if isinstance(data, str) and data in _NOT_FINITE:
+            return _DTYPE.type(_NOT_FINITE[data])
+        if isinstance(data, str) and re.fullmatch("0x[0-9a-fA-F]{4}", data):
+            return np.uint16(int(data, 16)).view(_DTYPE)
         raise TypeError(f"{data!r} is no float")
 
     def to_json_scalar(self, data: object, *, zarr_format: Any) -> Any:
         """A fill value for metadata."""
-        return float_to_json_v3(np.float32(self.cast_scalar(data)))
+        value = float(self.cast_scalar(data))
+        return value if math.isfinite(value) else "NaN" if math.isnan(value) else f"{'-' * (value < 0)}Infinity"
 
 
 data_type_registry.register("bfloat16", BFloat16)

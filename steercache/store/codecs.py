@@ -10,8 +10,7 @@ from typing import Any
 import numcodecs.blosc
 import numpy as np
 import numpy.typing as npt
-from numcodecs.pcodec import PCodec
-from pcodec import standalone
+from pcodec import ChunkConfig, DeltaSpec, ModeSpec, PagingSpec, standalone
 
 from steercache.core.layout import CodecName, DType
 from steercache.store.dtypes import bits_dtype, numpy_dtype
@@ -26,6 +25,11 @@ numcodecs.blosc.use_threads = False
 
 _SHUFFLES = {"noshuffle": numcodecs.blosc.NOSHUFFLE, "shuffle": numcodecs.blosc.SHUFFLE}
 _INT8_HEAD = 4  # bytes of a row's scale
+
+# pcodec is called without numcodecs' class in between: each release of numcodecs can call only one of pcodec 0.3 and 1.x, and
+# nothing keeps an installer from leaving the other beside it. 1.0 renamed `DeltaSpec.none`.
+_NO_DELTAS: Callable[[], Any] = DeltaSpec.no_op if hasattr(DeltaSpec, "no_op") else DeltaSpec.none
+_PCODEC_PAGE = 262_144  # values; numcodecs' default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +70,17 @@ def blosc_decode(data: Any, n_bytes: int) -> npt.NDArray[np.uint8]:
 
 
 def pcodec_encode(values: Bits) -> bytes:
-    """Compress unsigned integers; neighbours in a row are no smooth sequence, so neither deltas nor modes are tried."""
-    codec = PCodec(level=PCODEC_LEVEL, mode_spec="classic", delta_spec="none")
-    packed: bytes = bytes(codec.encode(np.ascontiguousarray(values).reshape(-1)))
-    return packed
+    """Compress unsigned integers; neighbours in a row are no smooth sequence, so neither deltas nor modes are tried.
+
+    The bytes depend on pcodec's release (1.x writes a longer header than 0.3), what they decode to does not; each reads both.
+    """
+    config = ChunkConfig(
+        compression_level=PCODEC_LEVEL,
+        delta_spec=_NO_DELTAS(),
+        mode_spec=ModeSpec.classic(),
+        paging_spec=PagingSpec.equal_pages_up_to(_PCODEC_PAGE),
+    )
+    return bytes(standalone.simple_compress(np.ascontiguousarray(values).reshape(-1), config))
 
 
 def pcodec_decode(data: Any, out: Bits) -> None:

@@ -32,12 +32,14 @@ def test_a_line_says_what_was_measured_in_its_unit_and_whether_the_target_was_me
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_bench_can_be_run_by_name(name: str) -> None:
+    pytest.importorskip("torch")
     assert callable(importlib.import_module(f"bench.{name}").run)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_the_grids_answers_are_those_of_generate_with_a_hook(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
     bench = importlib.import_module("bench.grid")
     rows = list(bench.run(tmp_path, model="tiny", n=4, n_alone=1, n_equal=2, turns=1, targets=("image",)))
     (answers,) = [r for r in rows if r["name"].startswith("answers of the exact grid")]
@@ -48,6 +50,7 @@ def test_the_grids_answers_are_those_of_generate_with_a_hook(tmp_path: Path) -> 
 
 
 def test_the_bench_of_the_index_writes_shards_as_a_build_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
     index = importlib.import_module("bench.index")
     monkeypatch.setattr(index, "ROWS_PER_SHARD", 10 * index.TOKENS_PER_SAMPLE)
     monkeypatch.setattr(index, "REPEATS", 1)

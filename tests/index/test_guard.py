@@ -177,7 +177,10 @@ def test_nothing_reaches_a_file_a_setting_or_python(con: duckdb.DuckDBPyConnecti
         ("SELECT printf('%2000000000d', 1)", "printf"),
         ("SELECT levenshtein('a', 'b')", "levenshtein"),
         ("SELECT sleep_ms(100000)", "sleep_ms"),
-        ("WITH RECURSIVE t AS (SELECT 'x' AS s UNION ALL SELECT s || s FROM t) SELECT max(length(s)) FROM t", "memory"),
+        (
+            "WITH RECURSIVE t AS (SELECT 'x' AS s UNION ALL SELECT s || s FROM t) SELECT max(length(s)) FROM t",
+            "memory|stopped after",
+        ),
         ("SELECT " + "(" * 40000 + "1" + ")" * 40000, "depth"),
         ("SELECT " + "[" * 30000 + "1" + "]" * 30000, "depth"),
         ("SELECT " + "NOT " * 20000 + "true", "depth"),

@@ -10,9 +10,8 @@ import tensorstore
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zarr.core.dtype.common import DataTypeValidationError
 
-from steercache.store.bfloat16 import BFloat16
+from steercache.store.bfloat16 import BFloat16, DataTypeValidationError
 
 
 @pytest.mark.parametrize("shards", [None, (8, 6)])
@@ -55,3 +54,10 @@ def test_what_is_no_bfloat16_is_refused() -> None:
 def test_other_types_of_zarr_are_found_as_before(root: Path) -> None:
     array = zarr.create_array(root / "a", shape=(2,), dtype="float16")
     assert array.dtype == np.float16
+
+
+def test_a_fill_value_in_hexadecimal_is_its_bits() -> None:
+    kind = BFloat16()
+    assert kind.from_json_scalar("0x4049", zarr_format=3) == 3.140625
+    with pytest.raises(TypeError, match="no float"):
+        kind.from_json_scalar("0x40490fdb", zarr_format=3)
