@@ -1,24 +1,85 @@
 """The paper's further questions over a cache: words, colours, patches, drift, and own against backbone vectors."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Literal
 
-from steercache.analysis.colours import ColourEffect, ColourOptions, colour_effect
+from steercache.analysis.colours import ColourEffect, colour_effect
+from steercache.analysis.colours import ColourOptions as ColourOptions
+from steercache.analysis.drift import ROLES as ROLES
 from steercache.analysis.drift import Drift, measure_drift
 from steercache.analysis.origins import Origins, compare_origins, find_origins
 from steercache.analysis.patches import PatchMaps, find_sample, patch_maps
+from steercache.answers.store import stored_scores
 from steercache.api.evaluating import ModelLike, VectorLike, found_vectors, loaded_model
 from steercache.api.progress import ProgressLike, reporting
-from steercache.cache.sweeps import save_sweep
-from steercache.cells.arms import EvalOptions
-from steercache.cells.vector_model import load_model_of
+from steercache.cache.sweeps import save_sweep, sweep_id_of
+from steercache.cells.arms import EvalOptions as EvalOptions
+from steercache.cells.model import find_model
+from steercache.cells.vector_model import load_model_of, model_without_weights_of
 from steercache.cells.vectors import check_lineage
 from steercache.core.errors import UsageError
+from steercache.core.ids import digest
+from steercache.core.trials import AlphaUnit, Target
+from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks import open_benchmark
 from steercache.data.benchmarks.questions import Benchmark
+from steercache.models.ends import answer_identity
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session
+from steercache.steering.effects import MassAtAlpha as MassAtAlpha
 from steercache.steering.effects import WordMass, WordMassPlan, word_mass_effect
+from steercache.steering.effects import rank_of_best as rank_of_best
+from steercache.steering.effects import summarise as summarise
+from steercache.steering.effects_kept import kept_word_mass
+from steercache.steering.neutral import PROMPTS, WORDS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WordEffect:
+    """The effect on words, the sweep that keeps its answers, and whether they all had been computed before."""
+
+    effect: WordMass
+    sweep_id: str
+    from_cache: bool
+
+
+def word_plan(
+    vector: SteeringVector,
+    *,
+    layer: int,
+    alphas: Sequence[float] = (0.5, 1.0, 2.0, 4.0),
+    alpha_unit: AlphaUnit = "raw",
+    target: Target = "text",
+    words: Sequence[str] = (),
+    prompts: Sequence[str] = (),
+    n_random: int = 20,
+    seed: int = 0,
+) -> WordMassPlan:
+    """What `words` measures. Without `words`, those listed for the vector's concept; without `prompts`, 16 neutral ones.
+
+    Raises:
+        UsageError: no words are listed for the concept, or no strength but 0.
+    """
+    steered = tuple(alpha for alpha in dict.fromkeys(alphas) if alpha != 0)  # the model itself is always measured
+    if not steered:
+        raise UsageError("no strength but 0, which is the model itself", hint="give strengths such as 1, 2 and 4")
+    listed = tuple(words) or WORDS.get(vector.concept or "", ())
+    if not listed:
+        raise UsageError(
+            f"no words are listed for {vector.concept or vector.name!r}", hint="name words such as one, two, three"
+        )
+    return WordMassPlan(
+        words=listed,
+        prompts=tuple(prompts) or PROMPTS,
+        layer=layer,
+        alphas=steered,
+        target=target,
+        alpha_unit=alpha_unit,
+        n_random=n_random,
+        seed=seed,
+    )
 
 
 def words(
@@ -31,10 +92,10 @@ def words(
     dtype: str = "auto",
     allow_foreign: bool = False,
     progress: ProgressLike = None,
-) -> tuple[WordMass, str]:
+) -> WordEffect:
     """Probability that one of `plan.words` comes next, by strength, beside random directions of equal norm.
 
-    Returns the effect and the id of the sweep that keeps its answers. The model is that of the vector's run unless given.
+    Answers are kept, and read again where they are. The model is that of the vector's run unless given.
 
     Raises:
         UsageError: the vector's model is unknown, or other weights than the model's and that is not allowed; a layer that the
@@ -42,17 +103,34 @@ def words(
     """
     (direction,) = found_vectors(session, [vector])
     if isinstance(model, LoadedModel):
-        loaded = model
-        check_lineage(session.cache, direction, loaded.spec, allow_foreign=allow_foreign)
+        light = model
+        check_lineage(session.cache, direction, model.spec, allow_foreign=allow_foreign)
     else:
-        loaded = load_model_of(session.cache, direction, model, device=device, dtype=dtype, allow_foreign=allow_foreign)
-    with reporting(progress) as show:
-        effect = word_mass_effect(loaded, direction, plan, progress=show)
-    for random in effect.vectors[1:]:
-        session.save(random)
-    manifest = {"kind": "word_mass", "vector": direction.vector_id, **plan.manifest()}
+        light = model_without_weights_of(session.cache, direction, model, dtype=dtype, allow_foreign=allow_foreign)
+    effect = kept_word_mass(light, direction, plan, scores=partial(stored_scores, session.cache))
+    kept = effect is not None
+    if effect is None:
+        loaded = light
+        with reporting(progress) as show:
+            if not isinstance(model, LoadedModel):
+                loaded = load_model_of(
+                    session.cache, direction, model, device=device, dtype=dtype, allow_foreign=allow_foreign
+                )
+            effect = word_mass_effect(loaded, direction, plan, progress=show)
+        for random in effect.vectors[1:]:
+            session.save(random)
+    manifest = {
+        "kind": "word_mass",
+        "model": answer_identity(light),
+        "vector": direction.vector_id,
+        "cells": digest(sorted(cell.cell_id for cell in effect.cells)),
+        **effect.plan.manifest(),
+    }
     name = f"words-{direction.name}"
-    return effect, save_sweep(session.cache, name, manifest=manifest, cells=effect.cells, answers=effect.answers)
+    sweep_id = sweep_id_of(name, manifest)
+    if not kept or not session.cache.paths.sweep(sweep_id).is_dir():
+        save_sweep(session.cache, name, manifest=manifest, cells=effect.cells, answers=effect.answers)
+    return WordEffect(effect=effect, sweep_id=sweep_id, from_cache=kept)
 
 
 def colours(
@@ -62,6 +140,8 @@ def colours(
     options: ColourOptions,
     *,
     shifted: bool = False,
+    device: str = "auto",
+    dtype: str = "auto",
     progress: ProgressLike = None,
 ) -> ColourEffect:
     """Probabilities of colour words against strength, for a colour's vector on the image tokens of drawn scenes.
@@ -74,9 +154,15 @@ def colours(
     (direction,) = found_vectors(session, [vector])
     limit = None if options.n is None else 6 * options.n  # a sixth of the questions asks for another colour
     benchmark = open_benchmark("scenes-shifted" if shifted else "scenes", task="Attribute", form="word", limit=limit)
-    loaded = loaded_model(model, session.cache.root)
+    if isinstance(model, LoadedModel):
+        with reporting(progress) as show:
+            return colour_effect(session, model, direction, benchmark, options, progress=show)
+    root = session.cache.root
+    named = find_model(str(model), root)
+    light = LoadedModel(model=None, bundle=named.bundle(root, dtype=dtype))
+    load = partial(named.load, root, device=device, dtype=dtype)
     with reporting(progress) as show:
-        return colour_effect(session, loaded, direction, benchmark, options, progress=show)
+        return colour_effect(session, light, direction, benchmark, options, load=cache(load), progress=show)
 
 
 def patches(

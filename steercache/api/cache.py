@@ -4,10 +4,10 @@ Methods that run a model import torch when they are called, so that opening a ca
 it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from steercache.api.maintenance import Removed, Verified, verify
 from steercache.api.paths import default_root
@@ -19,23 +19,30 @@ from steercache.cache.handle import open_cache
 from steercache.cache.rebuild import rebuild_index
 from steercache.cache.remove import Leftover, collect, leftovers, remove_damaged_shards, remove_run
 from steercache.cache.status import CacheStatus, cache_status
+from steercache.cache.vectors import list_vectors
 from steercache.core.layout import CodecName
 from steercache.core.selection import Selection
 from steercache.core.trials import AlphaUnit, Target
 from steercache.core.vectors import SteeringVector
 from steercache.index.guard import Limits
 from steercache.index.relation import Relation
+from steercache.queries.formats import FormatName
 from steercache.queries.library import Query, load_library
 from steercache.queries.session import Session
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from steercache.analysis.drift import Drift
     from steercache.analysis.patches import PatchMaps
     from steercache.api.evaluating import BenchmarkLike, ModelLike
+    from steercache.api.fitting import MethodName
     from steercache.api.sweeps import Sweep
     from steercache.api.tracing import TraceLike
+    from steercache.cache.vector_files import StoredVector
     from steercache.models.spec import LoadedModel
     from steercache.runs.overview import Overview
+    from steercache.steering.generate import SideBySide
     from steercache.sweeps.result import SweepResult
 
 
@@ -58,6 +65,11 @@ class Cache:
     def folder(self) -> CacheFolder:
         """The files and the index behind this object, for code of the package itself."""
         return self._session.cache
+
+    @property
+    def session(self) -> Session:
+        """What asks the cache's queries, for code of the package itself."""
+        return self._session
 
     def __repr__(self) -> str:
         return f"<Cache {str(self.root)!r}>"
@@ -83,9 +95,44 @@ class Cache:
         """
         return self._session.query(name_or_sql, **bindings)
 
+    def head(self, name_or_sql: str, n: int = 20, *, bindings: Mapping[str, Any] | None = None) -> "pa.Table":
+        """The first `n` rows of a query as an Arrow table; what follows is not computed. Raises as `query`."""
+        from steercache.api.querying import head
+
+        return head(self._session, name_or_sql, n, bindings or {})
+
+    def write(
+        self,
+        name_or_sql: str,
+        sink: str | PathLike[str] | BinaryIO,
+        *,
+        format: FormatName = "parquet",  # noqa: A002
+        limit: int | None = None,
+        bindings: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Write a query's result to a file, or into an open binary file, batch by batch; returns the number of rows.
+
+        A file takes its name only when it is complete. `limit` stops after so many rows.
+
+        Raises:
+            QueryError, NotFoundError: as `query`. UsageError: the file cannot be written.
+        """
+        from steercache.api.querying import write
+
+        file = Path(sink) if isinstance(sink, str | PathLike) else sink
+        return write(self._session, name_or_sql, bindings or {}, sink=file, format_name=format, limit=limit)
+
     def queries(self) -> Mapping[str, Query]:
         """The named queries by name: those that ship and those of the folders given to `steercache.open`."""
         return self._session.library
+
+    def find_query(self, name_or_sql: str) -> Query | None:
+        """The named query, or the query that a text with a header is; None for plain SQL.
+
+        Raises:
+            NotFoundError: no query has that name. QueryError: the header is wrong.
+        """
+        return self._session.read(name_or_sql)[0]
 
     def select(
         self, name_or_sql: str, /, *, run: str | Run | None = None, site: str = "resid_post", **bindings: Any
@@ -154,6 +201,7 @@ class Cache:
         budget_gb: float | None = None,
         force: bool = False,
         progress: ProgressLike = None,
+        on_note: Callable[[str], None] | None = None,
     ) -> Run:
         """Trace a model into the cache, and return the run. What is cached already is not traced again.
 
@@ -161,6 +209,7 @@ class Cache:
         together with the name of a `model`. Safe to interrupt at any moment: calling it again continues, and loses at most the
         shard that was being written. `workers` processes trace shards side by side; `budget_gb` overrides the manifest's limit
         on what may be written; `force` resumes under other numerics than the run began with, and records that.
+        `on_note` is called with each remark as it is made; the run's `notes` hold all of them.
 
         Raises:
             ManifestError: what is wrong with the manifest or the samples, all problems at once.
@@ -180,9 +229,69 @@ class Cache:
             budget_gb=budget_gb,
             force=force,
             progress=progress,
+            on_note=on_note,
         )
 
     # Vectors
+
+    def fit(
+        self,
+        method: "MethodName" = "mean_shift",
+        *,
+        concept: str | None = None,
+        all_concepts: bool = False,
+        query: str | None = None,
+        run: str | Run | None = None,
+        site: str = "resid_post",
+        bindings: Mapping[str, Any] | None = None,
+        recipe: Literal["default", "paper"] = "default",
+        layers: Sequence[int] | None = None,
+        name: str | None = None,
+        seed: int = 0,
+        diagnose: bool = True,
+        progress: ProgressLike = None,
+    ) -> list[SteeringVector]:
+        """Fit a vector for a concept (or one per concept of the run), diagnose it, save it, and return all of them.
+
+        `query` is a named selection or SQL, `bindings` its parameters; without one, anchors against controls, or the last
+        tokens of contrastive pairs where the run has only pairs. Without `run`, the newest complete text run that has the
+        concept. A vector is named after its concept, or, for pairs without one, after its run. `seed` is that of the paper's
+        probe. `diagnose` also measures held-out AUC (vector and token only), norms and stability per layer.
+
+        Raises:
+            UsageError: no such method or layer; both `concept` and `all_concepts`. QueryError: the query, or no rows.
+            NotFoundError: no such run, or no sample with a concept.
+        """
+        from steercache.api.fitting import FitRequest, fit_vectors
+
+        request = FitRequest(
+            concept=concept,
+            all_concepts=all_concepts,
+            query=query,
+            run=_run_name(run),
+            site=site,
+            bindings=bindings or {},
+            recipe=recipe,
+            layers=layers,
+            name=name,
+            seed=seed,
+            diagnose=diagnose,
+        )
+        return fit_vectors(self._session, method, request, progress=progress)
+
+    def stored_vectors(self) -> "list[StoredVector]":
+        """Every vector with the time it was saved, newest first; controls of evaluations too."""
+        return list_vectors(self._session.cache)
+
+    def compare(self, *names: str) -> list[dict[str, Any]]:
+        """Cosines between stored vectors: per layer that all have, {"layer", "cosines": {"first ~ second": cosine}}.
+
+        Raises:
+            NotFoundError: no such vector. UsageError: fewer than two, other widths, or no layer in common.
+        """
+        from steercache.fit import compare
+
+        return compare([self.vector(name) for name in names])
 
     def vector(self, name: str) -> SteeringVector:
         """The vector that has this name, id or unique prefix. Raises NotFoundError."""
@@ -211,6 +320,69 @@ class Cache:
         from steercache.api.models import load
 
         return load(name, device=device, dtype=dtype, device_map=device_map, root=self.root)
+
+    def model_of(
+        self,
+        vector: str | SteeringVector,
+        model: str | None = None,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        allow_foreign: bool = False,
+    ) -> "LoadedModel":
+        """Load the model that a vector was fitted on, or the one that is named.
+
+        Raises:
+            UsageError: the vector does not say which model it belongs to, or the model has other weights and that is not
+                allowed. NotFoundError: no such vector or model.
+        """
+        from steercache.cells.vector_model import load_model_of
+
+        direction = self.vector(vector) if isinstance(vector, str) else vector
+        return load_model_of(self.folder, direction, model, device=device, dtype=dtype, allow_foreign=allow_foreign)
+
+    def generate(
+        self,
+        vector: str | SteeringVector,
+        prompts: str | Sequence[str],
+        *,
+        layer: int,
+        alphas: Sequence[float] = (1.0,),
+        alpha_unit: AlphaUnit = "raw",
+        target: Target = "all",
+        when: Literal["prefill", "every"] = "prefill",
+        skip_first: bool = False,
+        max_new_tokens: int = 20,
+        chat: bool = False,
+        model: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        allow_foreign: bool = False,
+    ) -> "list[SideBySide]":
+        """Texts with and without a stored vector, side by side, by the model it was fitted on; see `steercache.generate`.
+
+        Texts are kept as the answers of a sweep; the same call again reads them.
+
+        Raises:
+            UsageError: a layer, target or strength that cannot be; other weights. NotFoundError: no such vector or model.
+        """
+        from steercache.api.generating import text_plan, write_texts
+
+        plan = text_plan(
+            prompts,
+            layer=layer,
+            alphas=alphas,
+            alpha_unit=alpha_unit,
+            target=target,
+            when=when,
+            skip_first=skip_first,
+            max_new_tokens=max_new_tokens,
+            chat=chat,
+        )
+        direction = self.vector(vector) if isinstance(vector, str) else vector
+        return write_texts(
+            self.folder, direction, plan, model=model, device=device, dtype=dtype, allow_foreign=allow_foreign
+        ).texts
 
     def evaluate(
         self,
@@ -365,14 +537,18 @@ class Cache:
 
             return rebuild_index(self._session.cache, on_shards=count)
 
+    def run_to_remove(self, run: str | Run) -> tuple[str, str]:
+        """Id and name of the run that `remove` would take; one without a readable document has its id. Raises NotFoundError."""
+        run_id = self._session.cache.resolve_run_to_remove(str(run))
+        return run_id, self._session.cache.name_of(run_id)
+
     def remove(self, run: str | Run, *, damaged_shards_only: bool = False) -> Removed:
         """Remove a run with its activations, or only its damaged shards, so that a build makes them again.
 
         Vectors fitted from the run stay. Raises NotFoundError, BusyError.
         """
         cache = self._session.cache
-        run_id = cache.resolve_run_to_remove(str(run))
-        name = cache.name_of(run_id)
+        run_id, name = self.run_to_remove(run)
         if damaged_shards_only:
             return Removed(run_id=run_id, name=name, shards=tuple(remove_damaged_shards(cache, run_id)))
         return Removed(run_id=run_id, name=name, n_bytes=remove_run(cache, run_id))

@@ -7,7 +7,7 @@ from steercache.api.progress import ProgressLike, reporting
 from steercache.cells.arms import EvalOptions
 from steercache.cells.model import find_model
 from steercache.core.vectors import SteeringVector
-from steercache.data.benchmarks import open_benchmark
+from steercache.data.benchmarks import BENCHMARKS, open_benchmark
 from steercache.data.benchmarks.questions import Benchmark
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session
@@ -17,6 +17,11 @@ from steercache.sweeps.result import SweepResult
 ModelLike = str | Path | LoadedModel
 VectorLike = str | SteeringVector
 BenchmarkLike = str | Path | Benchmark
+
+
+def benchmark_names() -> tuple[str, ...]:
+    """The benchmarks that can be named."""
+    return tuple(BENCHMARKS)
 
 
 def loaded_model(model: ModelLike, root: Path, *, device: str = "auto", dtype: str = "auto") -> LoadedModel:

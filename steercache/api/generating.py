@@ -1,13 +1,22 @@
 """Text with and without a vector, side by side."""
 
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 
+from steercache.answers.store import stored_answers
+from steercache.cache.handle import CacheFolder as CacheFolder
+from steercache.cache.sweeps import save_sweep
+from steercache.cells.vector_model import load_model_of, model_without_weights_of
+from steercache.core.activity import announce
 from steercache.core.trials import AlphaUnit
 from steercache.core.vectors import SteeringVector
+from steercache.models.ends import answer_identity
 from steercache.models.spec import LoadedModel
 from steercache.steering.generate import SideBySide, SteeringSetting, generate_side_by_side
 from steercache.steering.live import When
 from steercache.steering.targets import TargetLike
+from steercache.steering.texts_kept import kept_texts, text_answers, text_cells
 
 
 def generate(
@@ -44,3 +53,88 @@ def generate(
         for alpha in dict.fromkeys((0.0, *alphas))
     ]
     return generate_side_by_side(model, vector, texts, settings=settings, max_new_tokens=max_new_tokens, chat=chat)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextPlan:
+    """Which texts are written: continuations of `prompts` under every one of `settings`."""
+
+    prompts: tuple[str, ...]
+    settings: tuple[SteeringSetting, ...]
+    max_new_tokens: int
+    chat: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenTexts:
+    """Texts side by side; `from_cache` where all of them had been written before."""
+
+    texts: list[SideBySide]
+    from_cache: bool
+
+
+def text_plan(
+    prompts: str | Sequence[str],
+    *,
+    layer: int,
+    alphas: Sequence[float],
+    alpha_unit: AlphaUnit,
+    target: TargetLike,
+    when: When,
+    skip_first: bool,
+    max_new_tokens: int,
+    chat: bool,
+) -> TextPlan:
+    """The unsteered text first, then every strength."""
+    settings = tuple(
+        SteeringSetting(
+            layer=layer, alpha=alpha, alpha_unit=alpha_unit, target=target, when=when, skip_first=skip_first
+        )
+        for alpha in dict.fromkeys((0.0, *alphas))
+    )
+    texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    return TextPlan(prompts=texts, settings=settings, max_new_tokens=max_new_tokens, chat=chat)
+
+
+def write_texts(
+    cache: CacheFolder,
+    vector: SteeringVector,
+    plan: TextPlan,
+    *,
+    model: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    allow_foreign: bool = False,
+) -> WrittenTexts:
+    """Texts of a stored vector, read from the cache where it has them; new ones are kept as the answers of a sweep.
+
+    Raises:
+        UsageError: as `generate`; or the model has other weights than the vector was fitted on, and that is not allowed.
+    """
+    light = model_without_weights_of(cache, vector, model, dtype=dtype, allow_foreign=allow_foreign)
+    cells = text_cells(
+        light, vector, plan.prompts, settings=plan.settings, max_new_tokens=plan.max_new_tokens, chat=plan.chat
+    )
+
+    def stored(cell_ids: Sequence[str]) -> dict[tuple[str, str], str]:
+        return {key: one.raw for key, one in stored_answers(cache, cell_ids).items() if one.raw is not None}
+
+    kept = kept_texts(light, plan.prompts, cells, stored=stored, chat=plan.chat)
+    if kept is not None:
+        return WrittenTexts(texts=kept, from_cache=True)
+    loaded = load_model_of(cache, vector, model, device=device, dtype=dtype, allow_foreign=allow_foreign)
+    announce(f"writing {len(plan.prompts) * len(plan.settings)} texts")
+    texts = generate_side_by_side(
+        loaded, vector, plan.prompts, settings=plan.settings, max_new_tokens=plan.max_new_tokens, chat=plan.chat
+    )
+    manifest = {
+        "kind": "steer",
+        "model": answer_identity(loaded),
+        "vector": vector.vector_id,
+        "prompts": list(plan.prompts),
+        "cells": [cell.cell_id for cell in cells],
+    }
+    with suppress(OSError):  # a cache that cannot be written shows its texts all the same
+        answers = text_answers(light, texts, cells, chat=plan.chat)
+        save_sweep(cache, f"steer-{vector.name}", manifest=manifest, cells=cells, answers=answers)
+    return WrittenTexts(texts=texts, from_cache=False)

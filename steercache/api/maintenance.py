@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from steercache.api.progress import ProgressCallback
+from steercache.cache.again import build_command as build_command
 from steercache.cache.handle import CacheFolder as CacheFolder
+from steercache.cache.non_finite import REMEDIES as REMEDIES
+from steercache.cache.non_finite import describe_non_finite as describe_non_finite
 from steercache.cache.verify import Finding, verify_root
 
 
@@ -19,6 +22,11 @@ class Verified:
     def ok(self) -> bool:
         """Whether nothing is wrong."""
         return not self.findings
+
+    @property
+    def damage(self) -> tuple[Finding, ...]:
+        """Findings about files; rows that are not finite were written so, and are findings too."""
+        return tuple(finding for finding in self.findings if finding.severity != "values")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

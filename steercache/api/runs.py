@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from steercache.cache.documents import RunDocument
 from steercache.core.ids import SHORT_ID
+from steercache.core.layout import DType, NonFinite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,13 +14,15 @@ class Run:
     `sites` maps each site (`resid_post`, ...) to the layers kept there, ascending; `n_rows` counts the rows of every layer,
     `hidden_size` is the width d of a row at `resid_post`. `n_shards_built` is 0 when everything was cached already, None
     for a run that was looked up and not built; `n_bytes` is the size on disk of the generation in use,
-    `seconds` what the build took.
+    `seconds` what the build took. `computed_otherwise` says in which numerics rows that were cached differ from this build's,
+    `non_finite` which layers have rows that are not finite, `notes` what the build remarked.
     """
 
     run_id: str
     name: str
     model: str
-    dtype: str
+    dtype: DType
+    modality: str
     sites: dict[str, tuple[int, ...]]
     hidden_size: int
     n_samples: int
@@ -29,6 +32,9 @@ class Run:
     n_shards_kept: int | None = None
     seconds: float | None = None
     index_held_by: str | None = None
+    computed_otherwise: tuple[str, ...] = ()
+    non_finite: tuple[NonFinite, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.run_id
@@ -40,7 +46,7 @@ class Run:
         )
 
 
-def run_of(document: RunDocument, **measured: int | float | str | None) -> Run:
+def run_of(document: RunDocument, **measured: object) -> Run:
     """The run that a document describes; `measured` are the fields that only a build knows."""
     layout = document.layout
     return Run(
@@ -48,6 +54,7 @@ def run_of(document: RunDocument, **measured: int | float | str | None) -> Run:
         name=document.name,
         model=document.model.name,
         dtype=layout.dtype,
+        modality="text" if document.model.modality == "text" else "multimodal",
         sites={site.site: tuple(site.layers) for site in layout.sites},
         hidden_size=document.model.hidden_size,
         n_samples=document.n_samples,

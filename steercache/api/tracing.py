@@ -1,17 +1,25 @@
 """Planning and building runs: what `Cache.plan` and `Cache.build` do."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from steercache.api.files import trace_of_file
+from steercache.api.files import SUFFIXES, trace_of_file
 from steercache.api.progress import ProgressLike, reporting
 from steercache.api.runs import Run, run_of
 from steercache.cache.handle import CacheFolder as CacheFolder
+from steercache.cache.handle import open_cache
+from steercache.core.errors import NotFoundError, UsageError
 from steercache.manifests.documents import TraceManifest
+from steercache.manifests.load import declared_kind, find_manifest
 from steercache.manifests.resolve import ResolvedTrace, resolve_trace, resolve_trace_document
+from steercache.runs.dates import notes_on_dates
 from steercache.runs.engine import BuildOptions, build_run
 from steercache.runs.job import PreparedTrace, prepare_trace
 from steercache.runs.overview import Overview, bytes_of_gb, overview
-from steercache.runs.plan import plan_run
+from steercache.runs.overview import decimal_bytes as decimal_bytes
+from steercache.runs.overview import sizes_of as sizes_of
+from steercache.runs.plan import Plan, plan_run
 
 TraceLike = str | Path | TraceManifest | ResolvedTrace
 """A shipped trace's name, a manifest's file, a manifest object, or a data file (with the name of a model)."""
@@ -21,8 +29,15 @@ def resolved_trace(trace: TraceLike, *, model: str | None) -> ResolvedTrace:
     """Everything that `trace` names, found and validated.
 
     Raises:
-        NotFoundError, ManifestError: as `manifests.resolve.resolve_trace`; UsageError: a data file without a model.
+        NotFoundError, ManifestError: as `manifests.resolve.resolve_trace`; UsageError: a data file without a model, or a model
+        for what names its own.
     """
+    if model is not None and not is_data_file(trace):
+        raise UsageError(
+            "a model is named for a data file only: a manifest names its own",
+            place=str(trace) if isinstance(trace, str | Path) else trace_name(trace),
+            hint="leave the model out, or change it in the manifest",
+        )
     if isinstance(trace, ResolvedTrace):
         return trace
     if isinstance(trace, TraceManifest):
@@ -32,6 +47,52 @@ def resolved_trace(trace: TraceLike, *, model: str | None) -> ResolvedTrace:
         manifest, folder = from_file
         return resolve_trace_document(manifest, place=folder / "manifest.yaml", search=(Path(),))
     return resolve_trace(trace, search=(Path(),))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedTrace:
+    """A trace worked out: `plan` is what would be written, `overview` how that stands to the cache."""
+
+    plan: Plan
+    overview: Overview
+
+
+def plan_at(
+    root: Path,
+    trace: TraceLike,
+    *,
+    model: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: ProgressLike = None,
+) -> PlannedTrace:
+    """What building `trace` into the cache at `root`, which need not exist yet, would write; raises as `Cache.plan`."""
+    try:
+        folder: CacheFolder | None = open_cache(root)
+    except NotFoundError:
+        folder = None
+    with reporting(progress) as show:
+        prepared = prepare_trace(resolved_trace(trace, model=model), cache_root=root, device=device, dtype=dtype)
+        plan = plan_run(prepared.job, progress=show)
+    return PlannedTrace(plan=plan, overview=overview(folder, root, plan))
+
+
+def is_sweep(manifest: str) -> bool:
+    """Whether a name or file means a sweep manifest; what cannot be found is none."""
+    try:
+        return declared_kind(find_manifest(manifest, search=(Path(),))) == "sweep"
+    except NotFoundError:
+        return False
+
+
+def is_data_file(trace: TraceLike) -> bool:
+    """Whether `trace` names a data file, by its suffix."""
+    return isinstance(trace, str | Path) and Path(trace).suffix.lower() in SUFFIXES
+
+
+def trace_name(trace: TraceManifest | ResolvedTrace) -> str:
+    """The name that a trace's manifest gives it."""
+    return trace.name if isinstance(trace, TraceManifest) else trace.trace.name
 
 
 def plan_trace(
@@ -51,7 +112,7 @@ def plan_trace(
 
 
 def build_trace(
-    folder: CacheFolder,
+    cache: CacheFolder | Path,
     trace: TraceLike,
     *,
     model: str | None = None,
@@ -62,13 +123,27 @@ def build_trace(
     budget_gb: float | None = None,
     force: bool = False,
     progress: ProgressLike = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Run:
-    """Trace what the cache does not have yet; see `Cache.build`."""
+    """Trace what the cache does not have yet; see `Cache.build`. A root by path is made once the trace is known to be right."""
+    root = cache if isinstance(cache, Path) else cache.root
     prepared: PreparedTrace = prepare_trace(
-        resolved_trace(trace, model=model), cache_root=folder.root, device=device, dtype=dtype, device_map=device_map
+        resolved_trace(trace, model=model), cache_root=root, device=device, dtype=dtype, device_map=device_map
     )
+    folder = open_cache(cache, create=True) if isinstance(cache, Path) else cache
     with reporting(progress) as show:
         plan = plan_run(prepared.job, cache=folder, progress=show)
+        notes: list[str] = []
+
+        def remark(sentence: str) -> None:
+            notes.append(sentence)
+            if on_note is not None:
+                on_note(sentence)
+
+        if plan.mended_labels_in:
+            remark(f"labels changed: joined anew in {', '.join(plan.mended_labels_in)}; no activation was touched")
+        for sentence in notes_on_dates(folder, plan.document):
+            remark(sentence)
         done = 0
 
         def count(n_tokens: int) -> None:
@@ -81,6 +156,7 @@ def build_trace(
             workers=workers,
             budget_bytes=None if budget_gb is None else bytes_of_gb(budget_gb),
             on_tokens=count,
+            on_note=remark,
         )
         result = build_run(folder, plan, prepared, options)
     return run_of(
@@ -90,4 +166,7 @@ def build_trace(
         n_shards_kept=result.n_shards_kept,
         seconds=result.seconds,
         index_held_by=result.index_held_by,
+        computed_otherwise=result.computed_otherwise,
+        non_finite=result.non_finite,
+        notes=tuple(notes),
     )

@@ -1,35 +1,48 @@
 """`steercache build`: trace a model into the cache."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from steercache.cache.handle import CacheFolder, open_cache
-from steercache.cache.non_finite import REMEDIES, describe_non_finite
-from steercache.cli.options import device_options, json_option, root_option
+from steercache.cli.completion import complete_models, complete_traces
+from steercache.cli.options import device_options, json_option, root_option, takes
 from steercache.cli.output import human_bytes, next_commands, note, print_json, progress_bar
 from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
-from steercache.queries.session import Session, open_session
-from steercache.runs.dates import notes_on_dates
-from steercache.runs.engine import BuildOptions, BuildResult, build_run
-from steercache.runs.job import PreparedTrace, prepare_trace
-from steercache.runs.overview import bytes_of_gb
-from steercache.runs.plan import Plan, plan_run
 
-_LABELLED = """
-SELECT
-    coalesce(bool_or(s.concept IS NOT NULL AND len(s.anchors) > 0), false),
-    coalesce(bool_or(s.pair_id IS NOT NULL AND s.polarity IN (1, -1)), false),
-    any_value(r.modality)
-FROM samples s JOIN runs r ON r.run_id = s.run_id
-WHERE s.run_id = $run
-"""
+if TYPE_CHECKING:
+    from steercache.api.runs import Run
+
+_SHOWN = (
+    *("run_id", "name", "n_shards_built", "n_shards_kept", "n_rows", "n_bytes", "seconds", "index_held_by"),
+    *("computed_otherwise", "non_finite"),
+)  # of a run, as JSON
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """What is traced, and how, as typed."""
+
+    manifest: str
+    model: str | None
+    root: Path
+    device: str
+    dtype: str
+    device_map: str | None
+    workers: int
+    budget: float | None
+    force: bool
+    as_json: bool
 
 
 @click.command()
-@click.argument("manifest")
+@click.argument("manifest", metavar="MANIFEST", shell_complete=complete_traces)
+@click.option(
+    "--model", shell_complete=complete_models, help="Model to trace a data file with, by name or file; see below."
+)
 @root_option
 @device_options
 @json_option
@@ -44,83 +57,86 @@ WHERE s.run_id = $run
 )
 @click.option("--force", is_flag=True, help="Resume under other numerics than the run began with; recorded.")
 @click.option("--device-map", help="Spread the model over devices, as accelerate does: auto, balanced, ...")
-def build(
-    manifest: str,
-    root: Path,
-    device: str,
-    dtype: str,
-    as_json: bool,
-    workers: int,
-    budget: float | None,
-    force: bool,
-    device_map: str | None,
-) -> None:
+@takes(BuildOptions)
+def build(asked: BuildOptions) -> None:
     """Trace a model into the cache, as MANIFEST (a file, or a shipped name) says.
+
+    MANIFEST may also be a data file (.csv, .jsonl, .parquet, .txt) with a column `text` and, where it has them, `anchor`
+    and `concept`, or with columns `positive` and `negative`; --model then names the model.
 
     Safe to kill at any moment: the same command goes on, and loses at most the shard in flight.
 
     \b
     steercache build smollm2-concepts
     """
-    with progress_bar("reading inputs", total=None, unit="samples", quiet=as_json) as bar:
-        prepared = prepare_trace(manifest, cache_root=root, device=device, dtype=dtype, device_map=device_map)
-        cache = open_cache(root, create=True)
-        planned = plan_run(prepared.job, cache=cache, progress=bar.show)
-    if planned.mended_labels_in:
-        note(f"labels changed: joined anew in {', '.join(planned.mended_labels_in)}; no activation was touched")
-    for sentence in notes_on_dates(cache, planned.document):
-        note(sentence)
-    result = _build(cache, planned, prepared, workers=workers, budget=budget, force=force, quiet=as_json)
-    if as_json:
-        print_json(result)
-        return
-    did = f"traced {result.n_shards_built} shards" if result.n_shards_built else "everything was cached already"
-    kept = f", kept {result.n_shards_kept}" if result.n_shards_built and result.n_shards_kept else ""
-    click.echo(f"{result.name}  {result.run_id[:SHORT_ID]}  {did}{kept} in {result.seconds:.1f} s")
-    click.echo(f"{result.n_rows:,} rows, {human_bytes(result.n_bytes)} in {root}/runs/{result.run_id[:SHORT_ID]}...")
-    if result.computed_otherwise:
-        note(
-            f"the rows were computed under other numerics than this build's: {'; '.join(result.computed_otherwise)}. "
-            f"Nothing was computed anew; to do so: steercache cache rm {result.name}, then build again"
-        )
-    if result.non_finite:
-        rows = describe_non_finite(result.non_finite, n_rows=result.n_rows)
-        note(f"{rows}; {REMEDIES[planned.document.layout.dtype]}")
-    if result.index_held_by:
-        note(f"the index could not be written ({result.index_held_by}); it catches up with the next command")
-    next_commands("steercache query runs_overview", *_fits_for(open_session(root), result))
+    from steercache.api.tracing import build_trace
 
-
-def _fits_for(session: Session, result: BuildResult) -> list[str]:
-    """What can be fitted with the labels of the run, if it has any: concepts with anchors, contrastive pairs."""
-    ((has_anchors, has_pairs, modality),) = session.sql(_LABELLED, run=result.run_id).fetchall()
-    of_run = "" if modality == "text" else f" --run {result.name}"  # unasked, a fit takes a text run
-    ways = (("--all-concepts", has_anchors), ("--query contrast_last", has_pairs))
-    return [f"steercache fit mean-shift {way}{of_run}" for way, fits in ways if fits]
-
-
-def _build(
-    cache: CacheFolder,
-    planned: Plan,
-    prepared: PreparedTrace,
-    *,
-    workers: int,
-    budget: float | None,
-    force: bool,
-    quiet: bool,
-) -> BuildResult:
-    with progress_bar(f"tracing {planned.document.name}", total=planned.n_tokens, unit="tokens", quiet=quiet) as bar:
-        options = BuildOptions(
-            force=force,
-            workers=workers,
-            budget_bytes=None if budget is None else _bytes_of(budget),
-            on_tokens=bar.advance,
+    if asked.budget is not None and not math.isfinite(asked.budget):
+        raise UsageError(f"--budget {asked.budget} is no size", hint="--budget 20, or leave it out")
+    _check_model(asked)
+    with progress_bar("reading inputs", total=None, unit="", quiet=asked.as_json) as bar:
+        run = build_trace(
+            asked.root,
+            asked.manifest,
+            model=asked.model,
+            device=asked.device,
+            dtype=asked.dtype,
+            device_map=asked.device_map,
+            workers=asked.workers,
+            budget_gb=asked.budget,
+            force=asked.force,
+            progress=bar.show,
             on_note=note,
         )
-        return build_run(cache, planned, prepared, options)
+    if asked.as_json:
+        print_json({name: getattr(run, name) for name in _SHOWN})
+        return
+    _print(run, asked.root)
+    next_commands("steercache query runs_overview", *_fits_for(asked.root, run))
 
 
-def _bytes_of(budget_gb: float) -> int:
-    if not math.isfinite(budget_gb):
-        raise UsageError(f"--budget {budget_gb} is no size", hint="--budget 20, or leave it out")
-    return bytes_of_gb(budget_gb)
+def _check_model(asked: BuildOptions) -> None:
+    from steercache.api.tracing import is_data_file
+
+    if is_data_file(asked.manifest) and asked.model is None:
+        raise UsageError(
+            "a data file needs the name of a model to trace it with",
+            place=asked.manifest,
+            hint=f"steercache build {asked.manifest} --model smollm2-135m",
+        )
+    if asked.model is not None and not is_data_file(asked.manifest):
+        raise UsageError("--model goes with a data file: a manifest names its own model", place=asked.manifest)
+
+
+def _print(run: "Run", root: Path) -> None:
+    from steercache.api.maintenance import REMEDIES, describe_non_finite
+
+    did = f"traced {run.n_shards_built} shards" if run.n_shards_built else "everything was cached already"
+    kept = f", kept {run.n_shards_kept}" if run.n_shards_built and run.n_shards_kept else ""
+    click.echo(f"{run.name}  {run.run_id[:SHORT_ID]}  {did}{kept} in {run.seconds:.1f} s")
+    click.echo(f"{run.n_rows:,} rows, {human_bytes(run.n_bytes or 0)} in {root}/runs/{run.run_id[:SHORT_ID]}...")
+    if run.computed_otherwise:
+        note(
+            f"the rows were computed under other numerics than this build's: {'; '.join(run.computed_otherwise)}. "
+            f"Nothing was computed anew; to do so: steercache cache rm {run.name}, then build again"
+        )
+    if run.non_finite:
+        rows = describe_non_finite(run.non_finite, n_rows=run.n_rows)
+        note(f"{rows}; {REMEDIES[run.dtype]}")
+    if run.index_held_by:
+        note(f"the index could not be written ({run.index_held_by}); it catches up with the next command")
+
+
+def _fits_for(root: Path, run: "Run") -> list[str]:
+    """What can be fitted with the labels of the run, if it has any: concepts with anchors, contrastive pairs."""
+    from steercache.api.cache import open_cache_at
+    from steercache.api.fitting import PAIRS, labels_of
+
+    labels = labels_of(open_cache_at(root).session, run.run_id)
+    of_run = "" if run.modality == "text" else f" --run {run.name}"  # unasked, a fit takes a text run
+    ways = ["--all-concepts"] if labels.has_anchors else []
+    if labels.has_pairs:
+        concepts = labels.concepts
+        which = f" --concept {concepts[0]}" if len(concepts) == 1 else " --all-concepts" if concepts else ""
+        ways.append(f"--query {PAIRS}{which}")
+    return [f"steercache fit mean-shift {way}{of_run}" for way in ways]

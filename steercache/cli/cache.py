@@ -3,22 +3,18 @@
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from steercache.cache.again import build_command
-from steercache.cache.compact import compact_run
-from steercache.cache.handle import open_cache
-from steercache.cache.non_finite import describe_non_finite
-from steercache.cache.rebuild import rebuild_index
-from steercache.cache.remove import collect, leftovers, remove_damaged_shards, remove_run
-from steercache.cache.status import RunStatus, cache_status
-from steercache.cache.verify import Finding, verify_root
+from steercache.cli.completion import complete_runs
 from steercache.cli.options import json_option, root_option
 from steercache.cli.output import human_bytes, next_commands, note, print_json, print_table, progress_bar
 from steercache.core.errors import DamagedError, UsageError
 from steercache.core.ids import SHORT_ID
-from steercache.core.layout import CodecName
+
+if TYPE_CHECKING:
+    from steercache.cache.status import RunStatus
 
 
 @click.group()
@@ -40,7 +36,10 @@ def status(root: Path, as_json: bool) -> None:
     \b
     steercache cache status
     """
-    seen = cache_status(open_cache(root))
+    from steercache.api.cache import open_cache_at
+    from steercache.api.maintenance import build_command, describe_non_finite
+
+    seen = open_cache_at(root).status()
     if as_json:
         print_json(seen)
         return
@@ -75,13 +74,13 @@ def status(root: Path, as_json: bool) -> None:
             note(f"{run.name} is not complete: {build_command(run.name)}")
 
 
-def _shards_of(run: RunStatus) -> str:
+def _shards_of(run: "RunStatus") -> str:
     damaged = f", {run.n_shards_damaged} damaged" if run.n_shards_damaged else ""
     return str(run.n_shards) if run.complete else f"{run.n_shards_committed} of {run.n_shards}{damaged}"
 
 
 @cache.command()
-@click.argument("runs", nargs=-1)
+@click.argument("runs", nargs=-1, shell_complete=complete_runs)
 @root_option
 @json_option
 def verify(runs: tuple[str, ...], root: Path, as_json: bool) -> None:
@@ -92,25 +91,19 @@ def verify(runs: tuple[str, ...], root: Path, as_json: bool) -> None:
     \b
     steercache cache verify
     """
-    opened = open_cache(root)
-    wanted = [opened.resolve_run(run) for run in runs] or None
-    findings: list[Finding] = []
-    n_bytes = 0
+    from steercache.api.cache import open_cache_at
+
     with progress_bar("verifying", total=None, unit="shards", quiet=as_json) as bar:
-        for checked in verify_root(opened, wanted):
-            findings += checked.findings
-            n_bytes += checked.n_bytes
-            bar.advance()
+        found = open_cache_at(root).verify(*runs, progress=bar.show)
     if as_json:
-        print_json({"n_bytes": n_bytes, "findings": findings})
-        click.get_current_context().exit(DamagedError.exit_code if _wrong(findings) else 0)
+        print_json({"n_bytes": found.n_bytes, "findings": found.findings})
+        click.get_current_context().exit(DamagedError.exit_code if found.damage else 0)
+    findings, n_bytes = found.findings, found.n_bytes
     for finding in findings:
         click.echo(f"{finding.place}: {finding.message}")
-    if _wrong(findings):
-        remedies = "; or ".join(dict.fromkeys(f.remedy for f in _wrong(findings)))
-        raise DamagedError(
-            f"{len(_wrong(findings))} problems in {human_bytes(n_bytes)}", place=str(root), hint=remedies
-        )
+    if found.damage:
+        remedies = "; or ".join(dict.fromkeys(f.remedy for f in found.damage))
+        raise DamagedError(f"{len(found.damage)} problems in {human_bytes(n_bytes)}", place=str(root), hint=remedies)
     for remedy in dict.fromkeys(f.remedy for f in findings):
         note(f"try: {remedy}")
     click.echo(
@@ -118,11 +111,6 @@ def verify(runs: tuple[str, ...], root: Path, as_json: bool) -> None:
         if findings
         else f"{human_bytes(n_bytes)} verified, no problem found"
     )
-
-
-def _wrong(findings: list[Finding]) -> list[Finding]:
-    """Findings about files; values that are not finite were written so."""
-    return [f for f in findings if f.severity != "values"]
 
 
 @cache.command()
@@ -134,18 +122,20 @@ def rebuild(root: Path, as_json: bool) -> None:
     \b
     steercache cache rebuild
     """
-    opened = open_cache(root)
+    from steercache.api.cache import open_cache_at
+
+    opened = open_cache_at(root)
     with progress_bar("rebuilding", total=None, unit="shards", quiet=as_json) as bar:
-        n_shards = rebuild_index(opened, on_shards=bar.advance)
-    n_runs = len(opened.documents())
+        n_shards = opened.rebuild(progress=bar.show)
+    index, n_runs = opened.folder.paths.index, len(opened.folder.documents())
     if as_json:
-        print_json({"index": opened.paths.index, "n_runs": n_runs, "n_shards": n_shards})
+        print_json({"index": index, "n_runs": n_runs, "n_shards": n_shards})
         return
-    click.echo(f"{opened.paths.index} rebuilt from {n_runs} runs, {n_shards} shards")
+    click.echo(f"{index} rebuilt from {n_runs} runs, {n_shards} shards")
 
 
 @cache.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete_runs)
 @click.option(
     "--codec",
     type=click.Choice(["blosc", "pcodec", "int8", "raw"]),
@@ -155,17 +145,16 @@ def rebuild(root: Path, as_json: bool) -> None:
 )
 @root_option
 @json_option
-def compact(run: str, codec: CodecName, root: Path, as_json: bool) -> None:
+def compact(run: str, codec: Literal["blosc", "pcodec", "int8", "raw"], root: Path, as_json: bool) -> None:
     """Write RUN again with a codec; queries and fits work on it unchanged. int8 loses precision and says so.
 
     \b
     steercache cache compact smollm2-concepts --codec blosc
     """
-    opened = open_cache(root)
+    from steercache.api.cache import open_cache_at
+
     with progress_bar("compacting", total=None, unit="shards", quiet=as_json) as bar:
-        done = compact_run(
-            opened, opened.resolve_run(run), codec=codec, on_shard=lambda n, of: bar.show("compacting", n, of)
-        )
+        done = open_cache_at(root).compact(run, codec=codec, progress=bar.show)
     if as_json:
         print_json(done)
         return
@@ -179,7 +168,7 @@ def compact(run: str, codec: CodecName, root: Path, as_json: bool) -> None:
 
 
 @cache.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete_runs)
 @click.option("--shards", is_flag=True, help="Only the shards that are damaged, so that a build makes them again.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @root_option
@@ -190,11 +179,13 @@ def rm(run: str, shards: bool, yes: bool, root: Path, as_json: bool) -> None:
     \b
     steercache cache rm smollm2-concepts --yes
     """
-    opened = open_cache(root)
-    run_id = opened.resolve_run_to_remove(run)
-    name = opened.name_of(run_id)
+    from steercache.api.cache import open_cache_at
+    from steercache.api.maintenance import build_command
+
+    opened = open_cache_at(root)
+    run_id, name = opened.run_to_remove(run)
     if shards:
-        damaged = remove_damaged_shards(opened, run_id)
+        damaged = opened.remove(run_id, damaged_shards_only=True).shards
         if as_json:
             print_json({"run_id": run_id, "name": name, "shards": damaged})
             return
@@ -210,7 +201,7 @@ def rm(run: str, shards: bool, yes: bool, root: Path, as_json: bool) -> None:
         )
     if not yes:
         _ask(f"remove the run {name} ({run_id[:SHORT_ID]}) and its activations?", name)
-    n_bytes = remove_run(opened, run_id)
+    n_bytes = opened.remove(run_id).n_bytes
     if as_json:
         print_json({"run_id": run_id, "name": name, "n_bytes": n_bytes})
         return
@@ -227,8 +218,9 @@ def gc(dry_run: bool, root: Path, as_json: bool) -> None:
     \b
     steercache cache gc --dry-run
     """
-    opened = open_cache(root)
-    items = list(leftovers(opened)) if dry_run else collect(opened)
+    from steercache.api.cache import open_cache_at
+
+    items = open_cache_at(root).collect_garbage(dry_run=dry_run)
     if as_json:
         print_json(items)
         return

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from steercache.cli.hints import with_options
 from steercache.cli.streams import drop_stdout, open_streams, say
 from steercache.cli.watchdog import is_supervised, supervise
 from steercache.core.errors import (
@@ -136,7 +137,7 @@ def run(words: Sequence[str]) -> int:
         return _fail(f"error: {error.format_message()}\ntry: {_help_of(error)}", code=UsageError.exit_code)
     except SteercacheError as error:
         way_out = "" if error.hint else f"\ntry: {_way_out(error, words)}"
-        return _fail(f"error: {error}{way_out}", code=error.exit_code)
+        return _fail(f"error: {with_options(error, steercache, words)}{way_out}", code=error.exit_code)
     except OSError as error:
         return _fail(f"error: {_machine_message(error)}", code=_machine_code(error))
     except MemoryError:

@@ -1,22 +1,54 @@
-"""Options that several commands share."""
+"""Options that several commands share, and how a command's values become one frozen object."""
 
+import re
 from collections.abc import Callable, Sequence
+from copy import copy
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
 
+from steercache.api.paths import usable_root
 from steercache.core.errors import UsageError
 from steercache.core.trials import AlphaUnit
-from steercache.index.place import INDEX_NAME, duckdb_name, home_expanded
 
 F = TypeVar("F", bound=Callable[..., Any])
+Options = TypeVar("Options")
+Result = TypeVar("Result")
+_LAYERS = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")  # no model has 10,000 blocks
+
+
+def takes(kind: type[Options]) -> Callable[[Callable[[Options], Result]], Callable[..., Result]]:
+    """Make a click callback of a function of one frozen options object: click's values are the fields of `kind`."""
+
+    def decorate(command: Callable[[Options], Result]) -> Callable[..., Result]:
+        @wraps(command)
+        def call(**given: Any) -> Result:
+            return command(kind(**given))
+
+        call.options_type = kind  # type: ignore[attr-defined]
+        return call
+
+    return decorate
+
+
+class RenamedOption(click.Option):
+    """An option that also takes its former names, which the help does not show."""
+
+    def __init__(self, *args: Any, former: Sequence[str] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.shown = list(self.opts)
+        self.opts = [*self.opts, *former]
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        record = copy(self)
+        record.opts = self.shown
+        return click.Option.get_help_record(record, ctx)
 
 
 def _usable_root(context: click.Context, parameter: click.Parameter, root: Path) -> Path:
-    folder = home_expanded(root)
-    duckdb_name(folder / INDEX_NAME)
-    return folder
+    return usable_root(root)
 
 
 root_option = click.option(
@@ -30,18 +62,25 @@ root_option = click.option(
     help="The cache's folder.",
 )
 unit_option = click.option(
-    "--unit",
+    "--alpha-unit",
+    "unit",
+    cls=RenamedOption,
+    former=["--unit"],
     type=click.Choice(get_args(AlphaUnit)),
     default="raw",
     show_default=True,
-    help="Of alpha: multiples of the vector, or of the median norm of the rows it was fitted on, or that are steered.",
+    help="Unit of alpha: raw, multiples of the vector; resid_norm, of the median norm of the rows it was fitted on; "
+    "target_norm, of the rows that are steered.",
 )
 fitted_unit_option = click.option(
-    "--unit",
+    "--alpha-unit",
+    "alpha_unit",
+    cls=RenamedOption,
+    former=["--unit"],
     type=click.Choice(["raw", "resid_norm"]),
     default="raw",
     show_default=True,
-    help="Of alpha: multiples of the vector, or of the median norm of the rows it was fitted on.",
+    help="Unit of alpha: raw, multiples of the vector; resid_norm, of the median norm of the rows it was fitted on.",
 )
 target_option = click.option(
     "--target",
@@ -137,6 +176,54 @@ def mode_options(command: F) -> F:
         show_default=True,
         help="How answers are computed; auto takes the quickest way that is exact, and says why.",
     )(command)
+
+
+def parse_layers(text: str | None) -> list[int] | None:
+    """Layers such as 5,10,12-20; None for none given. Raises UsageError.
+
+    >>> parse_layers("5,8-10")
+    [5, 8, 9, 10]
+    """
+    if text is None:
+        return None
+    layers: list[int] = []
+    for part in text.split(","):
+        found = _LAYERS.fullmatch(part.strip())
+        if found is None:
+            raise UsageError(f"{part.strip()!r} is no layer", hint="--layers 5,10,12-20")
+        layers += range(int(found[1]), int(found[2] or found[1]) + 1)
+    return layers
+
+
+def parse_alphas(text: str, *, example: str = "1,2,4") -> tuple[float, ...]:
+    """Strengths such as 0.5,1,2, each once. Raises UsageError.
+
+    >>> parse_alphas("0.5, 1,1")
+    (0.5, 1.0)
+    """
+    try:
+        return tuple(dict.fromkeys(float(word) for word in words(text)))
+    except ValueError:
+        raise UsageError(f"{text!r} is no list of numbers", hint=f"--alpha {example}") from None
+
+
+def parse_bindings(pairs: Sequence[str], *, typed: bool) -> dict[str, Any]:
+    """Values of a query's parameters, written NAME=VALUE; `typed` where a query's header says their types, else guessed.
+
+    Raises:
+        UsageError: a pair without a name or a value, or two values for one name.
+    """
+    from steercache.api.querying import guessed
+
+    bindings: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise UsageError(f"{pair!r} is not NAME=VALUE", hint="-p concept=counting")
+        if name in bindings:
+            raise UsageError(f"-p {name} is given twice", hint=f"-p {name}=... once")
+        bindings[name] = value if typed else guessed(value)
+    return bindings
 
 
 def among(text: str, known: Sequence[str], noun: str) -> tuple[Any, ...]:

@@ -5,18 +5,18 @@ import math
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.table import Table
-from rich.text import Text
 
-from steercache.cli.progress import OwnConsole
-from steercache.cli.progress import progress_bar as progress_bar
 from steercache.cli.streams import is_unicode, say
+
+if TYPE_CHECKING:
+    from steercache.cli.progress import Bar
 
 MIN_COLUMNS = 40  # a terminal that says it is narrower gets lines that wrap
 PIPE_COLUMNS = 140
@@ -42,6 +42,11 @@ def _plain(value: Any) -> Any:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:
     """A table on stdout; numbers to the right."""
+    from rich.table import Table  # rich is not needed for help, JSON and completion
+    from rich.text import Text
+
+    from steercache.cli.progress import OwnConsole
+
     table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False, header_style="bold")
     for at, name in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[at], int | float) or row[at] is None for row in rows)
@@ -107,3 +112,12 @@ def human_bytes(n_bytes: float) -> str:
             return f"{n_bytes:.0f} B" if unit == "B" else f"{n_bytes:.1f} {unit}"
         n_bytes /= 1024
     return f"{n_bytes:.1f} TiB"
+
+
+@contextmanager
+def progress_bar(label: str, *, total: int | None, unit: str, quiet: bool = False) -> Iterator["Bar"]:
+    """As `cli.progress.progress_bar`, which is imported when it is used."""
+    from steercache.cli import progress
+
+    with progress.progress_bar(label, total=total, unit=unit, quiet=quiet) as bar:
+        yield bar

@@ -1,32 +1,40 @@
 """`steercache plan`: what a trace or a sweep will cost, before anything is computed."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from steercache.answers.costs import costs_here, duration_text, known_costs
-from steercache.cache.handle import CacheFolder, open_cache
-from steercache.cells.sweep import prepare_sweep, sweep_model
-from steercache.cli.options import device_options, json_option, mode_options, root_option
+from steercache.cli.completion import complete_models, complete_plans
+from steercache.cli.options import device_options, json_option, mode_options, root_option, takes
 from steercache.cli.output import human_bytes, next_commands, note, print_json, print_table, progress_bar
-from steercache.core.errors import NotFoundError
 from steercache.core.ids import SHORT_ID
-from steercache.manifests.load import declared_kind, find_manifest
-from steercache.manifests.resolve import resolve_sweep
-from steercache.models.load import resolve_device
-from steercache.queries.session import open_session
-from steercache.runs.job import prepare_trace
-from steercache.runs.overview import Overview, decimal_bytes, overview, sizes_of
-from steercache.runs.plan import Plan, plan_run
-from steercache.screening.job import model_without_weights
-from steercache.screening.pilot import screen_first_of
-from steercache.sweeps.grid.plan import SweepPlan, TaskPlan, plan_sweep
-from steercache.sweeps.grid.run import GridOptions
+
+if TYPE_CHECKING:
+    from steercache.api.tracing import PlannedTrace
+    from steercache.runs.overview import Overview
+    from steercache.sweeps.grid.plan import SweepPlan, TaskPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOptions:
+    """What is planned, as typed."""
+
+    manifest: str
+    model: str | None
+    nulls: int
+    mode: Literal["auto", "replay", "branch", "full"]
+    recalibrate: bool
+    root: Path
+    device: str
+    dtype: str
+    as_json: bool
 
 
 @click.command()
-@click.argument("manifest")
+@click.argument("manifest", shell_complete=complete_plans)
+@click.option("--model", shell_complete=complete_models, help="Model to trace a data file with, as for a build.")
 @click.option(
     "--nulls",
     metavar="N",
@@ -39,7 +47,8 @@ from steercache.sweeps.grid.run import GridOptions
 @root_option
 @device_options
 @json_option
-def plan(manifest: str, root: Path, as_json: bool, **asked: Any) -> None:
+@takes(PlanOptions)
+def plan(asked: PlanOptions) -> None:
     """Say what a trace or a sweep MANIFEST (a file, or a shipped name) will cost, before anything is computed.
 
     Of a trace: rows, bytes, seconds, and what is cached already. Of a sweep: answers to compute, those that are cached, and
@@ -50,51 +59,50 @@ def plan(manifest: str, root: Path, as_json: bool, **asked: Any) -> None:
     steercache plan tiny-scenes
     steercache plan tiny-scenes --nulls 20
     """
-    if _is_sweep(manifest):
-        planned = _plan_sweep(manifest, root, asked, quiet=as_json)
-        if as_json:
-            print_json(planned)
-        else:
-            _print_sweep(planned)
-            next_commands(f"steercache grid {manifest}")
+    from steercache.api.tracing import is_sweep
+
+    if is_sweep(asked.manifest):
+        _plan_sweep(asked)
+    else:
+        _plan_trace(asked)
+
+
+def _plan_sweep(asked: PlanOptions) -> None:
+    from steercache.api.cache import open_cache_at
+
+    sweep = open_cache_at(asked.root).sweep(asked.manifest, device=asked.device, dtype=asked.dtype)
+    with progress_bar("reading questions", total=None, unit="", quiet=asked.as_json) as bar:
+        planned = sweep.plan(nulls=asked.nulls, mode=asked.mode, recalibrate=asked.recalibrate, progress=bar.show)
+    if asked.as_json:
+        print_json(planned)
         return
-    with progress_bar("reading inputs", total=None, unit="samples", quiet=as_json) as bar:
-        prepared = prepare_trace(manifest, cache_root=root, device=asked["device"], dtype=asked["dtype"])
-        trace = plan_run(prepared.job, progress=bar.show)
-    seen = overview(_existing(root), root, trace)
-    if as_json:
-        print_json(seen)
+    _print_sweep(planned)
+    next_commands(f"steercache grid {asked.manifest}")
+
+
+def _plan_trace(asked: PlanOptions) -> None:
+    from steercache.api.tracing import plan_at
+
+    with progress_bar("reading inputs", total=None, unit="samples", quiet=asked.as_json) as bar:
+        found = plan_at(
+            asked.root,
+            asked.manifest,
+            model=asked.model,
+            device=asked.device,
+            dtype=asked.dtype,
+            progress=bar.show,
+        )
+    if asked.as_json:
+        print_json(found.overview)
         return
-    _print_overview(trace, seen)
-    next_commands(f"steercache build {manifest}")
+    _print_overview(found)
+    with_model = "" if asked.model is None else f" --model {asked.model}"
+    next_commands(f"steercache build {asked.manifest}{with_model}")
 
 
-def _is_sweep(manifest: str) -> bool:
-    try:
-        return declared_kind(find_manifest(manifest, search=(Path(),))) == "sweep"
-    except NotFoundError:
-        return False  # as a trace it will be said what is missing
+def _print_sweep(planned: "SweepPlan") -> None:
+    from steercache.core.durations import duration_text
 
-
-def _plan_sweep(manifest: str, root: Path, asked: dict[str, Any], *, quiet: bool) -> SweepPlan:
-    resolved = resolve_sweep(manifest, search=(Path(),))
-    session = open_session(root)
-    found = sweep_model(resolved, root)
-    bundle = found.bundle(root, dtype=asked["dtype"])
-    with progress_bar("reading questions", total=None, unit="", quiet=quiet) as bar:
-        job = prepare_sweep(session, model_without_weights(bundle), resolved, progress=bar.show)
-    costs = None
-    if not asked["recalibrate"]:
-        costs = known_costs(session.cache, bundle.spec, resolve_device(asked["device"]))
-    if costs is None:
-        loaded = found.load(root, device=asked["device"], dtype=asked["dtype"])
-        costs = costs_here(session.cache, loaded, again=asked["recalibrate"])
-    sweep = resolved.sweep
-    options = GridOptions(race=sweep.race, screen_first=screen_first_of(sweep), nulls=asked["nulls"])
-    return plan_sweep(job, costs, options, wanted=asked["mode"])
-
-
-def _print_sweep(planned: SweepPlan) -> None:
     rows = [row for task in planned.tasks for row in _sweep_rows(task)]
     columns = ["task", "split", "questions", "cells", "to compute", "cached", "read", "replay", "branch", "full", "way"]
     print_table(columns, rows, title=f"{planned.sweep}: {planned.n_vectors} vectors on {planned.model}")
@@ -110,7 +118,9 @@ def _print_sweep(planned: SweepPlan) -> None:
     note(f"about {duration_text(planned.seconds)} in all{of}, by costs measured here")
 
 
-def _sweep_rows(task: TaskPlan) -> list[list[Any]]:
+def _sweep_rows(task: "TaskPlan") -> list[list[Any]]:
+    from steercache.core.durations import duration_text
+
     return [
         [
             task.name,
@@ -127,21 +137,19 @@ def _sweep_rows(task: TaskPlan) -> list[list[Any]]:
     ]
 
 
-def _existing(root: Path) -> CacheFolder | None:
-    try:
-        return open_cache(root)
-    except NotFoundError:
-        return None
+def _time(seen: "Overview") -> str:
+    from steercache.core.durations import duration_text
 
-
-def _time(seen: Overview) -> str:
     if seen.seconds is None:
         return "unknown until a first build here"
     of = ", for the forward passes alone" if seen.forward_only else ", guessed before a first build here"
     return f"about {duration_text(seen.seconds)}{of if seen.forward_only or seen.guessed else ''}"
 
 
-def _print_overview(planned: Plan, seen: Overview) -> None:
+def _print_overview(found: "PlannedTrace") -> None:
+    from steercache.api.tracing import decimal_bytes, sizes_of
+
+    planned, seen = found.plan, found.overview
     document = planned.document
     layout = document.layout
     print_table(

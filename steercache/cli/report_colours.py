@@ -1,36 +1,63 @@
 """`steercache report colours`: probabilities of colour words against alpha, for a vector on the image tokens."""
 
-from dataclasses import fields
-from functools import cache, partial
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from steercache.analysis.colours import ColourEffect, ColourOptions, colour_effect
-from steercache.cells.model import find_model
+from steercache.cli.completion import complete_models, complete_vectors
 from steercache.cli.options import (
     batch_options,
     device_options,
     fitted_unit_option,
     json_option,
+    parse_alphas,
     picture_option,
     root_option,
+    takes,
     target_option,
 )
 from steercache.cli.output import next_commands, note, print_json, print_table, progress_bar
 from steercache.cli.verdicts import beside_random
-from steercache.core.errors import PartlyFailedError, UsageError
-from steercache.data.benchmarks import open_benchmark
-from steercache.models.spec import LoadedModel
-from steercache.queries.session import open_session
-from steercache.report.colours import colour_chart
-from steercache.report.style import save_chart
+from steercache.core.errors import PartlyFailedError
+from steercache.core.trials import AlphaUnit
+
+if TYPE_CHECKING:
+    from steercache.analysis.colours import ColourEffect
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColourCommandOptions:
+    """What is asked, and how the vector is added, as typed."""
+
+    model: str
+    vector: str
+    word: str | None
+    layer: int
+    alphas: str | None
+    alpha_unit: AlphaUnit
+    target: Literal["image", "text", "both"]
+    n: int
+    n_random: int
+    open_question: bool
+    shifted: bool
+    tokens_per_batch: int
+    memory_mib: int
+    seed: int
+    allow_foreign: bool
+    out: Path | None
+    root: Path
+    device: str
+    dtype: str
+    as_json: bool
 
 
 @click.command("colours")
-@click.argument("model")
-@click.option("--vector", required=True, help="A colour's vector, by name, id or prefix.")
+@click.argument("model", shell_complete=complete_models)
+@click.option(
+    "--vector", required=True, shell_complete=complete_vectors, help="A colour's vector, by name, id or prefix."
+)
 @click.option("--word", help="The colour it stands for; by default its concept.")
 @click.option("--layer", type=int, required=True, help="Block at whose output it is added.")
 @click.option(
@@ -53,7 +80,8 @@ from steercache.report.style import save_chart
 @root_option
 @device_options
 @json_option
-def colours_command(model: str, root: Path, **asked: Any) -> None:
+@takes(ColourCommandOptions)
+def colours_command(asked: ColourCommandOptions) -> None:
     """Ask MODEL for the colours of drawn things, with a colour's vector on its image tokens, and follow the colour words.
 
     The right answer is always another colour. Every probability is kept as a trial; only the search split of `scenes` is asked.
@@ -63,45 +91,57 @@ def colours_command(model: str, root: Path, **asked: Any) -> None:
     \b
     steercache report colours demo --vector red --layer 12 --out colours.png
     """
-    session = open_session(root)
-    vector = session.vector(asked["vector"])
-    options = _options(asked)
-    name = "scenes-shifted" if asked["shifted"] else "scenes"
-    benchmark = open_benchmark(name, task="Attribute", form="word", limit=6 * asked["n"])
-    its_model = find_model(model, root)
-    load = partial(its_model.load, root, device=asked["device"], dtype=asked["dtype"])
-    light = LoadedModel(model=None, bundle=its_model.bundle(root, dtype=asked["dtype"]))
-    with progress_bar("reading questions", total=None, unit="", quiet=asked["as_json"]) as bar:
-        found = colour_effect(session, light, vector, benchmark, options, load=cache(load), progress=bar.show)
-    path = asked["out"] or root / "pictures" / f"colours-{found.model}-{found.vector}-{found.layer}.png"
-    if not asked["as_json"]:
+    from steercache.api.analyses import ColourOptions, colours
+    from steercache.api.cache import open_cache_at
+
+    options = ColourOptions(
+        layer=asked.layer,
+        alphas=tuple(a for a in parse_alphas(asked.alphas or "") if a != 0),
+        target=asked.target,
+        alpha_unit=asked.alpha_unit,
+        word=asked.word,
+        n=asked.n,
+        n_random=asked.n_random,
+        open_question=asked.open_question,
+        tokens_per_batch=asked.tokens_per_batch,
+        memory_mib=asked.memory_mib,
+        seed=asked.seed,
+        allow_foreign=asked.allow_foreign,
+    )
+    cache = open_cache_at(asked.root)
+    vector = cache.vector(asked.vector)
+    with progress_bar("reading questions", total=None, unit="", quiet=asked.as_json) as bar:
+        found = colours(
+            cache.session,
+            asked.model,
+            vector,
+            options,
+            shifted=asked.shifted,
+            device=asked.device,
+            dtype=asked.dtype,
+            progress=bar.show,
+        )
+    _show(found, asked)
+    if found.failures:
+        raise PartlyFailedError(f"{len(found.failures)} questions failed; the first: {found.failures[0]}")
+
+
+def _show(found: "ColourEffect", asked: ColourCommandOptions) -> None:
+    from steercache.api.pictures import draw
+
+    path = asked.out or asked.root / "pictures" / f"colours-{found.model}-{found.vector}-{found.layer}.png"
+    if not asked.as_json:
         _print(found)
-    save_chart(colour_chart(found), path)
-    if asked["as_json"]:
+    draw(found, path)
+    if asked.as_json:
         shown = {f.name: getattr(found, f.name) for f in fields(found) if f.name != "effect"}
         print_json({"picture": str(path), **shown})
     else:
         click.echo(str(path))
         next_commands(f"steercache query words_by_alpha -p sweep={found.sweep_id} -p controls=false")
-    if found.failures:
-        raise PartlyFailedError(f"{len(found.failures)} questions failed; the first: {found.failures[0]}")
 
 
-def _options(asked: dict[str, Any]) -> ColourOptions:
-    try:
-        alphas = tuple(float(part) for part in (asked["alphas"] or "").split(",") if part.strip())
-    except ValueError:
-        raise UsageError(f"{asked['alphas']!r} is no list of numbers", hint="--alpha 1,2,4") from None
-    kept = ("layer", "target", "word", "n", "n_random", "open_question", "tokens_per_batch", "memory_mib", "seed")
-    return ColourOptions(
-        alphas=tuple(a for a in dict.fromkeys(alphas) if a != 0),
-        alpha_unit=asked["unit"],
-        allow_foreign=asked["allow_foreign"],
-        **{name: asked[name] for name in kept},
-    )
-
-
-def _print(found: ColourEffect) -> None:
+def _print(found: "ColourEffect") -> None:
     rows = [
         [
             f"{p.alpha:g}",
@@ -129,7 +169,7 @@ def _print(found: ColourEffect) -> None:
         note(f"several tokens, so not scored: {', '.join(found.left_out)}")
 
 
-def found_in(found: ColourEffect) -> str:
+def found_in(found: "ColourEffect") -> str:
     """What the curves show, whether or not it is an effect."""
     plain = next(p for p in found.points if p.alpha == 0)
     best = max((p for p in found.points if p.alpha != 0), key=lambda p: p.named.mass)
@@ -140,7 +180,7 @@ def found_in(found: ColourEffect) -> str:
     return f"{said}; {_broken(found)}."
 
 
-def _broken(found: ColourEffect) -> str:
+def _broken(found: "ColourEffect") -> str:
     """What excessive strength destroys: the colour words as a whole, or the vector's own word alone."""
     if found.breaks_at is not None:
         whole = f"from alpha {found.breaks_at:g} on less than half of the colour words' probability is left"

@@ -1,22 +1,36 @@
 """`steercache report drift`: the same tokens in two runs, layer by layer."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from steercache.analysis.drift import ROLES, Drift, measure_drift
-from steercache.cli.fit import parse_layers
-from steercache.cli.options import json_option, picture_option, root_option
+from steercache.cli.completion import complete_runs
+from steercache.cli.options import json_option, parse_layers, picture_option, root_option, takes
 from steercache.cli.output import print_json, print_table, progress_bar
-from steercache.queries.session import open_session
-from steercache.report.drift import drift_chart
-from steercache.report.style import save_chart
+
+if TYPE_CHECKING:
+    from steercache.analysis.drift import Drift
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftOptions:
+    """Which runs are compared, as typed."""
+
+    run: str
+    other: str
+    site: str
+    layers: str | None
+    text_only: bool
+    out: Path | None
+    root: Path
+    as_json: bool
 
 
 @click.command("drift")
-@click.argument("run")
-@click.argument("other")
+@click.argument("run", shell_complete=complete_runs)
+@click.argument("other", shell_complete=complete_runs)
 @click.option("--site", default="resid_post", show_default=True, help="Where the rows were taken.")
 @click.option("--layers", help="Such as 5,10,12-20; all that both runs kept by default.")
 @click.option(
@@ -25,7 +39,8 @@ from steercache.report.style import save_chart
 @picture_option
 @root_option
 @json_option
-def drift_command(run: str, other: str, root: Path, **asked: Any) -> None:
+@takes(DriftOptions)
+def drift_command(asked: DriftOptions) -> None:
     """Compare RUN (a backbone's) with OTHER (of the MLLM grown from it) on the tokens that both read.
 
     Both are traces of the same text, by name, id or prefix. Cosine and relative distance per layer and role of token;
@@ -34,28 +49,32 @@ def drift_command(run: str, other: str, root: Path, **asked: Any) -> None:
     \b
     steercache report drift smollm2-concepts smolvlm-256m-concepts --out drift.png
     """
-    session = open_session(root)
-    with progress_bar("layers", total=None, unit="", quiet=asked["as_json"]) as bar:
-        found = measure_drift(
-            session,
-            run,
-            other,
-            site=asked["site"],
-            layers=parse_layers(asked["layers"]),
-            text_only=asked["text_only"],
+    from steercache.api.cache import open_cache_at
+    from steercache.api.pictures import draw
+
+    cache = open_cache_at(asked.root)
+    with progress_bar("layers", total=None, unit="", quiet=asked.as_json) as bar:
+        found = cache.drift(
+            asked.run,
+            asked.other,
+            site=asked.site,
+            layers=parse_layers(asked.layers),
+            text_only=asked.text_only,
             progress=bar.show,
         )
-    path = asked["out"] or root / "pictures" / f"drift-{found.run}-{found.other}.png"
-    if not asked["as_json"]:
+    path = asked.out or asked.root / "pictures" / f"drift-{found.run}-{found.other}.png"
+    if not asked.as_json:
         _print(found)
-    save_chart(drift_chart(found), path)
-    if asked["as_json"]:
+    draw(found, path)
+    if asked.as_json:
         print_json({"picture": str(path), "drift": found})
     else:
         click.echo(str(path))
 
 
-def _print(found: Drift) -> None:
+def _print(found: "Drift") -> None:
+    from steercache.api.analyses import ROLES
+
     roles = [role for role in ROLES if any(row.role == role for row in found.rows)]
     at = {(row.layer, row.role): row for row in found.rows}
     named = {role: "first position" if role == "first" else role for role in roles}

@@ -1,31 +1,58 @@
 """`steercache report own`: an MLLM's own vector against that of its backbone."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from steercache.analysis.origins import Origins, compare_origins, find_origins
-from steercache.cells.arms import EvalOptions
-from steercache.cells.model import find_model
-from steercache.cli.fit import parse_layers
+from steercache.cli.completion import complete_models
 from steercache.cli.options import (
     device_options,
     fitted_unit_option,
     json_option,
+    parse_alphas,
+    parse_layers,
     question_options,
     root_option,
     split_option,
+    takes,
     target_option,
 )
 from steercache.cli.output import next_commands, note, print_json, print_table, progress_bar
-from steercache.core.errors import UsageError
-from steercache.data.benchmarks import open_benchmark
-from steercache.queries.session import open_session
+from steercache.core.trials import AlphaUnit
+
+if TYPE_CHECKING:
+    from steercache.analysis.origins import Origins
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnOptions:
+    """Which vectors are compared on which questions, as typed."""
+
+    model: str
+    benchmark: str
+    concept: str
+    method: str
+    layers: str
+    alphas: str
+    alpha_unit: AlphaUnit
+    target: Literal["image", "text", "both"]
+    split: Literal["search", "test", "both"]
+    task: str | None
+    form: Literal["letter", "number", "word"]
+    folder: Path | None
+    n: int | None
+    controls: int
+    seed: int
+    root: Path
+    device: str
+    dtype: str
+    as_json: bool
 
 
 @click.command("own")
-@click.argument("model")
+@click.argument("model", shell_complete=complete_models)
 @click.argument("benchmark", metavar="BENCHMARK | FILE")
 @click.option("--concept", required=True, help="Concept of both vectors.")
 @click.option("--method", default="mean_shift", show_default=True, help="How both were made.")
@@ -41,7 +68,8 @@ from steercache.queries.session import open_session
 @root_option
 @device_options
 @json_option
-def own_command(model: str, benchmark: str, root: Path, **asked: Any) -> None:
+@takes(OwnOptions)
+def own_command(asked: OwnOptions) -> None:
     """Evaluate the vector of MODEL's own activations and its backbone's on BENCHMARK, and compare them with each other.
 
     Both are the newest of their concept and method: fitted by the same query on a text run of MODEL, and on one of its
@@ -50,45 +78,47 @@ def own_command(model: str, benchmark: str, root: Path, **asked: Any) -> None:
     \b
     steercache report own demo scenes --concept counting --layer 12 --alpha 1 --task Count --form number --n 40
     """
-    session = open_session(root)
-    loaded = find_model(model, root).load(root, device=asked["device"], dtype=asked["dtype"])
-    own, backbone = find_origins(session, loaded.spec, concept=asked["concept"], method=asked["method"])
-    if own.name == backbone.name:
-        raise UsageError(
-            f"both vectors are called {own.name!r}", hint=f"fit the model's own again with --name {own.name}-own"
+    from steercache.api.analyses import EvalOptions, own_against_backbone
+    from steercache.api.cache import open_cache_at
+    from steercache.api.evaluating import opened_benchmark
+
+    options = EvalOptions(
+        layers=tuple(parse_layers(asked.layers) or ()),
+        alphas=parse_alphas(asked.alphas, example="0.5,1,2"),
+        targets=(asked.target,),
+        alpha_unit=asked.alpha_unit,
+        prompting="",
+        split=asked.split,
+        n=asked.n,
+        controls=asked.controls,
+        seed=asked.seed,
+    )
+    cache = open_cache_at(asked.root)
+    model = cache.model(asked.model, device=asked.device, dtype=asked.dtype)
+    questions = opened_benchmark(asked.benchmark, folder=asked.folder, task=asked.task, form=asked.form)
+    with progress_bar("reading questions", total=None, unit="", quiet=asked.as_json) as bar:
+        found = own_against_backbone(
+            cache.session,
+            model,
+            questions,
+            concept=asked.concept,
+            options=options,
+            method=asked.method,
+            progress=bar.show,
         )
-    questions = open_benchmark(benchmark, asked["folder"], task=asked["task"], form=asked["form"])
-    with progress_bar("reading questions", total=None, unit="", quiet=asked["as_json"]) as bar:
-        found = compare_origins(
-            session, loaded, questions, own=own, backbone=backbone, options=_options(asked), progress=bar.show
-        )
-    if asked["as_json"]:
+    if asked.as_json:
         print_json(found)
         return
     _print(found)
-    if asked["unit"] == "raw":
+    if asked.alpha_unit == "raw":
         note(
-            "alpha counts multiples of each vector, whose lengths differ; --unit resid_norm adds equal lengths of both"
+            "alpha counts multiples of each vector, whose lengths differ;"
+            " --alpha-unit resid_norm adds equal lengths of both"
         )
     next_commands(f"steercache report html {found.evaluation.sweep_id[:12]}")
 
 
-def _options(asked: dict[str, Any]) -> EvalOptions:
-    try:
-        alphas = tuple(float(part) for part in asked["alphas"].split(","))
-    except ValueError:
-        raise UsageError(f"{asked['alphas']!r} is no list of numbers", hint="--alpha 0.5,1,2") from None
-    return EvalOptions(
-        layers=tuple(parse_layers(asked["layers"]) or ()),
-        alphas=alphas,
-        targets=(asked["target"],),
-        alpha_unit=asked["unit"],
-        prompting="",
-        **{name: asked[name] for name in ("split", "n", "controls", "seed")},
-    )
-
-
-def _print(found: Origins) -> None:
+def _print(found: "Origins") -> None:
     rows: list[list[Any]] = [[c.layer, c.cosine, c.own_norm, c.backbone_norm] for c in found.cosines]
     print_table(["layer", "cosine", f"norm {found.own}", f"norm {found.backbone}"], rows, title="the two directions")
     click.echo()

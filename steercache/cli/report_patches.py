@@ -1,26 +1,47 @@
 """`steercache report patches`: a concept's direction over a picture."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
-import numpy as np
 
-from steercache.analysis.patches import PatchMaps, find_sample, patch_maps
-from steercache.analysis.pictures import picture_of
-from steercache.cli.fit import parse_layers
-from steercache.cli.options import allow_foreign_option, json_option, picture_option, root_option
+from steercache.cli.completion import complete_runs, complete_vectors
+from steercache.cli.options import (
+    allow_foreign_option,
+    json_option,
+    parse_layers,
+    picture_option,
+    root_option,
+    takes,
+)
 from steercache.cli.output import note, print_json, print_table
 from steercache.core.errors import UsageError
-from steercache.queries.session import open_session
-from steercache.report.patches import patch_chart
-from steercache.report.style import save_chart
+
+if TYPE_CHECKING:
+    from steercache.analysis.patches import PatchMaps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchOptions:
+    """Which picture is drawn along which vector, as typed."""
+
+    run: str
+    sample: str
+    vector: str
+    layers: str
+    view: Literal["fine", "small"]
+    picture: Path | None
+    allow_foreign: bool
+    out: Path | None
+    root: Path
+    as_json: bool
 
 
 @click.command("patches")
-@click.argument("run")
+@click.argument("run", shell_complete=complete_runs)
 @click.argument("sample")
-@click.argument("vector")
+@click.argument("vector", shell_complete=complete_vectors)
 @click.option("--layer", "layers", required=True, help="Blocks, a panel each: 4,8,12.")
 @click.option(
     "--view",
@@ -34,7 +55,8 @@ from steercache.report.style import save_chart
 @picture_option
 @root_option
 @json_option
-def patches_command(run: str, sample: str, vector: str, root: Path, **asked: Any) -> None:
+@takes(PatchOptions)
+def patches_command(asked: PatchOptions) -> None:
     """Draw the projections of a picture's patches on VECTOR over the picture, one panel per layer.
 
     RUN is a multimodal run that kept image rows; SAMPLE its number in the run, or its id or a prefix of six or more. The
@@ -43,15 +65,21 @@ def patches_command(run: str, sample: str, vector: str, root: Path, **asked: Any
     \b
     steercache report patches demo-pictures 12 red --layer 5,9,13 --out patches.png
     """
-    session = open_session(root)
-    layers = parse_layers(asked["layers"]) or []
+    import numpy as np
+
+    from steercache.api.cache import open_cache_at
+    from steercache.api.pictures import draw_patches
+
+    layers = parse_layers(asked.layers) or []
     if len(layers) > 20:
         raise UsageError(f"{len(layers)} panels are too many for one picture", hint="--layer 4,8,12")
-    one = find_sample(session, run, sample)
-    maps = patch_maps(session, one, vector, layers=layers, view=asked["view"], allow_foreign=asked["allow_foreign"])
-    path = asked["out"] or root / "pictures" / f"patches-{maps.vector}-{one.sample_id[:8]}.png"
-    save_chart(patch_chart(maps, picture_of(session, one, asked["picture"])), path)
-    if asked["as_json"]:
+    cache = open_cache_at(asked.root)
+    maps = cache.patches(
+        asked.run, asked.sample, asked.vector, layers=layers, view=asked.view, allow_foreign=asked.allow_foreign
+    )
+    path = asked.out or asked.root / "pictures" / f"patches-{maps.vector}-{maps.sample.sample_id[:8]}.png"
+    draw_patches(cache.session, maps, path, picture=asked.picture)
+    if asked.as_json:
         print_json({"picture": str(path), **_plain(maps)})
         return
     rows = [
@@ -65,15 +93,17 @@ def patches_command(run: str, sample: str, vector: str, root: Path, **asked: Any
         for m in maps.maps
     ]
     shape = "{} x {}".format(*maps.maps[0].projection_rc.shape)
-    title = f"{shape} patches along {maps.vector}: {one.question or one.sample_id[:12]}"
+    title = f"{shape} patches along {maps.vector}: {maps.sample.question or maps.sample.sample_id[:12]}"
     print_table(["layer", "mean projection", "spread", "highest", "at"], rows, title=title)
     for line in maps.notes:
         note(line)
     click.echo(str(path))
 
 
-def _plain(maps: PatchMaps) -> dict[str, Any]:
+def _plain(maps: "PatchMaps") -> dict[str, Any]:
     """The maps as JSON; NaN, where no row was kept, as null."""
+    import numpy as np
+
     return {
         "sample": maps.sample,
         "vector": maps.vector,

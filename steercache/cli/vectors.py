@@ -7,17 +7,12 @@ from typing import Any
 
 import click
 
-from steercache.cache.handle import open_cache
-from steercache.cache.vectors import list_vectors, load_vector
+from steercache.cli.completion import complete_vectors
 from steercache.cli.fit import describe_vector, print_layers, steer_command
 from steercache.cli.options import json_option, root_option
 from steercache.cli.output import next_commands, print_json, print_table
 from steercache.core.errors import DamagedError
 from steercache.core.ids import SHORT_ID
-from steercache.fit.compare import compare as compare_vectors
-from steercache.fit.recipes import differences
-from steercache.fit.recipes import refit as fit_again
-from steercache.queries.session import open_session
 
 
 @click.group()
@@ -39,7 +34,9 @@ def list_command(root: Path, as_json: bool) -> None:
     \b
     steercache vectors list
     """
-    stored = list_vectors(open_cache(root))
+    from steercache.api.cache import open_cache_at
+
+    stored = open_cache_at(root).stored_vectors()
     if as_json:
         print_json([describe_vector(s.vector) | {"created_at": s.created_at} for s in stored])
         return
@@ -54,7 +51,7 @@ def list_command(root: Path, as_json: bool) -> None:
 
 
 @vectors.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_vectors)
 @root_option
 @json_option
 def show(name: str, root: Path, as_json: bool) -> None:
@@ -63,7 +60,9 @@ def show(name: str, root: Path, as_json: bool) -> None:
     \b
     steercache vectors show counting
     """
-    vector = load_vector(open_cache(root), name)
+    from steercache.api.cache import open_cache_at
+
+    vector = open_cache_at(root).vector(name)
     if as_json:
         print_json(describe_vector(vector))
         return
@@ -86,7 +85,7 @@ def show(name: str, root: Path, as_json: bool) -> None:
 
 
 @vectors.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_vectors)
 @root_option
 @json_option
 def refit(name: str, root: Path, as_json: bool) -> None:
@@ -95,9 +94,11 @@ def refit(name: str, root: Path, as_json: bool) -> None:
     \b
     steercache vectors refit counting
     """
-    session = open_session(root)
-    first = load_vector(session.cache, name)
-    second = fit_again(first, session)
+    from steercache.api.cache import open_cache_at
+    from steercache.api.fitting import differences
+
+    cache = open_cache_at(root)
+    first, second = cache.vector(name), cache.refit(name)
     found = differences(first, second)
     if as_json:
         print_json({"name": first.name, "same_bytes": not found or found[0] != "values", "differences": found})
@@ -113,7 +114,7 @@ def refit(name: str, root: Path, as_json: bool) -> None:
 
 
 @vectors.command()
-@click.argument("names", nargs=-1, required=True)
+@click.argument("names", nargs=-1, required=True, shell_complete=complete_vectors)
 @root_option
 @json_option
 def compare(names: Sequence[str], root: Path, as_json: bool) -> None:
@@ -122,8 +123,9 @@ def compare(names: Sequence[str], root: Path, as_json: bool) -> None:
     \b
     steercache vectors compare counting counting-probe
     """
-    cache = open_cache(root)
-    rows = compare_vectors([load_vector(cache, name) for name in names])
+    from steercache.api.cache import open_cache_at
+
+    rows = open_cache_at(root).compare(*names)
     if as_json:
         print_json(rows)
         return

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from steercache.api.limits import limit_own_memory
 from steercache.core.errors import QueryError
-from steercache.index.ceiling import limit_own_memory
 
 if TYPE_CHECKING:  # the parent needs neither DuckDB nor Arrow
     from steercache.index.guard import Limits

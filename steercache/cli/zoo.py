@@ -1,14 +1,11 @@
 """`steercache zoo`: the models that ship with it."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from steercache import zoo
 from steercache.cli.options import json_option, root_option
 from steercache.cli.output import next_commands, note, print_json, print_table
-from steercache.core.errors import NotFoundError
 
 
 @click.group(name="zoo")
@@ -28,7 +25,12 @@ def list_command(as_json: bool) -> None:
     \b
     steercache zoo list
     """
-    rows = [{"name": name, **_measured(name)} for name in zoo.names()]
+    from steercache.api.shipped import shipped_models
+
+    rows = []
+    for model in shipped_models():
+        shuffled = {"shuffled": model.accuracy_shuffled} if model.accuracy else {}
+        rows.append({"name": model.name, "reads": model.reads, **model.accuracy, **shuffled})
     if as_json:
         print_json(rows)
         return
@@ -46,10 +48,9 @@ def card_command(name: str) -> None:
     \b
     steercache zoo card demo
     """
-    try:
-        click.echo(zoo.card(name))
-    except FileNotFoundError as error:
-        raise _not_trained(name) from error
+    from steercache.api.shipped import model_card
+
+    click.echo(model_card(name))
 
 
 @zoo_group.command("build")
@@ -66,33 +67,12 @@ def build_command(name: str, folder: Path | None, root: Path, as_json: bool) -> 
     steercache zoo build tiny
     steercache zoo build tiny my-models/tiny
     """
-    try:
-        built = zoo.build(name, folder or root / "models" / f"zoo-{name}")
-    except FileNotFoundError as error:
-        raise _not_trained(name) from error
+    from steercache.api.shipped import build_model
+
+    built = build_model(name, folder or root / "models" / f"zoo-{name}")
     if as_json:
         print_json({"name": name, "folder": str(built), "files": sorted(p.name for p in built.iterdir())})
         return
     note(f"{name} is in {built}")
     if not name.endswith("-backbone"):
         next_commands(f"steercache eval {name} scenes --vector NAME --layer 2 --alpha 1")
-
-
-def _measured(name: str) -> dict[str, Any]:
-    """Accuracies of the card; none where the model has not been measured."""
-    reads = "text" if name.endswith("-backbone") else "pictures and text"
-    if reads == "text":
-        return {"reads": reads}
-    try:
-        scores = zoo.scores(name)["scores"]
-    except FileNotFoundError:
-        return {"reads": reads}
-    plain = {cell: score["accuracy"] for cell, score in scores["plain"].items()}
-    return {"reads": reads, **plain, "shuffled": scores["shuffled"].get("Relation/word", {}).get("accuracy")}
-
-
-def _not_trained(name: str) -> NotFoundError:
-    return NotFoundError(
-        f"the weights of {name!r} are not in this installation",
-        hint=f"python -m steercache.zoo.train {name.split('-')[0]}",
-    )

@@ -18,7 +18,7 @@ from steercache.fit.compare import cosine
 from steercache.fit.convex import fit_convex
 from steercache.fit.folds import FoldArray, assign_folds, group_rows, usable_folds, without
 from steercache.fit.provenance import rows_digest
-from steercache.fit.scores import fold_aucs, token_scores
+from steercache.fit.scores import fold_aucs, fold_interval, token_scores
 from steercache.fit.sgd import fit_paper
 from steercache.fit.sides import FloatArray, LabelledSides, check_recipe, split_sides
 from steercache.fit.threads import fitting_threads
@@ -39,10 +39,10 @@ def diagnose(
     """`vector` with diagnostics per layer; `sel` is the selection it was fitted on.
 
     auc: mean over folds of the AUC on held-out groups, of a direction fitted without them (`held_out` False: the method
-    cannot be fitted here, so the finished vector is scored on all rows). token_auc: the same for a classifier that knows
-    only the token id. norm, resid_norm (median row, position 0 left out): Euclidean; norm_ratio: their quotient.
-    stability: mean cosine between the vector and fits on sentences drawn again, with a 95 % interval. cosine: to each of
-    `others` that has the layer.
+    cannot be fitted here, so the finished vector is scored on all rows); auc_low, auc_high: its 95 % interval over folds
+    (`scores.fold_interval`). token_auc: the same for a classifier that knows only the token id. norm, resid_norm (median row,
+    position 0 left out): Euclidean; norm_ratio: their quotient. stability: mean cosine between the vector and fits on
+    sentences drawn again, with a 95 % interval. cosine: to each of `others` that has the layer.
     A number that cannot be had is None. A probe keeps the penalty that was chosen on all rows.
 
     Raises:
@@ -72,10 +72,14 @@ def diagnose(
         scores, norms = _scores_and_norms(sel, layer, fold=fold, directions_fd=directions_fld[:, i])
         resid_norm = _median(norms[sel.position != 0])
         norm = float(vector.norms[i])
+        aucs = fold_aucs(scores, sides.label, fold=fold, usable=usable)
+        low, high = fold_interval(aucs)
         measured.append(
             {
                 "layer": layer,
-                "auc": _mean(fold_aucs(scores, sides.label, fold=fold, usable=usable)),
+                "auc": _mean(aucs),
+                "auc_low": low,
+                "auc_high": high,
                 "token_auc": _mean(token_aucs),
                 "held_out": fit is not None,
                 "n_folds": len(usable),

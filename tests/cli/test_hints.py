@@ -10,7 +10,9 @@ from pathlib import Path
 import click
 import pytest
 
+from steercache.cli.hints import SPELLED, with_options
 from steercache.cli.main import COMMANDS, steercache
+from steercache.core.errors import UsageError
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = REPOSITORY / "steercache"
@@ -180,3 +182,30 @@ def test_values_put_into_a_command_are_read_as_words() -> None:
     (call,) = ast.parse("""f'steercache build {name}{at_root} or "{words}" --n {n}'""").body
     assert isinstance(call, ast.Expr)
     assert filled(call.value) == 'steercache build 1 or "1" --n 1'
+
+
+@pytest.mark.parametrize(
+    ("words", "hint", "shown"),
+    [
+        (("steer", "v"), "allow it (`allow_foreign`), and say so", "allow it (`--allow-foreign`), and say so"),
+        (("steer", "v"), "name the model", "name the model (--model NAME)"),
+        (("build", "x"), "a budget of 3 GB (`budget_gb`)", "a budget of 3 GB (`--budget`)"),
+        (("manifest", "list"), "keep the cache in another folder", "keep the cache in another folder"),
+        (("vectors", "list"), "keep the cache in another folder", "keep the cache in another folder (--root FOLDER)"),
+        (("bild",), "list the named queries first", "list the named queries first (steercache query --list)"),
+    ],
+)
+def test_hints_of_the_library_get_the_options_of_the_called_command(
+    words: tuple[str, ...], hint: str, shown: str
+) -> None:
+    text = with_options(UsageError("it went wrong", place="here", hint=hint), steercache, words)
+    assert text == f"here: it went wrong\ntry: {shown}"
+
+
+def test_every_spelling_of_a_hint_parses() -> None:
+    known = all_options() | {"-o"}
+    for _, typed in SPELLED:
+        if typed.startswith("steercache "):
+            assert wrong_call(typed.removeprefix("steercache ")) is None
+        else:
+            assert typed.split()[0] in known

@@ -1,0 +1,181 @@
+"""Fitting vectors from a cache by concept: which run, which query, which name. What `Cache.fit` does."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+from steercache.api.progress import ProgressLike, reporting
+from steercache.cache.vectors import list_vectors
+from steercache.core.errors import NotFoundError, UsageError
+from steercache.core.selection import Selection
+from steercache.core.vectors import SteeringVector
+from steercache.fit import METHODS, diagnose
+from steercache.fit import compare as compare
+from steercache.fit.recipes import differences as differences
+from steercache.fit.shift import vector_name
+from steercache.queries.session import Session
+
+MethodName = Literal["mean_shift", "linear_probe"]
+RecipeName = Literal["default", "paper"]
+ANCHORS: Literal["anchor_vs_control"] = "anchor_vs_control"
+PAIRS: Literal["contrast_last"] = "contrast_last"
+
+_LABELS = """
+SELECT
+    coalesce(bool_or(s.concept IS NOT NULL AND len(s.anchors) > 0), false),
+    coalesce(bool_or(s.pair_id IS NOT NULL AND s.polarity IN (1, -1)), false),
+    list(DISTINCT s.concept ORDER BY s.concept) FILTER (s.concept IS NOT NULL)
+FROM samples s
+WHERE s.run_id = $run AND ($concept IS NULL OR s.concept = $concept)
+"""
+_CONCEPTS_OF = "SELECT DISTINCT concept FROM samples WHERE run_id = $run AND sample_idx IN (SELECT unnest($samples))"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitRequest:
+    """What to fit; see `Cache.fit`. `query` None chooses by the labels of the run."""
+
+    concept: str | None = None
+    all_concepts: bool = False
+    query: str | None = None
+    run: str | None = None
+    site: str = "resid_post"
+    bindings: Mapping[str, Any] = field(default_factory=dict)
+    recipe: RecipeName = "default"
+    layers: Sequence[int] | None = None
+    name: str | None = None
+    seed: int = 0
+    diagnose: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunLabels:
+    """What the samples of a run are labelled with: concepts with anchor words, contrastive pairs, or neither."""
+
+    has_anchors: bool
+    has_pairs: bool
+    concepts: tuple[str, ...]
+
+    @property
+    def query(self) -> str:
+        """The selection that fits these labels: pairs where there are only pairs, anchors otherwise."""
+        return PAIRS if self.has_pairs and not self.has_anchors else ANCHORS
+
+
+def labels_of(session: Session, run_id: str, concept: str | None = None) -> RunLabels:
+    """The labels of a run's samples, or of those of one concept."""
+    ((anchors, pairs, concepts),) = session.sql(_LABELS, run=run_id, concept=concept).fetchall()
+    return RunLabels(has_anchors=anchors, has_pairs=pairs, concepts=tuple(concepts or ()))
+
+
+def fit_vectors(
+    session: Session, method: MethodName, request: FitRequest, *, progress: ProgressLike = None
+) -> list[SteeringVector]:
+    """Fit, diagnose and save; see `Cache.fit`."""
+    if method not in get_args(MethodName):
+        raise UsageError(f"no method named {method!r}", hint=f"choose among: {', '.join(get_args(MethodName))}")
+    if request.name and request.all_concepts:
+        raise UsageError("a name goes with one concept", hint="leave it out: each vector is named after its concept")
+    if request.concept and request.all_concepts:
+        raise UsageError("one concept and all concepts exclude each other", hint="leave one of the two out")
+    options: dict[str, Any] = {"recipe": request.recipe, "layers": request.layers}
+    options |= {"seed": request.seed} if method == "linear_probe" else {}
+    run = _run_of(session, request)
+    concepts = _concepts(session, run) if request.all_concepts and run is not None else [request.concept]
+    fitted = []
+    with reporting(progress) as show:
+        for number, concept in enumerate(concepts):
+            show(f"fitting {concept or 'a vector'}", number, len(concepts))
+            sel = _selected(session, request, run=run, concept=concept)
+            vector = METHODS[method](sel, name=_name(session, request, sel, method), **options)
+            if request.diagnose:
+                vector = diagnose(sel, vector, others=_siblings(session, vector))
+            session.save(vector)
+            fitted.append(vector)
+    return fitted
+
+
+def caveats(vector: SteeringVector) -> list[str]:
+    """What has to be said beside the diagnostics of a fitted vector, a sentence each."""
+    said = []
+    if vector.provenance.get("lossy"):
+        said.append("fitted on a lossy generation of the run: values differ from what the model computed")
+    if vector.diagnostics and vector.diagnostics[0]["auc"] is None:
+        said.append("no AUC: all sentences share an anchor word, directly or in a chain, so none can be held out")
+    elif vector.diagnostics:
+        said.append(f"AUC on held-out sentences and anchor words ({vector.diagnostics[0]['n_folds']} folds)")
+    if (words := token_does_as_well(vector)) is not None:
+        said.append(words)
+    return said
+
+
+def token_does_as_well(vector: SteeringVector) -> str | None:
+    """A warning where a classifier that knows only the token id separates the sides as well as the vector; None otherwise.
+
+    As well: its AUC is not below the 95 % interval of the vector's AUC at the vector's best layer.
+    """
+    best = max((d for d in vector.diagnostics if d["auc"] is not None), key=lambda d: d["auc"], default=None)
+    if best is None or best.get("auc_low") is None or best["token_auc"] is None or best["token_auc"] < best["auc_low"]:
+        return None
+    return (
+        f"{vector.name}: knowing only the token does as well (AUC {best['token_auc']:.3f}) as the vector at its best layer, "
+        f"{best['layer']} (AUC {best['auc']:.3f}, 95 % interval {best['auc_low']:.3f} to {best['auc_high']:.3f}): "
+        "it may stand for these words and not for the concept"
+    )
+
+
+def _run_of(session: Session, request: FitRequest) -> str | None:
+    """The run to fit on; None where the query chooses it."""
+    wanted = request.run or request.bindings.get("run")
+    if wanted is not None:
+        return session.cache.resolve_run(wanted)
+    if request.all_concepts:
+        return session.labelled_run()  # chosen once, so that all vectors are of one run
+    return session.newest_run(request.concept or request.bindings.get("concept")) if request.query is None else None
+
+
+def _concepts(session: Session, run: str) -> list[str | None]:
+    concepts = labels_of(session, run).concepts
+    if not concepts:
+        raise NotFoundError("no sample of this run has a concept", place=run, hint="steercache query runs_overview")
+    return list(concepts)
+
+
+def _selected(session: Session, request: FitRequest, *, run: str | None, concept: str | None) -> Selection:
+    bindings = {k: v for k, v in request.bindings.items() if k not in ("run", "site")}
+    if concept:
+        if "concept" in bindings:
+            raise UsageError("the concept is given twice", hint="give it once, or as the query's parameter")
+        bindings["concept"] = concept
+    query = request.query
+    if query is None:
+        assert run is not None
+        query = labels_of(session, run, bindings.get("concept")).query
+    site = request.bindings.get("site", request.site)
+    sel = session.select(query, run=run, site=site, **bindings)
+    if sel.concept is None and sel.pair is not None:
+        found = session.sql(_CONCEPTS_OF, run=sel.run_id, samples=sorted(set(sel.sample_idx.tolist()))).fetchall()
+        if len(found) == 1 and found[0][0]:
+            return replace(sel, concept=found[0][0])
+    return sel
+
+
+def _name(session: Session, request: FitRequest, sel: Selection, method: MethodName) -> str | None:
+    """The name to save under; None for the default, which begins with the concept."""
+    if request.name or sel.concept or sel.pair is None:
+        return request.name
+    run_name = session.cache.name_of(sel.run_id)  # pairs without a concept: the query's name would be the same for all
+    return vector_name(replace(sel, concept=run_name), method, request.recipe)
+
+
+def _siblings(session: Session, vector: SteeringVector) -> list[SteeringVector]:
+    """The newest vectors of the same concept and run by other methods or recipes."""
+    found: dict[tuple[str, Any], SteeringVector] = {}
+    own = (vector.method, vector.provenance.get("recipe"))
+    for stored in list_vectors(session.cache):
+        other = stored.vector
+        kind = (other.method, other.provenance.get("recipe"))
+        same = other.concept == vector.concept and other.provenance.get("run_id") == vector.provenance.get("run_id")
+        if same and kind != own and other.hidden_size == vector.hidden_size and other.site == vector.site:
+            found.setdefault(kind, other)
+    return list(found.values())
