@@ -38,7 +38,6 @@ def kept_word_mass(
     Raises:
         as `word_mass_effect`.
     """
-    warn_if_foreign(model, vector)
     tokens, left_out = word_tokens(model, plan.words, forms=plan.forms)
     inputs = inputs or prompt_inputs(model, plan.prompts)
     vectors = (vector, *random_directions(vector, layer=plan.layer, n=plan.n_random, seed=plan.seed))
@@ -58,6 +57,7 @@ def kept_word_mass(
             score, mode = one
             vapw[v, a, i, columns[some]] = np.nan if score is None else score
             modes[v, a] = mode or "branch"
+    warn_if_foreign(model, vector)  # otherwise whoever measures does
     vapw[1:, 0] = vapw[0, 0]  # the model itself is asked once
     cells, answers = as_trials(model, vectors, plan=plan, inputs=inputs, words=words, vapw=vapw, modes=modes)
     return WordMass(
