@@ -2,18 +2,21 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from steercache.cache.handle import CacheFolder
 from steercache.cache.lock import hold_lock
+from steercache.cache.sweep_files import read_choices
 from steercache.cache.sweeps import add_answers, begin_sweep, finish_sweep, save_choices, sweep_id_of
+from steercache.core.errors import DamagedError
 from steercache.core.trials import Answer, Cell, Choice, Mode
 
 EVERY_S: Final = 1.0  # between two writings: what a kill may cost, beside the answers being computed
 SHARE: Final = 20  # writing takes at most one part in so many of the time
+_KEPT: Final = ("damage", "nulls")
 Key = tuple[str, str]  # cell, sample
 
 # Of several sweeps' answers to one sample in one cell a whole row: with a margin, in the mode nearest to a full forward pass,
@@ -132,8 +135,19 @@ class SweepWriter:
         self._due = time.monotonic() + max(EVERY_S, SHARE * took)
 
     def choose(self, choices: Sequence[Choice]) -> None:
-        """Write which cell each arm took, in the place of what was said before; after the first answers."""
-        save_choices(self.cache, self.sweep_id, choices)
+        """Write which cell each arm took, in the place of what was said before; after the first answers.
+
+        What is known of the same cell of an arm from before (its damage, its null directions) and is not said now stays.
+        """
+        before: dict[tuple[str, str], Choice] = {}
+        with suppress(DamagedError):  # written anew
+            before = {(one.arm, one.cell_id): one for one in read_choices(self.folder)}
+        kept = []
+        for one in choices:
+            old = before.get((one.arm, one.cell_id))
+            known = {} if old is None else {k: v for k, v in old.details.items() if k in _KEPT}
+            kept.append(replace(one, details={**known, **one.details}))
+        save_choices(self.cache, self.sweep_id, kept)
 
     def save(self, *, status: str) -> str:
         """Write all there is in its final form, with what other processes added; returns the sweep's id."""

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from steercache.runs.overview import Overview
     from steercache.steering.generate import SideBySide
     from steercache.sweeps.result import SweepResult
+    from steercache.sweeps.table import SweepTable
 
 
 class Cache:
@@ -454,6 +455,19 @@ class Cache:
         return open_sweep(
             self._session, Path(manifest) if not isinstance(manifest, str) else manifest, device=device, dtype=dtype
         )
+
+    def table(self, sweep: str) -> "SweepTable":
+        """The table of a stored sweep or evaluation: what `evaluate`, `Sweep.run`, the terminal and the HTML page show.
+
+        `table.rows` has every arm against the model without a vector, `table.cells` every cell of the search split, and
+        `table.records()` plain values for a data frame.
+
+        Raises:
+            NotFoundError: no such sweep. UsageError: its answers are neither right nor wrong.
+        """
+        from steercache.sweeps.find import read_sweep
+
+        return read_sweep(self._session, sweep)
 
     def report(self, sweep: str, path: str | PathLike[str] | None = None) -> Path:
         """Write one self-contained HTML page about a stored sweep or evaluation, and return the file.

@@ -14,8 +14,9 @@ from steercache.core.ids import SHORT_ID
 from steercache.core.trials import Cell
 from steercache.stats.paired import Interval
 from steercache.sweeps.cell_rows import CellRow
+from steercache.sweeps.gain_maps import GainMap, gain_maps
 from steercache.sweeps.result import SweepResult
-from steercache.sweeps.table import GainMap, SplitTable, SweepTable, TableRow, gain_maps
+from steercache.sweeps.table import SplitTable, SweepTable, TableRow
 
 SHOWN = 5  # failures named at the terminal; --json has all
 _COLUMNS = ("", "setting", "right", "unread", "gain", "95 %", "p", "p (Holm)", "could show", "controls", "rank p", "KL")

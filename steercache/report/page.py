@@ -10,7 +10,8 @@ from steercache.benchmarks.comparison import Comparison
 from steercache.core.ids import SHORT_ID
 from steercache.report.style import svg_of
 from steercache.report.sweep_charts import gain_chart, letter_chart, map_chart
-from steercache.sweeps.table import SplitTable, SweepTable, TableRow, gain_maps
+from steercache.sweeps.gain_maps import gain_maps
+from steercache.sweeps.table import SplitTable, SweepTable, TableRow
 
 _COLUMNS = (
     "",

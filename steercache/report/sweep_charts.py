@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from steercache.report.style import ACCENT, DIVERGING, INK, QUIET, SECOND, altair, heading, styled
-from steercache.sweeps.table import GainMap, SplitTable, TableRow
+from steercache.sweeps.gain_maps import GainMap
+from steercache.sweeps.table import SplitTable, TableRow
 
 _WIDTH = 560
 _ROW = 46  # points per arm

@@ -8,9 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from steercache.benchmarks.comparison import (
     Comparison,
     RankedGain,
@@ -141,6 +138,42 @@ class SweepTable:
     def choices(self) -> tuple[TableRow, ...]:
         """One row for every vector, where it chose: on the search split, or the only one."""
         return tuple(row for row in self.splits[0].rows if row.role == "vector") if self.splits else ()
+
+    def records(self) -> list[dict[str, Any]]:
+        """The rows as plain values, one mapping per arm and split: what a data frame is made of.
+
+        `gain`, `gain_low` and `gain_high` (95 %) are differences of the share of right answers; `kl_nats` is the mean damage.
+        """
+        return [
+            {
+                "split": row.split,
+                "arm": row.name,
+                "role": row.role,
+                "method": row.method,
+                "concept": row.concept,
+                "layer": row.cell.layer,
+                "alpha": row.cell.alpha,
+                "alpha_unit": row.cell.alpha_unit,
+                "target": row.cell.target,
+                "n_cells": row.n_cells,
+                "n": row.comparison.n,
+                "n_failed": row.comparison.n_failed,
+                "before": row.comparison.before,
+                "after": row.comparison.after,
+                "gain": row.comparison.gain.estimate,
+                "gain_low": row.comparison.gain.low,
+                "gain_high": row.comparison.gain.high,
+                "p": row.comparison.p_clustered,
+                "p_holm": row.p_holm,
+                "n_controls": len(row.controls),
+                "rank_p": row.rank_p,
+                "optimism": None if row.bias is None else row.bias.optimism,
+                "kl_nats": None if row.damage is None else row.damage.mean_nats,
+                "cell_id": row.cell_id,
+                "vector_id": row.vector_id,
+            }
+            for row in self.rows
+        ]
 
     def row(self, split: str, name: str) -> TableRow | None:
         """The row of an arm on a split; None where there is none."""
@@ -395,53 +428,3 @@ def _cells(record: SweepRecord) -> tuple[CellRow, ...]:
         dropped=frozenset(dropped),
         seed=record.seed,
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GainMap:
-    """Gains of one vector over its cells of one target on the search split, shape (layers, alphas).
-
-    NaN where a cell was not run, or was not asked every question (`gain_la`). `cells` has every row by layer and strength.
-    `chosen` is (-1, 0.0) where the vector took a cell of another target.
-    """
-
-    vector: str
-    target: str
-    layers: tuple[int, ...]
-    alphas: tuple[float, ...]
-    alpha_unit: str
-    gain_la: npt.NDArray[np.float64] = field(repr=False)
-    cells: Mapping[tuple[int, float], CellRow] = field(repr=False)
-    chosen: tuple[int, float]
-
-
-def gain_maps(table: SweepTable) -> tuple[GainMap, ...]:
-    """Gains over layers and strengths, for every vector and target with more than one cell, in the order of the sweep."""
-    found = []
-    for row in table.choices:
-        own = [one for one in table.cells if one.vector == row.name]
-        listed = table.manifest.get("grid", {}).get("targets", ())
-        targets = [t for t in listed if any(one.cell.target == t for one in own)]
-        for target in targets or dict.fromkeys(one.cell.target for one in own):
-            cells = {(one.cell.layer or 0, one.cell.alpha): one for one in own if one.cell.target == target}
-            if len(cells) < 2:
-                continue
-            layers, alphas = (tuple(sorted({key[i] for key in cells})) for i in (0, 1))
-            gain_la = np.full((len(layers), len(alphas)), np.nan)
-            for (layer, alpha), one in cells.items():
-                if one.n_seen == table.splits[0].n and one.gain is not None:
-                    gain_la[layers.index(layer), alphas.index(alpha)] = one.gain.estimate
-            here = row.cell.target == target and row.cell.layer is not None
-            found.append(
-                GainMap(
-                    vector=row.name,
-                    target=target,
-                    layers=tuple(int(layer) for layer in layers),
-                    alphas=alphas,
-                    alpha_unit=row.cell.alpha_unit,
-                    gain_la=gain_la,
-                    cells=cells,
-                    chosen=(row.cell.layer or 0, row.cell.alpha) if here else (-1, 0.0),
-                )
-            )
-    return tuple(found)

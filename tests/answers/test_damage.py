@@ -21,6 +21,7 @@ from steercache.steering.cells import BranchCell
 from steercache.steering.effect_inputs import EffectInputs, prompt_inputs
 from steercache.steering.neutral import CAPTIONS
 from steercache.sweeps.evaluation.run import evaluate
+from steercache.sweeps.find import read_sweep
 from tests.steering.small import directions, padded_batch, small_model
 from tests.steering.test_branch import steered
 from tests.sweeps.small_run import options
@@ -149,3 +150,7 @@ def test_the_table_has_the_damage_of_what_was_chosen_and_of_its_controls(own_ses
     assert rows["search", "vector"].damage == row.damage
     assert rows["test", "prompting"].damage is None
     assert all(control.damage is not None and control.damage.max_nats > 0 for control in row.controls)
+    again = evaluate(own_session, world.loaded, bench, vectors=[vector], options=replace(asked, damage=False))
+    assert (again.sweep_id, again.choices[0].damage) == (found.sweep_id, None)
+    stored = read_sweep(own_session, found.sweep_id)  # what was measured of the same cell stays in the cache
+    assert repr(stored.rows) == repr(found.rows)

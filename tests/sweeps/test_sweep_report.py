@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import steercache
 from steercache.analysis.origins import compare_origins, find_origins, vector_cosines
 from steercache.benchmarks.questions import FILE_NAME
 from steercache.cache.handle import open_cache
@@ -25,9 +26,10 @@ from steercache.queries.session import Session, open_session
 from steercache.report.page import sweep_page, verdict
 from steercache.sweeps.evaluation.run import evaluate
 from steercache.sweeps.find import count_namesakes, read_sweep
+from steercache.sweeps.gain_maps import gain_maps
 from steercache.sweeps.grid.run import GridOptions
 from steercache.sweeps.result import SweepResult
-from steercache.sweeps.table import SweepTable, gain_maps
+from steercache.sweeps.table import SweepTable
 from tests.report.pages import outside_references, text_of
 from tests.sweeps.small_run import options
 from tests.sweeps.small_sweep import small_grid
@@ -70,6 +72,17 @@ def test_the_table_is_the_one_that_the_evaluation_printed(report: SweepTable, fo
     assert all(f"{share:.1%} unread ({split})" in page for split, share in ((s.split, s.unread) for s in report.splits))
     assert all(f"<td>{row.comparison.unread_after:.1%}</td>" in page for row in found.rows)
     assert (report.n_looks, report.clustered, report.failures) == (found.n_looks, True, ())
+
+
+def test_records_are_the_rows_as_plain_values(report: SweepTable, session: Session) -> None:
+    table = steercache.open(session.cache.root).table(report.sweep_id)
+    assert repr(table.rows) == repr(report.rows)
+    records = table.records()
+    assert [(one["split"], one["arm"]) for one in records] == [(row.split, row.name) for row in table.rows]
+    for one, row in zip(records, table.rows, strict=True):
+        assert one["gain"] == pytest.approx(one["after"] - one["before"]) == pytest.approx(row.comparison.gain.estimate)
+        assert (one["cell_id"], one["n_controls"]) == (row.cell_id, len(row.controls))
+    assert json.loads(json.dumps(records)) == records
 
 
 def test_choices_are_read_from_the_sweep_and_worked_out_where_an_older_one_has_none(

@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from steercache.answers.batches import Runner
 from steercache.answers.row_norms import row_norms_of
-from steercache.answers.store import SweepWriter, stored_answers
+from steercache.answers.store import SweepWriter
 from steercache.benchmarks.task import (
     EncodedQuestion,
     Part,
@@ -44,8 +42,7 @@ class EvalJob:
     reworded: dict[Part, tuple[EncodedQuestion, ...]]
     arms: tuple[Arm, ...]
     lineages: Mapping[str, str]
-    runner: Runner
-    sweep_id: str
+    writer: SweepWriter
     notes: tuple[str, ...]
 
     @property
@@ -53,11 +50,6 @@ class EvalJob:
         """The one task of the questions; None where there are several."""
         tasks = {one.labels.meta.get("task") for some in self.asked.values() for one in some if one.encoded is not None}
         return str(next(iter(tasks))) if len(tasks) == 1 else None
-
-    @property
-    def root(self) -> Path:
-        """The cache's folder, where the ledger lies."""
-        return self.session.cache.root
 
 
 def prepare(
@@ -107,13 +99,6 @@ def prepare(
     manifest["cells"] = digest(sorted(cell_ids))
     name = f"eval-{loaded.spec.name}-{benchmark.name}"
     writer = SweepWriter(cache=session.cache, name=name, manifest=manifest)
-    runner = Runner(
-        loaded=loaded,
-        options=options,
-        writer=writer,
-        known=stored_answers(session.cache, cell_ids),
-        progress=progress,
-    )
     return EvalJob(
         session=session,
         loaded=loaded,
@@ -124,8 +109,7 @@ def prepare(
         reworded=reworded,
         arms=arms,
         lineages=lineages,
-        runner=runner,
-        sweep_id=writer.sweep_id,
+        writer=writer,
         notes=tuple(notes),
     )
 

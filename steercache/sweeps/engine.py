@@ -1,0 +1,270 @@
+"""The one way in which a sweep is run, be it an evaluation or one task of a grid.
+
+On the search split every arm tries its settings, all of them or in a race, and takes the best by `sweeps.choosing`; what it
+took is stored, and on the test split only that is asked, after an entry in the ledger. The sweep is locked meanwhile.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from steercache.answers.batches import Runner
+from steercache.answers.costs import MachineCosts, ModeChoice
+from steercache.answers.damage import damage_of, neutral_inputs
+from steercache.answers.mode import ModeChooser
+from steercache.answers.store import Key, SweepWriter, stored_answers
+from steercache.answers.ways import BRANCHED
+from steercache.benchmarks.questions import save_questions
+from steercache.benchmarks.task import PLAIN, EncodedQuestion, Part, Progress
+from steercache.cells.arms import ArmCell, EvalOptions, ModeRequest
+from steercache.core.damage import Damage
+from steercache.core.trials import Answer, Choice, ChoiceRule
+from steercache.manifests.sweep import Race
+from steercache.models.spec import LoadedModel
+from steercache.sweeps.choices import best_setting, choice_of
+from steercache.sweeps.evaluation.ledger import looks_of, record_look
+from steercache.sweeps.grid.race import RaceSummary, race_cells
+from steercache.sweeps.record import SweepRecord
+from steercache.sweeps.result import record_of, status_of
+
+Questions = Mapping[Part, Sequence[EncodedQuestion]]
+ChooserOf = Callable[[SweepWriter], ModeChooser | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """What a look at the test split is entered as in the ledger."""
+
+    dataset: str
+    rule: str
+    task: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedSweep:
+    """What is to be run: the questions by split, the baseline, and the settings open to every arm, by its name.
+
+    `reworded` are the questions as arms with a wording of their own are asked them. `race` races the settings of vectors,
+    beginning with `first` where a screening left only the best predicted ones (`screened`). `damage`: measure what the cells
+    taken do to unrelated prompts.
+    """
+
+    loaded: LoadedModel = field(repr=False)
+    options: EvalOptions
+    looked: Looked
+    asked: Questions = field(repr=False)
+    reworded: Questions = field(default_factory=dict, repr=False)
+    baseline: ArmCell
+    settings: Mapping[str, tuple[ArmCell, ...]] = field(repr=False)
+    lineages: Mapping[str, str]
+    race: Race | None = None
+    first: Mapping[str, ArmCell] = field(default_factory=dict, repr=False)
+    screened: bool = False
+    seed: int = 0
+    damage: bool = True
+
+    @property
+    def every(self) -> list[ArmCell]:
+        """The baseline and all settings."""
+        return [self.baseline, *(setting for some in self.settings.values() for setting in some)]
+
+
+@dataclass(slots=True, kw_only=True)
+class SweepRun:
+    """A sweep while it runs, and after: what its arms took, the answers by split, and how they were got."""
+
+    plan: PlannedSweep
+    runner: Runner
+    chooser: ModeChooser | None
+    chosen: dict[str, ArmCell]
+    answers: dict[Part, dict[Key, Answer]] = field(default_factory=dict)
+    races: dict[str, RaceSummary] = field(default_factory=dict)
+    dropped: frozenset[str] = frozenset()
+    modes: dict[str, ModeChoice] = field(default_factory=dict)
+    damage: Mapping[str, Damage] = field(default_factory=dict)
+
+    @property
+    def sweep_id(self) -> str:
+        """Id of the stored sweep."""
+        return self.runner.writer.sweep_id
+
+    def choices(self, details: Mapping[str, Mapping[str, Any]] | None = None) -> list[Choice]:
+        """What the baseline and every arm took, to be stored; `details` more, by arm."""
+        plan = self.plan
+        found = [choice_of(plan.baseline, rule="single", n_cells=1)]
+        for name, setting in self.chosen.items():
+            more = dict((details or {}).get(name, {}))
+            if name in self.races:
+                dropped = [s.cell.cell_id for s in plan.settings[name] if s.cell.cell_id in self.dropped]
+                more["race"] = {**asdict(self.races[name]), "dropped": dropped}
+            found.append(
+                choice_of(
+                    setting,
+                    rule=_rule(plan, raced=name in self.races),
+                    n_cells=len(plan.settings[name]),
+                    lineage=plan.lineages.get(setting.cell.vector_id or ""),
+                    damage=self.damage.get(setting.cell.cell_id),
+                    details=more,
+                )
+            )
+        return found
+
+    def store(
+        self,
+        root: Path,
+        details: Mapping[str, Mapping[str, Any]] | None = None,
+        nulls: Mapping[str, SweepRecord] | None = None,
+    ) -> SweepRecord:
+        """Store what the arms took, with all that is known of it; returns the sweep as it is stored."""
+        choices = self.choices(details)
+        self.runner.writer.choose(choices)
+        return record_of(
+            self.runner.writer,
+            status=status_of(self.answers),
+            asked=self.plan.asked,
+            answers=self.answers,
+            choices=choices,
+            n_looks=looks_of(root, self.sweep_id) if "test" in self.answers else None,
+            nulls=nulls,
+        )
+
+
+def _rule(plan: PlannedSweep, *, raced: bool) -> ChoiceRule:
+    if plan.screened:
+        return "screening and race" if raced else "screening"
+    return "race" if raced else "exhaustive"
+
+
+def mode_chooser(costs: MachineCosts | None, wanted: ModeRequest | None) -> ChooserOf:
+    """What chooses how a sweep's answers are computed; nothing where no mode is wanted."""
+    if costs is None or wanted is None:
+        return lambda writer: None
+    return lambda writer: ModeChooser(cache=writer.cache, costs=costs, folder=writer.folder, wanted=wanted)
+
+
+def run_sweep(
+    plan: PlannedSweep,
+    writer: SweepWriter,
+    *,
+    choosing: ChooserOf,
+    root: Path,
+    progress: Progress | None = None,
+) -> SweepRun:
+    """Answer every split, and store answers, questions and choices. Killed anywhere, it goes on with what was written.
+
+    `choosing` says how answers are computed (None: cells branch). `root` is the cache's folder, where the ledger lies.
+
+    Raises:
+        BudgetError: one cell over a batch does not fit into the memory budget; BusyError: another process runs this sweep;
+        UsageError: a target that hits nothing in a prompt, or a mode that cannot be had.
+    """
+    with writer.held():
+        runner = Runner(
+            loaded=plan.loaded,
+            options=plan.options,
+            writer=writer,
+            known=stored_answers(writer.cache, [s.cell.cell_id for s in plan.every]),
+            progress=progress,
+            planned=_n_planned(plan),
+        )
+        chosen = {name: some[0] for name, some in plan.settings.items()}
+        run = SweepRun(plan=plan, runner=runner, chooser=choosing(writer), chosen=chosen)
+        for split in plan.asked:
+            if split == "search":
+                _search(run)
+                writer.choose(run.choices())
+            else:
+                _test(run, root)
+        run.damage = _damage(run) if plan.damage else {}
+        save_questions(writer.folder, plan.asked)
+        writer.choose(run.choices())
+        writer.save(status=status_of(run.answers))
+    return run
+
+
+def _n_planned(plan: PlannedSweep) -> int:
+    """Answers that are wanted in all: every setting on the search split, one of each arm on the test split."""
+    n = {"search": len(plan.every), "test": 1 + len(plan.settings)}
+    return sum(len(some) * n[split] for split, some in plan.asked.items())
+
+
+def _search(run: SweepRun) -> None:
+    """Answer the search split, and choose a setting for every arm."""
+    plan, asked = run.plan, run.plan.asked["search"]
+    if plan.race is None:
+        run.answers["search"] = _answered(run, "search", plan.every)
+        for name, some in plan.settings.items():
+            run.chosen[name] = best_setting(some, asked, run.answers["search"])
+        return
+    run.runner.writer.ask_for({s.cell.cell_id: s.cell for s in plan.every})
+    raced = {name: some for name, some in plan.settings.items() if some[0].arm.role == "vector"}
+    _set_mode(run, "search", [s for s in plan.every if s.arm.name in raced or s is plan.baseline])
+    answers = run.answers["search"] = {}
+    for i, (name, some) in enumerate(raced.items()):
+        beside = () if i else (plan.baseline,)
+        found = race_cells(
+            run.runner, asked, some, plan.race, seed=plan.seed, beside=beside, first=plan.first.get(name)
+        )
+        answers.update(found.answers)
+        if not i:  # what the race left unread: the baseline's share is of the whole split
+            rest = [one for one in asked if (plan.baseline.cell.cell_id, one.sample_id) not in answers]
+            answers.update(run.runner.run(rest, [plan.baseline]))
+        run.chosen[name] = found.best
+        run.races[name], run.dropped = found.summary, run.dropped | found.dropped
+    others = [s for name, some in plan.settings.items() if name not in raced for s in some]
+    answers.update(_run(run, "search", others))
+    for name, some in plan.settings.items():
+        if name not in raced:
+            run.chosen[name] = best_setting(some, asked, answers)
+
+
+def _test(run: SweepRun, root: Path) -> None:
+    """Answer the test split with the settings taken only; the look goes into the ledger first, once per sweep."""
+    plan = run.plan
+    settings = [plan.baseline, *run.chosen.values()]
+    _set_mode(run, "test", settings)  # before the look: what cannot be done is not one
+    record_look(
+        root,
+        dataset=plan.looked.dataset,
+        task=plan.looked.task,
+        rule=plan.looked.rule,
+        split="test",
+        subject=run.sweep_id,
+        n=len(plan.asked["test"]),
+        once=True,
+    )
+    run.answers["test"] = _run(run, "test", settings)
+
+
+def _answered(run: SweepRun, split: Part, settings: Sequence[ArmCell]) -> dict[Key, Answer]:
+    _set_mode(run, split, settings)
+    return _run(run, split, settings)
+
+
+def _set_mode(run: SweepRun, split: Part, settings: Sequence[ArmCell]) -> None:
+    """How the runner gets answers to settings under the plain wording; without a chooser it branches."""
+    if run.chooser is not None:
+        plain = [s for s in settings if s.arm.wording == PLAIN]
+        run.modes[split] = run.chooser.choose(run.runner, run.plan.asked[split], plain, split)
+
+
+def _run(run: SweepRun, split: Part, settings: Sequence[ArmCell]) -> dict[Key, Answer]:
+    """Answers of settings over a split, each under its own wording."""
+    plain = [s for s in settings if s.arm.wording == PLAIN]
+    other = [s for s in settings if s.arm.wording != PLAIN]
+    answers = run.runner.run(run.plan.asked[split], plain) if plain else {}
+    if not other:
+        return answers
+    if run.runner.way.mode == "replay":
+        run.runner.way = BRANCHED  # other words, of which no run has rows; a single pass for all of them
+    return answers | run.runner.run(run.plan.reworded[split], other)
+
+
+def _damage(run: SweepRun) -> dict[str, Damage]:
+    """What the settings taken by vectors and controls do to unrelated prompts, by cell."""
+    loaded, options = run.plan.loaded, run.plan.options
+    steering = {s.cell.cell_id: s for s in run.chosen.values() if s.arm.vector is not None}
+    cells = [s.branch_cell(cell_id, loaded.spec.hidden_size) for cell_id, s in steering.items()]
+    inputs = neutral_inputs(loaded, tokens_per_batch=options.tokens_per_batch)
+    return damage_of(loaded, cells, inputs, memory_mib=options.memory_mib)
