@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,6 +25,7 @@ from steercache.cli.main import run
 from steercache.core.errors import DamagedError, NotFoundError, UsageError
 from steercache.core.frame import ViewFrame
 from steercache.core.ids import digest_bytes
+from steercache.core.vectors import FittedOn
 from steercache.data.scenes import make_example
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session, open_session
@@ -299,3 +301,42 @@ def test_the_command_writes_the_picture_and_the_numbers(
     assert tuple(shown["layers"][1]["peak"]) in PLANTED
     assert Path(shown["picture"]).is_file()
     assert run(["report", "patches", "scenes-run", "0", "planted", "--layer", "0-30", "--root", str(roots[1])]) == 2
+
+
+def test_a_vector_of_another_model_of_equal_width_is_refused_unless_allowed(
+    roots: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(roots[0], tmp_path / "root")
+    session = open_session(tmp_path / "root")
+    session.save(
+        replace(
+            V,
+            name="elsewhere",
+            values=2 * V.values,
+            fitted_on=FittedOn(name="other", fingerprint="e" * 64, modality="text"),
+        )
+    )
+    sample = find_sample(session, None, "0")
+    with pytest.raises(UsageError, match="does not descend from: other"):
+        patch_maps(session, sample, "elsewhere", layers=[LAYER])
+    line = [
+        "report",
+        "patches",
+        "scenes-run",
+        "0",
+        "elsewhere",
+        "--layer",
+        str(LAYER),
+        "--root",
+        str(tmp_path / "root"),
+    ]
+    out = tmp_path / "p.png"
+    assert run([*line, "--out", str(out)]) == 2
+    assert not out.exists()
+    assert "does not descend from: other" in capsys.readouterr().err
+    assert run([*line, "--out", str(out), "--allow-foreign"]) == 0
+    assert out.exists()
+    allowed = patch_maps(session, sample, "elsewhere", layers=[LAYER], allow_foreign=True)
+    assert any("foreign" in note for note in allowed.notes)
+    own = patch_maps(session, sample, "planted", layers=[LAYER])
+    np.testing.assert_allclose(allowed.maps[0].projection_rc, own.maps[0].projection_rc, rtol=1e-5)

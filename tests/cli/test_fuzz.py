@@ -1,6 +1,6 @@
 """Mutated models, tokenizers, templates, data, queries, vectors, sweeps and caches: the program never says it has a bug.
 
-A few seeds of each kind run always; many more with `-m slow`. A failure names kind and seed: run that case alone by its id.
+One seed of each kind that loads no model runs always, many more with `-m slow`. A failure names kind and seed: run it by its id.
 """
 
 import json
@@ -22,7 +22,7 @@ from tests.cli.mutations import VALUES, mutated_bytes, mutated_json, mutated_saf
 from tests.cli.small import RUN, Terminal
 from tests.cli.test_exit_codes import CODES
 
-QUICK, MANY = 5, 150
+QUICK, MANY = 1, 150
 RARE = ("config", "tokenizer", "tokenizer settings", "generation")  # load or run a model for each case: slow only
 Line = tuple[str, ...]
 STEER = ("steer", "counting", "the cat was", "--layer", "1", "--max-new-tokens", "2", "--model", "tiny.yaml")
