@@ -1,6 +1,6 @@
 """Mutated models, tokenizers, templates, data, queries, vectors, sweeps and caches: the program never says it has a bug.
 
-One seed of each kind that loads no model runs always, many more with `-m slow`. A failure names kind and seed: run it by its id.
+One seed of each kind that loads no model runs always, many more with `-m slow`. A failure names kind and seed: run that id.
 """
 
 import json
