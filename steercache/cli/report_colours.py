@@ -164,7 +164,7 @@ def _print(found: "ColourEffect") -> None:
     if found.lineage in ("foreign", "unknown"):
         note(f"{found.vector}: a vector of {found.lineage} lineage")
     if not found.n_computed:
-        note(f"0 computed: all {len(found.effect.answers):,} answers are in the cache")
+        click.echo(f"0 computed: all {len(found.effect.answers):,} answers are in the cache")
     if found.left_out:
         note(f"several tokens, so not scored: {', '.join(found.left_out)}")
 

@@ -126,7 +126,7 @@ def words_command(asked: WordOptions) -> None:
         return
     _print(vector, effect, points)
     if found.from_cache:
-        note(f"0 computed: all {len(effect.answers):,} answers are in the cache")
+        click.echo(f"0 computed: all {len(effect.answers):,} answers are in the cache")
     click.echo(str(path))
     next_commands(f"steercache query words_by_alpha -p {shlex.quote(f'sweep=words-{vector.name}')} -p controls=false")
 

@@ -18,7 +18,7 @@ from steercache.cli.options import (
     root_option,
     takes,
 )
-from steercache.cli.output import next_commands, note, print_json, print_table, progress_bar
+from steercache.cli.output import next_commands, print_json, print_table, progress_bar
 from steercache.core.trials import AlphaUnit
 
 
@@ -128,5 +128,5 @@ def steer(asked: SteerOptions) -> None:
         )
         click.echo()
     if written.from_cache:
-        note("0 computed: all these texts are in the cache")
+        click.echo("0 computed: all these texts are in the cache")
     next_commands(f"steercache vectors show {shlex.quote(vector.name)}")

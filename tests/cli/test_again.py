@@ -51,7 +51,7 @@ def test_it_computes_nothing(line: tuple[str, ...], work: Path, terminal: Termin
     assert terminal(*line, "--json") == 0, terminal.err
     assert json.loads(terminal.out) == first
     assert terminal(*line) == 0, terminal.err
-    assert "0 computed" in terminal.err
+    assert "0 computed" in terminal.out
     assert terminal("query", "select count(*) as n from answers", "--json") == 0
     assert json.loads(terminal.out)[0]["n"] == n_answers
 
@@ -59,7 +59,7 @@ def test_it_computes_nothing(line: tuple[str, ...], work: Path, terminal: Termin
 def test_another_strength_or_prompt_is_computed(work: Path, terminal: Terminal, no_model: Any) -> None:
     for line in (STEER, WORDS):
         assert terminal(*line) == 0, terminal.err
-        assert "0 computed" not in terminal.err
+        assert "0 computed" not in terminal.out
     no_model()
     for line in (STEER, WORDS):
         changed = tuple("2" if word in ("1,40", "1,4") else word for word in line)
