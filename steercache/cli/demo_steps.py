@@ -82,7 +82,7 @@ def text_steps(own: tuple[str, ...]) -> tuple[Step, ...]:
             commands=(
                 (
                     *("steer", "counting", "On the way home we saw", "In the kitchen there were"),
-                    *(*place, "--tokens", "text", "--skip-first", "--max-new-tokens", "10", *own),
+                    *(*place, "--target", "text", "--skip-first", "--max-new-tokens", "10", *own),
                 ),
             ),
             cpu_s=8.0,

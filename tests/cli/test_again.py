@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from steercache.cli import report_words, steer
 from tests.cli.small import Terminal
 
 STEER = (
@@ -34,8 +33,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> Any:
         raise AssertionError(NONE_FITS)
 
     def begin() -> None:
-        for module in (steer, report_words):
-            monkeypatch.setattr(module, "load_model_of", refuse)
+        monkeypatch.setattr("steercache.cells.vector_model.load_model", refuse)
 
     return begin
 
