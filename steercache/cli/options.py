@@ -1,5 +1,6 @@
 """Options that several commands share, and how a command's values become one frozen object."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -202,9 +203,12 @@ def parse_alphas(text: str, *, example: str = "1,2,4") -> tuple[float, ...]:
     (0.5, 1.0)
     """
     try:
-        return tuple(dict.fromkeys(float(word) for word in words(text)))
+        alphas = tuple(dict.fromkeys(float(word) for word in words(text)))
     except ValueError:
         raise UsageError(f"{text!r} is no list of numbers", hint=f"--alpha {example}") from None
+    if not all(math.isfinite(alpha) for alpha in alphas):
+        raise UsageError(f"{text!r}: alpha must be a finite number", hint=f"--alpha {example}")
+    return alphas
 
 
 def parse_bindings(pairs: Sequence[str], *, typed: bool) -> dict[str, Any]:
