@@ -30,6 +30,7 @@ SPELLED = (
     ("a query of kind selection", "steercache query --list"),
     ("its header says what", "steercache query --show NAME"),
     ("mend the permissions", "--root FOLDER"),
+    ("remove the damaged shards of", "steercache cache rm NAME --shards"),
 )
 _PARAMETER = re.compile(r"`([a-z][a-z_]*)`")
 

@@ -91,7 +91,7 @@ def test_a_hurt_file_is_named_by_verify_and_only_its_shard_is_made_again(
     findings = findings_of(cache)
     assert findings
     assert all(path.name in finding.message or path.name in finding.place for finding in findings)
-    assert "steercache cache rm small --shards" in findings[0].remedy
+    assert "remove the damaged shards of small, then build again" in findings[0].remedy
     assert len(remove_damaged_shards(cache, cache.resolve_run("small"))) == 1
     assert trace.build(root).n_shards_built == 1
     assert files_of(root) == files_of(whole)
