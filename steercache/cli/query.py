@@ -51,7 +51,7 @@ class QueryOptions:
     "-f", "--file", "sql_file", type=click.Path(path_type=Path, dir_okay=False), help="Take the query from a file."
 )
 @click.option(
-    "-p", "--param", "params", multiple=True, metavar="KEY=VALUE", help="A value for a parameter; repeatable."
+    "-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="A value for a parameter; repeatable."
 )
 @click.option(
     "--format",

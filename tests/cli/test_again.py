@@ -25,6 +25,11 @@ WORDS = (*WORDS, "--prompt", "the cat and two", "--prompt", "a red box is near t
 NONE_FITS = "a model was loaded"
 
 
+def rounded(text: str) -> Any:
+    """JSON with six digits of every number: scores are stored in float32."""
+    return json.loads(text, parse_float=lambda number: round(float(number), 6))
+
+
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Called, it makes every later loading of a model an error."""
@@ -41,13 +46,13 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize("line", [STEER, WORDS], ids=["steer", "words"])
 def test_it_computes_nothing(line: tuple[str, ...], work: Path, terminal: Terminal, no_model: Any) -> None:
     assert terminal(*line, "--json") == 0, terminal.err
-    first = json.loads(terminal.out)
+    first = rounded(terminal.out)
     assert terminal("query", "select count(*) as n from answers", "--json") == 0
     n_answers = json.loads(terminal.out)[0]["n"]
     assert n_answers > 0
     no_model()
     assert terminal(*line, "--json") == 0, terminal.err
-    assert json.loads(terminal.out) == first
+    assert rounded(terminal.out) == first
     assert terminal(*line) == 0, terminal.err
     assert "0 computed" in terminal.out
     assert terminal("query", "select count(*) as n from answers", "--json") == 0
@@ -61,5 +66,5 @@ def test_another_strength_or_prompt_is_computed(work: Path, terminal: Terminal, 
     no_model()
     for line in (STEER, WORDS):
         changed = tuple("2" if word in ("1,40", "1,4") else word for word in line)
-        with pytest.raises(AssertionError, match=NONE_FITS):
-            terminal(*changed)
+        assert terminal(*changed) == 1
+        assert NONE_FITS in terminal.err

@@ -116,7 +116,7 @@ def test_strengths_in_norms_of_the_steered_rows_mean_the_same_to_screen_grid_and
     ("words", "code", "message"),
     [
         (("screen", "tiny", "scenes", "more"), 2, "3 words"),
-        (("screen", "tiny", "nothing", "--vector", "made"), 2, "no benchmark named 'nothing'"),
+        (("screen", "tiny", "nothing", "--vector", "made"), 2, "unknown benchmark"),
         (("screen", "tiny", "scenes"), 2, "no vector to screen"),
         (("screen", "sweep.yaml", "--vector", "made"), 2, "names its own vectors"),
         (("screen", "tiny", "scenes", "--compare"), 2, "reads the answers of a sweep"),

@@ -72,6 +72,7 @@ def test_what_is_taken_in_can_be_read_back(filled: dict[str, list[object]]) -> N
         "gradients": 0,
         "searches": 0,
         "choices": 0,
+        "tokens_with_text": 28,
     }
 
 

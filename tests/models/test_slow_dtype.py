@@ -34,7 +34,7 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_large_models_in_an_emulated_dtype_are_told_of_and_no_others() -> None:
     (text,) = warned(a_model(8_000, torch.bfloat16))
     assert "bfloat16 matrices 6 x" in text
-    assert "--dtype float32" in text
+    assert "dtype float32" in text
     assert not warned(a_model(8_000, torch.float32))
     assert not warned(a_model(100, torch.bfloat16))
 

@@ -34,9 +34,9 @@ READ_BY_US = """
 import sys
 import numpy as np
 import steercache
-session = steercache.open(sys.argv[1])
-rows = session.sql("SELECT row_idx FROM tokens WHERE row_idx IS NOT NULL ORDER BY 1").to_arrow_table()["row_idx"].to_numpy()
-source = session.cache.source(session.cache.resolve_run("small"))
+cache = steercache.open(sys.argv[1])
+rows = cache.sql("SELECT row_idx FROM tokens WHERE row_idx IS NOT NULL ORDER BY 1").to_arrow_table()["row_idx"].to_numpy()
+source = cache.folder.source(cache.run("small").run_id)
 blocks = [source.gather("resid_post", layer, rows) for layer in source.layers("resid_post")]
 np.savez(sys.argv[2], rows=rows, values=np.stack(blocks).astype("float32"))
 """

@@ -99,7 +99,7 @@ def test_the_library_is_listed_and_shown(root: Path) -> None:
         ((), UsageError, "a query's name"),
         (("all_rows", "-f", "x.sql"), UsageError, "a query's name"),
         (("SELECT 1", "--format", "table", "-o", "x.txt"), UsageError, "table"),
-        (("anchor_tokens", "-p", "concept"), UsageError, "KEY=VALUE"),
+        (("anchor_tokens", "-p", "concept"), UsageError, "NAME=VALUE"),
         (("anchor_tokens", "-p", "concept=a", "-p", "concept=b"), UsageError, "twice"),
         (("SELECT 1", "--format", "csv", "-o", "/nowhere/at/all.csv"), UsageError, "cannot be written"),
         (("anchor_tokns",), NotFoundError, "anchor_tokns"),

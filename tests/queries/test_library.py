@@ -108,7 +108,7 @@ def test_a_misspelt_name_gets_names_that_are_close() -> None:
     assert "anchor_vs_control" in str(caught.value.hint)
     with pytest.raises(NotFoundError) as caught:
         find_query(load_library(), "zzz")
-    assert caught.value.hint == "steercache query --list"
+    assert caught.value.hint == "list the named queries first"
 
 
 @pytest.mark.parametrize(

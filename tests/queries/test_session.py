@@ -239,7 +239,7 @@ def test_an_inline_selection_gets_the_newest_run_too(session: Session, text_run:
 
 
 def test_a_missing_cache_says_how_to_begin(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="steercache build"):
+    with pytest.raises(NotFoundError, match="create=True"):
         open_session(tmp_path / "nowhere")
 
 

@@ -310,7 +310,11 @@ def test_vectors_that_do_not_belong_to_the_model_are_refused(world: World) -> No
     own = world.session.vector("counting")
     run_id = own.provenance["run_id"]
     other = replace(
-        world.loaded, bundle=replace(world.loaded.bundle, spec=replace(world.loaded.spec, name="b", backbone="c"))
+        world.loaded,
+        bundle=replace(
+            world.loaded.bundle,
+            spec=replace(world.loaded.spec, name="b", backbone="c", backbone_fingerprints=("0" * 64,)),
+        ),
     )
     with pytest.raises(UsageError, match="does not descend from"):
         evaluate(world.session, other, counts(), vectors=[own], options=options())
