@@ -10,7 +10,7 @@ import numpy.typing as npt
 from steercache.core.errors import MissingExtraError
 from steercache.core.selection import Selection
 from steercache.fit.folds import FoldArray, assign_folds, group_rows, usable_folds
-from steercache.fit.reduce import fill_scaled, moments, span
+from steercache.fit.reduce import all_the_same, fill_scaled, moments, span
 from steercache.fit.scratch import scratch
 from steercache.fit.sgd import unit
 from steercache.fit.sides import BoolArray, LabelledSides
@@ -49,6 +49,8 @@ def fit_convex(
     with scratch((len(sel), len(mean)), memory_mib=memory_mib) as x_nd:
         fill_scaled(x_nd, sel, layer, mean_d=mean, scale_d=deviation)
         matrix, basis = span(x_nd) if len(sel) < len(mean) else (x_nd, None)
+        if not matrix.any():  # also where it has no columns
+            raise all_the_same(layer)
         if strength is None:
             strength = choose_strength(matrix, sel, sides)
         fitted = solve(matrix, sides.label, weight=weight, strength=strength)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from steercache.core.errors import UsageError
 from steercache.core.selection import Selection
 from steercache.fit.blocks import iter_rows
 
@@ -48,6 +49,14 @@ def span(x_nd: DoubleArray) -> tuple[DoubleArray, DoubleArray]:
     return vectors[:, keep] * root, x_nd.T @ (vectors[:, keep] / root)
 
 
+def all_the_same(layer: int) -> UsageError:
+    """What to raise where there is nothing to tell rows apart by."""
+    return UsageError(
+        f"all rows are the same at layer {layer}, so no direction tells the two sides apart",
+        hint="select tokens that differ between the sides; the last tokens of two texts can be one and the same",
+    )
+
+
 def fit_pca(sel: Selection, layer: int, *, coef_n: npt.NDArray[np.float32], n_components: int) -> Pca:
     """Centred PCA of the rows at one layer, each counted `coef_n` times.
 
@@ -69,5 +78,7 @@ def fit_pca(sel: Selection, layer: int, *, coef_n: npt.NDArray[np.float32], n_co
         values, basis = np.linalg.eigh(covariance)
     order = np.argsort(-values, kind="stable")[:n_components]
     order = order[values[order] > max(values.max(), 0.0) * _RANK_TOL]
+    if not len(order):
+        raise all_the_same(layer)
     chosen = basis[:, order]
     return Pca(mean_d=mean, basis_dk=chosen / np.linalg.norm(chosen, axis=0))

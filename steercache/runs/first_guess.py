@@ -29,8 +29,8 @@ def guessed_s(model: RunModel, numerics: Mapping[str, Any], *, n_tokens: int) ->
 
 def product_s(width: int, dtype: str) -> float:
     """Seconds of one multiplication and addition within a matrix product of this width and dtype, on this CPU now."""
-    a = torch.ones(_ROWS, width, dtype=getattr(torch, dtype))
-    b = torch.ones(width, 4 * width, dtype=a.dtype)
+    a = torch.ones(_ROWS, width, dtype=getattr(torch, dtype), device="cpu")
+    b = torch.ones(width, 4 * width, dtype=a.dtype, device="cpu")
     taken = []
     for _ in range(1 + _REPEATS):  # the first is slower, and not the quickest
         started = time.perf_counter()

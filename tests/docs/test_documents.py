@@ -56,13 +56,8 @@ def test_a_command_exists_with_its_options_and_what_it_names_ships(place: str, l
         assert {one for extra in named for one in extra.split(",")} <= set(extras), place
     elif words[0] == "steercache":
         problem = wrong_call(line.removeprefix("steercache "))
-        assert problem is None or is_on_its_way(line), (place, problem)
+        assert problem is None, (place, problem)
         names_what_ships(words[1:])
-
-
-def is_on_its_way(line: str) -> bool:
-    """Whether this is `build FILE --model NAME` while the command line does not have it yet: remove this when it does."""
-    return "build " in line and "--model" in line and wrong_words("build file --model name") is not None
 
 
 def names_what_ships(words: list[str]) -> None:
@@ -81,9 +76,7 @@ def names_what_ships(words: list[str]) -> None:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_a_command_named_in_prose_exists_with_its_options(path: Path) -> None:
     lines = list(mentioned(path.read_text(encoding="utf-8")))
-    assert [
-        f"steercache {line}: {wrong_words(line)}" for line in lines if wrong_words(line) and not is_on_its_way(line)
-    ] == []
+    assert [f"steercache {line}: {wrong_words(line)}" for line in lines if wrong_words(line)] == []
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

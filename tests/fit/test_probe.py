@@ -205,3 +205,11 @@ def test_shuffled_rows_of_the_published_loop_would_not_pass() -> None:
     order = np.random.default_rng(0).permutation(len(x))
     shuffled = published_probe(x[order], sel.label[order], 26, 3)
     assert np.abs(shuffled - linear_probe(sel, recipe="paper", seed=3).at(1)).max() > 5e-5
+
+
+@pytest.mark.parametrize("recipe", ["default", "paper"])
+def test_rows_that_are_all_the_same_are_an_error_that_says_so(recipe: str) -> None:
+    sel, _ = planted()
+    sel = replace(sel, source=ArraySource(arrays={0: np.ones((len(sel), 8), np.float32)}))
+    with pytest.raises(UsageError, match="all rows are the same at layer 0"):
+        linear_probe(sel, recipe=recipe)

@@ -128,7 +128,7 @@ def test_every_sample_that_cannot_be_traced_is_named_whoever_refuses_it(tmp_path
     trace = write_small_trace(tmp_path / "t", n=30, max_tokens=14)
     rows = [json.loads(line) for line in (trace.folder / "data.jsonl").read_text().splitlines()]
     rows[1] = {"text": f"the {'cat ' * 14}table", "anchor": "table"}  # cut: its anchor lies beyond the tokens allowed
-    rows[3] = {"text": "table cat", "anchor": "table"}  # at the first position, and there is no BOS
+    rows[3] = {"text": "table cat", "anchor": "table"}  # at the first position, which this data set allows
     for i in (7, 20):  # in no word of the sentence: the data set itself refuses these
         rows[i]["anchor"] = "zebra"
     (trace.folder / "data.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
@@ -137,11 +137,10 @@ def test_every_sample_that_cannot_be_traced_is_named_whoever_refuses_it(tmp_path
     problems = {(f"{Path(p.file).name}:{p.line}" if p.file else p.loc, p.kind) for p in raised.value.problems}
     assert problems == {
         ("data.jsonl:2", "too_long"),
-        ("data.jsonl:4", "anchor_first"),
         ("data.jsonl:8", "anchor_missing"),
         ("data.jsonl:21", "anchor_missing"),
     }
-    assert "2 problems in this data set; 2 of 7 samples that could be read" in str(raised.value)
+    assert "2 problems in this data set; 1 of 7 samples that could be read" in str(raised.value)
     assert raised.value.hint
     assert not list((tmp_path / "root").rglob("*.parquet"))
 
