@@ -63,7 +63,7 @@ def test_the_ledger_and_the_sweep_name_the_set_by_its_content(
     benchmark = open_benchmark(str(questions))
     found = evaluate(own_session, text_model, benchmark, vectors=[], options=options(n=4))
     looks = read_entries(own_session.cache.root)
-    assert [look.dataset for look in looks] == [benchmark.name] == [found.benchmark]
+    assert [look.dataset for look in looks] == [benchmark.name] == [found.table.benchmark]
     assert benchmark.name.startswith("cars-")
 
 
@@ -82,8 +82,8 @@ def test_a_sweep_names_a_file_of_questions_beside_its_manifest(
         model="tiny-backbone",
     )
     (task,) = found.tasks
-    assert task.benchmark == open_benchmark(str(questions)).name
-    assert task.n_samples == {"search": 4, "test": 4}
+    assert task.table.benchmark == open_benchmark(str(questions)).name
+    assert {split.split: split.n for split in task.table.splits} == {"search": 4, "test": 4}
     with pytest.raises(UsageError, match="have no pictures"):
         small_grid(own_session, text_model, questions.parent, tasks=tasks, model="tiny-backbone")
 
