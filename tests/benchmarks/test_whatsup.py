@@ -3,7 +3,7 @@
 import pytest
 
 from steercache.benchmarks.whatsup import whatsup_score
-from steercache.cli.eval import whatsup_line
+from steercache.cli.sweep_tables import whatsup_line
 from steercache.core.errors import UsageError
 
 A = ["on", "under", "to the left of", "to the right of"]

@@ -86,6 +86,7 @@ def test_a_build_killed_at_random_moments_and_resumed_equals_an_undisturbed_one(
         assert_equal_to(root, undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_kills", KILLS)
 def test_a_compaction_killed_at_random_moments_leaves_one_generation_in_force_and_can_be_done_again(
     n_kills: int, trace: SmallTrace, tmp_path: Path

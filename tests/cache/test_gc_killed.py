@@ -56,6 +56,7 @@ def copied(root: Path, target: Path) -> CacheFolder:
     return open_cache(target)
 
 
+@pytest.mark.slow
 def test_a_collection_killed_at_any_deletion_leaves_nothing_that_a_compaction_would_trust_wrongly(
     half_compacted: Path, whole: Path, tmp_path: Path
 ) -> None:

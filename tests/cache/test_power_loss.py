@@ -19,7 +19,7 @@ def names_of(root: Path) -> set[str]:
     return {name for name in files if not name.startswith(("index.duckdb", "models/")) and not name.endswith("LOCK")}
 
 
-EVERY = [pytest.param(23, id="every-23rd-state"), pytest.param(1, id="every-state", marks=pytest.mark.slow)]
+EVERY = [pytest.param(61, id="every-61st-state"), pytest.param(1, id="every-state", marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("step", EVERY)

@@ -58,6 +58,7 @@ def test_a_sweep_prints_its_maps_cells_and_choice_or_json(work: Path, terminal: 
     assert "0 answers computed" in terminal.err
 
 
+@pytest.mark.slow
 def test_a_manifest_that_asks_for_a_race_is_raced_unless_told_otherwise(work: Path, terminal: Terminal) -> None:
     write_sweep(race={"tolerance": 0.2}, splits=["search"])
     assert terminal("grid", "sweep.yaml", "--json") == 0, terminal.err

@@ -30,6 +30,7 @@ def corpus(folder: Path, n_lines: int) -> DataSet:
     return dataset(folder, {"type": "text", "path": path.name})
 
 
+@pytest.mark.slow
 def test_memory_is_the_same_for_two_thousand_and_two_hundred_thousand_lines(tmp_path: Path) -> None:
     small, large = corpus(tmp_path, 2_000), corpus(tmp_path, 200_000)
     small.check()  # caches of the interpreter are filled before anything is measured

@@ -35,6 +35,7 @@ def query(root: Path, *words: str) -> tuple[subprocess.CompletedProcess[str], fl
     return done, time.monotonic() - began
 
 
+@pytest.mark.slow
 def test_a_call_that_hears_no_interrupt_ends_at_its_time(root: Path) -> None:
     _, start_s = query(root, "SELECT 1")
     done, wall_s = query(root, DEAF, "--time-limit", "1")

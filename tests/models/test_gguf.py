@@ -233,6 +233,7 @@ print(gguf.convert_gguf(Path(sys.argv[1]), cache_dir=Path(sys.argv[2])))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_that_ask_at_once_make_one_conversion(tiny: tuple[Path, Path], tmp_path: Path) -> None:
     command = [sys.executable, "-c", CONVERT, str(tiny[1]), str(tmp_path)]
     both = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]

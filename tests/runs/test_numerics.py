@@ -79,6 +79,7 @@ def test_a_process_on_another_cpu_of_the_same_name_cannot_go_on(
     assert trace.build(root).n_shards_built == 1
 
 
+@pytest.mark.slow
 def test_a_worker_on_another_cpu_is_refused(
     begun: tuple[SmallTrace, Path, CacheFolder, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,7 @@ def test_a_second_build_of_a_run_is_refused_and_names_the_first(trace: SmallTrac
         trace.build(root)
 
 
+@pytest.mark.slow
 def test_two_processes_build_two_runs_into_one_root_side_by_side(trace: SmallTrace, tmp_path: Path) -> None:
     other = write_small_trace(tmp_path / "other", n=50, name="other")
     root = tmp_path / "root"
@@ -155,6 +156,7 @@ def test_the_data_changing_between_plan_and_trace_is_noticed(trace: SmallTrace, 
     assert not list((tmp_path / "root").rglob("*.tmp-*")), "nothing half-written stays"
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_reported_and_the_build_goes_on_later(trace: SmallTrace, tmp_path: Path) -> None:
     root = tmp_path / "root"
     code = f"""

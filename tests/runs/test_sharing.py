@@ -115,6 +115,7 @@ def test_every_policy_keeps_what_it_kept_and_shares_what_the_owner_kept(
     )
 
 
+@pytest.mark.slow
 def test_a_shared_run_is_the_same_resumed_by_workers_and_rebuilt_and_is_found_sound(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -62,6 +62,7 @@ def questions(loaded: LoadedModel) -> tuple[PaddedBatch, list[list[int]], np.nda
     return batch, [first] * N, np.array([words.index(turn.answer) for turn in turns])
 
 
+@pytest.mark.slow
 def test_predicted_shifts_rank_cells_as_exact_ones_do_while_strengths_are_weak(tiny: LoadedModel) -> None:
     batch, options, right = questions(tiny)
     prefill = run_prefill(tiny, batch, layers=LAYERS)

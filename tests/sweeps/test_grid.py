@@ -207,6 +207,7 @@ def test_what_was_answered_with_other_weights_or_to_other_prompts_is_not_taken(
     assert (same.sweep_id, same.n_computed, same.n_reused) == (first.sweep_id, 0, first.n_computed)
 
 
+@pytest.mark.slow
 def test_several_tasks_are_several_tables_and_one_look_each(own_session: Session, world: World, tmp_path: Path) -> None:
     tasks = [COUNT, {"benchmark": "scenes", "task": "Relation", "form": "word"}]
     found = small_grid(own_session, world.loaded, tmp_path, tasks=tasks, layers=[3], n=6)
@@ -307,6 +308,7 @@ def test_broken_samples_are_counted(rules: Race | None, own_session: Session, wo
     assert own_session.sql("select status from sweeps").fetchall() == [("partly_failed",)]
 
 
+@pytest.mark.slow
 def test_a_race_keeps_its_promise_on_the_tiny_model_and_says_what_each_cell_saw(
     own_session: Session, world: World, tmp_path: Path
 ) -> None:

@@ -88,6 +88,7 @@ def test_nulls_change_nothing_of_the_grid_and_are_not_asked_twice(
     assert again.n_computed_in_all == 0
 
 
+@pytest.mark.slow
 def test_a_race_is_run_for_nulls_too_and_its_winners_are_compared_on_the_whole_split(
     own_session: Session, world: World, tmp_path: Path
 ) -> None:

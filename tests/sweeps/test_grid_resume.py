@@ -68,8 +68,8 @@ def norms_on_disk(root: Path) -> dict[str, bytes]:
     ("options", "changes"),
     [
         (GridOptions(), {}),
-        (GridOptions(race=Race(tolerance=0.2)), {}),
-        (GridOptions(), IN_NORMS),
+        pytest.param(GridOptions(race=Race(tolerance=0.2)), {}, marks=pytest.mark.slow),
+        pytest.param(GridOptions(), IN_NORMS, marks=pytest.mark.slow),
     ],
     ids=["exact", "raced", "in-norms"],
 )
