@@ -22,7 +22,7 @@ from tests.cli.mutations import VALUES, mutated_bytes, mutated_json, mutated_saf
 from tests.cli.small import RUN, Terminal
 from tests.cli.test_exit_codes import CODES
 
-QUICK, MANY = 1, 150
+QUICK, MANY = 1, 12
 RARE = ("config", "tokenizer", "tokenizer settings", "generation")  # load or run a model for each case: slow only
 Line = tuple[str, ...]
 STEER = ("steer", "counting", "the cat was", "--layer", "1", "--max-new-tokens", "2", "--model", "tiny.yaml")
