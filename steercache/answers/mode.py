@@ -104,8 +104,9 @@ def _obstacle(runner: Runner, asked: Sequence[EncodedQuestion]) -> str | None:
     for one in asked:
         ready, _ = with_pixels([one]) if one.encoded is not None else ([], [])
         if ready and ready[0].encoded is not None:
-            pad_id = runner.loaded.tokenizer.pad_token_id or 0
-            return obstacle_of(runner.loaded, pad_batch([ready[0].encoded], padding_side="left", pad_id=pad_id))
+            return obstacle_of(
+                runner.loaded, pad_batch([ready[0].encoded], padding_side="left", pad_id=runner.loaded.pad_id)
+            )
     return None
 
 

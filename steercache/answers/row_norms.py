@@ -108,11 +108,10 @@ def _measure(loaded: LoadedModel, questions: Sequence[EncodedQuestion]) -> dict[
     ready, broken = with_pixels(questions)
     if not ready:
         raise PartlyFailedError(f"no picture can be read; the first: {broken[0].error}", place=broken[0].place)
-    pad_id = loaded.tokenizer.pad_token_id or 0
     found = []
     for one in ready:
         assert one.encoded is not None
-        batch = pad_batch([one.encoded], padding_side="left", pad_id=pad_id)
+        batch = pad_batch([one.encoded], padding_side="left", pad_id=loaded.pad_id)
         found.append(row_norms(loaded, batch, targets=TARGETS)[:, 0])
     norms_nlt = np.stack(found)
     norms: dict[str, list[float | None]] = {}

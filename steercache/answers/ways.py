@@ -73,4 +73,4 @@ def _padded(loaded: LoadedModel, ready: Sequence[EncodedQuestion], *, blind: boo
     samples = [one.encoded for one in ready if one.encoded is not None]
     if blind:
         samples = [replace(sample, pixels=None) for sample in samples]
-    return pad_batch(samples, padding_side="left", pad_id=loaded.tokenizer.pad_token_id or 0)
+    return pad_batch(samples, padding_side="left", pad_id=loaded.pad_id)

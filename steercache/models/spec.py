@@ -74,6 +74,12 @@ class LoadedModel:
         return self.bundle.tokenizer
 
     @property
+    def pad_id(self) -> int:
+        """Token id of padding: the tokenizer's where the embedding has it, else 0. Padding is masked, its id moves no value."""
+        wanted = self.bundle.tokenizer.pad_token_id
+        return wanted if wanted is not None and 0 <= wanted < self.spec.vocab_size else 0
+
+    @property
     def processor(self) -> Any | None:
         """Image processor and tokenizer in one; None for a text model."""
         return self.bundle.processor

@@ -156,10 +156,9 @@ class ShardTracer:
         writing.put(partial(write_batch, states, placed, writer))
 
     def _pad(self, samples: Sequence[InputSample]) -> PaddedBatch:
-        pad_id = self.loaded.tokenizer.pad_token_id
         side = self.manifest.numerics.padding_side
         encoded = [_naming_broken(s) for s in samples]
-        return pad_batch(encoded, padding_side=side, pad_id=0 if pad_id is None else pad_id)
+        return pad_batch(encoded, padding_side=side, pad_id=self.loaded.pad_id)
 
     def _samples(self, planned: PlannedShard) -> list[InputSample]:
         samples = self.inputs.take(planned.first_sample, planned.n_samples)

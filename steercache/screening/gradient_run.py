@@ -169,8 +169,9 @@ def _gradients(loaded: LoadedModel, plan: GradientPlan, samples: Sequence[Gradie
             place=broken[0].place,
             hint="mend the picture, then run the same command again: shards that were committed are kept",
         )
-    pad_id = loaded.tokenizer.pad_token_id or 0
-    batch = pad_batch([one.encoded for one in ready if one.encoded is not None], padding_side="left", pad_id=pad_id)
+    batch = pad_batch(
+        [one.encoded for one in ready if one.encoded is not None], padding_side="left", pad_id=loaded.pad_id
+    )
     found = margin_gradients(
         loaded,
         batch,

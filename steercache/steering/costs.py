@@ -219,7 +219,7 @@ def _decode(loaded: LoadedModel, prefill: Prefill) -> float:
 
 
 def _batch(loaded: LoadedModel, samples: Sequence[EncodedSample]) -> PaddedBatch:
-    return pad_batch(samples, padding_side="left", pad_id=loaded.tokenizer.pad_token_id or 0)
+    return pad_batch(samples, padding_side="left", pad_id=loaded.pad_id)
 
 
 @torch.inference_mode()

@@ -73,7 +73,7 @@ def sample_inputs(
     def batches() -> Iterator[PaddedBatch]:
         for members in plan:
             some = [samples[i] for i in members]
-            yield pad_batch(some, padding_side="left", pad_id=loaded.tokenizer.pad_token_id or 0)
+            yield pad_batch(some, padding_side="left", pad_id=loaded.pad_id)
 
     inputs = EffectInputs(
         batches=batches,

@@ -25,8 +25,7 @@ def encode_texts(bundle: TokenizerBundle, prompts: Sequence[str], *, chat: bool 
 
 def pad_prompts(loaded: LoadedModel, samples: Sequence[EncodedSample]) -> PaddedBatch:
     """Encoded prompts as one batch, padded on the left."""
-    pad_id = loaded.tokenizer.pad_token_id
-    return pad_batch(samples, padding_side="left", pad_id=0 if pad_id is None else pad_id)
+    return pad_batch(samples, padding_side="left", pad_id=loaded.pad_id)
 
 
 def encode_prompts(loaded: LoadedModel, prompts: Sequence[str], *, chat: bool = False) -> dict[str, torch.Tensor]:

@@ -65,7 +65,7 @@ def _longer(sample: EncodedSample, n: int) -> EncodedSample:
 
 
 def _last_rows(loaded: LoadedModel, samples: Sequence[EncodedSample]) -> tuple[torch.Tensor, torch.Tensor] | None:
-    batch = pad_batch(samples, padding_side="left", pad_id=loaded.tokenizer.pad_token_id or 0)
+    batch = pad_batch(samples, padding_side="left", pad_id=loaded.pad_id)
     prefill = run_prefill(loaded, batch, layers=[])
     if prefill.obstacle is not None or prefill.logits_bv is None:
         return None
