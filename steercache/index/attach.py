@@ -15,9 +15,16 @@ ALIAS = "steercache"  # catalog name of the index inside a connection
 Config = dict[str, str | bool | int | float | list[str]]
 
 
-def wal_of(path: Path) -> Path:
-    """DuckDB's write-ahead log beside the file."""
-    return path.with_name(path.name + ".wal")
+LOGS = (
+    ".wal",
+    ".wal.checkpoint",
+    ".wal.recovery",
+)  # what DuckDB keeps beside a file; the latter two only of a killed writer
+
+
+def logs_of(path: Path) -> tuple[Path, ...]:
+    """DuckDB's write-ahead logs beside the file, whether they are there or not."""
+    return tuple(path.with_name(path.name + log) for log in LOGS)
 
 
 def attach_to_read(path: Path, config: Config) -> duckdb.DuckDBPyConnection:
@@ -27,7 +34,9 @@ def attach_to_read(path: Path, config: Config) -> duckdb.DuckDBPyConnection:
     """
     name = duckdb_name(path)
     con = duckdb.connect(":memory:", config=config)
-    return _attach(con, name, [f"SET allowed_paths = {_list([name, f'{name}.wal'])}", *_CLOSED], "(READ_ONLY)")
+    return _attach(
+        con, name, [f"SET allowed_paths = {_list([name, *(name + log for log in LOGS)])}", *_CLOSED], "(READ_ONLY)"
+    )
 
 
 def attach_to_write(path: Path, config: Config, *, first: Sequence[str] = ()) -> duckdb.DuckDBPyConnection:

@@ -11,7 +11,7 @@ from pathlib import Path
 import duckdb
 
 from steercache.core.errors import BudgetError, BusyError, NotFoundError, SteercacheError, SteercacheWarning
-from steercache.index.attach import Config, attach_to_read, attach_to_write, wal_of
+from steercache.index.attach import Config, attach_to_read, attach_to_write, logs_of
 from steercache.index.gate import describe_process, gate_of, retry, writers_lock
 from steercache.index.io_errors import REBUILD, first_line, io_error, unreadable
 from steercache.index.migrate import is_current, migrate
@@ -110,7 +110,8 @@ class Index:
     def _open_writer(self) -> duckdb.DuckDBPyConnection:
         """The file attached to be written, at its newest version; one that is not ours is moved aside and a new one begun."""
         if not self.path.exists():
-            wal_of(self.path).unlink(missing_ok=True)  # left by a rebuild that was killed; it belongs to no file
+            for log in logs_of(self.path):  # left by a rebuild that was killed; it belongs to no file
+                log.unlink(missing_ok=True)
         con = attach_to_write(self.path, WRITER)
         try:
             if found := foreign_objects(con, self.path):
@@ -139,8 +140,9 @@ def set_aside(path: Path, found: list[str]) -> Path:
     """Give an index that is not ours another name, and say so; returns the name. The caller holds the writers' lock."""
     aside = path.with_name(f"{path.name}.aside-{uuid.uuid4().hex[:8]}")
     path.replace(aside)
-    with suppress(FileNotFoundError):
-        wal_of(path).replace(wal_of(aside))
+    for log, moved in zip(logs_of(path), logs_of(aside), strict=True):
+        with suppress(FileNotFoundError):
+            log.replace(moved)
     error = ForeignIndexError(path, found)
     warnings.warn(
         f"{error.message}; it is kept as {aside.name}, and made again from the files", SteercacheWarning, stacklevel=2

@@ -15,7 +15,7 @@ import pyarrow.fs as fs
 
 from steercache.core.errors import DamagedError
 from steercache.core.layout import ShardRecord
-from steercache.index.attach import attach_to_write, wal_of
+from steercache.index.attach import attach_to_write, logs_of
 from steercache.index.database import WRITER, is_busy, naming_damage, reader_config, set_aside
 from steercache.index.gate import gate_of, retry, writers_lock
 from steercache.index.ingest import (
@@ -97,7 +97,7 @@ def rebuild(
     """
     new, n_shards = path.with_name(path.name + ".new"), 0
     with writers_lock(path, wait_s):
-        for leftover in (new, wal_of(new)):
+        for leftover in (new, *logs_of(new)):
             leftover.unlink(missing_ok=True)
         con = duckdb.connect(duckdb_name(new), config=WRITER)
         try:
@@ -193,7 +193,8 @@ def _swap(path: Path, new: Path, wait_s: float) -> None:
                     set_aside(path, foreign)
             except DamagedError:
                 path.unlink()
-        wal_of(path).unlink(missing_ok=True)
+        for log in logs_of(path):
+            log.unlink(missing_ok=True)
         for synced in (new, path.parent):
             descriptor = os.open(synced, os.O_RDONLY)
             os.fsync(descriptor)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import duckdb
 
-from steercache.index.attach import ALIAS
+from steercache.index.attach import ALIAS, logs_of
 from steercache.index.migrate import BOOK, MIGRATIONS
 
 Objects = frozenset[tuple[str, ...]]  # (kind, schema, name, what it is made of)
@@ -77,5 +77,5 @@ def _objects(con: duckdb.DuckDBPyConnection, database: str) -> Objects:
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    stats = [p.stat() for p in (path, path.with_name(path.name + ".wal")) if p.exists()]
+    stats = [p.stat() for p in (path, *logs_of(path)) if p.exists()]
     return tuple(n for s in stats for n in (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns))

@@ -13,7 +13,7 @@ import duckdb
 import pytest
 
 from steercache.core.errors import BudgetError, BusyError, DamagedError, NotFoundError, UsageError
-from steercache.index.attach import wal_of
+from steercache.index.attach import logs_of
 from steercache.index.database import Index, file_error
 from steercache.index.files import over_files, rebuild
 from steercache.index.ingest import put_vector
@@ -247,7 +247,7 @@ def test_damage_in_a_folder_named_lock_is_damage_and_nobodys_lock(tmp_path: Path
 def test_a_log_of_another_file_beside_the_index_is_damage_that_rebuild_mends(index: Index, tmp_path: Path) -> None:
     crash = "import duckdb, os, sys; c = duckdb.connect(sys.argv[1]); c.execute('create table t (a int)'); os._exit(0)"
     subprocess.run([sys.executable, "-c", crash, str(tmp_path / "b.duckdb")], check=True)
-    wal_of(tmp_path / "b.duckdb").rename(wal_of(index.path))
+    logs_of(tmp_path / "b.duckdb")[0].rename(logs_of(index.path)[0])
     with pytest.raises(DamagedError, match="steercache cache rebuild"), index.read():
         pass
     rebuild(index.path, [], [vector_row("again", 0)], [])
