@@ -100,7 +100,7 @@ def _is_part(text: str, number: Numeral) -> bool:
 
 
 def _added(text: str, found: list[Numeral]) -> bool:
-    """Whether one number is said of two things: "one on the left and one on the right"."""
+    """Whether the text counts two groups with one number each, as in "one on the left and one on the right"."""
     return any(a.value == b.value and _AND.fullmatch(text[a.end : b.start]) for a, b in pairwise(found))
 
 

@@ -1,4 +1,4 @@
-"""What was asked in a sweep, kept beside its answers: which picture each sample is of and what was right.
+"""The questions of a sweep, stored beside its answers: the picture and the right answer of each sample.
 
 So a table can be made again from the cache alone, without the benchmark or its model.
 """

@@ -1,4 +1,4 @@
-"""What is asked of a model: a benchmark's questions in the words and the form its family was trained on, encoded once.
+"""Questions of a benchmark, in the wording and form that a model family was trained on, encoded once.
 
 A question keeps one sample id under every wording (the hash of its input under the plain one), so that answers under another
 instruction, or another vector, pair with those of the baseline. Rows that cannot be asked stay in the list, as failed.

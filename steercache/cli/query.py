@@ -29,7 +29,7 @@ _BINARY = ("parquet", "arrow")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryOptions:
-    """What is asked of the cache, as typed."""
+    """Options of `steercache query`."""
 
     name_or_sql: str | None
     sql_file: Path | None

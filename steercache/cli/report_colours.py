@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColourCommandOptions:
-    """What is asked, and how the vector is added, as typed."""
+    """Options of `steercache report colours`."""
 
     model: str
     vector: str

@@ -139,7 +139,7 @@ class Session:
         return save_vector(self.cache, vector)
 
     def read(self, name_or_sql: str) -> tuple[Query | None, str]:
-        """What was asked for: a named query, or SQL with or without a header. Raises NotFoundError, QueryError."""
+        """A named query, or SQL with or without a header, and its text. Raises NotFoundError, QueryError."""
         if looks_like_name(name_or_sql):
             query = find_query(self.library, name_or_sql.strip())
             return query, query.text

@@ -1,4 +1,4 @@
-"""What is asked of a batch and what comes back: one vector at one layer on some tokens, and the answers under it."""
+"""Input and output of a branched batch: a cell (one vector, one layer, target tokens), and the answers under it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

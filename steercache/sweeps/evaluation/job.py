@@ -153,7 +153,7 @@ def _manifest(
     asked: Mapping[Part, Sequence[EncodedQuestion]],
     lineages: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What was asked for: enough to know the sweep again, nothing of how fast it ran."""
+    """The manifest stored with the sweep: everything that identifies it, nothing about execution."""
     return {
         "kind": "eval",
         "model": answer_identity(loaded),

@@ -56,7 +56,7 @@ class GridOptions:
 
     @property
     def screening(self) -> ScreenFirst | None:
-        """What is asked of a screening: before a race the cells that may win it are those predicted to have most right."""
+        """The screening rule; before a race, cells are ranked by predicted accuracy instead of margin."""
         first = self.screen_first
         return first if first is None or first.by or self.race is None else replace(first, by="accuracy")
 
