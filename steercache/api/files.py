@@ -86,7 +86,7 @@ def column_names(path: Path, kind: str) -> list[str]:
                 found = json.loads(line)
                 keys |= dict.fromkeys(found) if isinstance(found, dict) else {}
             return list(keys)
-    except (UnicodeDecodeError, ValueError, OSError, csv.Error) as error:
+    except (ValueError, RecursionError, OSError, csv.Error) as error:
         raise UsageError(f"cannot be read as {kind}: {error}", place=str(path), hint="save it as UTF-8") from error
 
 

@@ -39,6 +39,11 @@ def pairs(
     """
     if not texts:
         raise UsageError("no pairs were given", hint='give texts such as [("I love this", "I hate this"), ...]')
+    for number, pair in enumerate(texts):
+        if isinstance(pair, str) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise UsageError(
+                f"pair {number} is not two texts: {pair!r:.80}", hint='write ("positive text", "negative text")'
+            )
     opened = cache if isinstance(cache, Cache) else open_cache_at(cache, create=True)
     rows = [json.dumps({"positive": positive, "negative": negative}) for positive, negative in texts]
     name = f"{concept}-{digest(rows)[:SHORT_ID]}"

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -133,6 +134,18 @@ def test_pairs_are_traced_once_and_select_the_last_token_of_each_side(cache: ste
         0
     ].continuations
     assert (before.alpha, after.alpha) == (0.0, 5.0)
+
+
+@pytest.mark.parametrize("pair", [("x",), "xy", ("a", "b", "c"), ("a", 1)])
+def test_a_pair_that_is_not_two_texts_is_named(cache: steercache.Cache, pair: Any) -> None:
+    with pytest.raises(UsageError, match="pair 1 is not two texts"):
+        steercache.pairs("tiny-backbone", [("a", "b"), pair], cache=cache)
+
+
+def test_a_data_file_nested_too_deep_is_an_error_and_no_crash(cache: steercache.Cache, tmp_path: Path) -> None:
+    (tmp_path / "deep.jsonl").write_text('{"text":' + "[" * 100_000 + "\n")
+    with pytest.raises(UsageError, match="cannot be read as jsonl"):
+        cache.build(tmp_path / "deep.jsonl", model="tiny-backbone")
 
 
 def test_progress_is_reported_to_a_callback(folder: Path) -> None:
