@@ -72,8 +72,8 @@ def text_steps(own: tuple[str, ...]) -> tuple[Step, ...]:
             ),
             cpu_s=6.0,
             meaning=lambda shown: (
-                "AUC tells held-out sentences and words apart: near 1 the direction carries the concept. The best of 30"
-                " layers is flattered by the choice."
+                "AUC on held-out sentences and words: near 1 the direction separates the concept. The best of 30 layers"
+                " overstates it, because it was selected."
             ),
         ),
         Step(
@@ -87,7 +87,7 @@ def text_steps(own: tuple[str, ...]) -> tuple[Step, ...]:
             ),
             cpu_s=8.0,
             meaning=lambda shown: (
-                "Texts are anecdotes: alpha 0 is the model itself, stronger is not always better. The next step counts."
+                "Alpha 0 is the unsteered model. Stronger is not always better, and a few texts prove nothing: measure it."
             ),
         ),
         Step(
@@ -142,11 +142,11 @@ def _traced(shown: Shown) -> str:
 def _words(shown: Shown) -> str:
     found = _line_with(shown.outputs, " at alpha ", "no strength tried")
     effect = (
-        "The direction does it, not the size of the push"
+        "The effect comes from the direction, not from its norm"
         if "beyond all" in found
         else "Random directions do as well here: no effect to claim"
     )
-    return f"{effect}: {found}. Concept and layer were chosen beforehand after a look at all, which flatters p."
+    return f"{effect}: {found}. Concept and layer were selected after comparing all of them, so p is too small."
 
 
 def _colours(shown: Shown) -> str:

@@ -164,7 +164,9 @@ def test_what_words_do_is_said_as_it_came_out() -> None:
         return words.meaning(Shown(outputs=(printed,), rows=lambda sql: []))
 
     found = "0.03 -> 0.15 at alpha 4, its best; beyond all 20 random directions at their best (p = 0.048)"
-    assert meaning(f"table\n{found}\n/a.png").startswith(f"The direction does it, not the size of the push: {found}")
+    assert meaning(f"table\n{found}\n/a.png").startswith(
+        f"The effect comes from the direction, not from its norm: {found}"
+    )
     assert "no effect to claim" in meaning("0.03 -> 0.04 at alpha 4, its best; 3 of 20 random directions do as well")
     assert "no effect to claim" in meaning("0.03 -> 0.02 at alpha 1, its best; no strength tried raises it")
 
