@@ -50,7 +50,7 @@ def text_steps(own: tuple[str, ...]) -> tuple[Step, ...]:
             key="trace",
             title="Trace every layer of a language model once, into the cache",
             commands=(("build", "smollm2-concepts", *own), ("build", "smollm2-colours", *own)),
-            cpu_s=40.0,
+            cpu_s=80.0,
             meaning=_traced,
         ),
         Step(
@@ -70,7 +70,7 @@ def text_steps(own: tuple[str, ...]) -> tuple[Step, ...]:
                 ("fit", "mean-shift", "--all-concepts", "--run", "smollm2-concepts"),
                 ("fit", "mean-shift", *red),
             ),
-            cpu_s=6.0,
+            cpu_s=18.0,
             meaning=lambda shown: (
                 "AUC on held-out sentences and words: near 1 the direction separates the concept. The best of 30 layers"
                 " overstates it, because it was selected."
@@ -85,7 +85,7 @@ def text_steps(own: tuple[str, ...]) -> tuple[Step, ...]:
                     *(*place, "--target", "text", "--skip-first", "--max-new-tokens", "10", *own),
                 ),
             ),
-            cpu_s=8.0,
+            cpu_s=9.0,
             meaning=lambda shown: (
                 "Alpha 0 is the unsteered model. Stronger is not always better, and a few texts prove nothing: measure it."
             ),
@@ -94,7 +94,7 @@ def text_steps(own: tuple[str, ...]) -> tuple[Step, ...]:
             key="words",
             title="Measure it: the probability of number words, beside 20 random directions of equal length",
             commands=(("report", "words", "counting", *place, *own),),
-            cpu_s=18.0,
+            cpu_s=27.0,
             meaning=_words,
             pictures=("words-counting-6.png",),
         ),
@@ -109,7 +109,7 @@ def picture_steps(quick: tuple[str, ...]) -> tuple[Step, ...]:
             key="colours",
             title="“red” of the text model, added to the image tokens of a model that sees drawn scenes",
             commands=(("report", "colours", "demo", "--vector", "red", *colours, *quick),),
-            cpu_s=75.0,
+            cpu_s=200.0,
             meaning=_colours,
             pictures=("colours-demo-red-12.png",),
         ),
@@ -117,14 +117,14 @@ def picture_steps(quick: tuple[str, ...]) -> tuple[Step, ...]:
             key="screen",
             title=f"Which layer and strength helps to count? Predicted from gradients, beside {N_NULLS} null directions",
             commands=(("screen", SWEEP, "--nulls", str(N_NULLS), *quick),),
-            cpu_s=110.0,
+            cpu_s=142.0,
             meaning=_screened,
         ),
         Step(
             key="grid",
             title="Run the predicted cells exactly: chosen on the search split, then asked once on the test split",
             commands=(("grid", SWEEP, *quick), ("report", "html", SWEEP)),
-            cpu_s=40.0,
+            cpu_s=50.0,
             meaning=_benchmark,
             page=f"{SWEEP}.html",
         ),
