@@ -129,8 +129,12 @@ class FeatureActs:
 
     def firing_counts(self) -> Ints:
         """Number of rows in which each feature fires, shape (s,)."""
-        return np.bincount(self.indices, minlength=self.n_features).astype(np.int64, copy=False)
+        counts: Ints = np.bincount(self.indices, minlength=self.n_features).astype(np.int64, copy=False)
+        return counts
 
     def sums(self) -> npt.NDArray[np.float64]:
         """Sum of each feature's activations over all rows, shape (s,)."""
-        return np.bincount(self.indices, weights=self.values, minlength=self.n_features)
+        sums: npt.NDArray[np.float64] = np.bincount(
+            self.indices, weights=self.values.astype(np.float64), minlength=self.n_features
+        ).astype(np.float64, copy=False)
+        return sums
