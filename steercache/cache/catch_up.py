@@ -9,6 +9,7 @@ by the functions that a rebuild uses, so that catching up and rebuilding give th
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from steercache.cache.changing import read_while_files_change
 from steercache.cache.documents import RunDocument, read_run_document
 from steercache.cache.entries import newest_of_each, run_files
 from steercache.cache.paths import RootPaths
@@ -18,7 +19,6 @@ from steercache.cache.states import (
     VECTORS,
     FileStates,
     labels_state,
-    settled_states,
     states_of,
     vector_states,
 )
@@ -46,7 +46,6 @@ from steercache.index.ingest import (
 from steercache.index.seen import SourceState, read_seen, read_sources, write_seen, write_sources
 
 CATCH_UP_WAIT_S = 0.5
-ATTEMPTS = 4  # where files change while they are read
 
 
 def catch_up(paths: RootPaths, *, wait_s: float = CATCH_UP_WAIT_S, settle: bool = True) -> str | None:
@@ -58,16 +57,7 @@ def catch_up(paths: RootPaths, *, wait_s: float = CATCH_UP_WAIT_S, settle: bool 
     Raises:
         DamagedError: a file that rows are made from is missing or not readable; the index stays as it was.
     """
-    for _ in range(ATTEMPTS):
-        states = (
-            settled_states(paths) if settle else states_of(paths)
-        )  # before the work: later changes differ next time
-        try:
-            return _catch_up(paths, states, wait_s)
-        except (DamagedError, NotFoundError):
-            if states_of(paths).of == states.of:
-                raise  # else a writer replaced what was being read, and its new files are there
-    return _catch_up(paths, states_of(paths), wait_s)
+    return read_while_files_change(paths, lambda states: _catch_up(paths, states, wait_s), settle=settle)
 
 
 def _catch_up(paths: RootPaths, states: FileStates, wait_s: float) -> str | None:

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from steercache.cache.catch_up import CATCH_UP_WAIT_S, catch_up, labels_path
+from steercache.cache.changing import read_while_files_change
 from steercache.cache.entries import all_sweep_files, newest_of_each
 from steercache.cache.handle import CacheFolder
-from steercache.cache.states import labels_state, settled_states, vector_states
+from steercache.cache.states import FileStates, labels_state, vector_states
 from steercache.cache.vector_files import read_vector, vector_rows
 from steercache.core.errors import BusyError, DamagedError, NotFoundError
 from steercache.index.files import rebuild
@@ -23,8 +24,11 @@ def rebuild_index(cache: CacheFolder, *, on_shards: Callable[[int], None] = lamb
         BusyError: another process has the index open.
         DamagedError: a file that the index is made from is missing or not readable; the message names it.
     """
+    return read_while_files_change(cache.paths, lambda states: _rebuild(cache, states, on_shards))
+
+
+def _rebuild(cache: CacheFolder, files: FileStates, on_shards: Callable[[int], None]) -> int:
     paths = cache.paths
-    seen = settled_states(paths).settled  # before the work: what changes meanwhile differs next time
     states = vector_states(paths)
     stored = {path: read_vector(paths.root / path) for path in sorted(states)}
     runs, vectors = (
@@ -34,7 +38,7 @@ def rebuild_index(cache: CacheFolder, *, on_shards: Callable[[int], None] = lamb
     sources = {path: SourceState(states[path], one.vector.vector_id) for path, one in stored.items()}
     sources |= {labels_path(r.run["run_id"]): SourceState(labels_state(r.annotations), r.run["run_id"]) for r in runs}
     sweeps = all_sweep_files(paths)
-    return rebuild(paths.index, runs, vectors, sweeps, seen=seen, sources=sources, on_shards=on_shards)
+    return rebuild(paths.index, runs, vectors, sweeps, seen=files.settled, sources=sources, on_shards=on_shards)
 
 
 def tell_index(cache: CacheFolder) -> None:

@@ -13,11 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from steercache.answers.store import SweepWriter
+from steercache.cache import sweeps
+from steercache.cache.catch_up import catch_up
 from steercache.cache.handle import CacheFolder, open_cache
+from steercache.cache.rebuild import rebuild_index
 from steercache.cache.sweeps import add_answers, begin_sweep, finish_sweep, save_sweep, sweep_id_of
 from steercache.cache.verify import verify_root
 from steercache.core.errors import BusyError
 from steercache.core.trials import Answer, Cell
+from steercache.index import ingest
 from tests.cache.test_index_equals_files import assert_equal_to_a_rebuild
 
 N_WORKERS = 3
@@ -109,6 +113,36 @@ def test_every_acknowledged_answer_of_several_processes_is_kept(tmp_path: Path, 
         assert len(indexed) == len({*indexed}) == n_with_cell[0][0]
         assert kept - {*indexed} == set()
         assert_equal_to_a_rebuild(cache)
+
+
+@pytest.mark.parametrize("step", ["rows_of", "check_parquet"])
+@pytest.mark.parametrize("reading", [catch_up, rebuild_index])
+def test_answers_that_another_process_puts_together_while_they_are_read(
+    cache: CacheFolder, monkeypatch: pytest.MonkeyPatch, step: str, reading: Any
+) -> None:
+    sweep_id = begin_sweep(cache, NAME, manifest=MANIFEST, cells=[cell(1)])
+    for number in range(3):
+        add_answers(cache, sweep_id, [answer(1, number)])
+    original, calls = getattr(ingest, step), []
+
+    def interrupted(path: Path, schema: Any) -> Any:
+        calls.append(path)
+        if len(calls) == 2:  # the file was listed, and has gone when it is opened
+            finish_elsewhere(cache)
+        return original(path, schema)
+
+    monkeypatch.setattr(ingest, step, interrupted)
+    reading(cache.paths if reading is catch_up else cache)
+    assert stored(cache) == {(1.0, f"{number}"): "A" for number in range(3)}
+    assert len(calls) > 2
+    assert_equal_to_a_rebuild(cache)
+
+
+def finish_elsewhere(cache: CacheFolder) -> None:
+    """What another process does to the files; it finds the index held and leaves it to the next reader."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweeps, "tell_index", lambda cache: None)
+        finish_sweep(cache, NAME, manifest=MANIFEST, cells=[cell(1)], answers=[])
 
 
 @pytest.fixture
