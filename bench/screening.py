@@ -20,9 +20,9 @@ from bench.exhaustive import Whole, whole_grid
 from bench.turns import Row, seconds
 from steercache.core.errors import NotFoundError
 from steercache.core.layout import ShardRecord, SiteLayout, StoreLayout
+from steercache.core.trials import TRUST
 from steercache.screening.gradient_plan import SITE
 from steercache.screening.pilot import pilot_cells, pilot_size
-from steercache.screening.predict import TRUST
 from steercache.steering.screen import GradientScreen, each_layer_shifts, mean_shifts, predict
 from steercache.store.generation import create_generation
 from steercache.store.reader import GenerationReader, open_generation

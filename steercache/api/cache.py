@@ -22,7 +22,7 @@ from steercache.cache.status import CacheStatus, cache_status
 from steercache.cache.vectors import list_vectors
 from steercache.core.layout import CodecName
 from steercache.core.selection import Selection
-from steercache.core.trials import AlphaUnit, Target
+from steercache.core.trials import CONTROL_KINDS, TRUST, AlphaUnit, ControlKind, Target
 from steercache.core.vectors import SteeringVector
 from steercache.index.guard import Limits
 from steercache.index.relation import Relation
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from steercache.cache.vector_files import StoredVector
     from steercache.models.spec import LoadedModel
     from steercache.runs.overview import Overview
+    from steercache.screening.job import ScreenedTask
     from steercache.steering.generate import SideBySide
     from steercache.sweeps.result import SweepResult
     from steercache.sweeps.table import SweepTable
@@ -391,6 +392,7 @@ class Cache:
         benchmark: "BenchmarkLike",
         *,
         vectors: Sequence[str | SteeringVector] = (),
+        methods: Sequence[str] = (),
         layers: int | Sequence[int] = (),
         alphas: float | Sequence[float] = 1.0,
         targets: Target | Sequence[Target] | None = None,
@@ -398,10 +400,18 @@ class Cache:
         split: Literal["search", "test", "both"] = "both",
         n: int | None = None,
         controls: int = 20,
+        control_kinds: Sequence[ControlKind] = CONTROL_KINDS,
         prompting: str | None = None,
         damage: bool = True,
+        max_new_tokens: int | None = None,
+        tokens_per_batch: int = 4096,
+        memory_mib: int = 2048,
+        mode: Literal["auto", "replay", "branch", "full"] | None = None,
+        recalibrate: bool = False,
         seed: int = 0,
         allow_foreign: bool = False,
+        device: str = "auto",
+        dtype: str = "auto",
         folder: str | PathLike[str] | None = None,
         task: str | None = None,
         rule: Literal["grouped", "paper"] = "grouped",
@@ -417,10 +427,14 @@ class Cache:
         `targets` are the tokens that are steered (None: the image tokens, or the text of questions without pictures).
 
         With several `layers`, `alphas` or `targets` every vector and control takes its best on the search split and is held to
-        it on the test split. `controls` random, permuted and matched directions per vector get the same choice. `prompting` is
-        the sentence of the prompting baseline (None: the concept's own; "" leaves it out). `n` questions per split (None: all).
-        `damage` also measures the KL divergence of the next-token distribution on unrelated prompts. Answers the cache has are
-        not computed again.
+        it on the test split. `methods` adds the newest vectors of the same concept and run by each of these. `controls`
+        directions of `control_kinds` per vector get the same choice. `prompting` is the sentence of the prompting baseline
+        (None: the concept's own; "" leaves it out). `n` questions per split (None: all). `damage` also measures the KL
+        divergence of the next-token distribution on unrelated prompts. Answers the cache has are not computed again.
+
+        `max_new_tokens` per answer (None: 8 for letters and counts, 20 for words). A batch has at most `tokens_per_batch`
+        padded tokens and takes `memory_mib` MiB beside the weights. `mode` is how answers are computed: "auto" takes the
+        quickest exact way by costs measured on this machine (again with `recalibrate`), None branches.
 
         Raises:
             UsageError: a vector that does not fit the model, a layer it does not have, an unknown benchmark or task.
@@ -441,12 +455,93 @@ class Cache:
             split=split,
             n=n,
             controls=controls,
+            control_kinds=tuple(control_kinds),
             prompting=prompting,
             damage=damage,
+            max_new_tokens=max_new_tokens,
+            tokens_per_batch=tokens_per_batch,
+            memory_mib=memory_mib,
+            mode=mode,
+            recalibrate=recalibrate,
             seed=seed,
             allow_foreign=allow_foreign,
         )
-        return evaluate_vectors(self._session, model, questions, vectors=vectors, options=options, progress=progress)
+        return evaluate_vectors(
+            self._session,
+            model,
+            questions,
+            vectors=vectors,
+            methods=methods,
+            options=options,
+            device=device,
+            dtype=dtype,
+            progress=progress,
+        )
+
+    def screen(
+        self,
+        model: str,
+        benchmark: "BenchmarkLike",
+        *,
+        vectors: Sequence[str | SteeringVector] = (),
+        all_vectors: bool = False,
+        layers: int | Sequence[int] = (),
+        alphas: float | Sequence[float] = 1.0,
+        targets: Target | Sequence[Target] | None = None,
+        alpha_unit: AlphaUnit = "raw",
+        n: int | None = None,
+        allow_foreign: bool = False,
+        trust: float = TRUST,
+        gradients: str | None = None,
+        force: bool = False,
+        device: str = "auto",
+        dtype: str = "auto",
+        folder: str | PathLike[str] | None = None,
+        task: str | None = None,
+        rule: Literal["grouped", "paper"] = "grouped",
+        form: Literal["letter", "number", "word"] = "letter",
+        progress: ProgressLike = None,
+    ) -> "ScreenedTask":
+        """Predict what every vector does at every layer and strength, from gradients of the answer margin; none is run.
+
+        Gradients over the search split are recorded once and kept as a run; from then on no model is loaded. `vectors`, or
+        with `all_vectors` every one of the cache that fits the model, at `layers` (none: all that they share). Predictions are
+        straight lines, held at `trust` median norms of the steered rows. `gradients` names the gradient run to use; `force`
+        continues one under other numerics. The other parameters are those of `evaluate`. `found.grid.best(10)` are the best
+        cells.
+
+        Raises:
+            UsageError: no vector, or one that does not fit the model; an unknown benchmark or task; stale gradients.
+            NotFoundError: a vector, model, run or file is missing. PartlyFailedError: no question can be asked.
+        """
+        from steercache.api.screening import ScreenRequest, screen_benchmark
+
+        request = ScreenRequest(
+            vectors=tuple(vectors),
+            all_vectors=all_vectors,
+            layers=_several(layers),
+            alphas=_several(alphas),
+            targets=None if targets is None else (targets,) if isinstance(targets, str) else tuple(targets),
+            alpha_unit=alpha_unit,
+            n=n,
+            allow_foreign=allow_foreign,
+            trust=trust,
+            gradients=gradients,
+            force=force,
+        )
+        return screen_benchmark(
+            self._session,
+            model,
+            benchmark,
+            request,
+            device=device,
+            dtype=dtype,
+            task=task,
+            rule=rule,
+            form=form,
+            folder=None if folder is None else Path(folder),
+            progress=progress,
+        )
 
     def sweep(self, manifest: str | PathLike[str], *, device: str = "auto", dtype: str = "auto") -> "Sweep":
         """The sweep of a manifest, by name or file; plan, screen and run it. Raises NotFoundError, ManifestError."""
@@ -477,7 +572,7 @@ class Cache:
         """
         from steercache.api.reporting import write_report
 
-        return write_report(self._session, sweep, None if path is None else Path(path))
+        return write_report(self._session, sweep, None if path is None else Path(path)).path
 
     # Analyses
 

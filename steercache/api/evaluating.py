@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from steercache.api.progress import ProgressLike, reporting
-from steercache.cells.arms import EvalOptions
+from steercache.benchmarks.task import default_targets as default_targets
+from steercache.cache.handle import open_cache
+from steercache.cells.arms import EvalOptions as EvalOptions
 from steercache.cells.model import find_model
+from steercache.cells.vectors import by_methods
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks import BENCHMARKS, open_benchmark
 from steercache.data.benchmarks.questions import Benchmark
 from steercache.models.spec import LoadedModel
-from steercache.queries.session import Session
+from steercache.queries.session import Session, open_session
 from steercache.sweeps.evaluation.run import evaluate
 from steercache.sweeps.result import SweepResult
 
@@ -31,9 +34,16 @@ def loaded_model(model: ModelLike, root: Path, *, device: str = "auto", dtype: s
     return find_model(str(model), root).load(root, device=device, dtype=dtype)
 
 
-def found_vectors(session: Session, vectors: Sequence[VectorLike]) -> list[SteeringVector]:
-    """Vectors by name, id or prefix, or as they are. Raises NotFoundError."""
-    return [session.vector(one) if isinstance(one, str) else one for one in vectors]
+def found_vectors(
+    session: Session, vectors: Sequence[VectorLike], *, methods: Sequence[str] = ()
+) -> list[SteeringVector]:
+    """Vectors by name, id or prefix, or as they are, and the newest of the same concept and run by each of `methods`.
+
+    Raises:
+        NotFoundError: there is no such vector, or none by a method.
+    """
+    found = [session.vector(one) if isinstance(one, str) else one for one in vectors]
+    return list(by_methods(session.cache, found, methods)) if methods else found
 
 
 def opened_benchmark(
@@ -63,11 +73,35 @@ def evaluate_vectors(
     *,
     vectors: Sequence[VectorLike],
     options: EvalOptions,
+    methods: Sequence[str] = (),
+    device: str = "auto",
+    dtype: str = "auto",
     progress: ProgressLike = None,
 ) -> SweepResult:
     """Answer a benchmark unsteered, prompted, steered and under controls; see `Cache.evaluate`."""
-    directions = found_vectors(session, vectors)
+    directions = found_vectors(session, vectors, methods=methods)
     questions = opened_benchmark(benchmark)
-    loaded = loaded_model(model, session.cache.root)
+    loaded = loaded_model(model, session.cache.root, device=device, dtype=dtype)
     with reporting(progress) as show:
         return evaluate(session, loaded, questions, vectors=directions, options=options, progress=show)
+
+
+def evaluate_at(
+    root: Path,
+    model: str,
+    benchmark: BenchmarkLike,
+    *,
+    vectors: Sequence[SteeringVector],
+    options: EvalOptions,
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: ProgressLike = None,
+) -> SweepResult:
+    """As `Cache.evaluate`, into the cache at `root`, which is made where there is none once questions and model are known to
+    be right: answers need a place, and an evaluation without vectors needs nothing else of a cache.
+    """
+    questions = opened_benchmark(benchmark)
+    loaded = loaded_model(model, root, device=device, dtype=dtype)
+    open_cache(root, create=True)
+    with reporting(progress) as show:
+        return evaluate(open_session(root), loaded, questions, vectors=vectors, options=options, progress=show)

@@ -1,14 +1,26 @@
 """A stored sweep as one HTML page."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
 from steercache.queries.session import Session
-from steercache.report.page import save_page
-from steercache.sweeps.find import read_sweep
+from steercache.report.page import save_page, verdict
+from steercache.sweeps.find import count_namesakes, read_sweep
 from steercache.sweeps.table import SweepTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A page about a sweep: its file, the table that it shows, a sentence for every row of the last split, and how many other
+    sweeps of the cache have the same name."""
+
+    path: Path
+    table: SweepTable
+    verdicts: tuple[str, ...]
+    n_namesakes: int
 
 
 def page_path(report: SweepTable, root: Path) -> Path:
@@ -17,10 +29,15 @@ def page_path(report: SweepTable, root: Path) -> Path:
     return root / "pictures" / f"{plain}-{report.sweep_id[:SHORT_ID]}.html"
 
 
-def write_report(session: Session, sweep: str, path: Path | None) -> Path:
+def write_report(session: Session, sweep: str, path: Path | None) -> Report:
     """Write the page about `sweep`; see `Cache.report`."""
     found = read_sweep(session, sweep)
     file = path or page_path(found, session.cache.root)
     if file.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{file.name!r} is not a .html file", hint=f"name it {file.stem or 'report'}.html")
-    return save_page(found, file)
+    return Report(
+        path=save_page(found, file),
+        table=found,
+        verdicts=tuple(verdict(row) for row in found.splits[-1].rows),
+        n_namesakes=count_namesakes(session, found),
+    )

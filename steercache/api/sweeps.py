@@ -7,18 +7,17 @@ from typing import Literal
 from steercache.answers.costs import costs_here, known_costs
 from steercache.api.progress import ProgressLike, reporting
 from steercache.cells.arms import ModeRequest
-from steercache.cells.controls import ControlKind
 from steercache.cells.sweep import prepare_sweep, sweep_model
 from steercache.core.errors import UsageError
+from steercache.core.trials import NULL_KINDS, TRUST, ControlKind
 from steercache.manifests.resolve import ResolvedSweep, resolve_sweep
 from steercache.manifests.sweep import Race
 from steercache.models.load import resolve_device
-from steercache.models.spec import LoadedModel
+from steercache.models.spec import LoadedModel, TokenizerBundle
 from steercache.queries.session import Session
 from steercache.screening.job import (
     ScreenedTask,
     corrected_by_pilot,
-    gradient_source,
     model_without_weights,
     screen_task,
     screening_for_grid,
@@ -26,10 +25,12 @@ from steercache.screening.job import (
     tasks_of_sweep,
 )
 from steercache.screening.pilot import ScreenFirst, screen_first_of
-from steercache.screening.predict import TRUST
-from steercache.sweeps.evaluation.nulls import NULL_KINDS
+from steercache.screening.predict import GradientSource
+from steercache.sweeps.gain_maps import gain_maps as gain_maps
 from steercache.sweeps.grid.plan import SweepPlan, plan_sweep
 from steercache.sweeps.grid.run import GridOptions, GridResult, run_grid
+from steercache.sweeps.grid.shortcuts import ShortcutOptions
+from steercache.sweeps.grid.shortcuts_job import ComparedShortcuts, compare_sweep
 
 
 class Sweep:
@@ -73,8 +74,7 @@ class Sweep:
         Raises:
             NotFoundError, UsageError, BudgetError: as `run`.
         """
-        found = sweep_model(self._resolved, self.root)
-        bundle = found.bundle(self.root, dtype=self._dtype)
+        bundle = self._bundle()
         with reporting(progress) as show:
             job = prepare_sweep(self._session, model_without_weights(bundle), self._resolved, progress=show)
         cache = self._session.cache
@@ -86,18 +86,24 @@ class Sweep:
         return plan_sweep(job, costs, options, wanted=mode)
 
     def screen(
-        self, *, pilot: int = 0, trust: float = TRUST, force: bool = False, progress: ProgressLike = None
+        self,
+        *,
+        pilot: int = 0,
+        trust: float = TRUST,
+        gradients: str | None = None,
+        force: bool = False,
+        progress: ProgressLike = None,
     ) -> list[ScreenedTask]:
         """Predict every cell from gradients of the answer margin, recorded once and cached; one result per task.
 
         With `pilot`, so many questions are answered exactly and the predictions are corrected by them. `trust` is the strength,
-        in median norms of the steered rows, up to which a straight line is believed. The test split is not looked at.
+        in median norms of the steered rows, up to which a straight line is believed. `gradients` names the gradient run to use;
+        `force` continues one under other numerics than it began with. The test split is not looked at.
 
         Raises:
             NotFoundError, UsageError: as `run`.
         """
-        found = sweep_model(self._resolved, self.root)
-        wanted = gradient_source(found, self.root, device=self._device, dtype=self._dtype, run=None, force=force)
+        wanted = self._gradients(run=gradients, force=force)
         with reporting(progress) as show:
             job = sweep_job(self._session, self._resolved, wanted, progress=show)
             tasks = tasks_of_sweep(job)
@@ -115,6 +121,7 @@ class Sweep:
         nulls: int = 0,
         null_kinds: tuple[ControlKind, ...] = NULL_KINDS,
         race: bool | Race | None = None,
+        tolerance: float | None = None,
         screen_first: int | None = None,
         pilot: int | None = None,
         by: Literal["margin", "accuracy"] | None = None,
@@ -130,8 +137,8 @@ class Sweep:
 
         Safe to interrupt: answers are stored as they come and read from the cache the next time. `nulls` null directions per
         vector get the same search, so that the vector's gain can be ranked among theirs. `race` stops cells early that cannot
-        win; `screen_first` runs only that many of the best predicted cells of each vector, after `pilot` exact questions. None
-        leaves a choice to the manifest.
+        win, and promises the best cell or one at most `tolerance` (a share of right answers) below it; `screen_first` runs only
+        that many of the best predicted cells of each vector, after `pilot` exact questions. None: as the manifest says.
 
         Raises:
             UsageError: a text model, a vector that does not fit the model, a layer that the model does not have.
@@ -140,7 +147,7 @@ class Sweep:
         """
         resolved = self._with(memory_mib=memory_mib, tokens_per_batch=tokens_per_batch, test=test)
         options = GridOptions(
-            race=_race(resolved, race),
+            race=_race(resolved, race, tolerance),
             screen_first=_screen_first(resolved, k=screen_first, pilot=pilot, by=by),
             nulls=nulls,
             null_kinds=null_kinds,
@@ -151,6 +158,32 @@ class Sweep:
         with reporting(progress) as show:
             job = prepare_sweep(self._session, self._model(), resolved, progress=show)
             return run_grid(job, options, screening=screening_for_grid(progress=show), progress=show)
+
+    def compare_shortcuts(
+        self,
+        options: ShortcutOptions | None = None,
+        *,
+        gradients: str | None = None,
+        force: bool = False,
+        progress: ProgressLike = None,
+    ) -> tuple[ComparedShortcuts, ...]:
+        """What replaces the grid search: every way of choosing a cell, tried on the answers of this sweep, run exhaustively.
+
+        One result per task and vector, kept with the sweep (table `searches`). `gradients` and `force` as in `screen`.
+
+        Raises:
+            UsageError: answers are missing: the sweep was not run, or raced.
+        """
+        wanted = self._gradients(run=gradients, force=force)
+        with reporting(progress) as show:
+            job = sweep_job(self._session, self._resolved, wanted, progress=show)
+            return compare_sweep(job, wanted, options or ShortcutOptions(), progress=show)
+
+    def _gradients(self, *, run: str | None, force: bool) -> GradientSource:
+        return GradientSource(bundle=self._bundle(), load=self._model, device=self._device, run=run, force=force)
+
+    def _bundle(self) -> TokenizerBundle:
+        return sweep_model(self._resolved, self.root).bundle(self.root, dtype=self._dtype)
 
     def _model(self) -> LoadedModel:
         if self._loaded is None:
@@ -171,11 +204,12 @@ def open_sweep(session: Session, sweep: str | Path, *, device: str = "auto", dty
     return Sweep(session, resolve_sweep(sweep, search=(Path(),)), device=device, dtype=dtype)
 
 
-def _race(resolved: ResolvedSweep, wanted: bool | Race | None) -> Race | None:
-    if isinstance(wanted, Race):
-        return wanted
-    rules = resolved.sweep.race
-    return (rules or Race()) if (rules is not None if wanted is None else wanted) else None
+def _race(resolved: ResolvedSweep, wanted: bool | Race | None, tolerance: float | None) -> Race | None:
+    rules = wanted if isinstance(wanted, Race) else resolved.sweep.race
+    if wanted is False or (wanted is None and rules is None):
+        return None
+    rules = rules or Race()
+    return rules if tolerance is None else rules.model_copy(update={"tolerance": tolerance})
 
 
 def _screen_first(
@@ -189,7 +223,7 @@ def _screen_first(
     if k is None:
         if changes:
             raise UsageError(
-                "pilot and by are about cells that are screened", hint="say how many cells to keep with screen_first"
+                "a pilot, and best at what, are about cells that are screened", hint="give `screen_first`, such as 12"
             )
         return None
     return ScreenFirst(**changes)  # type: ignore[arg-type]

@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from steercache.benchmarks.task import PLAIN, Wording
-from steercache.cells.controls import CONTROL_KINDS, ControlKind
 from steercache.core.errors import UsageError
-from steercache.core.trials import AlphaUnit, Cell, Role, Target
+from steercache.core.trials import CONTROL_KINDS, AlphaUnit, Cell, ControlKind, Role, Target
 from steercache.core.vectors import SteeringVector
 from steercache.models.ends import end_ids
 from steercache.models.spec import LoadedModel

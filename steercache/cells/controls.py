@@ -8,17 +8,15 @@ as the real vector; which cell wins for a control is the caller's to find by the
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from steercache.core.errors import UsageError
 from steercache.core.ids import digest_bytes
+from steercache.core.trials import CONTROL_KINDS, ControlKind
 from steercache.core.vectors import SteeringVector
-
-ControlKind = Literal["covariance", "label_shuffled", "other_concept", "random"]
-CONTROL_KINDS: Final[tuple[ControlKind, ...]] = ("covariance", "label_shuffled", "other_concept", "random")
 
 Float32Array = npt.NDArray[np.float32]
 Rows = Callable[

@@ -11,7 +11,6 @@ from steercache.cache.handle import CacheFolder
 from steercache.cache.vectors import list_vectors, with_model
 from steercache.cells.arms import Arm, EvalOptions
 from steercache.cells.controls import (
-    ControlKind,
     concept_controls,
     covariance_controls,
     random_controls,
@@ -20,6 +19,7 @@ from steercache.cells.controls import (
 from steercache.core.errors import NotFoundError, SteercacheError, UsageError
 from steercache.core.lineage import KnownModel, Lineage, lineage_of, why_not_own
 from steercache.core.selection import Selection
+from steercache.core.trials import ControlKind
 from steercache.core.vectors import SteeringVector
 from steercache.fit import METHODS
 from steercache.models.spec import LoadedModel, ModelSpec

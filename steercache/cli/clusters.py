@@ -1,9 +1,12 @@
 """What the tests of a table count, where several questions share a picture."""
 
-from steercache.benchmarks.comparison import Comparison
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from steercache.benchmarks.comparison import Comparison
 
 
-def clusters_line(comparison: Comparison) -> str | None:
+def clusters_line(comparison: "Comparison") -> str | None:
     """What the tests are of where questions share pictures; None where every picture has one question."""
     clusters = comparison.clusters
     if clusters.icc is None:

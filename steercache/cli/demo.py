@@ -17,7 +17,6 @@ from steercache.cli.options import root_option
 from steercache.cli.output import GUIDED, at_root, next_commands
 from steercache.core.durations import duration_text
 
-REFERENCE_PRODUCT_S: Final = 3.0e-11  # one multiplication and addition on one core where `Step.cpu_s` was measured
 AGAIN_S: Final = 2.0  # a step whose results are in the cache
 PAGE: Final = "demo.html"
 
@@ -108,7 +107,7 @@ def demo(context: click.Context, root: Path, text_only: bool) -> None:
 
 def run_steps(guide: Guide, steps: Sequence[Step]) -> Path:
     """Run every step, say what it means and how long the rest should take, and write the page. Returns its path."""
-    from steercache.report.demo_page import PageStep, save_demo_page
+    from steercache.api.demo import PageStep, save_demo_page
 
     clock = Forecast(guide.root, steps)
     click.echo(f"{clock.sentence()}\n")
@@ -150,9 +149,9 @@ def _out(guide: Guide, step: Step, words: Sequence[str]) -> tuple[str, ...]:
 
 
 def _rows_of(root: Path) -> Any:
-    from steercache.queries.session import open_session
+    from steercache.api.cache import open_cache_at
 
-    return lambda sql: open_session(root).sql(sql).fetchall()
+    return lambda sql: open_cache_at(root).sql(sql).fetchall()
 
 
 def cache_sentence(printed: Sequence[str]) -> str:
@@ -169,12 +168,10 @@ class Forecast:
     """
 
     def __init__(self, root: Path, steps: Sequence[Step]) -> None:
-        from steercache.cache.calibration import recorded_costs
-        from steercache.cache.paths import RootPaths
+        from steercache.api.demo import finished_steps
 
-        self._paths, self._steps = RootPaths(root), tuple(steps)
-        found = {s.key: recorded_costs(self._paths, _key(s), frozenset({"seconds"})) for s in steps}
-        self.read = {key for key, costs in found.items() if costs is not None}
+        self._root, self._steps = root, tuple(steps)
+        self.read = finished_steps(root, [step.key for step in steps])
         scale = machine_scale() if len(self.read) < len(steps) else 1.0
         self._expected = {s.key: AGAIN_S if s.key in self.read else s.cpu_s * scale for s in steps}
         self._finished: dict[str, float] = {}
@@ -192,10 +189,10 @@ class Forecast:
 
     def done(self, step: Step, seconds: float) -> None:
         """A step is finished; it will be read the next time."""
-        from steercache.cache.calibration import record_costs
+        from steercache.api.demo import record_step
 
         self._finished[step.key] = seconds
-        record_costs(self._paths, _key(step), {"seconds": seconds})
+        record_step(self._root, step.key, seconds)
 
     def left_s(self) -> float:
         """Seconds of the steps to come: as expected, times what those behind took of theirs."""
@@ -205,33 +202,22 @@ class Forecast:
         return open_s * (took_s / planned_s if planned_s and took_s else 1.0)
 
 
-def _key(step: Step) -> str:
-    return f"demo/{step.key}"
-
-
 def machine_scale() -> float:
     """Seconds here for a second of one core of the reference machine."""
-    from steercache.runs.first_guess import product_s
+    from steercache.api.demo import machine_scale
 
-    return min(max(product_s(576, "float32") / REFERENCE_PRODUCT_S, 0.1), 20.0)
+    return machine_scale()
 
 
 def quick_dtype() -> str:
     """The dtype to ask questions in: the model's own on a GPU; on a CPU float32, without the near-ties of bfloat16."""
+    from steercache.api.demo import on_gpu
+
     return "auto" if on_gpu() else "float32"
 
 
 def own_dtype() -> tuple[str, ...]:
     """Nothing where models run well in the dtype of their weights; on a CPU that emulates bfloat16, `--dtype float32`."""
-    import torch
+    from steercache.api.demo import bfloat16_is_slow
 
-    from steercache.models.slow_dtype import SLOW, times_float32
-
-    return () if on_gpu() or times_float32(torch.bfloat16) < SLOW else ("--dtype", "float32")
-
-
-def on_gpu() -> bool:
-    """Whether models run on an accelerator here."""
-    import torch
-
-    return torch.cuda.is_available() or torch.backends.mps.is_available()
+    return ("--dtype", "float32") if bfloat16_is_slow() else ()

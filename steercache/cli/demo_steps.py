@@ -30,7 +30,7 @@ class Shown:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """A step: `commands` as words; `cpu_s` seconds of one core where nothing is cached, on the machine whose matrix products
-    take `demo.REFERENCE_PRODUCT_S`. `pictures` and `page` are files that its commands write."""
+    take `api.demo.REFERENCE_PRODUCT_S`. `pictures` and `page` are files that its commands write."""
 
     key: str
     title: str

@@ -1,41 +1,74 @@
 """`steercache eval`: a benchmark's table, with intervals, controls and every answer kept."""
 
-from typing import Any, get_args
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
 
 import click
 
-from steercache.benchmarks.task import default_targets
-from steercache.cache.handle import open_cache
-from steercache.cells.arms import EvalOptions
-from steercache.cells.controls import CONTROL_KINDS
-from steercache.cells.model import find_model
-from steercache.cells.vectors import by_methods
-from steercache.cli.fit import parse_layers
+from steercache.cli.completion import complete_models
 from steercache.cli.options import (
     among,
     batch_options,
     device_options,
     json_option,
     mode_options,
+    parse_alphas,
+    parse_layers,
     question_options,
     root_option,
     rule_option,
     split_option,
+    takes,
     unit_option,
     words,
 )
 from steercache.cli.output import next_commands, print_json, progress_bar
-from steercache.cli.sweep_tables import print_notes, print_splits, sweep_json
 from steercache.core.errors import PartlyFailedError, UsageError
-from steercache.core.trials import Target
-from steercache.core.vectors import SteeringVector
-from steercache.data.benchmarks import open_benchmark
-from steercache.queries.session import open_session
-from steercache.sweeps.evaluation.run import evaluate
+from steercache.core.trials import CONTROL_KINDS, AlphaUnit, Target
+
+if TYPE_CHECKING:
+    from steercache.api.evaluating import EvalOptions
+    from steercache.core.vectors import SteeringVector
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalCommandOptions:
+    """What is evaluated on which questions, as typed."""
+
+    model: str
+    benchmark: str
+    names: tuple[str, ...]
+    methods: str | None
+    layers: str | None
+    alphas: str
+    unit: AlphaUnit
+    targets: str | None
+    split: Literal["search", "test", "both"]
+    rule: Literal["grouped", "paper"]
+    task: str | None
+    form: Literal["letter", "number", "word"]
+    folder: Path | None
+    n: int | None
+    controls: int
+    control_kinds: str
+    prompting: str | None
+    max_new_tokens: int | None
+    tokens_per_batch: int
+    memory_mib: int
+    seed: int
+    mode: Literal["auto", "replay", "branch", "full"]
+    recalibrate: bool
+    damage: bool
+    allow_foreign: bool
+    root: Path
+    device: str
+    dtype: str
+    as_json: bool
 
 
 @click.command(name="eval")
-@click.argument("model")
+@click.argument("model", shell_complete=complete_models)
 @click.argument("benchmark", metavar="BENCHMARK | FILE")
 @click.option("--vector", "names", multiple=True, help="Vector by name, id or prefix; may be repeated.")
 @click.option("--methods", help="Also the newest vectors of the same concept and run by these, such as linear_probe.")
@@ -70,7 +103,8 @@ from steercache.sweeps.evaluation.run import evaluate
 @root_option
 @device_options
 @json_option
-def eval_command(model: str, benchmark: str, **asked: Any) -> None:
+@takes(EvalCommandOptions)
+def eval_command(asked: EvalCommandOptions) -> None:
     """Answer BENCHMARK with MODEL, unsteered, asked in words, steered, and under controls; compare, and keep every answer.
 
     MODEL is a model manifest, a checkpoint folder, or a model of the zoo (tiny, demo). BENCHMARK is a name, such as scenes; a
@@ -87,18 +121,27 @@ def eval_command(model: str, benchmark: str, **asked: Any) -> None:
 
     With vectors, add for instance --vector counting --layer 2,3 --alpha 0.5,1,2 --target image,text.
     """
+    from steercache.api.evaluating import default_targets, evaluate_at, opened_benchmark
+    from steercache.cli.sweep_tables import print_notes, print_splits, sweep_json
+
     _ = _options(asked, ("image",))  # a wrong option is named before anything is read
     vectors = _vectors(asked)
-    questions = open_benchmark(
-        benchmark, asked["folder"], task=asked["task"], rule=asked["rule"], form=asked["form"], limit=None
+    questions = opened_benchmark(
+        asked.benchmark, folder=asked.folder, task=asked.task, rule=asked.rule, form=asked.form
     )
     options = _options(asked, default_targets(questions))
-    loaded = find_model(model, asked["root"]).load(asked["root"], device=asked["device"], dtype=asked["dtype"])
-    open_cache(asked["root"], create=True)  # answers need a place; without vectors nothing else of it is needed
-    session = open_session(asked["root"])
-    with progress_bar("reading questions", total=None, unit="answers", quiet=asked["as_json"]) as bar:
-        found = evaluate(session, loaded, questions, vectors=vectors, options=options, progress=bar.show)
-    if asked["as_json"]:
+    with progress_bar("reading questions", total=None, unit="answers", quiet=asked.as_json) as bar:
+        found = evaluate_at(
+            asked.root,
+            asked.model,
+            questions,
+            vectors=vectors,
+            options=options,
+            device=asked.device,
+            dtype=asked.dtype,
+            progress=bar.show,
+        )
+    if asked.as_json:
         print_json(sweep_json(found))
     else:
         print_splits(found.table)
@@ -117,36 +160,39 @@ def eval_command(model: str, benchmark: str, **asked: Any) -> None:
         )
 
 
-def _vectors(asked: dict[str, Any]) -> list[SteeringVector]:
+def _vectors(asked: EvalCommandOptions) -> "list[SteeringVector]":
     """The vectors that were named, from the cache. Raises NotFoundError."""
-    if not asked["names"] and not asked["methods"]:
+    from steercache.api.cache import open_cache_at
+    from steercache.api.evaluating import found_vectors
+
+    if not asked.names and not asked.methods:
         return []
-    session = open_session(asked["root"])
-    vectors = [session.vector(name) for name in asked["names"]]
-    if asked["methods"]:
-        vectors = list(by_methods(session.cache, vectors, words(asked["methods"])))
-    return vectors
+    return found_vectors(open_cache_at(asked.root).session, asked.names, methods=words(asked.methods or ""))
 
 
-def _options(asked: dict[str, Any], targets: tuple[Target, ...]) -> EvalOptions:
-    layers = parse_layers(asked["layers"])
-    if layers is None and asked["names"]:
-        raise UsageError("which layer is not said", hint="--layer 12, or several to choose among: --layer 8-14")
-    try:
-        alphas = tuple(float(word) for word in words(asked["alphas"]))
-    except ValueError:
-        raise UsageError(f"{asked['alphas']!r} is no list of numbers", hint="--alpha 0.5,1,2") from None
+def _options(asked: EvalCommandOptions, usual: tuple[Target, ...]) -> "EvalOptions":
+    """What the evaluation is to do; `usual` are the targets where none is named. Raises UsageError."""
+    from steercache.api.evaluating import EvalOptions
+
+    layers = parse_layers(asked.layers)
+    if layers is None and asked.names:
+        raise UsageError("missing option --layer", hint="--layer 12, or several to choose among: --layer 8-14")
     return EvalOptions(
         layers=tuple(layers or (0,)),
-        alphas=alphas,
-        targets=targets if asked["targets"] is None else among(asked["targets"], get_args(Target), "target"),
-        alpha_unit=asked["unit"],
-        control_kinds=among(asked["control_kinds"], CONTROL_KINDS, "kind of control"),
-        **{
-            name: asked[name]
-            for name in (
-                *("split", "n", "controls", "prompting", "max_new_tokens", "tokens_per_batch", "memory_mib", "seed"),
-                *("allow_foreign", "damage", "mode", "recalibrate"),
-            )
-        },
+        alphas=parse_alphas(asked.alphas, example="0.5,1,2"),
+        targets=usual if asked.targets is None else among(asked.targets, get_args(Target), "target"),
+        alpha_unit=asked.unit,
+        split=asked.split,
+        n=asked.n,
+        controls=asked.controls,
+        control_kinds=among(asked.control_kinds, CONTROL_KINDS, "kind of control"),
+        prompting=asked.prompting,
+        max_new_tokens=asked.max_new_tokens,
+        tokens_per_batch=asked.tokens_per_batch,
+        memory_mib=asked.memory_mib,
+        seed=asked.seed,
+        allow_foreign=asked.allow_foreign,
+        damage=asked.damage,
+        mode=asked.mode,
+        recalibrate=asked.recalibrate,
     )

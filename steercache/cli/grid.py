@@ -1,28 +1,49 @@
 """`steercache grid`: a sweep run exactly, or raced; the chosen cell held to the test split."""
 
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from steercache.cells.sweep import prepare_sweep, sweep_model
-from steercache.cli.options import among, device_options, json_option, mode_options, root_option
+from steercache.cli.completion import complete_sweep_manifests
+from steercache.cli.options import among, device_options, json_option, mode_options, root_option, takes
 from steercache.cli.output import at_root, next_commands, note, print_json, progress_bar
-from steercache.cli.sweep_tables import print_cells, print_maps, print_notes, print_splits, sweep_json
-from steercache.core.errors import PartlyFailedError, UsageError
+from steercache.core.errors import PartlyFailedError
 from steercache.core.ids import SHORT_ID
-from steercache.manifests.resolve import ResolvedSweep, resolve_sweep
-from steercache.manifests.sweep import Race
-from steercache.queries.session import open_session
-from steercache.screening.job import screening_for_grid
-from steercache.screening.pilot import ScreenFirst, screen_first_of
-from steercache.sweeps.evaluation.nulls import NULL_KINDS
-from steercache.sweeps.grid.run import GridOptions, GridResult, run_grid
+from steercache.core.trials import NULL_KINDS
+
+if TYPE_CHECKING:
+    from steercache.sweeps.grid.run import GridResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridCommandOptions:
+    """Which sweep is run, and how, as typed; None leaves a choice to the manifest."""
+
+    sweep: str
+    race: bool | None
+    tolerance: float | None
+    screen_first: int | None
+    pilot: int | None
+    by: Literal["margin", "accuracy"] | None
+    nulls: int
+    null_kinds: str
+    damage: bool
+    mode: Literal["auto", "replay", "branch", "full"]
+    recalibrate: bool
+    no_test: bool
+    memory_mib: int | None
+    tokens_per_batch: int | None
+    n_shown: int
+    root: Path
+    device: str
+    dtype: str
+    as_json: bool
 
 
 @click.command()
-@click.argument("sweep")
+@click.argument("sweep", shell_complete=complete_sweep_manifests)
 @click.option("--race/--no-race", default=None, help="Stop cells early; by default as the manifest says.")
 @click.option("--tolerance", type=click.FloatRange(0, 1, max_open=True), help="Of a race: how far below the best.")
 @click.option(
@@ -62,7 +83,8 @@ from steercache.sweeps.grid.run import GridOptions, GridResult, run_grid
 @root_option
 @device_options
 @json_option
-def grid(sweep: str, root: Path, **asked: Any) -> GridResult:
+@takes(GridCommandOptions)
+def grid(asked: GridCommandOptions) -> None:
     """Run SWEEP (a sweep manifest, by name or file): every cell on the search split, the chosen ones on the test split.
 
     Safe to kill: answers are kept as they come, and asked again only where none is. Cells are shared between sweeps.
@@ -71,20 +93,35 @@ def grid(sweep: str, root: Path, **asked: Any) -> GridResult:
     steercache grid tiny-scenes --no-test
     steercache grid demo-scenes --race --screen-first 12
     """
-    resolved = _with_options(resolve_sweep(sweep, search=(Path(),)), asked)
-    options = _grid_options(resolved, asked)  # what is asked for wrongly is said before the model is loaded
-    session = open_session(root)
-    loaded = sweep_model(resolved, root).load(root, device=asked["device"], dtype=asked["dtype"])
-    with progress_bar("reading questions", total=None, unit="", quiet=asked["as_json"]) as bar:
-        job = prepare_sweep(session, loaded, resolved, progress=bar.show)
-        found = run_grid(job, options, screening=screening_for_grid(progress=bar.show), progress=bar.show)
-    if asked["as_json"]:
+    from steercache.api.cache import open_cache_at
+    from steercache.cli.sweep_tables import sweep_json
+
+    null_kinds = among(asked.null_kinds, NULL_KINDS, "kind of null")
+    sweep = open_cache_at(asked.root).sweep(asked.sweep, device=asked.device, dtype=asked.dtype)
+    with progress_bar("reading questions", total=None, unit="", quiet=asked.as_json) as bar:
+        found = sweep.run(
+            nulls=asked.nulls,
+            null_kinds=null_kinds,
+            race=asked.race,
+            tolerance=asked.tolerance,
+            screen_first=asked.screen_first,
+            pilot=asked.pilot,
+            by=asked.by,
+            test=not asked.no_test,
+            damage=asked.damage,
+            mode=asked.mode,
+            recalibrate=asked.recalibrate,
+            memory_mib=asked.memory_mib,
+            tokens_per_batch=asked.tokens_per_batch,
+            progress=bar.show,
+        )
+    if asked.as_json:
         tasks = [sweep_json(task) for task in found.tasks]
         print_json({"sweep": found.sweep, "model": found.model, "tasks": tasks, "seconds": found.seconds})
     else:
-        _print(found, n_shown=asked["n_shown"])
+        _print(found, n_shown=asked.n_shown)
         first = found.tasks[0]
-        where = at_root(root)
+        where = at_root(asked.root)
         next_commands(
             f"steercache query \"select * from trials where sweep_id = '{first.sweep_id}'\"{where}",
             f"steercache vectors show {str(first.choices[0].vector_id)[:SHORT_ID]}{where}",
@@ -96,11 +133,12 @@ def grid(sweep: str, root: Path, **asked: Any) -> GridResult:
             f"{len(failures)} of {n_samples} samples failed; the first: {failures[0].error}",
             hint="mend these rows, or report the table with their number",
         )
-    return found
 
 
-def _print(found: GridResult, *, n_shown: int) -> None:
+def _print(found: "GridResult", *, n_shown: int) -> None:
     """All tables of a sweep."""
+    from steercache.cli.sweep_tables import print_cells, print_maps, print_notes, print_splits
+
     for task in found.tasks:
         print_maps(task.table)
         print_cells(task.table, n_shown)
@@ -108,43 +146,3 @@ def _print(found: GridResult, *, n_shown: int) -> None:
         print_notes(task)
         click.echo()
     note(f"{found.seconds:.1f} s")
-
-
-def _with_options(resolved: ResolvedSweep, asked: dict[str, Any]) -> ResolvedSweep:
-    """The sweep with what the command line says otherwise."""
-    changes = {name: asked[name] for name in ("memory_mib", "tokens_per_batch") if asked[name] is not None}
-    if asked["no_test"]:
-        changes["splits"] = ("search",)
-    return ResolvedSweep(
-        sweep=resolved.sweep.model_copy(update=changes), base_dir=resolved.base_dir, model=resolved.model
-    )
-
-
-def _grid_options(resolved: ResolvedSweep, asked: dict[str, Any]) -> GridOptions:
-    return GridOptions(
-        race=_race(resolved, asked),
-        screen_first=_screen_first(resolved, asked),
-        null_kinds=among(asked["null_kinds"], NULL_KINDS, "kind of null"),
-        **{name: asked[name] for name in ("nulls", "damage", "mode", "recalibrate")},
-    )
-
-
-def _race(resolved: ResolvedSweep, asked: dict[str, Any]) -> Race | None:
-    rules = resolved.sweep.race
-    wanted = rules is not None if asked["race"] is None else asked["race"]
-    if not wanted:
-        return None
-    rules = rules or Race()
-    return rules if asked["tolerance"] is None else rules.model_copy(update={"tolerance": asked["tolerance"]})
-
-
-def _screen_first(resolved: ResolvedSweep, asked: dict[str, Any]) -> ScreenFirst | None:
-    """As the manifest says, but for what the command line says otherwise."""
-    said = {"k": asked["screen_first"], "pilot": asked["pilot"], "by": asked["by"]}
-    changes = {name: value for name, value in said.items() if value is not None}
-    written = screen_first_of(resolved.sweep)
-    if written is None and "k" not in changes:
-        if changes:
-            raise UsageError("--pilot and --by are about cells that are screened", hint="--screen-first 12")
-        return None
-    return ScreenFirst(**changes) if written is None else replace(written, **changes)

@@ -1,22 +1,21 @@
 """`steercache report html`: one self-contained page about a sweep."""
 
-import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from steercache.cli.completion import complete_sweeps
 from steercache.cli.options import json_option, root_option
 from steercache.cli.output import human_bytes, note, print_json
-from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
-from steercache.queries.session import open_session
-from steercache.report.page import save_page, verdict
-from steercache.sweeps.find import count_namesakes, read_sweep
-from steercache.sweeps.table import SweepTable
+
+if TYPE_CHECKING:
+    from steercache.api.reporting import Report
 
 
 @click.command("html")
-@click.argument("sweep")
+@click.argument("sweep", shell_complete=complete_sweeps)
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="File; by default below the cache's pictures/."
 )
@@ -31,32 +30,29 @@ def html_command(sweep: str, out: Path | None, root: Path, as_json: bool) -> Non
     \b
     steercache report html eval-tiny-scenes --out report.html
     """
-    session = open_session(root)
-    found = read_sweep(session, sweep)
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", found.name).strip("-.")
-    path = out or root / "pictures" / f"{plain}-{found.sweep_id[:SHORT_ID]}.html"
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"{path.name!r} is no .html", hint=f"--out {path.stem or 'report'}.html")
-    save_page(found, path)
+    from steercache.api.cache import open_cache_at
+    from steercache.api.reporting import write_report
+
+    found = write_report(open_cache_at(root).session, sweep, out)
     if as_json:
-        print_json({"page": str(path), "report": found})
+        print_json({"page": str(found.path), "report": found.table})
         return
-    for row in found.splits[-1].rows:
-        click.echo(verdict(row))
-    n_namesakes = count_namesakes(session, found)
-    if n_namesakes and sweep in (found.name, found.manifest.get("sweep")):
-        note(_which(found, n_namesakes))
-    if found.inferred:
+    for verdict in found.verdicts:
+        click.echo(verdict)
+    if found.n_namesakes and sweep in (found.table.name, found.table.manifest.get("sweep")):
+        note(_which(found))
+    if found.table.inferred:
         note(
             "an older steercache wrote the sweep and did not say which cells it chose: they are worked out from its answers"
         )
-    if not found.clustered:
+    if not found.table.clustered:
         note("the sweep does not say which picture a question is of: intervals take every question for itself")
-    click.echo(f"{path}  ({human_bytes(path.stat().st_size)})")
+    click.echo(f"{found.path}  ({human_bytes(found.path.stat().st_size)})")
 
 
-def _which(found: SweepTable, n_namesakes: int) -> str:
+def _which(found: "Report") -> str:
     """Which of the sweeps of one name this is: every evaluation of a model on a benchmark has the same."""
-    saved = "" if found.created_at is None else f", saved {found.created_at[:19]} UTC"
-    others = "1 other has" if n_namesakes == 1 else f"{n_namesakes} others have"
-    return f"this is the newest {found.name!r}, sweep {found.sweep_id[:SHORT_ID]}{saved}; {others} that name"
+    table, n = found.table, found.n_namesakes
+    saved = "" if table.created_at is None else f", saved {table.created_at[:19]} UTC"
+    others = "1 other has" if n == 1 else f"{n} others have"
+    return f"this is the newest {table.name!r}, sweep {table.sweep_id[:SHORT_ID]}{saved}; {others} that name"

@@ -1,50 +1,67 @@
 """`steercache screen`: every cell of a grid predicted from stored gradients, without running it."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal, get_args
 
 import click
 
-from steercache.benchmarks.task import Progress, default_targets
-from steercache.cells.arms import EvalOptions
-from steercache.cells.model import find_model
-from steercache.cells.sweep import SweepJob, sweep_model
-from steercache.cli.fit import parse_layers
 from steercache.cli.options import (
+    among,
     device_options,
     json_option,
+    parse_alphas,
+    parse_layers,
     question_options,
     root_option,
     rule_option,
+    takes,
     unit_option,
 )
 from steercache.cli.output import at_root, next_commands, print_json, progress_bar
-from steercache.cli.screen_compare import compared_json, print_compared
-from steercache.cli.screen_tables import as_json, print_screened
 from steercache.core.errors import UsageError
-from steercache.core.trials import Target
-from steercache.core.vectors import SteeringVector
-from steercache.data.benchmarks import open_benchmark
-from steercache.manifests.resolve import resolve_sweep
-from steercache.queries.session import Session, open_session
-from steercache.screening.job import (
-    ScreenedTask,
-    ScreenTask,
-    corrected_by_pilot,
-    effects_of_best,
-    fitting_vectors,
-    gradient_source,
-    ranks_of_best,
-    screen_task,
-    sweep_job,
-    task_of_benchmark,
-    tasks_of_sweep,
-)
-from steercache.screening.predict import TRUST, GradientSource
-from steercache.sweeps.grid.shortcuts import ShortcutOptions
-from steercache.sweeps.grid.shortcuts_job import compare_sweep
+from steercache.core.ids import SHORT_ID
+from steercache.core.trials import TRUST, AlphaUnit, Target
 
-_TARGETS = ("image", "text", "both", "all", "last")
+if TYPE_CHECKING:
+    from steercache.api.cache import Cache
+    from steercache.api.progress import ProgressCallback
+    from steercache.api.screening import ScreenedTask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScreenOptions:
+    """Which cells are predicted, and what is shown of them, as typed."""
+
+    words: tuple[str, ...]
+    names: tuple[str, ...]
+    all_vectors: bool
+    layers: str | None
+    alphas: str
+    unit: AlphaUnit
+    targets: str | None
+    task: str | None
+    form: Literal["letter", "number", "word"]
+    folder: Path | None
+    rule: Literal["grouped", "paper"]
+    n: int | None
+    allow_foreign: bool
+    by: Literal["margin", "accuracy"]
+    top: int
+    n_samples: int | None
+    nulls: int | None
+    trust: float
+    run: str | None
+    force: bool
+    seed: int
+    compare: bool
+    share: float
+    pilot: int | None
+    resamples: int
+    root: Path
+    device: str
+    dtype: str
+    as_json: bool
 
 
 @click.command()
@@ -83,7 +100,8 @@ _TARGETS = ("image", "text", "both", "all", "last")
 @root_option
 @device_options
 @json_option
-def screen(words: tuple[str, ...], root: Path, **asked: Any) -> None:
+@takes(ScreenOptions)
+def screen(asked: ScreenOptions) -> None:
     """Predict what every vector does at every layer and strength, without running it.
 
     SWEEP is a sweep manifest; or name MODEL and BENCHMARK with --vector, --layer and --alpha. What is needed once is a
@@ -99,130 +117,98 @@ def screen(words: tuple[str, ...], root: Path, **asked: Any) -> None:
     steercache screen tiny scenes --task Relation --all-vectors --samples 3
     steercache screen tiny-scenes --compare
     """
-    if len(words) > 2:
-        raise UsageError(f"{len(words)} words: SWEEP, or MODEL and BENCHMARK", hint="steercache screen --help")
-    session = open_session(root)
-    if asked["compare"]:
-        _compare(session, words, asked)
+    from steercache.api.cache import open_cache_at
+    from steercache.api.screening import helped_and_hurt, rank_among_nulls
+    from steercache.cli.screen_tables import as_json, print_screened
+
+    if len(asked.words) > 2:
+        raise UsageError(f"{len(asked.words)} words: SWEEP, or MODEL and BENCHMARK", hint="steercache screen --help")
+    cache = open_cache_at(asked.root)
+    if asked.compare:
+        _compare(cache, asked)
         return
-    with progress_bar("reading questions", total=None, unit="", quiet=asked["as_json"]) as bar:
-        tasks, wanted, job = (_job_of_sweep if len(words) == 1 else _of_benchmark)(session, words, asked, bar.show)
-        screened = [screen_task(session, task, wanted, trust=asked["trust"], progress=bar.show) for task in tasks]
-        if asked["pilot"] and job is not None:
-            screened = [
-                corrected_by_pilot(job, questions, one, wanted, n=asked["pilot"], progress=bar.show)
-                for questions, one in zip(job.tasks, screened, strict=True)
-            ]
-        found = [(one, *_beside(session, one, asked)) for one in screened]
-    if asked["as_json"]:
-        print_json(
-            {
-                "model": wanted.bundle.spec.name,
-                "tasks": [as_json(*one, by=asked["by"], n=asked["top"]) for one in found],
-            }
-        )
+    with progress_bar("reading questions", total=None, unit="", quiet=asked.as_json) as bar:
+        screened = (_of_sweep if len(asked.words) == 1 else _of_benchmark)(cache, asked, bar.show)
+        top, by = asked.top, asked.by
+        found = [
+            (
+                one,
+                helped_and_hurt(one, n=asked.n_samples, n_vectors=top, by=by) if asked.n_samples else {},
+                rank_among_nulls(cache.session, one, nulls=asked.nulls, n_vectors=top, by=by, seed=asked.seed)
+                if asked.nulls
+                else (),
+            )
+            for one in screened
+        ]
+    if asked.as_json:
+        print_json({"model": screened[0].model, "tasks": [as_json(*one, by=by, n=top) for one in found]})
         return
     for one in found:
-        print_screened(wanted.bundle.spec.name, *one, by=asked["by"], n=asked["top"])
-    where = at_root(root)
-    run = found[0][0].run_id[:12]
-    first = [f"steercache grid {words[0]} --screen-first {asked['top']}{where}"] if len(words) == 1 else []
+        print_screened(*one, by=by, n=top)
+    where = at_root(asked.root)
+    run = screened[0].run_id[:SHORT_ID]
+    first = [f"steercache grid {asked.words[0]} --screen-first {top}{where}"] if len(asked.words) == 1 else []
     next_commands(*first, f"steercache query \"select * from gradients where run_id like '{run}%'\"{where}")
 
 
-def _compare(session: Session, words: tuple[str, ...], asked: dict[str, Any]) -> None:
+def _compare(cache: "Cache", asked: ScreenOptions) -> None:
     """The answer to what replaces the grid search, for one sweep."""
-    if len(words) != 1:
+    from steercache.api.screening import ShortcutOptions
+    from steercache.cli.screen_compare import compared_json, print_compared
+
+    if len(asked.words) != 1:
         raise UsageError("--compare reads the answers of a sweep", hint="steercache screen SWEEP --compare")
+    _check_sweep(asked)
     options = ShortcutOptions(
-        share=asked["share"],
-        pilot=asked["pilot"],
-        trust=asked["trust"],
-        n_resamples=asked["resamples"],
-        seed=asked["seed"],
+        share=asked.share, pilot=asked.pilot, trust=asked.trust, n_resamples=asked.resamples, seed=asked.seed
     )
-    with progress_bar("reading questions", total=None, unit="", quiet=asked["as_json"]) as bar:
-        _, wanted, job = _job_of_sweep(session, words, asked, bar.show)
-        found = compare_sweep(job, wanted, options, progress=bar.show)
-    if asked["as_json"]:
-        print_json({"model": wanted.bundle.spec.name, "compared": compared_json(found)})
+    sweep = cache.sweep(asked.words[0], device=asked.device, dtype=asked.dtype)
+    with progress_bar("reading questions", total=None, unit="", quiet=asked.as_json) as bar:
+        found = sweep.compare_shortcuts(options, gradients=asked.run, force=asked.force, progress=bar.show)
+    if asked.as_json:
+        print_json({"model": found[0].model, "compared": compared_json(found)})
         return
     print_compared(found, options)
-    where = at_root(session.cache.root)
-    next_commands(f"steercache query what_replaces_the_grid -p sweep={found[0].sweep_id}{where}")
+    next_commands(f"steercache query what_replaces_the_grid -p sweep={found[0].sweep_id}{at_root(asked.root)}")
 
 
-def _beside(session: Session, found: ScreenedTask, asked: dict[str, Any]) -> tuple[Any, Any]:
-    """Samples of the best vectors, and their ranks among nulls, where they are asked for."""
-    by, top, n, nulls = asked["by"], asked["top"], asked["n_samples"], asked["nulls"]
-    effects = effects_of_best(found, n=n, n_vectors=top, by=by) if n else {}
-    ranks = ranks_of_best(session, found, count=nulls, n=top, by=by, seed=asked["seed"]) if nulls else ()
-    return effects, ranks
+def _of_sweep(cache: "Cache", asked: ScreenOptions, progress: "ProgressCallback") -> "list[ScreenedTask]":
+    _check_sweep(asked)
+    sweep = cache.sweep(asked.words[0], device=asked.device, dtype=asked.dtype)
+    return sweep.screen(
+        pilot=asked.pilot or 0, trust=asked.trust, gradients=asked.run, force=asked.force, progress=progress
+    )
 
 
-def _job_of_sweep(
-    session: Session, words: tuple[str, ...], asked: dict[str, Any], progress: Progress
-) -> tuple[tuple[ScreenTask, ...], GradientSource, SweepJob]:
-    if asked["names"] or asked["all_vectors"]:
+def _check_sweep(asked: ScreenOptions) -> None:
+    if asked.names or asked.all_vectors:
         raise UsageError("a sweep names its own vectors", hint="steercache screen MODEL BENCHMARK --vector NAME")
-    resolved = resolve_sweep(words[0], search=(Path(),))
-    root = session.cache.root
-    wanted = _wanted(sweep_model(resolved, root), root, asked)
-    job = sweep_job(session, resolved, wanted, progress=progress)
-    return tasks_of_sweep(job), wanted, job
 
 
-def _of_benchmark(
-    session: Session, words: tuple[str, ...], asked: dict[str, Any], progress: Progress
-) -> tuple[tuple[ScreenTask, ...], GradientSource, None]:
-    model, benchmark = words
-    if asked["pilot"]:
+def _of_benchmark(cache: "Cache", asked: ScreenOptions, progress: "ProgressCallback") -> "list[ScreenedTask]":
+    if asked.pilot:
         raise UsageError("a pilot runs cells of a sweep", hint="steercache screen SWEEP --pilot 40")
-    root, wide = session.cache.root, tuple(dict.fromkeys(parse_layers(asked["layers"]) or ()))
-    vectors = [session.vector(name) for name in asked["names"]]
-    questions = open_benchmark(
-        benchmark, asked["folder"], task=asked["task"], rule=asked["rule"], form=asked["form"], limit=None
+    model, benchmark = asked.words
+    found = cache.screen(
+        model,
+        benchmark,
+        vectors=asked.names,
+        all_vectors=asked.all_vectors,
+        layers=parse_layers(asked.layers) or (),
+        alphas=parse_alphas(asked.alphas, example="0.5,1,2"),
+        targets=None if asked.targets is None else among(asked.targets, get_args(Target), "target"),
+        alpha_unit=asked.unit,
+        n=asked.n,
+        allow_foreign=asked.allow_foreign,
+        trust=asked.trust,
+        gradients=asked.run,
+        force=asked.force,
+        device=asked.device,
+        dtype=asked.dtype,
+        task=asked.task,
+        rule=asked.rule,
+        form=asked.form,
+        folder=asked.folder,
+        progress=progress,
     )
-    wanted = _wanted(find_model(model, root), root, asked)
-    if asked["all_vectors"]:
-        found, _ = fitting_vectors(session, wanted.bundle, layers=wide or None, allow_foreign=asked["allow_foreign"])
-        vectors = list({v.vector_id: v for v in (*vectors, *found)}.values())
-    if not vectors:
-        raise UsageError("no vector to screen", hint="--vector NAME, or --all-vectors; steercache vectors list")
-    options = EvalOptions(
-        layers=wide or _common_layers(vectors),
-        alphas=_numbers(asked["alphas"]),
-        targets=default_targets(questions) if asked["targets"] is None else _targets(asked["targets"]),
-        alpha_unit=asked["unit"],
-        n=asked["n"],
-        allow_foreign=asked["allow_foreign"],
-    )
-    return (task_of_benchmark(session, wanted, questions, vectors, options, progress=progress),), wanted, None
-
-
-def _wanted(found: Any, root: Path, asked: dict[str, Any]) -> GradientSource:
-    return gradient_source(
-        found, root, device=asked["device"], dtype=asked["dtype"], run=asked["run"], force=asked["force"]
-    )
-
-
-def _common_layers(vectors: list[SteeringVector]) -> tuple[int, ...]:
-    common = sorted(set.intersection(*({*v.layers} for v in vectors)))
-    if not common:
-        raise UsageError("these vectors have no layer in common", hint="--vector one at a time")
-    return tuple(common)
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(dict.fromkeys(float(word) for word in text.split(",")))
-    except ValueError:
-        raise UsageError(f"--alpha {text!r} is not a list of numbers", hint="--alpha 0.5,1,2") from None
-
-
-def _targets(text: str) -> tuple[Target, ...]:
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    unknown = [word for word in words if word not in _TARGETS]
-    if unknown or not words:
-        raise UsageError(f"no target named {', '.join(unknown) or text!r}", hint=f"choose of: {', '.join(_TARGETS)}")
-    return tuple(dict.fromkeys(words))  # type: ignore[arg-type]
+    return [found]

@@ -1,17 +1,19 @@
 """`steercache screen SWEEP --compare`: what replaces the grid search, worked out from a finished grid's answers."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from steercache.cli.output import note, print_table
 from steercache.core.ids import SHORT_ID
-from steercache.sweeps.grid.shortcuts import MEASURES, Shortcut, ShortcutOptions
-from steercache.sweeps.grid.shortcuts_job import ComparedShortcuts
+
+if TYPE_CHECKING:
+    from steercache.sweeps.grid.shortcuts import Shortcut, ShortcutOptions
+    from steercache.sweeps.grid.shortcuts_job import ComparedShortcuts
 
 
-def compared_json(found: Sequence[ComparedShortcuts]) -> list[dict[str, Any]]:
+def compared_json(found: "Sequence[ComparedShortcuts]") -> list[dict[str, Any]]:
     """Every vector's ways, with the cell that each chose."""
     return [
         {
@@ -37,8 +39,10 @@ def compared_json(found: Sequence[ComparedShortcuts]) -> list[dict[str, Any]]:
     ]
 
 
-def print_compared(found: Sequence[ComparedShortcuts], options: ShortcutOptions) -> None:
+def print_compared(found: "Sequence[ComparedShortcuts]", options: "ShortcutOptions") -> None:
     """One table per vector and measure."""
+    from steercache.api.screening import MEASURES
+
     for one in found:
         size = f"{len(one.settings)} cells, {one.n_samples} questions"
         click.secho(f"{one.vector} on {one.task}: {size}, {options.n_resamples} resamples", bold=True)
@@ -64,7 +68,7 @@ def print_compared(found: Sequence[ComparedShortcuts], options: ShortcutOptions)
     note(f"kept with the sweep {found[0].sweep_id[:SHORT_ID]}; work counts forward passes, the gradient run's included")
 
 
-def _row(one: ComparedShortcuts, way: Shortcut) -> list[Any]:
+def _row(one: "ComparedShortcuts", way: "Shortcut") -> list[Any]:
     cell = one.settings[way.cell].cell
     interval = "" if way.gain_low is None else f" ({way.gain_low:+.3f} to {way.gain_high:+.3f})"
     return [

@@ -1,20 +1,22 @@
 """A screening at the terminal and as JSON: the best predicted cells, each vector's best, its rank among nulls, its samples."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from steercache.cli.output import note, print_table
 from steercache.core.ids import SHORT_ID
-from steercache.screening.job import ScreenedTask
-from steercache.screening.many import NullRank, ScreenRow
-from steercache.screening.predict import By, SampleEffect
 
-Effects = Mapping[str, Mapping[str, tuple[SampleEffect, ...]]]
+if TYPE_CHECKING:
+    from steercache.api.screening import Effects, ScreenedTask
+    from steercache.screening.many import NullRank, ScreenRow
+    from steercache.screening.predict import By, SampleEffect
 
 
-def as_json(found: ScreenedTask, effects: Effects, ranks: Sequence[NullRank], *, by: By, n: int) -> dict[str, Any]:
+def as_json(
+    found: "ScreenedTask", effects: "Effects", ranks: "Sequence[NullRank]", *, by: "By", n: int
+) -> dict[str, Any]:
     """One task's predictions as JSON values."""
     return {
         "task": found.name,
@@ -36,12 +38,10 @@ def as_json(found: ScreenedTask, effects: Effects, ranks: Sequence[NullRank], *,
     }
 
 
-def print_screened(
-    model: str, found: ScreenedTask, effects: Effects, ranks: Sequence[NullRank], *, by: By, n: int
-) -> None:
+def print_screened(found: "ScreenedTask", effects: "Effects", ranks: "Sequence[NullRank]", *, by: "By", n: int) -> None:
     """All tables of one task."""
     base = f"right unsteered {found.base_accuracy:.3f}, mean margin {found.base_margin:+.3f}"
-    click.secho(f"{model} on {found.name}: {base}, {found.n_samples} questions of the search split", bold=True)
+    click.secho(f"{found.model} on {found.name}: {base}, {found.n_samples} questions of the search split", bold=True)
     click.echo()
     columns = ["vector", "cell", "margin shift", "right", "helped", "hurt", "step"]
     cells = found.grid.best(n, by=by)
@@ -80,7 +80,7 @@ def pilot_note(n_samples: int, n_answers: int, n_computed: int) -> str:
     return "no pilot: predictions are straight lines along the gradients, weak where damage is large (--pilot 40, of a sweep)"
 
 
-def _row(row: ScreenRow) -> list[Any]:
+def _row(row: "ScreenRow") -> list[Any]:
     step = "-" if row.step is None else f"{row.step:.2f}{'*' if row.beyond else ''}"
     unit = "" if row.alpha_unit == "raw" else " norms"
     return [
@@ -94,7 +94,7 @@ def _row(row: ScreenRow) -> list[Any]:
     ]
 
 
-def _print_ranks(ranks: Sequence[NullRank]) -> None:
+def _print_ranks(ranks: "Sequence[NullRank]") -> None:
     rows = []
     for rank in ranks:
         best = [f"{target} {min(shares):.3g}" for target, shares in rank.at_layer.items()]
@@ -105,7 +105,7 @@ def _print_ranks(ranks: Sequence[NullRank]) -> None:
     click.echo()
 
 
-def _print_effects(vector: str, lists: Mapping[str, tuple[SampleEffect, ...]]) -> None:
+def _print_effects(vector: str, lists: "Mapping[str, tuple[SampleEffect, ...]]") -> None:
     for which, some in lists.items():
         rows = [
             [f"{e.before:+.2f}", f"{e.after:+.2f}", e.answer, ", ".join(e.choices) or "-", e.question] for e in some

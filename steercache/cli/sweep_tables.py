@@ -2,33 +2,35 @@
 
 from dataclasses import asdict
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from steercache.benchmarks.whatsup import WhatsUpScore
 from steercache.cli.clusters import clusters_line
 from steercache.cli.output import note, print_table
 from steercache.cli.screen_tables import pilot_note
 from steercache.core.ids import SHORT_ID
-from steercache.core.trials import Cell
-from steercache.stats.paired import Interval
-from steercache.sweeps.cell_rows import CellRow
-from steercache.sweeps.gain_maps import GainMap, gain_maps
-from steercache.sweeps.result import SweepResult
-from steercache.sweeps.table import SplitTable, SweepTable, TableRow
+
+if TYPE_CHECKING:
+    from steercache.benchmarks.whatsup import WhatsUpScore
+    from steercache.core.trials import Cell
+    from steercache.stats.paired import Interval
+    from steercache.sweeps.cell_rows import CellRow
+    from steercache.sweeps.gain_maps import GainMap
+    from steercache.sweeps.result import SweepResult
+    from steercache.sweeps.table import SplitTable, SweepTable, TableRow
 
 SHOWN = 5  # failures named at the terminal; --json has all
 _COLUMNS = ("", "setting", "right", "unread", "gain", "95 %", "p", "p (Holm)", "could show", "controls", "rank p", "KL")
 
 
-def sweep_json(result: SweepResult) -> dict[str, Any]:
+def sweep_json(result: "SweepResult") -> dict[str, Any]:
     """A result for `--json`: the table, and what is known beside it, in one object."""
     whole = asdict(result)
     return {**whole.pop("table"), **whole, "n_computed_in_all": result.n_computed_in_all}
 
 
-def print_splits(table: SweepTable) -> None:
+def print_splits(table: "SweepTable") -> None:
     """Every split: prompting and vectors against the model without a vector, each at the cell that it took."""
     for split in table.splits:
         title = f"{table.model} on {table.benchmark}, {split.split} split: {split.baseline:.3f} unsteered, {split.n} questions"
@@ -43,7 +45,7 @@ def print_splits(table: SweepTable) -> None:
         click.echo("test split: not asked")
 
 
-def _cells(row: TableRow) -> list[Any]:
+def _cells(row: "TableRow") -> list[Any]:
     c = row.comparison
     gains = sorted(control.gain for control in row.controls)
     return [
@@ -62,12 +64,12 @@ def _cells(row: TableRow) -> list[Any]:
     ]
 
 
-def setting_text(cell: Cell) -> str:
+def setting_text(cell: "Cell") -> str:
     """A cell in words."""
     return f"layer {cell.layer}, alpha {cell.alpha:g}, {cell.target}"
 
 
-def _print_lines(row: TableRow) -> None:
+def _print_lines(row: "TableRow") -> None:
     """Answers before and after, where they are few enough to be read in a line; what choosing was worth."""
     letters = row.comparison.letters
     if len(letters.letters) <= 12:
@@ -82,7 +84,7 @@ def _print_lines(row: TableRow) -> None:
         click.echo(f"  {row.name}: {whatsup_line(row.whatsup)}")
 
 
-def whatsup_line(score: WhatsUpScore) -> str:
+def whatsup_line(score: "WhatsUpScore") -> str:
     """What'sUp's three accuracies with the numbers they are of."""
     pairs, sets = "no whole pair", f"no whole set ({score.n_partial_sets} not whole)"
     if score.pair is not None:
@@ -92,11 +94,13 @@ def whatsup_line(score: WhatsUpScore) -> str:
     return f"single {score.individual:.3f}, {pairs}, {sets}"
 
 
-def print_maps(table: SweepTable) -> None:
+def print_maps(table: "SweepTable") -> None:
     """Per vector and target: layers down, strengths across, gains in points; `*` chosen, brackets: dropped by a race.
 
     Layers and strengths of which no cell was run, as in a screened sweep, are left out.
     """
+    from steercache.api.sweeps import gain_maps
+
     for one in gain_maps(table):
         rows = [[str(layer), *(_mark(one, layer, alpha) for alpha in one.alphas)] for layer in one.layers]
         unit = "" if one.alpha_unit == "raw" else " median norms"
@@ -107,7 +111,7 @@ def print_maps(table: SweepTable) -> None:
         click.echo()
 
 
-def _mark(one: GainMap, layer: int, alpha: float) -> str:
+def _mark(one: "GainMap", layer: int, alpha: float) -> str:
     row = one.cells.get((layer, alpha))
     if row is None or row.gain is None:
         return "."
@@ -115,7 +119,7 @@ def _mark(one: GainMap, layer: int, alpha: float) -> str:
     return f"({points})" if row.dropped else f"{points}*" if (layer, alpha) == one.chosen else points
 
 
-def print_cells(table: SweepTable, n_shown: int) -> None:
+def print_cells(table: "SweepTable", n_shown: int) -> None:
     """The best cells of the search split."""
     rows = [_cell_line(row) for row in table.cells[:n_shown]]
     title = f"search split: the best {len(rows)} of {len(table.cells)} cells"
@@ -124,7 +128,7 @@ def print_cells(table: SweepTable, n_shown: int) -> None:
     click.echo()
 
 
-def _cell_line(row: CellRow) -> list[Any]:
+def _cell_line(row: "CellRow") -> list[Any]:
     return [
         row.vector,
         setting_text(row.cell),
@@ -136,11 +140,11 @@ def _cell_line(row: CellRow) -> list[Any]:
     ]
 
 
-def _gain(gain: Interval | None) -> str:
+def _gain(gain: "Interval | None") -> str:
     return "-" if gain is None else f"{gain.estimate:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
 
 
-def print_notes(result: SweepResult) -> None:
+def print_notes(result: "SweepResult") -> None:
     """What has to be known beside the table, on stderr."""
     table = result.table
     if result.n_screened_out:
@@ -176,12 +180,12 @@ def print_notes(result: SweepResult) -> None:
     )
 
 
-def _print_clusters(split: SplitTable) -> None:
+def _print_clusters(split: "SplitTable") -> None:
     if split.rows and (line := clusters_line(split.rows[-1].comparison)):
         note(f"{split.split} split, {split.rows[-1].name}: {line}")
 
 
-def _shares(result: SweepResult) -> str:
+def _shares(result: "SweepResult") -> str:
     """What the answers were computed for, where it was not the grid alone."""
     others = {"the pilot": result.n_computed_pilot, "null directions": result.n_computed_nulls}
     if not any(others.values()):
@@ -190,7 +194,7 @@ def _shares(result: SweepResult) -> str:
     return f" ({', '.join(f'{n:,} for {what}' for what, n in shares.items() if n)})"
 
 
-def _print_races(table: SweepTable) -> None:
+def _print_races(table: "SweepTable") -> None:
     for choice in table.choices:
         race = choice.race
         if race is not None:

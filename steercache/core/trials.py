@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from steercache.core.ids import digest
 
@@ -11,6 +11,10 @@ from steercache.core.ids import digest
 AlphaUnit = Literal["raw", "resid_norm", "target_norm"]
 Target = Literal["image", "text", "both", "all", "last"]
 Mode = Literal["full", "replay", "branch"]
+ControlKind = Literal["covariance", "label_shuffled", "other_concept", "random"]
+CONTROL_KINDS: Final[tuple[ControlKind, ...]] = ("covariance", "label_shuffled", "other_concept", "random")
+NULL_KINDS: Final[tuple[ControlKind, ...]] = ("covariance", "label_shuffled", "random")  # another concept is no null
+TRUST: Final = 0.5  # median norms of the steered rows: up to there a prediction from gradients is believed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from steercache.cells.sweep import SweepJob, TaskQuestions, prepare_sweep
 from steercache.cells.sweep_vectors import vector_arms
 from steercache.cells.vectors import check_vector
 from steercache.core.errors import PartlyFailedError, SteercacheError
+from steercache.core.trials import TRUST
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks.questions import Benchmark
 from steercache.manifests.resolve import ResolvedSweep
@@ -30,7 +31,6 @@ from steercache.screening.gradient_store import StoredGradients
 from steercache.screening.many import NullRank, ScreenedGrid, VectorGrid, rank_among_nulls, screen_grid
 from steercache.screening.pilot import Pilot, ScreenedCells, ScreenFirst, run_pilot
 from steercache.screening.predict import (
-    TRUST,
     By,
     GradientSource,
     SampleEffect,
@@ -65,6 +65,7 @@ class ScreenedTask:
 
     name: str
     benchmark: str
+    model: str
     gradients: StoredGradients = field(repr=False)
     n_samples: int
     n_left_out: int
@@ -192,6 +193,7 @@ def screen_task(
     return ScreenedTask(
         name=task.name,
         benchmark=task.benchmark,
+        model=wanted.bundle.spec.name,
         gradients=gradients,
         n_samples=len(gradients.samples),
         n_left_out=gradients.n_left_out,

@@ -10,12 +10,12 @@ from steercache.benchmarks.task import Progress
 from steercache.cells.controls import covariance_controls
 from steercache.cells.vectors import rows_of
 from steercache.core.errors import SteercacheError
-from steercache.core.trials import AlphaUnit, Target
+from steercache.core.trials import TRUST, AlphaUnit, Target
 from steercache.core.vectors import SteeringVector
 from steercache.queries.session import Session
 from steercache.screening.gradient_store import StoredGradients
 from steercache.screening.nulls import screen_nulls
-from steercache.screening.predict import TRUST, By, Predicted, predict_layer
+from steercache.screening.predict import By, Predicted, predict_layer
 from steercache.steering.add import delta_of
 from steercache.steering.screen import GradientScreen
 

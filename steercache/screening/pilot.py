@@ -15,10 +15,10 @@ from steercache.answers.store import SweepWriter, stored_answers
 from steercache.benchmarks.task import Progress
 from steercache.cells.arms import ArmCell
 from steercache.cells.sweep import SweepJob, TaskQuestions, stored_manifest
+from steercache.core.trials import TRUST
 from steercache.manifests.sweep import SweepManifest
 from steercache.screening.gradient_store import StoredGradients
 from steercache.screening.predict import (
-    TRUST,
     By,
     Place,
     by_place,

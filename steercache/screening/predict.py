@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from steercache.benchmarks.task import EncodedQuestion, Progress
 from steercache.cells.arms import ArmCell
 from steercache.core.errors import UsageError
-from steercache.core.trials import Target
+from steercache.core.trials import TRUST, Target
 from steercache.models.load import resolve_device
 from steercache.models.spec import LoadedModel, TokenizerBundle
 from steercache.queries.session import Session
@@ -31,7 +31,6 @@ from steercache.steering.bend import MarginCurve, bent, likely_right
 from steercache.steering.screen import Prediction, answer_margins, margins_after, predict
 from steercache.trace.numerics import numerics
 
-TRUST: Final = 0.5  # median norms; the issue's own limit for what a prediction has to be good at
 By = Literal["margin", "accuracy"]
 Float32Array = npt.NDArray[np.float32]
 Load = Callable[[], LoadedModel]

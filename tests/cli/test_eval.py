@@ -221,7 +221,7 @@ def test_columns_of_another_type_are_all_named_with_their_file(work: Path, termi
         (("tiny", "cv-bunch"), 2, "cv-bunch"),
         (("nobody", "scenes"), 4, "nobody"),
         (("tiny-backbone", "scenes"), 2, "reads no pictures"),
-        (("tiny", "scenes", "--vector", "counting"), 2, "which layer"),
+        (("tiny", "scenes", "--vector", "counting"), 2, "missing option --layer"),
         (("tiny", "scenes", "--vector", "none-such", "--layer", "1"), 4, "none-such"),
         (("tiny", "scenes", "--vector", "counting", "--layer", "1"), 2, "wide"),
         (("tiny", "scenes", "--alpha", "much"), 2, "no list of numbers"),

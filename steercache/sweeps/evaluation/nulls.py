@@ -8,17 +8,12 @@ real vector is one more draw, so that p is valid for the whole search, however m
 A few nulls are run exactly; many are screened, where gradients of the answer margin are cached (`screening.nulls`).
 """
 
-from typing import Final
-
 from steercache.cache.vectors import save_vector
 from steercache.cells.arms import Arm, ArmCell, EvalOptions, settings_of
-from steercache.cells.controls import ControlKind
 from steercache.cells.vectors import control_arms
 from steercache.core.vectors import SteeringVector
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session
-
-NULL_KINDS: Final[tuple[ControlKind, ...]] = ("covariance", "label_shuffled", "random")  # another concept is no null
 
 
 def null_arms(

@@ -12,10 +12,9 @@ from steercache.answers.mode import ModeChooser
 from steercache.answers.store import SweepWriter, stored_answers
 from steercache.benchmarks.task import EncodedQuestion, Part, Progress
 from steercache.cells.arms import ArmCell
-from steercache.cells.controls import ControlKind
 from steercache.cells.sweep import SweepJob, TaskQuestions, stored_manifest
 from steercache.core.ids import digest
-from steercache.core.trials import Choice, ChoiceRule
+from steercache.core.trials import Choice, ChoiceRule, ControlKind
 from steercache.manifests.sweep import Race
 from steercache.screening.pilot import ScreenedCells
 from steercache.sweeps.choices import best_setting, choice_of

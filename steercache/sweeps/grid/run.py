@@ -12,13 +12,12 @@ from steercache.answers.row_norms import with_target_norms
 from steercache.answers.store import SweepWriter
 from steercache.benchmarks.task import Progress
 from steercache.cells.arms import ModeRequest
-from steercache.cells.controls import ControlKind
 from steercache.cells.sweep import SweepJob, TaskQuestions, stored_manifest
 from steercache.core.errors import UsageError
+from steercache.core.trials import NULL_KINDS, ControlKind
 from steercache.manifests.sweep import Race
 from steercache.screening.pilot import Pilot, ScreenedCells, ScreenFirst
 from steercache.sweeps.engine import Looked, PlannedSweep, SweepRun, mode_chooser, run_sweep
-from steercache.sweeps.evaluation.nulls import NULL_KINDS
 from steercache.sweeps.grid.nulls import NullSearch, search_nulls
 from steercache.sweeps.record import SweepRecord
 from steercache.sweeps.result import SweepResult, result_of

@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from steercache.core.errors import UsageError
+from steercache.core.trials import TRUST
 from steercache.screening.pilot import fit_bends, pilot_cells, pilot_size
-from steercache.screening.predict import TRUST
 from steercache.stats.arrays import group_index
 from steercache.stats.choice import choose_cell, preference, rank_cells
 from steercache.stats.paired import paired_interval

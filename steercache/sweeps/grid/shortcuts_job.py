@@ -14,11 +14,11 @@ from steercache.cache.sweep_files import write_searches
 from steercache.cells.arms import Arm, ArmCell
 from steercache.cells.sweep import SweepJob, TaskQuestions
 from steercache.core.errors import UsageError
+from steercache.core.trials import TRUST
 from steercache.core.vectors import SteeringVector
 from steercache.queries.session import Session
 from steercache.screening.gradient_store import StoredGradients
 from steercache.screening.predict import (
-    TRUST,
     GradientSource,
     by_place,
     ensure_gradients,
@@ -44,6 +44,7 @@ ORDER BY w.created_at DESC, c.sweep_id
 class ComparedShortcuts:
     """One vector of one task: its ways, and the cell that each chose, by place in `settings`."""
 
+    model: str
     task: str
     sweep_id: str
     vector: str
@@ -98,6 +99,7 @@ def _compare_task(
         assert arm.vector is not None
         found.append(
             ComparedShortcuts(
+                model=job.loaded.spec.name,
                 task=task.name,
                 sweep_id=sweep_id,
                 vector=arm.name,
