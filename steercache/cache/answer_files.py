@@ -1,10 +1,11 @@
 """Files of answers as tables: read, and put together so that no answer is there twice."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from steercache.core.errors import DamagedError
@@ -38,6 +39,11 @@ def without(table: pa.Table, other: pa.Table) -> pa.Table:
     if not table.num_rows or not other.num_rows:
         return table
     return table.join(other.select(KEY), list(KEY), join_type="left anti").select(ANSWERS.names).cast(ANSWERS)
+
+
+def without_cells(table: pa.Table, cell_ids: Iterable[str]) -> pa.Table:
+    """Rows of `table` that are of none of these cells."""
+    return table.filter(pc.invert(pc.is_in(table["cell_id"], value_set=pa.array(sorted({*cell_ids}), pa.string()))))
 
 
 def merged(tables: Sequence[pa.Table]) -> pa.Table:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from steercache.cache.answer_files import merged, read_answers, without
+from steercache.cache.answer_files import merged, read_answers, without, without_cells
 from steercache.cache.handle import CacheFolder
 from steercache.cache.lock_wait import wait_for_lock
 from steercache.cache.rebuild import tell_index
@@ -87,21 +87,28 @@ def save_sweep(
 ) -> str:
     """Write a sweep's manifest, cells and answers as a whole, and return the sweep's id (a digest of its manifest).
 
-    Saved again, it takes the place of what this function saved before. Answers that came by `add_answers` stay, unless one to
-    the same sample in the same cell is given here. `status` is "running" while more answers are to come.
+    Saved again, the answers take the place of those that this function saved for the same cells before. Those of other cells
+    stay, and so do answers that came by `add_answers`, unless one to the same sample in the same cell is given here.
+    `status` is "running" while more answers are to come.
     """
     sweep_id = sweep_id_of(name, manifest)
     with _locked(cache, sweep_id) as folder:
         before, table = _before(folder), _table(answers)
-        added = [path for path in _parts(folder) if not (before.whole and path.name == SAVED)]
-        rest = {path: without(read_answers(path), table) for path in added}
+        whole = folder / "answers" / SAVED
+        parts = {path: read_answers(path) for path in _parts(folder)}
+        rest = {path: without(part, table) for path, part in parts.items()}
+        if before.whole and whole in parts:
+            rest[whole] = without_cells(
+                parts[whole], [*(cell.cell_id for cell in cells), *(a.cell_id for a in answers)]
+            )
         answered = {cell for part in rest.values() for cell in part["cell_id"].to_pylist()}
         rows = _cell_rows(cells, before=[row for row in before.cells if row["cell_id"] in answered])
-        kept = rest.get(folder / "answers" / SAVED)
+        kept = rest.get(whole)
         if kept is not None and kept.num_rows:
             table = merged([kept, table])
         _save(folder, table, superseded=[path for path, part in rest.items() if not part.num_rows])
-        _write_document(folder, name, manifest, cells=rows, status=status, whole=kept is None or not kept.num_rows)
+        saved_whole = before.whole or kept is None or not kept.num_rows
+        _write_document(folder, name, manifest, cells=rows, status=status, whole=saved_whole)
     tell_index(cache)
     return sweep_id
 
@@ -148,7 +155,7 @@ def _save(folder: Path, table: pa.Table, *, superseded: Sequence[Path]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Before:
-    """What a sweep's manifest says already: its cells, and whether the saved answers are those of one `save_sweep` alone."""
+    """What a sweep's manifest says already: its cells, and whether the saved answers are those of `save_sweep` alone."""
 
     cells: tuple[Mapping[str, Any], ...] = ()
     whole: bool = False

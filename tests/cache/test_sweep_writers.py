@@ -165,6 +165,15 @@ def test_saving_leaves_what_others_added(cache: CacheFolder) -> None:
         assert stored(cache) == {(1.0, "1"): "A", (1.0, "2"): "A", (2.0, "1"): "A"}
 
 
+def test_saving_one_cell_leaves_what_another_process_saved_of_another(cache: CacheFolder) -> None:
+    sweep_id = begin_sweep(cache, NAME, manifest=MANIFEST, cells=[cell(1)])
+    add_answers(cache, sweep_id, [answer(1, 1)])
+    for number, samples in [(1, [1, 2]), (2, [1, 2]), (1, [1])]:
+        some = [answer(number, sample) for sample in samples]
+        save_sweep(cache, NAME, manifest=MANIFEST, cells=[cell(number)], answers=some)
+    assert stored(cache) == {(1.0, "1"): "A", (2.0, "1"): "A", (2.0, "2"): "A"}
+
+
 def test_an_answer_given_again_takes_the_place_of_the_old_one(cache: CacheFolder) -> None:
     sweep_id = begin_sweep(cache, NAME, manifest=MANIFEST, cells=[cell(1)])
     for raw in "AB":
