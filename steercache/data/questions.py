@@ -14,7 +14,7 @@ from steercache.data.benchmarks.own import is_own_file
 from steercache.data.benchmarks.questions import FailedRow
 from steercache.data.examples import RowReader
 from steercache.data.rows import Row, Rows
-from steercache.data.scenes import SET_NAMES, iter_examples
+from steercache.data.scenes import Difficulty, iter_examples, set_name
 from steercache.manifests.dataset import BenchmarkSource, DatasetManifest, ScenesSource
 
 
@@ -31,8 +31,10 @@ def benchmark_rows(source: BenchmarkSource, base_dir: Path) -> Rows:
 
 def scene_rows(source: ScenesSource) -> Rows:
     """Drawn questions, the first `n` of the seed."""
-    name = SET_NAMES[source.shifted]
-    made = iter_examples(source.seed, source.n, tasks=source.tasks, shifted=source.shifted)
+    said = source.difficulty
+    level = Difficulty.of(said) if isinstance(said, float) else Difficulty(**said.model_dump())
+    name = set_name(shifted=source.shifted, difficulty=level)
+    made = iter_examples(source.seed, source.n, tasks=source.tasks, shifted=source.shifted, difficulty=level)
     return _rows(as_example(name, drawn_question(scene, source.form), None) for scene in made)
 
 

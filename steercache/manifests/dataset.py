@@ -188,6 +188,24 @@ class BenchmarkSource(Document):
     """Put before every question: PaliGemma was trained on `answer en `."""
 
 
+Level = Annotated[float, Field(ge=0, le=1)]
+
+
+class SceneDifficulty(Document):
+    """How hard drawn scenes are, from 0 (what the shipped models were trained on) to 1 in each property."""
+
+    objects: Level = 0.0
+    """More objects beside those that are asked about."""
+    distance: Level = 0.0
+    """Objects nearer to each other."""
+    size: Level = 0.0
+    """Smaller objects."""
+    palette: Level = 0.0
+    """Less contrast between objects and ground."""
+    clutter: Level = 0.0
+    """Strokes without a name strewn over the ground."""
+
+
 class ScenesSource(Document):
     """Drawn scenes with questions in CV-Bench's schema; endless, nothing is downloaded."""
 
@@ -196,6 +214,8 @@ class ScenesSource(Document):
     tasks: Annotated[tuple[SceneTask, ...], Field(min_length=1)] = get_args(SceneTask)
     shifted: bool = False
     """Other outlines, palettes and backgrounds: out of distribution."""
+    difficulty: Level | SceneDifficulty = 0.0
+    """How hard the pictures are: one level for all five properties, or a level for each that is named."""
     n: Positive = 1000
     """Questions, tasks taking turns."""
     form: AnswerForm = "letter"

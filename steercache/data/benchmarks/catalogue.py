@@ -1,5 +1,6 @@
 """The sets by name, and the one way to open them."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from steercache.core.errors import NotFoundError, UsageError
 from steercache.data.benchmarks.blink import SUBTASKS, read_blink
 from steercache.data.benchmarks.clevr import read_clevr_count, read_clevr_json
 from steercache.data.benchmarks.cv_bench import CV_BENCH, read_cv_bench
-from steercache.data.benchmarks.drawn import drawn_rows
+from steercache.data.benchmarks.drawn import HARD, PER_TASK, drawn_rows
 from steercache.data.benchmarks.examples import as_example, under_instruction, with_counts
 from steercache.data.benchmarks.own import is_own_file, open_own
 from steercache.data.benchmarks.pictures import decode_problem
@@ -19,7 +20,7 @@ from steercache.data.benchmarks.source import BenchmarkFiles, HubPart
 from steercache.data.benchmarks.splits import SplitPlan, check_rule, grouped_split, paper_split
 from steercache.data.benchmarks.whatsup import TASK as WHATSUP_TASK
 from steercache.data.benchmarks.whatsup import read_whatsup
-from steercache.data.scenes.questions import TASKS
+from steercache.data.scenes import EASY, TASKS, Difficulty, Task
 
 Read = Callable[[BenchmarkFiles, str | None, AnswerForm], Iterable[Row]]
 
@@ -40,12 +41,16 @@ def _cv_bench(parts: Sequence[HubPart]) -> Read:
     return lambda source, task, form: read_cv_bench(source, parts, form=form)
 
 
-def _scenes(*, shifted: bool) -> Read:
+def _scenes(
+    *, shifted: bool = False, difficulty: Difficulty | Mapping[Task, Difficulty] = EASY, per_task: int = PER_TASK
+) -> Read:
     """Without a folder the pictures are drawn, when they are asked for."""
 
     def read(source: BenchmarkFiles, task: str | None, form: AnswerForm) -> Iterable[Row]:
         if source.folder is None:
-            return drawn_rows(task, form=form, shifted=shifted, limit=source.limit)
+            return drawn_rows(
+                task, form=form, shifted=shifted, difficulty=difficulty, limit=source.limit, per_task=per_task
+            )
         files = ("test_*.parquet", "*.parquet", "**/*.parquet")
         return read_cv_bench(source, [HubPart(hub_id="", split="test", files=files)], form=form)
 
@@ -83,7 +88,14 @@ _SPECS: Final = (
         summary="drawn scenes in CV-Bench's schema; no download",
         tasks=TASKS,
         plan=_CV_PLAN,
-        read=_scenes(shifted=False),
+        read=_scenes(),
+    ),
+    BenchmarkSpec(
+        name="scenes-hard",
+        summary="harder scenes, 1,000 a task: *demo* lies between chance and ceiling in every one",
+        tasks=TASKS,
+        plan=SplitPlan(n_test=500),
+        read=_scenes(difficulty=HARD, per_task=1000),
     ),
     BenchmarkSpec(
         name="scenes-shifted",
@@ -169,7 +181,8 @@ def open_benchmark(
     `task` keeps one task. The published split is drawn within each task, so tasks may share pictures across it. The grouped
     split is drawn over the whole set before a task is kept, so no picture is on both sides in any task (BLINK's subtasks
     are read and split one at a time). In sets of CV-Bench's schema, `form` "number" asks counts for the
-    bare number, "word" asks all else for the choice's own word. `scenes` without a folder are drawn, and come from no hub.
+    bare number, "word" asks all else for the choice's own word. `scenes` without a folder are drawn, and come from no hub;
+    `scenes-level0.5` (0 to 1) or `scenes-objects0.5-size1` are harder ones.
     `limit` reads only the first rows, for the large sets; the published split is of whole sets, so it takes no limit.
 
     Raises:
@@ -198,7 +211,15 @@ def open_benchmark(
 
 
 def find_benchmark(name: str) -> BenchmarkSpec:
-    """The set called `name`. Raises UsageError naming those there are."""
+    """The set called `name`; `scenes-level0.5` and its like are made when they are named.
+
+    Raises:
+        UsageError: no such set; the message names those there are.
+    """
+    if (drawn := re.fullmatch(r"scenes(-shifted)?(-[a-z]+[0-9].*)", name)) is not None:
+        difficulty, shifted = Difficulty.of_label(drawn[2]), drawn[1] is not None
+        base = BENCHMARKS["scenes-shifted" if shifted else "scenes"]
+        return replace(base, name=name, read=_scenes(shifted=shifted, difficulty=difficulty))
     if name not in BENCHMARKS:
         raise UsageError(
             f"unknown benchmark {name!r}",

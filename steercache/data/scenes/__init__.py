@@ -6,12 +6,14 @@ made without the ones before it. `shifted=True` draws the same questions with ot
 out-of-distribution set `scenes-shifted`.
 """
 
+from steercache.data.scenes.difficulty import EASY, Difficulty
 from steercache.data.scenes.draw import draw_scene
 from steercache.data.scenes.examples import (
     SET_NAMES,
     SceneExample,
     iter_examples,
     make_example,
+    set_name,
     to_row,
 )
 from steercache.data.scenes.layout import Scene, SceneItem, make_crowd, make_pairs
@@ -30,10 +32,12 @@ from steercache.data.scenes.questions import (
 
 __all__ = [
     "COLOURS",
+    "EASY",
     "INSTRUCTIONS",
     "SET_NAMES",
     "SHAPES",
     "TASKS",
+    "Difficulty",
     "Scene",
     "SceneExample",
     "SceneItem",
@@ -49,6 +53,7 @@ __all__ = [
     "make_example",
     "make_pairs",
     "plural",
+    "set_name",
     "to_row",
     "write_parquet",
 ]

@@ -23,14 +23,15 @@ def draw_scene(scene: Scene, *, side: int = SIDE) -> "Image.Image":
     large = side * _OVERSAMPLE
     image = Image.fromarray(_ground(scene, large))
     canvas = ImageDraw.Draw(image)
+    for stroke in scene.strokes:
+        canvas.line([end * large for end in stroke.ends], fill=stroke.rgb, width=max(1, large // 100))
     for item in scene.items:
         corners = [(float(x), float(y)) for x, y in _corners(item, large, shifted=scene.shifted)]
+        fill = _faded(fill_of(item, shifted=scene.shifted), scene)
         if item.hollow:
-            canvas.line(
-                [*corners, corners[0], corners[1]], fill=fill_of(item, shifted=scene.shifted), width=large // 28
-            )
+            canvas.line([*corners, corners[0], corners[1]], fill=fill, width=large // 28)
         else:
-            canvas.polygon(corners, fill=fill_of(item, shifted=scene.shifted))
+            canvas.polygon(corners, fill=fill)
     return image.reduce(_OVERSAMPLE)
 
 
@@ -39,6 +40,15 @@ def fill_of(item: SceneItem, *, shifted: bool) -> tuple[int, int, int]:
     r, g, b = (min(255, max(0, base + tone)) for base, tone in zip(RGB[item.colour], item.tone, strict=True))
     if shifted and item.colour not in ("black", "white"):
         r, g, b = ((2 * v + 235) // 3 for v in (r, g, b))
+    return r, g, b
+
+
+def _faded(fill: tuple[int, int, int], scene: Scene) -> tuple[int, int, int]:
+    """The colour mixed with that of the ground, the mean of its edges."""
+    ground = np.mean(scene.background, axis=0)
+    r, g, b = (
+        round((1 - scene.fade) * own + scene.fade * float(other)) for own, other in zip(fill, ground, strict=True)
+    )
     return r, g, b
 
 

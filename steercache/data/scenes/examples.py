@@ -1,13 +1,14 @@
 """Example number `idx` of a seed: the picture, the question, and the row of CV-Bench's schema."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from steercache.core.errors import UsageError
+from steercache.data.scenes.difficulty import EASY, Difficulty
 from steercache.data.scenes.draw import SIDE, draw_scene
 from steercache.data.scenes.layout import Scene, make_crowd, make_pairs
 from steercache.data.scenes.questions import (
@@ -36,6 +37,7 @@ class SceneExample:
     scene: Scene
     question: SceneQuestion
     group_id: str
+    difficulty: Difficulty = EASY
 
     def image(self, *, side: int = SIDE) -> "Image.Image":
         """The picture, RGB, `side` x `side` pixels."""
@@ -49,8 +51,8 @@ class SceneExample:
 
     @property
     def source(self) -> str:
-        """The set that it belongs to: one of SET_NAMES."""
-        return SET_NAMES[self.scene.shifted]
+        """The set that it belongs to: one of SET_NAMES, with the difficulty where it is not the easy set."""
+        return set_name(shifted=self.scene.shifted, difficulty=self.difficulty)
 
     @property
     def filename(self) -> str:
@@ -58,11 +60,23 @@ class SceneExample:
         return f"img/{self.group_id}.png"
 
 
-def make_example(seed: int, idx: int, *, tasks: Sequence[Task] = TASKS, shifted: bool = False) -> SceneExample:
+def set_name(*, shifted: bool = False, difficulty: Difficulty = EASY) -> str:
+    """`scenes`, `scenes-shifted`, `scenes-level0.5`, ...: sets of another difficulty hold other pictures."""
+    return SET_NAMES[shifted] + difficulty.label
+
+
+def make_example(
+    seed: int,
+    idx: int,
+    *,
+    tasks: Sequence[Task] = TASKS,
+    shifted: bool = False,
+    difficulty: Difficulty | Mapping[Task, Difficulty] = EASY,
+) -> SceneExample:
     """Example number `idx` of the set with this seed and these tasks, without making the ones before it.
 
-    Tasks take turns picture by picture. The shifted set holds the same pictures' places and questions under other drawings
-    only in distribution, not one by one.
+    Tasks take turns picture by picture, each with its own `difficulty` where that is a mapping. The shifted set holds the
+    same pictures' places and questions under other drawings only in distribution, not one by one.
 
     Raises:
         UsageError: an unknown task, no task, or a negative number.
@@ -78,23 +92,31 @@ def make_example(seed: int, idx: int, *, tasks: Sequence[Task] = TASKS, shifted:
     task = tasks[picture_no % len(tasks)]
     if task == "Count":
         picture_no, slot = idx, 0
+    level = difficulty if isinstance(difficulty, Difficulty) else difficulty[task]
     stream = [seed, TASKS.index(task), int(shifted), picture_no]
     rng = np.random.default_rng(stream)
     while True:
-        scene = make_crowd(rng, shifted=shifted) if task == "Count" else make_pairs(rng, shifted=shifted)
+        make = make_crowd if task == "Count" else make_pairs
+        scene = make(rng, shifted=shifted, difficulty=level)
         questions = _ask(rng, task, scene)
         if len(questions) > slot:
             break
-    name = f"{SET_NAMES[shifted]}-{seed}-{task.lower()}-{picture_no:06d}"
-    return SceneExample(seed=seed, idx=idx, scene=scene, question=questions[slot], group_id=name)
+    name = f"{set_name(shifted=shifted, difficulty=level)}-{seed}-{task.lower()}-{picture_no:06d}"
+    return SceneExample(seed=seed, idx=idx, scene=scene, question=questions[slot], group_id=name, difficulty=level)
 
 
 def iter_examples(
-    seed: int, n: int, *, tasks: Sequence[Task] = TASKS, shifted: bool = False, start: int = 0
+    seed: int,
+    n: int,
+    *,
+    tasks: Sequence[Task] = TASKS,
+    shifted: bool = False,
+    difficulty: Difficulty | Mapping[Task, Difficulty] = EASY,
+    start: int = 0,
 ) -> Iterator[SceneExample]:
     """Examples `start` to `start + n - 1`."""
     for idx in range(start, start + n):
-        yield make_example(seed, idx, tasks=tasks, shifted=shifted)
+        yield make_example(seed, idx, tasks=tasks, shifted=shifted, difficulty=difficulty)
 
 
 def to_row(example: SceneExample, *, side: int = SIDE) -> dict[str, Any]:

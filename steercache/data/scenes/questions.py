@@ -1,7 +1,7 @@
 """Questions about a scene, with choices and the index of the right one.
 
 Only what can be answered without doubt is asked: an item is named by its shape (or its colour) only where no other has it,
-and a relation is asked along an axis on which the two are at least CLEAR apart.
+and a relation is asked along an axis on which the two are clearly apart (`Scene.asked_distance`).
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,6 @@ from steercache.data.scenes.palette import COLOURS, SHAPES, plural
 
 Task = Literal["Relation", "Count", "Attribute", "Entity"]
 TASKS: Final[tuple[Task, ...]] = get_args(Task)
-CLEAR: Final = 0.24  # of the side, along the axis that is asked about
 
 AnswerForm = Literal["letter", "number", "word"]
 INSTRUCTIONS: Final = MappingProxyType(
@@ -64,11 +63,12 @@ def ask_relation(rng: np.random.Generator, scene: Scene) -> SceneQuestion | None
     """Left or right, above or below, of two items; None if no pair is clearly apart."""
     items = scene.unique_shapes()
     pairs: list[tuple[SceneItem, SceneItem, Literal["x", "y"]]] = []
+    least, greatest = scene.asked_distance
     for a in items:
         for b in items:
-            if a is not b and abs(a.x - b.x) >= CLEAR:
+            if a is not b and least <= abs(a.x - b.x) <= greatest:
                 pairs.append((a, b, "x"))
-            if a is not b and abs(a.y - b.y) >= CLEAR:
+            if a is not b and least <= abs(a.y - b.y) <= greatest:
                 pairs.append((a, b, "y"))
     if not pairs:
         return None
