@@ -134,7 +134,7 @@ def manifests() -> str:
         "Manifests are YAML (or JSON) documents. `steercache manifest check FILE` names every problem at once;"
         " `steercache manifest schema trace` prints the schema for an editor."
     ]
-    for kind in ("trace", "model", "dataset", "sweep"):
+    for kind in ("trace", "model", "dataset", "sweep", "sae"):
         schema = json_schema(kind)
         parts += [f"## {kind}", schema.get("description", "")]
         parts += _fields(schema, schema)

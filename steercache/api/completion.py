@@ -15,7 +15,7 @@ from steercache.core.shipped import shipped_folder
 
 _HEADER_KEY = "steercache.vector"
 _MAX_HEADER_BYTES = 2**20
-_MANIFEST_FOLDERS = ("models", "datasets", "traces", "sweeps")
+_MANIFEST_FOLDERS = ("models", "datasets", "traces", "sweeps", "saes")
 _DATA = (".csv", ".jsonl", ".parquet", ".txt")
 
 

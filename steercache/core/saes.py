@@ -12,7 +12,10 @@ class SaeSpec:
     `sae_id` is the SHA-256 over the weights as loaded (names, dtypes, shapes, bytes) and over what else decides encode and
     decode. `site` and `layer` are ours: `layer` is the zero-based block, and the input of block l + 1 is `resid_post` of
     block l. A hook that no run keeps stands in `site` as the SAE names it, with `layer` None. `model_name`, `prepend_bos`,
-    `context_size` and `neuronpedia_id` are what the SAE's own configuration says, None where it does not.
+    `context_size` and `neuronpedia_id` are what the SAE's own configuration says, None where it does not; `source["model"]` is
+    the model manifest that the SAE's manifest names. `trained_as` is the architecture that it was trained as, where
+    `architecture`, which is what encodes, is another (BatchTopK SAEs encode with a threshold, as JumpReLU). `weight_processing`
+    names changes to the model's weights (TransformerLens' `center_writing_weights`, ...) under which it was trained.
     """
 
     sae_id: str
@@ -27,7 +30,14 @@ class SaeSpec:
     prepend_bos: bool | None
     context_size: int | None = None
     neuronpedia_id: str | None = None
+    trained_as: str | None = None
+    weight_processing: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
-        """The fields as plain values, for JSON; `SaeSpec(**record)` is the same spec."""
-        return {**asdict(self), "source": dict(self.source)}
+        """The fields as plain values, for JSON."""
+        return {**asdict(self), "source": dict(self.source), "weight_processing": list(self.weight_processing)}
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> "SaeSpec":
+        """The spec that `record` was made of."""
+        return cls(**{**record, "weight_processing": tuple(record.get("weight_processing", ()))})

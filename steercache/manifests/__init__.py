@@ -1,10 +1,17 @@
 """Manifests: YAML in, frozen and validated documents out, and which of their fields are part of an identity.
 
-Owns the kinds of manifest (`model`, `dataset`, `trace`, `sweep`), how they are found by name, read and checked, and
+Owns the kinds of manifest (`model`, `dataset`, `trace`, `sweep`, `sae`), how they are found by name, read and checked, and
 their JSON schemas. Reads YAML files and nothing else: no data set, model or network is opened here.
 """
 
-from steercache.manifests.documents import DatasetManifest, Manifest, ModelManifest, SweepManifest, TraceManifest
+from steercache.manifests.documents import (
+    DatasetManifest,
+    Manifest,
+    ModelManifest,
+    SaeManifest,
+    SweepManifest,
+    TraceManifest,
+)
 from steercache.manifests.load import load_manifest, parse_manifest
 from steercache.manifests.resolve import ResolvedSweep, ResolvedTrace, resolve_sweep, resolve_trace
 
@@ -14,6 +21,7 @@ __all__ = [
     "ModelManifest",
     "ResolvedSweep",
     "ResolvedTrace",
+    "SaeManifest",
     "SweepManifest",
     "TraceManifest",
     "load_manifest",

@@ -2,16 +2,18 @@
 
 from steercache.manifests.dataset import DatasetManifest
 from steercache.manifests.model import ModelManifest
+from steercache.manifests.sae import SaeManifest
 from steercache.manifests.sweep import SweepManifest
 from steercache.manifests.trace import TraceManifest
 
-Manifest = ModelManifest | DatasetManifest | TraceManifest | SweepManifest
+Manifest = ModelManifest | DatasetManifest | TraceManifest | SweepManifest | SaeManifest
 
-KINDS: dict[str, type[ModelManifest] | type[DatasetManifest] | type[TraceManifest] | type[SweepManifest]] = {
+KINDS: dict[str, type[Manifest]] = {
     "model": ModelManifest,
     "dataset": DatasetManifest,
     "trace": TraceManifest,
     "sweep": SweepManifest,
+    "sae": SaeManifest,
 }
 
-__all__ = ["KINDS", "DatasetManifest", "Manifest", "ModelManifest", "SweepManifest", "TraceManifest"]
+__all__ = ["KINDS", "DatasetManifest", "Manifest", "ModelManifest", "SaeManifest", "SweepManifest", "TraceManifest"]

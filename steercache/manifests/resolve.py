@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from steercache.core.errors import ManifestError, NotFoundError, Problem
-from steercache.manifests.documents import DatasetManifest, Manifest, ModelManifest, SweepManifest, TraceManifest
+from steercache.manifests.documents import (
+    DatasetManifest,
+    Manifest,
+    ModelManifest,
+    SaeManifest,
+    SweepManifest,
+    TraceManifest,
+)
 from steercache.manifests.load import FOLDERS, find_manifest, read_manifest
 from steercache.manifests.sweep import ZooModel
 from steercache.manifests.tree import read_tree
@@ -107,11 +114,17 @@ def check_file(path: Path, *, search: Iterable[Path] = ()) -> Manifest:
     elif isinstance(document, SweepManifest):
         resolve_sweep(path, search=search)
     elif isinstance(document, ModelManifest) and document.backbone is not None:
-        lookup = _Lookup(path=path, search=(*beside(path), *search), problems=[])
-        lookup.located(document.backbone, ("backbone",), ModelManifest)
-        if lookup.problems:
-            raise ManifestError("this manifest is not valid", problems=lookup.problems, place=str(path))
+        _check_model(path, document.backbone, "backbone", search)
+    elif isinstance(document, SaeManifest) and document.model is not None:
+        _check_model(path, document.model, "model", search)
     return document
+
+
+def _check_model(path: Path, name: str, field: str, search: Iterable[Path]) -> None:
+    lookup = _Lookup(path=path, search=(*beside(path), *search), problems=[])
+    lookup.located(name, (field,), ModelManifest)
+    if lookup.problems:
+        raise ManifestError("this manifest is not valid", problems=lookup.problems, place=str(path))
 
 
 def beside(path: Path) -> tuple[Path, ...]:

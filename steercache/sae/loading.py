@@ -1,34 +1,61 @@
 """An SAE to memory, through sae-lens' own loaders: no weight format is parsed here."""
 
 import os
-from collections.abc import Mapping
+import pickle
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from steercache.core.errors import DamagedError, NotFoundError
+from steercache.core.errors import BudgetError, DamagedError, NotFoundError, SteercacheError, UsageError
 from steercache.core.saes import SaeSpec
+from steercache.manifests.problems import close_match
+from steercache.manifests.sae import FolderSae, ReleaseSae, SaeManifest
+from steercache.sae.checks import check_config, check_module
+from steercache.sae.find import CONFIG, FoundSae, find_sae
 from steercache.sae.hooks import site_of
 from steercache.sae.library import sae_lens
 from steercache.sae.loaded import LoadedSae, weights_id
+from steercache.sae.local_files import local_files
+
+_WEIGHTS = "sae_weights.safetensors"
+_PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 def load_sae(
-    source: str | os.PathLike[str], *, name: str | None = None, device: str = "cpu", dtype: str = "float32"
+    source: SaeManifest | str | os.PathLike[str],
+    *,
+    layer: int | None = None,
+    base_dir: Path | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
 ) -> LoadedSae:
-    """Load the SAE in a folder as sae-lens writes it (`cfg.json`, `sae_weights.safetensors`).
+    """Load an SAE: a manifest (object, name or file), one layer of a manifest as `NAME-l12`, or a folder of sae-lens.
+
+    Weights come from this machine's files: a release of sae-lens from the hub's cache (`HF_HUB_CACHE`), never from the
+    network. `layer` chooses among the SAEs of a manifest that lists several; `base_dir` is what the paths of a manifest object
+    are relative to. `dtype` is what the SAE computes in, and part of its identity.
 
     Raises:
-        NotFoundError: no such folder. DamagedError: sae-lens cannot load it. MissingExtraError: sae-lens is not installed.
+        NotFoundError: no such manifest, folder, release or id, or its files are not on this machine.
+        DamagedError: the files are not what they should be. UsageError: an SAE that cannot encode single rows of a run.
+        BudgetError: it does not fit into memory. MissingExtraError: sae-lens is not installed.
     """
-    folder = Path(source)
-    if not (folder / "cfg.json").is_file():
-        raise NotFoundError("no SAE folder: there is no cfg.json", place=str(folder))
-    sae_class = sae_lens().SAE
-    try:
-        module = sae_class.load_from_disk(folder, device="cpu", dtype=dtype)
-    except Exception as error:  # the files are outside input to a library that raises what it likes
-        raise DamagedError(f"sae-lens cannot load it: {error}", place=str(folder)) from error
-    spec = spec_of(module, name=name or folder.resolve().name, source={"folder": str(folder.resolve())})
+    if dtype not in _DTYPES:
+        raise UsageError(f"an SAE cannot compute in {dtype!r}", hint=f"choose one of: {', '.join(_DTYPES)}")
+    found = find_sae(source, layer=layer, base_dir=base_dir)
+    sae_lens()
+    manifest = found.manifest
+    if isinstance(manifest.source, FolderSae):
+        module, origin = _from_folder(found.base_dir / found.sae, dtype)
+    else:
+        module, origin = _from_release(manifest.source, found.sae, dtype)
+    place = str(origin.get("folder") or f"{origin['release']}/{origin['sae_id']}")
+    check_module(module, place=place)
+    spec = spec_of(module, name=found.name, source={**origin, **({"model": manifest.model} if manifest.model else {})})
+    _check_layer(found, spec, place)
     return LoadedSae(module.to(device=device), spec)
 
 
@@ -49,4 +76,120 @@ def spec_of(module: Any, *, name: str, source: Mapping[str, Any]) -> SaeSpec:
         prepend_bos=said.prepend_bos,
         context_size=said.context_size,
         neuronpedia_id=said.neuronpedia_id,
+        trained_as=said.training_architecture,
+        weight_processing=tuple(sorted(k for k, v in (said.model_from_pretrained_kwargs or {}).items() if v is True)),
     )
+
+
+def _from_folder(folder: Path, dtype: str) -> tuple[Any, dict[str, Any]]:
+    from sae_lens.loading import pretrained_sae_loaders as loaders
+
+    place = str(folder)
+    if not (folder / CONFIG).is_file():
+        raise NotFoundError(f"no SAE folder: there is no {CONFIG}", place=place)
+    if not (folder / _WEIGHTS).is_file():
+        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+        if pickles:
+            raise UsageError(
+                f"its weights are a pickle ({pickles[0]}), which can run code when it is read and is never opened",
+                place=place,
+                hint=f"save the SAE again with sae-lens' save_model, which writes {_WEIGHTS}",
+            )
+        raise NotFoundError(f"no SAE folder: there is no {_WEIGHTS}", place=place)
+    with _explaining(place), local_files():
+        config = loaders.get_sae_lens_config_from_disk(folder)
+        training = config.get("architecture") in _training_only()
+        if not training:
+            config = loaders.handle_config_defaulting(config)
+        check_config(config, place=place, training=training)
+        converter = {"converter": _inference_of_training} if training else {}
+        module = sae_lens().SAE.load_from_disk(folder, device="cpu", dtype=dtype, **converter)
+    return module, {"folder": str(folder.resolve())}
+
+
+def _from_release(source: ReleaseSae, sae_id: str, dtype: str) -> tuple[Any, dict[str, Any]]:
+    from sae_lens.loading import pretrained_sae_loaders as loaders
+    from sae_lens.loading.pretrained_saes_directory import get_repo_id_and_folder_name
+
+    release = source.release
+    place = f"{release}/{sae_id}"
+    _check_listed(release, sae_id)
+    repository, inside = get_repo_id_and_folder_name(release, sae_id)
+    with _explaining(place, fetch=f"hf download {repository} --include '{inside}*'"):
+        with local_files(revision=source.revision) as read:
+            check_config(loaders.load_sae_config_from_huggingface(release, sae_id), place=place)
+            module = sae_lens().SAE.from_pretrained(release, sae_id, device="cpu", dtype=dtype)
+        origin = {"release": release, "sae_id": sae_id, "repository": repository, "revision": read.revision}
+    return module, origin
+
+
+def _check_listed(release: str, sae_id: str) -> None:
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    listed = get_pretrained_saes_directory()
+    if release not in listed:
+        if "/" in release:
+            return  # a repository in sae-lens' own layout
+        raise NotFoundError(f"sae-lens lists no release {release!r}{close_match(release, listed)}")
+    ids = listed[release].saes_map
+    if sae_id not in ids:
+        raise NotFoundError(
+            f"the release has no SAE {sae_id!r}{close_match(sae_id, ids)}",
+            place=release,
+            hint=f"one of: {', '.join(list(ids)[:5])}{', ...' if len(ids) > 5 else ''}",
+        )
+
+
+def _training_only() -> frozenset[str]:
+    """Architectures that exist while an SAE is trained only; sae-lens saves them as another one."""
+    known = sae_lens().registry
+    return frozenset(set(known.SAE_TRAINING_CLASS_REGISTRY) - set(known.SAE_CLASS_REGISTRY))
+
+
+def _inference_of_training(
+    path: str | Path, device: str, cfg_overrides: dict[str, Any] | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A loader for sae-lens of a checkpoint that its trainer wrote: what its `save_inference_model` would write."""
+    dtype = (cfg_overrides or {}).get("dtype")
+    training = sae_lens().TrainingSAE.load_from_disk(path, device=device, dtype=dtype)
+    state = {name: tensor.detach() for name, tensor in training.state_dict().items()}
+    training.process_state_dict_for_saving_inference(state)
+    return {**training.cfg.get_inference_sae_cfg_dict(), "device": device}, state
+
+
+def _check_layer(found: FoundSae, spec: SaeSpec, place: str) -> None:
+    if found.layer is not None and spec.layer is not None and found.layer != spec.layer:
+        raise UsageError(
+            f"it is asked for as the SAE of layer {found.layer}, and its configuration says layer {spec.layer}",
+            place=place,
+        )
+
+
+@contextmanager
+def _explaining(place: str, *, fetch: str | None = None) -> Iterator[None]:
+    """Turn what sae-lens and the libraries below it raise over files into an error with a place and a way out."""
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `check_module` says what matters of them
+            yield
+    except (SteercacheError, KeyboardInterrupt):
+        raise
+    except (EntryNotFoundError, RepositoryNotFoundError, HFValidationError) as error:
+        raise NotFoundError("its files are not in the hub's cache on this machine", place=place, hint=fetch) from error
+    except pickle.UnpicklingError as error:
+        raise DamagedError(
+            "its weights hold other things than tensors, which are never unpickled", place=place, hint=fetch
+        ) from error
+    except MemoryError as error:
+        raise BudgetError("it does not fit into memory", place=place, hint="take a narrower SAE") from error
+    except Exception as error:  # anything: the files are outside input to a library that raises what it likes
+        raise DamagedError(f"sae-lens cannot load it: {_first_line(error)}", place=place, hint=fetch) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    name = type(error).__name__
+    said = " ".join(lines[:3])[:300]
+    return f"{name}: {said}" if said else name

@@ -18,6 +18,7 @@ MODELS = {  # the ids under which their authors publish them
     "gemma-2-2b": "google/gemma-2-2b",
     "gemma-2-9b": "google/gemma-2-9b",
     "gemma-3-4b-it": "google/gemma-3-4b-it",
+    "gemma-3-4b-pt": "google/gemma-3-4b-pt",
     "idefics3-8b-llama3": "HuggingFaceM4/Idefics3-8B-Llama3",
     "llama-3.1-8b": "meta-llama/Llama-3.1-8B",
     "llava-1.5-7b": "llava-hf/llava-1.5-7b-hf",

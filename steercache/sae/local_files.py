@@ -1,0 +1,91 @@
+"""sae-lens' loaders on this machine's files only: the hub's cache, no network, no code inside weights.
+
+sae-lens asks the hub wherever a file is not in the cache, and its loader for Gemma Scope 2 asks for the shapes of tensors over
+the network even where the file is in the cache. While `local_files` is open, what its loaders call for a file answers from the
+cache alone, and what they unpickle (`.pt` files) is restricted to tensors, whatever the environment says.
+"""
+
+import threading
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from steercache.sae.memory import refuse_too_large
+
+_lock = threading.RLock()
+WEIGHTS = (".safetensors", ".npz", ".pt", ".pth")
+
+
+@dataclass(slots=True)
+class ReadFiles:
+    """The files that the loaders asked for."""
+
+    paths: list[Path] = field(default_factory=list)
+
+    @property
+    def revision(self) -> str | None:
+        """The commit that the hub's cache has the files of."""
+        parts = [path.parts for path in self.paths]
+        return next((p[p.index("snapshots") + 1] for p in parts if "snapshots" in p), None)
+
+
+class _RestrictedTorch:
+    """torch, but `load` takes tensors only: nothing in the file is run."""
+
+    def __init__(self, torch: Any) -> None:
+        self._torch = torch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._torch, name)
+
+    def load(self, file: Any, *, map_location: Any = None) -> Any:
+        return self._torch.load(file, map_location=map_location, weights_only=True)
+
+
+@contextmanager
+def local_files(*, revision: str | None = None) -> Iterator[ReadFiles]:
+    """While the block runs, sae-lens' loaders read local files, at `revision` of a repository; one thread at a time.
+
+    A file that is not there raises huggingface_hub's `LocalEntryNotFoundError` inside, one that does not fit into memory
+    BudgetError.
+    """
+    from sae_lens.loading import pretrained_sae_loaders as loaders
+
+    read = ReadFiles()
+    download = loaders.hf_hub_download
+
+    def cached(repo_id: str, filename: str, *, subfolder: str | None = None, **ignored: Any) -> str:
+        asked = ignored.get("revision") or revision
+        path: str = download(repo_id, filename, subfolder=subfolder, revision=asked, local_files_only=True)
+        read.paths.append(Path(path))
+        _refuse_large_file(Path(path))
+        return path
+
+    def shapes(repo_id: str, filename: str) -> dict[str, list[int]]:
+        with loaders.safe_open(cached(repo_id, filename), framework="pt") as file:
+            return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+    replaced = {"hf_hub_download": cached, "get_safetensors_tensor_shapes": shapes}
+    with _lock:
+        kept = {name: getattr(loaders, name) for name in (*replaced, "torch")}
+        try:
+            for name, function in replaced.items():
+                setattr(loaders, name, function)
+            loaders.torch = _RestrictedTorch(kept["torch"])
+            yield read
+        finally:
+            for name, value in kept.items():
+                setattr(loaders, name, value)
+
+
+def _refuse_large_file(path: Path) -> None:
+    """Raises BudgetError for weights that do not fit into memory; of a compressed file the size that it expands to."""
+    if path.suffix in WEIGHTS and path.is_file():
+        n_bytes = path.stat().st_size
+        if path.suffix == ".npz" and zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                n_bytes = sum(one.file_size for one in archive.infolist())
+        refuse_too_large(n_bytes, what="this file of weights", place=str(path))
