@@ -11,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from steercache.cache.vector_features import feature_rows, typed
 from steercache.core.errors import DamagedError, NotFoundError, UsageError
 from steercache.core.ids import canonical_json
 from steercache.core.vectors import FittedOn, SteeringVector
@@ -88,7 +89,7 @@ def read_vector(path: Path) -> StoredVector:
 
 
 def vector_rows(stored: StoredVector) -> list[dict[str, Any]]:
-    """A vector as rows of the index's `vectors`, one per layer.
+    """A vector as rows of the index's `vectors`, one per layer; the first brings the `features` of a vector of an SAE.
 
     Provenance is free JSON, of other programs too: what is of another type than its column is NULL there.
     """
@@ -96,8 +97,9 @@ def vector_rows(stored: StoredVector) -> list[dict[str, Any]]:
     by_layer: dict[int, Mapping[str, Any]] = {
         d["layer"]: d for d in vector.diagnostics if isinstance(d.get("layer"), int)
     }
-    query = _typed(made.get("query"), Mapping) or {}
-    return [
+    query = typed(made.get("query"), Mapping) or {}
+    features = feature_rows(vector)
+    rows: list[dict[str, Any]] = [
         {
             "vector_id": vector.vector_id,
             "name": vector.name,
@@ -106,26 +108,20 @@ def vector_rows(stored: StoredVector) -> list[dict[str, Any]]:
             "site": vector.site,
             "layer": layer,
             "norm": float(norm),
-            "resid_norm": _typed(by_layer.get(layer, {}).get("resid_norm"), float),
-            "auc": _typed(by_layer.get(layer, {}).get("auc"), float),
-            "run_id": _typed(made.get("run_id"), str),
-            "generation": _typed(made.get("generation"), str),
-            "query_name": _typed(query.get("name"), str),
-            "query_text": _typed(query.get("text"), str),
+            "resid_norm": typed(by_layer.get(layer, {}).get("resid_norm"), float),
+            "auc": typed(by_layer.get(layer, {}).get("auc"), float),
+            "run_id": typed(made.get("run_id"), str),
+            "generation": typed(made.get("generation"), str),
+            "query_name": typed(query.get("name"), str),
+            "query_text": typed(query.get("text"), str),
             "params": made.get("params") or {},
-            "control_kind": _typed(made.get("control_kind"), str),
-            "control_seed": _typed(made.get("control_seed"), int),
+            "control_kind": typed(made.get("control_kind"), str),
+            "control_seed": typed(made.get("control_seed"), int),
             "created_at": stored.created_at,
             "hidden_size": vector.hidden_size,
         }
         for layer, norm in zip(vector.layers, vector.norms, strict=True)
     ]
-
-
-def _typed(value: Any, kind: type) -> Any:
-    """The value if a column of `kind` can hold it, else None; a whole number is a float too."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int):
-        return value if kind in (int, float) and -(2**63) <= value < 2**63 else None
-    return value if isinstance(value, kind) else None
+    for row in rows[:1] if features else []:
+        row["features"] = features
+    return rows

@@ -1,14 +1,12 @@
 """Where a vector came from, as JSON: enough to fit it again, and nothing that changes when it is."""
 
-import hashlib
 from collections.abc import Mapping
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
-from steercache.core.errors import UsageError
+from steercache.core.provenance import as_json, describe_rows
+from steercache.core.provenance import rows_digest as rows_digest
 from steercache.core.selection import Selection
 from steercache.fit.sides import LabelledSides, Recipe
 
@@ -18,12 +16,9 @@ def describe(
 ) -> Any:
     """The provenance of a vector fitted on `sel`; `needs` are the packages whose versions decide its bytes."""
     return {
-        "query": {"name": sel.query.name, "text": sel.query.text, "bindings": _json(dict(sel.query.bindings))},
-        "run_id": sel.run_id,
-        "generation": sel.source.generation,
-        "lossy": bool(sel.source.lossy),
+        **describe_rows(sel, needs=needs),
         "recipe": recipe,
-        "params": _json(dict(params)),
+        "params": as_json(dict(params)),
         "seed": params.get("seed"),
         "rows": {
             "digest": rows_digest(sel),
@@ -32,41 +27,4 @@ def describe(
             "n_samples": len(np.unique(sel.sample_idx)),
             f"n_{sides.unit_name}s": sides.n_units,
         },
-        "versions": {name: _version(name) for name in ("steercache", *needs)},
     }
-
-
-def rows_digest(sel: Selection) -> str:
-    """SHA-256 over the rows picked and what was said about them."""
-    h = hashlib.sha256()
-    for values, dtype in ((sel.rows, "<i8"), (sel.label, "<i1"), (sel.pair, "<i8"), (sel.weight, "<f4")):
-        data = b"" if values is None else np.ascontiguousarray(values, dtype).tobytes()
-        h.update(len(data).to_bytes(8, "little") + data)
-    return h.hexdigest()
-
-
-@cache
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _json(value: Any) -> Any:
-    """JSON values only: numpy's numbers as Python's.
-
-    Raises:
-        UsageError: a binding that JSON cannot hold.
-    """
-    if isinstance(value, Mapping):
-        return {str(k): _json(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_json(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float) and np.isfinite(value):
-        return value
-    raise UsageError(f"a binding of type {type(value).__name__} ({value!r}) cannot be kept with the vector")

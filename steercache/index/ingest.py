@@ -129,13 +129,20 @@ def drop_run(con: Connection, run_id: str) -> None:
 
 
 def put_vector(con: Connection, row: Row) -> None:
-    """Insert or replace one layer of a vector; keys are columns of `vectors`."""
-    replace(con, "vectors", [row], key=("vector_id", "layer"))
+    """Insert or replace one layer of a vector; keys are columns of `vectors`, and `features`: rows of `features` of the whole
+    vector, which one of its layers brings."""
+    replace(
+        con, "vectors", [{key: value for key, value in row.items() if key != "features"}], key=("vector_id", "layer")
+    )
+    if "features" in row:
+        con.execute("DELETE FROM features WHERE vector_id = ?", [row["vector_id"]])
+        insert(con, "features", row["features"])
 
 
 def drop_vector(con: Connection, vector_id: str) -> None:
-    """Take a vector out, every layer of it."""
-    con.execute("DELETE FROM vectors WHERE vector_id = ?", [vector_id])
+    """Take a vector out, every layer of it, with the features that were considered for it."""
+    for table in ("vectors", "features"):
+        con.execute(f"DELETE FROM {table} WHERE vector_id = ?", [vector_id])
 
 
 def drop_sweep(con: Connection, sweep_id: str) -> None:
@@ -196,7 +203,7 @@ def known_ids(con: Connection) -> dict[str, set[str]]:
     """Ids of the runs, vectors and sweeps that any table has rows of."""
     sources = {
         "run_id": ("runs", "sites", "shards"),  # tokens and samples come and go with their shards
-        "vector_id": ("vectors",),
+        "vector_id": ("vectors", "features"),
         "sweep_id": PER_SWEEP,
     }
     found = {}

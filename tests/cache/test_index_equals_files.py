@@ -35,7 +35,7 @@ from tests.queries.small_cache import add_run
 
 MAT, PEN = "the cat is on the mat", "two pens lie near the red book"
 BOOKKEEPING = ("seen", "sources", "schema_migrations")
-ROWS_OF_FILES = {"runs", "sites", "shards", "samples", "tokens", "vectors"}
+ROWS_OF_FILES = {"runs", "sites", "shards", "samples", "tokens", "vectors", "features"}
 ROWS_OF_FILES |= {"sweeps", "cells", "answers", "searches", "choices"}
 SAMPLES = ("x", "y", "z")
 
@@ -114,14 +114,30 @@ def vector(number: int, *, auc: float | None = None) -> SteeringVector:
     diagnostics = () if auc is None else tuple({"layer": layer, "auc": auc, "resid_norm": 9.0} for layer in (0, 1))
     return SteeringVector(
         name=f"v{number}",
-        method="mean_shift",
+        method="sae" if number % 2 else "mean_shift",
         concept="counting",
         site="resid_post",
         layers=(0, 1),
         values=np.full((2, 4), number + 1, dtype=np.float32),
-        provenance={"params": {"number": number}},
+        provenance={"params": {"number": number}} | (features(number) if number % 2 else {}),
         diagnostics=diagnostics,
     )
+
+
+def features(number: int) -> dict[str, Any]:
+    """What a fit of an SAE says of the features it considered; at layer 2 none was taken, so the vector lacks it."""
+    columns = {
+        "feature": [number, 40],
+        "rank": [1, 2],
+        "score": [1.5, 0.5],
+        "selected": [True, False],
+        "reason": ["a", "b"],
+    }
+    none = columns | {"selected": [False, False], "verdict": ["no", None]}
+    return {
+        "saes": {str(layer): {"sae_id": "ab"} for layer in (0, 1, 2)},
+        "features": {"0": columns, "1": columns, "2": none},
+    }
 
 
 def cell(number: int) -> Cell:

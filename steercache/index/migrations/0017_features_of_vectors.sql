@@ -1,0 +1,31 @@
+-- Features that an SAE fit considered: which vector they belong to, and why each was taken or not.
+
+ALTER TABLE features ADD COLUMN vector_id VARCHAR;
+ALTER TABLE features ADD COLUMN run_id VARCHAR;
+ALTER TABLE features ADD COLUMN selection VARCHAR;
+ALTER TABLE features ADD COLUMN picked BOOLEAN;
+ALTER TABLE features ADD COLUMN selected BOOLEAN;
+ALTER TABLE features ADD COLUMN weight DOUBLE;
+ALTER TABLE features ADD COLUMN n_sentences INTEGER;
+ALTER TABLE features ADD COLUMN p DOUBLE;
+ALTER TABLE features ADD COLUMN q DOUBLE;
+ALTER TABLE features ADD COLUMN judge VARCHAR;
+ALTER TABLE features ADD COLUMN prompt_version INTEGER;
+ALTER TABLE features ADD COLUMN reason VARCHAR;
+COMMENT ON TABLE features IS 'One row per SAE vector, layer and feature considered for it.';
+COMMENT ON COLUMN features.vector_id IS 'vector that the feature was considered for';
+COMMENT ON COLUMN features.run_id IS 'run whose rows were encoded';
+COMMENT ON COLUMN features.selection IS 'selection: paper, firing_rate or sparse_probe';
+COMMENT ON COLUMN features.picked IS 'whether the selection picked it, before anybody looked at what it means';
+COMMENT ON COLUMN features.selected IS 'whether the vector is made of it';
+COMMENT ON COLUMN features.weight IS 'share of its decoder row in the mean that the vector is; NULL for features that are not in it';
+COMMENT ON COLUMN features.n_sentences IS 'sentences that speak for it; the same as hits';
+COMMENT ON COLUMN features.hits IS 'sentences in whose top features it was (paper), or at whose anchors it fires';
+COMMENT ON COLUMN features.score IS 'summed rank weight (paper), difference of firing rates (firing_rate), or weight (sparse_probe)';
+COMMENT ON COLUMN features.p IS 'p of Fisher''s exact test, one-sided; NULL where the method has none';
+COMMENT ON COLUMN features.q IS 'false discovery rate of Benjamini and Hochberg; NULL where the method has none';
+COMMENT ON COLUMN features.verdict IS 'yes, no or unclear; NULL where there is no verdict';
+COMMENT ON COLUMN features.verdict_digest IS 'digest of the request; sae/verdicts/<digest>.json below the cache holds the whole reply';
+COMMENT ON COLUMN features.judge IS 'model that gave the verdict, or sheet';
+COMMENT ON COLUMN features.prompt_version IS 'version of the question that the judge was asked';
+COMMENT ON COLUMN features.reason IS 'why it was taken or not';
