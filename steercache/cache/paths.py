@@ -68,6 +68,36 @@ class RunPaths:
 
 
 @dataclass(frozen=True, slots=True)
+class EncodingPaths:
+    """The files of one run encoded with one SAE."""
+
+    folder: Path
+
+    @property
+    def document(self) -> Path:
+        return self.folder / "encoding.json"
+
+    @property
+    def health(self) -> Path:
+        return self.folder / "health.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / "LOCK"
+
+    @property
+    def records(self) -> Path:
+        """The folder of the records whose renames commit the features of shards."""
+        return self.folder / "shards"
+
+    def record(self, shard_idx: int) -> Path:
+        return self.records / f"{shard_idx:05d}.json"
+
+    def acts(self, shard_idx: int) -> Path:
+        return self.folder / "acts" / f"{shard_idx:05d}.parquet"
+
+
+@dataclass(frozen=True, slots=True)
 class RootPaths:
     """The folders of one cache root."""
 
@@ -128,6 +158,28 @@ class RootPaths:
 
     def run(self, run_id: str) -> RunPaths:
         return RunPaths(self.runs / checked_id(run_id))
+
+    @property
+    def saes(self) -> Path:
+        """Folder of `<sae_id>/<run_id>/`: features of the runs' rows."""
+        return self.root / "sae"
+
+    def encoding(self, sae_id: str, run_id: str) -> EncodingPaths:
+        return EncodingPaths(self.saes / checked_id(sae_id) / checked_id(run_id))
+
+    def encodings(self) -> list[EncodingPaths]:
+        """Every encoding that has begun, by ids of SAE and run."""
+        return [paths for paths in self.encoding_folders() if paths.document.exists()]
+
+    def encoding_folders(self) -> list[EncodingPaths]:
+        """Every folder that has the name of an encoding, whatever is in it."""
+        return [
+            EncodingPaths(folder)
+            for sae in (sorted(self.saes.iterdir()) if self.saes.is_dir() else ())
+            if _HEX_ID.fullmatch(sae.name) and sae.is_dir()
+            for folder in sorted(sae.iterdir())
+            if _HEX_ID.fullmatch(folder.name)
+        ]
 
     def vector(self, vector_id: str) -> Path:
         return self.vectors / f"{checked_id(vector_id)}.safetensors"

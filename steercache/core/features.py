@@ -49,7 +49,8 @@ class FeatureActs:
         cls, row: Ints, feature: npt.NDArray[Any], value: npt.NDArray[Any], *, n_rows: int, n_features: int
     ) -> "FeatureActs":
         """From (row, feature, value) in any order, each pair once; `row` counts from 0."""
-        order = np.lexsort((feature, row))
+        by_feature = stable_order(feature, n_features)
+        order = by_feature[stable_order(np.asarray(row)[by_feature], n_rows)]
         indptr = np.zeros(n_rows + 1, dtype=np.int64)
         np.cumsum(np.bincount(row, minlength=n_rows), out=indptr[1:])
         return cls(
@@ -138,3 +139,18 @@ class FeatureActs:
             self.indices, weights=self.values.astype(np.float64), minlength=self.n_features
         ).astype(np.float64, copy=False)
         return sums
+
+
+def stable_order(keys: npt.NDArray[Any], n_keys: int) -> npt.NDArray[np.intp]:
+    """Where to take each entry from so that `keys`, whole numbers in [0, n_keys), ascend; equal ones keep their order.
+
+    numpy sorts 16-bit numbers by counting, some twenty times as fast as others: wider keys are sorted by their lower halves
+    first.
+
+    >>> stable_order(np.array([70_000, 2, 70_000, 1]), 80_000).tolist()
+    [3, 1, 0, 2]
+    """
+    order = np.argsort(keys.astype(np.uint16), kind="stable")  # the lowest 16 bits
+    for shift in range(16, max(n_keys - 1, 0).bit_length(), 16):
+        order = order[np.argsort((keys[order] >> shift).astype(np.uint16), kind="stable")]
+    return order

@@ -131,12 +131,12 @@ def over_files(
         rows = [shard_row(run.run["run_id"], s.record, files=(s.tokens, s.samples)) for s in run.shard_files]
         insert(con, "shards", rows)
     _fill_rest(con, vectors, sweeps)
-    con.register("tokens_file", _parquet(TOKENS, _per_shard(runs, "tokens")))
-    con.register("samples_file", _parquet(SAMPLES, _per_shard(runs, "samples")))
+    con.register("tokens_file", parquet_dataset(TOKENS, _per_shard(runs, "tokens")))
+    con.register("samples_file", parquet_dataset(SAMPLES, _per_shard(runs, "samples")))
     labels = [
         (path, {"run_id": run.run["run_id"], "dataset": path.parent.name}) for run in runs for path in run.annotations
     ]
-    con.register("labels_file", _parquet(ANNOTATIONS, labels, keys={"run_id": pa.string(), "dataset": pa.string()}))
+    con.register("labels_file", parquet_dataset(ANNOTATIONS, labels, keys={"run_id": pa.string(), "dataset": pa.string()}))
     _replace_by_view(con, "samples", SAMPLES_OF_RUNS)
     _replace_by_view(con, "tokens", TOKENS_OF_RUNS)
     return con
@@ -222,7 +222,7 @@ def _per_shard(runs: Sequence[RunFiles], kind: Literal["tokens", "samples"]) -> 
     ]
 
 
-def _parquet(
+def parquet_dataset(
     schema: pa.Schema, files: Sequence[tuple[Path, Mapping[str, Any]]], *, keys: Mapping[str, pa.DataType] = _SHARD_KEYS
 ) -> ds.Dataset:
     """Parquet files as one data set with constant columns per file, by which whole files are skipped."""
