@@ -165,7 +165,8 @@ def open_encoding(roots: RootPaths, sae_id: str, run_id: str) -> Encoding:
 
 
 def encoding_at(roots: RootPaths, paths: EncodingPaths) -> Encoding:
-    """As `open_encoding`, by the encoding's folder. A record that cannot be read counts as missing."""
+    """As `open_encoding`, by the encoding's folder. A record that cannot be read, or whose file is missing or short, counts as
+    missing: the next encoding makes it again."""
     document = read_encoding_document(paths)
     run = roots.run(document.run_id)
     if not run.folder.is_dir():
@@ -176,13 +177,13 @@ def encoding_at(roots: RootPaths, paths: EncodingPaths) -> Encoding:
     for shard_idx, source in ShardRecords(run, generation).items():
         n_rows += source.n_rows
         record = records.get(shard_idx)
-        if record is None:
+        if record is None or not _is_there(paths, record):
             missing.append(shard_idx)
         elif (record.generation, record.source_digest) == (generation, source.digest()):
             fresh[shard_idx] = record
         else:
             stale[shard_idx] = record
-    stale |= {idx: record for idx, record in records.items() if idx not in fresh and idx not in stale}
+    stale |= {idx: record for idx, record in records.items() if idx not in fresh and idx not in missing}
     return Encoding(
         paths=paths,
         document=document,
@@ -193,6 +194,13 @@ def encoding_at(roots: RootPaths, paths: EncodingPaths) -> Encoding:
         missing=tuple(missing),
         n_rows_of_run=n_rows,
     )
+
+
+def _is_there(paths: EncodingPaths, record: FeatureShard) -> bool:
+    try:
+        return (paths.folder / record.file.path).stat().st_size == record.file.n_bytes
+    except FileNotFoundError:
+        return False
 
 
 def rows_per_shard_of(roots: RootPaths, run_id: str) -> int:
@@ -231,4 +239,3 @@ def begin_encoding(paths: EncodingPaths, document: EncodingDocument) -> Encoding
             return known
     write_encoding_document(paths, document)
     return document
-

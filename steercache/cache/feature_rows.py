@@ -18,8 +18,8 @@ from steercache.core.ids import SHORT_ID
 from steercache.core.layout import FileRecord
 from steercache.core.selection import RowIndex
 from steercache.index.features import FEATURE_ROWS
-from steercache.store.checksum import crc32c
-from steercache.store.durable import make_folder, write_file_atomically
+from steercache.store import durable
+from steercache.store.checksum import extend
 
 GROUP_ROWS: Final = 65_536
 _AGAIN = "encode the run again: that computes what is missing or damaged"
@@ -47,34 +47,95 @@ class Entries:
 
 
 class FeatureFileWriter:
-    """The Parquet file of one shard, put together in memory. Each call of `add` becomes a stretch that is sorted by feature
-    and row; stretches cover ascending rows, so that one of bounded size may end within the shard."""
+    """The Parquet file of one shard, under construction; memory holds one stretch of it.
 
-    def __init__(self, first_row: int) -> None:
-        self._first_row = first_row
-        self._sink = pa.BufferOutputStream()
-        self._writer = pq.ParquetWriter(
-            self._sink, FEATURE_ROWS, compression="none", use_dictionary=False, column_encoding=_ENCODINGS
-        )
+    Each call of `add` becomes a stretch sorted by feature and row; stretches cover ascending rows, so that one of bounded size
+    may end within the shard. Leaving the block without `finish` removes what was written.
+    """
+
+    def __init__(self, path: Path, *, first_row: int, n_features: int) -> None:
+        self._path, self._first_row, self._n_features = path, first_row, n_features
         self.n_entries = 0
 
-    def add(self, parts: Sequence[Entries], *, n_features: int) -> None:
+    def __enter__(self) -> "FeatureFileWriter":
+        durable.make_folder(self._path.parent)
+        self._file = _DurableFile(self._path)
+        self._writer = pq.ParquetWriter(
+            pa.PythonFile(self._file, mode="w"),
+            FEATURE_ROWS,
+            compression="none",
+            use_dictionary=False,
+            column_encoding=_ENCODINGS,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.discard()
+
+    def add(self, parts: Sequence[Entries]) -> None:
         """Sort the parts, which follow each other, into one stretch and write it."""
         feature = np.concatenate([part.feature for part in parts])
-        order = stable_order(feature, n_features)
+        order = stable_order(feature, self._n_features)
         slot = np.concatenate([part.slot for part in parts])[order]
         value = np.concatenate([part.value for part in parts])[order]
         columns = (slot.astype(np.int64) + self._first_row, feature[order], value)
-        self._writer.write_table(pa.table(list(columns), schema=FEATURE_ROWS), row_group_size=GROUP_ROWS)
+        self._writer.write_table(
+            pa.table([pa.array(column) for column in columns], schema=FEATURE_ROWS), row_group_size=GROUP_ROWS
+        )
         self.n_entries += len(order)
 
-    def finish(self, path: Path, *, below: Path) -> FileRecord:
-        """Put the file on the disk, durably, under its name; its record names it relative to `below`."""
+    def finish(self, *, below: Path) -> FileRecord:
+        """Put the file under its name, durably; its record names it relative to `below`."""
         self._writer.close()
-        data = memoryview(self._sink.getvalue())
-        make_folder(path.parent)
-        write_file_atomically(path, data)  # type: ignore[arg-type]  # any contiguous buffer
-        return FileRecord(path=path.relative_to(below).as_posix(), n_bytes=data.nbytes, crc32c=crc32c(data))
+        self._file.publish()
+        return FileRecord(
+            path=self._path.relative_to(below).as_posix(), n_bytes=self._file.n_bytes, crc32c=self._file.crc32c
+        )
+
+
+class _DurableFile:
+    """A file under construction, as Arrow writes to one, with size and checksum of what went through."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._temporary, self._fd = durable.create_temporary(path)
+        self._open = self._unnamed = True
+        self.n_bytes, self.crc32c = 0, 0
+
+    def write(self, data: bytes) -> int:
+        durable.pwrite(self._fd, data, self.n_bytes)
+        self.crc32c = extend(self.crc32c, bytes(data))
+        self.n_bytes += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self.n_bytes
+
+    def flush(self) -> None:
+        """Nothing waits in memory."""
+
+    @property
+    def closed(self) -> bool:
+        return not self._open
+
+    def close(self) -> None:
+        """Left to `publish` and `discard`."""
+
+    def publish(self) -> None:
+        durable.fsync(self._fd)
+        self._close()
+        durable.publish([(self._temporary, self._path)])
+        self._unnamed = False
+
+    def discard(self) -> None:
+        self._close()
+        if self._unnamed:
+            durable.remove(self._temporary)
+
+    def _close(self) -> None:
+        if self._open:
+            durable.close(self._fd)
+            self._open = False
 
 
 class EncodedRows:
@@ -129,7 +190,9 @@ class EncodedRows:
         if shard_idx not in self.encoding.fresh:
             why = "are stale" if shard_idx in self.encoding.stale else "are not there"
             raise NotFoundError(
-                f"features of shard {shard_idx} {why}", place=str(self.encoding.paths.folder), hint="encode the run again"
+                f"features of shard {shard_idx} {why}",
+                place=str(self.encoding.paths.folder),
+                hint="encode the run again",
             )
         return self.encoding.fresh[shard_idx]
 

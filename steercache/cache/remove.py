@@ -4,16 +4,16 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from steercache.cache.catch_up import catch_up
 from steercache.cache.handle import CacheFolder
 from steercache.cache.lock import hold_lock
-from steercache.cache.paths import RunPaths
+from steercache.cache.paths import EncodingPaths, RunPaths
 from steercache.cache.source import current_generation, readable_shards
-from steercache.core.errors import BusyError, DamagedError
+from steercache.core.errors import BusyError, DamagedError, NotFoundError
 from steercache.core.ids import SHORT_ID
 from steercache.core.unfinished import is_abandoned, is_unfinished
 from steercache.store.durable import fsync_folder, remove, remove_abandoned, remove_folder
@@ -34,22 +34,53 @@ class Leftover:
 
 
 def remove_run(cache: CacheFolder, run_id: str) -> int:
-    """Remove a run and its rows of the index; returns the bytes freed. Vectors fitted from it stay, with their provenance.
+    """Remove a run, its rows of the index and its features of every SAE; returns the bytes freed. Vectors fitted from it stay,
+    with their provenance.
 
     A run whose document cannot be read goes as well.
 
     Raises:
-        BusyError: it is being built, compacted or collected.
+        BusyError: it is being built, compacted, encoded or collected.
         NotFoundError: there is no such run.
     """
     paths, name = cache.run_paths(run_id), cache.name_of(run_id)
-    with hold_lock(paths.lock, what=f"the run {name!r}"):
+    encodings = [encoding for encoding in cache.paths.encoding_folders() if encoding.folder.name == run_id]
+    with ExitStack() as locks:
+        locks.enter_context(hold_lock(paths.lock, what=f"the run {name!r}"))
+        for encoding in encodings:
+            locks.enter_context(hold_lock(encoding.lock, what=f"the encoding of the run {name!r}"))
         unique = secrets.token_hex(4)  # what an earlier, killed removal of the same run left may be there
         trash = paths.folder.with_name(f"{TRASH}{run_id}-{unique}")
         paths.folder.rename(trash)  # from here on the run is gone; what follows only frees space
         catch_up(cache.paths, wait_s=cache.index.wait_s)
         n_bytes = _size(trash)
         shutil.rmtree(trash)
+        n_bytes += sum(_remove_encoding(encoding) for encoding in encodings)
+    return n_bytes
+
+
+def remove_encoding(cache: CacheFolder, sae_id: str, run_id: str) -> int:
+    """Remove the features of a run by one SAE; returns the bytes freed.
+
+    Raises:
+        BusyError: the run is being encoded. NotFoundError: it was not encoded with this SAE.
+    """
+    paths = cache.paths.encoding(sae_id, run_id)
+    if not paths.folder.is_dir():
+        raise NotFoundError("the run is not encoded with this SAE", place=str(paths.folder))
+    with hold_lock(paths.lock, what="the encoding"):
+        return _remove_encoding(paths)
+
+
+def _remove_encoding(paths: EncodingPaths) -> int:
+    """The records go first: a record without its file would be taken for damage."""
+    n_bytes = _size(paths.folder)
+    for record in _files(paths.records):
+        remove(record)
+    remove(paths.document)
+    remove_folder(paths.folder)
+    with suppress(OSError):
+        paths.folder.parent.rmdir()  # of the last run that this SAE encoded
     return n_bytes
 
 
@@ -83,6 +114,8 @@ def leftovers(cache: CacheFolder) -> Iterator[Leftover]:
     for folder in _run_folders(cache):
         yield from _of_run(folder)
     yield from _beside_runs(cache)
+    for paths in cache.paths.encoding_folders():
+        yield from _of_encoding(cache, paths)
 
 
 def collect(cache: CacheFolder) -> list[Leftover]:
@@ -96,7 +129,32 @@ def collect(cache: CacheFolder) -> list[Leftover]:
     for item in list(_beside_runs(cache)):
         _delete(item.path)
         removed.append(item)
+    for paths in cache.paths.encoding_folders():
+        removed += _collect_encoding(cache, paths)
     return removed
+
+
+def _collect_encoding(cache: CacheFolder, paths: EncodingPaths) -> list[Leftover]:
+    items = list(_of_encoding(cache, paths))
+    if not items:
+        return []
+    try:
+        with hold_lock(paths.lock, what="the encoding"):
+            for item in items:
+                if item.path == paths.folder:
+                    _remove_encoding(paths)
+                else:
+                    _delete(item.path)
+            return items
+    except BusyError:
+        return []
+
+
+def _of_encoding(cache: CacheFolder, paths: EncodingPaths) -> Iterator[Leftover]:
+    if not cache.paths.run(paths.folder.name).folder.is_dir():
+        yield _leftover(paths.folder, "features of a run that is gone")
+        return
+    yield from (_leftover(path, "half-written") for path in _files(paths.folder) if is_abandoned(path))
 
 
 def _collect_run(folder: Path) -> list[Leftover]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steercache.cache.documents import RunDocument
+from steercache.cache.feature_files import all_encodings
 from steercache.cache.handle import CacheFolder
 from steercache.cache.non_finite import sum_non_finite
 from steercache.cache.remove import leftovers
@@ -45,8 +46,27 @@ class RunStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EncodingStatus:
+    """A run's rows as features of an SAE, at a glance; sizes in bytes. `n_rows_stale` are of another generation than is in
+    force, `n_rows_missing` are committed in the run and not encoded."""
+
+    sae_id: str
+    sae: str
+    run_id: str
+    site: str
+    layer: int
+    n_features: int
+    n_rows: int
+    n_rows_stale: int
+    n_rows_missing: int
+    n_entries: int
+    n_bytes: int
+    lossy: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CacheStatus:
-    """A root at a glance; sizes in bytes."""
+    """A root at a glance; sizes in bytes. `n_bytes` is of the runs; each encoding has its own."""
 
     root: str
     runs: tuple[RunStatus, ...]
@@ -55,6 +75,7 @@ class CacheStatus:
     n_bytes_leftover: int
     n_bytes_free: int
     damaged: tuple[str, ...] = ()
+    encodings: tuple[EncodingStatus, ...] = ()
 
 
 def cache_status(cache: CacheFolder) -> CacheStatus:
@@ -67,6 +88,8 @@ def cache_status(cache: CacheFolder) -> CacheStatus:
             damaged += [str(error) for error in unreadable]
         except DamagedError as error:  # it must not hide the others
             damaged.append(str(error))
+    encodings, unreadable_encodings = encoding_statuses(cache)
+    damaged += [str(error) for error in unreadable_encodings]
     n_vectors = len(list(cache.paths.vectors.glob("*.safetensors"))) if cache.paths.vectors.is_dir() else 0
     return CacheStatus(
         root=str(cache.root),
@@ -76,7 +99,30 @@ def cache_status(cache: CacheFolder) -> CacheStatus:
         n_bytes_leftover=sum(item.n_bytes for item in leftovers(cache)),
         n_bytes_free=free_bytes(cache.root),
         damaged=tuple(damaged),
+        encodings=encodings,
     )
+
+
+def encoding_statuses(cache: CacheFolder) -> tuple[tuple[EncodingStatus, ...], list[DamagedError]]:
+    """Every encoding of the root, and what is wrong with those that cannot be read."""
+    found, damaged = all_encodings(cache.paths)
+    return tuple(
+        EncodingStatus(
+            sae_id=one.document.sae.sae_id,
+            sae=one.document.sae.name,
+            run_id=one.document.run_id,
+            site=one.document.site,
+            layer=one.document.layer,
+            n_features=one.document.sae.d_sae,
+            n_rows=one.n_rows,
+            n_rows_stale=sum(record.n_rows for record in one.stale.values()),
+            n_rows_missing=max(0, one.n_rows_of_run - one.n_rows - sum(r.n_rows for r in one.stale.values())),
+            n_entries=one.n_entries,
+            n_bytes=one.n_bytes,
+            lossy=one.lossy,
+        )
+        for one in found
+    ), damaged
 
 
 def run_status(cache: CacheFolder, document: RunDocument) -> tuple[RunStatus, list[DamagedError]]:

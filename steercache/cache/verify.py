@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from steercache.cache.answer_files import read_answers
 from steercache.cache.documents import RunDocument, shares_rows
+from steercache.cache.feature_files import feature_shards, read_encoding_document
 from steercache.cache.handle import CacheFolder
 from steercache.cache.non_finite import REMEDIES, describe_non_finite
 from steercache.cache.paths import RunPaths
@@ -115,6 +116,29 @@ def verify_sweeps(cache: CacheFolder) -> list[Finding]:
     return findings
 
 
+def verify_encodings(cache: CacheFolder) -> tuple[list[Finding], int]:
+    """Check every file of features against its record; returns what is wrong, and the bytes that were read."""
+    findings, n_bytes = [], 0
+    for paths in cache.paths.encoding_folders():
+        remedy = "remove what is named, then encode the run again: that computes what is missing"
+        records, unreadable = feature_shards(paths)
+        errors = list(unreadable.values())
+        if paths.document.exists() or records:
+            try:
+                read_encoding_document(paths)
+            except (DamagedError, NotFoundError) as error:
+                errors.append(DamagedError(error.message, place=error.place))
+        findings += [_finding(cache, DamagedError(error.message, place=error.place), remedy=remedy) for error in errors]
+        for record in records.values():
+            place = _with_short_id((paths.folder / record.file.path).relative_to(cache.root).as_posix())
+            findings += [
+                Finding(severity="damage", place=place, message=message, remedy=remedy)
+                for message in verify_file(paths.folder, record.file)
+            ]
+            n_bytes += record.n_bytes
+    return findings, n_bytes
+
+
 def _finding(cache: CacheFolder, error: SteercacheError, *, remedy: str) -> Finding:
     """What an error says, with `remedy` where the error itself knows none but to verify, which led here."""
     place = Path(error.place or cache.root)
@@ -124,9 +148,9 @@ def _finding(cache: CacheFolder, error: SteercacheError, *, remedy: str) -> Find
 
 
 def _with_short_id(place: str) -> str:
-    folder, _, rest = place.partition("/")
-    run_id, *inner = rest.split("/")
-    return "/".join((folder, run_id[:SHORT_ID], *inner)) if folder == "runs" else place
+    folder, *rest = place.split("/")
+    n_ids = {"runs": 1, "sae": 2}.get(folder, 0)
+    return "/".join((folder, *(part[:SHORT_ID] for part in rest[:n_ids]), *rest[n_ids:]))
 
 
 def _tables(paths: RunPaths, record: ShardRecord, *, shared: bool) -> list[str]:
@@ -147,7 +171,8 @@ def _tables(paths: RunPaths, record: ShardRecord, *, shared: bool) -> list[str]:
 
 
 def verify_root(cache: CacheFolder, run_ids: Sequence[str] | None = None) -> Iterator[VerifiedShard]:
-    """Check the runs named, or every run, vector and sweep of the cache; a run whose documents cannot be read is a finding."""
+    """Check the runs named, or every run, vector, sweep and encoding of the cache; a run whose documents cannot be read is a
+    finding."""
     runs = [*cache.paths.all_runs(), *cache.paths.runs_without_document()]
     for run_id in run_ids if run_ids is not None else [run.folder.name for run in runs]:
         try:
@@ -157,5 +182,6 @@ def verify_root(cache: CacheFolder, run_ids: Sequence[str] | None = None) -> Ite
             found = _finding(cache, error, remedy=remedy)
             yield VerifiedShard(run_id=run_id, shard_idx=-1, n_bytes=0, findings=(found,))
     if run_ids is None:
-        beside = (*verify_vectors(cache), *verify_sweeps(cache))
-        yield VerifiedShard(run_id="", shard_idx=-1, n_bytes=0, findings=beside)
+        of_features, n_bytes = verify_encodings(cache)
+        beside = (*verify_vectors(cache), *verify_sweeps(cache), *of_features)
+        yield VerifiedShard(run_id="", shard_idx=-1, n_bytes=n_bytes, findings=beside)

@@ -50,7 +50,9 @@ def names_features(sql: str) -> bool:
 
 
 def register_features(
-    con: duckdb.DuckDBPyConnection, files: Sequence[tuple[Path, Mapping[str, Any]]], encodings: Sequence[Mapping[str, Any]]
+    con: duckdb.DuckDBPyConnection,
+    files: Sequence[tuple[Path, Mapping[str, Any]]],
+    encodings: Sequence[Mapping[str, Any]],
 ) -> None:
     """Give `con` both relations: `files` are pairs (Parquet file, its sae_id, run_id, site and layer), `encodings` rows of
     `sae_encodings`."""

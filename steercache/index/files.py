@@ -136,7 +136,9 @@ def over_files(
     labels = [
         (path, {"run_id": run.run["run_id"], "dataset": path.parent.name}) for run in runs for path in run.annotations
     ]
-    con.register("labels_file", parquet_dataset(ANNOTATIONS, labels, keys={"run_id": pa.string(), "dataset": pa.string()}))
+    con.register(
+        "labels_file", parquet_dataset(ANNOTATIONS, labels, keys={"run_id": pa.string(), "dataset": pa.string()})
+    )
     _replace_by_view(con, "samples", SAMPLES_OF_RUNS)
     _replace_by_view(con, "tokens", TOKENS_OF_RUNS)
     return con

@@ -11,13 +11,15 @@ from steercache.queries.library import NEWEST, Param, ParamType, Query, with_art
 Rows = list[tuple[Any, ...]]
 RunSql = Callable[[str, list[Any]], Rows]  # SQL of ours and its values -> rows of the index
 Lookup = Callable[[str], str]  # a name, id or prefix -> id
+Choose = Callable[[str | None, str | None], tuple[str, str]]  # SAE and run, either left open -> ids of both
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 def bind(
-    query: Query, given: Mapping[str, Any], *, ask: RunSql, find_run: Lookup, find_vector: Lookup
+    query: Query, given: Mapping[str, Any], *, ask: RunSql, find_run: Lookup, find_vector: Lookup, find_encoding: Choose
 ) -> dict[str, Any]:
-    """Values for every parameter of `query`.
+    """Values for every parameter of `query`. One with an SAE is about one encoding: what is left open of SAE and run is that
+    encoding's, where it is the only one that fits.
 
     Raises:
         QueryError: a name that the query does not declare, a value missing or of the wrong type, several runs to choose from.
@@ -36,6 +38,8 @@ def bind(
         chosen_for_us = param.type == "run" and (name not in given or given[name] is None)
         if chosen_for_us and param.default in NEWEST:
             values[name] = newest_run(ask, modality=NEWEST[param.default], concept=values.get("concept"), param=name)
+    for name in [name for name, param in query.params.items() if param.type == "sae"]:
+        values[name], values["run"] = find_encoding(values[name], values.get("run"))
     return values
 
 
@@ -143,6 +147,7 @@ _READERS: dict[ParamType, Callable[[Any], Any]] = {
     "text": _text,
     "run": _text,
     "vector": _text,
+    "sae": _text,
     "integer": _integer,
     "number": _number,
     "boolean": _boolean,

@@ -24,7 +24,7 @@ from steercache.core.shipped import shipped_folder
 from steercache.manifests.tree import read_tree
 
 Kind = Literal["selection", "table", "check"]
-ParamType = Literal["text", "integer", "number", "boolean", "run", "vector"]
+ParamType = Literal["text", "integer", "number", "boolean", "run", "vector", "sae"]
 NEWEST = {"newest": None, "newest_text": "text", "newest_multimodal": "multimodal"}  # default of a run: its modality
 _Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 _Line = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
@@ -69,6 +69,14 @@ class Query(BaseModel):
     returns: dict[_Name, _Line] = Field(min_length=1)
     text: str
     path: Path | None = None
+
+    @model_validator(mode="after")
+    def _sae_comes_with_run(self) -> "Query":
+        n_saes = sum(param.type == "sae" for param in self.params.values())
+        run = self.params.get("run")
+        if n_saes and (n_saes > 1 or run is None or run.type != "run" or run.default is not None or run.required):
+            raise ValueError("a query with an SAE has one, and a parameter `run` of type run with the default null")
+        return self
 
     @model_validator(mode="after")
     def _selection_returns_rows(self) -> "Query":

@@ -19,12 +19,14 @@ from steercache.core.errors import QueryError, UsageError
 from steercache.core.ids import SHORT_ID, resolve_name
 from steercache.core.selection import QueryRecord, Selection
 from steercache.core.vectors import SteeringVector
+from steercache.index.features import names_features
 from steercache.index.functions import register_functions
 from steercache.index.guard import Limits, parameters_of, run_query, stream_query
 from steercache.index.relation import Relation, as_relation
 from steercache.index.release import clear_traceback_frames
 from steercache.index.rows import registered
 from steercache.queries.bindings import RunSql, bind, newest_run
+from steercache.queries.encoded import CachedFeatures
 from steercache.queries.library import Query, find_query, load_library, looks_like_name, parse_query, yaml_header
 from steercache.queries.own_tables import as_arrow
 from steercache.queries.selection import (
@@ -206,9 +208,18 @@ class Session:
         with self.cache.connection() as con:
             values = CachedValues(self.cache)
             failures = register_functions(con, activation=values.activation, vector=values.vector)
-            ask = _asking(con)
+            ask, features = _asking(con), CachedFeatures(self.cache)
+            if names_features(text):
+                features.register(con)
             if query is not None:
-                bindings = bind(query, given, ask=ask, find_run=self.cache.resolve_run, find_vector=_finder(ask))
+                bindings = bind(
+                    query,
+                    given,
+                    ask=ask,
+                    find_run=self.cache.resolve_run,
+                    find_vector=_finder(ask),
+                    find_encoding=features.choose,
+                )
             elif choose_run:
                 bindings = self._with_run(con, text, given, ask)
             else:

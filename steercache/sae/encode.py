@@ -1,0 +1,201 @@
+"""A run's rows as features of an SAE, shard by shard into the cache: bounded memory, safe to kill, never done twice.
+
+All stored rows of the SAE's site and layer are encoded, first positions and special tokens included: which role a row has is
+known from the tokens that it is joined with.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from steercache.cache.feature_files import (
+    Encoding,
+    EncodingDocument,
+    FeatureShard,
+    begin_encoding,
+    encoding_at,
+    write_feature_shard,
+)
+from steercache.cache.feature_rows import EncodedRows, Entries, FeatureFileWriter
+from steercache.cache.handle import CacheFolder
+from steercache.cache.lock import hold_lock
+from steercache.cache.source import ShardRecords
+from steercache.core.activity import announce
+from steercache.core.errors import UsageError
+from steercache.core.layout import ShardRecord
+from steercache.sae.loaded import LoadedSae
+from steercache.sae.sparse import SparseEncoder, batch_rows
+from steercache.store.durable import make_folder, settle
+from steercache.store.reader import GenerationReader
+
+if TYPE_CHECKING:
+    import torch
+
+STRETCH_BYTES: Final = 64 * 2**20  # of entries held before they are sorted and written: a part of a shard may exceed it
+OnRows = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """What an encoding did: `n_rows_new` of the `n_rows` that have features now were computed, in `seconds`."""
+
+    encoding: Encoding
+    n_rows: int
+    n_rows_new: int
+    n_rows_stale: int
+    n_entries: int
+    n_bytes: int
+    n_non_finite: int
+    lossy: bool
+    seconds: float
+
+    @property
+    def rows(self) -> EncodedRows:
+        """The features, to be read."""
+        return EncodedRows(self.encoding)
+
+
+def encode_run(
+    cache: CacheFolder, sae: LoadedSae, run_id: str, *, on_rows: OnRows = lambda done, total: None
+) -> Encoded:
+    """Encode every committed row of a run that has no features of this SAE yet; what is stale is computed again.
+
+    Killed anywhere, the shards that were committed stay, and the next call goes on to the same bytes. `on_rows` hears of the
+    rows that are done, and of how many there are.
+
+    Raises:
+        UsageError: the SAE's site or layer is not in the run, or its width is another. BusyError: another process encodes
+            this run with this SAE. BudgetError: the disk is full. DamagedError: a file of the run contradicts its record.
+    """
+    spec, source = sae.spec, cache.source(run_id)
+    if spec.layer is None:
+        raise UsageError(f"the SAE {spec.name!r} belongs to {spec.site}, of which no run has rows", place=spec.name)
+    kept = source.layers(spec.site)
+    width = source.document.layout.site(spec.site).width
+    if spec.layer not in kept or width != spec.d_in:
+        has = f"width {width}" if width != spec.d_in else f"layers {', '.join(map(str, kept))}"
+        wants = f"width {spec.d_in}" if width != spec.d_in else f"layer {spec.layer}"
+        raise UsageError(f"the SAE {spec.name!r} is of {wants}; the run {source.document.name!r} has {has}")
+    paths = cache.paths.encoding(spec.sae_id, run_id)
+    started = time.monotonic()
+    with hold_lock(paths.lock, what=f"the encoding with {spec.name!r}"):
+        make_folder(paths.records, paths.acts(0).parent)
+        document = EncodingDocument(sae=spec, run_id=run_id, site=spec.site, layer=spec.layer, versions=versions())
+        begin_encoding(paths, document)
+        settle(paths.document, paths.record(0))
+        before = encoding_at(cache.paths, paths)
+        job = _Job(cache=cache, sae=sae, encoding=before, on_rows=on_rows)
+        job.run()
+        after = encoding_at(cache.paths, paths)
+    return Encoded(
+        encoding=after,
+        n_rows=after.n_rows,
+        n_rows_new=job.n_new,
+        n_rows_stale=sum(record.n_rows for record in before.stale.values()),
+        n_entries=after.n_entries,
+        n_bytes=after.n_bytes,
+        n_non_finite=sum(record.n_non_finite for record in after.fresh.values()),
+        lossy=after.lossy,
+        seconds=time.monotonic() - started,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that compute features."""
+    return {name: version(name) for name in ("numpy", "sae-lens", "torch")}
+
+
+class _Job:
+    """The shards of one encoding that are still to be done. The caller holds the encoding's lock."""
+
+    def __init__(self, *, cache: CacheFolder, sae: LoadedSae, encoding: Encoding, on_rows: OnRows) -> None:
+        self._run = cache.run_paths(encoding.document.run_id)
+        self._sae, self._encoding, self._on_rows = sae, encoding, on_rows
+        self._encode = SparseEncoder(sae)
+        self._n_done, self._n_total = encoding.n_rows, encoding.n_rows_of_run
+        self.n_new = 0
+        self._began: float | None = None
+        self._first_n: int | None = None
+
+    def run(self) -> None:
+        generation = self._encoding.generation
+        self._on_rows(self._n_done, self._n_total)
+        for shard_idx, record in ShardRecords(self._run, generation).items():
+            if shard_idx not in self._encoding.fresh:
+                # one shard's file is mapped at a time: what was read does not count as memory in use
+                reader = GenerationReader(self._run.generation(generation), {shard_idx: record}, side_by_side=False)
+                with reader:
+                    self._shard(reader, record)
+
+    def _shard(self, reader: GenerationReader, source: ShardRecord) -> None:
+        encoding, shard_idx = self._encoding, source.shard_idx
+        site = encoding.document.site
+        rows_nd = reader.shard_layer(site, reader.layout.site(site).layer_pos(encoding.document.layer), shard_idx)
+        first_row, n_non_finite = shard_idx * encoding.rows_per_shard, 0
+        path = encoding.paths.acts(shard_idx)
+        with FeatureFileWriter(path, first_row=first_row, n_features=self._sae.spec.d_sae) as writer:
+            waiting: list[Entries] = []
+            for first, x in batches(rows_nd, n=batch_rows(self._sae.spec.d_sae)):
+                finite = np.isfinite(x.numpy()).all(axis=1)
+                n_non_finite += int((~finite).sum())
+                found = self._encode(x, first_slot=first)
+                waiting.append(found if finite.all() else _without(found, ~finite, first_slot=first))
+                if sum(part.n_bytes for part in waiting) > STRETCH_BYTES:
+                    writer.add(waiting)
+                    waiting = []
+                self._note(len(x))
+            if waiting:
+                writer.add(waiting)
+            file = writer.finish(below=encoding.paths.folder)
+        write_feature_shard(
+            encoding.paths,
+            FeatureShard(
+                shard_idx=shard_idx,
+                generation=encoding.generation,
+                source_digest=source.digest(),
+                lossy=reader.lossy,
+                n_rows=source.n_rows,
+                n_non_finite=n_non_finite,
+                n_entries=writer.n_entries,
+                file=file,
+            ),
+        )
+
+    def _note(self, n_rows: int) -> None:
+        """Count rows; the second batch says how long the rest should take (the first also warms up)."""
+        self.n_new += n_rows
+        now = time.monotonic()
+        if self._began is None:
+            self._began, self._first_n = now, self.n_new
+        elif self._first_n is not None:
+            per_row_s = (now - self._began) / (self.n_new - self._first_n)
+            left = self._n_total - self._n_done - self.n_new
+            announce(f"encoding {self._n_total:,} rows", per_row_s * left)
+            self._first_n = None
+        self._on_rows(self._n_done + self.n_new, self._n_total)
+
+
+def batches(rows_nd: npt.NDArray[Any], *, n: int) -> Iterator[tuple[int, "torch.Tensor"]]:
+    """Stretches of stored rows as (first row, float32 tensor of shape (up to n, d))."""
+    for first in range(0, len(rows_nd), n):
+        yield first, as_float32(rows_nd[first : first + n])
+
+
+def as_float32(rows_nd: npt.NDArray[Any]) -> "torch.Tensor":
+    """Stored rows (n, d) as a float32 tensor of its own: exact, whatever they are stored in."""
+    import torch
+
+    part = np.array(rows_nd)
+    if part.dtype.name == "bfloat16":  # numpy has no such type: torch reads the same bits
+        return torch.from_numpy(part.view(np.int16)).view(torch.bfloat16).to(torch.float32)
+    return torch.from_numpy(part).to(torch.float32)
+
+
+def _without(found: Entries, left_out: npt.NDArray[np.bool_], *, first_slot: int) -> Entries:
+    kept = ~left_out[found.slot - first_slot]
+    return Entries(slot=found.slot[kept], feature=found.feature[kept], value=found.value[kept])
