@@ -11,6 +11,7 @@ from steercache.core.vectors import SteeringVector
 from steercache.queries.session import Session, open_session
 from tests.index.small import Sentence, span
 from tests.queries.small_cache import LAYERS, add_run
+from tests.queries.small_features import PICTURE_FEATURES, TEXT_FEATURES, plant_features
 
 MAT, BED, DOGS = "the cat is on the mat", "look under the bed", "I saw two dogs"
 
@@ -73,7 +74,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("queries") / "cache"
     add_run(root, "older", [[Sentence(text="old words")]], created_at="2025-01-01T00:00:00+00:00")
     run_id = add_run(root, "text", TEXT_RUN)
-    add_run(root, "pictures", PICTURE_RUN, modality="multimodal", model="seer", created_at="2026-05-01T00:00:00+00:00")
+    pictures = add_run(
+        root, "pictures", PICTURE_RUN, modality="multimodal", model="seer", created_at="2026-05-01T00:00:00+00:00"
+    )
+    plant_features(root, run_id, TEXT_FEATURES)
+    plant_features(root, pictures, PICTURE_FEATURES)
     session = open_session(root)
     east, _ = add_vectors(session, run_id)
     base, steered = cell(None, 0.0), cell(east, 0.5)

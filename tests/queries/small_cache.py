@@ -45,15 +45,15 @@ def add_run(
 ) -> str:
     """Write a whole run below `root`, arrays included, and tell the index; returns its id.
 
-    `changes`: `modality`, or `n_planned`, more shards than there are.
+    `changes`: `modality`; `n_planned`, more shards than there are; `width`, `dtype` and `values`, in the place of `value_of`.
     """
     identity = {"name": name, "model": model, "created": created_at}
     run_id = run_id_of(identity)
     files = write_run(root, run_row(run_id, name), shards, rows_per_shard=ROWS_PER_SHARD)
     n_planned = changes.get("n_planned", len(shards))
     layout = StoreLayout(
-        sites=(SiteLayout(site="resid_post", layers=LAYERS, width=WIDTH),),
-        dtype="float32",
+        sites=(SiteLayout(site="resid_post", layers=LAYERS, width=changes.get("width", WIDTH)),),
+        dtype=changes.get("dtype", "float32"),
         n_shards=n_planned,
         rows_per_shard=ROWS_PER_SHARD,
         chunk_rows=CHUNK_ROWS,
@@ -69,7 +69,7 @@ def add_run(
             fingerprint=f"{model:f<64}",
             modality=changes.get("modality", "text"),
             dtype="float32",
-            hidden_size=WIDTH,
+            hidden_size=changes.get("width", WIDTH),
             n_layers=len(LAYERS),
         ),
         # the labels of small.write_run stand under the run's own id
@@ -85,12 +85,14 @@ def add_run(
         replayable=True,
     )
     cache = open_cache(root, create=True)
-    _write_arrays(cache, document, files.shards, files.tokens)
+    _write_arrays(cache, document, files.shards, files.tokens, changes.get("values", value_of))
     assert catch_up(cache.paths, wait_s=10) is None
     return run_id
 
 
-def _write_arrays(cache: CacheFolder, document: RunDocument, records: Sequence[Any], tokens: Sequence[Path]) -> None:
+def _write_arrays(
+    cache: CacheFolder, document: RunDocument, records: Sequence[Any], tokens: Sequence[Path], values: Any
+) -> None:
     paths = cache.run_paths(document.run_id)
     generation = paths.generation("g0001")
     create_generation(generation, document.layout, attributes={"run_id": document.run_id})
@@ -103,7 +105,7 @@ def _write_arrays(cache: CacheFolder, document: RunDocument, records: Sequence[A
         rows = kept["row_idx"].to_numpy()
         writer = ShardWriter(generation, document.layout, record.shard_idx, n_rows=len(rows))
         for layer_pos, layer in enumerate(LAYERS):
-            writer.write("resid_post", layer_pos, 0, np.ascontiguousarray(value_of(rows, layer)))
+            writer.write("resid_post", layer_pos, 0, np.ascontiguousarray(values(rows, layer)))
         columns = {c: kept[c].to_numpy().astype(np.int32) for c in ("sample_idx", "position", "token_id")}
         arrays = writer.finish(**columns)
         changed = {f: getattr(record, f) for f in record.__slots__} | {"files": arrays}

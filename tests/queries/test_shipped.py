@@ -11,11 +11,13 @@ from steercache.cache.entries import all_sweep_files, all_vector_rows
 from steercache.index.files import over_files
 from steercache.index.functions import register_functions
 from steercache.index.guard import Limits, run_query
+from steercache.queries.encoded import CachedFeatures
 from steercache.queries.library import load_library
 from steercache.queries.session import Session, open_session
 from steercache.queries.values import CachedValues
 from tests.index.small import vocabulary
 from tests.queries.small_cache import value_of
+from tests.queries.small_features import SAE_ID
 
 LIBRARY = load_library()
 SMALLEST: dict[str, dict[str, Any]] = {  # values for the parameters that have no default
@@ -31,6 +33,10 @@ SMALLEST: dict[str, dict[str, Any]] = {  # values for the parameters that have n
     "drift_rows": {"run": "text", "other": "text"},
     "patch_projections": {"sample": 0, "vector": "east", "layer": 1},
     "vectors_of_two_runs": {"run": "text", "other": "text"},
+    "feature_top_tokens": {"feature": 0, "run": "text"},
+    "feature_rates": {"feature": 0, "run": "text"},
+    "features_of_concept": {"concept": "spatial", "run": "text"},
+    "features_on_patches": {"sample": 0, "run": "pictures"},
 }
 TEXT_ROWS = [*range(11), *range(64, 74)]
 
@@ -178,6 +184,58 @@ CASES: list[tuple[str, dict[str, Any], str, list[tuple[Any, ...]]]] = [
         "name method concept n_layers hidden_size run",
         [(name, "mean_shift", "spatial", 3, 4, "text") for name in ("east", "north-east")],
     ),
+    (
+        "feature_top_tokens",
+        {"feature": 0, "run": "text", "window": 4},
+        "value token_text context concept is_anchor row_idx",
+        [
+            (5.0, "under", "ook [[under]] the", "spatial", True, 8),
+            (2.0, "on", " is [[on]] the", "spatial", True, 3),
+            (1.0, "two", "saw [[two]] dog", "counting", True, 66),
+        ],
+    ),
+    (
+        "feature_top_tokens",
+        {"feature": 0, "run": "text", "sae": "planted", "first_position": True, "top": 1, "window": 0},
+        "value context position",
+        [(99.0, "[[the]]", 0)],
+    ),
+    ("feature_top_tokens", {"feature": 2, "run": "text"}, "value", []),
+    (
+        "feature_rates",
+        {"feature": 0, "run": "text", "sae": "5ae"},
+        "concept role n n_fires rate mean_value",
+        [
+            ("spatial", "anchor", 2, 2, 1.0, 3.5),
+            ("spatial", "control", 7, 0, 0.0, None),
+            ("spatial", "first", 2, 1, 0.5, 99.0),
+            ("counting", "anchor", 1, 1, 1.0, 1.0),
+            ("counting", "control", 1, 0, 0.0, None),
+            ("counting", "first", 1, 0, 0.0, None),
+            ("mood", "first", 2, 0, 0.0, None),
+            ("mood", "text", 3, 0, 0.0, None),
+            (None, "first", 1, 0, 0.0, None),
+            (None, "text", 1, 0, 0.0, None),
+        ],
+    ),
+    (
+        "features_of_concept",
+        {"concept": "spatial", "run": "text"},
+        "feature rate_anchor rate_control difference n_anchor n_control mean_anchor",
+        [(0, 1.0, 0.0, 1.0, 2, 0, 3.5), (1, 1.0, 1.0, 0.0, 2, 7, 0.5)],
+    ),
+    (
+        "features_on_patches",
+        {"sample": 0, "run": "pictures"},
+        "patch_row patch_col feature value rank row_idx",
+        [(0, 0, 2, 1.0, 1, 0), (0, 2, 3, 5.0, 1, 2), (0, 2, 2, 4.0, 2, 2)],
+    ),
+    (
+        "features_on_patches",
+        {"sample": 0, "run": "pictures", "feature": 2, "top": 1},
+        "patch_col value",
+        [(0, 1.0), (2, 4.0)],
+    ),
     ("what_replaces_the_grid", {"sweep": "trial"}, "way", []),  # with rows: tests/sweeps/test_shortcuts.py
     *((name, {}, "run_id", []) for name, query in LIBRARY.items() if query.kind == "check"),
 ]
@@ -211,10 +269,12 @@ def test_the_files_give_the_same_answer_as_the_index(session: Session, name: str
     values = {n: p.default for n, p in query.params.items()} | SMALLEST.get(name, {})
     values |= {n: ids[values[n]] for n, p in query.params.items() if p.type == "vector" and values[n]}
     values |= {n: text_run for n, p in query.params.items() if p.type == "run"}
+    values |= {n: SAE_ID for n, p in query.params.items() if p.type == "sae"}
 
     def answer(con: Any) -> list[Any]:
         known = CachedValues(cache)
         register_functions(con, activation=known.activation, vector=known.vector)
+        CachedFeatures(cache).register(con)
         return sorted(run_query(con, query.text, values, limits=Limits()).to_pylist(), key=repr)
 
     with cache.index.read() as con:
