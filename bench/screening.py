@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,9 @@ from bench.turns import Row, seconds
 from steercache.core.errors import NotFoundError
 from steercache.core.layout import ShardRecord, SiteLayout, StoreLayout
 from steercache.core.trials import TRUST
+from steercache.screening.features import screen_features
 from steercache.screening.gradient_plan import SITE
+from steercache.screening.gradient_store import StoredGradients
 from steercache.screening.pilot import pilot_cells, pilot_size
 from steercache.steering.screen import GradientScreen, each_layer_shifts, mean_shifts, predict
 from steercache.store.generation import create_generation
@@ -34,6 +37,7 @@ N_QUESTIONS = 128
 N_PILOTS = 50
 TURNS = 5
 CURVE = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5)  # strengths of an accuracy curve
+N_FEATURES = 32_768
 SIZE = (16, 10_000, 500, 576)  # layers, vectors, samples, width
 
 
@@ -110,7 +114,8 @@ def bench_speed(size: tuple[int, int, int, int], turns: int) -> list[Row]:
     work = Path(tempfile.mkdtemp(prefix="bench-screening-"))
     try:
         with store_gradients(work / "g0001", size) as reader:
-            return time_screening(reader, size, turns)
+            rows = time_screening(reader, size, turns)
+            return [*rows, time_features(reader, size, turns, n_features=N_FEATURES if size == SIZE else size[1])]
     finally:
         shutil.rmtree(work)
 
@@ -164,6 +169,34 @@ def time_screening(reader: GenerationReader, size: tuple[int, int, int, int], tu
         value = statistics.median(seconds(call) for _ in range(turns))
         rows.append({"name": f"{what}: {name}", "value_s": value, "target": "< 2", "met": value < 2, "n": turns})
     return rows
+
+
+def time_features(reader: GenerationReader, size: tuple[int, int, int, int], turns: int, *, n_features: int) -> Row:
+    """Seconds of screening all features of an SAE per layer: shifts of all of them, accuracies of the best of each side."""
+    n_layers, _, n_samples, width = size
+    rows_nk = np.arange(2 * n_samples).reshape(n_samples, 2)
+    rng = np.random.default_rng(1)
+    decoder = rng.normal(size=(n_features, width)).astype(
+        np.float32
+    )  # read anew for each layer: larger than any CPU cache
+    layers = tuple(range(n_layers))
+    gradients = StoredGradients(
+        document=SimpleNamespace(  # type: ignore[arg-type]
+            model=SimpleNamespace(hidden_size=width), layout=SimpleNamespace(sites=[SimpleNamespace(layers=layers)])
+        ),
+        source=reader,  # type: ignore[arg-type]
+        samples=(None,) * n_samples,  # type: ignore[arg-type]
+        n_left_out=0,
+        right=np.zeros(n_samples, np.int64),
+        margins=rng.normal(size=(n_samples, 1)).astype(np.float32) * np.array([[1, -1]], np.float32),
+        rows={"image": rows_nk},
+        row_norms={"image": np.ones((n_layers, n_samples), np.float32)},
+    )
+    decoders = dict.fromkeys(layers, decoder)
+    screen_features(gradients, {0: decoder[:512]}, "image")
+    value = statistics.median(seconds(lambda: screen_features(gradients, decoders, "image")) for _ in range(turns))
+    name = f"screening {n_layers} layers x {n_features:,} SAE features x {n_samples} samples"
+    return {"name": name, "value_s": value, "target": "< 5", "met": value < 5, "n": turns}
 
 
 def _by_sample(screen: GradientScreen, vectors: np.ndarray[Any, Any]) -> list[Any]:
