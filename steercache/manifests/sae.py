@@ -9,23 +9,40 @@ from steercache.manifests.fields import Document, FileName, HubId, Name, Revisio
 SaeId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._/+=-]{0,255}$", description="As sae-lens lists it.")]
 
 
+RepositoryFormat = Literal[
+    "sae_lens",
+    "gemma_2",
+    "gemma_3",
+    "llama_scope",
+    "llama_scope_r1_distill",
+    "sparsify",
+    "dictionary_learning_1",
+    "deepseek_r1",
+    "qwen_scope",
+    "goodfire",
+]
+
+
 class ReleaseSae(Document):
-    """A release that sae-lens lists, read from the Hugging Face hub's cache on this machine."""
+    """A release that sae-lens lists, or another repository, read from the Hugging Face hub's cache on this machine."""
 
     type: Literal["release"]
     release: HubId
-    """sae-lens' name of the release, or a repository `owner/name` of SAEs in sae-lens' own layout."""
+    """sae-lens' name of the release, or a repository `owner/name` that it does not list."""
     sae: SaeId | None = None
-    """The id of the one SAE; left out where `saes` lists several."""
+    """The id of the one SAE, or its folder in a repository that is not listed; left out where `saes` lists several."""
     revision: Revision = "main"
+    format: RepositoryFormat | None = None
+    """sae-lens' name of the layout of a repository that it does not list; left out, sae-lens' own. Of a release it is known."""
 
 
 class FolderSae(Document):
-    """A local folder as sae-lens writes it: `cfg.json` and `sae_weights.safetensors`."""
+    """A local folder as sae-lens writes it (`cfg.json`, `sae_weights.safetensors`), or as sparsify does."""
 
     type: Literal["folder"]
     folder: FileName
     """Relative to the manifest's own folder, or absolute. Where `saes` lists several, the folder that theirs lie in."""
+    format: Literal["sae_lens", "sparsify"] = "sae_lens"
 
 
 SaeSource = Annotated[ReleaseSae | FolderSae, Field(discriminator="type")]

@@ -19,7 +19,6 @@ from steercache.sae.library import sae_lens
 from steercache.sae.loaded import LoadedSae, weights_id
 from steercache.sae.local_files import local_files
 
-_WEIGHTS = "sae_weights.safetensors"
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 
@@ -49,7 +48,7 @@ def load_sae(
     sae_lens()
     manifest = found.manifest
     if isinstance(manifest.source, FolderSae):
-        module, origin = _from_folder(found.base_dir / found.sae, dtype)
+        module, origin = _from_folder(manifest.source, found.base_dir / found.sae, dtype)
     else:
         module, origin = _from_release(manifest.source, found.sae, dtype)
     place = str(origin.get("folder") or f"{origin['release']}/{origin['sae_id']}")
@@ -81,55 +80,73 @@ def spec_of(module: Any, *, name: str, source: Mapping[str, Any]) -> SaeSpec:
     )
 
 
-def _from_folder(folder: Path, dtype: str) -> tuple[Any, dict[str, Any]]:
+def _from_folder(source: FolderSae, folder: Path, dtype: str) -> tuple[Any, dict[str, Any]]:
     from sae_lens.loading import pretrained_sae_loaders as loaders
 
     place = str(folder)
+    sparsify = source.format == "sparsify"
+    _check_files(folder, weights=loaders.SPARSIFY_WEIGHTS_FILENAME if sparsify else loaders.SAE_WEIGHTS_FILENAME)
+    with _explaining(place), local_files():
+        get_config = loaders.get_sparsify_config_from_disk if sparsify else loaders.get_sae_lens_config_from_disk
+        config = get_config(folder)
+        training = config.get("architecture") in _training_only()
+        check_config(config if training else loaders.handle_config_defaulting(config), place=place, training=training)
+        converter = (
+            loaders.sparsify_disk_loader
+            if sparsify
+            else _inference_of_training
+            if training
+            else loaders.sae_lens_disk_loader
+        )
+        module = sae_lens().SAE.load_from_disk(folder, device="cpu", dtype=dtype, converter=converter)
+    return module, {"folder": str(folder.resolve())}
+
+
+def _check_files(folder: Path, *, weights: str) -> None:
+    place = str(folder)
     if not (folder / CONFIG).is_file():
         raise NotFoundError(f"no SAE folder: there is no {CONFIG}", place=place)
-    if not (folder / _WEIGHTS).is_file():
-        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
-        if pickles:
-            raise UsageError(
-                f"its weights are a pickle ({pickles[0]}), which can run code when it is read and is never opened",
-                place=place,
-                hint=f"save the SAE again with sae-lens' save_model, which writes {_WEIGHTS}",
-            )
-        raise NotFoundError(f"no SAE folder: there is no {_WEIGHTS}", place=place)
-    with _explaining(place), local_files():
-        config = loaders.get_sae_lens_config_from_disk(folder)
-        training = config.get("architecture") in _training_only()
-        if not training:
-            config = loaders.handle_config_defaulting(config)
-        check_config(config, place=place, training=training)
-        converter = {"converter": _inference_of_training} if training else {}
-        module = sae_lens().SAE.load_from_disk(folder, device="cpu", dtype=dtype, **converter)
-    return module, {"folder": str(folder.resolve())}
+    if (folder / weights).is_file():
+        return
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+    if pickles:
+        raise UsageError(
+            f"its weights are a pickle ({pickles[0]}), which can run code when it is read and is never opened",
+            place=place,
+            hint=f"save the SAE again with sae-lens' save_model, which writes {weights}",
+        )
+    raise NotFoundError(f"no SAE folder: there is no {weights}", place=place)
 
 
 def _from_release(source: ReleaseSae, sae_id: str, dtype: str) -> tuple[Any, dict[str, Any]]:
     from sae_lens.loading import pretrained_sae_loaders as loaders
-    from sae_lens.loading.pretrained_saes_directory import get_repo_id_and_folder_name
+    from sae_lens.loading.pretrained_saes_directory import get_config_overrides, get_repo_id_and_folder_name
 
     release = source.release
     place = f"{release}/{sae_id}"
-    _check_listed(release, sae_id)
+    listed = _check_listed(source, sae_id)
+    layout = loaders.get_conversion_loader_name(release) if listed else source.format or "sae_lens"
     repository, inside = get_repo_id_and_folder_name(release, sae_id)
     with _explaining(place, fetch=f"hf download {repository} --include '{inside}*'"):
         with local_files(revision=source.revision) as read:
-            check_config(loaders.load_sae_config_from_huggingface(release, sae_id), place=place)
-            module = sae_lens().SAE.from_pretrained(release, sae_id, device="cpu", dtype=dtype)
+            get_config = loaders.NAMED_PRETRAINED_SAE_CONFIG_GETTERS[layout]
+            config = get_config(repository, inside, "cpu", False, get_config_overrides(release, sae_id))
+            check_config(loaders.handle_config_defaulting(config), place=place)
+            converter = loaders.NAMED_PRETRAINED_SAE_LOADERS[layout]
+            module = sae_lens().SAE.from_pretrained(release, sae_id, device="cpu", dtype=dtype, converter=converter)
         origin = {"release": release, "sae_id": sae_id, "repository": repository, "revision": read.revision}
     return module, origin
 
 
-def _check_listed(release: str, sae_id: str) -> None:
+def _check_listed(source: ReleaseSae, sae_id: str) -> bool:
+    """Whether sae-lens lists the release. Raises NotFoundError where it lists neither release nor id, UsageError for a format
+    beside a release."""
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
-    listed = get_pretrained_saes_directory()
+    release, listed = source.release, get_pretrained_saes_directory()
     if release not in listed:
         if "/" in release:
-            return  # a repository in sae-lens' own layout
+            return False
         raise NotFoundError(f"sae-lens lists no release {release!r}{close_match(release, listed)}")
     ids = listed[release].saes_map
     if sae_id not in ids:
@@ -138,6 +155,11 @@ def _check_listed(release: str, sae_id: str) -> None:
             place=release,
             hint=f"one of: {', '.join(list(ids)[:5])}{', ...' if len(ids) > 5 else ''}",
         )
+    if source.format is not None:
+        raise UsageError(
+            "the format of a release that sae-lens lists is known", place=release, hint="leave `format` out"
+        )
+    return True
 
 
 def _training_only() -> frozenset[str]:
