@@ -18,6 +18,7 @@ from steercache.sae.hooks import site_of
 from steercache.sae.library import sae_lens
 from steercache.sae.loaded import LoadedSae, weights_id
 from steercache.sae.local_files import local_files
+from steercache.sae.sparsify import from_disk, from_hub
 
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -91,13 +92,7 @@ def _from_folder(source: FolderSae, folder: Path, dtype: str) -> tuple[Any, dict
         config = get_config(folder)
         training = config.get("architecture") in _training_only()
         check_config(config if training else loaders.handle_config_defaulting(config), place=place, training=training)
-        converter = (
-            loaders.sparsify_disk_loader
-            if sparsify
-            else _inference_of_training
-            if training
-            else loaders.sae_lens_disk_loader
-        )
+        converter = from_disk if sparsify else _inference_of_training if training else loaders.sae_lens_disk_loader
         module = sae_lens().SAE.load_from_disk(folder, device="cpu", dtype=dtype, converter=converter)
     return module, {"folder": str(folder.resolve())}
 
@@ -132,7 +127,7 @@ def _from_release(source: ReleaseSae, sae_id: str, dtype: str) -> tuple[Any, dic
             get_config = loaders.NAMED_PRETRAINED_SAE_CONFIG_GETTERS[layout]
             config = get_config(repository, inside, "cpu", False, get_config_overrides(release, sae_id))
             check_config(loaders.handle_config_defaulting(config), place=place)
-            converter = loaders.NAMED_PRETRAINED_SAE_LOADERS[layout]
+            converter = from_hub if layout == "sparsify" else loaders.NAMED_PRETRAINED_SAE_LOADERS[layout]
             module = sae_lens().SAE.from_pretrained(release, sae_id, device="cpu", dtype=dtype, converter=converter)
         origin = {"release": release, "sae_id": sae_id, "repository": repository, "revision": read.revision}
     return module, origin

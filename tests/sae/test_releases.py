@@ -159,7 +159,9 @@ def test_llama_scope_with_the_scaling_of_activations_folded_in(hub: Path) -> Non
     assert load_sae(release, layer=3).spec.sae_id == sae.spec.sae_id
 
 
-def test_sparsify_from_the_hub_and_from_a_folder(hub: Path) -> None:
+@pytest.mark.parametrize("normalised", [False, True])
+def test_sparsify_from_the_hub_and_from_a_folder(normalised: bool, hub: Path) -> None:
+    """Names, shapes and encoding as in sparsify's `SparseCoder`: `W_dec` (features, width), `b_dec` always subtracted."""
     repository, k = "EleutherAI/sae-tiny", 6
     weights = random(D, S)
     tensors = {
@@ -173,16 +175,13 @@ def test_sparsify_from_the_hub_and_from_a_folder(hub: Path) -> None:
         repository,
         {
             "config.json": as_json({"model": "EleutherAI/tiny", "ctx_len": 128}),
-            "layers.4/cfg.json": as_json({"d_in": D, "num_latents": S, "k": k, "expansion_factor": 32}),
+            "layers.4/cfg.json": as_json(
+                {"d_in": D, "num_latents": S, "k": k, "expansion_factor": 32, "normalize_decoder": normalised}
+            ),
             "layers.4/sae.safetensors": safetensors_bytes(tensors),
         },
     )
     expected = formulas.topk(rows().double().numpy(), double(weights), k)
-    # sparsify keeps its decoder as (features, width); sae-lens transposes what is called W_dec and what is called
-    # decoder.weight alike, so that only the latter, (width, features), loads.
-    del tensors["W_dec"]
-    tensors["decoder.weight"] = torch.from_numpy(weights["W_dec"].T.copy())
-    put(hub, repository, {"layers.4/sae.safetensors": safetensors_bytes(tensors)})
     sae = load_sae(manifest(repository, "layers.4", format="sparsify"))
     check(sae, expected, formulas.decode(expected, double(weights)), None)
     assert (sae.spec.architecture, sae.spec.site, sae.spec.layer) == ("topk", "resid_post", 4)
