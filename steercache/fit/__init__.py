@@ -4,10 +4,27 @@ Pure functions on the arrays of a `core.selection.Selection`, streamed in blocks
 database, model or file is used here. scikit-learn is imported in this package only, when a convex probe is fitted.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from steercache.fit.compare import compare
 from steercache.fit.diagnostics import diagnose
 from steercache.fit.probe import linear_probe
 from steercache.fit.recipes import METHODS, refit
 from steercache.fit.shift import mean_shift
 
-__all__ = ["METHODS", "compare", "diagnose", "linear_probe", "mean_shift", "refit"]
+if TYPE_CHECKING:
+    from steercache.sae.vector import sae as sae
+
+__all__ = ["METHODS", "compare", "diagnose", "linear_probe", "mean_shift", "refit", "sae"]
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
+
+
+def __getattr__(name: str) -> Any:
+    """`steercache.fit.sae` stands beside the other methods; its code is in the package `sae`, which needs other extras."""
+    if name != "sae":
+        raise AttributeError(f"module 'steercache.fit' has no attribute {name!r}")
+    return import_module("steercache.sae.vector").sae

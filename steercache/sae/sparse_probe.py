@@ -79,7 +79,8 @@ def _scaled(rows: LabelledActs, columns: npt.NDArray[np.int64]) -> Any:
 
 
 def _strength(matrix: Any, rows: LabelledActs, fold: npt.NDArray[np.int64]) -> float:
-    """The inverse penalty with the least held-out log loss, the mean of both labels' means."""
+    """The inverse penalty with the least held-out log loss, the mean of both labels' means: the first minimum from strong to
+    weak."""
     label = rows.is_anchor
     usable = [
         f
@@ -97,8 +98,9 @@ def _strength(matrix: Any, rows: LabelledActs, fold: npt.NDArray[np.int64]) -> f
             logits = matrix[inside] @ weights + intercept
             each = np.logaddexp(0, np.where(label[inside], -logits, logits))
             loss += float(each[label[inside]].mean() + each[~label[inside]].mean()) / 2
-        if loss < least - 1e-9:
-            best, least = strength, loss
+        if loss >= least - 1e-9:
+            break  # the weaker the penalty, the longer the fit
+        best, least = strength, loss
     return best
 
 

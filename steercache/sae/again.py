@@ -1,0 +1,138 @@
+"""An SAE vector's SAEs, loaded again from what its provenance says, and the vector fitted again."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from steercache.core.errors import UsageError
+from steercache.core.ids import SHORT_ID
+from steercache.core.selection import QueryRecord, Selection
+from steercache.core.vectors import SteeringVector
+from steercache.manifests.sae import ReleaseSae, SaeManifest
+from steercache.sae.candidates import Encodes, find_candidates
+from steercache.sae.loading import load_sae
+from steercache.sae.vector import METHOD, Verification, features_of, vector_of
+from steercache.sae.verdict import ANSWERS, Verdict
+
+Load = Callable[[Mapping[str, Any]], Encodes]
+
+
+class SelectsRows(Protocol):
+    """What `refit` needs of a session."""
+
+    def select(
+        self, query: str, /, *, run: str | None = None, site: str = "resid_post", **bindings: Any
+    ) -> Selection: ...
+
+
+def load_recorded(record: Mapping[str, Any]) -> Encodes:
+    """The SAE that `SaeSpec.record()` describes, from the folder or release it was loaded from.
+
+    Raises:
+        UsageError: the record does not say where it came from, or its weights are others now. NotFoundError: it is gone.
+    """
+    source = record.get("source")
+    if isinstance(source, Mapping) and isinstance(source.get("folder"), str):
+        sae = load_sae(source["folder"])
+    elif isinstance(source, Mapping) and isinstance(source.get("release"), str):
+        release = ReleaseSae(
+            type="release",
+            release=source["release"],
+            sae=source.get("sae_id"),
+            revision=source.get("revision") or "main",
+        )
+        sae = load_sae(SaeManifest(kind="sae", version=1, name="recorded", source=release, model=source.get("model")))
+    else:
+        raise UsageError("the vector does not say where its SAE came from", place=str(record.get("name")))
+    if sae.spec.sae_id != record.get("sae_id"):
+        raise UsageError(
+            f"the SAE has other weights now: {sae.spec.sae_id[:SHORT_ID]} instead of {str(record.get('sae_id'))[:SHORT_ID]}",
+            place=str(record.get("name")),
+            hint="put the SAE back that the vector was fitted with, or fit again",
+        )
+    sae.spec = replace(sae.spec, **{k: record[k] for k in ("name", "source") if k in record})  # as it was called
+    return sae
+
+
+def recorded_saes(vector: SteeringVector, *, load: Load = load_recorded) -> tuple[Encodes, ...]:
+    """The SAEs of a vector's layers, loaded again. Raises as `load_recorded`, and UsageError for a vector of no SAE."""
+    saes = vector.provenance.get("saes")
+    if vector.method != METHOD or not isinstance(saes, Mapping):
+        raise UsageError(f"{vector.name!r} was made by {vector.method!r}, not from features of an SAE")
+    return tuple(load(record) for _, record in sorted(saes.items(), key=lambda item: int(item[0])))
+
+
+def verification_of(vector: SteeringVector) -> Verification:
+    """The verification that a vector's provenance holds: its verdicts are read from it, and nobody is asked again."""
+    made = vector.provenance
+    facts = dict(made.get("verification") or {})
+    by = facts.pop("by", None)
+    if by not in ("judge", "sheet", "unverified"):
+        raise UsageError(f"{vector.name!r} does not say who verified its features")
+    verdicts = []
+    for layer, columns in made["features"].items():
+        for at, feature in enumerate(columns["feature"]):
+            answer = columns["verdict"][at]
+            if columns["judge"][at] is not None:
+                verdicts.append(
+                    Verdict(
+                        layer=int(layer),
+                        feature=int(feature),
+                        answer=next((a for a in ANSWERS if a == answer), None),
+                        by=columns["judge"][at],
+                        digest=columns["verdict_digest"][at],
+                        prompt_version=columns["prompt_version"][at],
+                        explanation=columns["explanation"][at],
+                        problem=None if answer else _problem(columns["reason"][at]),
+                    )
+                )
+    return Verification(by=by, verdicts=tuple(verdicts), facts=facts)
+
+
+def selection_of(vector: SteeringVector, session: SelectsRows) -> Selection:
+    """The rows that an SAE vector was fitted on, selected again. Raises UsageError where they are of another run."""
+    made = vector.provenance
+    query = made["query"]
+    bindings = dict(query["bindings"])
+    run = bindings.pop("run", None)
+    sel = session.select(query["text"], run=run, site=vector.site, **bindings)
+    if sel.run_id != made["run_id"]:
+        raise UsageError(f"the query now answers with rows of run {sel.run_id}, not of {made['run_id']}")
+    record = QueryRecord(name=query["name"], text=query["text"], bindings=query["bindings"])
+    return replace(sel, query=record, concept=vector.concept)
+
+
+def refit(vector: SteeringVector, session: SelectsRows, *, load: Load = load_recorded) -> SteeringVector:
+    """Fit an SAE vector again from its provenance: rows, SAEs, selection and verdicts; the same bytes where nothing changed.
+
+    Raises:
+        UsageError: it is no vector of an SAE, its rows or SAEs are others, or its features are not picked any more.
+    """
+    saes = recorded_saes(vector, load=load)
+    sel = selection_of(vector, session)
+    params = vector.provenance["params"]
+    layers = sorted(int(layer) for layer in vector.provenance["features"])
+    found = find_candidates(sel, saes, selection=params["selection"], layers=layers)
+    only = None if params.get("feature") is None else (vector.layers[0], int(params["feature"]))
+    return vector_of(
+        sel,
+        found,
+        selection=params["selection"],
+        verification=verification_of(vector),
+        name=vector.name,
+        only=only,
+    )
+
+
+def same_features(first: SteeringVector, second: SteeringVector) -> bool:
+    """Whether two SAE vectors are made of the same features at the same layers."""
+    return first.layers == second.layers and all(features_of(first, k) == features_of(second, k) for k in first.layers)
+
+
+def _problem(reason: str) -> str:
+    return reason.partition("; no verdict: ")[2] or "no verdict"
+
+
+def layers_of(saes: Sequence[Encodes]) -> tuple[int, ...]:
+    """Layers of the SAEs, ascending."""
+    return tuple(sorted(sae.spec.layer for sae in saes if sae.spec.layer is not None))
