@@ -1,9 +1,10 @@
 """Directions that are not the concept: what a real vector has to beat.
 
 Four kinds, each as SteeringVectors with provenance, the same from the same seed: `covariance` (matched to the spread of the
-rows), `label_shuffled` (the same fit on shuffled labels), `other_concept`, and `random` (isotropic). All are brought to the
-real vector's norm at every layer, so that a strength means the same. They are given the same selection of layer and strength
-as the real vector; which cell wins for a control is the caller's to find by the same search.
+rows), `label_shuffled` (the same fit on shuffled labels), `other_concept`, and `random` (isotropic); and for vectors of an SAE
+those of `sae.controls`. All are brought to the real vector's norm at every layer, so that a strength means the same. They are
+given the same selection of layer and strength as the real vector; which cell wins for a control is the caller's to find by the
+same search.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from steercache.core.errors import UsageError
 from steercache.core.ids import digest_bytes
 from steercache.core.trials import CONTROL_KINDS, ControlKind
 from steercache.core.vectors import SteeringVector
+from steercache.sae.controls import ControlDirection
 
 Float32Array = npt.NDArray[np.float32]
 Rows = Callable[
@@ -140,6 +142,23 @@ def concept_controls(vec: SteeringVector, others: Sequence[SteeringVector]) -> t
     if not controls:
         raise UsageError("no vector of another concept was given", place=vec.name, hint="fit another concept first")
     return tuple(controls)
+
+
+def sae_controls(
+    vec: SteeringVector, kind: ControlKind, made: Sequence[ControlDirection], *, seed: int
+) -> tuple[SteeringVector, ...]:
+    """Controls of an SAE vector from their directions, in order; the features that they are made of are in the provenance."""
+    return tuple(
+        _control(
+            vec,
+            one.values,
+            kind,
+            seed=seed,
+            index=k,
+            extra={"control_features": {str(layer): list(features) for layer, features in one.features.items()}},
+        )
+        for k, one in enumerate(made)
+    )
 
 
 def _control(

@@ -14,16 +14,20 @@ from steercache.cells.controls import (
     concept_controls,
     covariance_controls,
     random_controls,
+    sae_controls,
     shuffled_controls,
 )
 from steercache.core.errors import NotFoundError, SteercacheError, UsageError
 from steercache.core.lineage import KnownModel, Lineage, lineage_of, why_not_own
 from steercache.core.selection import Selection
-from steercache.core.trials import ControlKind
+from steercache.core.trials import SAE_CONTROL_KINDS, ControlKind, SaeControlKind
 from steercache.core.vectors import SteeringVector
 from steercache.fit import METHODS
 from steercache.models.spec import LoadedModel, ModelSpec
 from steercache.queries.session import Session
+from steercache.sae.again import recorded_saes
+from steercache.sae.controls import LiveRows, control_direction, shuffled_direction
+from steercache.sae.vector import METHOD as SAE_METHOD
 
 Made = tuple[SteeringVector, ...]
 
@@ -107,9 +111,9 @@ def control_arms(session: Session, vector: SteeringVector, options: EvalOptions)
     makers = _makers(session, vector, options)
     made: dict[ControlKind, Made] = {}
     notes: list[str] = []
-    kinds = [
-        kind for kind in ("other_concept", "label_shuffled", "covariance", "random") if kind in options.control_kinds
-    ]
+    own = SAE_CONTROL_KINDS if vector.method == SAE_METHOD else ()
+    order: tuple[ControlKind, ...] = ("other_concept", "label_shuffled", *own, "covariance", "random")
+    kinds = [kind for kind in order if kind in options.control_kinds]
     for at, kind in enumerate(kinds):
         left = options.controls - sum(map(len, made.values()))
         share = -(-left // (len(kinds) - at))
@@ -131,11 +135,17 @@ def control_arms(session: Session, vector: SteeringVector, options: EvalOptions)
 def _makers(session: Session, vector: SteeringVector, options: EvalOptions) -> dict[str, Callable[[int], Made]]:
     """How to make so many controls of each kind; what needs the vector's rows selects them when it is called."""
     found: list[Selection] = []
+    encoded: list[LiveRows] = []
 
     def rows() -> Selection:
         if not found:
             found.append(rows_of(session, vector))
         return found[0]
+
+    def live() -> LiveRows:
+        if not encoded:
+            encoded.append(LiveRows(rows(), recorded_saes(vector), vector))
+        return encoded[0]
 
     def others(count: int) -> Made:
         run_id = vector.provenance.get("run_id")
@@ -147,7 +157,7 @@ def _makers(session: Session, vector: SteeringVector, options: EvalOptions) -> d
                 run_id,
                 vector.hidden_size,
             )
-            if same and not _is_control(other) and {*vector.layers} <= {*other.layers}:
+            if same and not _is_control(other) and not _is_one_feature(other) and {*vector.layers} <= {*other.layers}:
                 newest.setdefault(other.concept, other)
         return concept_controls(vector, [newest[c] for c in sorted(newest, key=str)][: count + 1])
 
@@ -156,11 +166,20 @@ def _makers(session: Session, vector: SteeringVector, options: EvalOptions) -> d
         groups = _shuffled_within(sel)
 
         def refit(labels: npt.NDArray[np.int8]) -> SteeringVector:
+            if vector.method == SAE_METHOD:
+                return replace(vector, values=shuffled_direction(live(), labels).values)
             return METHODS[vector.method](replace(sel, label=labels), **_fit_options(vector))
 
         if sel.label is None:
             raise UsageError("its rows have no labels")
         return shuffled_controls(vector, sel.label, refit, groups=groups, count=count, seed=options.seed)
+
+    def of_sae(kind: SaeControlKind) -> Callable[[int], Made]:
+        def make(count: int) -> Made:
+            made = [control_direction(live(), kind, seed=options.seed, index=k) for k in range(count)]
+            return sae_controls(vector, kind, made, seed=options.seed)
+
+        return make
 
     def spread(count: int) -> Made:
         sel = rows()
@@ -171,6 +190,7 @@ def _makers(session: Session, vector: SteeringVector, options: EvalOptions) -> d
         "label_shuffled": shuffled,
         "covariance": spread,
         "random": lambda count: random_controls(vector, count=count, seed=options.seed),
+        **{kind: of_sae(kind) for kind in SAE_CONTROL_KINDS},
     }
 
 
@@ -182,7 +202,7 @@ def rows_of(session: Session, vector: SteeringVector) -> Selection:
     """
     made = vector.provenance
     query = made.get("query")
-    if vector.method not in METHODS or not isinstance(query, dict):
+    if vector.method not in (*METHODS, SAE_METHOD) or not isinstance(query, dict):
         raise UsageError(f"it was made by {vector.method!r}, not fitted on rows of a cache")
     bindings = {k: v for k, v in query["bindings"].items() if k != "run"}
     return session.select(query["text"], run=made["run_id"], site=vector.site, **bindings)
@@ -207,6 +227,12 @@ def _with_norms(control: SteeringVector, vector: SteeringVector) -> SteeringVect
     """A control with the row norms of the real vector's fit, so that a relative strength means the same for both."""
     norms = tuple({"layer": d["layer"], "resid_norm": d["resid_norm"]} for d in vector.diagnostics if "resid_norm" in d)
     return replace(control, diagnostics=norms)
+
+
+def _is_one_feature(vector: SteeringVector) -> bool:
+    """Whether a vector of an SAE is one of its features, not their mean."""
+    params = vector.provenance.get("params")
+    return vector.method == SAE_METHOD and isinstance(params, dict) and params.get("feature") is not None
 
 
 def _is_control(vector: SteeringVector) -> bool:

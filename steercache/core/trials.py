@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from steercache.core.ids import digest
 
@@ -11,9 +11,17 @@ from steercache.core.ids import digest
 AlphaUnit = Literal["raw", "resid_norm", "target_norm"]
 Target = Literal["image", "text", "both", "all", "last"]
 Mode = Literal["full", "replay", "branch"]
-ControlKind = Literal["covariance", "label_shuffled", "other_concept", "random"]
-CONTROL_KINDS: Final[tuple[ControlKind, ...]] = ("covariance", "label_shuffled", "other_concept", "random")
-NULL_KINDS: Final[tuple[ControlKind, ...]] = ("covariance", "label_shuffled", "random")  # another concept is no null
+SaeControlKind = Literal["sae_random_decoder", "sae_random_encoder", "sae_permuted_labels", "sae_live_features"]
+SAE_CONTROL_KINDS: Final[tuple[SaeControlKind, ...]] = get_args(SaeControlKind)  # of vectors made by an SAE only
+ControlKind = Literal["covariance", "label_shuffled", "other_concept", "random"] | SaeControlKind
+CONTROL_KINDS: Final[tuple[ControlKind, ...]] = (
+    *("covariance", "label_shuffled", "other_concept", "random"),
+    *SAE_CONTROL_KINDS,
+)
+NULL_KINDS: Final[tuple[ControlKind, ...]] = (
+    *("covariance", "label_shuffled", "random"),  # another concept is no null
+    *SAE_CONTROL_KINDS,
+)
 TRUST: Final = 0.5  # median norms of the steered rows: up to there a prediction from gradients is believed
 
 

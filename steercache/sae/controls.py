@@ -11,7 +11,7 @@ Each is made for a fitted SAE vector, with as many features per layer as the vec
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +19,13 @@ import numpy.typing as npt
 from steercache.core.errors import UsageError
 from steercache.core.features import FeatureActs
 from steercache.core.selection import Selection
+from steercache.core.trials import SAE_CONTROL_KINDS, SaeControlKind
 from steercache.core.vectors import SteeringVector
 from steercache.sae.candidates import Encodes, LayerCandidates, encode_rows, saes_by_layer
 from steercache.sae.selection import LabelledActs
 from steercache.sae.sparse_probe import SELECTIONS
 from steercache.sae.vector import features_of, mean_direction
 
-SaeControlKind = Literal["sae_random_decoder", "sae_random_encoder", "sae_permuted_labels", "sae_live_features"]
-SAE_CONTROL_KINDS: Final[tuple[SaeControlKind, ...]] = get_args(SaeControlKind)
 N_NEAREST: Final = 16  # live features of the nearest firing rate that one is drawn among
 FloatArray = npt.NDArray[np.float32]
 
@@ -93,6 +92,22 @@ def control_direction(rows: LiveRows, kind: SaeControlKind, *, seed: int, index:
     return ControlDirection(values=np.stack(values), features=features)
 
 
+def shuffled_direction(rows: LiveRows, labels: npt.NDArray[np.int8]) -> ControlDirection:
+    """The vector's selection with other labels on the same rows, shape (n,): its best features, as many as the vector has.
+
+    Raises:
+        UsageError: no feature is a candidate.
+    """
+    values, features = [], {}
+    for layer in rows.vector.layers:
+        _, found = rows.at(layer)
+        relabelled = LabelledActs(acts=found.rows.acts, is_anchor=labels.astype(bool), sentence=found.rows.sentence)
+        taken = _best(relabelled, rows.vector, n=len(features_of(rows.vector, layer)), layer=layer)
+        values.append(mean_direction(found.sae.decoder, taken))
+        features[layer] = taken
+    return ControlDirection(values=np.stack(values), features=features)
+
+
 def random_encoding(x_nd: FloatArray, *, n_features: int, l0: int, rng: np.random.Generator) -> FeatureActs:
     """Features of rows (n, d) under a random encoder: the `l0` largest positive projections of each centred row.
 
@@ -115,13 +130,18 @@ def _by_random_encoder(
         is_anchor=found.rows.is_anchor,
         sentence=found.rows.sentence,
     )
+    return _best(rows, vector, n=n, layer=found.layer)
+
+
+def _best(rows: LabelledActs, vector: SteeringVector, *, n: int, layer: int) -> tuple[int, ...]:
+    """The best `n` candidates of the vector's selection on rows that need not have any: where fewer qualify, the next by rank,
+    so that a control has as many features as the vector."""
     selection = str((vector.provenance.get("params") or {}).get("selection"))
     if selection not in SELECTIONS:
         raise UsageError(f"{vector.name!r} was selected by {selection!r}, which is no selection here")
     candidates = SELECTIONS[selection](rows)
     if not candidates:
-        raise UsageError(f"nothing is picked from a random encoding at layer {found.layer}")
-    # where fewer qualify than the vector has features, the next by rank: the same number, as the control asks
+        raise UsageError(f"no feature is a candidate at layer {layer}")
     return tuple(c.feature for c in candidates[:n])
 
 

@@ -98,9 +98,10 @@ def _strength(matrix: Any, rows: LabelledActs, fold: npt.NDArray[np.int64]) -> f
             logits = matrix[inside] @ weights + intercept
             each = np.logaddexp(0, np.where(label[inside], -logits, logits))
             loss += float(each[label[inside]].mean() + each[~label[inside]].mean()) / 2
-        if loss >= least - 1e-9:
+        if loss > least + 1e-9:
             break  # the weaker the penalty, the longer the fit
-        best, least = strength, loss
+        if loss < least - 1e-9:  # under the strongest penalties every weight is zero, and the loss the same
+            best, least = strength, loss
     return best
 
 
