@@ -22,6 +22,7 @@ if _TYPE_CHECKING:
     from steercache.api.models import load as load
     from steercache.api.pairs import pairs as pairs
     from steercache.api.runs import Run as Run
+    from steercache.api.saes import load_sae as load_sae
     from steercache.api.sweeps import Sweep as Sweep
     from steercache.core.selection import Selection as Selection
     from steercache.core.vectors import SteeringVector as SteeringVector
@@ -37,6 +38,7 @@ __all__ = [
     "fit",
     "generate",
     "load",
+    "load_sae",
     "open",
     "pairs",
     "steer",
@@ -51,6 +53,7 @@ _WHERE = {
     "fit": ("steercache.fit", None),
     "generate": ("steercache.api.generating", "generate"),
     "load": ("steercache.api.models", "load"),
+    "load_sae": ("steercache.api.saes", "load_sae"),
     "open": ("steercache.api.cache", "open_cache_at"),
     "pairs": ("steercache.api.pairs", "pairs"),
     "steer": ("steercache.steering.live", "steer"),

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from steercache.api.models import load
     from steercache.api.pairs import pairs
     from steercache.api.runs import Run
+    from steercache.api.saes import load_sae
     from steercache.api.sweeps import Sweep
 
-__all__ = ["Cache", "Run", "Sweep", "generate", "load", "open_cache_at", "pairs"]
+__all__ = ["Cache", "Run", "Sweep", "generate", "load", "load_sae", "open_cache_at", "pairs"]
 
 _MODULES = {
     "Cache": "cache",
@@ -25,6 +26,7 @@ _MODULES = {
     "Sweep": "sweeps",
     "generate": "generating",
     "load": "models",
+    "load_sae": "saes",
     "open_cache_at": "cache",
     "pairs": "pairs",
 }

@@ -37,11 +37,14 @@ if TYPE_CHECKING:
     from steercache.analysis.patches import PatchMaps
     from steercache.api.evaluating import BenchmarkLike, ModelLike
     from steercache.api.fitting import MethodName
+    from steercache.api.saes import NamedSae
     from steercache.api.sweeps import Sweep
     from steercache.api.tracing import TraceLike
     from steercache.cache.vector_files import StoredVector
+    from steercache.manifests.sae import SaeManifest
     from steercache.models.spec import LoadedModel
     from steercache.runs.overview import Overview
+    from steercache.sae.loaded import LoadedSae
     from steercache.screening.job import ScreenedTask
     from steercache.steering.generate import SideBySide
     from steercache.sweeps.result import SweepResult
@@ -312,6 +315,22 @@ class Cache:
         from steercache.fit import refit
 
         return refit(self.vector(name), self._session)
+
+    # Sparse autoencoders
+
+    def sae(
+        self, name: "str | PathLike[str] | SaeManifest", *, layer: int | None = None, device: str = "cpu"
+    ) -> "LoadedSae":
+        """Load an SAE by manifest, `NAME-l12` or folder, from this machine's files; see `steercache.load_sae`."""
+        from steercache.api.saes import load_sae
+
+        return load_sae(name, layer=layer, device=device)
+
+    def saes(self) -> "list[NamedSae]":
+        """The SAEs that can be named: those of the manifests in the current folder, and those that ship."""
+        from steercache.api.saes import list_saes
+
+        return list_saes()
 
     # Models, evaluation and sweeps
 
