@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steercache.core.errors import ManifestError
-from steercache.manifests.load import declared_kind, manifest_files, read_manifest
+from steercache.core.errors import ManifestError, NotFoundError
+from steercache.manifests.load import declared_kind, find_manifest, manifest_files, read_manifest
 from steercache.manifests.sae import FolderSae, SaeManifest
 
 if TYPE_CHECKING:
@@ -65,9 +65,19 @@ def list_saes() -> list[NamedSae]:
     return found
 
 
-def named_saes(name: str) -> list[NamedSae]:
-    """The SAEs of one manifest by name; [] where none has it."""
-    return [one for one in list_saes() if name in (one.manifest, one.name)]
+def saes_of_manifest(name: str) -> list[NamedSae]:
+    """The SAEs of one manifest by name or file; [] where there is none: a folder, or one layer as `NAME-l12`.
+
+    Raises:
+        ManifestError: the manifest is not valid.
+    """
+    try:
+        path = find_manifest(name, kind="sae", search=(Path(),))
+    except NotFoundError:
+        return []
+    manifest = read_manifest(path, kind="sae")
+    assert isinstance(manifest, SaeManifest)
+    return _named(manifest, path)
 
 
 def _named(manifest: SaeManifest, path: Path) -> list[NamedSae]:

@@ -15,9 +15,7 @@ _OTHERS: Final = {  # architectures of sae-lens that are no function of one row 
     "jumprelu_skip_transcoder": "it maps the input of a layer to its output",
     "temporal": "it encodes a row together with the rows before it",
 }
-_COPIES: Final = (
-    3  # the file's tensors, the same in the dtype to compute in, and what a transposition holds for a moment
-)
+_COPIES: Final = 2  # the weights, and the file's tensors or a transposition of them for a moment
 
 
 def check_config(config: Mapping[str, Any], *, place: str, training: bool = False) -> None:

@@ -36,7 +36,8 @@ def load_sae(
 
     Weights come from this machine's files: a release of sae-lens from the hub's cache (`HF_HUB_CACHE`), never from the
     network. `layer` chooses among the SAEs of a manifest that lists several; `base_dir` is what the paths of a manifest object
-    are relative to. `dtype` is what the SAE computes in, and part of its identity.
+    are relative to. `device` "auto" is the first accelerator, or the CPU. `dtype` is what the SAE computes in, and part of its
+    identity.
 
     Raises:
         NotFoundError: no such manifest, folder, release or id, or its files are not on this machine.
@@ -47,6 +48,9 @@ def load_sae(
         raise UsageError(f"an SAE cannot compute in {dtype!r}", hint=f"choose one of: {', '.join(_DTYPES)}")
     found = find_sae(source, layer=layer, base_dir=base_dir)
     sae_lens()
+    from steercache.models.load import resolve_device  # imports transformers, as sae-lens does
+
+    place_of_work = resolve_device(device)
     manifest = found.manifest
     if isinstance(manifest.source, FolderSae):
         module, origin = _from_folder(manifest.source, found.base_dir / found.sae, dtype)
@@ -56,7 +60,7 @@ def load_sae(
     check_module(module, place=place)
     spec = spec_of(module, name=found.name, source={**origin, **({"model": manifest.model} if manifest.model else {})})
     _check_layer(found, spec, place)
-    return LoadedSae(module.to(device=device), spec)
+    return LoadedSae(module.to(device=place_of_work), spec)
 
 
 def spec_of(module: Any, *, name: str, source: Mapping[str, Any]) -> SaeSpec:

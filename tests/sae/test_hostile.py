@@ -136,6 +136,8 @@ def test_what_is_no_folder_says_so(tmp_path: Path, folder: Path) -> None:
         load_sae(folder)
     with pytest.raises(NotFoundError, match="no sae manifest named 'not-there'"):
         load_sae("not-there")
+    with pytest.raises(UsageError, match="no device 'abacus'"):
+        load_sae(saved(inference("standard"), tmp_path / "fine"), device="abacus")
     with pytest.raises(UsageError, match="float8"):
         load_sae(folder, dtype="float8")
 
@@ -211,7 +213,7 @@ def test_weights_that_do_not_fit_into_memory_are_refused_before_they_are_read(
     hub: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load_sae(folder)
-    monkeypatch.setattr(memory, "free_bytes", lambda: 10_000)
+    monkeypatch.setattr(memory, "free_bytes", lambda: 5_000)
     with pytest.raises(BudgetError, match="an SAE of 12 x 40 needs"):
         load_sae(folder)
     # A zip of zeros expands a thousandfold: its directory says so.

@@ -14,6 +14,7 @@ from sae_lens import SAE
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
 from steercache.manifests.sae import LayerSae, ReleaseSae, SaeManifest
+from steercache.sae.hooks import site_of
 from steercache.sae.loaded import LoadedSae
 from steercache.sae.loading import load_sae
 from tests.sae import formulas
@@ -311,6 +312,23 @@ def test_gemma_scope_at_its_real_width(hub: Path) -> None:
     assert (sae.spec.d_in, sae.spec.d_sae) == (2304, 16384)
     np.testing.assert_allclose(sae.encode(x).numpy()[:, :16], expected, atol=1e-3)
     assert not sae.encode(x)[:, 16:].any()
+
+
+def test_every_gemma_scope_of_the_list_is_placed_where_its_folder_says() -> None:
+    """Of all releases in this layout: residual SAEs at the output of their block, the others at no site of the stream."""
+    from sae_lens.loading.pretrained_sae_loaders import get_gemma_2_config_from_hf
+
+    n_placed = 0
+    for release, entry in get_pretrained_saes_directory().items():
+        for folder in entry.saes_map.values() if entry.conversion_func == "gemma_2" else ():
+            config = get_gemma_2_config_from_hf(entry.repo_id, folder, "cpu")
+            site, layer = site_of(config["hook_name"])
+            if "-res" in release and "embedding" not in folder:
+                assert (site, layer) == ("resid_post", int(folder.split("/")[0].removeprefix("layer_")))
+                n_placed += 1
+            else:
+                assert layer is None
+    assert n_placed > 500
 
 
 def test_every_shipped_manifest_names_what_sae_lens_lists_and_at_the_layer_that_it_says() -> None:
