@@ -25,8 +25,11 @@ def run_names(root: Path) -> list[str]:
 
 
 def sweep_names(root: Path) -> list[str]:
-    """Names of the stored sweeps of the cache at `root`."""
-    return _sorted(_json(folder / "manifest.json").get("name") for folder in RootPaths(root).sweep_folders())
+    """Names of the stored sweeps of the cache at `root`, and of the manifests that their grids were started from."""
+    documents = [_json(folder / "manifest.json") for folder in RootPaths(root).sweep_folders()]
+    inside = [document.get("manifest") for document in documents]
+    grids = [manifest.get("sweep") for manifest in inside if isinstance(manifest, dict)]
+    return _sorted([*(document.get("name") for document in documents), *grids])
 
 
 def vector_names(root: Path) -> list[str]:

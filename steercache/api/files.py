@@ -10,12 +10,15 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from steercache.core.errors import NotFoundError, UsageError
+from steercache.manifests.dataset import PairColumns
 from steercache.manifests.documents import DatasetManifest, TraceManifest
+from steercache.manifests.resolve import ResolvedTrace
 
 SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet", ".txt": "text"}
 LABELS = ("anchor", "concept", "split", "question", "choices", "answer", "group", "pair", "polarity", "image", "system")
 ALIASES = {"sentence": "text", "prompt": "text", "word": "anchor", "label": "concept", "images": "image"}
 SIDES = ("positive", "negative")
+SHOWN_COLUMNS = 8  # of those that a manifest does not name
 
 
 def trace_of_file(trace: str | Path, *, model: str | None) -> tuple[TraceManifest, Path] | None:
@@ -73,14 +76,49 @@ def dataset_of_file(path: Path, *, kind: str) -> dict[str, Any]:
     return _checked(head | {"source": {"type": kind, "path": path.name, "columns": columns}} | anchors | chat)
 
 
-def column_names(path: Path, kind: str) -> list[str]:
+def notes_on_columns(trace: ResolvedTrace) -> tuple[str, ...]:
+    """One sentence per data file with columns that its manifest does not name: their values are not in the cache."""
+    notes = []
+    for dataset in trace.datasets:
+        source, folder = dataset.document.source, dataset.base_dir
+        columns, path = getattr(source, "columns", None), getattr(source, "path", None)
+        kind = SUFFIXES.get(Path(path or "").suffix.lower(), "") if source.type == "pairs" else source.type
+        if columns is None or path is None or kind not in ("csv", "jsonl", "parquet"):
+            continue
+        named = {
+            name for value in columns.model_dump().values() for name in (value if isinstance(value, tuple) else [value])
+        }
+        try:
+            names = column_names(folder / path, kind, delimiter=getattr(source, "delimiter", ","))
+        except UsageError:  # the reader of the rows names every problem of the file
+            continue
+        unread = [name for name in dict.fromkeys(names) if name not in named]
+        if unread:
+            notes.append(_note_on_columns(dataset.document.name, path, unread, type(columns)))
+    return tuple(notes)
+
+
+def _note_on_columns(dataset: str, path: str, unread: list[str], kind: type) -> str:
+    """What is not read, and what to write into the manifest to keep it."""
+    fields = [name for name in kind.model_fields if name not in ("text", "meta")]
+    usual = {name: ALIASES.get(name.strip().lower(), name.strip().lower()) for name in unread[:SHOWN_COLUMNS]}
+    ways = [f"{meaning}: {name}" for name, meaning in usual.items() if meaning in fields]
+    others = [name for name, meaning in usual.items() if meaning not in fields]
+    ways += [f"meta: [{', '.join(others)}]"] if others and kind is not PairColumns else []
+    more = f" and {len(unread) - SHOWN_COLUMNS} more" if len(unread) > SHOWN_COLUMNS else ""
+    columns = ", ".join(unread[:SHOWN_COLUMNS]) + more
+    note = f"{path}: data set {dataset} does not name the columns {columns}, so they are not kept"
+    return f"{note}; to keep them as labels, add `columns: {{{', '.join(ways)}}}` to its source" if ways else note
+
+
+def column_names(path: Path, kind: str, *, delimiter: str = ",") -> list[str]:
     """Names of a table's columns, in order. Raises UsageError for a file that cannot be read as `kind`."""
     try:
         if kind == "parquet":
             return list(pq.read_schema(path).names)
         with path.open(encoding="utf-8-sig", newline="") as file:
             if kind == "csv":
-                return next(csv.reader(file), [])
+                return next(csv.reader(file, delimiter=delimiter), [])
             keys: dict[str, None] = {}
             for line in islice((line for line in file if line.strip()), 100):
                 found = json.loads(line)

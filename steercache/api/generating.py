@@ -48,7 +48,7 @@ def generate(
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     settings = [
         SteeringSetting(
-            layer=layer, alpha=alpha, alpha_unit=alpha_unit, target=target, when=when, skip_first=skip_first
+            layer=layer, alpha=float(alpha), alpha_unit=alpha_unit, target=target, when=when, skip_first=skip_first
         )
         for alpha in dict.fromkeys((0.0, *alphas))
     ]

@@ -1,10 +1,10 @@
 """Planning and building runs: what `Cache.plan` and `Cache.build` do."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from steercache.api.files import SUFFIXES, trace_of_file
+from steercache.api.files import SUFFIXES, notes_on_columns, trace_of_file
 from steercache.api.progress import ProgressLike, reporting
 from steercache.api.runs import Run, run_of
 from steercache.cache.handle import CacheFolder as CacheFolder
@@ -72,9 +72,10 @@ def plan_at(
     except NotFoundError:
         folder = None
     with reporting(progress) as show:
-        prepared = prepare_trace(resolved_trace(trace, model=model), cache_root=root, device=device, dtype=dtype)
+        resolved = resolved_trace(trace, model=model)
+        prepared = prepare_trace(resolved, cache_root=root, device=device, dtype=dtype)
         plan = plan_run(prepared.job, progress=show)
-    return PlannedTrace(plan=plan, overview=overview(folder, root, plan))
+    return PlannedTrace(plan=plan, overview=_with_notes(overview(folder, root, plan), notes_on_columns(resolved)))
 
 
 def is_sweep(manifest: str) -> bool:
@@ -107,8 +108,14 @@ def plan_trace(
 ) -> Overview:
     """What building `trace` would write and how long it would take; see `Cache.plan`."""
     with reporting(progress) as show:
-        prepared = prepare_trace(resolved_trace(trace, model=model), cache_root=root, device=device, dtype=dtype)
-        return overview(folder, root, plan_run(prepared.job, progress=show))
+        resolved = resolved_trace(trace, model=model)
+        prepared = prepare_trace(resolved, cache_root=root, device=device, dtype=dtype)
+        planned = overview(folder, root, plan_run(prepared.job, progress=show))
+    return _with_notes(planned, notes_on_columns(resolved))
+
+
+def _with_notes(planned: Overview, notes: tuple[str, ...]) -> Overview:
+    return replace(planned, notes=(*planned.notes, *notes))
 
 
 def build_trace(
@@ -127,8 +134,9 @@ def build_trace(
 ) -> Run:
     """Trace what the cache does not have yet; see `Cache.build`. A root by path is made once the trace is known to be right."""
     root = cache if isinstance(cache, Path) else cache.root
+    resolved = resolved_trace(trace, model=model)
     prepared: PreparedTrace = prepare_trace(
-        resolved_trace(trace, model=model), cache_root=root, device=device, dtype=dtype, device_map=device_map
+        resolved, cache_root=root, device=device, dtype=dtype, device_map=device_map
     )
     folder = open_cache(cache, create=True) if isinstance(cache, Path) else cache
     with reporting(progress) as show:
@@ -142,7 +150,7 @@ def build_trace(
 
         if plan.mended_labels_in:
             remark(f"labels changed: joined anew in {', '.join(plan.mended_labels_in)}; no activation was touched")
-        for sentence in notes_on_dates(folder, plan.document):
+        for sentence in (*notes_on_dates(folder, plan.document), *notes_on_columns(resolved)):
             remark(sentence)
         done = 0
 

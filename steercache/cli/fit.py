@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 from steercache.cli.completion import complete_concepts, complete_queries, complete_runs
-from steercache.cli.options import json_option, parse_bindings, root_option, takes
+from steercache.cli.options import RenamedOption, json_option, parse_bindings, root_option, takes
 from steercache.cli.options import parse_layers as parse_layers
 from steercache.cli.output import at_root, next_commands, note, print_json, print_table, progress_bar
 from steercache.core.errors import UsageError
@@ -72,7 +72,13 @@ def _fit_options(command: F) -> F:
                 show_default=True,
                 help="paper: as arXiv 2505.14071 fits it.",
             ),
-            click.option("--layers", help="Such as 5,10,12-20; by default all that were kept."),
+            click.option(
+                "--layer",
+                "layers",
+                cls=RenamedOption,
+                former=["--layers"],
+                help="Blocks to fit, such as 5,10,12-20; by default every block that the run keeps.",
+            ),
             click.option("--name", help="Name to save under; by default the concept."),
             click.option("--no-diagnose", is_flag=True, help="Skip held-out scores and stability."),
             root_option,

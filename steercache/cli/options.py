@@ -191,7 +191,7 @@ def parse_layers(text: str | None) -> list[int] | None:
     for part in text.split(","):
         found = _LAYERS.fullmatch(part.strip())
         if found is None:
-            raise UsageError(f"{part.strip()!r} is no layer", hint="--layers 5,10,12-20")
+            raise UsageError(f"{part.strip()!r} is no layer", hint="--layer 5,10,12-20")
         layers += range(int(found[1]), int(found[2] or found[1]) + 1)
     return layers
 

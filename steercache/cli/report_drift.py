@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from steercache.cli.completion import complete_runs
-from steercache.cli.options import json_option, parse_layers, picture_option, root_option, takes
+from steercache.cli.options import RenamedOption, json_option, parse_layers, picture_option, root_option, takes
 from steercache.cli.output import print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -32,7 +32,13 @@ class DriftOptions:
 @click.argument("run", shell_complete=complete_runs)
 @click.argument("other", shell_complete=complete_runs)
 @click.option("--site", default="resid_post", show_default=True, help="Where the rows were taken.")
-@click.option("--layers", help="Such as 5,10,12-20; all that both runs kept by default.")
+@click.option(
+    "--layer",
+    "layers",
+    cls=RenamedOption,
+    former=["--layers"],
+    help="Blocks to compare, such as 5,10,12-20; by default every block that both runs keep.",
+)
 @click.option(
     "--text-only", is_flag=True, help="Match inputs by their text tokens: words beside a picture, or in a template."
 )

@@ -54,6 +54,19 @@ class SideBySide:
     prompt: str
     continuations: tuple[Continuation, ...]
 
+    def __str__(self) -> str:
+        """The prompt, then one line per strength.
+
+        >>> print(SideBySide(prompt="I feel", continuations=(Continuation(alpha=0.0, text=" well.\\nYou?"),)))
+        I feel
+          alpha 0: ' well.\\nYou?'
+        """
+        lines = [
+            f"  alpha {c.alpha:g}: {c.text!r}" if c.error is None else f"  alpha {c.alpha:g}: failed: {c.error}"
+            for c in self.continuations
+        ]
+        return "\n".join([self.prompt, *lines])
+
 
 def generate_side_by_side(
     loaded: LoadedModel,

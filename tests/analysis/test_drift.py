@@ -117,7 +117,7 @@ def test_the_command_prints_a_table_or_json_and_draws(folder: Path, capsys: pyte
     assert run(["report", "drift", "backbone", "mllm", "--out", str(picture), *at_root]) == 0
     assert "cos anchor" in capsys.readouterr().out
     assert "relative distance" in picture.read_text()
-    assert run(["report", "drift", "mllm", "mllm", "--layers", "2", "--json", *at_root]) == 0
+    assert run(["report", "drift", "mllm", "mllm", "--layer", "2", "--json", *at_root]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert [row["distance"] for row in shown["drift"]["rows"]] == [0.0] * 3
     assert Path(shown["picture"]).read_bytes().startswith(b"\x89PNG")

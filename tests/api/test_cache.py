@@ -50,6 +50,33 @@ def test_a_data_file_is_traced_without_a_manifest_and_its_labels_are_joined(cach
     assert cache.run("numbers").run_id == again.run_id == str(again)
 
 
+@pytest.mark.parametrize(
+    ("columns", "remedy"),
+    [
+        ("{text: text, anchor: anchor}", "columns concept, source, so they are not kept; to keep them as labels, add "
+         "`columns: {concept: concept, meta: [source]}`"),
+        ("{text: text, anchor: anchor, concept: concept}", "columns source, so they are not kept; to keep them as labels, "
+         "add `columns: {meta: [source]}`"),
+        ("{text: text, anchor: anchor, concept: concept, meta: [source]}", None),
+    ],
+)  # fmt: skip
+def test_columns_that_a_manifest_does_not_name_are_named_with_the_remedy(
+    cache: steercache.Cache, folder: Path, columns: str, remedy: str | None
+) -> None:
+    source = f"{{type: csv, path: numbers.csv, columns: {columns}}}"
+    manifest = folder / "unnamed.yaml"
+    manifest.write_text(
+        "kind: trace\nversion: 1\nname: unnamed\nmodel: tiny-backbone\n"
+        f"datasets:\n  - {{kind: dataset, version: 1, name: numbers, source: {source}}}\n"
+    )
+    planned = cache.plan(manifest, progress=False).notes
+    built = cache.build(manifest, progress=False).notes
+    for notes in (planned, built):
+        found = [note for note in notes if note.startswith("numbers.csv: data set numbers does not name the ")]
+        assert len(found) == (remedy is not None)
+        assert all(str(remedy) in note for note in found)
+
+
 def test_columns_are_found_by_their_usual_names(tmp_path: Path) -> None:
     file = tmp_path / "My Rows (2).jsonl"
     file.write_text(json.dumps({"Sentence": "a b", "word": "a", "label": "x", "extra": 1}) + "\n")

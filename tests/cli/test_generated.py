@@ -190,7 +190,7 @@ def test_any_bindings_of_a_named_query_are_answered_or_refused(
 @many
 @given(
     option=st.sampled_from(
-        ["--layers", "--concept", "--run", "--site", "--query", "--name", "-p", "--recipe", "--seed"]
+        ["--layer", "--concept", "--run", "--site", "--query", "--name", "-p", "--recipe", "--seed"]
     ),
     value=st.text(max_size=10),
 )

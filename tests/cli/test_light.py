@@ -124,7 +124,11 @@ def test_sweeps_are_completed_by_name(tmp_path: Path, monkeypatch: pytest.Monkey
 
     cache = open_cache(tmp_path / "cache", create=True)
     save_sweep(cache, "eval-tiny", manifest={"kind": "evaluation"}, cells=[], answers=[])
-    assert sweep_names(tmp_path / "cache") == ["eval-tiny"]
+    save_sweep(cache, "pairs-count", manifest={"kind": "grid", "sweep": "pairs"}, cells=[], answers=[])
+    assert sweep_names(tmp_path / "cache") == ["eval-tiny", "pairs", "pairs-count"]
+    complete = ShellComplete(program, {}, "steercache", "_X")
+    found = complete.get_completions(["report", "html", "--root", str(tmp_path / "cache")], "pa")
+    assert [item.value for item in found] == ["pairs", "pairs-count"]
 
 
 @pytest.mark.parametrize(
@@ -154,6 +158,8 @@ def test_every_command_takes_a_frozen_options_object_or_typed_values(
         (("steer", "v", "p", "--layer", "1"), ("--tokens", "last"), ("--target", "last")),
         (("steer", "v", "p", "--layer", "1"), ("--unit", "resid_norm"), ("--alpha-unit", "resid_norm")),
         (("report", "words", "v", "--layer", "1"), ("--tokens", "last"), ("--target", "last")),
+        (("fit", "mean-shift"), ("--layers", "5-7"), ("--layer", "5-7")),
+        (("report", "drift", "r", "s"), ("--layers", "5-7"), ("--layer", "5-7")),
         (
             ("report", "colours", "m", "--vector", "v", "--layer", "1"),
             ("--unit", "resid_norm"),

@@ -28,7 +28,7 @@ def test_a_run_compared_with_itself_has_not_moved(work: Path, terminal: Terminal
     ("words", "code", "message"),
     [
         (("drift", RUN, "none-such"), 4, "none-such"),
-        (("drift", RUN, RUN, "--layers", "99"), 2, "no layer 99"),
+        (("drift", RUN, RUN, "--layer", "99"), 2, "no layer 99"),
         (("drift", RUN, RUN, "--out", "picture.gif"), 2, ".png or .svg"),
         (("patches", RUN, "0", "counting", "--layer", "2"), 2, "no picture"),
         (("patches", RUN, "9999", "counting", "--layer", "2"), 4, "no sample"),

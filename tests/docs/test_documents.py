@@ -24,6 +24,8 @@ from steercache.queries.library import load_library
 from tests.cli.test_hints import mentioned, wrong_call, wrong_words
 from tests.docs.blocks import BLOCKS, DOCUMENTS, REPOSITORY, Block, blocks_of, command_lines, in_language
 
+pytest.importorskip("torch", reason="the signatures that the examples are held to need it")
+
 COMMAND_LINES = command_lines()
 PYTHON = in_language("python")
 KINDS = {"build": "trace", "grid": "sweep", "screen": "sweep"}

@@ -18,6 +18,8 @@ from steercache.sweeps.cell_rows import CellRow
 from steercache.sweeps.table import ControlResult, Failure, SplitTable, SweepTable, TableRow
 from tests.report.pages import outside_references, text_of
 
+pytest.importorskip("altair", reason="the pictures of a page need the extra `plots`")
+
 ODD = '<img src=x onerror="alert(1)">&amp; "vector"'
 
 
