@@ -24,7 +24,7 @@ _SHOWN = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOptions:
-    """What is traced, and how, as typed."""
+    """The options of `build`."""
 
     manifest: str
     model: str | None
@@ -40,31 +40,33 @@ class BuildOptions:
 
 @click.command()
 @click.argument("manifest", metavar="MANIFEST", shell_complete=complete_traces)
-@click.option(
-    "--model", shell_complete=complete_models, help="Model to trace a data file with, by name or file; see below."
-)
+@click.option("--model", shell_complete=complete_models, help="Model that traces a data file, by name or file.")
 @root_option
 @device_options
 @json_option
 @click.option(
-    "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that trace shards."
+    "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of processes that trace shards."
 )
 @click.option(
     "--budget",
     metavar="GB",
     type=click.FloatRange(min=0, min_open=True),
-    help="Refuse to write more than this; otherwise the manifest's `budget_gb`, 20 unless it says more.",
+    help="Largest size in GB; a larger run is refused. By default `budget_gb` of the manifest (20 if it has none).",
 )
-@click.option("--force", is_flag=True, help="Resume under other numerics than the run began with; recorded.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Resume a run that was started on a machine with other numerics; the run records both.",
+)
 @click.option("--device-map", help="Spread the model over devices, as accelerate does: auto, balanced, ...")
 @takes(BuildOptions)
 def build(asked: BuildOptions) -> None:
-    """Trace a model into the cache, as MANIFEST (a file, or a shipped name) says.
+    """Trace a model into the cache. MANIFEST is a file or a shipped name.
 
-    MANIFEST may also be a data file (.csv, .jsonl, .parquet, .txt) with a column `text` and, where it has them, `anchor`
-    and `concept`, or with columns `positive` and `negative`; --model then names the model.
+    MANIFEST may also be a data file (.csv, .jsonl, .parquet, .txt) with a column `text` and optionally `anchor` and
+    `concept`, or with the columns `positive` and `negative`; --model then names the model.
 
-    Safe to kill at any moment: the same command goes on, and loses at most the shard in flight.
+    An interrupted build is resumed by the same command; at most one shard is computed again.
 
     \b
     steercache build smollm2-concepts
@@ -72,7 +74,7 @@ def build(asked: BuildOptions) -> None:
     from steercache.api.tracing import build_trace
 
     if asked.budget is not None and not math.isfinite(asked.budget):
-        raise UsageError(f"--budget {asked.budget} is no size", hint="--budget 20, or leave it out")
+        raise UsageError(f"--budget {asked.budget} is not a size", hint="--budget 20, or leave it out")
     _check_model(asked)
     with progress_bar("reading inputs", total=None, unit="", quiet=asked.as_json) as bar:
         run = build_trace(
@@ -111,7 +113,11 @@ def _check_model(asked: BuildOptions) -> None:
 def _print(run: "Run", root: Path) -> None:
     from steercache.api.maintenance import REMEDIES, describe_non_finite
 
-    did = f"traced {run.n_shards_built} shards" if run.n_shards_built else "everything was cached already"
+    did = (
+        f"traced {run.n_shards_built} shard{'s' * (run.n_shards_built > 1)}"
+        if run.n_shards_built
+        else "everything was cached already"
+    )
     kept = f", kept {run.n_shards_kept}" if run.n_shards_built and run.n_shards_kept else ""
     click.echo(f"{run.name}  {run.run_id[:SHORT_ID]}  {did}{kept} in {run.seconds:.1f} s")
     click.echo(f"{run.n_rows:,} rows, {human_bytes(run.n_bytes or 0)} in {root}/runs/{run.run_id[:SHORT_ID]}...")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def cache() -> None:
-    """Look at the cache, check it, shrink it, clean it.
+    """Inspect, verify, compact and clean the cache.
 
     \b
     steercache cache status
@@ -31,7 +31,7 @@ def cache() -> None:
 @root_option
 @json_option
 def status(root: Path, as_json: bool) -> None:
-    """What is in the cache and how large it is; reads the files, needs no index.
+    """Show the runs, vectors and sweeps of the cache, and their sizes. Reads the files, not the index.
 
     \b
     steercache cache status
@@ -86,7 +86,7 @@ def _shards_of(run: "RunStatus") -> str:
 def verify(runs: tuple[str, ...], root: Path, as_json: bool) -> None:
     """Compare every file (of RUNS, or of all) with its recorded size and checksums. Exit code 5 when something differs.
 
-    Rows that hold infinities or NaN are named too: their files are whole, so the exit code stays 0.
+    Rows with infinities or NaN are listed too; their files are not damaged, and the exit code stays 0.
 
     \b
     steercache cache verify
@@ -117,7 +117,7 @@ def verify(runs: tuple[str, ...], root: Path, as_json: bool) -> None:
 @root_option
 @json_option
 def rebuild(root: Path, as_json: bool) -> None:
-    """Make index.duckdb again from the files beside it.
+    """Rebuild index.duckdb from the files of the cache.
 
     \b
     steercache cache rebuild
@@ -141,12 +141,12 @@ def rebuild(root: Path, as_json: bool) -> None:
     type=click.Choice(["blosc", "pcodec", "int8", "raw"]),
     default="blosc",
     show_default=True,
-    help="Of the new generation: blosc (zstd, shuffled) and pcodec lose nothing, int8 has one scale per row.",
+    help="blosc (zstd, shuffled) and pcodec are lossless; int8 is lossy, with one scale per row.",
 )
 @root_option
 @json_option
 def compact(run: str, codec: Literal["blosc", "pcodec", "int8", "raw"], root: Path, as_json: bool) -> None:
-    """Write RUN again with a codec; queries and fits work on it unchanged. int8 loses precision and says so.
+    """Rewrite RUN with a codec. Queries and fits work as before; int8 loses precision, and the run records it.
 
     \b
     steercache cache compact smollm2-concepts --codec blosc
@@ -169,12 +169,12 @@ def compact(run: str, codec: Literal["blosc", "pcodec", "int8", "raw"], root: Pa
 
 @cache.command()
 @click.argument("run", shell_complete=complete_runs)
-@click.option("--shards", is_flag=True, help="Only the shards that are damaged, so that a build makes them again.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--shards", is_flag=True, help="Remove only the damaged shards; the next build computes them again.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @root_option
 @json_option
 def rm(run: str, shards: bool, yes: bool, root: Path, as_json: bool) -> None:
-    """Remove RUN with its rows; vectors fitted from it stay.
+    """Remove RUN and its rows; vectors that were fitted from it stay.
 
     \b
     steercache cache rm smollm2-concepts --yes
@@ -197,7 +197,8 @@ def rm(run: str, shards: bool, yes: bool, root: Path, as_json: bool) -> None:
         return
     if as_json and not yes:
         raise UsageError(
-            "a program that reads JSON is not asked", hint=f"steercache cache rm {shlex.quote(name)} --yes --json"
+            "with --json there is no question: confirm with --yes",
+            hint=f"steercache cache rm {shlex.quote(name)} --yes --json",
         )
     if not yes:
         _ask(f"remove the run {name} ({run_id[:SHORT_ID]}) and its activations?", name)
@@ -209,7 +210,7 @@ def rm(run: str, shards: bool, yes: bool, root: Path, as_json: bool) -> None:
 
 
 @cache.command()
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
 @root_option
 @json_option
 def gc(dry_run: bool, root: Path, as_json: bool) -> None:

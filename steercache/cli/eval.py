@@ -71,8 +71,11 @@ class EvalCommandOptions:
 @click.argument("model", shell_complete=complete_models)
 @click.argument("benchmark", metavar="BENCHMARK | FILE")
 @click.option("--vector", "names", multiple=True, help="Vector by name, id or prefix; may be repeated.")
-@click.option("--methods", help="Also the newest vectors of the same concept and run by these, such as linear_probe.")
-@click.option("--layer", "layers", help="Block, or several to choose among: 5,8-10.")
+@click.option(
+    "--methods",
+    help="Also evaluate the newest vectors of the same concept and run that these methods made, such as linear_probe.",
+)
+@click.option("--layer", "layers", help="Block, or several to choose from: 5,8-10.")
 @click.option("--alpha", "alphas", default="1", show_default=True, help="Strength, or several: 0.5,1,2.")
 @unit_option
 @click.option(
@@ -83,37 +86,57 @@ class EvalCommandOptions:
 @split_option
 @rule_option
 @question_options
-@click.option("--n", type=click.IntRange(1), help="Questions per split; all by default.")
-@click.option("--controls", type=click.IntRange(0), default=20, show_default=True, help="Per vector.")
-@click.option("--control-kinds", default=",".join(CONTROL_KINDS), show_default=True, help="Separated by commas.")
-@click.option("--prompting", help="Words of the prompting baseline; by default the concept's. '' leaves it out.")
+@click.option("--n", type=click.IntRange(1), help="Number of questions per split; by default all.")
 @click.option(
-    "--max-new-tokens", type=click.IntRange(1, 4096), help="By default 8 for letters and counts, 20 for words."
+    "--controls",
+    type=click.IntRange(0),
+    default=20,
+    show_default=True,
+    help="Number of control directions of each kind per vector.",
+)
+@click.option(
+    "--control-kinds",
+    default=",".join(CONTROL_KINDS),
+    show_default=True,
+    help="Kinds of control directions, separated by commas.",
+)
+@click.option(
+    "--prompting",
+    help="Instruction of the prompting baseline; by default that of the concept. '': no prompting baseline.",
+)
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(1, 4096),
+    help="Largest number of generated tokens; by default 8 for letters and numbers, 20 for words.",
 )
 @batch_options(memory_mib=2048)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of controls and intervals.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of controls and intervals.")
 @mode_options
 @click.option(
     "--damage/--no-damage",
     default=True,
     show_default=True,
-    help="Measure what the chosen settings do to unrelated prompts (KL from the unsteered next token).",
+    help="Measure damage: the KL divergence of the next-token distribution on unrelated prompts.",
 )
-@click.option("--allow-foreign", is_flag=True, help="Take vectors of other or unknown lineage; the table says so.")
+@click.option(
+    "--allow-foreign",
+    is_flag=True,
+    help="Accept vectors that were fitted on other or unknown weights; the table marks them.",
+)
 @root_option
 @device_options
 @json_option
 @takes(EvalCommandOptions)
 def eval_command(asked: EvalCommandOptions) -> None:
-    """Answer BENCHMARK with MODEL, unsteered, asked in words, steered, and under controls; compare, and keep every answer.
+    """Evaluate vectors on BENCHMARK with MODEL, beside the unsteered model, a prompting baseline and control directions.
 
-    MODEL is a model manifest, a checkpoint folder, or a model of the zoo (tiny, demo). BENCHMARK is a name, such as scenes; a
-    wrong name is answered with all of them. FILE is a .jsonl, .csv or .parquet file of your own questions, with the columns
-    question and answer, and any of choices, image (a path beside the file), group, task and split; a text model answers
-    questions without pictures. With several layers, strengths or targets, every vector and control takes its best on the
-    search split and is held to it on the test split.
+    MODEL is a model manifest, a checkpoint folder, or a model of the zoo (tiny, demo). BENCHMARK is a name, such as scenes, or
+    a .jsonl, .csv or .parquet file of your own questions, with the columns question and answer, and optionally choices, image
+    (a path relative to the file), group, task and split; a text model answers questions without pictures. With several layers,
+    strengths or targets, the best cell of every vector and control is chosen on the search split and evaluated on the test
+    split.
 
-    Safe to kill: answers are kept as they come, and asked again only where none is.
+    Every answer is stored at once. An interrupted evaluation is resumed by the same command.
 
     \b
     steercache eval tiny scenes --task Count --form number --n 8

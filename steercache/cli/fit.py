@@ -24,7 +24,7 @@ DEFAULT_SITE = "resid_post"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitOptions:
-    """What a method is asked to fit, as typed."""
+    """The options of `fit`."""
 
     concept: str | None
     all_concepts: bool
@@ -48,7 +48,7 @@ def _fit_options(command: F) -> F:
             click.option(
                 "--concept",
                 shell_complete=complete_concepts,
-                help="Concept to fit; the value of the query's parameter of that name.",
+                help="Concept to fit: the value of the query's parameter `concept`.",
             ),
             click.option("--all-concepts", is_flag=True, help="One vector per concept that the run has labels for."),
             click.option(
@@ -62,15 +62,17 @@ def _fit_options(command: F) -> F:
             click.option(
                 "--run",
                 shell_complete=complete_runs,
-                help="Run by name, id or prefix; by default the newest that fits.",
+                help="Run by name, id or prefix; by default the newest run with rows of the query.",
             ),
-            click.option("--site", default=DEFAULT_SITE, show_default=True, help="Where the rows were taken."),
+            click.option(
+                "--site", default=DEFAULT_SITE, show_default=True, help="Site of the rows, such as resid_post."
+            ),
             click.option(
                 "--recipe",
                 type=click.Choice(["default", "paper"]),
                 default="default",
                 show_default=True,
-                help="paper: as arXiv 2505.14071 fits it.",
+                help="Way of fitting; paper: as in arXiv 2505.14071.",
             ),
             click.option(
                 "--layer",
@@ -102,7 +104,7 @@ def fit() -> None:
 @_fit_options
 @takes(FitOptions)
 def mean_shift_command(asked: FitOptions) -> None:
-    """Mean of the concept's rows minus mean of the others.
+    """Fit the mean of the concept's rows minus the mean of the other rows.
 
     \b
     steercache fit mean-shift --concept counting
@@ -113,10 +115,12 @@ def mean_shift_command(asked: FitOptions) -> None:
 
 @fit.command("probe")
 @_fit_options
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the paper's SGD.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the SGD of the recipe `paper`."
+)
 @takes(FitOptions)
 def probe_command(asked: FitOptions) -> None:
-    """Direction of a logistic regression; unit norm.
+    """Fit the direction of a logistic regression, of unit norm.
 
     \b
     steercache fit probe --concept counting

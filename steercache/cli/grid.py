@@ -44,21 +44,38 @@ class GridCommandOptions:
 
 @click.command()
 @click.argument("sweep", shell_complete=complete_sweep_manifests)
-@click.option("--race/--no-race", default=None, help="Stop cells early; by default as the manifest says.")
-@click.option("--tolerance", type=click.FloatRange(0, 1, max_open=True), help="Of a race: how far below the best.")
 @click.option(
-    "--screen-first", metavar="K", type=click.IntRange(1), help="Run only the K best predicted cells of each vector."
+    "--race/--no-race", default=None, help="Stop cells early that cannot win any more; by default as in the manifest."
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Racing: by how much the accuracy of the winner may be below that of the best cell.",
+)
+@click.option(
+    "--race/--no-race", default=None, help="Stop cells early that cannot win any more; by default as in the manifest."
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Racing: by how much the accuracy of the winner may be below that of the best cell.",
+)
+@click.option(
+    "--screen-first",
+    metavar="K",
+    type=click.IntRange(1),
+    help="Run only the K cells of each vector with the best predictions.",
 )
 @click.option(
     "--pilot",
     metavar="M",
     type=click.IntRange(0),
-    help="Questions answered exactly so that predictions bend; by default 40, at most a third. 0: straight lines.",
+    help="Number of questions answered exactly to correct the predictions; by default 40, at most a third; 0: no correction.",
 )
 @click.option(
     "--by",
     type=click.Choice(["margin", "accuracy"]),
-    help="Best predicted at what; by default the margin, and right answers before a race.",
+    help="Rank cells by predicted answer margin or by predicted accuracy; by default margin, and accuracy before a race.",
 )
 @click.option(
     "--nulls",
@@ -66,28 +83,45 @@ class GridCommandOptions:
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Null directions per vector that get the same search: their best gains say what the vector's is worth.",
+    help="Number of null directions per vector. Each gets the same search, and the vector's gain is ranked among theirs.",
 )
-@click.option("--null-kinds", default=",".join(NULL_KINDS), show_default=True, help="Separated by commas.")
+@click.option(
+    "--null-kinds",
+    default=",".join(NULL_KINDS),
+    show_default=True,
+    help="Kinds of null directions, separated by commas.",
+)
 @click.option(
     "--damage/--no-damage",
     default=True,
     show_default=True,
-    help="Measure what the chosen cells do to unrelated prompts (KL from the unsteered next token).",
+    help="Measure damage: the KL divergence of the next-token distribution on unrelated prompts.",
 )
 @mode_options
-@click.option("--no-test", is_flag=True, help="Leave the test split alone.")
-@click.option("--memory", "memory_mib", metavar="MIB", type=click.IntRange(1), help="Beside the model's weights.")
-@click.option("--tokens-per-batch", type=click.IntRange(1), help="Padded tokens of one unsteered forward.")
-@click.option("--cells", "n_shown", type=click.IntRange(1), default=10, show_default=True, help="Rows of the table.")
+@click.option("--no-test", is_flag=True, help="Do not use the test split.")
+@click.option(
+    "--memory",
+    "memory_mib",
+    metavar="MIB",
+    type=click.IntRange(1),
+    help="Memory for activations, in MiB, in addition to the model's weights.",
+)
+@click.option(
+    "--tokens-per-batch",
+    type=click.IntRange(1),
+    help="Largest batch of an unsteered forward pass, in tokens with padding.",
+)
+@click.option(
+    "--cells", "n_shown", type=click.IntRange(1), default=10, show_default=True, help="Number of cells in the table."
+)
 @root_option
 @device_options
 @json_option
 @takes(GridCommandOptions)
 def grid(asked: GridCommandOptions) -> None:
-    """Run SWEEP (a sweep manifest, by name or file): every cell on the search split, the chosen ones on the test split.
+    """Run the cells of SWEEP, a sweep manifest by name or file: all on the search split, the chosen ones on the test split.
 
-    Safe to kill: answers are kept as they come, and asked again only where none is. Cells are shared between sweeps.
+    Every answer is stored at once, and shared between sweeps. An interrupted grid is resumed by the same command.
 
     \b
     steercache grid tiny-scenes --no-test

@@ -17,7 +17,7 @@ search_option = click.option(
     "--search",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     multiple=True,
-    help="A further folder where names are looked up; may be given several times.",
+    help="Additional folder in which names are looked up; repeatable.",
 )
 
 
@@ -33,11 +33,11 @@ def manifest() -> None:
 
 @manifest.command()
 @click.argument("files", nargs=-1, required=True, shell_complete=complete_manifests)
-@click.option("--rows", is_flag=True, help="Read every row of data sets too.")
+@click.option("--rows", is_flag=True, help="Also read every row of the data sets.")
 @search_option
 @json_option
 def check(files: tuple[str, ...], rows: bool, search: tuple[Path, ...], as_json: bool) -> None:
-    """Check manifests, by file, folder or name, with every name in them; says all that is wrong at once.
+    """Check manifests, by file, folder or name, and all that they name; every problem is reported at once.
 
     \b
     steercache manifest check my-trace.yaml
@@ -59,11 +59,11 @@ def check(files: tuple[str, ...], rows: bool, search: tuple[Path, ...], as_json:
 
 
 @manifest.command("list")
-@click.option("--kind", type=click.Choice(list(KINDS)), help="Only this kind.")
+@click.option("--kind", type=click.Choice(list(KINDS)), help="List only manifests of this kind.")
 @search_option
 @json_option
 def list_(kind: str | None, search: tuple[Path, ...], as_json: bool) -> None:
-    """List the manifests that can be named: those in --search folders and the shipped ones.
+    """List the manifests that can be used by name: shipped ones, and those in --search folders.
 
     \b
     steercache manifest list --kind model

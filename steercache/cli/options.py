@@ -60,7 +60,7 @@ root_option = click.option(
     envvar="STEERCACHE_ROOT",
     show_default=True,
     show_envvar=True,
-    help="The cache's folder.",
+    help="Folder of the cache.",
 )
 unit_option = click.option(
     "--alpha-unit",
@@ -70,8 +70,8 @@ unit_option = click.option(
     type=click.Choice(get_args(AlphaUnit)),
     default="raw",
     show_default=True,
-    help="Unit of alpha: raw, multiples of the vector; resid_norm, of the median norm of the rows it was fitted on; "
-    "target_norm, of the rows that are steered.",
+    help="Unit of alpha. raw: alpha times the vector; resid_norm: alpha times the median norm of the rows that the vector was "
+    "fitted on; target_norm: alpha times the median norm of the steered rows.",
 )
 fitted_unit_option = click.option(
     "--alpha-unit",
@@ -81,7 +81,8 @@ fitted_unit_option = click.option(
     type=click.Choice(["raw", "resid_norm"]),
     default="raw",
     show_default=True,
-    help="Unit of alpha: raw, multiples of the vector; resid_norm, of the median norm of the rows it was fitted on.",
+    help="Unit of alpha. raw: alpha times the vector; resid_norm: alpha times the median norm of the rows that the vector was "
+    "fitted on.",
 )
 target_option = click.option(
     "--target",
@@ -95,52 +96,56 @@ split_option = click.option(
     type=click.Choice(["search", "test", "both"]),
     default="both",
     show_default=True,
-    help="search chooses, test is asked once; both does both.",
+    help="Split to answer. search: choose the best cell; test: answer with the chosen cell; both: one after the other.",
 )
 rule_option = click.option(
-    "--rule", type=click.Choice(["grouped", "paper"]), default="grouped", show_default=True, help="Of the splits."
+    "--rule",
+    type=click.Choice(["grouped", "paper"]),
+    default="grouped",
+    show_default=True,
+    help="How search and test split are drawn. grouped: by picture; paper: as in arXiv 2505.14071.",
 )
 picture_option = click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help=".png or .svg; by default below the cache's pictures/.",
+    help="File to write, .png or .svg; by default in the cache's folder pictures/.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout, and nothing else there.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout.")
 
 
 def device_options(command: F) -> F:
     """`--device` and `--dtype`, for commands that load a model."""
-    command = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps or auto.")(
-        command
-    )
+    command = click.option(
+        "--device", default="auto", show_default=True, help="Device of the model: cpu, cuda, cuda:1, mps or auto."
+    )(command)
     return click.option(
         "--dtype",
         type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
         default="auto",
         show_default=True,
-        help="Dtype to compute in; auto is the checkpoint's own.",
+        help="Dtype of the computation; auto: the dtype of the checkpoint.",
     )(command)
 
 
 def question_options(command: F) -> F:
-    """`--task`, `--form` and `--folder`, for commands that ask a benchmark's questions."""
+    """`--task`, `--form` and `--folder`, for commands that answer a benchmark."""
     command = click.option(
         "--folder",
         type=click.Path(path_type=Path, file_okay=False),
-        help="The set's files; the hub by default.",
+        help="Local folder of the benchmark's files; by default they come from the Hugging Face hub.",
     )(command)
     command = click.option(
         "--form",
         type=click.Choice(["letter", "number", "word"]),
         default="letter",
         show_default=True,
-        help="How the model is asked to answer.",
+        help="Form of the answers: the letter of an option, a number, or a word.",
     )(command)
     return click.option("--task", help="One task of the benchmark, such as Relation.")(command)
 
 
 def batch_options(*, memory_mib: int) -> Callable[[F], F]:
-    """`--tokens-per-batch` and `--memory`, for commands that ask a model many questions at once."""
+    """`--tokens-per-batch` and `--memory`, for commands that answer questions in batches."""
 
     def add(command: F) -> F:
         command = click.option(
@@ -150,32 +155,32 @@ def batch_options(*, memory_mib: int) -> Callable[[F], F]:
             type=click.IntRange(1),
             default=memory_mib,
             show_default=True,
-            help="Beside the model's weights.",
+            help="Memory for activations, in MiB, in addition to the model's weights.",
         )(command)
         return click.option(
             "--tokens-per-batch",
             type=click.IntRange(1),
             default=4096,
             show_default=True,
-            help="Padded tokens of one unsteered forward.",
+            help="Largest batch of an unsteered forward pass, in tokens with padding.",
         )(command)
 
     return add
 
 
 def mode_options(command: F) -> F:
-    """`--mode` and `--recalibrate`, for commands that ask a model questions under many settings."""
+    """`--mode` and `--recalibrate`, for commands that answer questions under many cells."""
     command = click.option(
         "--recalibrate",
         is_flag=True,
-        help="Measure the costs that `--mode auto` goes by again; once is enough otherwise.",
+        help="Measure again the costs by which `--mode auto` chooses; they are measured once and kept.",
     )(command)
     return click.option(
         "--mode",
         type=click.Choice(["auto", "replay", "branch", "full"]),
         default="auto",
         show_default=True,
-        help="How answers are computed; auto takes the quickest way that is exact, and says why.",
+        help="Execution mode of the steered answers; auto: the quickest of the exact ones.",
     )(command)
 
 
@@ -191,7 +196,7 @@ def parse_layers(text: str | None) -> list[int] | None:
     for part in text.split(","):
         found = _LAYERS.fullmatch(part.strip())
         if found is None:
-            raise UsageError(f"{part.strip()!r} is no layer", hint="--layer 5,10,12-20")
+            raise UsageError(f"{part.strip()!r} is not a layer", hint="--layer 5,10,12-20")
         layers += range(int(found[1]), int(found[2] or found[1]) + 1)
     return layers
 
@@ -205,7 +210,7 @@ def parse_alphas(text: str, *, example: str = "1,2,4") -> tuple[float, ...]:
     try:
         alphas = tuple(dict.fromkeys(float(word) for word in words(text)))
     except ValueError:
-        raise UsageError(f"{text!r} is no list of numbers", hint=f"--alpha {example}") from None
+        raise UsageError(f"{text!r} is not a list of numbers", hint=f"--alpha {example}") from None
     if not all(math.isfinite(alpha) for alpha in alphas):
         raise UsageError(f"{text!r}: alpha must be a finite number", hint=f"--alpha {example}")
     return alphas
@@ -249,5 +254,7 @@ def words(text: str) -> list[str]:
 
 
 allow_foreign_option = click.option(
-    "--allow-foreign", is_flag=True, help="Take a vector that was fitted on other weights, or does not say on which."
+    "--allow-foreign",
+    is_flag=True,
+    help="Accept a vector that was fitted on other weights, or whose weights are not recorded.",
 )

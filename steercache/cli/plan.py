@@ -34,14 +34,14 @@ class PlanOptions:
 
 @click.command()
 @click.argument("manifest", shell_complete=complete_plans)
-@click.option("--model", shell_complete=complete_models, help="Model to trace a data file with, as for a build.")
+@click.option("--model", shell_complete=complete_models, help="Model that traces a data file, as in `build`.")
 @click.option(
     "--nulls",
     metavar="N",
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="As for a grid: counted in its time.",
+    help="Null directions per vector, as in `grid`; counted in the estimate.",
 )
 @mode_options
 @root_option
@@ -49,9 +49,9 @@ class PlanOptions:
 @json_option
 @takes(PlanOptions)
 def plan(asked: PlanOptions) -> None:
-    """Say what a trace or a sweep MANIFEST (a file, or a shipped name) will cost, before anything is computed.
+    """Estimate the size and time of a trace or sweep. MANIFEST is a file or a shipped name.
 
-    Of a trace: rows, bytes, seconds, and what is cached already. Of a sweep: answers to compute, those that are cached, and
+    For a trace: rows, bytes, seconds, and the shards that are cached already. For a sweep: answers to compute, those that are cached, and
     how long reading, replaying, branching and recomputing would take; its vectors are found, or fitted and kept, as for a grid.
 
     \b

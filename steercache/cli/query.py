@@ -48,10 +48,15 @@ class QueryOptions:
 @click.command()
 @click.argument("name_or_sql", required=False, metavar="[NAME|SQL]", shell_complete=complete_queries)
 @click.option(
-    "-f", "--file", "sql_file", type=click.Path(path_type=Path, dir_okay=False), help="Take the query from a file."
+    "-f", "--file", "sql_file", type=click.Path(path_type=Path, dir_okay=False), help="Read the query from a file."
 )
 @click.option(
-    "-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="A value for a parameter; repeatable."
+    "-p",
+    "--param",
+    "params",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Value of a parameter of the query; repeatable.",
 )
 @click.option(
     "--format",
@@ -59,14 +64,28 @@ class QueryOptions:
     type=click.Choice(["table", *get_args(FormatName)]),
     default="table",
     show_default=True,
-    help="How to write the result.",
+    help="Format of the result.",
 )
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write into a file instead of stdout."
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file instead of stdout."
 )
-@click.option("--limit", type=click.IntRange(min=0), help=f"First so many rows.  [default: {TABLE_ROWS} in a table]")
-@click.option("--time-limit", type=click.FloatRange(min=0.1), default=300.0, show_default=True, help="Seconds.")
-@click.option("--memory-limit", type=click.IntRange(min=64), default=4096, show_default=True, help="MiB.")
+@click.option(
+    "--limit", type=click.IntRange(min=0), help=f"Number of rows to show.  [default: {TABLE_ROWS} in a table]"
+)
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0.1),
+    default=300.0,
+    show_default=True,
+    help="Longest time of the query, in seconds.",
+)
+@click.option(
+    "--memory-limit",
+    type=click.IntRange(min=64),
+    default=4096,
+    show_default=True,
+    help="Largest memory of the query, in MiB.",
+)
 @click.option("--list", "list_them", is_flag=True, help="List the named queries.")
 @click.option("--show", metavar="NAME", shell_complete=complete_queries, help="Print a named query with its header.")
 @root_option

@@ -56,10 +56,10 @@ class ColourCommandOptions:
 @click.command("colours")
 @click.argument("model", shell_complete=complete_models)
 @click.option(
-    "--vector", required=True, shell_complete=complete_vectors, help="A colour's vector, by name, id or prefix."
+    "--vector", required=True, shell_complete=complete_vectors, help="Vector of a colour, by name, id or prefix."
 )
-@click.option("--word", help="The colour it stands for; by default its concept.")
-@click.option("--layer", type=int, required=True, help="Block at whose output it is added.")
+@click.option("--word", help="Word of the colour; by default the concept of the vector.")
+@click.option("--layer", type=int, required=True, help="Decoder block (from 0) to whose output the vector is added.")
 @click.option(
     "--alpha",
     "alphas",
@@ -67,24 +67,27 @@ class ColourCommandOptions:
 )
 @fitted_unit_option
 @target_option
-@click.option("--n", type=click.IntRange(1), default=48, show_default=True, help="Questions.")
-@click.option("--random", "n_random", type=click.IntRange(0), default=20, show_default=True, help="Random directions.")
-@click.option("--open", "open_question", is_flag=True, help="Ask without the choices.")
-@click.option("--shifted", is_flag=True, help="Other outlines, palettes and backgrounds.")
+@click.option("--n", type=click.IntRange(1), default=48, show_default=True, help="Number of questions.")
+@click.option(
+    "--random", "n_random", type=click.IntRange(0), default=20, show_default=True, help="Number of random directions."
+)
+@click.option("--open", "open_question", is_flag=True, help="Ask the questions without choices.")
+@click.option("--shifted", is_flag=True, help="Use the scenes with other outlines, palettes and backgrounds.")
 @batch_options(memory_mib=1024)
 @click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of random directions and intervals."
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of random directions and intervals."
 )
-@click.option("--allow-foreign", is_flag=True, help="Take a vector of other or unknown lineage.")
+@click.option("--allow-foreign", is_flag=True, help="Accept a vector that was fitted on other or unknown weights.")
 @picture_option
 @root_option
 @device_options
 @json_option
 @takes(ColourCommandOptions)
 def colours_command(asked: ColourCommandOptions) -> None:
-    """Ask MODEL for the colours of drawn things, with a colour's vector on its image tokens, and follow the colour words.
+    """Measure how the vector of a colour, added to image tokens, changes MODEL's answers about colours of drawn shapes.
 
-    The right answer is always another colour. Every probability is kept as a trial; only the search split of `scenes` is asked.
+    The right answer is always another colour. Every probability is stored as a trial; only the search split of `scenes` is
+    used.
     The vector comes from the backbone: steercache build smollm2-colours; steercache fit mean-shift --query
     concept_vs_other_concepts --concept red.
 

@@ -31,7 +31,7 @@ class DriftOptions:
 @click.command("drift")
 @click.argument("run", shell_complete=complete_runs)
 @click.argument("other", shell_complete=complete_runs)
-@click.option("--site", default="resid_post", show_default=True, help="Where the rows were taken.")
+@click.option("--site", default="resid_post", show_default=True, help="Site of the rows, such as resid_post.")
 @click.option(
     "--layer",
     "layers",
@@ -40,17 +40,17 @@ class DriftOptions:
     help="Blocks to compare, such as 5,10,12-20; by default every block that both runs keep.",
 )
 @click.option(
-    "--text-only", is_flag=True, help="Match inputs by their text tokens: words beside a picture, or in a template."
+    "--text-only", is_flag=True, help="Match inputs by their text tokens alone, without pictures and chat template."
 )
 @picture_option
 @root_option
 @json_option
 @takes(DriftOptions)
 def drift_command(asked: DriftOptions) -> None:
-    """Compare RUN (a backbone's) with OTHER (of the MLLM grown from it) on the tokens that both read.
+    """Compare RUN, of a backbone, with OTHER, of the multimodal model grown from it, on the tokens that both have.
 
-    Both are traces of the same text, by name, id or prefix. Cosine and relative distance per layer and role of token;
-    "unrelated" is the cosine with some other text token, which says what a high cosine is worth.
+    Both are traces of the same text, by name, id or prefix. Prints cosine and relative distance per layer and role of
+    the token; "unrelated" is the cosine with a random other text token, for comparison.
 
     \b
     steercache report drift smollm2-concepts smolvlm-256m-concepts --out drift.png

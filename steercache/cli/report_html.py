@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 @click.command("html")
 @click.argument("sweep", shell_complete=complete_sweeps)
 @click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help="File; by default below the cache's pictures/."
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File to write, .html; by default in the cache's folder pictures/.",
 )
 @root_option
 @json_option
@@ -25,7 +27,7 @@ def html_command(sweep: str, out: Path | None, root: Path, as_json: bool) -> Non
     """Write one page about SWEEP, an evaluation or one task of a grid (by name, id or prefix).
 
     Table, gains with their intervals beside the controls, the grid as a heat map, answers before and after, and how often the
-    test split was looked at; made again from the stored answers. The file asks no network and runs no script.
+    test split was looked at; made from the stored answers. The file loads nothing from the network and runs no script.
 
     \b
     steercache report html eval-tiny-scenes --out report.html
@@ -43,10 +45,10 @@ def html_command(sweep: str, out: Path | None, root: Path, as_json: bool) -> Non
         note(_which(found))
     if found.table.inferred:
         note(
-            "an older steercache wrote the sweep and did not say which cells it chose: they are worked out from its answers"
+            "an older steercache wrote the sweep and did not store which cells it chose: they are inferred from its answers"
         )
     if not found.table.clustered:
-        note("the sweep does not say which picture a question is of: intervals take every question for itself")
+        note("the sweep does not record the picture of a question: the intervals take questions as independent")
     click.echo(f"{found.path}  ({human_bytes(found.path.stat().st_size)})")
 
 

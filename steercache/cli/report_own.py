@@ -55,22 +55,28 @@ class OwnOptions:
 @click.argument("model", shell_complete=complete_models)
 @click.argument("benchmark", metavar="BENCHMARK | FILE")
 @click.option("--concept", required=True, help="Concept of both vectors.")
-@click.option("--method", default="mean_shift", show_default=True, help="How both were made.")
-@click.option("--layer", "layers", required=True, help="Block, or several to choose among: 5,8-10.")
+@click.option("--method", default="mean_shift", show_default=True, help="Method by which both were fitted.")
+@click.option("--layer", "layers", required=True, help="Block, or several to choose from: 5,8-10.")
 @click.option("--alpha", "alphas", default="1", show_default=True, help="Strength, or several: 0.5,1,2.")
 @fitted_unit_option
 @target_option
 @split_option
 @question_options
-@click.option("--n", type=click.IntRange(1), help="Questions per split; all by default.")
-@click.option("--controls", type=click.IntRange(0), default=20, show_default=True, help="Per vector.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of controls and intervals.")
+@click.option("--n", type=click.IntRange(1), help="Number of questions per split; by default all.")
+@click.option(
+    "--controls",
+    type=click.IntRange(0),
+    default=20,
+    show_default=True,
+    help="Number of control directions of each kind per vector.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of controls and intervals.")
 @root_option
 @device_options
 @json_option
 @takes(OwnOptions)
 def own_command(asked: OwnOptions) -> None:
-    """Evaluate the vector of MODEL's own activations and its backbone's on BENCHMARK, and compare them with each other.
+    """Compare two vectors of a concept on BENCHMARK: one of MODEL's own activations, one of its backbone's.
 
     Both are the newest of their concept and method: fitted by the same query on a text run of MODEL, and on one of its
     backbone. Prints their cosine by layer, each one's gain with its controls, and the difference on the same questions.

@@ -42,15 +42,19 @@ class PatchOptions:
 @click.argument("run", shell_complete=complete_runs)
 @click.argument("sample")
 @click.argument("vector", shell_complete=complete_vectors)
-@click.option("--layer", "layers", required=True, help="Blocks, a panel each: 4,8,12.")
+@click.option("--layer", "layers", required=True, help="Blocks, such as 4,8,12; each is one panel.")
 @click.option(
     "--view",
     type=click.Choice(["fine", "small"]),
     default="fine",
     show_default=True,
-    help="Where the model looks twice (tiles and the whole picture): the look with most, or with fewest patches.",
+    help="For models that read a picture as tiles and as a whole: the view with the most or with the fewest patches.",
 )
-@click.option("--picture", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The picture's file.")
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="File of the picture, if the data set cannot be read any more.",
+)
 @allow_foreign_option
 @picture_option
 @root_option
@@ -59,8 +63,8 @@ class PatchOptions:
 def patches_command(asked: PatchOptions) -> None:
     """Draw the projections of a picture's patches on VECTOR over the picture, one panel per layer.
 
-    RUN is a multimodal run that kept image rows; SAMPLE its number in the run, or its id or a prefix of six or more. The
-    picture itself is read again from the run's data set.
+    RUN is a multimodal run that kept image rows; SAMPLE is a sample's number in the run, its id, or a prefix of six or more
+    characters. The picture is read from the data set of the run.
 
     \b
     steercache report patches demo-pictures 12 red --layer 5,9,13 --out patches.png

@@ -53,8 +53,8 @@ class WordOptions:
 
 @click.command("words")
 @click.argument("vector", shell_complete=complete_vectors)
-@click.option("--layer", type=int, required=True, help="Block at whose output it is added.")
-@click.option("--alpha", "alphas", default="0.5,1,2,4", show_default=True, help="Strengths.")
+@click.option("--layer", type=int, required=True, help="Decoder block (from 0) to whose output the vector is added.")
+@click.option("--alpha", "alphas", default="0.5,1,2,4", show_default=True, help="Strengths, such as 1,2,4.")
 @fitted_unit_option
 @click.option(
     "--target",
@@ -63,12 +63,14 @@ class WordOptions:
     type=click.Choice(["all", "text", "last"]),
     default="text",
     show_default=True,
-    help="Which are steered.",
+    help="Tokens that are steered.",
 )
 @click.option("--words", "listed", help="Words to count, such as one,two; by default those listed for the concept.")
-@click.option("--prompt", "prompts", multiple=True, help="A text to read on; by default 16 that lean to no concept.")
-@click.option("--random", "n_random", type=click.IntRange(0), default=20, show_default=True, help="Random directions.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the random directions.")
+@click.option("--prompt", "prompts", multiple=True, help="Prompt, repeatable; by default 16 neutral prompts.")
+@click.option(
+    "--random", "n_random", type=click.IntRange(0), default=20, show_default=True, help="Number of random directions."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random directions.")
 @click.option(
     "--model",
     shell_complete=complete_models,
@@ -81,10 +83,10 @@ class WordOptions:
 @json_option
 @takes(WordOptions)
 def words_command(asked: WordOptions) -> None:
-    """Add VECTOR to plain prompts and follow the probability that one of its concept's words comes next.
+    """Measure how VECTOR changes the probability that the next word belongs to its concept.
 
-    The prompts' first token, the attention sink, is left alone (`steer --skip-first` does the same). Beside the vector,
-    random directions of equal norm. Every probability is kept as a trial.
+    The first token of the prompts, the attention sink, is not steered (as with `steer --skip-first`). Random directions of the
+    same norm are measured beside the vector. Every probability is stored as a trial.
 
     \b
     steercache report words counting --layer 6 --alpha 1,2,4

@@ -67,48 +67,89 @@ class ScreenOptions:
 @click.command()
 @click.argument("words", nargs=-1, required=True, metavar="SWEEP | MODEL BENCHMARK | MODEL FILE")
 @click.option("--vector", "names", multiple=True, help="Vector by name, id or prefix; may be repeated.")
-@click.option("--all-vectors", is_flag=True, help="Every vector of the cache that fits the model.")
-@click.option("--layer", "layers", help="Blocks: 5,8-10; by default all that every vector has.")
+@click.option("--all-vectors", is_flag=True, help="Predict every vector of the cache that fits the model.")
+@click.option("--layer", "layers", help="Blocks, such as 5,8-10; by default those that every vector has.")
 @click.option("--alpha", "alphas", default="1", show_default=True, help="Strength, or several: 0.5,1,2.")
 @unit_option
 @click.option("--target", "targets", help="image, text, both, all or last; or several. By default as in eval.")
 @question_options
 @rule_option
-@click.option("--n", type=click.IntRange(1), help="Questions of the search split; all by default.")
-@click.option("--allow-foreign", is_flag=True, help="Take vectors of other or unknown lineage.")
+@click.option("--n", type=click.IntRange(1), help="Number of questions of the search split; by default all.")
+@click.option("--allow-foreign", is_flag=True, help="Accept vectors that were fitted on other or unknown weights.")
 @click.option(
-    "--by", type=click.Choice(["margin", "accuracy"]), default="margin", show_default=True, help="Best at what."
+    "--by",
+    type=click.Choice(["margin", "accuracy"]),
+    default="margin",
+    show_default=True,
+    help="Rank cells by predicted answer margin or by predicted accuracy.",
 )
-@click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="Cells and vectors shown.")
-@click.option("--samples", "n_samples", type=click.IntRange(1), help="Name so many samples that are helped, and hurt.")
-@click.option("--nulls", type=click.IntRange(1), help="Rank each vector among so many covariance-matched directions.")
 @click.option(
-    "--trust", type=click.FloatRange(0, min_open=True), default=TRUST, show_default=True, help="Median norms."
+    "--top", type=click.IntRange(1), default=10, show_default=True, help="Number of cells and vectors in the tables."
 )
-@click.option("--gradients", "run", help="The gradient run to use; refused if it is of other weights or prompts.")
-@click.option("--force", is_flag=True, help="Go on recording under other numerics than it began with; recorded.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of null directions and resamples.")
-@click.option("--compare", is_flag=True, help="What replaces the grid: from the answers of SWEEP, run exhaustively.")
-@click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.1, show_default=True, help="Cells run.")
+@click.option(
+    "--samples",
+    "n_samples",
+    type=click.IntRange(1),
+    help="Number of samples to list that the best cell helps most, and hurts most.",
+)
+@click.option(
+    "--nulls", type=click.IntRange(1), help="Number of covariance-matched directions among which each vector is ranked."
+)
+@click.option(
+    "--trust",
+    type=click.FloatRange(0, min_open=True),
+    default=TRUST,
+    show_default=True,
+    help="Largest strength at which a prediction is taken, in median norms of the steered rows.",
+)
+@click.option(
+    "--gradients", "run", help="Gradient run to use, by name, id or prefix; refused if it has other weights or prompts."
+)
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Resume a gradient run that was started on a machine with other numerics; the run records both.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of null directions and resamples."
+)
+@click.option(
+    "--compare",
+    is_flag=True,
+    help="Compare screening, pilot and racing with the exhaustive answers of SWEEP, which the cache must hold.",
+)
+@click.option(
+    "--share",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.1,
+    show_default=True,
+    help="With --compare: share of the cells that are run exactly.",
+)
 @click.option(
     "--pilot",
     metavar="M",
     type=click.IntRange(0),
-    help="Of a SWEEP: questions answered exactly so that predictions bend, 40 say. None unless with --compare.",
+    help="For a SWEEP: number of questions that are answered exactly to correct the predictions, such as 40.",
 )
-@click.option("--resamples", type=click.IntRange(1), default=200, show_default=True, help="Of the search split.")
+@click.option(
+    "--resamples",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    help="With --compare: number of resamples of the search split.",
+)
 @root_option
 @device_options
 @json_option
 @takes(ScreenOptions)
 def screen(asked: ScreenOptions) -> None:
-    """Predict what every vector does at every layer and strength, without running it.
+    """Predict the effect of every vector at every layer and strength from gradients.
 
-    SWEEP is a sweep manifest; or name MODEL and BENCHMARK with --vector, --layer and --alpha. What is needed once is a
-    gradient run over the search split: it is recorded if the cache has none (safe to kill, resumes), and from then on no model
-    is loaded. Predictions are straight lines, good for weak strengths, and beyond --trust median norms of the steered rows no
-    more is promised than there. At half a norm damage may be as large: --pilot 40 answers a few questions exactly, as `grid
-    --screen-first` does, and bends the lines by them. The test split is never looked at.
+    SWEEP is a sweep manifest; or name MODEL and BENCHMARK with --vector, --layer and --alpha. The first
+    screening of a benchmark records a gradient run over the search split (an interrupted one is resumed); later ones load no
+    model. A prediction is linear in the strength and good for small ones; for strengths above --trust median norms of the
+    steered rows it is held constant. --pilot 40 answers 40 questions exactly and corrects the predictions, as `grid --screen-first`
+    does. The test split is never used.
 
     \b
     steercache screen tiny-scenes

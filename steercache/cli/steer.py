@@ -47,7 +47,7 @@ class SteerOptions:
 @click.command()
 @click.argument("vector", shell_complete=complete_vectors)
 @click.argument("prompts", nargs=-1, required=True)
-@click.option("--layer", type=int, required=True, help="Block at whose output the vector is added.")
+@click.option("--layer", type=int, required=True, help="Decoder block (from 0) to whose output the vector is added.")
 @click.option("--alpha", "alphas", default="1", show_default=True, help="Strengths, such as 1,2,4.")
 @fitted_unit_option
 @click.option(
@@ -57,18 +57,22 @@ class SteerOptions:
     type=click.Choice(["all", "text", "last", "image", "both"]),
     default="all",
     show_default=True,
-    help="Which tokens are steered; padding never. text leaves special tokens and the prompt's last one out.",
+    help="Tokens that are steered; padding never is. text: without special tokens and the last token of the prompt.",
 )
 @click.option(
     "--when",
     type=click.Choice(["prefill", "every"]),
     default="prefill",
     show_default=True,
-    help="Steer the prompt's tokens only, or every generated token too.",
+    help="prefill: steer the tokens of the prompt; every: steer the generated tokens too.",
 )
-@click.option("--skip-first", is_flag=True, help="Leave the first token out (the attention sink).")
+@click.option("--skip-first", is_flag=True, help="Do not steer the first token (the attention sink).")
 @click.option(
-    "--max-new-tokens", type=click.IntRange(1, 4096), default=20, show_default=True, help="Tokens of a continuation."
+    "--max-new-tokens",
+    type=click.IntRange(1, 4096),
+    default=20,
+    show_default=True,
+    help="Largest number of generated tokens.",
 )
 @click.option("--chat", is_flag=True, help="Put each prompt into the model's chat template.")
 @click.option(
@@ -84,7 +88,7 @@ class SteerOptions:
 def steer(asked: SteerOptions) -> None:
     """Continue PROMPTS greedily with and without VECTOR (a name, an id or a prefix).
 
-    Texts are kept as the answers of a sweep; the same command again reads them.
+    The texts are stored as answers of a sweep, and read from the cache when the command is repeated.
 
     \b
     steercache steer counting "On the way home we saw" --layer 6 --alpha 1,2,4

@@ -17,7 +17,7 @@ from steercache.core.ids import SHORT_ID
 
 @click.group()
 def vectors() -> None:
-    """List vectors, show where they come from, fit them again, compare them.
+    """List, show, refit and compare vectors.
 
     \b
     steercache vectors list
@@ -29,7 +29,7 @@ def vectors() -> None:
 @root_option
 @json_option
 def list_command(root: Path, as_json: bool) -> None:
-    """Every vector of the cache, newest first.
+    """List every vector of the cache, newest first.
 
     \b
     steercache vectors list
@@ -55,7 +55,7 @@ def list_command(root: Path, as_json: bool) -> None:
 @root_option
 @json_option
 def show(name: str, root: Path, as_json: bool) -> None:
-    """One vector by NAME, id or prefix: provenance, and what is known per layer.
+    """Show the vector NAME (a name, an id or a prefix): its provenance, and its diagnostics per layer.
 
     \b
     steercache vectors show counting
@@ -89,7 +89,7 @@ def show(name: str, root: Path, as_json: bool) -> None:
 @root_option
 @json_option
 def refit(name: str, root: Path, as_json: bool) -> None:
-    """Fit vector NAME again from its provenance and say whether the bytes are the same.
+    """Fit vector NAME again from its provenance, and report whether it has the same bytes.
 
     \b
     steercache vectors refit counting
@@ -118,7 +118,7 @@ def refit(name: str, root: Path, as_json: bool) -> None:
 @root_option
 @json_option
 def compare(names: Sequence[str], root: Path, as_json: bool) -> None:
-    """Cosine per layer between the vectors NAMES.
+    """Print the cosine between the vectors NAMES, per layer.
 
     \b
     steercache vectors compare counting counting-probe

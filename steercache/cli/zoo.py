@@ -10,7 +10,7 @@ from steercache.cli.output import next_commands, note, print_json, print_table
 
 @click.group(name="zoo")
 def zoo_group() -> None:
-    """Models that ship with steercache: small, trained here, with cards that say what they can do.
+    """Small models that ship with steercache, with their model cards.
 
     \b
     steercache zoo list
@@ -20,7 +20,7 @@ def zoo_group() -> None:
 @zoo_group.command("list")
 @json_option
 def list_command(as_json: bool) -> None:
-    """Name the models, with what they were measured to do.
+    """List the models with their scores.
 
     \b
     steercache zoo list
@@ -43,7 +43,7 @@ def list_command(as_json: bool) -> None:
 @zoo_group.command("card")
 @click.argument("name")
 def card_command(name: str) -> None:
-    """Print the model card of NAME: recipe, data, scores, and what must be said about it.
+    """Print the model card of NAME: recipe, data, scores and limitations.
 
     \b
     steercache zoo card demo
@@ -61,7 +61,7 @@ def card_command(name: str) -> None:
 def build_command(name: str, folder: Path | None, root: Path, as_json: bool) -> None:
     """Write the complete checkpoint folder of NAME, into FOLDER or the cache's own models.
 
-    It loads as any checkpoint of the hub does.
+    It loads like a checkpoint of the Hugging Face hub.
 
     \b
     steercache zoo build tiny
