@@ -51,8 +51,8 @@ class PlanOptions:
 def plan(asked: PlanOptions) -> None:
     """Estimate the size and time of a trace or sweep. MANIFEST is a file or a shipped name.
 
-    For a trace: rows, bytes, seconds, and the shards that are cached already. For a sweep: answers to compute, those that are cached, and
-    how long reading, replaying, branching and recomputing would take; its vectors are found, or fitted and kept, as for a grid.
+    For a trace: rows, bytes, seconds, and the shards that are cached already. For a sweep: answers to compute, answers that
+    are cached, and the time of each execution mode; its vectors are found, or fitted and stored, as in `grid`.
 
     \b
     steercache plan smollm2-concepts

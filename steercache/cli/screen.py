@@ -145,11 +145,11 @@ class ScreenOptions:
 def screen(asked: ScreenOptions) -> None:
     """Predict the effect of every vector at every layer and strength from gradients.
 
-    SWEEP is a sweep manifest; or name MODEL and BENCHMARK with --vector, --layer and --alpha. The first
-    screening of a benchmark records a gradient run over the search split (an interrupted one is resumed); later ones load no
-    model. A prediction is linear in the strength and good for small ones; for strengths above --trust median norms of the
-    steered rows it is held constant. --pilot 40 answers 40 questions exactly and corrects the predictions, as `grid --screen-first`
-    does. The test split is never used.
+    SWEEP is a sweep manifest; or name MODEL and BENCHMARK with --vector, --layer and --alpha. The first screening of a
+    benchmark records a gradient run over the search split (an interrupted one is resumed); later ones load no model. A
+    prediction is linear in the strength and good for small ones; for strengths above --trust median norms of the
+    steered rows it is held constant. --pilot 40 answers 40 questions exactly and corrects the predictions, as `grid
+    --screen-first` does. The test split is never used.
 
     \b
     steercache screen tiny-scenes
