@@ -29,9 +29,9 @@ test: $(STAMP)
 
 # Tests that need no torch, on other Pythons and with other releases of the libraries: what is likely to differ there.
 # `make test-pythons PYTHON_TESTS=tests` runs all of them. A Python that is not on this machine is skipped by name.
-PYTHON_TESTS ?= tests/test_collection.py tests/packaging/test_bounds.py tests/manifests tests/fit \
+PYTHON_TESTS ?= tests/test_collection.py tests/packaging/test_bounds.py tests/manifests tests/fit/test_shift.py tests/fit/test_refit.py \
   $(addprefix tests/index/,test_functions.py test_guard.py test_ingest.py test_io_errors.py test_migrations.py) \
-  $(addprefix tests/store/,test_bfloat16.py test_checksum.py test_codecs.py test_damage.py test_documents.py test_geometry.py \
+  $(addprefix tests/store/,test_bfloat16.py test_checksum.py test_codecs.py test_damage.py test_geometry.py \
     test_golden.py test_interop.py test_reader.py test_releases.py test_round_trip.py test_writer.py) \
   $(addprefix tests/queries/,test_checks.py test_formats.py test_library.py test_session.py test_shipped.py) \
   $(addprefix tests/stats/,test_choice.py test_statistics.py)

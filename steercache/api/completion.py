@@ -4,7 +4,7 @@ Nothing here raises: a file that cannot be read has no name to offer.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,8 @@ def run_names(root: Path) -> list[str]:
 def sweep_names(root: Path) -> list[str]:
     """Names of the stored sweeps of the cache at `root`, and of the manifests that their grids were started from."""
     documents = [_json(folder / "manifest.json") for folder in RootPaths(root).sweep_folders()]
-    inside = [document.get("manifest") for document in documents]
-    grids = [manifest.get("sweep") for manifest in inside if isinstance(manifest, dict)]
-    return _sorted([*(document.get("name") for document in documents), *grids])
+    grids = [inside for document in documents if isinstance(inside := document.get("manifest"), dict)]
+    return _sorted([*(document.get("name") for document in documents), *(grid.get("sweep") for grid in grids)])
 
 
 def vector_names(root: Path) -> list[str]:
@@ -100,5 +99,5 @@ def _json(path: Path) -> dict[str, Any]:
     return {}
 
 
-def _sorted(names: Iterator[Any] | list[str]) -> list[str]:
+def _sorted(names: Iterable[Any]) -> list[str]:
     return sorted({name for name in names if isinstance(name, str) and name})

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from steercache.core.errors import NotFoundError, UsageError
-from steercache.manifests.dataset import PairColumns
+from steercache.manifests.dataset import Columns, PairColumns
 from steercache.manifests.documents import DatasetManifest, TraceManifest
 from steercache.manifests.resolve import ResolvedTrace
 
@@ -98,7 +98,7 @@ def notes_on_columns(trace: ResolvedTrace) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _note_on_columns(dataset: str, path: str, unread: list[str], kind: type) -> str:
+def _note_on_columns(dataset: str, path: str, unread: list[str], kind: type[Columns | PairColumns]) -> str:
     """What is not read, and what to write into the manifest to keep it."""
     fields = [name for name in kind.model_fields if name not in ("text", "meta")]
     usual = {name: ALIASES.get(name.strip().lower(), name.strip().lower()) for name in unread[:SHOWN_COLUMNS]}
