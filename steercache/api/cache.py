@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from steercache.analysis.patches import PatchMaps
     from steercache.api.evaluating import BenchmarkLike, ModelLike
     from steercache.api.fitting import MethodName
+    from steercache.api.sae_encoding import EncodedRun
     from steercache.api.saes import NamedSae
     from steercache.api.sweeps import Sweep
     from steercache.api.tracing import TraceLike
@@ -166,6 +167,50 @@ class Cache:
     def sweeps(self) -> Relation:
         """Every sweep (a grid, an evaluation, an analysis), newest first: one row with id, name, status and counts."""
         return self._session.query("sweeps_overview")
+
+    # Features of SAEs
+
+    def encode(
+        self,
+        sae: "str | PathLike[str] | LoadedSae",
+        *,
+        run: str | Run | None = None,
+        layer: int | None = None,
+        device: str = "auto",
+        progress: ProgressLike = None,
+    ) -> "EncodedRun":
+        """Encode the rows of a run with a sparse autoencoder (SAE), and keep what fires, sparse, in the cache.
+
+        `sae` is a manifest's name or file, one layer of it as `NAME-l12`, a folder that sae-lens wrote, or an SAE in memory;
+        `layer` chooses among the SAEs of a manifest. Without `run`, the newest complete text run. All stored rows of the SAE's
+        site and layer are encoded; the result reads them (`.read(selection)`), and SQL has them as `feature_acts`. Safe to
+        interrupt: calling it again continues. What is there already is not computed again, unless the run has another
+        generation in force since.
+
+        Raises:
+            NotFoundError: no such SAE or run, or the SAE's files are not on this machine. UsageError: the SAE does not fit the
+            run. BusyError: another process encodes the run. BudgetError: the disk is full. MissingExtraError: no sae-lens.
+        """
+        from steercache.api.sae_encoding import encode
+
+        with reporting(progress) as show:
+            return encode(self._session, sae, _run_name(run), layer=layer, device=device, show=show)
+
+    def encoded(self, sae: str, *, run: str | Run | None = None) -> "EncodedRun":
+        """A run's rows that were encoded with an SAE, by name, id or prefix of the SAE; sae-lens is not needed.
+
+        Raises:
+            NotFoundError: no run, or not this one, was encoded with it. QueryError: several were, and `run` is not given.
+        """
+        from steercache.api.sae_encoding import find_encoded
+
+        return find_encoded(self._session.cache, sae, _run_name(run))
+
+    def encodings(self) -> "list[EncodedRun]":
+        """Every run that is encoded with an SAE."""
+        from steercache.api.sae_encoding import encoded_runs
+
+        return encoded_runs(self._session.cache)
 
     # Runs
 

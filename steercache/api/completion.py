@@ -42,6 +42,12 @@ def concept_names(root: Path) -> list[str]:
     return _sorted(head.get("concept") for head in heads)
 
 
+def encoded_sae_names(root: Path) -> list[str]:
+    """Names of the SAEs that encoded a run of the cache at `root`."""
+    documents = (_json(paths.document).get("sae") for paths in RootPaths(root).encoding_folders())
+    return _sorted(sae.get("name") for sae in documents if isinstance(sae, dict))
+
+
 def query_names() -> list[str]:
     """Names of the queries that ship."""
     return _sorted(path.stem for path in _shipped("queries").glob("*.sql"))

@@ -14,7 +14,7 @@ from steercache.core.errors import DamagedError, UsageError
 from steercache.core.ids import SHORT_ID
 
 if TYPE_CHECKING:
-    from steercache.cache.status import RunStatus
+    from steercache.cache.status import EncodingStatus, RunStatus
 
 
 @click.group()
@@ -63,6 +63,8 @@ def status(root: Path, as_json: bool) -> None:
     )
     held = f"{human_bytes(seen.n_bytes)} in {len(seen.runs)} runs, {seen.n_vectors} vectors"
     click.echo(f"\n{held}; {human_bytes(seen.n_bytes_free)} free")
+    for one in seen.encodings:
+        click.echo(f"{human_bytes(one.n_bytes)} of features: {_encoding_of(one)}")
     if seen.n_bytes_leftover:
         note(f"{human_bytes(seen.n_bytes_leftover)} that nothing refers to: steercache cache gc")
     for message in seen.damaged:
@@ -72,6 +74,12 @@ def status(root: Path, as_json: bool) -> None:
             note(f"{run.name} has {describe_non_finite(run.non_finite, n_rows=run.n_rows)}")
         if not run.complete and not run.n_shards_damaged:
             note(f"{run.name} is not complete: {build_command(run.name)}")
+
+
+def _encoding_of(one: "EncodingStatus") -> str:
+    lacking = [f"{n:,} {what}" for n, what in ((one.n_rows_stale, "stale"), (one.n_rows_missing, "not encoded")) if n]
+    of = f"{one.n_rows:,} rows of {one.run_id[:SHORT_ID]}, {one.site} {one.layer}, by the SAE {one.sae}"
+    return f"{of}{', LOSSY' if one.lossy else ''}" + (f" ({', '.join(lacking)}: encode again)" if lacking else "")
 
 
 def _shards_of(run: "RunStatus") -> str:

@@ -63,5 +63,15 @@ def complete_sweep_manifests(context: click.Context, parameter: click.Parameter,
     return _starting(completion.manifest_names("sweep"), incomplete)
 
 
+def complete_saes(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """SAE manifests."""
+    return _starting(completion.manifest_names("sae"), incomplete)
+
+
+def complete_encoded_saes(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """SAEs that encoded a run of the cache."""
+    return _starting(completion.encoded_sae_names(_root(context)), incomplete)
+
+
 def _starting(names: list[str], incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]

@@ -37,11 +37,13 @@ ONLY_PARSED = (
     "steercache eval ",
     "steercache grid ",
     "steercache plan tiny-scenes",
+    "steercache query feature_top_tokens",
     "steercache report ",
+    "steercache sae ",
     "steercache screen ",
     "steercache zoo build ",
     "steercache zoo card ",
-)  # they need models of their own: tests/zoo
+)  # they need models of their own (tests/zoo) or an SAE (tests/sae)
 EXAMPLES = sorted({example for _, command in COMMANDS for example in examples_of(command)})
 
 

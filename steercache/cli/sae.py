@@ -1,0 +1,177 @@
+"""`steercache sae`: encode a run's rows as features of a sparse autoencoder, list and remove what is encoded."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from steercache.cli.completion import complete_encoded_saes, complete_runs, complete_saes
+from steercache.cli.options import json_option, parse_layers, root_option, takes
+from steercache.cli.output import human_bytes, next_commands, note, print_json, print_table, progress_bar
+from steercache.core.errors import UsageError
+from steercache.core.ids import SHORT_ID
+
+if TYPE_CHECKING:
+    from steercache.api.sae_encoding import EncodedRun
+
+run_option = click.option(
+    "--run", shell_complete=complete_runs, help="Run by name, id or prefix.  [default: the newest text run]"
+)
+encoded_run_option = click.option(
+    "--run", shell_complete=complete_runs, help="Run by name, id or prefix; needed where the SAE encoded several."
+)
+device_option = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps or auto.")
+
+
+@click.group()
+def sae() -> None:
+    """Encode a run's rows as features of a sparse autoencoder (SAE), and look at them.
+
+    \b
+    steercache sae encode gemma-scope-2b-pt-res-canonical-l12 --run my-run
+    steercache query feature_top_tokens -p feature=123
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeOptions:
+    """Options of `steercache sae encode`."""
+
+    sae: str
+    run: str | None
+    layers: str | None
+    device: str
+    root: Path
+    as_json: bool
+
+
+@sae.command("encode")
+@click.argument("sae", shell_complete=complete_saes)
+@run_option
+@click.option("--layers", help="Of an SAE manifest that lists several, such as 5,10,12-20.  [default: its only one]")
+@device_option
+@root_option
+@json_option
+@takes(EncodeOptions)
+def encode_command(asked: EncodeOptions) -> None:
+    """Encode the rows of a run with SAE: a manifest, NAME-l12, or a folder that sae-lens wrote. Safe to kill, resumes.
+
+    \b
+    steercache sae encode my-sae --run my-run
+    steercache sae encode gemma-scope-2b-pt-res-canonical --layers 10,12 --run my-run
+    """
+    from steercache.api.cache import open_cache_at
+
+    cache = open_cache_at(asked.root)
+    with progress_bar("encoding", total=None, unit="rows", quiet=asked.as_json) as bar:
+        done = [
+            cache.encode(asked.sae, run=asked.run, layer=layer, device=asked.device, progress=bar.show)
+            for layer in parse_layers(asked.layers) or [None]
+        ]
+    if asked.as_json:
+        print_json([_plain(one) for one in done])
+        return
+    for one in done:
+        new = f"{one.n_rows_new:,} of them new, in {one.seconds:.1f} s" if one.n_rows_new else "all of them were there"
+        click.echo(
+            f"{one.n_rows:,} rows of {one.site} {one.layer} as {one.sae.d_sae:,} features, {new};"
+            f" {one.l0:.1f} fire per row; {human_bytes(one.n_bytes)}"
+        )
+        if one.n_rows < one.n_rows_of_run:
+            note(f"{one.n_rows_of_run - one.n_rows:,} rows are not encoded")
+        if one.n_non_finite:
+            note(f"{one.n_non_finite:,} rows hold infinities or NaN and have no features")
+        if one.lossy:
+            note("the rows had lost precision (int8): their features differ from those of the model's own activations")
+    named = f"-p sae={shlex.quote(done[-1].sae.name)} -p run={done[-1].run_id[:SHORT_ID]}"
+    next_commands(
+        f"steercache query features_of_concept -p concept=counting {named}",
+        f"steercache query feature_top_tokens -p feature=0 {named}",
+    )
+
+
+def _plain(one: "EncodedRun") -> dict[str, object]:
+    return {
+        "sae": one.sae.name,
+        "sae_id": one.sae.sae_id,
+        "run_id": one.run_id,
+        "site": one.site,
+        "layer": one.layer,
+        "n_features": one.sae.d_sae,
+        "n_rows": one.n_rows,
+        "n_rows_of_run": one.n_rows_of_run,
+        "n_rows_new": one.n_rows_new,
+        "n_entries": one.n_entries,
+        "n_non_finite": one.n_non_finite,
+        "lossy": one.lossy,
+        "n_bytes": one.n_bytes,
+        "seconds": one.seconds,
+    }
+
+
+@sae.command("list")
+@root_option
+@json_option
+def list_command(root: Path, as_json: bool) -> None:
+    """What is encoded: every run with every SAE.
+
+    \b
+    steercache sae list
+    """
+    from steercache.api.cache import open_cache_at
+
+    cache = open_cache_at(root)
+    found = cache.encodings()
+    if as_json:
+        print_json([_plain(one) for one in found])
+        return
+    columns = ["sae", "name", "kind", "run", "site", "layer", "features", "rows", "of", "L0", "size"]
+    rows = [
+        [
+            one.sae.sae_id[:SHORT_ID],
+            one.sae.name,
+            one.sae.architecture,
+            cache.folder.name_of(one.run_id),
+            one.site,
+            one.layer,
+            f"{one.sae.d_sae:,}",
+            f"{one.n_rows:,}",
+            f"{one.n_rows_of_run:,}",
+            f"{one.l0:.1f}",
+            human_bytes(one.n_bytes),
+        ]
+        for one in found
+    ]
+    print_table(columns, rows)
+    if not found:
+        next_commands("steercache sae encode SAE --run RUN")
+
+
+@sae.command("rm")
+@click.argument("sae", shell_complete=complete_encoded_saes)
+@encoded_run_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@root_option
+@json_option
+def rm_command(sae: str, run: str | None, yes: bool, root: Path, as_json: bool) -> None:
+    """Remove a run's features of SAE; the run and the SAE stay, and encoding again makes the same.
+
+    \b
+    steercache sae rm my-sae --run my-run --yes
+    """
+    from steercache.api.cache import open_cache_at
+    from steercache.api.sae_encoding import remove_encoded
+
+    cache = open_cache_at(root)
+    found = cache.encoded(sae, run=run)
+    name = cache.folder.name_of(found.run_id)
+    if not yes:
+        again = f"steercache sae rm {shlex.quote(sae)} --run {shlex.quote(name)} --yes"
+        raise UsageError(f"this removes {found.n_rows:,} encoded rows of {name!r}", hint=again)
+    _, n_bytes = remove_encoded(cache.folder, found.sae.sae_id, found.run_id)
+    if as_json:
+        print_json({"sae_id": found.sae.sae_id, "run_id": found.run_id, "n_bytes": n_bytes})
+        return
+    click.echo(f"removed the features of {name} by {found.sae.name}, {human_bytes(n_bytes)} freed")
