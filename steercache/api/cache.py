@@ -177,6 +177,7 @@ class Cache:
         run: str | Run | None = None,
         layer: int | None = None,
         device: str = "auto",
+        allow_foreign: bool = False,
         progress: ProgressLike = None,
     ) -> "EncodedRun":
         """Encode the rows of a run with a sparse autoencoder (SAE), and keep what fires, sparse, in the cache.
@@ -185,7 +186,7 @@ class Cache:
         `layer` chooses among the SAEs of a manifest. Without `run`, the newest complete text run. All stored rows of the SAE's
         site and layer are encoded; the result reads them (`.read(selection)`), and SQL has them as `feature_acts`. Safe to
         interrupt: calling it again continues. What is there already is not computed again, unless the run has another
-        generation in force since.
+        generation in force since. `allow_foreign` takes an SAE of another model or BOS convention, with a warning.
 
         Raises:
             NotFoundError: no such SAE or run, or the SAE's files are not on this machine. UsageError: the SAE does not fit the
@@ -194,7 +195,15 @@ class Cache:
         from steercache.api.sae_encoding import encode
 
         with reporting(progress) as show:
-            return encode(self._session, sae, _run_name(run), layer=layer, device=device, show=show)
+            return encode(
+                self._session,
+                sae,
+                _run_name(run),
+                layer=layer,
+                device=device,
+                allow_foreign=allow_foreign,
+                show=show,
+            )
 
     def encoded(self, sae: str, *, run: str | Run | None = None) -> "EncodedRun":
         """A run's rows that were encoded with an SAE, by name, id or prefix of the SAE; sae-lens is not needed.

@@ -80,6 +80,7 @@ def encode(
     *,
     layer: int | None,
     device: str,
+    allow_foreign: bool,
     show: ProgressCallback,
 ) -> EncodedRun:
     """See `Cache.encode`."""
@@ -87,7 +88,9 @@ def encode(
 
     cache, loaded = session.cache, load(sae, layer=layer, device=device)
     run_id = cache.resolve_run(run) if run is not None else session.newest_run()
-    done = encode_run(cache, loaded, run_id, on_rows=lambda n, of: show("encoding rows", n, of))
+    done = encode_run(
+        cache, loaded, run_id, allow_foreign=allow_foreign, on_rows=lambda n, of: show("encoding rows", n, of)
+    )
     return encoded_run(done.encoding, n_rows_new=done.n_rows_new, seconds=done.seconds)
 
 

@@ -43,6 +43,7 @@ class EncodeOptions:
     run: str | None
     layers: str | None
     device: str
+    allow_foreign: bool
     root: Path
     as_json: bool
 
@@ -52,6 +53,7 @@ class EncodeOptions:
 @run_option
 @click.option("--layers", help="Of an SAE manifest that lists several, such as 5,10,12-20.  [default: its only one]")
 @device_option
+@click.option("--allow-foreign", is_flag=True, help="Take an SAE of another model or BOS convention, with a warning.")
 @root_option
 @json_option
 @takes(EncodeOptions)
@@ -66,9 +68,17 @@ def encode_command(asked: EncodeOptions) -> None:
 
     cache = open_cache_at(asked.root)
     with progress_bar("encoding", total=None, unit="rows", quiet=asked.as_json) as bar:
+        layers: list[int | None] = list(parse_layers(asked.layers) or ()) or [None]
         done = [
-            cache.encode(asked.sae, run=asked.run, layer=layer, device=asked.device, progress=bar.show)
-            for layer in parse_layers(asked.layers) or [None]
+            cache.encode(
+                asked.sae,
+                run=asked.run,
+                layer=layer,
+                device=asked.device,
+                allow_foreign=asked.allow_foreign,
+                progress=bar.show,
+            )
+            for layer in layers
         ]
     if asked.as_json:
         print_json([_plain(one) for one in done])

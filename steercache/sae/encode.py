@@ -26,8 +26,8 @@ from steercache.cache.handle import CacheFolder
 from steercache.cache.lock import hold_lock
 from steercache.cache.source import ShardRecords
 from steercache.core.activity import announce
-from steercache.core.errors import UsageError
 from steercache.core.layout import ShardRecord
+from steercache.sae.fits_run import check_fits
 from steercache.sae.loaded import LoadedSae
 from steercache.sae.sparse import SparseEncoder, batch_rows
 from steercache.store.durable import make_folder, settle
@@ -61,26 +61,25 @@ class Encoded:
 
 
 def encode_run(
-    cache: CacheFolder, sae: LoadedSae, run_id: str, *, on_rows: OnRows = lambda done, total: None
+    cache: CacheFolder,
+    sae: LoadedSae,
+    run_id: str,
+    *,
+    allow_foreign: bool = False,
+    on_rows: OnRows = lambda done, total: None,
 ) -> Encoded:
     """Encode every committed row of a run that has no features of this SAE yet; what is stale is computed again.
 
     Killed anywhere, the shards that were committed stay, and the next call goes on to the same bytes. `on_rows` hears of the
-    rows that are done, and of how many there are.
+    rows that are done, and of how many there are. `allow_foreign` is that of `check_fits`.
 
     Raises:
-        UsageError: the SAE's site or layer is not in the run, or its width is another. BusyError: another process encodes
+        UsageError: the SAE's activations are not those of the run. BusyError: another process encodes
             this run with this SAE. BudgetError: the disk is full. DamagedError: a file of the run contradicts its record.
     """
-    spec, source = sae.spec, cache.source(run_id)
-    if spec.layer is None:
-        raise UsageError(f"the SAE {spec.name!r} belongs to {spec.site}, of which no run has rows", place=spec.name)
-    kept = source.layers(spec.site)
-    width = source.document.layout.site(spec.site).width
-    if spec.layer not in kept or width != spec.d_in:
-        has = f"width {width}" if width != spec.d_in else f"layers {', '.join(map(str, kept))}"
-        wants = f"width {spec.d_in}" if width != spec.d_in else f"layer {spec.layer}"
-        raise UsageError(f"the SAE {spec.name!r} is of {wants}; the run {source.document.name!r} has {has}")
+    spec = sae.spec
+    check_fits(spec, cache, run_id, allow_foreign=allow_foreign)
+    assert spec.layer is not None  # or it would not fit
     paths = cache.paths.encoding(spec.sae_id, run_id)
     started = time.monotonic()
     with hold_lock(paths.lock, what=f"the encoding with {spec.name!r}"):

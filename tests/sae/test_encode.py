@@ -52,7 +52,7 @@ def one_thread() -> Any:
 
 @pytest.fixture(scope="module")
 def sae(tmp_path_factory: pytest.TempPathFactory) -> LoadedSae:
-    return load_sae(saved(inference("jumprelu"), tmp_path_factory.mktemp("sae")), name="small")
+    return load_sae(saved(inference("jumprelu"), tmp_path_factory.mktemp("sae") / "small"))
 
 
 @pytest.fixture
@@ -298,7 +298,7 @@ def test_features_of_a_generation_that_is_no_longer_in_force_are_stale_and_compu
 def test_an_sae_that_does_not_fit_the_run_is_refused_with_both_sides_named(cache: CacheFolder, tmp_path: Path) -> None:
     run_id = cache.resolve_run("text")
     other = load_sae(saved(inference("standard", hook_name="blocks.7.hook_resid_post"), tmp_path / "other"))
-    with pytest.raises(UsageError, match=r"layer 7.*layers 0, 1, 2"):
+    with pytest.raises(UsageError, match=r"reads layer 7 .*keeps layers 0, 1, 2"):
         encode_run(cache, other, run_id)
     assert not cache.paths.encoding_folders()
 
