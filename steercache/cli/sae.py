@@ -10,6 +10,7 @@ import click
 from steercache.cli.completion import complete_encoded_saes, complete_runs, complete_saes
 from steercache.cli.options import json_option, parse_layers, root_option, takes
 from steercache.cli.output import human_bytes, next_commands, note, print_json, print_table, progress_bar
+from steercache.cli.sae_show import show_command
 from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
 
@@ -30,9 +31,13 @@ def sae() -> None:
     """Encode a run's rows as features of a sparse autoencoder (SAE), and look at them.
 
     \b
+    steercache sae show gemma-scope-2b-pt-res-canonical
     steercache sae encode gemma-scope-2b-pt-res-canonical-l12 --run my-run
     steercache query feature_top_tokens -p feature=123
     """
+
+
+sae.add_command(show_command)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
