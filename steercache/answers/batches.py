@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from steercache.answers.option_tokens import margin_of, option_ids
 from steercache.answers.store import Key, StoredAnswer, SweepWriter
 from steercache.answers.ties import tie_nats_here
 from steercache.answers.ways import BRANCHED, ExecutionPlan, groups_of_results
@@ -116,7 +117,8 @@ class Runner:
             return
         width = self.loaded.spec.hidden_size
         cells = [setting.branch_cell(cell_id, width) for cell_id, setting in by_id.items()]
-        margins = margins_of(ready, self.loaded)
+        ids = [option_ids(one, self.loaded.tokenizer) for one in ready]
+        margins, kinds = margins_of(ids, self.loaded), [margin_of(some) for some in ids]
         for group in groups_of_results(
             self.loaded,
             ready,
@@ -125,18 +127,19 @@ class Runner:
             options=replace(self.options.branching(ready[0].kind), tie_nats=self.tie_nats),
             way=self.way,
         ):
-            yield [answer for result in group for answer in self._scored(ready, result, margins)]
+            yield [answer for result in group for answer in self._scored(ready, result, margins(result), kinds)]
 
     def _scored(
         self,
         ready: Sequence[EncodedQuestion],
         result: CellAnswers,
-        margins: Callable[[CellAnswers], list[float | None]],
+        margin_b: Sequence[float | None],
+        margin_of_b: Sequence[str | None],
     ) -> list[Answer]:
         if result.reason is not None and self.way.mode != "full":
             self.full[result.key] = result.reason
         answers = []
-        margin_b, finite_b = margins(result), result.finite_b.tolist()
+        finite_b = result.finite_b.tolist()
         for i, one in enumerate(ready):
             if (result.key, one.sample_id) in self.known:
                 continue
@@ -147,7 +150,8 @@ class Runner:
             if bool(result.near_tie_b[i]):
                 self.near_ties.append((result.key, one.sample_id))
             raw = self.loaded.tokenizer.decode(list(result.tokens[i]), skip_special_tokens=True).strip()
-            answers.append(scored(one, result.key, StoredAnswer(raw=raw, margin=margin_b[i], mode=result.mode)))
+            said = StoredAnswer(raw=raw, margin=margin_b[i], margin_of=margin_of_b[i], mode=result.mode)
+            answers.append(scored(one, result.key, said))
         self.n_computed += len(answers)
         return answers
 
@@ -187,10 +191,9 @@ def _held(pixels: Any) -> Callable[[], Any]:
     return lambda: pixels
 
 
-def margins_of(batch: Sequence[EncodedQuestion], loaded: LoadedModel) -> Callable[[CellAnswers], list[float | None]]:
+def margins_of(ids: Sequence[Sequence[int]], loaded: LoadedModel) -> Callable[[CellAnswers], list[float | None]]:
     """Per question, log p(right) - max log p(wrong) of the first token, in float32 from the last block's output; None where
-    options are not told apart by their first token."""
-    ids = [option_ids(one, loaded.tokenizer) for one in batch]
+    options are not told apart by their first token. `ids` are those of `option_ids`, question by question."""
     width = max(map(len, ids), default=0)
     padded = [[*some, *(some[:1] or [0]) * (width - len(some))] for some in ids]
 
@@ -208,33 +211,6 @@ def margins_of(batch: Sequence[EncodedQuestion], loaded: LoadedModel) -> Callabl
     return margins
 
 
-def option_ids(one: EncodedQuestion, tokenizer: Any) -> list[int]:
-    """First tokens of the options, the right one first; none where the answer is no option or two begin alike."""
-    options = answer_options(one, tokenizer)
-    if options is None:
-        return []
-    ids, right = options
-    return [ids[right], *ids[:right], *ids[right + 1 :]]
-
-
-def answer_options(one: EncodedQuestion, tokenizer: Any) -> tuple[tuple[int, ...], int] | None:
-    """First tokens of the options in the question's order, and which is right; None as `option_ids` has none.
-
-    The options of a question for a bare number are the counts of its set that are one token.
-    """
-    answer, texts = one.labels.answer, list(one.labels.choices)
-    if one.kind == "choice":
-        texts = [chr(ord("A") + i) for i in range(len(texts))]
-    if one.kind == "count":
-        counts = [str(count) for count in one.labels.meta.get("counts", ())]
-        texts = [text for text in counts if len(tokenizer.encode(text, add_special_tokens=False)) == 1]
-    if len(texts) < 2 or answer not in texts:
-        return None
-    ids = [tokenizer.encode(text, add_special_tokens=False)[:1] for text in texts]
-    firsts = [token[0] for token in ids if token]
-    return (tuple(firsts), texts.index(answer)) if len(set(firsts)) == len(texts) else None
-
-
 def failed_answer(one: EncodedQuestion, cell_id: str, *, mode: Mode | None = None) -> Answer:
     """The answer of a sample that could not be asked, or whose forward pass was not finite: in the table, as failed."""
     return Answer(
@@ -249,5 +225,12 @@ def failed_answer(one: EncodedQuestion, cell_id: str, *, mode: Mode | None = Non
 
 def scored(one: EncodedQuestion, cell_id: str, said: StoredAnswer) -> Answer:
     """What the model said to a question, as an answer."""
-    labels = replace(one.labels, split=one.split)
-    return make_answer(labels, said.raw, cell_id=cell_id, sample_id=one.sample_id, margin=said.margin, mode=said.mode)
+    return make_answer(
+        replace(one.labels, split=one.split),
+        said.raw,
+        cell_id=cell_id,
+        sample_id=one.sample_id,
+        margin=said.margin,
+        margin_of=said.margin_of,
+        mode=said.mode,
+    )

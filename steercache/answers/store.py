@@ -19,21 +19,26 @@ SHARE: Final = 20  # writing takes at most one part in so many of the time
 _KEPT: Final = ("damage", "nulls")
 Key = tuple[str, str]  # cell, sample
 
-# Of several sweeps' answers to one sample in one cell a whole row: with a margin, in the mode nearest to a full forward pass,
+# Of several sweeps' answers to one sample in one cell whole rows, one for each set of options that their margins are of: with a margin, in the mode nearest to a full forward pass,
 # of the sweep that was saved last.
 _STORED = """
-SELECT a.cell_id, a.sample_id, a.raw, a.margin, a.mode
+SELECT a.cell_id, a.sample_id, a.raw, a.margin, a.margin_of, a.mode
 FROM answers a
 LEFT JOIN sweeps w ON w.sweep_id = a.sweep_id
 WHERE a.status = 'ok' AND a.cell_id IN (SELECT unnest($cells))
 QUALIFY row_number() OVER (
-    PARTITION BY a.cell_id, a.sample_id
+    PARTITION BY a.cell_id, a.sample_id, a.margin_of
     ORDER BY
         a.margin IS NULL,
         list_position(['full', 'replay', 'branch'], a.mode) NULLS LAST,
         w.created_at DESC NULLS LAST,
         a.sweep_id
 ) = 1
+ORDER BY
+    a.margin IS NULL,
+    list_position(['full', 'replay', 'branch'], a.mode) NULLS LAST,
+    w.created_at DESC NULLS LAST,
+    a.sweep_id
 """
 
 _SCORES = """
@@ -45,20 +50,37 @@ WHERE cell_id IN (SELECT unnest($cells)) AND (status = 'failed' OR score IS NOT 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredAnswer:
-    """What the model wrote to one sample in one cell, how clearly, and how that was computed."""
+    """What the model wrote to one sample in one cell, how clearly (`margin`, of the options `margin_of`), and how that was
+    computed."""
 
     raw: str
     margin: float | None = None
+    margin_of: str | None = None
     mode: Mode | None = None
 
 
-def stored_answers(cache: CacheFolder, cell_ids: Sequence[str]) -> dict[Key, StoredAnswer]:
-    """Every answer the cache has in these cells, whichever sweep asked for it."""
+def stored_answers(
+    cache: CacheFolder, cell_ids: Sequence[str], *, margins: Mapping[str, str | None] | None = None
+) -> dict[Key, StoredAnswer]:
+    """Every answer the cache has in these cells, whichever sweep asked for it.
+
+    With `margins` (`option_tokens.margins_wanted`) only answers to those samples, with the margin of those options: another
+    right answer, or other options, have another margin. None there: no margin is wanted, and none given.
+    """
     if not cell_ids or not cache.paths.sweeps.is_dir():
         return {}
     with cache.connection() as con:
         rows = con.execute(_STORED, {"cells": list(cell_ids)}).fetchall()
-    return {(cell, sample): StoredAnswer(raw=raw, margin=margin, mode=mode) for cell, sample, raw, margin, mode in rows}
+    found: dict[Key, StoredAnswer] = {}
+    for cell, sample, raw, margin, of, mode in rows:
+        said = StoredAnswer(raw=raw, margin=margin, margin_of=of, mode=mode)
+        if margins is not None:
+            if sample not in margins or margins[sample] not in (None, of):
+                continue
+            if margins[sample] is None:
+                said = StoredAnswer(raw=raw, mode=mode)
+        found.setdefault((cell, sample), said)
+    return found
 
 
 def stored_scores(cache: CacheFolder, cell_ids: Sequence[str]) -> dict[Key, tuple[float | None, Mode | None]]:

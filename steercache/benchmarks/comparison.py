@@ -23,6 +23,7 @@ def make_answer(
     cell_id: str,
     sample_id: str,
     margin: float | None = None,
+    margin_of: str | None = None,
     error: str | None = None,
     mode: Mode | None = None,
 ) -> Answer:
@@ -42,6 +43,7 @@ def make_answer(
         parsed=score.parsed,
         correct=score.correct,
         margin=margin,
+        margin_of=margin_of if margin is not None else None,
         status="failed" if raw is None else "ok",
         error=error or ("no answer was given" if raw is None else None),
         mode=mode,

@@ -61,7 +61,8 @@ class Answer:
     """What one sample got in one cell. `status` is "ok" or "failed"; a failed sample stays in the table, with its `error`.
 
     `margin` is log p(right) - max log p(wrong) where the answers are options; `score` is a task's own number (a probability
-    mass, say). `mode` is how it was computed; None where nothing was, or where older files do not say.
+    mass, say). `margin_of` is a digest of the options that the margin tells apart, and of which is right. `mode` is how it was
+    computed; None where nothing was, or where older files do not say.
     """
 
     cell_id: str
@@ -75,6 +76,7 @@ class Answer:
     status: Literal["ok", "failed"] = "ok"
     error: str | None = None
     mode: Mode | None = None
+    margin_of: str | None = None
 
 
 ChoiceRule = Literal["single", "exhaustive", "race", "screening", "screening and race"]

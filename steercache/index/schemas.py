@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from steercache.core.errors import DamagedError
+from steercache.index.io_errors import refused_by_system
 
 REMEDY = "steercache cache verify"
 
@@ -34,7 +35,7 @@ TOKENS = pa.schema(
 )
 GRADIENT_COLUMNS = frozenset({"target", "option_idx", "margin", "n_steered", "row_norms"})
 # Files from before a column was added lack it, and read as null.
-ADDED_LATER = GRADIENT_COLUMNS | {"token_type", "mode", "controls"}
+ADDED_LATER = GRADIENT_COLUMNS | {"token_type", "mode", "controls", "margin_of"}
 
 SAMPLES = pa.schema(
     [
@@ -87,6 +88,7 @@ ANSWERS = pa.schema(
         pa.field("status", pa.string(), nullable=False),
         pa.field("error", pa.string()),
         pa.field("mode", pa.string()),
+        pa.field("margin_of", pa.string()),
     ]
 )
 
@@ -97,7 +99,7 @@ def check_parquet(path: Path, schema: pa.Schema) -> int:
     A column that was added later may be missing. Returns the number of its rows.
 
     Raises:
-        DamagedError: names the file and what is wrong.
+        DamagedError: names the file and what is wrong. BudgetError, UsageError: the system does not let it be read.
     """
     try:
         metadata = pq.read_metadata(path.absolute())  # a relative `s3:x` would be taken for a service
@@ -105,6 +107,8 @@ def check_parquet(path: Path, schema: pa.Schema) -> int:
     except FileNotFoundError as error:
         raise DamagedError("the file is missing", place=str(path), hint=REMEDY) from error
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # Unicode: a column's name
+        if (refused := refused_by_system(error, path)) is not None:
+            raise refused from error
         raise DamagedError(f"not a Parquet file: {error}", place=str(path), hint=REMEDY) from error
     wrong = [
         f.name

@@ -7,6 +7,7 @@ model is in memory anyway.
 from collections.abc import Sequence
 
 from steercache.answers.batches import Runner, scored
+from steercache.answers.option_tokens import margins_wanted
 from steercache.answers.store import Key, StoredAnswer, SweepWriter, stored_answers
 from steercache.benchmarks.task import EncodedQuestion, Progress
 from steercache.cells.arms import ArmCell, EvalOptions
@@ -18,7 +19,8 @@ from steercache.queries.session import Session
 
 def stored_baseline(session: Session, asked: Sequence[EncodedQuestion], baseline: ArmCell) -> float | None:
     """Share of right answers among those that the cache has; None where it lacks one of the questions that can be asked."""
-    return _share(asked, baseline, stored_answers(session.cache, [baseline.cell.cell_id]))
+    wanted = {one.sample_id: None for one in asked}
+    return _share(asked, baseline, stored_answers(session.cache, [baseline.cell.cell_id], margins=wanted))
 
 
 def answer_baseline(
@@ -42,7 +44,7 @@ def answer_baseline(
     }
     writer = SweepWriter(cache=cache, name=f"{name}: baseline", manifest=manifest)
     with writer.held():
-        known = stored_answers(cache, [cell_id])
+        known = stored_answers(cache, [cell_id], margins=margins_wanted(asked, loaded.tokenizer))
         runner = Runner(loaded=loaded, options=options, writer=writer, known=known, progress=progress)
         answers = runner.run(asked, [baseline])
         failed = any(answer.status == "failed" for answer in answers.values())

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from steercache.answers.batches import answer_options
+from steercache.answers.option_tokens import answer_options
 from steercache.benchmarks.task import PLAIN, EncodedQuestion, Wording
 from steercache.cache.documents import DatasetInputs, RunDocument, installed_versions, run_id_of, run_model
 from steercache.cache.handle import CacheFolder

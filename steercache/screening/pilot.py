@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from steercache.answers.batches import Runner
+from steercache.answers.option_tokens import margins_wanted
 from steercache.answers.store import SweepWriter, stored_answers
 from steercache.benchmarks.task import Progress
 from steercache.cells.arms import ArmCell
@@ -111,12 +112,13 @@ def run_pilot(
     )
     cache = job.session.cache
     writer = SweepWriter(cache=cache, name=name, manifest=manifest)
+    ids, wanted = [settings[i].cell.cell_id for i in cells], margins_wanted(asked, job.loaded.tokenizer)
     with writer.held():
         runner = Runner(
             loaded=job.loaded,
             options=job.grid.options,
             writer=writer,
-            known=stored_answers(cache, [settings[i].cell.cell_id for i in cells]),
+            known=stored_answers(cache, ids, margins=wanted),
             progress=_as_pilot(progress, task.name),
         )
         answers = runner.run(asked, [settings[i] for i in cells])

@@ -13,6 +13,7 @@ from steercache.answers.batches import Runner
 from steercache.answers.costs import MachineCosts, ModeChoice
 from steercache.answers.damage import damage_of, neutral_inputs
 from steercache.answers.mode import ModeChooser
+from steercache.answers.option_tokens import margins_wanted
 from steercache.answers.store import Key, SweepWriter, stored_answers
 from steercache.answers.ways import BRANCHED
 from steercache.benchmarks.questions import save_questions
@@ -159,12 +160,14 @@ def run_sweep(
         BudgetError: one cell over a batch does not fit into the memory budget; BusyError: another process runs this sweep;
         UsageError: a target that hits nothing in a prompt, or a mode that cannot be had.
     """
+    asked = [one for some in plan.asked.values() for one in some]
+    ids, wanted = [s.cell.cell_id for s in plan.every], margins_wanted(asked, plan.loaded.tokenizer)
     with writer.held():
         runner = Runner(
             loaded=plan.loaded,
             options=plan.options,
             writer=writer,
-            known=stored_answers(writer.cache, [s.cell.cell_id for s in plan.every]),
+            known=stored_answers(writer.cache, ids, margins=wanted),
             progress=progress,
             planned=_n_planned(plan),
         )

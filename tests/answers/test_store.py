@@ -15,6 +15,12 @@ CELL = Cell(vector_id=None, layer=None, alpha=0.0, target="all", model_fingerpri
 MODES = ("full", "replay", "branch", None)
 
 
+def stored_of(margin: float | None, margin_of: str | None, *, raw: str = "A") -> Answer:
+    return Answer(
+        cell_id=CELL.cell_id, sample_id="x", split="test", raw=raw, margin=margin, margin_of=margin_of, mode="branch"
+    )
+
+
 def stored(raw: str, margin: float | None, mode: Mode) -> Answer:
     return Answer(cell_id=CELL.cell_id, sample_id="x", split="test", raw=raw, margin=margin, mode=mode)
 
@@ -49,3 +55,20 @@ def test_an_answer_read_back_is_one_of_the_answers_that_were_stored(rows: list[A
             said = found[CELL.cell_id, "x"]
             assert ((said.margin is None), said.mode) == ((best.margin is None), best.mode)
         assert stored_answers(open_cache(Path(folder) / "root"), [CELL.cell_id]) == found
+
+
+def test_of_several_margins_the_one_of_the_wanted_options_is_read(tmp_path: Path) -> None:
+    cache = open_cache(tmp_path / "root", create=True)
+    for i, row in enumerate([stored_of(1.0, "A|B"), stored_of(-1.0, "B|A"), stored_of(3.0, None, raw="old")]):
+        save_sweep(cache, f"s{i}", manifest={"i": i}, cells=[CELL], answers=[row])
+
+    def read(wanted: str | None) -> StoredAnswer | None:
+        return stored_answers(cache, [CELL.cell_id], margins={"x": wanted}).get((CELL.cell_id, "x"))
+
+    for wanted, margin in (("A|B", 1.0), ("B|A", -1.0)):
+        said = read(wanted)
+        assert said is not None
+        assert (said.margin, said.margin_of) == (margin, wanted)
+    assert read("A|C") is None  # what an older file does not say is not taken for these options
+    assert getattr(read(None), "margin", 0.0) is None  # the words are the same whatever the options
+    assert stored_answers(cache, [CELL.cell_id], margins={"y": None}) == {}

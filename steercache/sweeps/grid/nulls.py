@@ -9,6 +9,7 @@ from typing import Final
 
 from steercache.answers.batches import Runner
 from steercache.answers.mode import ModeChooser
+from steercache.answers.option_tokens import margins_wanted
 from steercache.answers.store import SweepWriter, stored_answers
 from steercache.benchmarks.task import EncodedQuestion, Part, Progress
 from steercache.cells.arms import ArmCell
@@ -135,11 +136,12 @@ def _runner(
     """What answers the nulls' cells, in the way that is quickest for them."""
     cells = [job.grid.baseline, winner, *(s for some in picked.values() for s in some)]
     asked, progress = task.asked["search"], search.progress
+    ids, wanted = [s.cell.cell_id for s in cells], margins_wanted(asked, job.loaded.tokenizer)
     runner = Runner(
         loaded=job.loaded,
         options=job.grid.options,
         writer=writer,
-        known=stored_answers(job.session.cache, [s.cell.cell_id for s in cells]),
+        known=stored_answers(job.session.cache, ids, margins=wanted),
         progress=None if progress is None else lambda _, done, total: progress(f"{task.name}: nulls", done, total),
         planned=len(asked) * len(cells),
     )

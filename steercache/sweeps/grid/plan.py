@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from steercache.answers.costs import MachineCosts, ModeChoice, choose_mode, gradients_s, predict_seconds
 from steercache.answers.mode import begun_in, rows_for
+from steercache.answers.option_tokens import margins_wanted
 from steercache.answers.row_norms import with_target_norms
 from steercache.answers.store import stored_answers
 from steercache.answers.work import work_of
@@ -82,8 +83,9 @@ def _plan_task(
     if "test" in task.asked:
         dearest = [min(grid.settings[arm.name], key=lambda s: s.cell.layer or 0) for arm in grid.arms]
         open_to["test"] = [grid.baseline, *dearest]
+    wanted_margins = margins_wanted([one for some in task.asked.values() for one in some], job.loaded.tokenizer)
     started = time.perf_counter()
-    known = stored_answers(cache, [s.cell.cell_id for s in open_to["search"]])
+    known = stored_answers(cache, [s.cell.cell_id for s in open_to["search"]], margins=wanted_margins)
     read_s = time.perf_counter() - started
     begun = begun_in(cache.paths.sweep(sweep_id))
     modes = {}

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from steercache.answers.option_tokens import margins_wanted
 from steercache.answers.row_norms import with_target_norms
 from steercache.answers.store import Key, StoredAnswer, stored_answers
 from steercache.benchmarks.comparison import make_answer
@@ -82,7 +83,7 @@ def _compare_task(
     job = with_target_norms(job, task, load=wanted.load)
     cells, session = job.grid.cells, job.session
     ids = [job.grid.baseline.cell.cell_id, *(s.cell.cell_id for s in cells)]
-    known = stored_answers(session.cache, ids)
+    known = stored_answers(session.cache, ids, margins=margins_wanted(task.asked["search"], job.loaded.tokenizer))
     sweep_id = _sweep_with(session, ids)
     _check_whole(task, ids, known, name=job.sweep.name)
     wish = wish_of(task.benchmark.name, cells)
