@@ -23,7 +23,7 @@ _VOLATILE = frozenset({"transformers_version", "dtype", "torch_dtype"})  # the t
 def fingerprint(files: Sequence[Path], config: Mapping[str, Any], *, memo_dir: Path | None = None) -> str:
     """SHA-256 of a checkpoint's tensors and configuration, 64 hex digits.
 
-    With `memo_dir`, what was read from a file of this path, size and mtime_ns is not read again.
+    With `memo_dir`, what was read from a file that has not changed since (`memo`) is not read again.
 
     Raises:
         DamagedError: a file is no safetensors file or shorter than its header says.

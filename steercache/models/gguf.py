@@ -10,7 +10,6 @@ import hashlib
 import importlib.util
 import io
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +27,7 @@ from steercache.models.lock import wait_for_lock
 from steercache.models.memo import memoised
 from steercache.models.older_readers import write_older_keys
 from steercache.models.quiet import quiet
+from steercache.models.sync import sync, sync_tree
 from steercache.models.weight_files import listed
 from steercache.models.whole import unused
 
@@ -143,11 +143,9 @@ def _convert(file: Path, folder: Path, *, origin: dict[str, Any], dtype: DType) 
         partial.mkdir()
         _write_dense(file, partial, dtype)
         (partial / "origin.json").write_text(json.dumps(origin, indent=1) + "\n")
-        for path in partial.iterdir():
-            _sync(path)
-        _sync(partial)
+        sync_tree(partial)
         partial.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     except SteercacheError:
         raise
     except ImportError as error:
@@ -225,11 +223,3 @@ def _tensor_names(file: Path, *, n_layers: int, state: Mapping[str, Any]) -> tup
     names = gguf.get_tensor_name_map(arch, n_layers)
     split = [(name.rpartition(".")) for name in state]
     return found, {f"{names.get_name(module)}.{kind}" for module, _, kind in split}
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

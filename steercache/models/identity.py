@@ -15,6 +15,7 @@ from steercache.models.checkpoint import gguf_file
 from steercache.models.checkpoint_folder import Checkpoint, read_checkpoint
 from steercache.models.fingerprint import fingerprint
 from steercache.models.gguf import conversions, other_conversions
+from steercache.models.memo import Stamp, file_stamp
 
 HASHED_AT_MOST: Final = 4 << 30  # bytes of weights that are read to identify a model that was loaded without steercache
 
@@ -57,14 +58,14 @@ def loaded_fingerprints(model: Any) -> tuple[str, ...]:
     with suppress(SteercacheError, OSError, ValueError):
         if folder is not None and folder.is_dir():
             checkpoint = read_checkpoint(folder, model_id=folder.name)
-            stamps = tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in checkpoint.files)
-            if sum(size for _, size, _ in stamps) <= HASHED_AT_MOST:
+            stamps = tuple((str(f), file_stamp(f)) for f in (folder / "config.json", *checkpoint.files))
+            if sum(size for _, (size, *_) in stamps) <= HASHED_AT_MOST:
                 return (_hashed(folder, stamps), *_kin_hashed(folder))
     return ()
 
 
 @cache
-def _hashed(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
+def _hashed(folder: Path, stamps: tuple[tuple[str, Stamp], ...]) -> str:
     return fingerprint_of(read_checkpoint(folder, model_id=folder.name), None)
 
 

@@ -29,6 +29,7 @@ from steercache.models.checkpoint_folder import Checkpoint
 from steercache.models.ends import read_end_ids
 from steercache.models.families import Family, family_of
 from steercache.models.identity import backbone_fingerprints, fingerprint_of, kin_of
+from steercache.models.memo import Stamp, file_stamp
 from steercache.models.quiet import SAFE, quiet
 from steercache.models.slow_dtype import warn_if_slow
 from steercache.models.spec import LoadedModel, ModelSpec, TokenizerBundle
@@ -127,12 +128,8 @@ def resolve_device(device: str) -> torch.device:
     return place
 
 
-_Stamp = tuple[int, int, int]  # size, time of change in nanoseconds, inode
-
-
-def _stamps(checkpoint: Checkpoint) -> dict[Path, _Stamp]:
-    found = {path: path.stat() for path in (checkpoint.folder / "config.json", *checkpoint.files)}
-    return {path: (stat.st_size, stat.st_mtime_ns, stat.st_ino) for path, stat in found.items()}
+def _stamps(checkpoint: Checkpoint) -> dict[Path, Stamp]:
+    return {path: file_stamp(path) for path in (checkpoint.folder / "config.json", *checkpoint.files)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +138,7 @@ class _Opened:
 
     checkpoint: Checkpoint
     bundle: TokenizerBundle = field(repr=False)
-    stamps: dict[Path, _Stamp] = field(repr=False)
+    stamps: dict[Path, Stamp] = field(repr=False)
 
     def refuse_changed(self) -> None:
         """Raises BusyError if a file was replaced since its content was hashed: the fingerprint would be of other weights."""

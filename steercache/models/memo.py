@@ -1,6 +1,8 @@
 """What was worked out from a large file, kept beside the cache so that the file is read once.
 
-A memo holds for one path, size and mtime_ns. It is never the truth: a missing, damaged or unwritable one costs time only.
+A memo holds for one path, size, inode and times of the last write and of the inode's last change. Archives and images often
+set the first of these times alike for all files; nothing but the system's clock sets the second. A memo is never the truth: a
+missing, damaged or unwritable one costs time only.
 """
 
 import json
@@ -12,11 +14,18 @@ from typing import Any
 from steercache.core.ids import digest
 from steercache.core.unfinished import create_unfinished, release
 
+Stamp = tuple[int, int, int, int]
+
+
+def file_stamp(file: Path) -> Stamp:
+    """What changes with a file's content: size, times of the last write and of the inode's last change (ns), inode."""
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+
 
 def memoised(file: Path, memo_dir: Path | None, *, noun: str, compute: Callable[[Path], Any]) -> Any:
-    """`compute(file)`, a JSON value, or what it gave before for the same path, size and mtime_ns."""
-    stat = file.stat()
-    stamp = [noun, str(file.resolve()), stat.st_size, stat.st_mtime_ns]
+    """`compute(file)`, a JSON value, or what it gave before for the same file, not changed since."""
+    stamp = [noun, str(file.resolve()), *file_stamp(file)]
     memo = None if memo_dir is None else memo_dir / f"{digest(stamp[:2])[:32]}.json"
     if memo is None:
         return compute(file)

@@ -1,5 +1,6 @@
 """What stands on the shelf, and how a name becomes a checkpoint folder."""
 
+import glob
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from steercache.core.errors import NotFoundError, UsageError
 from steercache.manifests.model import GgufModel, ModelManifest, PathModel, ShippedModel
 from steercache.models.lock import wait_for_lock
 from steercache.models.older_readers import write_older_keys
+from steercache.models.sync import sync, sync_tree
 from steercache.zoo.source import GGUF_NAME, PACKAGE
 
 ROOM: Final = Path(__file__).resolve().parent
@@ -74,15 +76,20 @@ def build(name: str, out_dir: str | os.PathLike[str]) -> Path:
 
 def _make(name: str, out: Path, stamp: dict[str, str]) -> None:
     """Put the folder together beside its place and give it its name; we hold the lock."""
-    part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    prefix = f".{out.name}.tmp-"
+    for left in out.parent.glob(f"{glob.escape(prefix)}*"):
+        shutil.rmtree(left, ignore_errors=True)  # of a process that was killed
+    part = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
     try:
         _MAKERS[name](part)
         write_older_keys(part)
         shutil.copyfile(_shelf_of(name) / "card.md", part / "README.md")
         (part / STAMP).write_text(json.dumps(stamp) + "\n", encoding="utf-8")
         part.chmod(0o755)
+        sync_tree(part)  # else a power loss could leave the stamp and empty weights
         shutil.rmtree(out, ignore_errors=True)
         os.replace(part, out)
+        sync(out.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

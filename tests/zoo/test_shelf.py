@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,33 @@ def test_a_manifest_of_a_shipped_model_is_put_in_place_and_any_other_left_alone(
     assert (Path(placed.folder) / "config.json").is_file()
     other = manifest({"type": "hub", "id": "a/b"})
     assert zoo.in_place(other, tmp_path) is other
+
+
+def test_a_folder_is_on_the_disk_before_it_has_its_name_and_what_a_killed_process_left_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted_fsync(fd: int) -> None:
+        done.append(os.readlink(f"/proc/self/fd/{fd}"))
+        fsync(fd)
+
+    def noted_replace(old: Path, new: Path) -> None:
+        done.append(f"rename {old}")
+        replace(old, new)
+
+    left = tmp_path / ".m.tmp-killed"
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    out = zoo.build("tiny-backbone", tmp_path / "m")
+    assert not left.exists()
+    (at,) = (i for i, step in enumerate(done) if step.startswith("rename "))
+    part = done[at].removeprefix("rename ")
+    assert {part, *(f"{part}/{p.relative_to(out)}" for p in out.rglob("*"))} <= {*done[:at]}
+    assert done[at + 1 :] == [str(tmp_path)]
 
 
 def test_an_unknown_name_is_refused_with_the_names_that_exist() -> None:
