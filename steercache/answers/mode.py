@@ -25,7 +25,7 @@ from steercache.core.numerics import numeric_differences
 from steercache.core.trials import Mode
 from steercache.models.spec import LoadedModel
 from steercache.steering.recompute import obstacle_of
-from steercache.store.durable import make_folder, write_file_atomically
+from steercache.store.durable import make_folder, read_bytes, write_file_atomically
 from steercache.trace.batches import pad_batch
 from steercache.trace.numerics import numerics_of
 
@@ -117,7 +117,7 @@ def keep_numerics(folder: Path, loaded: LoadedModel) -> None:
     """
     path, now = folder / NUMERICS, numerics_of(loaded)
     try:
-        begun = json.loads(path.read_bytes())
+        begun = json.loads(read_bytes(path))
     except (OSError, ValueError, RecursionError):
         begun = None
     if not isinstance(begun, dict):
@@ -137,7 +137,7 @@ def keep_numerics(folder: Path, loaded: LoadedModel) -> None:
 def begun_in(folder: Path) -> dict[str, Mode]:
     """In which way each split of a sweep was begun; a file that cannot be read says nothing."""
     try:
-        found = json.loads((folder / FILE_NAME).read_bytes())
+        found = json.loads(read_bytes(folder / FILE_NAME))
     except (OSError, ValueError, RecursionError):
         return {}
     known = {mode: mode for mode in MODES}

@@ -22,7 +22,7 @@ from steercache.core.ids import canonical_json, digest
 from steercache.core.trials import Target
 from steercache.models.spec import LoadedModel, TokenizerBundle
 from steercache.steering.row_norms import row_norms
-from steercache.store.durable import make_folder, write_file_atomically
+from steercache.store.durable import make_folder, read_bytes, write_file_atomically
 from steercache.trace.batches import pad_batch
 
 N_QUESTIONS: Final = 32
@@ -67,7 +67,7 @@ def known_row_norms(cache: CacheFolder, bundle: TokenizerBundle, asked: Sequence
     if not path.exists():
         return None
     try:
-        norms = json.loads(path.read_bytes())["norms"]
+        norms = json.loads(read_bytes(path))["norms"]
         return {target: tuple(None if x is None else float(x) for x in norms[target]) for target in TARGETS}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(

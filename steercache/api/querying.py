@@ -1,6 +1,5 @@
 """A query's result as rows for a table, or written batch by batch: what `Cache.head` and `Cache.write` do."""
 
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from steercache.core.errors import UsageError
+from steercache.core.unfinished import create_unfinished, release
 from steercache.index.guard import Limits as Limits
 from steercache.queries.bindings import guessed as guessed
 from steercache.queries.formats import WRITERS, FormatName, first_rows
@@ -47,15 +47,18 @@ def write(
     if not isinstance(sink, Path):
         with session.stream(name_or_sql, bindings) as reader:
             return WRITERS[format_name](first_rows(reader, limit), sink)
-    part = sink.with_name(f"{sink.name}.part-{os.getpid()}")
+    part = None
     try:
-        with part.open("wb") as file:
+        part, fd = create_unfinished(sink)
+        with open(fd, "wb") as file:
             n_rows = write(session, name_or_sql, bindings, sink=file, format_name=format_name, limit=limit)
         part.replace(sink)
     except OSError as error:
         hint = "choose another file"
         raise UsageError(f"cannot be written: {error.strerror}", place=str(sink), hint=hint) from error
     finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+        if part is not None:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            release(part)
     return n_rows

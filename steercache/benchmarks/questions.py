@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from steercache.core.errors import DamagedError
 from steercache.core.ids import canonical_json
-from steercache.store.durable import make_folder, write_file_atomically
+from steercache.store.durable import make_folder, read_bytes, write_file_atomically
 
 if TYPE_CHECKING:  # a page about a sweep is made without torch, which encoding needs
     from steercache.benchmarks.task import EncodedQuestion, Part
@@ -63,7 +63,7 @@ def read_questions(folder: Path) -> tuple[StoredQuestion, ...]:
     if not path.exists():
         return ()
     try:
-        rows = json.loads(path.read_bytes())["questions"]
+        rows = json.loads(read_bytes(path))["questions"]
         return tuple(StoredQuestion(**{"split": None, **row}) for row in rows)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(f"not a sweep's questions: {error}", place=str(path), hint="run the sweep again") from error

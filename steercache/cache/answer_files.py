@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from steercache.core.errors import DamagedError
+from steercache.index.io_errors import refused_by_system
 from steercache.index.schemas import ANSWERS, check_parquet
 
 KEY: Final = ("cell_id", "sample_id")
@@ -24,6 +25,8 @@ def read_answers(path: Path) -> pa.Table:
     try:
         table = pq.read_table(path.absolute())
     except (pa.ArrowException, OSError) as error:
+        if (refused := refused_by_system(error, path)) is not None:
+            raise refused from error
         raise DamagedError(
             f"answers that cannot be read: {error}", place=str(path), hint="restore the file from a copy, or remove it"
         ) from error

@@ -130,9 +130,10 @@ def block_seconds(paths: RootPaths, fingerprint: str, dtype: str, *, device: str
 
 
 def read_seconds_per_byte(paths: RootPaths, *, again: bool = False) -> float:
-    """How long a byte takes from the disk that the cache lies on; measured once, with the system's own cache left out where
-    it lets itself be."""
-    found = None if again else recorded_costs(paths, _DISK, frozenset({"read_s_per_byte"}))
+    """How long a byte takes from the disk that the cache lies on; measured when the last measurement is older than `MAX_AGE_S`,
+    with the system's own cache left out where it lets itself be."""
+    names = frozenset({"read_s_per_byte"})
+    found = None if again else recorded_costs(paths, _DISK, names, max_age_s=MAX_AGE_S)
     if found is None:
         found = record_costs(paths, _DISK, {"read_s_per_byte": _time_reading(paths.root)})
     return found["read_s_per_byte"]

@@ -17,7 +17,7 @@ from steercache.core.layout import ShardRecord, StoreLayout
 from steercache.core.vectors import FittedOn
 from steercache.models.spec import TokenizerBundle
 from steercache.store.documents import shard_record_from_json, shard_record_to_json
-from steercache.store.durable import write_file_atomically
+from steercache.store.durable import read_bytes, write_file_atomically
 from steercache.trace.frame import frame_of
 
 FORMAT = 1
@@ -198,6 +198,6 @@ def read_shard_record(path: Path) -> ShardRecord:
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except FileNotFoundError as error:
         raise NotFoundError(f"{path.name} is missing", place=str(path), hint=_VERIFY) from error

@@ -11,7 +11,7 @@ from steercache.core.errors import DamagedError
 from steercache.core.ids import canonical_json
 from steercache.core.trials import Choice
 from steercache.index.files import SweepFiles
-from steercache.store.durable import write_file_atomically
+from steercache.store.durable import read_bytes, write_file_atomically
 
 MANIFEST: Final = "manifest.json"
 SEARCHES: Final = "searches.json"
@@ -19,10 +19,10 @@ CHOICES: Final = "choices.json"
 
 
 def read_sweep_files(folder: Path) -> SweepFiles:
-    """What the index needs to know of one sweep's folder. Raises DamagedError."""
+    """What the index needs to know of one sweep's folder. Raises DamagedError, and as `read_bytes`."""
     path = folder / MANIFEST
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(read_bytes(path))
         if document["sweep_id"] != folder.name:
             raise ValueError(f"it is that of the sweep {document['sweep_id']}")
         sweep = {key: document[key] for key in ("sweep_id", "name", "manifest")}
@@ -73,6 +73,6 @@ def _read_rows(path: Path, name: str, *, hint: str) -> tuple[Mapping[str, Any], 
     if not path.exists():
         return ()
     try:
-        return tuple(dict(row) for row in json.loads(path.read_bytes())[name])
+        return tuple(dict(row) for row in json.loads(read_bytes(path))[name])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(f"not a sweep's {name}: {error}", place=str(path), hint=hint) from error

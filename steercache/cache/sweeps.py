@@ -26,7 +26,7 @@ from steercache.core.errors import DamagedError
 from steercache.core.ids import canonical_json, digest
 from steercache.core.trials import Answer, Cell, Choice
 from steercache.index.schemas import ANSWERS
-from steercache.store.durable import make_folder, remove, write_file_atomically
+from steercache.store.durable import make_folder, read_bytes, remove, write_file_atomically
 
 SAVED: Final = "00000.parquet"
 
@@ -167,7 +167,7 @@ def _before(folder: Path) -> _Before:
         return _Before()
     try:
         cells = read_sweep_files(folder).cells
-        whole = json.loads((folder / MANIFEST).read_bytes()).get("saved_whole") is True
+        whole = json.loads(read_bytes(folder / MANIFEST)).get("saved_whole") is True
     except DamagedError:
         return _Before()
     return _Before(tuple({n: value for n, value in cell.items() if n != "sweep_id"} for cell in cells), whole)

@@ -15,7 +15,7 @@ from steercache.cache.vector_features import feature_rows, typed
 from steercache.core.errors import DamagedError, NotFoundError, UsageError
 from steercache.core.ids import canonical_json
 from steercache.core.vectors import FittedOn, SteeringVector
-from steercache.store.durable import make_folder, write_file_atomically
+from steercache.store.durable import make_folder, read_bytes, write_file_atomically
 
 HEADER = "steercache.vector"  # the one key of the safetensors metadata
 FORMAT = 1
@@ -79,6 +79,7 @@ def read_vector(path: Path) -> StoredVector:
         claimed = head["vector_id"]
     except FileNotFoundError as error:
         if path.exists():  # what safetensors says of a file that may not be read, too
+            read_bytes(path)  # says what the system refuses
             raise UsageError("may not be read", place=str(path), hint="mend its permissions") from error
         raise NotFoundError("no such vector", place=str(path), hint="steercache vectors list") from error
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:

@@ -54,6 +54,14 @@ def _unknown(text: str, place: Path | None) -> SteercacheError:
     return UsageError(text, place=_named_in(text, place)) if place is None else unreadable(text, place)
 
 
+def refused_by_system(error: Exception, path: Path) -> SteercacheError | None:
+    """Our error where the system would not let a file be read, whatever its content; None for any other error."""
+    code = error.errno if isinstance(error, OSError) else None
+    if code not in (*_EXHAUSTED, *_REFUSED, *_FAILED):
+        return None
+    return _of_code(code, first_line(error), str(path))
+
+
 def unreadable(text: str, place: Path | None) -> UnreadableIndexError:
     """The error for an index whose content is not what it should be."""
     where = None if place is None else str(place)

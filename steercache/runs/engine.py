@@ -22,6 +22,7 @@ from steercache.runs.job import PreparedTrace
 from steercache.runs.overview import build_time, bytes_of_gb, decimal_bytes, enough_gb, pending_shards, sizes_of
 from steercache.runs.plan import Plan, TraceJob
 from steercache.runs.shard import ShardTracer, capture_of
+from steercache.runs.threads import threads_restored
 from steercache.runs.workers import trace_in_workers
 from steercache.runs.writing import WritingThread
 from steercache.store.shard import ShardWriter
@@ -78,7 +79,8 @@ def build_run(
         if pending and options.workers > 1:
             trace_in_workers(run, prepared.again, pending, options.workers, on_shard=_tell(run, options))
         elif pending:
-            _trace_here(run, prepared.job, pending, prepared.load(), options)
+            with threads_restored():  # the manifest may ask for others while the model runs
+                _trace_here(run, prepared.job, pending, prepared.load(), options)
         held_by = run.finish()
         records = run.records()
     return BuildResult(

@@ -1,8 +1,19 @@
-"""Helper threads that leave the model's threads alone."""
+"""Threads of torch: a build leaves the caller's as they were, and a helper's leave the model's alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
+
+
+@contextmanager
+def threads_restored() -> Iterator[None]:
+    """Whatever number of threads the block sets, torch has the caller's again afterwards."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def settle_helper(run_there: Callable[[Callable[[], None]], None]) -> None:

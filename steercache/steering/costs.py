@@ -18,12 +18,13 @@ from transformers import DynamicCache
 from steercache.cache.calibration import costs_key
 from steercache.core.examples import EncodedSample
 from steercache.models.families import find_module
+from steercache.models.rope import length_rule
 from steercache.models.spec import LoadedModel, ModelSpec
 from steercache.steering.decode import decode_greedily
 from steercache.steering.live import parts_of
 from steercache.steering.pool import start_of
 from steercache.steering.prefill import Prefill, read_prompts, run_prefill
-from steercache.trace.batches import PaddedBatch, pad_batch
+from steercache.trace.batches import PaddedBatch, most_that_share, pad_batch
 
 SIZES: Final = (1, 2, 4, 8)  # samples of a batch; as many sizes as are timed within the budget, two at least
 BUDGET_S: Final = 3.0
@@ -68,8 +69,9 @@ def key_for(spec: ModelSpec, device: torch.device) -> str:
 
 
 def measure_costs(loaded: LoadedModel, samples: Sequence[EncodedSample]) -> ForwardCosts:
-    """Time this model on `samples` (each with one picture, for a multimodal model): a few seconds, more where one forward
-    pass of one sample takes longer."""
+    """Time this model on `samples` (each with one picture, for a multimodal model), or those of them that may share a batch: a
+    few seconds, more where one forward pass of one sample takes longer."""
+    samples = most_that_share(samples, length_rule(loaded.bundle))
     one = _batch(loaded, samples[:1])
     _forward(loaded, one)  # slower than what follows: not timed
     sizes, repeats = timing_plan(_timed(loaded, lambda: _forward(loaded, one)), n_samples=len(samples))

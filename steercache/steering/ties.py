@@ -14,10 +14,11 @@ import numpy.typing as npt
 import torch
 
 from steercache.core.examples import EncodedSample
+from steercache.models.rope import length_rule
 from steercache.models.spec import LoadedModel
 from steercache.steering.forward import exact_logits
 from steercache.steering.prefill import run_prefill
-from steercache.trace.batches import pad_batch
+from steercache.trace.batches import most_that_share, pad_batch, share_a_batch
 
 N_SAMPLES: Final = 8
 N_TOKENS: Final = 8  # the best ones of each prompt: what an answer can be
@@ -28,9 +29,10 @@ SAFETY: Final = 2.0  # prompts and compositions that were not measured
 
 @torch.inference_mode()
 def measure_tie_nats(loaded: LoadedModel, samples: Sequence[EncodedSample]) -> float | None:
-    """The tolerance in nats (differences of logits are differences of log probabilities), from the first `N_SAMPLES` samples;
-    None where logits cannot be made from the last block's output alone."""
-    some = list(samples[:N_SAMPLES])
+    """The tolerance in nats (differences of logits are differences of log probabilities), from the first `N_SAMPLES` samples,
+    or those of them that may share a batch; None where logits cannot be made from the last block's output alone."""
+    rule = length_rule(loaded.bundle)
+    some = most_that_share(samples[:N_SAMPLES], rule)
     alone = [_last_rows(loaded, [sample]) for sample in some]
     rows = [one[0] for one in alone if one is not None]
     logits = [one[1] for one in alone if one is not None]
@@ -41,6 +43,8 @@ def measure_tie_nats(loaded: LoadedModel, samples: Sequence[EncodedSample]) -> f
     rounding = 4 * torch.finfo(exact_bk.dtype).eps * float(exact_bk.abs().amax())
     changes = [rounding]
     for others in ([], some * (TIMES - 1), *([_longer(max(some, key=lambda s: s.n_tokens), n)] for n in WIDER)):
+        if not share_a_batch([sample.n_tokens for sample in (*some, *others)], rule):
+            continue  # such batches are never run
         found = _last_rows(loaded, [*some, *others])
         assert found is not None
         change_bk = exact_logits(loaded, found[0][: len(some)], ids_bk) - exact_bk

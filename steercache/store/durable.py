@@ -292,6 +292,12 @@ def remove_abandoned(path: Path) -> None:
             os.close(fd)
 
 
+def read_bytes(path: Path) -> bytes:
+    """The content of a small file. Raises FileNotFoundError, and as `disk_errors`: what the system refuses is no damage."""
+    with disk_errors(path, doing="read"):
+        return path.read_bytes()
+
+
 def write_temporary(path: Path, data: bytes) -> Path:
     """Put `data` on the disk under a temporary name of `path`, and return that name."""
     temporary, fd = create_temporary(path)

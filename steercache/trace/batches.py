@@ -82,6 +82,17 @@ def group_by_rule(lengths: Sequence[int], rule: LengthRule) -> tuple[tuple[int, 
     return tuple(map(tuple, groups.values()))
 
 
+def share_a_batch(lengths: Sequence[int], rule: LengthRule) -> bool:
+    """Whether `rule` lets samples of these lengths run together."""
+    return len(lengths) < 2 or len({rule(n) for n in lengths}) == 1
+
+
+def most_that_share(samples: Sequence[EncodedSample], rule: LengthRule) -> list[EncodedSample]:
+    """The largest group of samples that `rule` lets run together, the first of equal ones."""
+    groups = group_by_rule([sample.n_tokens for sample in samples], rule)
+    return [samples[i] for i in max(groups, key=len, default=())]
+
+
 def pad_batch(samples: Sequence[EncodedSample], *, padding_side: Literal["left", "right"], pad_id: int) -> PaddedBatch:
     """Stack samples to the longest one's length. Padding has mask 0, token `pad_id` and 0 in every extra."""
     lengths = tuple(sample.n_tokens for sample in samples)

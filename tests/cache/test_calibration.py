@@ -84,6 +84,17 @@ def test_the_disk_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert read_seconds_per_byte(paths, again=True) == read_seconds_per_byte(paths) == 5e-9
 
 
+def test_a_disk_measured_long_ago_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = RootPaths(tmp_path)
+    monkeypatch.setattr(calibration, "_time_reading", lambda folder: 3e-6)  # under load
+    assert read_seconds_per_byte(paths) == 3e-6
+    monkeypatch.setattr(calibration, "_time_reading", lambda folder: 3e-9)
+    now = calibration.time.time()
+    for age_s, found in ((MAX_AGE_S - 60, 3e-6), (MAX_AGE_S + 60, 3e-9)):
+        monkeypatch.setattr(calibration.time, "time", lambda age_s=age_s: now + age_s)
+        assert read_seconds_per_byte(paths) == found
+
+
 def test_measuring_the_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     assert 0 < read_seconds_per_byte(RootPaths(tmp_path)) < 1e-3
     assert [path.name for path in tmp_path.iterdir()] == ["calibration.json"]

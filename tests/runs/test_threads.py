@@ -1,6 +1,7 @@
 """Helper threads compute on one thread, and nobody else's number of threads changes."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from steercache.runs.prefetch import prefetched
 from steercache.runs.writing import WritingThread
+from tests.tracing import write_small_trace
 
 
 @pytest.fixture(autouse=True)
@@ -39,3 +41,9 @@ def test_the_writing_thread_is_one_thread() -> None:
         assert torch.get_num_threads() == 3
         assert threads_of_a_new_thread() == 3
     assert seen == [1]
+
+
+def test_a_build_leaves_the_caller_the_threads_it_had(tmp_path: Path) -> None:
+    trace = write_small_trace(tmp_path, n=4, numerics={"tokens_per_batch": 64, "threads": 1})
+    trace.build(tmp_path / "root")
+    assert torch.get_num_threads() == 3

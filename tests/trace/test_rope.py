@@ -1,5 +1,6 @@
 """Rotary scaling that depends on length: what a sample gives in a batch is what it gives alone, for every type there is."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from steercache.core.vectors import SteeringVector
 from steercache.models.load import load_model
 from steercache.models.rope import STATIC, any_length, length_rule
 from steercache.models.spec import LoadedModel
+from steercache.steering.costs import measure_costs
 from steercache.steering.effect_inputs import prompt_inputs
 from steercache.steering.generate import SteeringSetting, generate_side_by_side
+from steercache.steering.ties import measure_tie_nats
 from steercache.trace.batches import pad_batch, plan_batches
 from steercache.trace.capture import capture
 from tests.models.tiny import manifest_of
@@ -119,6 +122,22 @@ def test_the_batches_are_as_few_as_the_rule_allows(tmp_path: Path) -> None:
     assert lengths["yarn"] == [[12, 12, 10, 8, 7, 6, 5, 3]]
     assert lengths["longrope"] == [[12, 12, 10, 8], [7, 6, 5, 3]]
     assert lengths["dynamic"] == [[12, 12], [10], [8], [7, 6, 5, 3]]
+
+
+@pytest.mark.parametrize("rope_type", ["dynamic", "longrope"])
+@pytest.mark.parametrize("runs_alone", [False, True])
+def test_ties_and_times_are_measured_on_batches_that_such_a_model_runs(
+    rope_type: str, runs_alone: bool, tmp_path: Path
+) -> None:
+    loaded = load(write_model(tmp_path, rope_type))
+    if runs_alone:  # as Qwen2.5-VL, whose largest position depends on the pictures
+        family = dataclasses.replace(loaded.family, positions="internal")
+        loaded = dataclasses.replace(loaded, bundle=dataclasses.replace(loaded.bundle, family=family))
+    samples = [sample(n, i) for i, n in enumerate(LENGTHS)]
+    nats = measure_tie_nats(loaded, samples)
+    assert nats is not None
+    assert 0 < nats < 1e-3
+    assert measure_costs(loaded, samples).block_token_s >= 0
 
 
 def test_a_batch_made_by_hand_of_lengths_that_differ_in_it_is_refused(tmp_path: Path) -> None:
