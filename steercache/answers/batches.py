@@ -195,7 +195,7 @@ def margins_of(ids: Sequence[Sequence[int]], loaded: LoadedModel) -> Callable[[C
     """Per question, log p(right) - max log p(wrong) of the first token, in float32 from the last block's output; None where
     options are not told apart by their first token. `ids` are those of `option_ids`, question by question."""
     width = max(map(len, ids), default=0)
-    padded = [[*some, *(some[:1] or [0]) * (width - len(some))] for some in ids]
+    padded = [[*some, *[some[0] if some else 0] * (width - len(some))] for some in ids]
 
     def margins(result: CellAnswers) -> list[float | None]:
         if not width:

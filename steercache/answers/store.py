@@ -19,8 +19,8 @@ SHARE: Final = 20  # writing takes at most one part in so many of the time
 _KEPT: Final = ("damage", "nulls")
 Key = tuple[str, str]  # cell, sample
 
-# Of several sweeps' answers to one sample in one cell whole rows, one for each set of options that their margins are of: with a margin, in the mode nearest to a full forward pass,
-# of the sweep that was saved last.
+# Of several sweeps' answers to one sample in one cell whole rows, one for each set of options that their margins are of: with a
+# margin, in the mode nearest to a full forward pass, of the sweep that was saved last.
 _STORED = """
 SELECT a.cell_id, a.sample_id, a.raw, a.margin, a.margin_of, a.mode
 FROM answers a

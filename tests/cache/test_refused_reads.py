@@ -85,7 +85,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("reader", READERS)
 def test_files_of_a_sweep_that_the_process_may_not_open_any_more_are_not_damaged(reader: str, sweep: Path) -> None:
     READERS[reader](sweep)
-    with open_files(), pytest.raises(BudgetError, match="[Tt]oo many open files"):
+    with open_files(), pytest.raises(BudgetError, match=r"[Tt]oo many open files"):
         READERS[reader](sweep)
 
 
