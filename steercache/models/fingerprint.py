@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from steercache.core.errors import DamagedError
 from steercache.core.ids import digest, digest_bytes
 from steercache.models.memo import memoised
-from steercache.models.older_readers import REPEATED, REPEATS
+from steercache.models.older_readers import repeats_in
 
 _BLOCK = 1 << 22  # bytes read at once
 _VOLATILE = frozenset({"transformers_version", "dtype", "torch_dtype"})  # the tensors' own dtype is hashed with them
@@ -37,8 +37,7 @@ def fingerprint(files: Sequence[Path], config: Mapping[str, Any], *, memo_dir: P
 def meaning(config: Any) -> Any:
     """A configuration without what depends on who saved it: versions, private keys, dtypes and repeats."""
     if isinstance(config, Mapping):
-        repeated = REPEATS.intersection(config.get(REPEATED) or ())  # written beside `rope_parameters`
-        kept = (k for k in config if not k.startswith("_") and k not in _VOLATILE | repeated)
+        kept = (k for k in config if not k.startswith("_") and k not in _VOLATILE | repeats_in(config))
         return {key: meaning(config[key]) for key in kept}
     if isinstance(config, list):
         return [meaning(value) for value in config]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 REPEATED: Final = "_repeated"  # lists the keys that repeat another key's value; a fingerprint leaves them out
-REPEATS: Final = frozenset({"rope_theta", "rope_scaling", "rope_local_base_freq"})
 
 
 def write_older_keys(folder: Path) -> None:
@@ -29,6 +28,16 @@ def with_older_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("dtype") is not None:
         found.setdefault("torch_dtype", config["dtype"])
     return found
+
+
+def repeats_in(config: Mapping[str, Any]) -> frozenset[str]:
+    """Keys that a configuration lists as repeats, and that do repeat its `rope_parameters`.
+
+    Version 5, too, computes with such a key where there are no `rope_parameters`: it is no repeat then, whatever the list says.
+    """
+    listed, said = config.get(REPEATED), _rope_keys(config.get("rope_parameters"))
+    names = listed if isinstance(listed, list) else []
+    return frozenset(key for key, value in said.items() if key in names and config.get(key) == value)
 
 
 def _rope_keys(rope: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from steercache.models.fingerprint import meaning
 from steercache.models.older_readers import with_older_keys, write_older_keys
@@ -58,5 +58,14 @@ def test_scaling_is_said_in_the_words_of_version_4() -> None:
 
 
 def test_a_list_of_repeats_hides_nothing_else_from_the_fingerprint() -> None:
-    config = {"hidden_size": 8, "rope_theta": 1e4, "_repeated": ["hidden_size", "rope_theta"]}
-    assert meaning(config) == {"hidden_size": 8}
+    rope = {"rope_type": "default", "rope_theta": 1e4}
+    config = {"hidden_size": 8, "rope_theta": 1e4, "rope_parameters": rope, "_repeated": ["hidden_size", "rope_theta"]}
+    assert meaning(config) == {"hidden_size": 8, "rope_parameters": rope}
+    assert meaning(config | {"rope_theta": 1e6}) != meaning(config)
+
+
+@pytest.mark.parametrize("listed", [["rope_theta"], "rope_theta", {"rope_theta": 1}, 3, None])
+def test_a_key_that_repeats_nothing_is_what_the_model_computes_with(listed: Any) -> None:
+    slow, fast = ({"rope_theta": base, "_repeated": listed} for base in (1e4, 1e6))
+    assert [LlamaConfig(**c).rope_parameters["rope_theta"] for c in (slow, fast)] == [1e4, 1e6]
+    assert meaning(slow) != meaning(fast)
