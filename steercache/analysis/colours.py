@@ -134,7 +134,9 @@ def colour_effect(
         raise UsageError(f"{loaded.spec.name} reads no pictures", hint="a multimodal model, such as tiny or demo")
     word = options.word or vector.concept or ""
     if word not in options.words:
-        raise UsageError(f"{vector.name!r} stands for {word or 'no concept'}, which is no colour word here", hint=_HINT)
+        raise UsageError(
+            f"{vector.name!r} has the concept {word or 'none'}, which is not a colour word here", hint=_HINT
+        )
     checked = EvalOptions(
         layers=(options.layer,),
         alphas=options.alphas or (1.0,),

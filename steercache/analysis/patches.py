@@ -145,7 +145,7 @@ def patch_maps(
     if origin == "foreign" and not allow_foreign:
         raise UsageError(
             f"the vector {direction.name!r} {why_not_own(direction.fitted_on, document.model)}",
-            hint="fit it on a run of this model; or allow it (`allow_foreign`), and the result says so",
+            hint="fit it on a run of this model; or accept it with `allow_foreign`, which the result records",
         )
     kept = set(session.cache.source(sample.run_id).layers(direction.site)) & set(direction.layers)
     lacking = sorted(set(layers) - kept)

@@ -94,7 +94,7 @@ def rows_for(
 ) -> tuple[ReplayRun | None, str]:
     """Rows that a replay of these settings could start from; without them, why it cannot be."""
     if not work.first_tokens_only:
-        return None, "more than first tokens are asked for"
+        return None, "the answers have more than one token"
     layers = sorted({s.cell.layer for s in settings if s.cell.layer is not None}) or [loaded.spec.n_layers - 1]
     return find_replay(cache, loaded, asked, layers)
 

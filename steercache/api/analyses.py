@@ -64,7 +64,9 @@ def word_plan(
     """
     steered = tuple(alpha for alpha in dict.fromkeys(alphas) if alpha != 0)  # the model itself is always measured
     if not steered:
-        raise UsageError("no strength but 0, which is the model itself", hint="give strengths such as 1, 2 and 4")
+        raise UsageError(
+            "no strength other than 0, which is the unsteered model", hint="give strengths such as 1, 2 and 4"
+        )
     listed = tuple(words) or WORDS.get(vector.concept or "", ())
     if not listed:
         raise UsageError(

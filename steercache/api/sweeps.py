@@ -222,8 +222,6 @@ def _screen_first(
         return replace(written, **changes)  # type: ignore[arg-type]
     if k is None:
         if changes:
-            raise UsageError(
-                "a pilot, and best at what, are about cells that are screened", hint="give `screen_first`, such as 12"
-            )
+            raise UsageError("`pilot` and `by` apply to screened cells only", hint="give `screen_first`, such as 12")
         return None
     return ScreenFirst(**changes)  # type: ignore[arg-type]

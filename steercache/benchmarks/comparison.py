@@ -214,6 +214,6 @@ def _by_sample(answers: Sequence[Answer]) -> dict[str, Answer]:
     cells = {answer.cell_id for answer in answers}
     if len(found) != len(answers) or len(cells) != 1:
         raise UsageError(
-            f"{len(answers)} answers of {len(found)} samples in {len(cells)} cells: one answer each is wanted"
+            f"{len(answers)} answers of {len(found)} samples in {len(cells)} cells: expected one answer of each"
         )
     return found

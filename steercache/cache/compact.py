@@ -106,7 +106,7 @@ def _refuse_missing(paths: RunPaths, generation: str, records: Iterable[ShardRec
     if problems:
         in_new = problems[0].startswith(f"{generation}/")
         raise DamagedError(
-            f"{generation} is not put in force: {len(problems)} of its files are missing or short, the first {problems[0]}",
+            f"{generation} is not activated: {len(problems)} of its files are missing or short, the first {problems[0]}",
             place=str(paths.folder),
             hint="steercache cache gc, then compact again" if in_new else "steercache cache verify",
         )

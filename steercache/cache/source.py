@@ -133,7 +133,7 @@ class RunSource:
             raise NotFoundError(
                 f"{self._generation} of the run {self.document.name!r} was collected; {current} is lossy",
                 place=str(self._paths.folder),
-                hint="select again: what is fitted then says that its rows are lossy",
+                hint="select again; a vector fitted then records that its rows are lossy",
             )
         self._generation, self._reader = current, reader
 

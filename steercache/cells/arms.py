@@ -70,7 +70,7 @@ class EvalOptions:
             raise UsageError(f"{self.controls} controls were asked for")
         if self.split == "test" and self.n_settings > 1:
             raise UsageError(
-                f"{self.n_settings} settings on the test split would choose where nothing may be chosen",
+                f"{self.n_settings} cells on the test split: a cell must not be chosen on it",
                 hint="split both chooses on the search split; or name one layer, strength and target",
             )
 
@@ -90,7 +90,7 @@ class EvalOptions:
         norm = self.row_norms[target][layer]
         if norm is None:
             raise UsageError(
-                f"no {target} rows but the first: there is no norm to go by", hint="give alpha in raw units"
+                f"no {target} rows other than the first, so no norm can be measured", hint="give alpha in raw units"
             )
         return norm
 

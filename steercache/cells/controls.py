@@ -108,7 +108,7 @@ def shuffles(labels: Labels, groups: npt.NDArray[Any] | None = None, *, count: i
             raise UsageError(f"{len(groups)} groups for {len(labels)} labels")
         _, index = np.unique(groups, return_inverse=True)
     if not any(np.ptp(labels[index == g]) for g in range(int(index.max(initial=-1)) + 1)):
-        raise UsageError("no group holds both labels: there is nothing to shuffle", hint="leave the groups out")
+        raise UsageError("no group holds both labels: there is no labels to permute", hint="leave the groups out")
     for k in range(count):
         rng = _generator("label_shuffled", seed, k)
         # rows in order of (group, old place) take labels in order of (group, random key)
@@ -192,7 +192,7 @@ def _at_norms(values: npt.NDArray[Any], norms: Float32Array) -> Float32Array:
     exact = np.asarray(values, dtype=np.float64)
     lengths = np.linalg.norm(exact, axis=1)
     if not np.all(np.isfinite(lengths)) or np.any(lengths == 0):
-        raise UsageError("a control direction has no length or holds values that are no numbers")
+        raise UsageError("a control direction is zero or holds NaN")
     scaled: Float32Array = (exact * (norms.astype(np.float64) / lengths)[:, None]).astype(np.float32)
     return scaled
 

@@ -48,7 +48,7 @@ def check_lineage(cache: CacheFolder, vector: SteeringVector, spec: KnownModel, 
     if origin in ("foreign", "unknown") and not allow_foreign:
         raise UsageError(
             f"the vector {vector.name!r} {why_not_own(fitted_on, spec)}",
-            hint="fit it on a run of this model; or allow it (`allow_foreign`), and the result says so",
+            hint="fit it on a run of this model; or accept it with `allow_foreign`, which the result records",
         )
     return origin
 

@@ -248,6 +248,6 @@ def _ask(question: str, name: str) -> None:
             raise
         click.echo(err=True)  # ends the line of the question
         hint = f"steercache cache rm {shlex.quote(name)} --yes"
-        raise UsageError("nothing was removed: there is no terminal to ask at", hint=hint) from None
+        raise UsageError("nothing was removed: there is no terminal to confirm at", hint=hint) from None
     if not agreed:
         raise click.Abort

@@ -110,7 +110,7 @@ def _print_sweep(planned: "SweepPlan") -> None:
         for split, mode in task.modes.items():
             note(f"{task.name}, {split} split: {mode.reason}")
     if any("test" in task.modes for task in planned.tasks):
-        note("of the test split one cell a vector is asked, the dearest is counted: which, is not chosen yet")
+        note("test split: one cell per vector is answered; it is not chosen yet, so the slowest is counted")
     if planned.at_most:
         note("a race runs fewer cells than these")
     parts = [f"{name} {duration_text(seconds)}" for name, seconds in planned.parts.items() if seconds]

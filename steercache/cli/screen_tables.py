@@ -61,14 +61,14 @@ def print_screened(found: "ScreenedTask", effects: "Effects", ranks: "Sequence[N
         note(f"*: stronger than {found.grid.trust:g} median norms of the steered rows; predicted as at that strength")
     if found.n_left_out:
         note(
-            f"{found.n_left_out} questions left out: no options that their first tokens tell apart, or not to be asked"
+            f"{found.n_left_out} questions left out: their options begin with the same token, or the question cannot be read"
         )
     if found.n_near_ties or found.base_accuracy != found.grid.base_accuracy:
         near = "" if not found.n_near_ties else f", {found.n_near_ties} of them near-ties"
-        note(f"predictions start from first-token margins: {found.grid.base_accuracy:.3f} right by those{near}")
+        note(f"the predictions start from first-token answers, {found.grid.base_accuracy:.3f} of them right{near}")
     pilot = found.pilot
     said = pilot_note(0, 0, 0) if pilot is None else pilot_note(pilot.n_samples, pilot.n_answers, pilot.n_computed)
-    note(said + ("; samples and ranks are along straight lines" if pilot is not None and (ranks or effects) else ""))
+    note(said + ("; samples and ranks are not corrected by it" if pilot is not None and (ranks or effects) else ""))
     note(f"predicted, not run; gradients: {found.gradients.document.name} {found.run_id[:SHORT_ID]}")
 
 

@@ -78,7 +78,7 @@ def _print_lines(row: "TableRow") -> None:
         click.echo(f"  {row.name}: {counts}; at least {letters.distance:.0%} changed")
     if row.bias is not None:
         click.echo(
-            f"  {row.name}: search gain {row.bias.search.estimate:+.3f}, of which {row.bias.optimism:+.3f} is the choosing"
+            f"  {row.name}: search gain {row.bias.search.estimate:+.3f}, selection optimism {row.bias.optimism:+.3f}"
         )
     if row.whatsup is not None:
         click.echo(f"  {row.name}: {whatsup_line(row.whatsup)}")

@@ -44,7 +44,7 @@ def refit(vector: SteeringVector, session: SelectsRows) -> SteeringVector:
     run = bindings.pop("run", None)  # bound only where the query's text asks for it
     sel = session.select(query["text"], run=run, site=vector.site, **bindings)
     if sel.run_id != made["run_id"]:
-        raise UsageError(f"the query now answers with rows of run {sel.run_id}, not of {made['run_id']}")
+        raise UsageError(f"the query now selects rows of run {sel.run_id}, not of {made['run_id']}")
     record = QueryRecord(name=query["name"], text=query["text"], bindings=query["bindings"])
     sel = replace(sel, query=record, concept=vector.concept)
     options: dict[str, Any] = {"layers": vector.layers, "recipe": made["recipe"], "name": vector.name}

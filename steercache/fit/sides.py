@@ -61,7 +61,8 @@ def split_sides(sel: Selection, *, recipe: Recipe = "default") -> LabelledSides:
     if recipe == "paper":
         if sel.weight is not None:
             raise UsageError(
-                "the paper's recipe knows no weights, and this selection has some", hint="use the default recipe"
+                "the recipe `paper` does not support weights, and this selection has weights",
+                hint="use the default recipe",
             )
         return LabelledSides(
             label=label, coef=np.ones(len(label), np.float32), unit=_numbered(sel.sample_idx), unit_name="sentence"

@@ -124,7 +124,7 @@ def _is_file(path: Path) -> bool:
 def _read_text(path: Path) -> str:
     def fail(kind: str, message: str) -> ManifestError:
         problem = Problem(loc="", kind=kind, message=message, file=str(path))
-        return ManifestError("this is not a document we can read", problems=[problem], place=str(path))
+        return ManifestError("this document cannot be read", problems=[problem], place=str(path))
 
     try:
         if not _is_file(path):

@@ -140,7 +140,7 @@ class SweepManifest(Document):
     @classmethod
     def _something_to_try(cls, value: tuple[FittedVectors, ...], info: ValidationInfo) -> tuple[FittedVectors, ...]:
         if not value and info.data.get("vectors") == ():
-            raise fault("vectors", "nothing to try: name `vectors` of the cache, or `fits` to be made from it")
+            raise fault("vectors", "no vectors: name `vectors` of the cache, or `fits` to make from it")
         return value
 
     @field_validator("layers")

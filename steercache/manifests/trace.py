@@ -160,7 +160,7 @@ class TraceManifest(Document):
     @classmethod
     def _sites_that_share_rows(cls, value: tuple[TraceSite, ...]) -> tuple[TraceSite, ...]:
         if "vision_out" in value and len(value) > 1:
-            raise fault("sites", "vision_out has rows of its own: give it a trace of its own")
+            raise fault("sites", "vision_out has its own kind of rows: put it into a separate trace")
         return unique(value)
 
     @field_validator("rows")

@@ -120,7 +120,7 @@ def read_tree(text: str, *, file: str, bounds: DocumentLimits = BOUNDS) -> Tree:
 
 
 def _error(file: str, *problems: Problem) -> ManifestError:
-    return ManifestError("this is not a document we can read", problems=problems, place=file)
+    return ManifestError("this document cannot be read", problems=problems, place=file)
 
 
 def _compose(text: str, file: str, bounds: DocumentLimits) -> yaml.Node:
@@ -197,7 +197,7 @@ def _mapping(node: yaml.MappingNode, path: Path, walk: _Walk) -> dict[str, Any]:
             walk.problem(path, "merge_key", "merge keys (<<) are not read; write the fields out", key_node)
         elif key in result:
             first = walk.lines[(*path, key)]
-            walk.problem((*path, key), "duplicate_key", f"stands twice, first on line {first}", key_node)
+            walk.problem((*path, key), "duplicate_key", f"is given twice, first on line {first}", key_node)
         else:
             walk.lines[(*path, key)] = key_node.start_mark.line + 1
             result[key] = _value(value_node, (*path, key), walk)

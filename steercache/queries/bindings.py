@@ -67,7 +67,7 @@ def newest_run(
         raise _no_run(ask, found, _kind(modality, labelled=labelled), concept, param)
     if len({fingerprint for _, _, _, fingerprint, _ in complete}) > 1:
         shown = "\n".join(f"  {name} ({model}) {run_id[:SHORT_ID]}" for run_id, name, model, _, _ in complete[:8])
-        raise QueryError(f"runs of several models fit; which one?\n{shown}", hint=_say_run(param, complete[0][1]))
+        raise QueryError(f"runs of several models fit; name one:\n{shown}", hint=_say_run(param, complete[0][1]))
     return str(complete[0][0])
 
 

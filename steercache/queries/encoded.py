@@ -72,7 +72,7 @@ class CachedFeatures:
                 for one in fits[:8]
             )
             raise QueryError(
-                f"several encodings fit; which one?\n{shown}",
+                f"several encodings fit; name one:\n{shown}",
                 hint="-p sae=NAME -p run=NAME at the terminal, sae='NAME', run='NAME' in Python",
             )
         return fits[0].document.sae.sae_id, fits[0].document.run_id

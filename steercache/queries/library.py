@@ -75,13 +75,15 @@ class Query(BaseModel):
         n_saes = sum(param.type == "sae" for param in self.params.values())
         run = self.params.get("run")
         if n_saes and (n_saes > 1 or run is None or run.type != "run" or run.default is not None or run.required):
-            raise ValueError("a query with an SAE has one, and a parameter `run` of type run with the default null")
+            raise ValueError(
+                "a query with an SAE has one SAE parameter, and a parameter `run` of type run, null by default"
+            )
         return self
 
     @model_validator(mode="after")
     def _selection_returns_rows(self) -> "Query":
         if self.kind == "selection" and not {"run_id", "row_idx"} <= self.returns.keys() <= _SELECTION_COLUMNS:
-            raise ValueError("a selection returns run_id, row_idx and, if it likes, label, pair and weight")
+            raise ValueError("a selection returns run_id, row_idx and optionally label, pair and weight")
         return self
 
 

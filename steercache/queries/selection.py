@@ -49,7 +49,9 @@ def picked_rows(
         runs.update(pc.unique(batch["run_id"]).to_pylist())
         batches.append(batch.select(kept))
     if not runs:
-        raise QueryError("the query picked no rows", hint="`steercache query concept_counts` shows what is labelled")
+        raise QueryError(
+            "the query selected no rows", hint="`steercache query concept_counts` lists the labels of every run"
+        )
     if len(runs) > 1 or None in runs:
         named = ", ".join(sorted(str(r)[:SHORT_ID] for r in runs))
         raise QueryError(f"a selection is of one run, these rows are of {len(runs)}: {named}", hint="-p run=RUN")
@@ -57,7 +59,7 @@ def picked_rows(
     lost = table["row_idx"].null_count
     if lost:
         raise QueryError(
-            f"{lost} of the rows picked were not kept (row_idx is NULL)",
+            f"{lost} of the selected rows were not kept (row_idx is NULL)",
             hint="WHERE row_idx IS NOT NULL, or trace with a row policy that keeps them",
         )
     run_id = str(runs.pop())
@@ -87,7 +89,7 @@ def _check_columns(schema: pa.Schema) -> None:
         )
     doubled = [name for name in SELECTED if f"{name}_1" in schema.names]  # the guard numbers equal names
     if doubled:
-        raise QueryError(f"the column {', '.join(doubled)} is there twice", hint="name each column once")
+        raise QueryError(f"the column {', '.join(doubled)} appears twice", hint="name each column once")
     unknown = [name for name in schema.names if name not in SELECTED]
     if unknown:  # a label or a weight under a wrong name would be no label and no weight
         raise QueryError(
@@ -152,7 +154,7 @@ def check_places(rows: npt.NDArray[np.int64], places: pa.Table) -> None:
     if np.array_equal(found, rows):
         return
     if len(found) > len(rows):
-        raise QueryError("several tokens claim one row", hint="steercache query check_duplicate_rows")
+        raise QueryError("several tokens have the same row_idx", hint="steercache query check_duplicate_rows")
     lost = np.setdiff1d(rows, found)
     if len(lost):
         shown = ", ".join(str(r) for r in lost[:5])
@@ -164,5 +166,5 @@ def _refuse_duplicates(rows: npt.NDArray[Any]) -> None:
     if len(twice):
         shown = ", ".join(str(r) for r in twice[:5])
         raise QueryError(
-            f"{len(twice)} rows were picked more than once: {shown}", hint="SELECT DISTINCT, or mend a join"
+            f"{len(twice)} rows were selected more than once: {shown}", hint="SELECT DISTINCT, or mend a join"
         )

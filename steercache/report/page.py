@@ -160,7 +160,7 @@ def _split(report: SweepTable, split: SplitTable) -> str:
     how = (
         "pictures resampled whole"
         if report.clustered
-        else "every question stands for itself: the pictures are not known"
+        else "questions are taken as independent: their pictures are unknown"
     )
     note = (
         f"{split.baseline:.3f} right without a vector, {split.n} questions. {told} Red: gain with its 95 % interval ({how})"
@@ -216,7 +216,7 @@ def _about(report: SweepTable) -> str:
     )
     return _section(
         "How to read this",
-        f'<p class="note">{words}</p>{failed}<details><summary>What was asked for</summary><pre>{manifest}</pre></details>',
+        f'<p class="note">{words}</p>{failed}<details><summary>Manifest of the sweep</summary><pre>{manifest}</pre></details>',
     )
 
 

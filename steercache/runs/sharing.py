@@ -113,7 +113,7 @@ def check_sharing(bundle: TokenizerBundle, *, place: str) -> None:
     if family.token_types is not None and family.token_types[1] == "suffix":
         raise UsageError(
             f"{bundle.spec.name} ({family.name}) reads its prompt in both directions: the rows of a picture depend on the "
-            "question, so that no two questions share them",
+            "question, so that they cannot be shared",
             place=place,
             hint="leave share_prefix out, and keep fewer layers or `rows: {policy: image}`",
         )

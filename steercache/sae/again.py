@@ -97,7 +97,7 @@ def selection_of(vector: SteeringVector, session: SelectsRows) -> Selection:
     run = bindings.pop("run", None)
     sel = session.select(query["text"], run=run, site=vector.site, **bindings)
     if sel.run_id != made["run_id"]:
-        raise UsageError(f"the query now answers with rows of run {sel.run_id}, not of {made['run_id']}")
+        raise UsageError(f"the query now selects rows of run {sel.run_id}, not of {made['run_id']}")
     record = QueryRecord(name=query["name"], text=query["text"], bindings=query["bindings"])
     return replace(sel, query=record, concept=vector.concept)
 

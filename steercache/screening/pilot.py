@@ -26,7 +26,7 @@ from steercache.screening.predict import (
     margins_of_settings,
     steps_of_settings,
 )
-from steercache.steering.bend import MarginCurve, fit_margin_curve, pilot_places
+from steercache.steering.margin_curve import MarginCurve, fit_margin_curve, pilot_places
 from steercache.steering.screen import answer_margins
 
 PILOT: Final = 40  # questions, but at most a third of the split

@@ -27,7 +27,7 @@ from steercache.screening.gradient_run import record_in_time
 from steercache.screening.gradient_store import StoredGradients, open_gradients
 from steercache.stats.choice import rank_cells
 from steercache.steering.add import delta_of
-from steercache.steering.bend import MarginCurve, bent, likely_right
+from steercache.steering.margin_curve import MarginCurve, bent, likely_right
 from steercache.steering.screen import Prediction, answer_margins, margins_after, predict
 from steercache.trace.numerics import numerics
 
@@ -229,7 +229,7 @@ def _unit_delta(setting: ArmCell, gradients: StoredGradients) -> Float32Array:
     """What is added per unit of alpha, (d,)."""
     vector, layer = setting.arm.vector, setting.cell.layer
     if vector is None or layer is None:
-        raise UsageError("a setting without a vector changes nothing: there is nothing to predict")
+        raise UsageError("a cell without a vector has no effect to predict")
     width = gradients.document.model.hidden_size
     if vector.hidden_size != width:
         raise UsageError(f"the vector {vector.name!r} is {vector.hidden_size} wide, the gradients {width}")

@@ -100,7 +100,7 @@ def steer(
     """
     if not isinstance(vector, SteeringVector):
         raise UsageError(
-            f"a SteeringVector is wanted, not {vector!r:.60}",
+            f"expected a SteeringVector, not {vector!r:.60}",
             hint="cache.vector(NAME) gives one, steercache.fit makes one",
         )
     if target in ("text", "both") and tokenizer is None and not isinstance(model, LoadedModel):

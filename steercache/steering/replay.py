@@ -112,7 +112,7 @@ def replay(
     A model whose blocks cannot be run alone is branched instead, which runs it in full and says why.
 
     Raises:
-        UsageError: the run does not fit this model or batch, or more than first tokens are asked for.
+        UsageError: the run does not fit this model or batch, or the answers have more than one token.
         BudgetError: one cell over this batch does not fit into the memory budget.
     """
     check_fit(loaded, batch, stored, options)
@@ -199,7 +199,7 @@ def _check_batch(loaded: LoadedModel, batch: PaddedBatch, stored: StoredBatch, a
     image_token = getattr(loaded.config, "image_token_id", None)
     if batch.image_digests is None and image_token is not None and bool((batch.input_ids == image_token).any()):
         raise UsageError(
-            "which pictures the batch shows is not known: it has no `image_digests`",
+            "the pictures of the batch are unknown: it has no `image_digests`",
             place=facts.name,
             hint="make the batch with `pad_batch` from encoded samples",
         )

@@ -112,7 +112,7 @@ def _refuse_missed(target: TargetLike, mask_bt: torch.Tensor) -> None:
     which = (
         "the prompt" if len(mask_bt) == 1 else f"prompt {', '.join(str(i + 1) for i in missed[:8])} of {len(mask_bt)}"
     )
-    raise UsageError(f"the target {what} hits no token of {which}, so nothing would be steered there")
+    raise UsageError(f"the target {what} selects no token of {which}, so nothing would be steered there")
 
 
 def _ids(tokens: ForwardTokens) -> torch.Tensor:

@@ -28,7 +28,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def half_compacted(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose compaction was killed after some records: they stand in a generation that is not in force."""
+    """A run whose compaction was killed after some records: they stand in a generation that is not active."""
     root = tmp_path_factory.mktemp("half") / "root"
     shutil.copytree(whole, root)
     pid = os.fork()

@@ -130,7 +130,7 @@ def test_what_cannot_be_a_control_is_refused() -> None:
         covariance_controls(vec, lambda layer: np.ones((5, D)))
     with pytest.raises(UsageError, match="at layer 5"):
         covariance_controls(vec, lambda layer: _rows(layer)[: 10 + layer])
-    with pytest.raises(UsageError, match="nothing to shuffle"):
+    with pytest.raises(UsageError, match="no labels to permute"):
         list(shuffles(np.ones(4, dtype=np.int8), count=1))
     with pytest.raises(UsageError, match="another concept"):
         concept_controls(vec, [_vector("counting", 5)])

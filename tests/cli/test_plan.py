@@ -14,7 +14,7 @@ def test_a_plan_of_a_sweep_counts_what_the_grid_will_compute(work: Path, termina
     assert not list(Path("cache").glob("sweeps/*"))  # nothing was begun
     planned = {split: mode["n_to_compute"] for split, mode in task["modes"].items()}
     assert planned == {"search": 9 * 6, "test": 2 * 6}
-    assert task["modes"]["search"]["barred"] == {"replay": "more than first tokens are asked for"}
+    assert task["modes"]["search"]["barred"] == {"replay": "the answers have more than one token"}
     assert set(task["modes"]["search"]["seconds"]) == {"branch", "full"}
     assert terminal("grid", "sweep.yaml", "--json") == 0, terminal.err
     (ran,) = json.loads(terminal.out)["tasks"]

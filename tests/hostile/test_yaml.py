@@ -68,7 +68,7 @@ def test_a_document_made_to_exhaust_its_reader_is_refused_quickly(
 
 
 def test_a_header_says_which_field_is_wrong() -> None:
-    with pytest.raises(QueryError, match="params: stands twice, first on line 2") as caught:
+    with pytest.raises(QueryError, match="params: is given twice, first on line 2") as caught:
         parse_query("-- name: x\n-- params: {}\n-- params: {}\nSELECT 1", place="x.sql")
     assert caught.value.place == "x.sql"
 

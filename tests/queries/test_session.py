@@ -109,7 +109,7 @@ def test_the_rows_of_a_selection_are_the_same_every_time(session: Session) -> No
         ("SELECT run_id FROM tokens", "row_idx"),
         ("SELECT row_idx FROM tokens", "run_id"),
         ("SELECT run_id, row_idx FROM tokens WHERE row_idx IS NOT NULL", "one run, these rows are of 3"),
-        ("SELECT run_id, row_idx FROM tokens WHERE run_id = $run", "1 of the rows picked were not kept"),
+        ("SELECT run_id, row_idx FROM tokens WHERE run_id = $run", "1 of the selected rows were not kept"),
         ("SELECT run_id, row_idx FROM tokens WHERE run_id = $run AND row_idx < 0", "no rows"),
         ("SELECT run_id, 3 AS row_idx FROM tokens WHERE run_id = $run", "more than once: 3"),
         ("SELECT $run AS run_id, 999 AS row_idx", "no rows of the run: 999"),
@@ -120,7 +120,7 @@ def test_the_rows_of_a_selection_are_the_same_every_time(session: Session) -> No
         ("SELECT $run AS run_id, 1 AS row_idx, -1 AS weight", "weight"),
         ("SELECT $run AS run_id, 1 AS row_idx, 'inf'::FLOAT AS weight", "weight"),
         ("SELECT $run AS run_id, 1 AS row_idx, 'heavy' AS weight", "weight"),
-        ("SELECT $run AS run_id, $run AS run_id, 1 AS row_idx", "run_id is there twice"),
+        ("SELECT $run AS run_id, $run AS run_id, 1 AS row_idx", "run_id appears twice"),
     ],
 )
 def test_rows_that_are_no_selection_are_refused_with_the_reason(session: Session, sql: str, named: str) -> None:

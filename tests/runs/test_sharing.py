@@ -161,7 +161,7 @@ def test_a_row_that_questions_share_is_picked_once_and_belongs_to_the_first_of_t
         assert tokens[sample, position] == (token, row)
     whole = session.select("all_rows", first_position=True)
     assert len(whole) == cache.run_document(cache.resolve_run("pictures")).n_rows
-    with pytest.raises(QueryError, match="picked more than once"):
+    with pytest.raises(QueryError, match="selected more than once"):
         session.select("select run_id, row_idx, sample_idx % 2 as label from tokens where kind = 'image'")
 
 

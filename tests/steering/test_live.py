@@ -181,7 +181,7 @@ def test_hooks_are_gone_after_the_context_and_after_exceptions(family: str) -> N
         n_hooks(model) / (before - before)
     assert n_hooks(model) == before
     with (
-        pytest.raises(UsageError, match="hits no token"),
+        pytest.raises(UsageError, match="selects no token"),
         steercache.steer(model, v, layer=1, alpha=1.0, target=lambda ids: ids == 96),
     ):
         model(**PROMPT)
@@ -287,7 +287,7 @@ def test_a_prompt_that_a_named_target_misses_is_named_and_a_mask_may_leave_one_a
     ids = torch.tensor([[1, 5, 6, 7], [0, 0, 0, 8]])
     run = {"input_ids": ids, "attention_mask": torch.tensor([[1, 1, 1, 1], [0, 0, 0, 1]])}
     with (
-        pytest.raises(UsageError, match="'text' hits no token of prompt 2 of 2"),
+        pytest.raises(UsageError, match="'text' selects no token of prompt 2 of 2"),
         steercache.steer(model, vector(1), layer=1, alpha=1.0, target="text", tokenizer=TOKENIZER),
     ):
         model(**run)
@@ -305,7 +305,7 @@ def test_special_tokens_are_not_guessed_and_what_is_no_vector_is_named() -> None
     ):
         pass
     with (
-        pytest.raises(UsageError, match="a SteeringVector is wanted, not 'counting'"),
+        pytest.raises(UsageError, match="expected a SteeringVector, not 'counting'"),
         steercache.steer(model, "counting", layer=1, alpha=1.0),
     ):
         pass

@@ -221,7 +221,7 @@ def test_other_pictures_are_refused_and_those_that_nobody_names() -> None:
     for digests in ((("e" * 64,), *others), ((first[0], first[0]), *others), ((), *others)):
         with pytest.raises(UsageError, match="sample 0 of the batch has other pictures"):
             list(replay(loaded, replace(batch, image_digests=digests), [cell], stored=rows))
-    with pytest.raises(UsageError, match="which pictures the batch shows is not known"):
+    with pytest.raises(UsageError, match="the pictures of the batch are unknown"):
         list(replay(loaded, replace(batch, image_digests=None), [cell], stored=rows))
 
 

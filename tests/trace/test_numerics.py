@@ -17,7 +17,7 @@ from tests.models.tiny_images import write_tiny_images
 def test_a_cpu_that_multiplies_otherwise_is_told_apart_and_equal_ones_are_not() -> None:
     there = measured(**another_cpu())
     here = probe_kernels(["bfloat16", "float32"], torch.device("cpu"), n_threads=1)
-    assert there.cpu == torch.backends.cpu.get_cpu_capability(), "its name says nothing"
+    assert there.cpu == torch.backends.cpu.get_cpu_capability(), "its name gives no correction"
     assert there.probe["bfloat16"]["products"] != here["bfloat16"]["products"]
     assert there.probe["float32"] == here["float32"], "those variables switch kernels of bfloat16 alone"
 

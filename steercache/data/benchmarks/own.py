@@ -68,7 +68,7 @@ def open_own(
         raise NotFoundError("there is no such file of questions", place=str(path), hint=hint)
     if rule != "grouped":
         hint = "leave the rule out; a column `split` in the file decides which question is in which part"
-        raise UsageError("the published splits are of the published sets", place=str(path), hint=hint)
+        raise UsageError("the published splits exist for published benchmarks only", place=str(path), hint=hint)
     if limit is not None and limit < 1:
         raise UsageError("a limit must be positive", hint="leave the limit out")
     read = _rows(read_table(path), path, folder or path.absolute().parent, form)

@@ -116,6 +116,6 @@ def _looks(chain: Chain, path: Path) -> list[LedgerEntry]:
             looks.append(LedgerEntry(**entry))
         except TypeError as error:
             raise DamagedError(
-                f"entry {number} of the ledger is no look: {error}", place=str(path), hint=HINT
+                f"entry {number} of the ledger is not valid: {error}", place=str(path), hint=HINT
             ) from error
     return looks

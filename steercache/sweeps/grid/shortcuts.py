@@ -26,7 +26,7 @@ from steercache.stats.arrays import group_index
 from steercache.stats.choice import choose_cell, preference, rank_cells
 from steercache.stats.paired import paired_interval
 from steercache.stats.racing import race
-from steercache.steering.bend import bent, likely_right
+from steercache.steering.margin_curve import bent, likely_right
 
 Measure = Literal["accuracy", "margin"]
 MEASURES: Final[tuple[Measure, ...]] = ("accuracy", "margin")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import linregress, norm
 
 from steercache.core.errors import UsageError
-from steercache.steering.bend import bent, fit_margin_curve, likely_right, pilot_places
+from steercache.steering.margin_curve import bent, fit_margin_curve, likely_right, pilot_places
 
 STEPS = np.array([0.05, 0.1, 0.2, 0.3, 0.5])
 
@@ -82,7 +82,7 @@ def test_a_pilot_runs_the_largest_strength_within_trust_and_one_well_below() -> 
 
 @pytest.mark.parametrize("steps", [[], [0.5, 0.5], [0.0, 0.5]])
 def test_a_pilot_that_says_nothing_is_refused(steps: list[float]) -> None:
-    with pytest.raises(UsageError, match="says nothing"):
+    with pytest.raises(UsageError, match="gives no correction"):
         fit_margin_curve(steps, np.ones((len(steps), 4)), np.ones((len(steps), 4)))
     with pytest.raises(UsageError, match="over 1 questions"):
         fit_margin_curve([0.5], [[1.0]], [[1.0]])

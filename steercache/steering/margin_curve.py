@@ -62,7 +62,7 @@ def fit_margin_curve(steps: npt.ArrayLike, lines_pm: npt.ArrayLike, moved_pm: np
     """
     s, lines, moved = (np.asarray(x, dtype=np.float64) for x in (steps, lines_pm, moved_pm))
     if s.size == 0 or len({*s.tolist()}) < s.size or not (s > 0).all() or lines.shape[1] < 2:
-        raise UsageError(f"a pilot at the strengths {s.tolist()} over {lines.shape[-1]} questions says nothing")
+        raise UsageError(f"a pilot at the strengths {s.tolist()} over {lines.shape[-1]} questions gives no correction")
     order = np.argsort(s)
     s, lines, moved = s[order], lines[order], moved[order]
     about = lines - lines.mean(axis=1, keepdims=True)
