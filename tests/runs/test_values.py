@@ -186,6 +186,20 @@ def test_mending_a_label_re_joins_it_and_traces_nothing(tmp_path: Path) -> None:
     assert sorted(anchors) == wanted
 
 
+def test_anchors_are_part_of_a_run_that_keeps_only_anchors_and_controls(tmp_path: Path) -> None:
+    rows = {"policy": "roles", "roles": ["anchor", "control"]}
+    trace = write_small_trace(tmp_path / "t", n=20, rows=rows)
+    root = tmp_path / "root"
+    first = trace.build(root)
+    lines = (trace.folder / "data.jsonl").read_text().splitlines()
+    row = json.loads(lines[0])
+    row["anchor"] = next(word for word in row["text"].split()[1:] if word != row["anchor"])
+    (trace.folder / "data.jsonl").write_text("\n".join([json.dumps(row), *lines[1:]]) + "\n")
+    again = trace.build(root)
+    assert again.run_id != first.run_id
+    assert again.n_shards_built > 0
+
+
 def test_another_text_is_another_run(tmp_path: Path) -> None:
     root = tmp_path / "root"
     one = write_small_trace(tmp_path / "t", n=20).build(root)
