@@ -53,14 +53,6 @@ class GridCommandOptions:
     help="Racing: by how much the accuracy of the winner may be below that of the best cell.",
 )
 @click.option(
-    "--race/--no-race", default=None, help="Stop cells early that cannot win any more; by default as in the manifest."
-)
-@click.option(
-    "--tolerance",
-    type=click.FloatRange(0, 1, max_open=True),
-    help="Racing: by how much the accuracy of the winner may be below that of the best cell.",
-)
-@click.option(
     "--screen-first",
     metavar="K",
     type=click.IntRange(1),

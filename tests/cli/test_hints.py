@@ -170,7 +170,7 @@ def test_every_command_that_a_document_names_exists_with_its_options(path: Path)
         ("eval --list", "--list"),
         ("cache mend", "mend"),
         ("build", "MANIFEST"),
-        ("fit mean-shift --layer 3", "--layer"),
+        ("fit mean-shift --strength 3", "--strength"),
         ("query concept_counts shows what is labelled", "unexpected"),
     ],
 )
