@@ -141,7 +141,7 @@ def find_encoded(cache: CacheFolder, sae: str, run: str | None) -> EncodedRun:
         assert run_id is not None
         raise NotFoundError(
             f"the run {cache.name_of(run_id)!r} is not encoded with the SAE {sae!r}",
-            hint="encode it: steercache sae encode",
+            hint="encode it: steercache sae encode SAE",
         )
     if len(found) > 1:
         shown = ", ".join(f"{cache.name_of(one.run_id)} ({one.run_id[:SHORT_ID]})" for one in found)

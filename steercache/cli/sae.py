@@ -100,10 +100,10 @@ def encode_command(asked: EncodeOptions) -> None:
             note(f"{one.n_non_finite:,} rows hold infinities or NaN and have no features")
         if one.lossy:
             note("the rows had lost precision (int8): their features differ from those of the model's own activations")
-    named = f"-p sae={shlex.quote(done[-1].sae.name)} -p run={done[-1].run_id[:SHORT_ID]}"
+    named = f" -p sae={shlex.quote(done[-1].sae.name)} -p run={done[-1].run_id[:SHORT_ID]}"
     next_commands(
-        f"steercache query features_of_concept -p concept=counting {named}",
-        f"steercache query feature_top_tokens -p feature=0 {named}",
+        f"steercache query features_of_concept -p concept=counting{named}",
+        f"steercache query feature_top_tokens -p feature=0{named}",
     )
 
 

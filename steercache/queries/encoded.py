@@ -63,7 +63,7 @@ class CachedFeatures:
             of = "no run" if run_id is None else f"the run {self._cache.name_of(run_id)!r}"
             raise NotFoundError(
                 f"{of} is encoded with an SAE yet" if run_id is None else f"{of} is not encoded with an SAE",
-                hint="encode it: steercache sae encode",
+                hint="encode it: steercache sae encode SAE",
             )
         if len(fits) > 1:
             shown = "\n".join(
