@@ -1,7 +1,9 @@
 """A count read from a text: one number that the text commits itself to.
 
 Numbers that name something ("image 1"), bounds ("at least 3"), parts ("3 of the 5 dogs") and the pronoun "one" are no counts;
-"no dogs" and "none" are 0. Two numbers are unread unless the text denies one of them, corrects itself, or draws the sum.
+"no dogs" and "none" are 0. Measures of a thing ("5 years old", "3 feet tall", "20 kg") and shares ("50% of 4") are no counts
+either; a unit by itself ("5 hours") may be what is counted. Two numbers are unread unless the text denies one of them, corrects
+itself, or draws the sum.
 """
 
 import re
@@ -50,6 +52,22 @@ _BOUND_BEFORE: Final = re.compile(
 )
 _BOUND_AFTER: Final = re.compile(r"\s*(?:\+(?!\s*\d)|or (?:more|less|fewer)\b)", re.IGNORECASE)
 _PART: Final = re.compile(r"\s+(?:\w+\s+)?(?:out\s+)?of\s+(?:the|these|those|a total|\d|\w+\s+\w+s\b)", re.IGNORECASE)
+_UNIT: Final = (
+    r"(?:years?|yrs?|months?|weeks?|days?|hours?|minutes?|seconds?|decades?|centuries|century|"
+    r"feet|foot|ft|inch(?:es)?|yards?|miles?|(?:centi|milli|kilo)?met(?:er|re)s?|m|stories|storeys|floors|pounds|degrees)"
+)
+_MEASURE_AFTER: Final = re.compile(
+    r"[\s-]*(?:°|º|(?:cm|mm|km|kg|lbs?|mph|px|percent|per cent|o'clock|[ap]m\b|[ap]\.m)(?![a-z])|"
+    + _UNIT
+    + r"[\s-]+(?:old|older|younger|of age|ago|later|earlier|tall|taller|long|longer|wide|wider|high|higher|deep|thick|away"
+    r"|apart|in (?:age|height|length|width|diameter|size|depth))\b)",
+    re.IGNORECASE,
+)
+_SHARE_BEFORE: Final = re.compile(
+    r"(?:\d\s*%|\d\s*/\s*\d|[½¼¾⅓⅔]|\b(?:percent|per cent|half|thirds?|quarters?)) of (?:(?:the|these|those|all) )?$"
+    r"|\bage(?:d|s)?(?: of| is|:)? $",
+    re.IGNORECASE,
+)
 _SUM: Final = re.compile(
     r"(?:=|≈|\b(?:makes?|making|equals?|totals?|totall?ing|sum|(?:a|the) total of)\b)[\s:]*(?:is|of|to)?\s*",
     re.IGNORECASE,
@@ -71,7 +89,8 @@ def read_count(text: str) -> int | None:
         text = outside
     text = _PRONOUN.sub(_blank, text)
     none = [Mention(start=m.start(), end=m.end(), value="0") for m in _NONE.finditer(text)]
-    found = [n for n in numerals(text) if not any(m.start <= n.start < m.end for m in none)]
+    counted = [n for n in numerals(text) if not _is_measure(text, n)]
+    found = [n for n in counted if not any(m.start <= n.start < m.end for m in none)]
     total = _total(text, found)
     if total is not None:
         return total
@@ -93,6 +112,10 @@ def _total(text: str, found: list[Numeral]) -> int | None:
     named = {n.value for n in found if any(m.end() == n.start for m in sums[-1:])}
     named |= {n.value for n in found if _IN_TOTAL.match(text, n.end)}
     return named.pop() if len(named) == 1 else None
+
+
+def _is_measure(text: str, number: Numeral) -> bool:
+    return bool(_MEASURE_AFTER.match(text, number.end) or _SHARE_BEFORE.search(text, 0, number.start))
 
 
 def _is_part(text: str, number: Numeral) -> bool:
