@@ -17,6 +17,7 @@ _SWEEPS: Final = "SELECT sweep_id, name FROM sweeps ORDER BY created_at DESC, sw
 _GRIDS_OF: Final = """
 SELECT sweep_id, name FROM sweeps
 WHERE manifest ->> '$.sweep' = $sweep AND manifest ->> '$.kind' = 'grid'
+    AND manifest ->> '$.how.trust' IS NULL -- a pilot's answers are for predictions: no results of their own
 ORDER BY created_at DESC, sweep_id
 """
 

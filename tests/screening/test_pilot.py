@@ -21,6 +21,7 @@ from steercache.screening.predict import (
     steps_of_settings,
     wish_of,
 )
+from steercache.sweeps.find import read_sweep
 from steercache.sweeps.grid.run import GridOptions, run_grid
 from steercache.sweeps.grid.shortcuts import FinishedGrid, ShortcutOptions, bent_changes, compare_ways
 from tests.screening.small_gradients import wanted
@@ -53,6 +54,7 @@ def test_its_answers_are_the_grids_and_predictions_go_through_their_mean(
 
     found = run_grid(job).tasks[0]
     assert found.n_reused == pilot.n_answers
+    assert read_sweep(own_session, job.sweep.name).sweep_id == found.sweep_id  # the pilot is no task of its own
     exact = stored_answers_of(own_session, found.sweep_id)
     assert all(exact[key]["raw"] == answer["raw"] for key, answer in answers.items())
     base = job.grid.baseline.cell.cell_id

@@ -247,6 +247,7 @@ def test_a_sweep_manifests_name_means_its_newest_grid(own: Session) -> None:
     save("scenes Count", 0)
     newest = save("scenes Count", 1)
     save("scenes Count: nulls of x", 2, kind="nulls")
+    save("scenes Count: pilot", 2, how={"pilot": 8, "trust": 0.55})
     assert read_sweep(own, "mine").sweep_id == newest
     save("scenes Relation", 3)
     with pytest.raises(UsageError, match="'mine: scenes Count', 'mine: scenes Relation'") as caught:
