@@ -26,6 +26,7 @@ from steercache.cache.sweep_files import MANIFEST, read_sweep_files
 from steercache.cache.vector_files import read_vector, vector_rows
 from steercache.core.errors import BusyError, DamagedError, NotFoundError
 from steercache.core.layout import ShardRecord
+from steercache.core.locks import NoLocksError
 from steercache.index.database import Index
 from steercache.index.files import RunFiles, put_sweep_files
 from steercache.index.ingest import (
@@ -51,8 +52,9 @@ CATCH_UP_WAIT_S = 0.5
 def catch_up(paths: RootPaths, *, wait_s: float = CATCH_UP_WAIT_S, settle: bool = True) -> str | None:
     """Bring the index up to date with the files, in one transaction.
 
-    Returns None when it is, or the message that says who holds the index; then the files stay the truth and the next call
-    tries again. Without `settle`, what changed just now is not waited for: the next call looks at it again.
+    Returns None when it is, or the message that says who holds the index, or that the file system has no locks; then the files
+    stay the truth and the next call tries again. Without `settle`, what changed just now is not waited for: the next call looks
+    at it again.
 
     Raises:
         DamagedError: a file that rows are made from is missing or not readable; the index stays as it was.
@@ -68,7 +70,7 @@ def _catch_up(paths: RootPaths, states: FileStates, wait_s: float) -> str | None
             if changed:
                 _take_in(paths, connection, changed)
                 write_seen(connection, states.settled)
-    except BusyError as error:
+    except (BusyError, NoLocksError) as error:
         return error.message
     return None
 

@@ -13,6 +13,7 @@ from steercache.cache.paths import RootPaths, RunPaths
 from steercache.cache.source import RunSource
 from steercache.core.errors import BusyError, DamagedError, NotFoundError, SteercacheWarning, UsageError
 from steercache.core.ids import SHORT_ID, resolve_name
+from steercache.core.locks import NoLocksError
 from steercache.index.database import Index
 from steercache.index.files import RunFiles, over_files
 from steercache.index.place import home_expanded
@@ -132,7 +133,7 @@ class CacheFolder:
                     if is_fresh(self.paths, connection):
                         stack.enter_context(attempt.pop_all())
                         return connection
-            except BusyError:
+            except (BusyError, NoLocksError):
                 return None
             except NotFoundError:
                 pass  # no index yet: made below

@@ -4,11 +4,15 @@ An index may come from somebody else. Its views, triggers, macros and defaults a
 to the connection first, and what it is made of is compared with our migrations (`objects`) before anything is read.
 """
 
-from collections.abc import Sequence
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
 
+from steercache.core.locks import NoLocksError
 from steercache.index.place import duckdb_name
 
 ALIAS = "steercache"  # catalog name of the index inside a connection
@@ -43,13 +47,21 @@ def attach_to_write(path: Path, config: Config, *, first: Sequence[str] = ()) ->
     """A database in memory with the index attached to be written: it can open files of the index's folder and no others.
 
     `first` is SQL to run before settings are locked.
+
+    Raises:
+        NoLocksError: the file system has no record locks, without which DuckDB writes no file.
     """
-    name = duckdb_name(path)
+    name, is_new = duckdb_name(path), not path.exists()
     folders = {str(Path(name).parent), str(path.absolute().parent)}  # with links followed, and as the caller names it
     allowed = sorted(folders | {_as_pattern(folder) for folder in folders})
     con = duckdb.connect(":memory:", config={**config, "temp_directory": f"{name}.tmp"})
     closed = [f"SET allowed_directories = {_list(allowed)}", *_CLOSED, "SET lock_configuration = true"]
-    return _attach(con, name, [*first, *closed], "")
+    try:
+        return _attach(con, name, [*first, *closed], "")
+    except NoLocksError:
+        if is_new:  # made before the lock was refused: an empty file is no index to the next reader
+            path.unlink(missing_ok=True)
+        raise
 
 
 _CLOSED = ("SET enable_external_access = false",)
@@ -61,12 +73,35 @@ def _attach(
     try:
         for statement in before:
             con.execute(statement)
-        con.execute(f"ATTACH {_quoted(name)} AS {ALIAS} {options}")
+        with naming_missing_locks(Path(name)):
+            con.execute(f"ATTACH {_quoted(name)} AS {ALIAS} {options}")
         con.execute(f"USE {ALIAS}")
     except BaseException:
         con.close()
         raise
     return con
+
+
+@contextmanager
+def naming_missing_locks(path: Path) -> Iterator[None]:
+    """Say of a file that DuckDB opens where its file system has no record locks. Raises NoLocksError."""
+    try:
+        yield
+    except duckdb.IOException as error:
+        if (refused := _no_locks(error)) is None:
+            raise
+        raise NoLocksError(path, refused) from error
+
+
+def _no_locks(error: duckdb.IOException) -> OSError | None:
+    """The system's refusal of a lock that the file system does not have; None for a lock that somebody holds."""
+    text = str(error)
+    if "Could not set lock" not in text:
+        return None
+    if "File locks are not supported" in text:  # DuckDB's words for EOPNOTSUPP
+        return OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    codes = (errno.ENOLCK, errno.ENOSYS)
+    return next((OSError(code, os.strerror(code)) for code in codes if os.strerror(code) in text), None)
 
 
 def _as_pattern(folder: str) -> str:

@@ -15,7 +15,7 @@ import pyarrow.fs as fs
 
 from steercache.core.errors import DamagedError
 from steercache.core.layout import ShardRecord
-from steercache.index.attach import attach_to_write, logs_of
+from steercache.index.attach import attach_to_write, logs_of, naming_missing_locks
 from steercache.index.database import WRITER, is_busy, naming_damage, reader_config, set_aside
 from steercache.index.gate import gate_of, retry, writers_lock
 from steercache.index.ingest import (
@@ -92,14 +92,19 @@ def rebuild(
     Killed anywhere, the old or the new index is there: nothing is written into either once it has its name.
 
     Raises:
-        BusyError: another process has the index open.
+        BusyError: another process has the index open. NoLocksError: the file system has no locks.
         DamagedError: a file that it is made from is missing or not readable; nothing is replaced.
     """
     new, n_shards = path.with_name(path.name + ".new"), 0
     with writers_lock(path, wait_s):
         for leftover in (new, *logs_of(new)):
             leftover.unlink(missing_ok=True)
-        con = duckdb.connect(duckdb_name(new), config=WRITER)
+        try:
+            with naming_damage(new), naming_missing_locks(new):
+                con = duckdb.connect(duckdb_name(new), config=WRITER)
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
         try:
             with naming_damage(new):
                 _in_transaction(con, lambda: migrate(con))
