@@ -17,6 +17,7 @@ from steercache.benchmarks.commitment import committed
 from steercache.benchmarks.counts import read_count
 from steercache.benchmarks.options import AnswerOptions, bare, exact_option, mentions_of
 from steercache.core.errors import UsageError
+from steercache.core.excerpts import excerpt
 
 _FRAME: Final = re.compile(
     r"^(?:(?:so|thus|therefore|ok|okay|sure|well|assistant)\b[\s,:.!]*)*(?:(?:it|this|that)(?: is|'s)\s+)?(?:(?:a|an|the)\s+)?",
@@ -101,7 +102,9 @@ def score_answer(raw: str | None, *, kind: str, answer: str, choices: Sequence[s
         raise UsageError(f"unknown kind of answer {kind!r}", hint=f"one of: {', '.join(PARSERS)}")
     right = _read(kind, answer, tuple(choices))
     if right is None:
-        raise UsageError(f"the right answer {answer!r} is no answer of kind {kind!r} to choices {list(choices)}")
+        raise UsageError(
+            f"the right answer {excerpt(answer)} is no answer of kind {kind!r} to choices {excerpt(list(choices))}"
+        )
     if raw is None:
         return ScoredAnswer(parsed=None, correct=None)
     parsed = _read(kind, raw, tuple(choices))

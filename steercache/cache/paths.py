@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steercache.core.errors import NotFoundError
+from steercache.core.excerpts import excerpt
 from steercache.index.place import INDEX_NAME
 
 FIRST_GENERATION = "g0001"
@@ -15,14 +16,14 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 def checked_id(text: str) -> str:
     """`text` when it is a whole SHA-256 id. Raises NotFoundError for anything else: ids are looked up, never joined."""
     if not _HEX_ID.fullmatch(text):
-        raise NotFoundError(f"{text!r} is not an id of this cache", hint="steercache cache status")
+        raise NotFoundError(f"{excerpt(text)} is not an id of this cache", hint="steercache cache status")
     return text
 
 
 def checked_name(text: str) -> str:
     """`text` when it is a plain name (letters, digits, `._-`). Raises NotFoundError for anything else."""
     if not _PLAIN_NAME.fullmatch(text):
-        raise NotFoundError(f"{text!r} is not a plain name (letters, digits, '.', '_', '-')")
+        raise NotFoundError(f"{excerpt(text)} is not a plain name (letters, digits, '.', '_', '-')")
     return text
 
 

@@ -18,6 +18,14 @@ next command to try. A crash that is none of these is our bug and exits with 1.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from steercache.core.excerpts import without_middle
+
+# Values are quoted as `core.excerpts.excerpt` shortens them. These are for what quotes them whole nevertheless.
+MAX_MESSAGE_CHARS = 4000
+MAX_PLACE_CHARS = 4200  # the longest path, and a line number
+MAX_PROBLEM_CHARS = 1000
+MAX_LOC_CHARS = 300
+
 
 class SteercacheError(Exception):
     """The root: something a user, a file, a model or a machine caused. Never raised itself: each error has a class with an exit
@@ -26,9 +34,10 @@ class SteercacheError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, place: str | None = None, hint: str | None = None) -> None:
+        message = without_middle(message, MAX_MESSAGE_CHARS)
         super().__init__(message)
         self.message = message
-        self.place = place
+        self.place = place if place is None else without_middle(place, MAX_PLACE_CHARS)
         self.hint = hint
 
     def __str__(self) -> str:
@@ -60,6 +69,10 @@ class Problem:
     message: str
     file: str | None = None
     line: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "loc", without_middle(self.loc, MAX_LOC_CHARS))
+        object.__setattr__(self, "message", without_middle(self.message, MAX_PROBLEM_CHARS))
 
     def __str__(self) -> str:
         where = ":".join(str(part) for part in (self.file, self.line) if part is not None)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from steercache.core.errors import NotFoundError
+from steercache.core.excerpts import excerpt
 
 _SHOWN = 20  # names in a message
 SHORT_ID = 12  # hex digits shown to people; 48 bits are enough for one cache
@@ -59,8 +60,10 @@ def resolve_name(
         return matches[0]
     if matches:
         shown = ", ".join(m[:SHORT_ID] for m in matches[:5])
-        raise NotFoundError(f"the prefix {wanted!r} fits {len(matches)} {noun}s: {shown}", hint="give more digits")
+        raise NotFoundError(
+            f"the prefix {excerpt(wanted)} fits {len(matches)} {noun}s: {shown}", hint="give more digits"
+        )
     names = sorted({name for name in named_first or [] if name} or {name for _, name in known if name})
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     has = f"there are: {', '.join(names[:_SHOWN])}{more}" if names else f"there is no {noun} yet"
-    raise NotFoundError(f"no {noun} named {wanted!r}; {has}", hint=list_command)
+    raise NotFoundError(f"no {noun} named {excerpt(wanted)}; {has}", hint=list_command)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from steercache.core.errors import UsageError
+from steercache.core.excerpts import excerpt
 from steercache.core.selection import Selection
 
 
@@ -56,4 +57,4 @@ def as_json(value: Any) -> Any:
         return value
     if isinstance(value, float) and np.isfinite(value):
         return value
-    raise UsageError(f"a binding of type {type(value).__name__} ({value!r}) cannot be kept with the vector")
+    raise UsageError(f"a binding of type {type(value).__name__} ({excerpt(value)}) cannot be kept with the vector")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from steercache.core.errors import Problem
+from steercache.core.excerpts import excerpt
 from steercache.data.rows import Row
 
 _ABSENT = object()
@@ -70,7 +71,7 @@ class Cells:
             return None
         sign = {"1": 1, "+1": 1, "-1": -1}.get(str(value)) if not isinstance(value, bool) else None
         if sign is None:
-            self.problem(str(column), "polarity", f"must be +1 or -1, not {_shown(value)}")
+            self.problem(str(column), "polarity", f"must be +1 or -1, not {excerpt(value)}")
         return sign
 
     def meta(self, columns: tuple[str, ...]) -> Mapping[str, Any]:
@@ -116,8 +117,3 @@ def _is_broken(text: str) -> bool:
 
 def _name(value: Any) -> str:
     return "nothing" if value is None else type(value).__name__
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."

@@ -6,6 +6,7 @@ from typing import Any
 
 from steercache.core.errors import Problem
 from steercache.core.examples import Example, FirstPosition, ImageRef, Labels
+from steercache.core.excerpts import excerpt
 from steercache.data.anchors import Span, find_anchors, words_around
 from steercache.data.cells import Cells
 from steercache.data.inside import read_inside, resolve_inside
@@ -110,17 +111,17 @@ def _anchors(cells: Cells, manifest: DatasetManifest, column: str, text: str) ->
     if not spans:
         parts = words_around(text, anchor)
         if parts:
-            message = f"{anchor!r} stands only inside another word: {', '.join(map(repr, parts[:3]))}"
+            message = f"{excerpt(anchor)} stands only inside another word: {', '.join(map(excerpt, parts[:3]))}"
             cells.problem(column, "anchor_inside_word", message)
         else:
-            cells.problem(column, "anchor_missing", f"{anchor!r} is not in the text: {_shown(text)}")
+            cells.problem(column, "anchor_missing", f"{excerpt(anchor)} is not in the text: {excerpt(text)}")
         return ()
     chat = manifest.chat is not None and manifest.chat.apply
     if not chat and _first_position(manifest) == "refuse" and not text[: spans[0][0]].strip():
         # whether a BOS stands before it is the tokenizer's to say: what is let pass here, the encoder checks again
-        message = f"{anchor!r} is the first word, the attention sink unless a BOS or a picture stands before it"
+        message = f"{excerpt(anchor)} is the first word, the attention sink unless a BOS or a picture stands before it"
         ways = "`first_position: allow` takes it nevertheless, `anchors: optional` leaves the first token out"
-        cells.problem(column, "anchor_first", f"{message} ({ways}): {_shown(text)}")
+        cells.problem(column, "anchor_first", f"{message} ({ways}): {excerpt(text)}")
     return spans
 
 
@@ -150,10 +151,6 @@ def _image(cells: Cells, column: str, value: Any, folder: Path | None) -> ImageR
         return None
     found = resolve_inside(folder, path) if folder is not None else "a picture from the hub must come with its bytes"
     if folder is None or isinstance(found, str):
-        cells.problem(column, "image", f"{_shown(path)}: {found}")
+        cells.problem(column, "image", f"{excerpt(path)}: {found}")
         return None
     return ImageRef(name=path, load=lambda: read_inside(folder, path, place=place))
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 80 else text[:77] + "...")

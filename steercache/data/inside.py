@@ -3,6 +3,7 @@
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from steercache.core.errors import ManifestError, Problem
+from steercache.core.excerpts import excerpt
 
 
 def leads_out(folder: Path, path: Path) -> bool:
@@ -45,5 +46,5 @@ def read_inside(folder: Path, name: str, *, place: str) -> bytes:
             return path.read_bytes()
         except OSError as error:
             path = f"cannot be read: {error.strerror}"
-    problem = Problem(loc="image", kind="image", message=f"{name!r}: {path}", file=place)
+    problem = Problem(loc="image", kind="image", message=f"{excerpt(name)}: {path}", file=place)
     raise ManifestError("a picture of the data set cannot be read", problems=[problem], place=place)

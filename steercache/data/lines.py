@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from steercache.core.errors import Problem
+from steercache.core.excerpts import excerpt
 from steercache.data.rows import MAX_ROW_BYTES, Row, Rows, check_header, unreadable
 
 LEGACY = "WINDOWS-1252"  # what one-byte encodings of western languages are called here
@@ -112,7 +113,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} stands twice")
+        raise ValueError(f"the key {excerpt(next(k for k in keys if keys.count(k) > 1))} stands twice")
     return result
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from steercache.core.errors import ManifestError, NotFoundError, Problem
+from steercache.core.excerpts import shortened
 
 MAX_ROW_BYTES = 16 * 1024 * 1024  # a line longer than this is no row; it bounds memory
 
@@ -62,7 +63,7 @@ def check_header(file: str, there: Sequence[str], wanted: tuple[str, ...]) -> No
     Raises:
         ManifestError: naming every such column.
     """
-    has = ", ".join(there[:20]) or "none"
+    has = ", ".join(shortened(name, 40) for name in there[:20]) or "none"
     faults = {
         0: ("missing_column", f"there is no such column; there are: {has}"),
         2: ("column_twice", "the header names this column more than once: rename or drop the others"),

@@ -22,6 +22,7 @@ from steercache.core.errors import (
     SteercacheError,
     UsageError,
 )
+from steercache.core.excerpts import reason_of
 from steercache.core.layout import DType
 from steercache.manifests.model import ModelManifest
 from steercache.models.checkpoint import find_checkpoint
@@ -278,18 +279,18 @@ def _explaining(manifest: ModelManifest, checkpoint: Checkpoint) -> Iterator[Non
             ) from error
         if (method := quantisation(checkpoint.config)) is not None:
             raise ManifestError(
-                f"its weights are quantised ({method}) and transformers cannot load them here: {_first_line(error)}",
+                f"its weights are quantised ({method}) and transformers cannot load them here: {reason_of(error)}",
                 place=place,
                 hint=_UNQUANTISED,
             ) from error
         raise DamagedError(
-            f"transformers cannot load it: {_first_line(error)}", place=place, hint="fetch the model again"
+            f"transformers cannot load it: {reason_of(error)}", place=place, hint="fetch the model again"
         ) from error
 
 
 def _missing_package(error: ImportError, checkpoint: Checkpoint) -> MissingExtraError:
     """What is not installed, in transformers' words, and how to get it; only some of it is in an extra of ours."""
-    message, method = _first_line(error), quantisation(checkpoint.config)
+    message, method = reason_of(error), quantisation(checkpoint.config)
     if (error.name or "").partition(".")[0] in _OURS:
         hint = "pip install 'steercache[models]'"
     elif method is not None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from steercache.core.errors import NotFoundError, QueryError
+from steercache.core.excerpts import excerpt
 from steercache.core.ids import SHORT_ID
 from steercache.queries.library import NEWEST, Param, ParamType, Query, with_article
 
@@ -111,9 +112,9 @@ def _typed(name: str, param: Param, value: Any) -> Any:
         return None
     typed = _READERS[param.type](value)
     if typed is None:
-        raise QueryError(f"{name}: {value!r} is not {with_article(param.type)}", hint=param.help)
+        raise QueryError(f"{name}: {excerpt(value)} is not {with_article(param.type)}", hint=param.help)
     if param.minimum is not None and typed < param.minimum:
-        raise QueryError(f"{name}: {value} is below {param.minimum}", hint=param.help)
+        raise QueryError(f"{name}: {excerpt(value)} is below {param.minimum}", hint=param.help)
     return typed
 
 

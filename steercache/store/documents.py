@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from steercache.core.errors import DamagedError
+from steercache.core.excerpts import excerpt
 from steercache.core.layout import FileRecord, NonFinite, ShardRecord, SiteLayout, StoreLayout
 
 
@@ -41,7 +42,7 @@ def layout_from_json(obj: Any, place: str) -> StoreLayout:
         )
         counts = {name: _count(obj[name]) for name in ("n_shards", "rows_per_shard", "chunk_rows")}
         if obj["dtype"] not in ("float32", "bfloat16", "float16"):
-            raise ValueError(f"unknown dtype {obj['dtype']!r}")
+            raise ValueError(f"unknown dtype {excerpt(obj['dtype'])}")
         return StoreLayout(sites=sites, dtype=obj["dtype"], **counts)
 
 
@@ -85,7 +86,7 @@ def _non_finite(obj: Any) -> NonFinite:
 def _file_record(obj: Any) -> FileRecord:
     path = _text(obj["path"])
     if path.startswith("/") or ".." in path.split("/") or "\\" in path or "\0" in path:
-        raise ValueError(f"a path outside the run: {path!r}")
+        raise ValueError(f"a path outside the run: {excerpt(path)}")
     chunks = bytes.fromhex(obj["chunk_crc32c"])
     crc = bytes.fromhex(obj["crc32c"])
     return FileRecord(
@@ -98,17 +99,17 @@ def _file_record(obj: Any) -> FileRecord:
 
 def _count(value: Any, *, least: int = 0) -> int:
     if type(value) is not int or value < least:
-        raise ValueError(f"a count was expected, not {value!r}")
+        raise ValueError(f"a count was expected, not {excerpt(value)}")
     return value
 
 
 def _list(value: Any) -> list[Any]:
     if type(value) is not list:
-        raise ValueError(f"a list was expected, not {value!r}")
+        raise ValueError(f"a list was expected, not {excerpt(value)}")
     return value
 
 
 def _text(value: Any) -> str:
     if type(value) is not str:
-        raise ValueError(f"text was expected, not {value!r}")
+        raise ValueError(f"text was expected, not {excerpt(value)}")
     return value

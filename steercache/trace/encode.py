@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from steercache.core.errors import SteercacheError
 from steercache.core.examples import TOKEN_KINDS, BoolArray, EncodedSample, Example, IntArray
+from steercache.core.excerpts import excerpt
 from steercache.models.families import Family
 from steercache.models.spec import TokenizerBundle
 from steercache.trace.patches import PatchError, Picture, locate
@@ -296,6 +297,6 @@ def _check_anchors(example: Example, prompt: Prompt, spans: Spans) -> None:
         word = prompt.shown[spans[0, 0] : spans[0, 1]]
         raise EncodingProblem(
             "anchor_first",
-            f"the anchor {word!r} is the very first token and no BOS stands before it: its activations are the sink's",
+            f"the anchor {excerpt(word)} is the very first token and no BOS stands before it: its activations are the sink's",
             place=example.place,
         )

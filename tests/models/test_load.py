@@ -339,3 +339,28 @@ def test_a_hub_model_in_the_local_hub_cache_loads_offline(tmp_path: Path) -> Non
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     assert from_hub("owner/tiny", tmp_path) == "owner/tiny\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"hidden_size": "wide"}, "expected int, got str"),
+        ({"num_attention_heads": 3}, "not a multiple of the number of attention heads"),
+        ({"hidden_act": "none-such"}, "KeyError: 'none-such'"),
+    ],
+)
+def test_a_configuration_that_transformers_refuses_is_shown_with_the_reason(
+    change: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    folder = write_tiny("llama", tmp_path / "model")
+    edit_json(folder / "config.json", **change)
+    with pytest.raises(SteercacheError, match=reason):
+        load(folder)
+
+
+def test_a_long_value_of_a_configuration_is_shown_in_short(tmp_path: Path) -> None:
+    folder = write_tiny("llama", tmp_path / "model")
+    edit_json(folder / "config.json", hidden_size="wide " * 40_000)
+    with pytest.raises(SteercacheError) as caught:
+        load(folder)
+    assert len(str(caught.value)) < 5000

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Final
 
+from steercache.core.excerpts import excerpt
 from steercache.data.benchmarks.columns import PICTURE
 from steercache.data.benchmarks.questions import BenchmarkQuestion, FailedRow, Row, letter_index, letter_of
 from steercache.data.benchmarks.source import BenchmarkFiles, HubPart, picture_failure, table_rows
@@ -67,7 +68,7 @@ def _question(row: TableRow, subtask: str) -> Row:
     choices = tuple(labels["choices"])
     right = letter_index(labels["answer"], len(choices))
     if right is None or None in choices:
-        message = f"the answer {labels['answer']!r} is no letter of the {len(choices)} choices"
+        message = f"the answer {excerpt(labels['answer'])} is no letter of the {len(choices)} choices"
         return FailedRow(place=row.place, kind="bad_answer", message=message, task=subtask)
     pictures = _pictures(row)
     first = pictures[0]

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from steercache.core.errors import NotFoundError
+from steercache.core.excerpts import excerpt
 from steercache.data.benchmarks.columns import PICTURES
 from steercache.data.benchmarks.questions import AnswerKind, BenchmarkQuestion, FailedRow, Row
 from steercache.data.benchmarks.source import (
@@ -49,7 +50,7 @@ def _count(row: TableRow) -> Row:
         return FailedRow(place=row.place, kind="missing_value", message=f"empty: {', '.join(missing)}", task="Count")
     number = str(answer).strip()
     if not is_count(number):
-        return FailedRow(place=row.place, kind="bad_answer", message=f"{number!r} is no count", task="Count")
+        return FailedRow(place=row.place, kind="bad_answer", message=f"{excerpt(number)} is no count", task="Count")
     if len(pictures) != 1:
         message = f"one picture was expected, the row has {len(pictures)}"
         return FailedRow(place=row.place, kind="missing_image", message=message, task="Count")

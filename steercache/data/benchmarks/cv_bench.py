@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
+from steercache.core.excerpts import excerpt
 from steercache.data.benchmarks.columns import PICTURE
 from steercache.data.benchmarks.questions import AnswerForm, BenchmarkQuestion, FailedRow, Row, letter_index, letter_of
 from steercache.data.benchmarks.source import BenchmarkFiles, HubPart, picture_failure, table_rows
@@ -60,7 +61,7 @@ def ask(row: TableRow, form: AnswerForm) -> Row:
     choices = tuple(labels["choices"])
     right = letter_index(labels["answer"], len(choices))
     if right is None or None in choices:
-        message = f"the answer {labels['answer']!r} is no letter of the {len(choices)} choices"
+        message = f"the answer {excerpt(labels['answer'])} is no letter of the {len(choices)} choices"
         return FailedRow(place=row.place, kind="bad_answer", message=message, task=task)
     (picture,) = row.pictures["image"]
     failed = picture_failure([picture], row.place, task)
@@ -69,7 +70,7 @@ def ask(row: TableRow, form: AnswerForm) -> Row:
     as_number = form != "letter" and task == "Count"
     as_word = form == "word" and not as_number
     if as_number and not choices[right].strip().isdecimal():
-        message = f"the right choice {choices[right]!r} is no number"
+        message = f"the right choice {excerpt(choices[right])} is no number"
         return FailedRow(place=row.place, kind="bad_answer", message=message, task=task)
     return BenchmarkQuestion(
         place=row.place,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from steercache.core.errors import ManifestError, NotFoundError, Problem, UsageError
+from steercache.core.excerpts import excerpt
 from steercache.core.ids import SHORT_ID, digest
 from steercache.data.benchmarks.examples import as_example, with_counts
 from steercache.data.benchmarks.own_rows import OwnTable, cell_text, choices_of, pictures_of, read_table
@@ -128,7 +129,7 @@ def _row(values: Mapping[str, Any], place: str, path: Path, folder: Path, form: 
     if len({choice.casefold() for choice in choices}) < len(choices):
         return failed("bad_choices", "two choices are the same")
     if split is not None and split not in SPLITS:
-        return failed("bad_split", f"split must be search or test, not {split!r}")
+        return failed("bad_split", f"split must be search or test, not {excerpt(split)}")
     if group is None:
         return failed("bad_group", "group must be text or a whole number")
     try:
@@ -162,10 +163,12 @@ def _right(answer: str, choices: Sequence[str]) -> int | None:
     by_text = [i for i, choice in enumerate(choices) if choice.casefold() == answer.casefold()]
     by_letter = letter_index(answer, len(choices))
     if by_text and by_letter is not None and by_letter != by_text[0]:
-        raise ValueError(f"the answer {answer!r} is the text of one choice and the letter of another")
+        raise ValueError(f"the answer {excerpt(answer)} is the text of one choice and the letter of another")
     if by_text or by_letter is not None:
         return by_text[0] if by_text else by_letter
-    raise ValueError(f"the answer {answer!r} is neither the text nor the letter of one of the {len(choices)} choices")
+    raise ValueError(
+        f"the answer {excerpt(answer)} is neither the text nor the letter of one of the {len(choices)} choices"
+    )
 
 
 def _asked(
@@ -194,7 +197,7 @@ def _check_groups(read: Sequence[_OwnRow], path: Path) -> None:
     both = sorted(group for group, splits in of_group.items() if len(splits) > 1)
     if both:
         problems = [
-            Problem(loc="group", kind="group_in_both_splits", message=f"group {group!r}") for group in both[:20]
+            Problem(loc="group", kind="group_in_both_splits", message=f"group {excerpt(group)}") for group in both[:20]
         ]
         hint = "move each group, picture or text to one split, or leave the column split out"
         message = f"{len(both)} group(s) of questions are in both splits"

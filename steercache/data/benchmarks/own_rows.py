@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from steercache.core.errors import DamagedError, ManifestError, Problem, SteercacheError
 from steercache.core.examples import ImageRef
+from steercache.core.excerpts import excerpt
 from steercache.core.ids import digest_bytes
 from steercache.data.arrow import parquet_rows
 from steercache.data.benchmarks.pictures import check_head, file_picture
@@ -153,7 +154,7 @@ def pictures_of(value: Any, folder: Path, place: str) -> tuple[list[ImageRef], l
                 image = file_picture(folder, cell)
                 data = image.load()
             except SteercacheError as error:
-                return [], [], error.message if cell in error.message else f"{cell!r}: {error.message}"
+                return [], [], error.message if cell in error.message else f"{excerpt(cell)}: {error.message}"
             digest, problem = digest_bytes(data), check_head(data[:16])
         else:
             return [], [], "the picture is missing"

@@ -5,6 +5,7 @@ from pathlib import Path, PurePosixPath
 
 from steercache.core.errors import DamagedError, ManifestError, MissingExtraError, Problem, SteercacheError
 from steercache.core.examples import ImageRef
+from steercache.core.excerpts import excerpt
 from steercache.data.inside import leads_out
 
 HEAD = 16  # bytes that tell a picture from something else
@@ -23,14 +24,16 @@ def resolve_under(folder: Path, relative: str) -> Path:
     pure = PurePosixPath(relative.replace("\\", "/"))
     problem = Problem(loc=relative, kind="outside_folder", message="the path leads out of the data set's folder")
     if not relative or "\0" in relative or pure.is_absolute() or ".." in pure.parts or Path(relative).is_absolute():
-        raise OutsideFolderError(f"{relative!r} leads out of the data set's folder", problems=(problem,))
+        raise OutsideFolderError(f"{excerpt(relative)} leads out of the data set's folder", problems=(problem,))
     root = folder.resolve()
     try:
         path = (root / pure).resolve()
     except (OSError, RuntimeError, ValueError):  # links in a circle; half a surrogate pair in the name
-        raise OutsideFolderError(f"{relative!r} names no file of the data set's folder", problems=(problem,)) from None
+        raise OutsideFolderError(
+            f"{excerpt(relative)} names no file of the data set's folder", problems=(problem,)
+        ) from None
     if leads_out(root, path):
-        raise OutsideFolderError(f"{relative!r} leads out of the data set's folder", problems=(problem,))
+        raise OutsideFolderError(f"{excerpt(relative)} leads out of the data set's folder", problems=(problem,))
     return path
 
 
@@ -75,7 +78,7 @@ def read_head(folder: Path, relative: str) -> tuple[bytes, str | None]:
     except OutsideFolderError as err:
         return b"", err.message
     except OSError as err:
-        return b"", f"the picture {relative!r} cannot be read: {err.strerror or err}"
+        return b"", f"the picture {excerpt(relative)} cannot be read: {err.strerror or err}"
     return head, check_head(head)
 
 

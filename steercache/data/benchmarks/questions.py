@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
+from steercache.core.errors import MAX_PROBLEM_CHARS
 from steercache.core.examples import Example, ImageRef
+from steercache.core.excerpts import without_middle
 
 AnswerKind = Literal["choice", "count", "text"]
 # CV-Bench's schema can be asked for the letter, its counts for the bare number, all else for the choice's own word
@@ -32,6 +34,9 @@ class FailedRow:
     message: str
     task: str | None = None
     split: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", without_middle(self.message, MAX_PROBLEM_CHARS))
 
     def __str__(self) -> str:
         return f"{self.place}: {self.message}"
