@@ -152,7 +152,7 @@ def _selected(session: Session, request: FitRequest, *, run: str | None, concept
         assert run is not None
         query = labels_of(session, run, bindings.get("concept")).query
     site = request.bindings.get("site", request.site)
-    sel = session.select(query, run=run, site=site, **bindings)
+    sel = session.select_isolated(query, run=run, site=site, bindings=bindings)
     if sel.concept is None and sel.pair is not None:
         found = session.sql(_CONCEPTS_OF, run=sel.run_id, samples=sorted(set(sel.sample_idx.tolist()))).fetchall()
         if len(found) == 1 and found[0][0]:

@@ -19,10 +19,12 @@ from steercache.cells.controls import (
 )
 from steercache.core.errors import NotFoundError, SteercacheError, UsageError
 from steercache.core.lineage import KnownModel, Lineage, lineage_of, why_not_own
+from steercache.core.recorded_rows import rows_of
 from steercache.core.selection import Selection
 from steercache.core.trials import SAE_CONTROL_KINDS, ControlKind, SaeControlKind
 from steercache.core.vectors import SteeringVector
 from steercache.fit import METHODS
+from steercache.fit.recipes import fit_options
 from steercache.models.spec import LoadedModel, ModelSpec
 from steercache.queries.session import Session
 from steercache.sae.again import recorded_saes
@@ -139,7 +141,7 @@ def _makers(session: Session, vector: SteeringVector, options: EvalOptions) -> d
 
     def rows() -> Selection:
         if not found:
-            found.append(rows_of(session, vector))
+            found.append(rows_of(vector, session))
         return found[0]
 
     def live() -> LiveRows:
@@ -168,7 +170,7 @@ def _makers(session: Session, vector: SteeringVector, options: EvalOptions) -> d
         def refit(labels: npt.NDArray[np.int8]) -> SteeringVector:
             if vector.method == SAE_METHOD:
                 return replace(vector, values=shuffled_direction(live(), labels).values)
-            return METHODS[vector.method](replace(sel, label=labels), **_fit_options(vector))
+            return METHODS[vector.method](replace(sel, label=labels), **fit_options(vector))
 
         if sel.label is None:
             raise UsageError("its rows have no labels")
@@ -192,26 +194,6 @@ def _makers(session: Session, vector: SteeringVector, options: EvalOptions) -> d
         "random": lambda count: random_controls(vector, count=count, seed=options.seed),
         **{kind: of_sae(kind) for kind in SAE_CONTROL_KINDS},
     }
-
-
-def rows_of(session: Session, vector: SteeringVector) -> Selection:
-    """The rows that a vector was fitted on, selected again as its provenance says.
-
-    Raises:
-        UsageError: it was not fitted on a selection.
-    """
-    made = vector.provenance
-    query = made.get("query")
-    if vector.method not in (*METHODS, SAE_METHOD) or not isinstance(query, dict):
-        raise UsageError(f"it was made by {vector.method!r}, not fitted on rows of a cache")
-    bindings = {k: v for k, v in query["bindings"].items() if k != "run"}
-    return session.select(query["text"], run=made["run_id"], site=vector.site, **bindings)
-
-
-def _fit_options(vector: SteeringVector) -> dict[str, Any]:
-    made = vector.provenance
-    options: dict[str, Any] = {"layers": vector.layers, "recipe": made["recipe"], "name": vector.name}
-    return options if made.get("seed") is None else options | {"seed": made["seed"]}
 
 
 def _shuffled_within(sel: Selection) -> npt.NDArray[Any] | None:

@@ -5,15 +5,15 @@ on past its time. Its memory is limited by the kernel.
 """
 
 import os
-import resource
 import select
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from steercache.api.limits import limit_own_memory
+from steercache.api.limits import limit_own_files, limit_own_memory
+from steercache.core.child_process import child_environment, module_command
 from steercache.core.errors import QueryError
 
 if TYPE_CHECKING:  # the parent needs neither DuckDB nor Arrow
@@ -30,9 +30,7 @@ def begin_query(limits: "Limits") -> None:
     if pipe is None:
         return
     limit_own_memory(2 * limits.memory_mib * 2**20)
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    most = _FILE_BYTES if hard == resource.RLIM_INFINITY else min(_FILE_BYTES, hard)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    limit_own_files(_FILE_BYTES)
     os.write(int(pipe), f"{limits.time_s}\n".encode())
 
 
@@ -44,8 +42,8 @@ def is_supervised(words: Sequence[str]) -> bool:
 def supervise(words: Sequence[str]) -> int:
     """Run `steercache WORDS` in a child and return its exit code; kill it past its time."""
     begins, says = os.pipe()
-    command = [sys.executable, "-P", "-m", "steercache.cli.main", *words]
-    child = subprocess.Popen(command, env=_environment(says), pass_fds=[says])
+    command = module_command("steercache.cli.main", *words)
+    child = subprocess.Popen(command, env=child_environment(**{CHILD: str(says)}), pass_fds=[says])
     os.close(says)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal asks the child too, which answers
     signal.signal(signal.SIGTERM, lambda *_: child.kill())
@@ -75,11 +73,6 @@ def _watched(child: "subprocess.Popen[bytes]", begins: int) -> int:
         name = signal.Signals(-code).name
         return _fail(QueryError(f"the query's process was ended by {name}", hint="ask for less, or --memory-limit MIB"))
     return code
-
-
-def _environment(says: int) -> Mapping[str, str]:
-    """The child finds modules where this process does, and not in the working directory besides."""
-    return {**os.environ, CHILD: str(says), "PYTHONPATH": os.pathsep.join(os.path.abspath(p) for p in sys.path if p)}
 
 
 def _fail(error: QueryError) -> int:

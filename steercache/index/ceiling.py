@@ -1,7 +1,7 @@
-"""A ceiling on the memory of a process that does nothing but run one query, for what DuckDB's own limit does not count.
+"""Ceilings on a process that does nothing but run one query: its memory, for what DuckDB's own limit does not count, and files.
 
-It acts on the whole process and cannot be lifted: for a child made for the query, never for a caller's process. Linux only
-(`RLIMIT_DATA` does not count memory-mapped files there); elsewhere DuckDB's limit stands alone.
+They act on the whole process and cannot be lifted: for a child made for the query, never for a caller's process. Linux only
+(`RLIMIT_DATA` does not count memory-mapped files there); elsewhere DuckDB's limit on memory stands alone.
 """
 
 import resource
@@ -20,6 +20,13 @@ def limit_own_memory(n_bytes: int) -> None:
     wanted = _data_bytes() + n_bytes + _HEADROOM
     limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def limit_own_files(n_bytes: int) -> None:
+    """Let no file that this process writes grow past `n_bytes`; past it a write fails."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    most = n_bytes if hard == resource.RLIM_INFINITY else min(n_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
 
 def _data_bytes() -> int:

@@ -74,16 +74,25 @@ def run_query(
 ) -> pa.Table:
     """Run one SELECT on `con` to its end; the table holds nothing of the connection. Raises as `stream_query` does."""
     with stream_query(con, sql, bindings, limits=limits, failures=failures) as reader:
-        kept, n_bytes = [], 0
-        for batch in reader:
-            kept.append(batch)
-            n_bytes += batch.nbytes
-            if n_bytes > limits.memory_mib * 2**20:
-                raise QueryError(
-                    f"the result is larger than {limits.memory_mib} MiB",
-                    hint="choose fewer rows or columns, or stream it to a file",
-                )
-        return pa.Table.from_batches(kept, schema=reader.schema)
+        return pa.Table.from_batches(list(bounded(reader, limits)), schema=reader.schema)
+
+
+def bounded(reader: pa.RecordBatchReader, limits: Limits) -> Iterator[pa.RecordBatch]:
+    """The batches of a result that is kept in memory. Raises QueryError when they are larger than `limits` allow."""
+    n_bytes = 0
+    for batch in reader:
+        n_bytes += batch.nbytes
+        if n_bytes > limits.memory_mib * 2**20:
+            raise too_large(limits)
+        yield batch
+
+
+def too_large(limits: Limits) -> QueryError:
+    """The error for a result that is larger than memory may hold."""
+    return QueryError(
+        f"the result is larger than {limits.memory_mib} MiB",
+        hint="choose fewer rows or columns, or stream it to a file",
+    )
 
 
 def parameters_of(con: duckdb.DuckDBPyConnection, sql: str) -> set[str]:
@@ -215,6 +224,11 @@ def check_bindings(declared: set[str], bindings: Mapping[str, Any]) -> None:
         raise QueryError(
             f"{'; '.join(problems)} (its parameters: {has})", hint="-p NAME=VALUE, or NAME=VALUE in Python"
         )
+    check_values(bindings)
+
+
+def check_values(bindings: Mapping[str, Any]) -> None:
+    """Refuse values that SQL has no word for. Raises QueryError."""
     for name, value in bindings.items():
         values = value if isinstance(value, list | tuple) else [value]
         if not all(v is None or isinstance(v, _PLAIN) for v in values):

@@ -13,6 +13,7 @@ SELECT ...
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from itertools import dropwhile
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +21,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from steercache.core.errors import ManifestError, NotFoundError, Problem, QueryError
+from steercache.core.excerpts import excerpt
 from steercache.core.shipped import shipped_folder
 from steercache.manifests.tree import read_tree
 
@@ -54,7 +56,7 @@ class Param(BaseModel):
             raise ValueError(f"default of a run is null or one of {', '.join(NEWEST)}")
         wanted = {"integer": (int,), "number": (int, float), "boolean": (bool,)}.get(self.type, (str,))
         if not isinstance(self.default, wanted) or (isinstance(self.default, bool) and self.type != "boolean"):
-            raise ValueError(f"default {self.default!r} is not {with_article(self.type)}")
+            raise ValueError(f"default {excerpt(self.default)} is not {with_article(self.type)}")
         return self
 
 
@@ -69,6 +71,11 @@ class Query(BaseModel):
     returns: dict[_Name, _Line] = Field(min_length=1)
     text: str
     path: Path | None = None
+
+    @property
+    def is_received(self) -> bool:
+        """Whether the query is of a file that does not ship with this package."""
+        return self.path is not None and self.path.parent != shipped_folder("queries")
 
     @model_validator(mode="after")
     def _sae_comes_with_run(self) -> "Query":
@@ -163,6 +170,12 @@ def load_library(folders: Iterable[Path] = ()) -> dict[str, Query]:
             query = read_query(path)
             found[query.name] = query
     return found
+
+
+@cache
+def shipped_texts() -> frozenset[str]:
+    """The texts of the queries that ship."""
+    return frozenset(query.text for query in load_library().values())
 
 
 def read_query(path: Path) -> Query:

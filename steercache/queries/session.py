@@ -1,8 +1,7 @@
 """`steercache.open`: a cache, and questions to it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -16,19 +15,26 @@ from steercache.cache.documents import shares_rows
 from steercache.cache.handle import CacheFolder, open_cache
 from steercache.cache.vectors import load_vector, save_vector, stored_vector
 from steercache.core.errors import QueryError, UsageError
-from steercache.core.ids import SHORT_ID, resolve_name
+from steercache.core.ids import SHORT_ID
 from steercache.core.selection import QueryRecord, Selection
 from steercache.core.vectors import SteeringVector
-from steercache.index.features import names_features
-from steercache.index.functions import register_functions
-from steercache.index.guard import Limits, parameters_of, run_query, stream_query
+from steercache.index.guard import Limits, bounded, run_query, stream_query
 from steercache.index.relation import Relation, as_relation
 from steercache.index.release import clear_traceback_frames
 from steercache.index.rows import registered
-from steercache.queries.bindings import RunSql, bind, newest_run
-from steercache.queries.encoded import CachedFeatures
-from steercache.queries.library import Query, find_query, load_library, looks_like_name, parse_query, yaml_header
+from steercache.queries.bindings import newest_run
+from steercache.queries.isolated import isolated
+from steercache.queries.library import (
+    Query,
+    find_query,
+    load_library,
+    looks_like_name,
+    parse_query,
+    shipped_texts,
+    yaml_header,
+)
 from steercache.queries.own_tables import as_arrow
+from steercache.queries.running import asking, running
 from steercache.queries.selection import (
     PLACES,
     WORDS,
@@ -39,17 +45,6 @@ from steercache.queries.selection import (
     picked_rows,
     weight_of,
 )
-from steercache.queries.values import CachedValues
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Running:
-    """A statement with its values, on a connection that knows `activation()` and `vector()`."""
-
-    con: Any
-    text: str
-    bindings: dict[str, Any]
-    failures: list[Any]
 
 
 class Session:
@@ -91,22 +86,44 @@ class Session:
             QueryError: as `sql`; or the rows are of several runs, picked twice, or were not kept.
             NotFoundError: no such query or run, or the run does not have `site`.
         """
-        query, text = self.read(name_or_sql)
-        if query is not None and query.kind != "selection":
-            raise QueryError(f"{query.name} is a {query.kind}, not a selection", hint="name a query of kind selection")
+        query, text = self._selecting(name_or_sql)
+        is_received = query is not None and query.is_received
+        given = bindings if run is None else {**bindings, "run": run}
         with clear_traceback_frames():
-            return self._selection(query, text, bindings if run is None else {**bindings, "run": run}, site=site)
+            return self._selection(query, text, given, site=site, is_received=is_received)
+
+    def select_isolated(
+        self,
+        name_or_sql: str,
+        /,
+        *,
+        run: str | None = None,
+        site: str = "resid_post",
+        bindings: Mapping[str, Any] | None = None,
+    ) -> Selection:
+        """As `select`, with SQL of unknown origin: it runs in a process of its own, whose limits hold from outside.
+
+        A query that ships runs in this process, by its name or by its text.
+        """
+        query, text = self._selecting(name_or_sql)
+        given = dict(bindings or {}) if run is None else {**(bindings or {}), "run": run}
+        with clear_traceback_frames():
+            return self._selection(query, text, given, site=site, is_received=text not in shipped_texts())
 
     @contextmanager
     def stream(self, name_or_sql: str, bindings: Mapping[str, Any]) -> Iterator[pa.RecordBatchReader]:
         """Batches of a result as they come; the index is held until the block ends. Raises as `query`."""
         query, text = self.read(name_or_sql)
-        with (
-            clear_traceback_frames(),
-            self._running(query, text, bindings) as running,
-            stream_query(running.con, text, running.bindings, limits=self.limits, failures=running.failures) as reader,
-        ):
-            yield reader
+        with ExitStack() as stack:
+            stack.enter_context(clear_traceback_frames())
+            if query is not None and query.is_received:
+                answer = stack.enter_context(isolated(self.cache.root, text, bindings, limits=self.limits))
+                yield answer.reader
+                return
+            found = stack.enter_context(running(self.cache, query, text, bindings))
+            yield stack.enter_context(
+                stream_query(found.con, text, found.bindings, limits=self.limits, failures=found.failures)
+            )
 
     def runs(self) -> Relation:
         """Every run, newest first."""
@@ -115,12 +132,12 @@ class Session:
     def labelled_run(self) -> str:
         """The newest complete text run whose samples have concepts. Raises as a query that leaves its run open."""
         with clear_traceback_frames(), self.cache.connection() as con:
-            return newest_run(_asking(con), modality="text", concept=None, labelled=True)
+            return newest_run(asking(con), modality="text", concept=None, labelled=True)
 
     def newest_run(self, concept: str | None = None) -> str:
         """The newest complete text run that has the concept (None: any). Raises as a query that leaves its run open."""
         with clear_traceback_frames(), self.cache.connection() as con:
-            return newest_run(_asking(con), modality="text", concept=concept)
+            return newest_run(asking(con), modality="text", concept=concept)
 
     def vector(self, name: str) -> SteeringVector:
         """The vector that answers to a name, an id or a prefix. Raises NotFoundError."""
@@ -149,25 +166,38 @@ class Session:
             return parse_query(name_or_sql, place="the query's header"), name_or_sql
         return None, name_or_sql
 
-    def _selection(self, query: Query | None, text: str, given: Mapping[str, Any], *, site: str) -> Selection:
-        with self._running(query, text, given, choose_run=True) as running:
-            with stream_query(
-                running.con, text, running.bindings, limits=self.limits, failures=running.failures
-            ) as reader:
-                run_id, picked = picked_rows(reader, shares_rows=self._shares_rows)
-            rows = picked["row_idx"].cast(pa.int64()).to_numpy()
-            values = {"run": run_id, "first": int(rows[0]), "last": int(rows[-1])}
-            with registered(running.con, picked=pa.table({"row_idx": rows})):
-                places = running.con.sql(PLACES, params=values).to_arrow_table()
+    def _selecting(self, name_or_sql: str) -> tuple[Query | None, str]:
+        """As `read`, of a query that can select rows."""
+        query, text = self.read(name_or_sql)
+        if query is not None and query.kind != "selection":
+            raise QueryError(f"{query.name} is a {query.kind}, not a selection", hint="name a query of kind selection")
+        return query, text
+
+    def _selection(
+        self, query: Query | None, text: str, given: Mapping[str, Any], *, site: str, is_received: bool
+    ) -> Selection:
+        if is_received:
+            with isolated(self.cache.root, text, given, limits=self.limits, choose_run=True) as answer:
+                run_id, picked = self._picked(answer.reader)
+            bindings = answer.bindings
+            with self.cache.connection() as con:
+                places = _places(con, run_id, picked)
+        else:
+            with running(self.cache, query, text, given, choose_run=True) as found:
+                bindings = found.bindings
+                with stream_query(found.con, text, bindings, limits=self.limits, failures=found.failures) as reader:
+                    run_id, picked = self._picked(reader)
+                places = _places(found.con, run_id, picked)
+        rows = picked["row_idx"].cast(pa.int64()).to_numpy()
         if places.num_rows > len(rows) and self._shares_rows(run_id):
             places = first_claims(places)
         check_places(rows, places)
         source = self.cache.source(run_id)
         source.layers(site)  # a site that the run does not have is an error here, not at the first gather
-        concept = running.bindings.get("concept")
+        concept = bindings.get("concept")
         return Selection(
             source=source,
-            query=QueryRecord(name=query.name if query else None, text=text, bindings=running.bindings),
+            query=QueryRecord(name=query.name if query else None, text=text, bindings=bindings),
             rows=rows,
             sample_idx=places["sample_idx"].cast(pa.int64()).to_numpy(),
             position=places["position"].to_numpy(),
@@ -179,6 +209,11 @@ class Session:
             concept=concept if isinstance(concept, str) else None,
             site=site,
         )
+
+    def _picked(self, reader: pa.RecordBatchReader) -> tuple[str, pa.Table]:
+        """The run and the rows that a selection picked, within the limits of a result that is kept in memory."""
+        kept = pa.RecordBatchReader.from_batches(reader.schema, bounded(reader, self.limits))
+        return picked_rows(kept, shares_rows=self._shares_rows)
 
     def _words(self, run_id: str, token_id: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         """Numbers of the words that tokens write; a token that writes none is a word of its own."""
@@ -196,44 +231,22 @@ class Session:
     def _table(
         self, query: Query | None, text: str, given: Mapping[str, Any], *, tables: Mapping[str, Any] | None = None
     ) -> pa.Table:
-        with self._running(query, text, given) as running:
-            for name, table in as_arrow(tables, taken=_names_of(running.con)).items() if tables else ():
-                running.con.register(name, table)  # gone with the connection
-            return run_query(running.con, text, running.bindings, limits=self.limits, failures=running.failures)
+        if query is not None and query.is_received:
+            with isolated(self.cache.root, text, given, limits=self.limits) as answer:
+                batches = list(bounded(answer.reader, self.limits))
+                return pa.Table.from_batches(batches, schema=answer.reader.schema)
+        with running(self.cache, query, text, given) as found:
+            for name, table in as_arrow(tables, taken=_names_of(found.con)).items() if tables else ():
+                found.con.register(name, table)  # gone with the connection
+            return run_query(found.con, text, found.bindings, limits=self.limits, failures=found.failures)
 
-    @contextmanager
-    def _running(
-        self, query: Query | None, text: str, given: Mapping[str, Any], *, choose_run: bool = False
-    ) -> Iterator[_Running]:
-        with self.cache.connection() as con:
-            values = CachedValues(self.cache)
-            failures = register_functions(con, activation=values.activation, vector=values.vector)
-            ask, features = _asking(con), CachedFeatures(self.cache)
-            if names_features(text):
-                features.register(con)
-            if query is not None:
-                bindings = bind(
-                    query,
-                    given,
-                    ask=ask,
-                    find_run=self.cache.resolve_run,
-                    find_vector=_finder(ask),
-                    find_encoding=features.choose,
-                )
-            elif choose_run:
-                bindings = self._with_run(con, text, given, ask)
-            else:
-                bindings = dict(given)
-            yield _Running(con=con, text=text, bindings=bindings, failures=failures)
 
-    def _with_run(self, con: Any, text: str, given: Mapping[str, Any], ask: RunSql) -> dict[str, Any]:
-        """Bindings of a selection written inline: its `$run`, if it has one, is looked up or chosen as a named query's is."""
-        bindings = dict(given)
-        if bindings.get("run") is not None:
-            bindings["run"] = self.cache.resolve_run(bindings["run"])
-        elif "run" in parameters_of(con, text):
-            bindings["run"] = newest_run(ask, modality="text", concept=bindings.get("concept"))
-        return bindings
+def _places(con: Any, run_id: str, picked: pa.Table) -> pa.Table:
+    """Where each of the picked rows came from; see `PLACES`."""
+    rows = picked["row_idx"].cast(pa.int64()).to_numpy()
+    values = {"run": run_id, "first": int(rows[0]), "last": int(rows[-1])}
+    with registered(con, picked=pa.table({"row_idx": rows})):
+        return con.sql(PLACES, params=values).to_arrow_table()
 
 
 def _names_of(con: Any) -> frozenset[str]:
@@ -241,24 +254,6 @@ def _names_of(con: Any) -> frozenset[str]:
     return frozenset(
         name.lower() for (name,) in con.execute("SELECT table_name FROM information_schema.tables").fetchall()
     )
-
-
-def _asking(con: Any) -> RunSql:
-    """SQL of ours, asked of one connection."""
-
-    def ask(sql: str, wanted: list[Any]) -> list[tuple[Any, ...]]:
-        found: list[tuple[Any, ...]] = con.execute(sql, wanted).fetchall()
-        return found
-
-    return ask
-
-
-def _finder(ask: RunSql) -> Any:
-    def find_vector(wanted: str) -> str:
-        known = ask("SELECT vector_id, min(name) FROM vectors GROUP BY vector_id ORDER BY max(created_at) DESC, 1", [])
-        return resolve_name(wanted, known, noun="vector", list_command="steercache vectors list")
-
-    return find_vector
 
 
 def open_session(

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
-from steercache.core.selection import QueryRecord, Selection
+from steercache.core.recorded_rows import SelectsRows, rows_of
 from steercache.core.vectors import SteeringVector
 from steercache.manifests.sae import ReleaseSae, SaeManifest
 from steercache.sae.candidates import Encodes, find_candidates
@@ -15,14 +15,6 @@ from steercache.sae.vector import METHOD, Verification, features_of, vector_of
 from steercache.sae.verdict import ANSWERS, Verdict
 
 Load = Callable[[Mapping[str, Any]], Encodes]
-
-
-class SelectsRows(Protocol):
-    """What `refit` needs of a session."""
-
-    def select(
-        self, query: str, /, *, run: str | None = None, site: str = "resid_post", **bindings: Any
-    ) -> Selection: ...
 
 
 def load_recorded(record: Mapping[str, Any]) -> Encodes:
@@ -89,19 +81,6 @@ def verification_of(vector: SteeringVector) -> Verification:
     return Verification(by=by, verdicts=tuple(verdicts), facts=facts)
 
 
-def selection_of(vector: SteeringVector, session: SelectsRows) -> Selection:
-    """The rows that an SAE vector was fitted on, selected again. Raises UsageError where they are of another run."""
-    made = vector.provenance
-    query = made["query"]
-    bindings = dict(query["bindings"])
-    run = bindings.pop("run", None)
-    sel = session.select(query["text"], run=run, site=vector.site, **bindings)
-    if sel.run_id != made["run_id"]:
-        raise UsageError(f"the query now selects rows of run {sel.run_id}, not of {made['run_id']}")
-    record = QueryRecord(name=query["name"], text=query["text"], bindings=query["bindings"])
-    return replace(sel, query=record, concept=vector.concept)
-
-
 def refit(vector: SteeringVector, session: SelectsRows, *, load: Load = load_recorded) -> SteeringVector:
     """Fit an SAE vector again from its provenance: rows, SAEs, selection and verdicts; the same bytes where nothing changed.
 
@@ -109,7 +88,7 @@ def refit(vector: SteeringVector, session: SelectsRows, *, load: Load = load_rec
         UsageError: it is no vector of an SAE, its rows or SAEs are others, or its features are not picked any more.
     """
     saes = recorded_saes(vector, load=load)
-    sel = selection_of(vector, session)
+    sel = rows_of(vector, session)
     params = vector.provenance["params"]
     layers = sorted(int(layer) for layer in vector.provenance["features"])
     found = find_candidates(sel, saes, selection=params["selection"], layers=layers)

@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from steercache.benchmarks.task import Progress
 from steercache.cells.controls import covariance_controls
-from steercache.cells.vectors import rows_of
 from steercache.core.errors import SteercacheError
+from steercache.core.recorded_rows import rows_of
 from steercache.core.trials import TRUST, AlphaUnit, Target
 from steercache.core.vectors import SteeringVector
 from steercache.queries.session import Session
@@ -200,7 +200,7 @@ def rank_among_nulls(
         )
         at_layers = replace(vector, layers=grid.layers, values=added, diagnostics=())
         try:
-            nulls = covariance_controls(at_layers, rows_of(session, vector).gather, count=count, seed=seed)
+            nulls = covariance_controls(at_layers, rows_of(vector, session).gather, count=count, seed=seed)
         except SteercacheError as error:
             ranks.append(_unranked(name, vector.vector_id, error.message))
             continue

@@ -1,5 +1,6 @@
 """A vector carries enough to be fitted again, byte for byte."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,9 +23,18 @@ class Answering:
     def __init__(self, sel: Selection) -> None:
         self.sel, self.asked = sel, []
 
-    def select(self, query: str, /, *, run: str | None = None, site: str = "resid_post", **bindings: Any) -> Selection:
-        self.asked.append((query, run, site, bindings))
-        return replace(self.sel, query=QueryRecord(name=None, text=query, bindings=bindings), concept=None)
+    def select_isolated(
+        self,
+        name_or_sql: str,
+        /,
+        *,
+        run: str | None = None,
+        site: str = "resid_post",
+        bindings: Mapping[str, Any] | None = None,
+    ) -> Selection:
+        given = dict(bindings or {})
+        self.asked.append((name_or_sql, run, site, given))
+        return replace(self.sel, query=QueryRecord(name=None, text=name_or_sql, bindings=given), concept=None)
 
 
 def fitted_on() -> Selection:
