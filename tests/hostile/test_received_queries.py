@@ -165,13 +165,20 @@ def test_a_query_that_ships_runs_in_this_process(root: Path, monkeypatch: pytest
 
 
 @pytest.mark.slow
-def test_the_process_ends_when_the_one_that_asked_is_killed(root: Path) -> None:
+def test_the_process_is_limited_by_the_kernel_and_ends_when_the_one_that_asked_is_killed(root: Path) -> None:
     program = "import sys, steercache; steercache.open(sys.argv[1]).select_isolated(sys.argv[2])"
     parent = subprocess.Popen([sys.executable, "-c", program, str(root), DEAF_ROWS], cwd=Path(__file__).parents[2])
     deadline = time.monotonic() + 4 * START_S
     while not (children := children_of(parent.pid)) and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(3)  # inside of its statement
+    limits = {
+        line[:25].strip(): line[26:].split() for line in Path(f"/proc/{children[0]}/limits").read_text().splitlines()
+    }
+    most = Limits()
+    memory, file = int(limits["Max data size"][0]), int(limits["Max file size"][0])
+    assert 2 * most.memory_mib * 2**20 < memory < 4 * most.memory_mib * 2**20
+    assert file == most.spill_mib * 2**20
     parent.kill()
     parent.wait()
     while any(Path(f"/proc/{pid}").exists() for pid in children) and time.monotonic() < deadline:
