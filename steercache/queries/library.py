@@ -13,7 +13,6 @@ SELECT ...
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from itertools import dropwhile
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -170,12 +169,6 @@ def load_library(folders: Iterable[Path] = ()) -> dict[str, Query]:
             query = read_query(path)
             found[query.name] = query
     return found
-
-
-@cache
-def shipped_texts() -> frozenset[str]:
-    """The texts of the queries that ship."""
-    return frozenset(query.text for query in load_library().values())
 
 
 def read_query(path: Path) -> Query:

@@ -24,15 +24,7 @@ from steercache.index.release import clear_traceback_frames
 from steercache.index.rows import registered
 from steercache.queries.bindings import newest_run
 from steercache.queries.isolated import isolated
-from steercache.queries.library import (
-    Query,
-    find_query,
-    load_library,
-    looks_like_name,
-    parse_query,
-    shipped_texts,
-    yaml_header,
-)
+from steercache.queries.library import Query, find_query, load_library, looks_like_name, parse_query, yaml_header
 from steercache.queries.own_tables import as_arrow
 from steercache.queries.running import asking, running
 from steercache.queries.selection import (
@@ -108,7 +100,7 @@ class Session:
         query, text = self._selecting(name_or_sql)
         given = dict(bindings or {}) if run is None else {**(bindings or {}), "run": run}
         with clear_traceback_frames():
-            return self._selection(query, text, given, site=site, is_received=text not in shipped_texts())
+            return self._selection(query, text, given, site=site, is_received=not self._ships(text))
 
     @contextmanager
     def stream(self, name_or_sql: str, bindings: Mapping[str, Any]) -> Iterator[pa.RecordBatchReader]:
@@ -165,6 +157,10 @@ class Session:
         if yaml_header(name_or_sql) is not None:
             return parse_query(name_or_sql, place="the query's header"), name_or_sql
         return None, name_or_sql
+
+    def _ships(self, text: str) -> bool:
+        """Whether `text` is that of a query that ships."""
+        return any(query.text == text and not query.is_received for query in self.library.values())
 
     def _selecting(self, name_or_sql: str) -> tuple[Query | None, str]:
         """As `read`, of a query that can select rows."""
