@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from steercache.manifests.sae import SaeManifest
     from steercache.models.spec import LoadedModel
     from steercache.runs.overview import Overview
+    from steercache.sae.health import Health
     from steercache.sae.loaded import LoadedSae
     from steercache.screening.job import ScreenedTask
     from steercache.steering.generate import SideBySide
@@ -239,6 +240,44 @@ class Cache:
         from steercache.api.sae_encoding import encoded_runs
 
         return encoded_runs(self._session.cache)
+
+    def sae_health(
+        self,
+        sae: "str | PathLike[str] | LoadedSae",
+        *,
+        run: str | Run | None = None,
+        model: "str | LoadedModel | None" = None,
+        layer: int | None = None,
+        n_texts: int = 100,
+        device: str = "auto",
+        allow_foreign: bool = False,
+        progress: ProgressLike = None,
+    ) -> "Health":
+        """How well an SAE describes the rows of a run, by kind of row (text, image, special; first positions apart).
+
+        Explained variance, cosine, mean squared error, features that fire per row, dead and dense features, computed from the
+        cached rows and kept beside the encoding. With `model`, the run's own, also the cross-entropy of the next token over
+        the run's first `n_texts` texts with the reconstruction in the place of the layer's output, and the share of the loss
+        that it recovers from zero ablation and from ablation by the mean.
+
+        Raises:
+            NotFoundError, MissingExtraError: as `encode`. UsageError: the SAE does not fit the run, or, with a model, the run
+            has pictures or was traced with other weights.
+        """
+        from steercache.api.sae_encoding import sae_health
+
+        with reporting(progress) as show:
+            return sae_health(
+                self,
+                sae,
+                _run_name(run),
+                model=model,
+                layer=layer,
+                n_texts=n_texts,
+                device=device,
+                allow_foreign=allow_foreign,
+                show=show,
+            )
 
     # Runs
 

@@ -21,6 +21,9 @@ from steercache.core.selection import Selection
 from steercache.queries.session import Session
 
 if TYPE_CHECKING:
+    from steercache.api.cache import Cache
+    from steercache.models.spec import LoadedModel
+    from steercache.sae.health import Health
     from steercache.sae.loaded import LoadedSae
 
 
@@ -153,3 +156,37 @@ def remove_encoded(cache: CacheFolder, sae: str, run: str | None) -> tuple[Encod
     """Remove an encoding; returns what it was, and the bytes freed. Raises as `Cache.encoded`, and BusyError."""
     found = find_encoded(cache, sae, run)
     return found, remove_encoding(cache, found.sae.sae_id, found.run_id)
+
+
+def sae_health(
+    cache: "Cache",
+    sae: "str | PathLike[str] | LoadedSae",
+    run: str | None,
+    *,
+    model: "str | LoadedModel | None",
+    layer: int | None,
+    n_texts: int,
+    device: str,
+    allow_foreign: bool,
+    show: ProgressCallback,
+) -> "Health":
+    """See `Cache.sae_health`."""
+    from steercache.sae.health import measure_health, with_loss
+
+    folder, loaded = cache.folder, load(sae, layer=layer, device=device)
+    run_id = folder.resolve_run(run) if run is not None else cache.session.newest_run()
+    health = measure_health(
+        folder, loaded, run_id, allow_foreign=allow_foreign, on_rows=lambda n, of: show("measuring rows", n, of)
+    )
+    if model is None:
+        return health
+    from steercache.analysis.sae_loss import loss_recovered
+
+    lm = cache.model(model, device=device) if isinstance(model, str) else model
+    known = health.loss
+    if known is not None and (known.model_fingerprint, known.n_texts_asked) == (lm.spec.fingerprint, n_texts):
+        return health
+    loss = loss_recovered(
+        folder, loaded, run_id, lm, n_texts=n_texts, on_texts=lambda n, of: show("measuring the loss", n, of)
+    )
+    return with_loss(folder.paths.encoding(loaded.spec.sae_id, run_id), health, loss)

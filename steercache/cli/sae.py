@@ -10,6 +10,7 @@ import click
 from steercache.cli.completion import complete_encoded_saes, complete_runs, complete_saes
 from steercache.cli.options import json_option, parse_layers, root_option, takes
 from steercache.cli.output import human_bytes, next_commands, note, print_json, print_table, progress_bar
+from steercache.cli.sae_health import health_command
 from steercache.cli.sae_show import show_command
 from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
@@ -190,3 +191,6 @@ def rm_command(sae: str, run: str | None, yes: bool, root: Path, as_json: bool) 
         print_json({"sae_id": found.sae.sae_id, "run_id": found.run_id, "n_bytes": n_bytes})
         return
     click.echo(f"removed the features of {name} by {found.sae.name}, {human_bytes(n_bytes)} freed")
+
+
+sae.add_command(health_command)
