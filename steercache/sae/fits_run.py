@@ -10,7 +10,9 @@ from steercache.core.saes import SaeSpec
 
 _BOS = """
 SELECT count(*), count(*) FILTER (first_special < coalesce(first_text, first_special + 1)) FROM (
-    SELECT min(position) FILTER (kind = 'special') AS first_special, min(position) FILTER (kind = 'text') AS first_text
+    SELECT
+        min(position) FILTER (kind = 'special') AS first_special,
+        min(position) FILTER (kind IN ('text', 'template')) AS first_text
     FROM tokens WHERE run_id = ? GROUP BY sample_idx
 )
 """

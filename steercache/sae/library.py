@@ -1,6 +1,5 @@
 """The one door to sae-lens: imported when it is first needed (that takes seconds), with its dependencies' remarks silenced."""
 
-import os
 import warnings
 from typing import Any
 
@@ -13,7 +12,6 @@ def sae_lens() -> Any:
     Raises:
         MissingExtraError: it, or a package it needs, is not installed.
     """
-    os.environ.setdefault("WANDB_SILENT", "true")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # transformer-lens deprecates a module of its own as it is imported

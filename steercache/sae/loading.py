@@ -17,7 +17,7 @@ from steercache.sae.find import CONFIG, FoundSae, find_sae
 from steercache.sae.hooks import site_of
 from steercache.sae.library import sae_lens
 from steercache.sae.loaded import LoadedSae, weights_id
-from steercache.sae.local_files import local_files
+from steercache.sae.local_files import local_files, refuse_large_file
 from steercache.sae.sparsify import from_disk, from_hub
 
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
@@ -105,7 +105,9 @@ def _check_files(folder: Path, *, weights: str) -> None:
     place = str(folder)
     if not (folder / CONFIG).is_file():
         raise NotFoundError(f"no SAE folder: there is no {CONFIG}", place=place)
+    refuse_large_file(folder / CONFIG)
     if (folder / weights).is_file():
+        refuse_large_file(folder / weights)
         return
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
     if pickles:

@@ -13,10 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from steercache.core.errors import DamagedError
 from steercache.sae.memory import refuse_too_large
 
 _lock = threading.RLock()
 WEIGHTS = (".safetensors", ".npz", ".pt", ".pth")
+CONFIGS = (".json", ".yaml")
+MAX_CONFIG_BYTES = 16 * 2**20
 
 
 @dataclass(slots=True)
@@ -61,7 +64,7 @@ def local_files(*, revision: str | None = None) -> Iterator[ReadFiles]:
         asked = ignored.get("revision") or revision
         path: str = download(repo_id, filename, subfolder=subfolder, revision=asked, local_files_only=True)
         read.paths.append(Path(path))
-        _refuse_large_file(Path(path))
+        refuse_large_file(Path(path))
         return path
 
     def shapes(repo_id: str, filename: str) -> dict[str, list[int]]:
@@ -81,8 +84,11 @@ def local_files(*, revision: str | None = None) -> Iterator[ReadFiles]:
                 setattr(loaders, name, value)
 
 
-def _refuse_large_file(path: Path) -> None:
-    """Raises BudgetError for weights that do not fit into memory; of a compressed file the size that it expands to."""
+def refuse_large_file(path: Path) -> None:
+    """Raises BudgetError for weights that do not fit into memory, of a compressed file by the size that it expands to, and
+    DamagedError for a configuration that is too long to be one."""
+    if path.suffix in CONFIGS and path.stat().st_size > MAX_CONFIG_BYTES:
+        raise DamagedError(f"{path.stat().st_size:,} bytes are no configuration of an SAE", place=str(path))
     if path.suffix in WEIGHTS and path.is_file():
         n_bytes = path.stat().st_size
         if path.suffix == ".npz" and zipfile.is_zipfile(path):

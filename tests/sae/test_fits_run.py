@@ -1,6 +1,7 @@
 """An SAE is read on what it was trained on: model, site, layer, width and BOS; never on the input of its block."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import steercache
 from steercache.cache.handle import CacheFolder
 from steercache.core.errors import SteercacheWarning, UsageError
 from steercache.core.saes import SaeSpec
@@ -101,6 +103,20 @@ def test_every_misfit_is_named_at_once(traced: tuple[CacheFolder, Path]) -> None
     assert caught.value.message.count(";") == 3
 
 
+def test_an_sae_of_the_text_backbone_fits_a_run_of_the_model_that_was_grown_from_it(
+    traced: tuple[CacheFolder, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, run = traced[0], run_id(traced[0])
+    document = cache.run_document(run)
+    grown = replace(document.model, name="paligemma2-3b", model_id="google/paligemma2-3b", backbone="gemma-2-2b")
+    monkeypatch.setattr(cache, "run_document", lambda _: replace(document, model=grown))
+    check_fits(spec(model_name="google/gemma-2-2b"), cache, run)
+    with pytest.raises(
+        UsageError, match="trained on the model gemma-2-9b, the run is of paligemma2-3b, grown from gemma-2-2b"
+    ):
+        check_fits(spec(model_name="gemma-2-9b"), cache, run)
+
+
 def test_an_sae_trained_without_bos_does_not_fit_a_run_with_it(with_bos: CacheFolder) -> None:
     with pytest.raises(UsageError, match=r"trained on texts without BOS, the run's samples begin with a special token"):
         check_fits(spec(prepend_bos=False), with_bos, run_id(with_bos))
@@ -162,6 +178,9 @@ def test_an_sae_of_layer_l_reads_the_output_of_block_l_not_its_input(
     n_tokens = inputs["input_ids"].shape[1]
     output = (outputs[0][0] if isinstance(outputs[0], tuple) else outputs[0]).reshape(n_tokens, WIDTH)
 
+    encoded = steercache.open(cache.root).encode(tmp_path / "sae", run="small").read(np.arange(n_tokens)).dense()
+    np.testing.assert_allclose(encoded, sae.encode(output).numpy(), atol=1e-4)
+    assert not np.allclose(encoded, sae.encode(hidden[1][0]).numpy(), atol=1e-2)
     source = cache.source(run_id(cache))
     rows = torch.from_numpy(np.array(source.gather(sae.spec.site, sae.spec.layer, np.arange(n_tokens))))
     features = sae.encode(rows)

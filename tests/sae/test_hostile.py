@@ -93,6 +93,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], type[SteercacheError], str]] = {
     "a pickle under the name": (written(WEIGHTS, pickle.dumps({"a": 1})), DamagedError, "sae-lens cannot load it"),
     "no JSON": (written("cfg.json", b"{"), DamagedError, "sae-lens cannot load it"),
     "JSON that is a list": (written("cfg.json", b"[1]"), DamagedError, "sae-lens cannot load it"),
+    "a configuration of many megabytes": (written("cfg.json", b" " * 2**25), DamagedError, "no configuration"),
     "nested too deep": (written("cfg.json", b"[" * 100_000), DamagedError, "sae-lens cannot load it"),
     "unknown architecture": (configured(architecture="quantum"), DamagedError, "no architecture 'quantum'"),
     "architecture is a list": (configured(architecture=["jumprelu"]), DamagedError, "sae-lens cannot load it"),
