@@ -4,9 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from steercache.manifests.fields import Document, FileName, HubId, Name, Revision, Version, fault, refuse_outside
+from steercache.manifests.fields import Document, FileName, Name, Revision, Version, fault, refuse_outside
 
-SaeId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._/+=-]{0,255}$", description="As sae-lens lists it.")]
+ReleaseName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?$")]
+SaeId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._/+=-]{0,255}$")]
 
 
 RepositoryFormat = Literal[
@@ -27,10 +28,11 @@ class ReleaseSae(Document):
     """A release that sae-lens lists, or another repository, read from the Hugging Face hub's cache on this machine."""
 
     type: Literal["release"]
-    release: HubId
+    release: ReleaseName
     """sae-lens' name of the release, or a repository `owner/name` that it does not list."""
     sae: SaeId | None = None
-    """The id of the one SAE, or its folder in a repository that is not listed; left out where `saes` lists several."""
+    """The id of the one SAE as sae-lens lists it, or its folder in a repository that is not listed; left out where `saes` lists
+    several."""
     revision: Revision = "main"
     format: RepositoryFormat | None = None
     """sae-lens' name of the layout of a repository that it does not list; left out, sae-lens' own. Of a release it is known."""
@@ -58,12 +60,11 @@ class LayerSae(Document):
 
 
 class SaeManifest(Document):
-    """One SAE, or the SAEs of several layers of one model."""
+    """One SAE, or the SAEs of several layers of one model: that of layer 12 is called NAME-l12."""
 
     kind: Literal["sae"]
     version: Version
     name: Name
-    """Of several SAEs, that of layer 12 is called NAME-l12."""
     source: SaeSource
     model: Name | None = None
     """Name of the manifest of the model whose activations the SAE was trained on; left out, the SAE's own configuration names
