@@ -70,7 +70,7 @@ def encode_example(
     extra = _token_types(kind, spans, example=example, prompt=prompt, family=bundle.family)
     places = _places(kind, prompt, bundle, place=example.place)
     spans = _shown(spans, prompt.inserts)
-    if example.chat:
+    if example.chat or example.images:  # PaliGemma's processor ends a prompt with a line's end
         kind[(kind == TEXT) & ~anchor_mask(spans, own_spans(example, prompt))] = TEMPLATE
     _check_anchors(example, prompt, spans)
     anchors = _anchors(example, prompt, spans)

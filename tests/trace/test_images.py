@@ -140,8 +140,7 @@ def test_the_shown_text_has_the_words_where_the_spans_say_and_pictures_have_none
         for name, kind in zip(names, kinds, strict=True):
             if name.startswith("<") and name.endswith(">"):
                 assert kind in ("special", "image"), name
-        text_tokens = "".join(names[(kinds == "text") & (sample.char_start >= sample.text_start)])
-        assert text_tokens.replace("Ġ", " ").startswith(text)
+        assert "".join(names[kinds == "text"]).replace("Ġ", " ").strip() == text  # nothing that the processor adds
         assert not sample.is_control[kinds != "text"].any()
 
 
