@@ -21,7 +21,7 @@ from steercache.index.schemas import ANSWERS, SAMPLES, TOKENS, check_parquet
 
 Connection = duckdb.DuckDBPyConnection
 _MODES = """
-UPDATE cells SET mode = found.mode, exact = true
+UPDATE cells SET answer_mode = found.mode, exact = true
 FROM (
     SELECT cell_id, arg_min(mode, list_position(['full', 'replay', 'branch'], mode)) AS mode
     FROM answers WHERE sweep_id = ? AND mode IS NOT NULL GROUP BY cell_id
@@ -157,8 +157,9 @@ def put_sweep(con: Connection, sweep: Row) -> None:
 
 
 def put_cells(con: Connection, cells: Iterable[Row]) -> None:
-    """Insert or replace settings of sweeps; keys are columns of `cells`."""
-    replace(con, "cells", list(cells), key=("sweep_id", "cell_id"))
+    """Insert or replace settings of sweeps; keys are columns of `cells` (`mode` is `answer_mode`'s older name)."""
+    rows = [{"answer_mode" if key == "mode" else key: value for key, value in cell.items()} for cell in cells]
+    replace(con, "cells", rows, key=("sweep_id", "cell_id"))
 
 
 def put_searches(con: Connection, sweep_id: str, rows: Sequence[Row]) -> None:

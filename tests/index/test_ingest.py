@@ -152,7 +152,7 @@ def test_settings_put_in_twice_are_there_once_for_each_sweep(index: Index) -> No
     with index.write() as con:
         for mode in ("replay", "full"):
             put_cells(con, [cell_row("c", "s1", mode=mode), cell_row("c", "s2", mode=mode), cell_row("d", "s1")])
-        found = con.execute("SELECT sweep_id, cell_id, mode FROM cells ORDER BY ALL").fetchall()
+        found = con.execute("SELECT sweep_id, cell_id, answer_mode FROM cells ORDER BY ALL").fetchall()
     assert found == [("s1", "c", "full"), ("s1", "d", None), ("s2", "c", "full")]
 
 
@@ -167,7 +167,7 @@ def test_cells_say_how_their_answers_were_computed(index: Index, tmp_path: Path)
         put_cells(con, cells)
         for sweep in (new, old):
             put_answers(con, "s1", sweep.answers[0])
-        found = con.execute("SELECT cell_id, mode, exact FROM cells").fetchall()
+        found = con.execute("SELECT cell_id, answer_mode, exact FROM cells").fetchall()
     assert {cell: (mode, exact) for cell, mode, exact in found} == {
         "both": ("full", True),
         "read": ("replay", True),

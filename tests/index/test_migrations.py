@@ -25,7 +25,7 @@ DESIGNED = {
     " control_kind control_seed created_at",
     "features": "sae_id layer feature_idx concept hits score rank rate_anchor rate_control explanation verdict"
     " verdict_digest",
-    "cells": "cell_id vector_id layer alpha alpha_unit target site model_id prompt_id mode exact",
+    "cells": "cell_id vector_id layer alpha alpha_unit target site model_id prompt_id answer_mode exact",
     "sweeps": "sweep_id name manifest status",
     "trials": "sweep_id cell_id split n n_failed n_correct",
     "answers": "cell_id sample_id split raw parsed correct margin status error",

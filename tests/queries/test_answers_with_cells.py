@@ -37,6 +37,20 @@ def test_every_answer_stands_once_beside_its_own_cell(shared: Session) -> None:
     assert (by_cell_alone, by_both) == ([(10,)], [(6,)])
 
 
+def test_a_natural_join_gives_every_answer_its_cell_however_each_was_computed(tmp_path: Path) -> None:
+    cache = open_cache(tmp_path / "root", create=True)
+    answers = [
+        Answer(cell_id=cell(0.0).cell_id, sample_id="x", split="test", raw="A", mode="full"),
+        Answer(cell_id=cell(0.0).cell_id, sample_id="y", split="test", raw="A", mode="branch"),
+        Answer(cell_id=cell(0.0).cell_id, sample_id="z", split="test", status="failed", error="no picture"),
+    ]
+    for name in ("one", "two"):
+        save_sweep(cache, name, manifest={"name": name}, cells=[cell(0.0)], answers=answers)
+    session = open_session(tmp_path / "root")
+    for sql in ("answers natural join cells", "answers join cells using (sweep_id, cell_id)", "answers_with_cells"):
+        assert session.sql(f"select count(*) from {sql}").fetchall() == [(6,)], sql
+
+
 def test_trials_of_sweeps_that_share_a_cell_are_counted_apart(shared: Session) -> None:
     rows = shared.query("trials_by_alpha").fetchall()
     assert [(row[0], row[5], row[7], row[9]) for row in rows] == [
