@@ -37,6 +37,12 @@ def without_middle(text: str, n: int) -> str:
     return f"{text[: n - tail]} ... ({len(text) - n:,} characters left out) ... {text[-tail:]}"
 
 
+def first_line_of(error: BaseException, n: int = 300) -> str:
+    """The first line of what an error says, at most `n` characters of it; its kind where it says nothing."""
+    said = str(error).strip().splitlines()
+    return shortened(said[0], n) if said else type(error).__name__
+
+
 def reason_of(error: BaseException, *, lines: int = 12, n: int = 1200) -> str:
     """What another program's error says: its first lines that are not blank, within `n` characters; else its kind.
 

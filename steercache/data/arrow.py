@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from steercache.core.errors import Problem
-from steercache.data.rows import Row, Rows, check_header, first_line, unreadable
+from steercache.core.excerpts import first_line_of
+from steercache.data.rows import Row, Rows, check_header, unreadable
 
 BATCH_ROWS = 256
 
@@ -25,7 +26,7 @@ def parquet_rows(path: Path, file: str, *, wanted: tuple[str, ...]) -> Rows:
             check_header(file, table.schema_arrow.names, wanted)
             yield from batch_rows(table.iter_batches(batch_size=BATCH_ROWS, columns=list(wanted)), file, wanted)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # Unicode: the name of a column
-        raise unreadable(file, f"not readable as Parquet: {first_line(error)}") from None
+        raise unreadable(file, f"not readable as Parquet: {first_line_of(error)}") from None
 
 
 def batch_rows(batches: Iterable[Any], file: str, wanted: tuple[str, ...]) -> Rows:
@@ -70,4 +71,4 @@ def _cell(scalar: Any) -> Any:
     except UnicodeDecodeError:
         return _Broken("encoding", "not UTF-8")
     except _UNREADABLE as error:
-        return _Broken("value", f"{scalar.type} that cannot be read: {first_line(error)}")
+        return _Broken("value", f"{scalar.type} that cannot be read: {first_line_of(error)}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from steercache.core.errors import ManifestError, MissingExtraError, NotFoundError, Problem, SteercacheError
+from steercache.core.excerpts import first_line_of
 from steercache.data.arrow import BATCH_ROWS, batch_rows
 from steercache.data.hub_folder import check_folder, check_hub_id, check_saved, is_saved
 from steercache.data.rows import Rows, check_header
@@ -60,7 +61,7 @@ def _opened(source: HfSource, base_dir: Path, file: str) -> Any:
     except Exception as error:  # of many libraries: what a bad folder, id or split raises is anybody's guess
         bring = f"hf download {source.id} --repo-type dataset --local-dir FOLDER, where there is a network; then `path: FOLDER`"
         hint = bring if source.id else "what `save_to_disk` wrote, or a folder of the hub's layout"
-        raise NotFoundError(f"cannot be opened: {_first_line(error)}", place=file, hint=hint) from None
+        raise NotFoundError(f"cannot be opened: {first_line_of(error)}", place=file, hint=hint) from None
 
 
 def _split(saved: Any, split: str, file: str) -> Any:
@@ -88,9 +89,5 @@ def _guarded(batches: Iterator[Any], file: str) -> Iterator[Any]:
     except GeneratorExit:
         raise
     except Exception as error:  # damaged files surface here, as errors of Arrow, fsspec, json or the library itself
-        problem = Problem(loc="", kind="unreadable", message=_first_line(error), file=file)
+        problem = Problem(loc="", kind="unreadable", message=first_line_of(error), file=file)
         raise ManifestError("this data set cannot be read", problems=[problem], place=file) from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -52,11 +52,6 @@ def unreadable(file: str, message: str, *, hint: str | None = None) -> ManifestE
     return ManifestError("this data file cannot be read", problems=[problem], place=file, hint=hint)
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its kind where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
 def check_header(file: str, there: Sequence[str], wanted: tuple[str, ...]) -> None:
     """Refuse a table whose header lacks a wanted column or names it twice, once for the file and not for every row.
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from steercache.core.errors import DamagedError
+from steercache.core.excerpts import first_line_of
 from steercache.index.database import file_error
 from steercache.index.io_errors import UnreadableIndexError
 from steercache.index.schemas import ADDED_LATER, ANNOTATIONS, REMEDY, check_parquet
@@ -72,9 +73,10 @@ def blaming(*paths: Path) -> Iterator[None]:
         about_index = file_error(error, paths[0])
         if about_index is not None and not isinstance(about_index, UnreadableIndexError):
             raise
-        first = str(error).strip().splitlines()[0]
         named = ", ".join(str(path) for path in ([p for p in paths if not _is_readable(p)] or paths))
-        raise DamagedError(f"not the Parquet rows expected: {first}", place=named, hint=REMEDY) from error
+        raise DamagedError(
+            f"not the Parquet rows expected: {first_line_of(error)}", place=named, hint=REMEDY
+        ) from error
 
 
 def _is_readable(path: Path) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from steercache.core.errors import ManifestError, Problem
+from steercache.core.excerpts import first_line_of
 
 MAX_BYTES = 256 * 1024  # the largest manifest anybody writes by hand is far below
 MAX_INT_DIGITS = 18  # fits 64 bits
@@ -144,7 +145,7 @@ def _compose(text: str, file: str, bounds: DocumentLimits) -> yaml.Node:
         too_deep = "maximum nesting depth" in (error.problem or "")  # of libyaml itself, in PyYAML 6.0.4 and later
         raise fail("several_documents" if several else "too_deep" if too_deep else "syntax", message, line) from None
     except yaml.YAMLError as error:
-        raise fail("syntax", str(error).splitlines()[0]) from None
+        raise fail("syntax", first_line_of(error)) from None
     if node is None:
         raise fail("empty", "the document is empty")
     return node

@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 
 from steercache.core.activity import announce
 from steercache.core.errors import BudgetError, DamagedError, MissingExtraError, NotFoundError, SteercacheError
+from steercache.core.excerpts import first_line_of
 from steercache.core.ids import digest
 from steercache.core.layout import DType
 from steercache.models.families import family_of
@@ -163,9 +164,10 @@ def _convert(file: Path, folder: Path, *, origin: dict[str, Any], dtype: DType) 
 
 
 def _unreadable(file: Path, error: Exception) -> DamagedError:
-    first = str(error).splitlines()[0] if str(error) else type(error).__name__
     return DamagedError(
-        f"the GGUF file cannot be read: {first}", place=str(file), hint="fetch it again, or use safetensors"
+        f"the GGUF file cannot be read: {first_line_of(error)}",
+        place=str(file),
+        hint="fetch it again, or use safetensors",
     )
 
 

@@ -22,7 +22,7 @@ from steercache.core.errors import (
     SteercacheError,
     UsageError,
 )
-from steercache.core.excerpts import reason_of
+from steercache.core.excerpts import first_line_of, reason_of
 from steercache.core.layout import DType
 from steercache.manifests.model import ModelManifest
 from steercache.models.checkpoint import find_checkpoint
@@ -124,7 +124,7 @@ def resolve_device(device: str) -> torch.device:
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
-            f"no device {device!r} on this machine: {_first_line(error)}", hint="choose auto or cpu"
+            f"no device {device!r} on this machine: {first_line_of(error)}", hint="choose auto or cpu"
         ) from error
     return place
 
@@ -299,8 +299,3 @@ def _missing_package(error: ImportError, checkpoint: Checkpoint) -> MissingExtra
     else:
         hint = "install the package that is named"
     return MissingExtraError(message, place=str(checkpoint.folder), hint=hint)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -12,6 +12,7 @@ import PIL.Image
 import torch
 
 from steercache.core.examples import Example, ImageRef
+from steercache.core.excerpts import first_line_of
 from steercache.core.ids import digest_bytes
 from steercache.data.pixels import upright_rgb
 from steercache.models.spec import TokenizerBundle
@@ -201,7 +202,7 @@ def _called(processor: Any, **inputs: Any) -> Mapping[str, Any]:
     try:
         output: Mapping[str, Any] = processor(**inputs)
     except (ValueError, TypeError, IndexError, KeyError) as error:
-        raise ImageError(f"the processor refuses it: {str(error).splitlines()[0]}") from error
+        raise ImageError(f"the processor refuses it: {first_line_of(error)}") from error
     return output
 
 

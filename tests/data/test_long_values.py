@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from steercache.core import errors
 from steercache.core.errors import ManifestError, Problem, SteercacheError
-from steercache.core.excerpts import excerpt, reason_of, without_middle
+from steercache.core.excerpts import excerpt, first_line_of, reason_of, without_middle
 from steercache.data.benchmarks import open_benchmark
 from tests.data.tables import dataset
 
@@ -110,4 +110,6 @@ def test_a_reason_is_more_than_its_heading_and_a_key_alone_is_none() -> None:
     assert reason_of(ValueError("not valid:\n\n    the width is text\n")) == "not valid:\n      the width is text"
     assert reason_of(KeyError("none-such")) == "KeyError: 'none-such'"
     assert reason_of(ValueError()) == "ValueError"
+    assert first_line_of(ValueError("\n first \nsecond")) == "first "
+    assert first_line_of(ValueError(" \n")) == "ValueError"
     assert len(reason_of(ValueError("\n".join(["y" * 500] * 500)))) < 1300
