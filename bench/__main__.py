@@ -15,6 +15,7 @@ from typing import Any
 
 NAMES = (
     "store", "build", "multimodal", "fit", "index", "memory", "evaluate", "grid", "grid_memory", "screening", "shortcuts",
+    "sae",
 )  # fmt: skip
 RESULTS = Path("bench/results/latest.json")
 

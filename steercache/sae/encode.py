@@ -36,7 +36,7 @@ from steercache.store.reader import GenerationReader
 if TYPE_CHECKING:
     import torch
 
-STRETCH_BYTES: Final = 64 * 2**20  # of entries held before they are sorted and written: a part of a shard may exceed it
+STRETCH_BYTES: Final = 32 * 2**20  # of entries held before they are sorted and written: a part of a shard may exceed it
 OnRows = Callable[[int, int], None]
 
 

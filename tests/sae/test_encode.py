@@ -316,3 +316,12 @@ def test_sql_over_an_encoding_is_numpy_over_the_dense_features(cache: CacheFolde
     assert table["feature"].tolist() == fires.tolist()
     assert table["n"].tolist() == (dense != 0).sum(axis=0)[fires].tolist()
     assert table["top"].tolist() == [dense[dense[:, f] != 0, f].max() for f in fires]
+
+
+@pytest.mark.slow
+def test_memory_of_an_encoding_does_not_grow_with_the_rows(tmp_path: Path) -> None:
+    from bench.sae import memory
+
+    few, many = (row["value_mib"] for row in memory(tmp_path, rows=(100_000, 400_000), width=64, d_sae=1024))
+    assert many < few + 60, (few, many)
+    assert many < 500
