@@ -14,8 +14,9 @@ import torch
 from steercache.answers.batches import Runner
 from steercache.answers.store import Key, SweepWriter
 from steercache.benchmarks.task import EncodedQuestion, ask, pick_rows
-from steercache.cells.arms import Arm, ArmCell, EvalOptions, settings_of
+from steercache.cells.arms import Arm, ArmCell, settings_of
 from steercache.cells.model import find_model
+from steercache.cells.options import ComputeOptions, ControlOptions, DecodingOptions, EvalOptions, GridAxes
 from steercache.core.trials import Answer, Target
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks import open_benchmark
@@ -118,13 +119,11 @@ def make_grid(
 ) -> Grid:
     """Every layer and strength of one vector on one target; `max_new_tokens` None takes the usual limit of an answer."""
     options = EvalOptions(
-        layers=tuple(layers or layers_of(loaded)),
-        alphas=tuple(alphas),
-        targets=(target,),
-        controls=0,
+        axes=GridAxes(layers=tuple(layers or layers_of(loaded)), alphas=tuple(alphas), targets=(target,)),
+        controls=ControlOptions(count=0),
         prompting="",
-        max_new_tokens=max_new_tokens,
-        memory_mib=memory_mib,
+        decoding=DecodingOptions(max_new_tokens=max_new_tokens),
+        compute=ComputeOptions(memory_mib=memory_mib),
         allow_foreign=True,
     )
     arm = Arm(name=vector.name, role="vector", vector=vector)

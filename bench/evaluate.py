@@ -22,15 +22,15 @@ from bench.loops import encode, mask_of
 from bench.turns import Row, row_of, seconds
 from steercache.benchmarks.task import ask, pick_rows
 from steercache.cache.handle import open_cache
-from steercache.cells.arms import EvalOptions
 from steercache.cells.model import find_model
+from steercache.cells.options import ControlOptions, EvalOptions, GridAxes
 from steercache.core.errors import NotFoundError
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks import Benchmark, open_benchmark
 from steercache.models.families import find_module
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session, open_session
-from steercache.sweeps.evaluation.run import evaluate
+from steercache.sweeps.evaluation import evaluate
 from steercache.sweeps.result import SweepResult
 
 MODELS = ("tiny", "demo")
@@ -67,8 +67,8 @@ def usual(loaded: LoadedModel, examples: Any, delta: Any, options: EvalOptions) 
         def hook(module: Any, args: Any, out: Any, mask: Any = mask) -> Any:
             return out if out.shape[1] != mask.shape[1] else torch.where(mask, (out.float() + delta).to(out.dtype), out)
 
-        handle = None if delta is None else blocks[options.layers[0]].register_forward_hook(hook)
-        limit = options.limit_of(example.labels.meta["kind"])
+        handle = None if delta is None else blocks[options.axes.layers[0]].register_forward_hook(hook)
+        limit = options.decoding.limit_of(example.labels.meta["kind"])
         with torch.inference_mode():
             out = loaded.model.generate(**inputs, max_new_tokens=limit, do_sample=False)
         if handle is not None:
@@ -91,11 +91,12 @@ def measure(name: str, work: Path) -> list[Row]:
     bench = open_benchmark("scenes", task="Count", form="number", limit=4 * N_QUESTIONS)
     vector = direction(loaded)
     options = EvalOptions(
-        layers=(loaded.spec.n_layers // 2,), alphas=(4.0,), split="search", n=N_QUESTIONS, controls=0, prompting="",
+        axes=GridAxes(layers=(loaded.spec.n_layers // 2,), alphas=(4.0,)), split="search", n=N_QUESTIONS,
+        controls=ControlOptions(count=0), prompting="",
         allow_foreign=True, damage=False,
     )  # fmt: skip
     examples = pick_rows(bench, "search", n=N_QUESTIONS, orphans="search")
-    delta = torch.from_numpy(vector.at(options.layers[0]) * np.float32(options.alphas[0]))
+    delta = torch.from_numpy(vector.at(options.axes.layers[0]) * np.float32(options.axes.alphas[0]))
     made: dict[str, Any] = {}
     turns: list[tuple[float, float]] = []
     guarded: list[tuple[float, float]] = []

@@ -40,11 +40,11 @@ from steercache.runs.engine import build_run
 from steercache.runs.job import prepare_trace
 from steercache.runs.plan import plan_run
 from steercache.screening.gradient_plan import GradientRequest
+from steercache.screening.gradient_source import GradientSource, ensure_gradients
 from steercache.screening.gradient_store import StoredGradients
-from steercache.screening.predict import GradientSource, ensure_gradients
 from steercache.steering.screen import answer_gradients
-from steercache.sweeps.grid.shortcuts import FinishedGrid
-from steercache.sweeps.grid.shortcuts_job import finished_grid
+from steercache.sweeps.finished_grid import FinishedGrid
+from steercache.sweeps.shortcuts_job import finished_grid
 
 RUN, CONCEPT, QUERY = "smollm2-concepts", "spatial_relationship", "anchor_vs_control"
 N_PLANTING = 128

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from steercache.benchmarks.task import PLAIN
-from steercache.cells.arms import ArmCell, EvalOptions
+from steercache.cells.arms import ArmCell
+from steercache.cells.options import EvalOptions
 from steercache.models.families import find_module
 from steercache.models.spec import LoadedModel
 from steercache.trace.prompt import decode_image
@@ -96,7 +97,7 @@ def generate_all(
         said: list[str] = []
         for inputs, mask_bt in zip(encodings, masks, strict=True):
             with hooked(loaded, setting, mask_bt):
-                out = loaded.model.generate(**inputs, max_new_tokens=options.limit_of(kind), do_sample=False)
+                out = loaded.model.generate(**inputs, max_new_tokens=options.decoding.limit_of(kind), do_sample=False)
             new = out[:, inputs["input_ids"].shape[1] :]
             n_new.append(new.shape[1])
             said += [text.strip() for text in loaded.tokenizer.batch_decode(new, skip_special_tokens=True)]

@@ -30,7 +30,8 @@ from steercache.steering.screen import GradientScreen, each_layer_shifts, mean_s
 from steercache.store.generation import create_generation
 from steercache.store.reader import GenerationReader, open_generation
 from steercache.store.shard import ShardWriter
-from steercache.sweeps.grid.shortcuts import FinishedGrid, bent_changes
+from steercache.sweeps.finished_grid import FinishedGrid
+from steercache.sweeps.shortcut_ways import bent_changes
 
 KINDS = ("fitted", "planted")
 N_QUESTIONS = 128

@@ -18,7 +18,8 @@ from bench.screening import N_QUESTIONS
 from bench.turns import Row
 from steercache.core.errors import NotFoundError
 from steercache.stats.racing import Ints, race
-from steercache.sweeps.grid.shortcuts import Shortcut, ShortcutOptions, compare_ways
+from steercache.sweeps.finished_grid import ShortcutOptions
+from steercache.sweeps.shortcuts import Shortcut, compare_ways
 
 KINDS = ("fitted", "planted")
 N_RESAMPLES = 200

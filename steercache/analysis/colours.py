@@ -16,7 +16,7 @@ from steercache.answers.row_norms import row_norms_of
 from steercache.answers.store import stored_scores
 from steercache.benchmarks.task import EncodedQuestion, Progress, ask, pick_rows
 from steercache.cache.sweeps import save_sweep, sweep_id_of
-from steercache.cells.arms import EvalOptions
+from steercache.cells.options import EvalOptions, GridAxes
 from steercache.cells.vectors import check_vector
 from steercache.core.errors import UsageError
 from steercache.core.ids import digest
@@ -29,16 +29,9 @@ from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session
 from steercache.steering.add import delta_of
 from steercache.steering.effect_inputs import sample_inputs
-from steercache.steering.effects import (
-    MassAtAlpha,
-    Masses,
-    WordMass,
-    WordMassPlan,
-    rank_of_best,
-    summarise_mass,
-    word_mass_effect,
-)
+from steercache.steering.effects import Masses, WordMass, WordMassPlan, word_mass_effect
 from steercache.steering.effects_kept import kept_word_mass
+from steercache.steering.mass_curves import MassAtAlpha, rank_of_best, summarise_mass
 
 SPLIT: Final = "search"
 AUTO = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)  # strengths, in lengths of a median target row
@@ -137,12 +130,8 @@ def colour_effect(
         raise UsageError(
             f"{vector.name!r} has the concept {word or 'none'}, which is not a colour word here", hint=_HINT
         )
-    checked = EvalOptions(
-        layers=(options.layer,),
-        alphas=options.alphas or (1.0,),
-        targets=(options.target,),
-        allow_foreign=options.allow_foreign,
-    )
+    axes = GridAxes(layers=(options.layer,), alphas=options.alphas or (1.0,), targets=(options.target,))
+    checked = EvalOptions(axes=axes, allow_foreign=options.allow_foreign)
     origin = check_vector(session.cache, vector, loaded, checked)
     asked = _questions(benchmark, loaded, options, word=word)
     ready = [one for one in asked if one.encoded is not None]

@@ -12,17 +12,17 @@ import numpy as np
 from steercache.benchmarks.comparison import Comparison
 from steercache.benchmarks.task import Progress
 from steercache.cache.vectors import list_vectors
-from steercache.cells.arms import EvalOptions
+from steercache.cells.options import EvalOptions
 from steercache.cells.vectors import lineage
 from steercache.core.errors import NotFoundError
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks.questions import Benchmark
 from steercache.models.spec import LoadedModel, ModelSpec
 from steercache.queries.session import Session
-from steercache.sweeps.evaluation.run import evaluate
+from steercache.sweeps.evaluation import evaluate
 from steercache.sweeps.record import read_record
 from steercache.sweeps.result import SweepResult
-from steercache.sweeps.table import compare_cells
+from steercache.sweeps.tabulate import compare_cells
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,8 @@ from steercache.answers.ways import BRANCHED, ExecutionPlan, groups_of_results
 from steercache.benchmarks.comparison import make_answer
 from steercache.benchmarks.task import EncodedQuestion, Progress
 from steercache.cache.calibration import record_outcome
-from steercache.cells.arms import ArmCell, EvalOptions
+from steercache.cells.arms import ArmCell
+from steercache.cells.options import EvalOptions
 from steercache.core.errors import SteercacheError
 from steercache.core.trials import Answer, Mode
 from steercache.models.rope import length_rule
@@ -163,8 +164,8 @@ def question_batches(
     for kind in sorted({one.kind for one in asked}):
         same = [one for one in asked if one.kind == kind and one.encoded is not None]
         lengths = [one.encoded.n_tokens for one in same if one.encoded is not None]
-        rule = length_rule(bundle, n_new=options.limit_of(kind) - 1)
-        for members in plan_batches(lengths, tokens_per_batch=options.tokens_per_batch, rule=rule):
+        rule = length_rule(bundle, n_new=options.decoding.limit_of(kind) - 1)
+        for members in plan_batches(lengths, tokens_per_batch=options.compute.tokens_per_batch, rule=rule):
             yield tuple(same[i] for i in members)
 
 

@@ -24,7 +24,7 @@ from steercache.cache.calibration import (
     recorded_costs,
 )
 from steercache.cache.handle import CacheFolder
-from steercache.cells.arms import ModeRequest
+from steercache.cells.options import ModeRequest
 from steercache.core.activity import announce
 from steercache.core.durations import duration_text as duration_text
 from steercache.core.errors import UsageError

@@ -17,7 +17,8 @@ from steercache.answers.ways import BRANCHED, ExecutionPlan
 from steercache.answers.work import PendingWork, work_of
 from steercache.benchmarks.task import EncodedQuestion, Part
 from steercache.cache.handle import CacheFolder
-from steercache.cells.arms import ArmCell, ModeRequest
+from steercache.cells.arms import ArmCell
+from steercache.cells.options import ModeRequest
 from steercache.core.activity import announce
 from steercache.core.errors import SteercacheWarning
 from steercache.core.ids import canonical_json

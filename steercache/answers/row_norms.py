@@ -80,7 +80,7 @@ def with_target_norms(job: SweepJob, task: TaskQuestions, *, load: Callable[[], 
 
     Without `load` nothing is measured: cells whose norms are not known are of no task. Raises as `row_norms_of`.
     """
-    if job.grid.options.alpha_unit != "target_norm":
+    if job.grid.options.axes.alpha_unit != "target_norm":
         return job
     cache, bundle, asked = job.session.cache, job.loaded.bundle, task.asked["search"]
     norms = known_row_norms(cache, bundle, asked) if load is None else row_norms_of(cache, bundle, asked, load=load)

@@ -9,7 +9,8 @@ import numpy as np
 from steercache.answers.batches import question_batches
 from steercache.answers.store import Key
 from steercache.benchmarks.task import EncodedQuestion
-from steercache.cells.arms import ArmCell, EvalOptions
+from steercache.cells.arms import ArmCell
+from steercache.cells.options import EvalOptions
 from steercache.core.examples import TOKEN_KINDS, EncodedSample
 from steercache.core.trials import Target
 from steercache.models.spec import LoadedModel
@@ -96,7 +97,7 @@ def _batch_work(
     return BatchWork(
         n_seq=len(samples),
         n_tokens=width,
-        n_more=options.limit_of(batch[0].kind) - 1,
+        n_more=options.decoding.limit_of(batch[0].kind) - 1,
         n_likely=_likely(batch, loaded),
         cells=tuple(
             sorted(kinds.items(), key=lambda item: (-1 if item[0].layer is None else item[0].layer, item[0].start))

@@ -15,8 +15,8 @@ from steercache.answers.store import stored_scores
 from steercache.api.evaluating import ModelLike, VectorLike, found_vectors, loaded_model
 from steercache.api.progress import ProgressLike, reporting
 from steercache.cache.sweeps import save_sweep, sweep_id_of
-from steercache.cells.arms import EvalOptions as EvalOptions
 from steercache.cells.model import find_model
+from steercache.cells.options import EvalOptions
 from steercache.cells.vector_model import load_model_of, model_without_weights_of
 from steercache.cells.vectors import check_lineage
 from steercache.core.errors import UsageError
@@ -28,11 +28,11 @@ from steercache.data.benchmarks.questions import Benchmark
 from steercache.models.ends import answer_identity
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session
-from steercache.steering.effects import MassAtAlpha as MassAtAlpha
 from steercache.steering.effects import WordMass, WordMassPlan, word_mass_effect
-from steercache.steering.effects import rank_of_best as rank_of_best
-from steercache.steering.effects import summarise as summarise
 from steercache.steering.effects_kept import kept_word_mass
+from steercache.steering.mass_curves import MassAtAlpha as MassAtAlpha
+from steercache.steering.mass_curves import rank_of_best as rank_of_best
+from steercache.steering.mass_curves import summarise as summarise
 from steercache.steering.neutral import PROMPTS, WORDS
 
 

@@ -6,15 +6,19 @@ from pathlib import Path
 from steercache.api.progress import ProgressLike, reporting
 from steercache.benchmarks.task import default_targets as default_targets
 from steercache.cache.handle import open_cache
-from steercache.cells.arms import EvalOptions as EvalOptions
 from steercache.cells.model import find_model
+from steercache.cells.options import ComputeOptions as ComputeOptions
+from steercache.cells.options import ControlOptions as ControlOptions
+from steercache.cells.options import DecodingOptions as DecodingOptions
+from steercache.cells.options import EvalOptions as EvalOptions
+from steercache.cells.options import GridAxes as GridAxes
 from steercache.cells.vectors import by_methods
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks import BENCHMARKS, open_benchmark
 from steercache.data.benchmarks.questions import Benchmark
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session, open_session
-from steercache.sweeps.evaluation.run import evaluate
+from steercache.sweeps.evaluation import evaluate
 from steercache.sweeps.result import SweepResult
 
 ModelLike = str | Path | LoadedModel

@@ -7,8 +7,8 @@ from pathlib import Path
 from steercache.api.evaluating import BenchmarkLike, VectorLike, found_vectors, opened_benchmark
 from steercache.api.progress import ProgressLike, reporting
 from steercache.benchmarks.task import default_targets
-from steercache.cells.arms import EvalOptions
 from steercache.cells.model import find_model
+from steercache.cells.options import EvalOptions, GridAxes
 from steercache.core.errors import UsageError
 from steercache.core.trials import TRUST, AlphaUnit, Target
 from steercache.core.vectors import SteeringVector
@@ -24,9 +24,9 @@ from steercache.screening.job import (
 )
 from steercache.screening.many import NullRank
 from steercache.screening.predict import By, SampleEffect
-from steercache.sweeps.grid.shortcuts import MEASURES as MEASURES
-from steercache.sweeps.grid.shortcuts import ShortcutOptions as ShortcutOptions
-from steercache.sweeps.grid.shortcuts_job import ComparedShortcuts as ComparedShortcuts
+from steercache.sweeps.finished_grid import MEASURES as MEASURES
+from steercache.sweeps.finished_grid import ShortcutOptions as ShortcutOptions
+from steercache.sweeps.shortcuts_job import ComparedShortcuts as ComparedShortcuts
 
 Effects = Mapping[str, Mapping[str, tuple[SampleEffect, ...]]]
 """By vector, under "helped" and "hurt", the samples that its best cell moves most."""
@@ -79,10 +79,12 @@ def screen_benchmark(
     if not vectors:
         raise UsageError("no vector to screen", hint="name a vector, or screen all of the cache (`all_vectors`)")
     options = EvalOptions(
-        layers=layers or _common_layers(vectors),
-        alphas=request.alphas,
-        targets=default_targets(questions) if request.targets is None else request.targets,
-        alpha_unit=request.alpha_unit,
+        axes=GridAxes(
+            layers=layers or _common_layers(vectors),
+            alphas=request.alphas,
+            targets=default_targets(questions) if request.targets is None else request.targets,
+            alpha_unit=request.alpha_unit,
+        ),
         n=request.n,
         allow_foreign=request.allow_foreign,
     )

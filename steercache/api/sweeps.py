@@ -1,12 +1,13 @@
 """`Sweep`: a set of cells over one or several tasks; planned, screened, run and reported from Python."""
 
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Literal
 
 from steercache.answers.costs import costs_here, known_costs
 from steercache.api.progress import ProgressLike, reporting
-from steercache.cells.arms import ModeRequest
+from steercache.cells.options import ModeRequest
 from steercache.cells.sweep import prepare_sweep, sweep_model
 from steercache.core.errors import UsageError
 from steercache.core.trials import NULL_KINDS, TRUST, ControlKind
@@ -15,6 +16,7 @@ from steercache.manifests.sweep import Race
 from steercache.models.load import resolve_device
 from steercache.models.spec import LoadedModel, TokenizerBundle
 from steercache.queries.session import Session
+from steercache.screening.gradient_source import GradientSource
 from steercache.screening.job import (
     ScreenedTask,
     corrected_by_pilot,
@@ -25,12 +27,11 @@ from steercache.screening.job import (
     tasks_of_sweep,
 )
 from steercache.screening.pilot import ScreenFirst, screen_first_of
-from steercache.screening.predict import GradientSource
+from steercache.sweeps.finished_grid import ShortcutOptions
 from steercache.sweeps.gain_maps import gain_maps as gain_maps
-from steercache.sweeps.grid.plan import SweepPlan, plan_sweep
-from steercache.sweeps.grid.run import GridOptions, GridResult, run_grid
-from steercache.sweeps.grid.shortcuts import ShortcutOptions
-from steercache.sweeps.grid.shortcuts_job import ComparedShortcuts, compare_sweep
+from steercache.sweeps.grid import GridOptions, GridResult, run_grid
+from steercache.sweeps.plan import SweepPlan, plan_sweep
+from steercache.sweeps.shortcuts_job import ComparedShortcuts, compare_sweep
 
 
 class Sweep:
@@ -158,6 +159,16 @@ class Sweep:
         with reporting(progress) as show:
             job = prepare_sweep(self._session, self._model(), resolved, progress=show)
             return run_grid(job, options, screening=screening_for_grid(progress=show), progress=show)
+
+    def report(self, path: str | PathLike[str] | None = None) -> Path:
+        """Write one self-contained HTML page about the newest stored run of this sweep, and return the file.
+
+        Raises:
+            NotFoundError: it was not run. UsageError: it has several tasks, each of which is a stored sweep of its own.
+        """
+        from steercache.api.reporting import write_report
+
+        return write_report(self._session, self.name, None if path is None else Path(path)).path
 
     def compare_shortcuts(
         self,

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from steercache.benchmarks.task import EncodedQuestion, Part, Progress, ask, check_can_ask, pick_rows
-from steercache.cells.arms import Arm, ArmCell, EvalOptions, settings_of
+from steercache.cells.arms import Arm, ArmCell, settings_of
 from steercache.cells.model import FoundModel, zoo_model
+from steercache.cells.options import ComputeOptions, ControlOptions, DecodingOptions, EvalOptions, GridAxes
 from steercache.cells.sweep_vectors import sweep_vectors, vector_arms
 from steercache.cells.vectors import check_vector
 from steercache.core.errors import BudgetError, PartlyFailedError
@@ -45,8 +46,8 @@ class SweepGrid:
         return tuple(setting for arm in self.arms for setting in self.settings[arm.name])
 
     def with_norms(self, loaded: LoadedModel, row_norms: Mapping[str, Sequence[float | None]]) -> "SweepGrid":
-        """The same cells in the unit "target_norm" of one task, whose steered rows have these norms (`EvalOptions`)."""
-        options = replace(self.options, row_norms=row_norms)
+        """The same cells in the unit "target_norm" of one task, whose steered rows have these norms (`GridAxes`)."""
+        options = replace(self.options, axes=replace(self.options.axes, row_norms=row_norms))
         settings = {arm.name: settings_of(arm, loaded, options) for arm in self.arms}
         return replace(self, options=options, settings=settings)
 
@@ -129,16 +130,12 @@ def expand_sweep(sweep: SweepManifest, loaded: LoadedModel, vectors: Sequence[St
             hint="fewer layers, alphas, targets or vectors, or several sweeps: they share their cells",
         )
     options = EvalOptions(
-        layers=layers,
-        alphas=sweep.alphas,
-        targets=sweep.targets,
-        alpha_unit=sweep.alpha_unit,
+        axes=GridAxes(layers=layers, alphas=sweep.alphas, targets=sweep.targets, alpha_unit=sweep.alpha_unit),
+        decoding=DecodingOptions(max_new_tokens=sweep.decoding.max_new_tokens),
+        compute=ComputeOptions(tokens_per_batch=sweep.tokens_per_batch, memory_mib=sweep.memory_mib),
+        controls=ControlOptions(count=0),
         n=sweep.n,
-        controls=0,
         prompting="",
-        max_new_tokens=sweep.decoding.max_new_tokens,
-        tokens_per_batch=sweep.tokens_per_batch,
-        memory_mib=sweep.memory_mib,
         seed=sweep.seed,
         allow_foreign=sweep.allow_foreign,
     )
@@ -163,14 +160,9 @@ def stored_manifest(job: SweepJob, task: TaskQuestions, how: Mapping[str, Any]) 
         "samples": {split: digest([one.sample_id for one in some]) for split, some in task.asked.items()},
         "vectors": {arm.name: arm.vector.vector_id for arm in grid.arms if arm.vector is not None},
         "lineages": dict(job.lineages),
-        "grid": {
-            "layers": list(grid.options.layers),
-            "alphas": list(sweep.alphas),
-            "alpha_unit": sweep.alpha_unit,
-            "targets": list(sweep.targets),
-        },
+        "grid": grid.options.axes.manifest,
         "cells": digest(sorted(s.cell.cell_id for s in (grid.baseline, *grid.cells))),
-        "decoding": grid.options.decoding,
+        "decoding": grid.options.decoding.identity,
         "seed": sweep.seed,
         "how": dict(how),
     }

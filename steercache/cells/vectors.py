@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from steercache.cache.handle import CacheFolder
 from steercache.cache.vectors import list_vectors, with_model
-from steercache.cells.arms import Arm, EvalOptions
+from steercache.cells.arms import Arm
 from steercache.cells.controls import (
     concept_controls,
     covariance_controls,
@@ -17,6 +17,7 @@ from steercache.cells.controls import (
     sae_controls,
     shuffled_controls,
 )
+from steercache.cells.options import EvalOptions
 from steercache.core.errors import NotFoundError, SteercacheError, UsageError
 from steercache.core.lineage import KnownModel, Lineage, lineage_of, why_not_own
 from steercache.core.recorded_rows import rows_of
@@ -69,7 +70,7 @@ def check_vector(cache: CacheFolder, vector: SteeringVector, loaded: LoadedModel
         )
     if vector.site != "resid_post":
         raise UsageError(f"{vector.name!r} was fitted at {vector.site}, and steering adds at resid_post")
-    lacking = sorted(k for k in options.layers if k not in vector.layers or not 0 <= k < spec.n_layers)
+    lacking = sorted(k for k in options.axes.layers if k not in vector.layers or not 0 <= k < spec.n_layers)
     if lacking:
         raise UsageError(
             f"no layer {', '.join(map(str, lacking))} in {vector.name!r} or {spec.name}",
@@ -104,29 +105,29 @@ def by_methods(
 
 
 def control_arms(session: Session, vector: SteeringVector, options: EvalOptions) -> tuple[tuple[Arm, ...], list[str]]:
-    """Controls of one vector, `options.controls` in all if they can be made, and a line for every kind that cannot.
+    """Controls of one vector, `options.controls.count` in all if they can be made, and a line for every kind that cannot.
 
     Kinds share the number; other concepts' vectors are as many as the cache holds, the rest is made up by the others.
     """
-    if options.controls == 0:
+    if options.controls.count == 0:
         return (), []
     makers = _makers(session, vector, options)
     made: dict[ControlKind, Made] = {}
     notes: list[str] = []
     own = SAE_CONTROL_KINDS if vector.method == SAE_METHOD else ()
     order: tuple[ControlKind, ...] = ("other_concept", "label_shuffled", *own, "covariance", "random")
-    kinds = [kind for kind in order if kind in options.control_kinds]
+    kinds = [kind for kind in order if kind in options.controls.kinds]
     for at, kind in enumerate(kinds):
-        left = options.controls - sum(map(len, made.values()))
+        left = options.controls.count - sum(map(len, made.values()))
         share = -(-left // (len(kinds) - at))
         try:
             made[kind] = makers[kind](share)[:share] if share else ()
         except SteercacheError as error:
             notes.append(f"{vector.name}: no {kind.replace('_', ' ')} controls: {error.message}")
     controls = [_with_norms(control, vector) for kind in made for control in made[kind]]
-    short = options.controls - len(controls)
+    short = options.controls.count - len(controls)
     if short:
-        notes.append(f"{vector.name}: {len(controls)} of {options.controls} controls could be made")
+        notes.append(f"{vector.name}: {len(controls)} of {options.controls.count} controls could be made")
     arms = tuple(
         Arm(name=c.name, role="control", vector=c, of=vector.vector_id, kind=str(c.provenance["control_kind"]))
         for c in controls

@@ -75,7 +75,6 @@ def build(asked: BuildOptions) -> None:
 
     if asked.budget is not None and not math.isfinite(asked.budget):
         raise UsageError(f"--budget {asked.budget} is not a size", hint="--budget 20, or leave it out")
-    _check_model(asked)
     with progress_bar("reading inputs", total=None, unit="", quiet=asked.as_json) as bar:
         run = build_trace(
             asked.root,
@@ -95,19 +94,6 @@ def build(asked: BuildOptions) -> None:
         return
     _print(run, asked.root)
     next_commands("steercache query runs_overview", *_fits_for(asked.root, run))
-
-
-def _check_model(asked: BuildOptions) -> None:
-    from steercache.api.tracing import is_data_file
-
-    if is_data_file(asked.manifest) and asked.model is None:
-        raise UsageError(
-            "a data file needs the name of a model to trace it with",
-            place=asked.manifest,
-            hint=f"steercache build {asked.manifest} --model smollm2-135m",
-        )
-    if asked.model is not None and not is_data_file(asked.manifest):
-        raise UsageError("--model goes with a data file: a manifest names its own model", place=asked.manifest)
 
 
 def _print(run: "Run", root: Path) -> None:

@@ -195,27 +195,32 @@ def _vectors(asked: EvalCommandOptions) -> "list[SteeringVector]":
 
 def _options(asked: EvalCommandOptions, usual: tuple[Target, ...]) -> "EvalOptions":
     """What the evaluation is to do; `usual` are the targets where none is named. Raises UsageError."""
-    from steercache.api.evaluating import EvalOptions
+    from steercache.api.evaluating import ComputeOptions, ControlOptions, DecodingOptions, EvalOptions, GridAxes
 
     layers = parse_layers(asked.layers)
     if layers is None and asked.names:
         raise UsageError("missing option --layer", hint="--layer 12, or several to choose among: --layer 8-14")
     return EvalOptions(
-        layers=tuple(layers or (0,)),
-        alphas=parse_alphas(asked.alphas, example="0.5,1,2"),
-        targets=usual if asked.targets is None else among(asked.targets, get_args(Target), "target"),
-        alpha_unit=asked.unit,
+        axes=GridAxes(
+            layers=tuple(layers or (0,)),
+            alphas=parse_alphas(asked.alphas, example="0.5,1,2"),
+            targets=usual if asked.targets is None else among(asked.targets, get_args(Target), "target"),
+            alpha_unit=asked.unit,
+        ),
+        decoding=DecodingOptions(max_new_tokens=asked.max_new_tokens),
+        compute=ComputeOptions(
+            tokens_per_batch=asked.tokens_per_batch,
+            memory_mib=asked.memory_mib,
+            mode=asked.mode,
+            recalibrate=asked.recalibrate,
+        ),
+        controls=ControlOptions(
+            count=asked.controls, kinds=among(asked.control_kinds, CONTROL_KINDS, "kind of control")
+        ),
         split=asked.split,
         n=asked.n,
-        controls=asked.controls,
-        control_kinds=among(asked.control_kinds, CONTROL_KINDS, "kind of control"),
         prompting=asked.prompting,
-        max_new_tokens=asked.max_new_tokens,
-        tokens_per_batch=asked.tokens_per_batch,
-        memory_mib=asked.memory_mib,
+        damage=asked.damage,
         seed=asked.seed,
         allow_foreign=asked.allow_foreign,
-        damage=asked.damage,
-        mode=asked.mode,
-        recalibrate=asked.recalibrate,
     )

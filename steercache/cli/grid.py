@@ -14,7 +14,7 @@ from steercache.core.ids import SHORT_ID
 from steercache.core.trials import NULL_KINDS
 
 if TYPE_CHECKING:
-    from steercache.sweeps.grid.run import GridResult
+    from steercache.sweeps.grid import GridResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

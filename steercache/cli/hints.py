@@ -10,6 +10,7 @@ from steercache.core.errors import SteercacheError
 # What a hint of the library says, and the option or command that does it here. An option is added where the command has it.
 SPELLED = (
     ("name the model", "--model NAME"),
+    ("name a model, such as", "--model smollm2-135m"),
     ("another folder", "--root FOLDER"),
     ("another disk", "--root FOLDER"),
     ("writable folder", "--root FOLDER"),

@@ -105,6 +105,9 @@ rule_option = click.option(
     show_default=True,
     help="How search and test split are drawn. grouped: by picture; paper: as in arXiv 2505.14071.",
 )
+random_option = click.option(
+    "--random", "n_random", type=click.IntRange(0), default=20, show_default=True, help="Number of random directions."
+)
 picture_option = click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -14,7 +14,7 @@ from steercache.core.ids import SHORT_ID
 if TYPE_CHECKING:
     from steercache.api.tracing import PlannedTrace
     from steercache.runs.overview import Overview
-    from steercache.sweeps.grid.plan import SweepPlan, TaskPlan
+    from steercache.sweeps.plan import SweepPlan, TaskPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

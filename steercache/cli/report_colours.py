@@ -14,12 +14,13 @@ from steercache.cli.options import (
     json_option,
     parse_alphas,
     picture_option,
+    random_option,
     root_option,
     takes,
     target_option,
 )
 from steercache.cli.output import next_commands, note, print_json, print_table, progress_bar
-from steercache.cli.verdicts import beside_random
+from steercache.cli.verdicts import curve_verdict
 from steercache.core.errors import PartlyFailedError
 from steercache.core.trials import AlphaUnit
 
@@ -68,9 +69,7 @@ class ColourCommandOptions:
 @fitted_unit_option
 @target_option
 @click.option("--n", type=click.IntRange(1), default=48, show_default=True, help="Number of questions.")
-@click.option(
-    "--random", "n_random", type=click.IntRange(0), default=20, show_default=True, help="Number of random directions."
-)
+@random_option
 @click.option("--open", "open_question", is_flag=True, help="Ask the questions without choices.")
 @click.option("--shifted", is_flag=True, help="Use the scenes with other outlines, palettes and backgrounds.")
 @batch_options(memory_mib=1024)
@@ -177,10 +176,8 @@ def found_in(found: "ColourEffect") -> str:
     plain = next(p for p in found.points if p.alpha == 0)
     best = max((p for p in found.points if p.alpha != 0), key=lambda p: p.named.mass)
     said = f"“{found.word}” {plain.named.mass:.3f} -> {best.named.mass:.3f} at alpha {best.alpha:g}, its best"
-    if found.p_best is not None:
-        raised = best.named.mass > plain.named.mass
-        said += f"; {beside_random(found.p_best, found.n_random) if raised else 'no strength tried raises it'}"
-    return f"{said}; {_broken(found)}."
+    raised = best.named.mass > plain.named.mass
+    return f"{curve_verdict(said, raised=raised, p_best=found.p_best, n=found.n_random)}; {_broken(found)}."
 
 
 def _broken(found: "ColourEffect") -> str:

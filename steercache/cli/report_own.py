@@ -84,19 +84,21 @@ def own_command(asked: OwnOptions) -> None:
     \b
     steercache report own demo scenes --concept counting --layer 12 --alpha 1 --task Count --form number --n 40
     """
-    from steercache.api.analyses import EvalOptions, own_against_backbone
+    from steercache.api.analyses import own_against_backbone
     from steercache.api.cache import open_cache_at
-    from steercache.api.evaluating import opened_benchmark
+    from steercache.api.evaluating import ControlOptions, EvalOptions, GridAxes, opened_benchmark
 
     options = EvalOptions(
-        layers=tuple(parse_layers(asked.layers) or ()),
-        alphas=parse_alphas(asked.alphas, example="0.5,1,2"),
-        targets=(asked.target,),
-        alpha_unit=asked.alpha_unit,
+        axes=GridAxes(
+            layers=tuple(parse_layers(asked.layers) or ()),
+            alphas=parse_alphas(asked.alphas, example="0.5,1,2"),
+            targets=(asked.target,),
+            alpha_unit=asked.alpha_unit,
+        ),
         prompting="",
         split=asked.split,
         n=asked.n,
-        controls=asked.controls,
+        controls=ControlOptions(count=asked.controls),
         seed=asked.seed,
     )
     cache = open_cache_at(asked.root)

@@ -16,17 +16,19 @@ from steercache.cli.options import (
     json_option,
     parse_alphas,
     picture_option,
+    random_option,
     root_option,
     takes,
     words,
 )
 from steercache.cli.output import next_commands, note, print_json, print_table, progress_bar
-from steercache.cli.verdicts import beside_random
+from steercache.cli.verdicts import curve_verdict
 from steercache.core.trials import AlphaUnit
 
 if TYPE_CHECKING:
     from steercache.core.vectors import SteeringVector
-    from steercache.steering.effects import MassAtAlpha, WordMass
+    from steercache.steering.effects import WordMass
+    from steercache.steering.mass_curves import MassAtAlpha
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +69,7 @@ class WordOptions:
 )
 @click.option("--words", "listed", help="Words to count, such as one,two; by default those listed for the concept.")
 @click.option("--prompt", "prompts", multiple=True, help="Prompt, repeatable; by default 16 neutral prompts.")
-@click.option(
-    "--random", "n_random", type=click.IntRange(0), default=20, show_default=True, help="Number of random directions."
-)
+@random_option
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random directions.")
 @click.option(
     "--model",
@@ -161,7 +161,5 @@ def found_in(effect: "WordMass", points: "tuple[MassAtAlpha, ...]") -> str:
     best = max(steered, key=lambda p: p.mass)
     interval = f" [{best.low:.3g}, {best.high:.3g}]" if effect.n_inputs > 1 else ""
     moved = f"{plain.mass:.3g} -> {best.mass:.3g}{interval} at alpha {best.alpha:g}, its best"
-    if best.mass <= plain.mass:
-        return f"{moved}; no strength tried raises it"
     rank = rank_of_best(effect.mass_vap[:, 1:])
-    return moved if rank is None else f"{moved}; {beside_random(rank, len(effect.vectors) - 1)}"
+    return curve_verdict(moved, raised=best.mass > plain.mass, p_best=rank, n=len(effect.vectors) - 1)

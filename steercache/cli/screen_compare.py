@@ -9,8 +9,9 @@ from steercache.cli.output import note, print_table
 from steercache.core.ids import SHORT_ID
 
 if TYPE_CHECKING:
-    from steercache.sweeps.grid.shortcuts import Shortcut, ShortcutOptions
-    from steercache.sweeps.grid.shortcuts_job import ComparedShortcuts
+    from steercache.sweeps.finished_grid import ShortcutOptions
+    from steercache.sweeps.shortcuts import Shortcut
+    from steercache.sweeps.shortcuts_job import ComparedShortcuts
 
 
 def compared_json(found: "Sequence[ComparedShortcuts]") -> list[dict[str, Any]]:

@@ -19,3 +19,14 @@ def beside_random(p_best: float, n: int) -> str:
     few = f", too few to tell: {ENOUGH} would be enough" if n < ENOUGH else ""
     which = f"all {n} random directions at their best" if n > 1 else "its one random direction at its best"
     return f"beyond {which} {p}{few}"
+
+
+def curve_verdict(moved: str, *, raised: bool, p_best: float | None, n: int) -> str:
+    """What a curve shows at its highest point (`moved` says how far), beside `n` random directions at theirs (None: none).
+
+    >>> curve_verdict("0.1 -> 0.1 at alpha 2, its best", raised=False, p_best=1.0, n=20)
+    '0.1 -> 0.1 at alpha 2, its best; no strength tried raises it'
+    """
+    if not raised:
+        return f"{moved}; no strength tried raises it"
+    return moved if p_best is None else f"{moved}; {beside_random(p_best, n)}"

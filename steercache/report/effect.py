@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from steercache.report.style import ACCENT, INK, QUIET, alpha_axis, altair
-from steercache.steering.effects import MassAtAlpha, WordMass, summarise
+from steercache.steering.effects import WordMass
+from steercache.steering.mass_curves import MassAtAlpha, summarise
 
 _WIDTH, _HEIGHT = 420, 260  # points
 

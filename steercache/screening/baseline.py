@@ -10,7 +10,8 @@ from steercache.answers.batches import Runner, scored
 from steercache.answers.option_tokens import margins_wanted
 from steercache.answers.store import Key, StoredAnswer, SweepWriter, stored_answers
 from steercache.benchmarks.task import EncodedQuestion, Progress
-from steercache.cells.arms import ArmCell, EvalOptions
+from steercache.cells.arms import ArmCell
+from steercache.cells.options import EvalOptions
 from steercache.core.ids import digest
 from steercache.models.ends import answer_identity
 from steercache.models.spec import LoadedModel
@@ -40,7 +41,7 @@ def answer_baseline(
         "model": answer_identity(loaded),
         "samples": digest([one.sample_id for one in asked]),
         "cells": digest([cell_id]),
-        "decoding": options.decoding,
+        "decoding": options.decoding.identity,
     }
     writer = SweepWriter(cache=cache, name=f"{name}: baseline", manifest=manifest)
     with writer.held():

@@ -12,8 +12,9 @@ from steercache.answers.row_norms import row_norms_of, with_target_norms
 from steercache.answers.ties import known_tie_nats, tie_nats_here
 from steercache.benchmarks.task import EncodedQuestion, Progress, ask, check_can_ask, pick_rows
 from steercache.cache.vectors import list_vectors
-from steercache.cells.arms import Arm, ArmCell, EvalOptions, settings_of
+from steercache.cells.arms import Arm, ArmCell, settings_of
 from steercache.cells.model import FoundModel
+from steercache.cells.options import EvalOptions, GridAxes
 from steercache.cells.sweep import SweepJob, TaskQuestions, prepare_sweep
 from steercache.cells.sweep_vectors import vector_arms
 from steercache.cells.vectors import check_vector
@@ -27,19 +28,11 @@ from steercache.models.spec import LoadedModel, TokenizerBundle
 from steercache.queries.session import Session
 from steercache.screening.baseline import answer_baseline, stored_baseline
 from steercache.screening.gradient_plan import GradientRequest
+from steercache.screening.gradient_source import GradientSource, ensure_gradients
 from steercache.screening.gradient_store import StoredGradients
 from steercache.screening.many import NullRank, ScreenedGrid, VectorGrid, rank_among_nulls, screen_grid
 from steercache.screening.pilot import Pilot, ScreenedCells, ScreenFirst, run_pilot
-from steercache.screening.predict import (
-    By,
-    GradientSource,
-    SampleEffect,
-    best_predicted,
-    ensure_gradients,
-    predict_settings,
-    sample_effects,
-    wish_of,
-)
+from steercache.screening.predict import By, SampleEffect, best_predicted, predict_settings, sample_effects, wish_of
 from steercache.steering.screen import answer_margins
 
 
@@ -115,7 +108,7 @@ def tasks_of_sweep(job: SweepJob) -> tuple[ScreenTask, ...]:
             name=task.name,
             benchmark=task.benchmark.name,
             asked=task.asked["search"],
-            grid=_grid(arms, options),
+            grid=_grid(arms, options.axes),
             baseline=job.grid.baseline,
             options=options,
         )
@@ -138,7 +131,7 @@ def task_of_benchmark(
         UsageError: a text model, or a vector that does not fit; PartlyFailedError: no question can be asked.
     """
     model = model_without_weights(wanted.bundle)
-    check_can_ask(benchmark, wanted.bundle, options.targets)
+    check_can_ask(benchmark, wanted.bundle, options.axes.targets)
     for vector in vectors:
         check_vector(session.cache, vector, model, options)
     rows = pick_rows(benchmark, "search", n=options.n, orphans="search")
@@ -152,7 +145,7 @@ def task_of_benchmark(
         name=f"{benchmark.name} {task}".strip(),
         benchmark=benchmark.name,
         asked=asked,
-        grid=_grid(vector_arms(tuple(vectors)), options),
+        grid=_grid(vector_arms(tuple(vectors)), options.axes),
         baseline=settings_of(Arm(name="baseline", role="baseline"), model, options)[0],
         options=options,
     )
@@ -185,7 +178,7 @@ def screen_task(
 ) -> ScreenedTask:
     """Predict a task's grid; gradients and row norms that the cache lacks are recorded first.
 
-    Raises as `screening.ensure_gradients`.
+    Raises as `gradient_source.ensure_gradients`.
     """
     wish = GradientRequest(benchmark=task.benchmark, layers=task.grid.layers, targets=task.grid.targets)
     gradients = ensure_gradients(session, task.asked, wish, wanted, progress=progress)
@@ -299,23 +292,23 @@ def _with_norms(session: Session, task: ScreenTask, wanted: GradientSource) -> V
     if grid.alpha_unit != "target_norm":
         return grid
     found = row_norms_of(session.cache, wanted.bundle, task.asked, load=wanted.load)
-    options = EvalOptions(layers=grid.layers, alphas=grid.alphas, alpha_unit=grid.alpha_unit, row_norms=found)
+    axes = GridAxes(layers=grid.layers, alphas=grid.alphas, alpha_unit=grid.alpha_unit, row_norms=found)
     norms: dict[str, tuple[float, ...]] = {
-        t: tuple(options.norm_of(t, layer) or 0.0 for layer in grid.layers) for t in grid.targets
+        t: tuple(axes.norm_of(t, layer) or 0.0 for layer in grid.layers) for t in grid.targets
     }
     return replace(grid, row_norms=norms)
 
 
-def _grid(arms: Sequence[Arm], options: EvalOptions) -> VectorGrid:
+def _grid(arms: Sequence[Arm], axes: GridAxes) -> VectorGrid:
     return VectorGrid(
         names=tuple(arm.name for arm in arms),
         vectors=tuple(arm.vector for arm in arms if arm.vector is not None),
-        layers=options.layers,
-        alphas=options.alphas,
-        targets=options.targets,
-        alpha_unit=options.alpha_unit,
+        layers=axes.layers,
+        alphas=axes.alphas,
+        targets=axes.targets,
+        alpha_unit=axes.alpha_unit,
     )
 
 
 def _options_at(layers: Sequence[int], *, allow_foreign: bool) -> EvalOptions:
-    return EvalOptions(layers=tuple(layers), alphas=(1.0,), allow_foreign=allow_foreign)
+    return EvalOptions(axes=GridAxes(layers=tuple(layers), alphas=(1.0,)), allow_foreign=allow_foreign)

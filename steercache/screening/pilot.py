@@ -68,6 +68,16 @@ class ScreenedCells:
     settings: Mapping[str, Sequence[ArmCell]]
     pilot: Pilot | None = None
 
+    @property
+    def best(self) -> dict[str, ArmCell]:
+        """The best predicted setting of every arm."""
+        return {name: some[0] for name, some in self.settings.items()}
+
+    def in_order(self, every: Mapping[str, Sequence[ArmCell]]) -> dict[str, tuple[ArmCell, ...]]:
+        """Of all settings of every arm those that were picked, in the order of preference that `every` has."""
+        ids = {s.cell.cell_id for some in self.settings.values() for s in some}
+        return {name: tuple(s for s in some if s.cell.cell_id in ids) for name, some in every.items()}
+
 
 def pilot_size(n_samples: int, wanted: int | None) -> int:
     """Questions of a pilot: as many as are wanted, by default `PILOT` or a third of them all; 0 for too few to say much."""

@@ -6,34 +6,26 @@ cells are marked, and rank behind their weaker sisters). Only the search split i
 split's answers would be a look at it.
 """
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from steercache.benchmarks.task import EncodedQuestion, Progress
 from steercache.cells.arms import ArmCell
 from steercache.core.errors import UsageError
 from steercache.core.trials import TRUST, Target
-from steercache.models.load import resolve_device
-from steercache.models.spec import LoadedModel, TokenizerBundle
-from steercache.queries.session import Session
-from steercache.screening.gradient_plan import GradientPlan, GradientRequest, find_run, named_run, plan_gradients
-from steercache.screening.gradient_run import record_in_time
-from steercache.screening.gradient_store import StoredGradients, open_gradients
+from steercache.screening.gradient_plan import GradientRequest
+from steercache.screening.gradient_store import StoredGradients
 from steercache.stats.choice import rank_cells
 from steercache.steering.add import delta_of
 from steercache.steering.margin_curve import MarginCurve, bent, likely_right
 from steercache.steering.screen import Prediction, answer_margins, margins_after, predict
-from steercache.trace.numerics import numerics
 
 By = Literal["margin", "accuracy"]
 Float32Array = npt.NDArray[np.float32]
-Load = Callable[[], LoadedModel]
 Place = tuple[str, str, int, bool]  # vector, target, layer, and whether it is subtracted: cells that bend alike
 
 
@@ -54,60 +46,6 @@ class Predicted:
     hurt: int
     step: float | None
     beyond: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GradientSource:
-    """Whose gradients, and how they may be had: `run` names one, `force` records on under other numerics, `load` brings the
-    model if anything has to be recorded, and is called once."""
-
-    bundle: TokenizerBundle = field(repr=False)
-    load: Load = field(repr=False)
-    device: str = "auto"
-    run: str | None = None
-    force: bool = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "load", functools.cache(self.load))
-
-    @property
-    def loaded(self) -> LoadedModel | None:
-        """The model, if something brought it into memory already."""
-        cached: Any = self.load
-        return self.load() if cached.cache_info().currsize else None
-
-
-def ensure_gradients(
-    session: Session,
-    asked: Sequence[EncodedQuestion],
-    wish: GradientRequest,
-    wanted: GradientSource,
-    *,
-    progress: Progress | None = None,
-) -> StoredGradients:
-    """Gradients for these questions, layers and targets: from the cache, or recorded into it first.
-
-    Raises:
-        UsageError: nothing can be screened, or the run named is stale; and as `gradient_run.record_gradients`.
-    """
-    cache = session.cache
-    found = numerics(wanted.bundle, device=resolve_device(wanted.device))
-    plan = plan_gradients(wanted.bundle, asked, wish, numerics=found)
-    if wanted.run is not None:
-        return open_gradients(cache, named_run(cache, wanted.run, plan).run_id, plan)
-    document = find_run(cache, plan)
-    run_id = plan.document.run_id if document is None else document.run_id
-    if document is None or not _is_whole(session, plan, run_id):
-        record_in_time(cache, wanted.load(), plan, force=wanted.force, progress=progress)
-    return open_gradients(cache, run_id, plan)
-
-
-def _is_whole(session: Session, plan: GradientPlan, run_id: str) -> bool:
-    paths = session.cache.run_paths(run_id)
-    if not paths.current.exists():
-        return False
-    document = session.cache.run_document(run_id)
-    return len(session.cache.source(run_id).reader.shard_idxs) == len(document.shards)
 
 
 def predict_settings(

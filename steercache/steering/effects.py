@@ -6,7 +6,7 @@ from it (`steer.branch`).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +24,8 @@ from steercache.steering.foreign import warn_if_foreign
 from steercache.steering.prefill import Prefill, run_prefill
 from steercache.steering.stack import MIB
 from steercache.steering.targets import target_mask
+from steercache.steering.word_tokens import Forms, word_tokens
 
-_N_BOOTSTRAP = 2000
-Forms = Literal["spaced", "any"]
 Masses = npt.NDArray[np.float64]
 Progress = Callable[[str, int, int | None], None]
 
@@ -85,26 +84,6 @@ class WordMass:
     def n_inputs(self) -> int:
         """Prompts or questions."""
         return int(self.probability_vapw.shape[2])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MassAtAlpha:
-    """One point of the curve: the vector's mean mass with a 95 % interval over prompts, and the random directions' means.
-
-    `p_random` is (1 + random directions at least as high) / (1 + their number): its least value is 1 / 21 with 20. Without
-    random directions all that is said of them is NaN. `n_failed` inputs overflowed under the vector: they are left out of the
-    mean and count as 0 in the rank; a random direction that fails at all of them counts as at least as high.
-    """
-
-    alpha: float
-    mass: float
-    low: float
-    high: float
-    random_mean: float
-    random_low: float
-    random_high: float
-    p_random: float
-    n_failed: int = 0
 
 
 def word_mass_effect(
@@ -166,68 +145,6 @@ def word_mass_effect(
     )
 
 
-def summarise(effect: WordMass, *, seed: int = 0) -> tuple[MassAtAlpha, ...]:
-    """The curve of all words together; see `summarise_mass`."""
-    return summarise_mass(effect.mass_vap, effect.alphas, seed=seed)
-
-
-def summarise_mass(mass_vap: Masses, alphas: Sequence[float], *, seed: int = 0) -> tuple[MassAtAlpha, ...]:
-    """Means over inputs, percentile bootstrap over inputs (2,000 draws), range of the random directions; `mass_vap` has shape
-    (directions, alphas, inputs), the vector first."""
-    generator = np.random.Generator(np.random.PCG64(seed))
-    n_inputs = mass_vap.shape[2]
-    drawn = generator.integers(0, n_inputs, (_N_BOOTSTRAP, n_inputs))
-    points = []
-    score_va, failed_va = _scores(mass_vap)
-    for a, alpha in enumerate(alphas):
-        own = mass_vap[0, a]
-        known = ~np.isnan(own)
-        weights = known[drawn].sum(axis=1)
-        draws = np.where(known, own, 0.0)[drawn].sum(axis=1)[weights > 0] / weights[weights > 0]
-        low, high = np.percentile(draws, (2.5, 97.5)) if known.any() else (np.nan, np.nan)
-        random = [float(np.nanmean(row)) for row in mass_vap[1:, a] if not np.isnan(row).all()]
-        points.append(
-            MassAtAlpha(
-                alpha=alpha,
-                mass=float(own[known].mean()) if known.any() else np.nan,
-                low=float(low),
-                high=float(high),
-                random_mean=float(np.mean(random)) if random else np.nan,
-                random_low=min(random, default=np.nan),
-                random_high=max(random, default=np.nan),
-                p_random=np.nan if len(mass_vap) == 1 else _rank(score_va[:, a], failed_va[:, a]),
-                n_failed=int((~known).sum()),
-            )
-        )
-    return tuple(points)
-
-
-def rank_of_best(mass_vap: Masses) -> float | None:
-    """Rank of the vector's highest point among the random directions' highest points, which no choice of a strength flatters;
-    `mass_vap` has shape (directions, alphas, inputs), the vector first. None without random directions.
-
-    A strength at which every input overflowed is no point of a curve. Otherwise what overflowed counts as 0.
-    """
-    if len(mass_vap) == 1:
-        return None
-    score_va, failed_va = _scores(mass_vap)
-    return _rank(np.where(failed_va, -np.inf, score_va).max(axis=1), np.asarray(failed_va.all(axis=1)))
-
-
-def _scores(mass_vap: Masses) -> tuple[Masses, npt.NDArray[np.bool_]]:
-    """What directions are ranked by at every alpha, (directions, alphas): means in which failed inputs are 0; and where all
-    inputs failed."""
-    return np.nan_to_num(mass_vap, nan=0.0).mean(axis=2), np.asarray(np.isnan(mass_vap).all(axis=2))
-
-
-def _rank(score_v: Masses, failed_v: npt.NDArray[np.bool_]) -> float:
-    """(1 + random directions at least as high) / all; the vector is first. What failed cannot be beaten, and beats nothing."""
-    if failed_v[0]:
-        return 1.0
-    as_high = np.count_nonzero(failed_v[1:] | (score_v[1:] >= score_v[0]))
-    return float((1 + as_high) / len(score_v))
-
-
 def random_directions(vector: SteeringVector, *, layer: int, n: int, seed: int) -> tuple[SteeringVector, ...]:
     """`n` isotropic directions with the vector's norm at `layer`, each as a vector of its own with its seed."""
     norm = float(np.linalg.norm(direction_at(vector, layer)))
@@ -253,45 +170,6 @@ def random_directions(vector: SteeringVector, *, layer: int, n: int, seed: int) 
             )
         )
     return tuple(found)
-
-
-def word_tokens(
-    loaded: LoadedModel, words: Sequence[str], *, forms: Forms = "spaced"
-) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:
-    """Token ids of every word that is a single token, and the words that are not; no id belongs to two words.
-
-    "spaced" looks at the word behind a space only. A word of several tokens would count every word that begins like it. Raises
-    UsageError when none is left.
-    """
-    found: dict[str, tuple[int, ...]] = {}
-    taken: set[int] = set()
-    for word in dict.fromkeys(words):
-        written = [word] if forms == "spaced" else [word, word.capitalize()]
-        ids = [_spaced_id(loaded, form) for form in written]
-        if forms == "any":
-            ids += [_bare_id(loaded, form) for form in written]
-        new = tuple(dict.fromkeys(i for i in ids if i is not None and i not in taken))
-        if new:
-            found[word] = new
-            taken.update(new)
-    if not found:
-        raise UsageError(f"none of the words is a single token: {', '.join(words)}")
-    return found, tuple(word for word in words if word not in found)
-
-
-def _spaced_id(loaded: LoadedModel, word: str) -> int | None:
-    tokenizer: Any = loaded.tokenizer
-    before, after = tokenizer("The")["input_ids"], tokenizer(f"The {word}")["input_ids"]
-    return _single(tokenizer, after[len(before) :]) if after[: len(before)] == before else None
-
-
-def _bare_id(loaded: LoadedModel, word: str) -> int | None:
-    """The word's token at the beginning of an answer, no space before it."""
-    return _single(loaded.tokenizer, loaded.tokenizer(word, add_special_tokens=False)["input_ids"])
-
-
-def _single(tokenizer: Any, ids: Sequence[int]) -> int | None:
-    return int(ids[0]) if len(ids) == 1 and ids[0] != tokenizer.unk_token_id else None
 
 
 def _steered(

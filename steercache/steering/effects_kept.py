@@ -8,15 +8,9 @@ from steercache.core.trials import Mode
 from steercache.core.vectors import SteeringVector
 from steercache.models.spec import LoadedModel
 from steercache.steering.effect_inputs import EffectInputs, prompt_inputs
-from steercache.steering.effects import (
-    WordMass,
-    WordMassPlan,
-    as_trials,
-    random_directions,
-    settings_as_cells,
-    word_tokens,
-)
+from steercache.steering.effects import WordMass, WordMassPlan, as_trials, random_directions, settings_as_cells
 from steercache.steering.foreign import warn_if_foreign
+from steercache.steering.word_tokens import word_tokens
 
 StoredScores = Callable[[Sequence[str]], Mapping[tuple[str, str], tuple[float | None, Mode | None]]]
 """By (cell id, sample id) of some cells, the score (None: that forward pass was not finite) and how it was computed."""

@@ -1,4 +1,4 @@
-"""The one way in which a sweep is run, be it an evaluation or one task of a grid.
+"""The one way in which a sweep is run, be it an evaluation, one task of a grid, or the search of its null directions.
 
 On the search split every arm tries its settings, all of them or in a race, and takes the best by `sweeps.choosing`; what it
 took is stored, and on the test split only that is asked, after an entry in the ledger. The sweep is locked meanwhile.
@@ -18,14 +18,15 @@ from steercache.answers.store import Key, SweepWriter, stored_answers
 from steercache.answers.ways import BRANCHED
 from steercache.benchmarks.questions import save_questions
 from steercache.benchmarks.task import PLAIN, EncodedQuestion, Part, Progress
-from steercache.cells.arms import ArmCell, EvalOptions, ModeRequest
+from steercache.cells.arms import ArmCell
+from steercache.cells.options import EvalOptions, ModeRequest
 from steercache.core.damage import Damage
 from steercache.core.trials import Answer, Choice, ChoiceRule
 from steercache.manifests.sweep import Race
 from steercache.models.spec import LoadedModel
 from steercache.sweeps.choices import best_setting, choice_of
-from steercache.sweeps.evaluation.ledger import looks_of, record_look
-from steercache.sweeps.grid.race import RaceSummary, race_cells
+from steercache.sweeps.ledger import looks_of, record_look
+from steercache.sweeps.race import RaceSummary, race_cells
 from steercache.sweeps.record import SweepRecord
 from steercache.sweeps.result import record_of, status_of
 
@@ -46,9 +47,10 @@ class Looked:
 class PlannedSweep:
     """What is to be run: the questions by split, the baseline, and the settings open to every arm, by its name.
 
-    `reworded` are the questions as arms with a wording of their own are asked them. `race` races the settings of vectors,
-    beginning with `first` where a screening left only the best predicted ones (`screened`). `damage`: measure what the cells
-    taken do to unrelated prompts.
+    `reworded` are the questions as arms with a wording of their own are asked them. `race` races the settings of vectors and
+    null directions, beginning with `first` where a screening left only the best predicted ones (`screened`); with
+    `finish_races` what a race left unread of its winner is read after it. `settled` are arms that chose already, each with
+    its one setting, and among how many cells. `damage`: measure what the cells taken do to unrelated prompts.
     """
 
     loaded: LoadedModel = field(repr=False)
@@ -62,6 +64,8 @@ class PlannedSweep:
     race: Race | None = None
     first: Mapping[str, ArmCell] = field(default_factory=dict, repr=False)
     screened: bool = False
+    finish_races: bool = False
+    settled: Mapping[str, int] = field(default_factory=dict)
     seed: int = 0
     damage: bool = True
 
@@ -69,6 +73,13 @@ class PlannedSweep:
     def every(self) -> list[ArmCell]:
         """The baseline and all settings."""
         return [self.baseline, *(setting for some in self.settings.values() for setting in some)]
+
+    @property
+    def raced(self) -> dict[str, tuple[ArmCell, ...]]:
+        """The arms whose settings are raced, with these."""
+        if self.race is None:
+            return {}
+        return {name: some for name, some in self.settings.items() if some[0].arm.vector and name not in self.settled}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -102,8 +113,8 @@ class SweepRun:
             found.append(
                 choice_of(
                     setting,
-                    rule=_rule(plan, raced=name in self.races),
-                    n_cells=len(plan.settings[name]),
+                    rule=_rule(plan, raced=name in self.races or (name in plan.settled and plan.race is not None)),
+                    n_cells=plan.settled.get(name, len(plan.settings[name])),
                     lineage=plan.lineages.get(setting.cell.vector_id or ""),
                     damage=self.damage.get(setting.cell.cell_id),
                     details=more,
@@ -180,7 +191,6 @@ def run_sweep(
             else:
                 _test(run, root)
         run.damage = _damage(run) if plan.damage else {}
-        save_questions(writer.folder, plan.asked)
         writer.choose(run.choices())
         writer.save(status=status_of(run.answers))
     return run
@@ -195,14 +205,14 @@ def _n_planned(plan: PlannedSweep) -> int:
 def _search(run: SweepRun) -> None:
     """Answer the search split, and choose a setting for every arm."""
     plan, asked = run.plan, run.plan.asked["search"]
+    raced = plan.raced
+    _set_mode(run, "search", [s for s in plan.every if plan.race is None or s.arm.name in raced or s is plan.baseline])
+    _begin(run, plan.every)
     if plan.race is None:
-        run.answers["search"] = _answered(run, "search", plan.every)
+        run.answers["search"] = _run(run, "search", plan.every)
         for name, some in plan.settings.items():
             run.chosen[name] = best_setting(some, asked, run.answers["search"])
         return
-    run.runner.writer.ask_for({s.cell.cell_id: s.cell for s in plan.every})
-    raced = {name: some for name, some in plan.settings.items() if some[0].arm.role == "vector"}
-    _set_mode(run, "search", [s for s in plan.every if s.arm.name in raced or s is plan.baseline])
     answers = run.answers["search"] = {}
     for i, (name, some) in enumerate(raced.items()):
         beside = () if i else (plan.baseline,)
@@ -215,6 +225,8 @@ def _search(run: SweepRun) -> None:
             answers.update(run.runner.run(rest, [plan.baseline]))
         run.chosen[name] = found.best
         run.races[name], run.dropped = found.summary, run.dropped | found.dropped
+    if plan.finish_races:
+        answers.update(_run(run, "search", [run.chosen[name] for name in raced]))
     others = [s for name, some in plan.settings.items() if name not in raced for s in some]
     answers.update(_run(run, "search", others))
     for name, some in plan.settings.items():
@@ -227,6 +239,7 @@ def _test(run: SweepRun, root: Path) -> None:
     plan = run.plan
     settings = [plan.baseline, *run.chosen.values()]
     _set_mode(run, "test", settings)  # before the look: what cannot be done is not one
+    _begin(run, settings)
     record_look(
         root,
         dataset=plan.looked.dataset,
@@ -240,9 +253,11 @@ def _test(run: SweepRun, root: Path) -> None:
     run.answers["test"] = _run(run, "test", settings)
 
 
-def _answered(run: SweepRun, split: Part, settings: Sequence[ArmCell]) -> dict[Key, Answer]:
-    _set_mode(run, split, settings)
-    return _run(run, split, settings)
+def _begin(run: SweepRun, settings: Sequence[ArmCell]) -> None:
+    """Say which cells answers are to come for, and write the questions: a sweep that is killed knows its pictures too."""
+    run.runner.writer.ask_for({s.cell.cell_id: s.cell for s in settings})
+    if not run.answers:
+        save_questions(run.runner.writer.folder, run.plan.asked)
 
 
 def _set_mode(run: SweepRun, split: Part, settings: Sequence[ArmCell]) -> None:
@@ -269,5 +284,5 @@ def _damage(run: SweepRun) -> dict[str, Damage]:
     loaded, options = run.plan.loaded, run.plan.options
     steering = {s.cell.cell_id: s for s in run.chosen.values() if s.arm.vector is not None}
     cells = [s.branch_cell(cell_id, loaded.spec.hidden_size) for cell_id, s in steering.items()]
-    inputs = neutral_inputs(loaded, tokens_per_batch=options.tokens_per_batch)
-    return damage_of(loaded, cells, inputs, memory_mib=options.memory_mib)
+    inputs = neutral_inputs(loaded, tokens_per_batch=options.compute.tokens_per_batch)
+    return damage_of(loaded, cells, inputs, memory_mib=options.compute.memory_mib)

@@ -9,9 +9,10 @@ from steercache.benchmarks.comparison import Comparison
 from steercache.core.errors import NotFoundError, UsageError
 from steercache.core.ids import resolve_name
 from steercache.queries.session import Session
-from steercache.sweeps.evaluation.ledger import looks_of
+from steercache.sweeps.ledger import looks_of
 from steercache.sweeps.record import PARTS, SweepRecord, read_record
-from steercache.sweeps.table import SweepTable, adjust_together, comparisons_of, sweep_table
+from steercache.sweeps.table import SweepTable
+from steercache.sweeps.tabulate import adjust_together, comparisons_of, sweep_table
 
 _SWEEPS: Final = "SELECT sweep_id, name FROM sweeps ORDER BY created_at DESC, sweep_id"
 _GRIDS_OF: Final = """

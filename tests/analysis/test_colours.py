@@ -23,7 +23,8 @@ from steercache.models.spec import LoadedModel
 from steercache.queries.session import open_session
 from steercache.report.colours import colour_chart
 from steercache.report.style import svg_of
-from steercache.steering.effects import MassAtAlpha, random_directions
+from steercache.steering.effects import random_directions
+from steercache.steering.mass_curves import MassAtAlpha
 from tests.world import World
 
 LAYER, ALPHAS = 1, (10.0, 60.0)

@@ -8,7 +8,7 @@ import pytest
 from steercache.answers.costs import MachineCosts, choose_mode, predict_seconds
 from steercache.answers.damage import neutral_samples
 from steercache.answers.work import BatchWork, CellKind, PendingWork
-from steercache.cells.arms import ModeRequest
+from steercache.cells.options import ModeRequest
 from steercache.core.errors import UsageError
 from steercache.core.trials import Mode
 from steercache.steering import costs as steer_costs

@@ -20,7 +20,7 @@ from steercache.queries.session import Session
 from steercache.steering.cells import BranchCell
 from steercache.steering.effect_inputs import EffectInputs, prompt_inputs
 from steercache.steering.neutral import CAPTIONS
-from steercache.sweeps.evaluation.run import evaluate
+from steercache.sweeps.evaluation import evaluate
 from steercache.sweeps.find import read_sweep
 from tests.steering.small import directions, padded_batch, small_model
 from tests.steering.test_branch import steered

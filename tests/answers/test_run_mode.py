@@ -15,7 +15,7 @@ from steercache.answers import store as run_store
 from steercache.answers.mode import keep_numerics
 from steercache.answers.ties import tie_nats_here
 from steercache.cache.calibration import record_costs
-from steercache.cells.arms import EvalOptions
+from steercache.cells.options import EvalOptions
 from steercache.core.errors import SteercacheWarning, UsageError
 from steercache.data.benchmarks import Benchmark, open_benchmark
 from steercache.data.benchmarks.drawn import SEED
@@ -24,7 +24,7 @@ from steercache.runs.engine import BuildOptions, build_run
 from steercache.runs.job import prepare_trace
 from steercache.runs.plan import plan_run
 from steercache.steering.costs import ForwardCosts, key_of
-from steercache.sweeps.evaluation.run import evaluate
+from steercache.sweeps.evaluation import evaluate
 from steercache.sweeps.result import SweepResult
 from steercache.trace.numerics import numerics_of
 from tests.sweeps.small_run import options

@@ -194,7 +194,7 @@ def test_a_data_file_is_built_without_a_manifest_and_pairs_are_fitted_by_themsel
     rows = ["positive,negative,concept", *(f"be happy {i},be sad {i},joy" for i in range(8))]
     Path("joy.csv").write_text("\n".join(rows) + "\n")
     assert terminal("build", "joy.csv", "--root", "other") == 2
-    assert "steercache build joy.csv --model" in terminal.err
+    assert "--model smollm2-135m" in terminal.err
     assert terminal("build", "my-trace.yaml", "--model", "tiny", "--root", "other") == 2
     assert not Path("other").exists()
     assert terminal("plan", "joy.csv", "--model", "tiny", "--root", "other") == 0, terminal.err

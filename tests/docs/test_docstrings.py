@@ -24,6 +24,13 @@ ANALYSES = [
 ]
 
 
+def members_of(cls: type) -> Iterator[tuple[str, Any]]:
+    """(name, member) of a class and of those of ours that it is made of."""
+    for part in cls.__mro__:
+        if part.__module__.startswith("steercache"):
+            yield from vars(part).items()
+
+
 def public() -> Iterator[tuple[str, Any]]:
     """(name, object): every public name, and the public methods and properties of public classes."""
     named = {f"steercache.{name}": getattr(steercache, name) for name in steercache.__all__}
@@ -32,7 +39,7 @@ def public() -> Iterator[tuple[str, Any]]:
     for name, thing in named.items():
         yield name, thing
         if inspect.isclass(thing):
-            for member, value in vars(thing).items():
+            for member, value in members_of(thing):
                 if not member.startswith("_") and (inspect.isroutine(value) or isinstance(value, property)):
                     yield f"{name}.{member}", value
 

@@ -214,8 +214,8 @@ def test_the_notebook_of_the_readme_is_typed(tmp_path: Path) -> None:
     assert (checked.returncode, checked.stdout) == (0, "")
 
 
-# The first two take minutes on the demo model (tests/sweeps run them on small ones); the last names a run that is not here.
-SKIPPED = ("cache.evaluate(", "cache.sweep(", "zarr.open_group(")
+# The first three take minutes on the demo model (tests/sweeps run them on small ones); the last names a run that is not here.
+SKIPPED = ("cache.evaluate(", "cache.screen(", "cache.sweep(", "zarr.open_group(")
 
 
 @pytest.mark.slow

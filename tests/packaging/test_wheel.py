@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -134,6 +135,23 @@ def test_the_wheel_holds_every_file_of_the_package_and_what_the_repository_ships
     assert "steercache/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if name.startswith(("tests", "bench", "cache", "manifests", "queries"))]
+
+
+def test_the_training_of_the_shipped_models_stays_out_of_the_wheel_and_their_weights_are_in_it(
+    wheel: Path, installed: Installed
+) -> None:
+    with zipfile.ZipFile(wheel) as packed:
+        code = {
+            n: packed.read(n).decode() for n in packed.namelist() if n.startswith("steercache/") and n.endswith(".py")
+        }
+    assert {n.removeprefix("steercache/zoo/").removesuffix(".py") for n in code if n.startswith("steercache/zoo/")} == {
+        *("__init__", "shelf", "smollm2", "source"),
+        *("demo/__init__", "demo/assemble", "demo/chat", "demo/lora", "demo/shape"),
+    }
+    assert [
+        n for n, text in code.items() if "torch.optim" in text or re.search(r"^\s*(from|import) bench[. ]", text, re.M)
+    ] == []
+    assert "model.safetensors" in installed.steercache("zoo", "build", "tiny", "here", "--json")
 
 
 def test_the_installed_package_is_the_wheels_and_not_the_repositorys(installed: Installed) -> None:

@@ -9,7 +9,8 @@ import vl_convert
 
 from steercache.report.effect import effect_chart
 from steercache.report.style import save_chart
-from steercache.steering.effects import WordMass, WordMassPlan, summarise
+from steercache.steering.effects import WordMass, WordMassPlan
+from steercache.steering.mass_curves import summarise
 from tests.steering.tiny import vector
 
 PLAN = WordMassPlan(words=("one", "two", "twenty"), prompts=("a", "b", "c"), layer=6, alphas=(1.0, 2.0), n_random=4)

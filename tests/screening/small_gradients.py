@@ -14,8 +14,8 @@ from steercache.queries.session import Session
 from steercache.screening import gradient_plan
 from steercache.screening.gradient_plan import GradientPlan, GradientRequest, plan_gradients
 from steercache.screening.gradient_run import record_gradients
+from steercache.screening.gradient_source import GradientSource
 from steercache.screening.gradient_store import StoredGradients, open_gradients
-from steercache.screening.predict import GradientSource
 from steercache.trace.numerics import numerics
 from tests.world import World
 

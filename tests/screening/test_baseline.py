@@ -9,8 +9,8 @@ import pytest
 from steercache.cells.model import find_model
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session
+from steercache.screening.gradient_source import GradientSource
 from steercache.screening.job import screen_task, tasks_of_sweep
-from steercache.screening.predict import GradientSource
 from tests.sweeps.small_sweep import small_grid, small_job
 from tests.world import World
 
@@ -62,3 +62,16 @@ def test_without_its_answers_a_screening_shows_what_its_margins_say(
     assert again.baseline is None
     assert again.base_accuracy == again.grid.base_accuracy == first.grid.base_accuracy
     assert dataclasses.replace(again, baseline=0.25).base_accuracy == 0.25
+
+
+def test_a_gradient_source_loads_its_model_once_and_says_whether_it_has() -> None:
+    loads: list[int] = []
+
+    def load() -> Any:
+        loads.append(1)
+        return object()
+
+    made: Any = GradientSource(bundle=None, load=load)  # type: ignore[arg-type]
+    assert (made.loaded, loads) == (None, [])
+    assert made.load() is made.load() is made.loaded
+    assert loads == [1]

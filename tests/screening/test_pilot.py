@@ -10,20 +10,22 @@ from steercache.answers.row_norms import with_target_norms
 from steercache.core.errors import UsageError
 from steercache.manifests.sweep import Race
 from steercache.queries.session import Session
+from steercache.screening.gradient_source import ensure_gradients
 from steercache.screening.job import corrected_by_pilot, screen_task, screening_for_grid, tasks_of_sweep
 from steercache.screening.pilot import ScreenFirst, pilot_size, run_pilot
 from steercache.screening.predict import (
     best_predicted,
     by_place,
-    ensure_gradients,
     margins_of_settings,
     predict_settings,
     steps_of_settings,
     wish_of,
 )
 from steercache.sweeps.find import read_sweep
-from steercache.sweeps.grid.run import GridOptions, run_grid
-from steercache.sweeps.grid.shortcuts import FinishedGrid, ShortcutOptions, bent_changes, compare_ways
+from steercache.sweeps.finished_grid import FinishedGrid, ShortcutOptions
+from steercache.sweeps.grid import GridOptions, run_grid
+from steercache.sweeps.shortcut_ways import bent_changes
+from steercache.sweeps.shortcuts import compare_ways
 from tests.screening.small_gradients import wanted
 from tests.sweeps.small_sweep import small_job, stored_answers_of
 from tests.world import World

@@ -12,6 +12,7 @@ from steercache.core.errors import UsageError
 from steercache.core.vectors import SteeringVector
 from steercache.queries.session import Session, open_session
 from steercache.screening.gradient_plan import GradientRequest
+from steercache.screening.gradient_source import ensure_gradients
 from steercache.screening.gradient_store import StoredGradients
 from steercache.screening.job import (
     effects_of_best,
@@ -24,7 +25,6 @@ from steercache.screening.many import VectorGrid, rank_among_nulls, screen_grid
 from steercache.screening.pilot import ScreenFirst
 from steercache.screening.predict import (
     best_predicted,
-    ensure_gradients,
     margins_of_settings,
     predict_settings,
     ranked,
@@ -32,7 +32,7 @@ from steercache.screening.predict import (
     wish_of,
 )
 from steercache.steering.add import delta_of
-from steercache.sweeps.grid.run import GridOptions, run_grid
+from steercache.sweeps.grid import GridOptions, run_grid
 from tests.screening.small_gradients import LAYERS, copied_root, questions, small_gradients, wanted
 from tests.sweeps.small_run import options, vector
 from tests.sweeps.small_sweep import small_job, stored_answers_of

@@ -14,7 +14,9 @@ from transformers import PreTrainedTokenizerFast
 from steercache.core.errors import UsageError
 from steercache.models.families import family_of
 from steercache.models.spec import LoadedModel, TokenizerBundle
-from steercache.steering.effects import WordMassPlan, random_directions, summarise, word_mass_effect, word_tokens
+from steercache.steering.effects import WordMassPlan, random_directions, word_mass_effect
+from steercache.steering.mass_curves import summarise
+from steercache.steering.word_tokens import word_tokens
 from tests.steering.tiny import tiny_model, vector
 
 LEXICON = [

@@ -9,6 +9,8 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+from bench.zoo.evaluate import held_out, put
+from bench.zoo.turns import make_turn
 from steercache.manifests.model import ModelManifest
 from steercache.models.load import load_model
 from steercache.models.spec import LoadedModel
@@ -18,9 +20,7 @@ from steercache.steering.gradient import margin_gradients
 from steercache.steering.prefill import run_prefill
 from steercache.steering.screen import GradientScreen, answer_margins, predict
 from steercache.trace.batches import PaddedBatch
-from steercache.zoo.evaluate import held_out, put
 from steercache.zoo.shelf import build
-from steercache.zoo.turns import make_turn
 
 N, LAYERS = 24, (0, 1, 2, 3, 4)
 

@@ -1,6 +1,7 @@
 """What evaluations are tried on: the shipped tiny models, vectors fitted on the text one, and drawn questions."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from steercache import zoo
-from steercache.cells.arms import EvalOptions
+from steercache.cells.options import ComputeOptions, ControlOptions, DecodingOptions, EvalOptions, GridAxes
 from steercache.core.vectors import SteeringVector
 from steercache.fit import mean_shift
 from steercache.queries.session import Session, open_session
@@ -72,7 +73,17 @@ def options(**changes: Any) -> EvalOptions:
         "max_new_tokens": 3,
         "tokens_per_batch": 900,
     }
-    return EvalOptions(**(known | changes))
+    return eval_options(**(known | changes))
+
+
+def eval_options(**flat: Any) -> EvalOptions:
+    """Options whose parts are written side by side; `controls` is their number, `control_kinds` their kinds."""
+    flat |= {new: flat.pop(old) for old, new in (("controls", "count"), ("control_kinds", "kinds")) if old in flat}
+    parts = {"axes": GridAxes, "decoding": DecodingOptions, "compute": ComputeOptions, "controls": ControlOptions}
+    made: dict[str, Any] = {
+        part: kind(**{f.name: flat.pop(f.name) for f in fields(kind) if f.name in flat}) for part, kind in parts.items()
+    }
+    return EvalOptions(**made, **flat)
 
 
 def vector(values: npt.NDArray[np.float32], *, name: str = "made", **provenance: Any) -> SteeringVector:

@@ -10,7 +10,7 @@ from steercache.cells.sweep import SweepJob, prepare_sweep
 from steercache.manifests.resolve import ResolvedSweep, resolve_sweep
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session
-from steercache.sweeps.grid.run import GridOptions, GridResult, run_grid
+from steercache.sweeps.grid import GridOptions, GridResult, run_grid
 
 COUNT = {"benchmark": "scenes", "task": "Count", "form": "number"}
 

@@ -10,7 +10,7 @@ import pytest
 from steercache.cli.main import run
 from steercache.core.vectors import SteeringVector
 from steercache.queries.session import Session
-from steercache.sweeps.evaluation.run import evaluate
+from steercache.sweeps.evaluation import evaluate
 from steercache.sweeps.find import read_sweep
 from tests.sweeps.small_run import options, vector
 from tests.sweeps.small_sweep import small_grid

@@ -25,11 +25,11 @@ from steercache.data.benchmarks import open_benchmark
 from steercache.manifests.sweep import Race
 from steercache.queries.session import Session
 from steercache.screening.pilot import ScreenedCells, ScreenFirst
-from steercache.sweeps.evaluation.ledger import read_entries
-from steercache.sweeps.evaluation.run import evaluate
+from steercache.sweeps import race as grid_race
+from steercache.sweeps.evaluation import evaluate
 from steercache.sweeps.find import read_sweep
-from steercache.sweeps.grid import race as grid_race
-from steercache.sweeps.grid.run import GridOptions, run_grid
+from steercache.sweeps.grid import GridOptions, run_grid
+from steercache.sweeps.ledger import read_entries
 from tests.data.benchmarks.layouts import CV_BENCH, write_table
 from tests.sweeps.small_run import options, vector
 from tests.sweeps.small_sweep import COUNT, small_grid, small_job, stored_answers_of

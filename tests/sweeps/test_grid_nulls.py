@@ -12,9 +12,9 @@ from steercache.manifests.sweep import Race
 from steercache.queries.session import Session
 from steercache.screening.pilot import ScreenedCells, ScreenFirst
 from steercache.steering.cells import BranchCell
-from steercache.sweeps.evaluation.ledger import read_entries
 from steercache.sweeps.find import read_sweep
-from steercache.sweeps.grid.run import GridOptions, run_grid
+from steercache.sweeps.grid import GridOptions, run_grid
+from steercache.sweeps.ledger import read_entries
 from steercache.sweeps.table import TableRow
 from tests.sweeps.small_run import vector
 from tests.sweeps.small_sweep import small_grid, small_job, stored_answers_of

@@ -15,8 +15,8 @@ from steercache.core.errors import BusyError
 from steercache.manifests.resolve import ResolvedSweep
 from steercache.manifests.sweep import Race
 from steercache.queries.session import Session, open_session
-from steercache.sweeps.evaluation.ledger import read_entries
-from steercache.sweeps.grid.run import GridOptions, GridResult, run_grid
+from steercache.sweeps.grid import GridOptions, GridResult, run_grid
+from steercache.sweeps.ledger import read_entries
 from tests.cache.test_crash import duration_of, run_and_kill
 from tests.sweeps.small_sweep import stored_answers_of, write_sweep
 from tests.world import World

@@ -15,7 +15,7 @@ from steercache.stats.paired import paired_interval, paired_intervals
 from steercache.sweeps.cell_rows import CellRow, cell_rows
 from steercache.sweeps.choosing import Answers
 from steercache.sweeps.record import SweepRecord
-from steercache.sweeps.table import sweep_table
+from steercache.sweeps.tabulate import sweep_table
 
 N = 40
 

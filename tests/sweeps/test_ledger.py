@@ -12,8 +12,8 @@ import pytest
 
 from steercache.core.errors import BudgetError, DamagedError
 from steercache.core.ids import canonical_json
-from steercache.sweeps.evaluation.ledger import FILE_NAME, LedgerEntry, count_looks, read_entries, record_look
-from steercache.sweeps.evaluation.ledger_file import TORN
+from steercache.sweeps.ledger import FILE_NAME, LedgerEntry, count_looks, read_entries, record_look
+from steercache.sweeps.ledger_file import TORN
 
 
 def _look(root: Path, subject: str = "sweep", split: str = "test") -> None:

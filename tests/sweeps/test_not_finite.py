@@ -14,9 +14,10 @@ from steercache.benchmarks.comparison import RankedGain, rank_among
 from steercache.data.benchmarks import open_benchmark
 from steercache.queries.session import Session
 from steercache.steering.cells import NOT_FINITE
-from steercache.steering.effects import WordMassPlan, rank_of_best, summarise_mass, word_mass_effect
-from steercache.sweeps.evaluation.run import evaluate
-from steercache.sweeps.grid.run import GridOptions
+from steercache.steering.effects import WordMassPlan, word_mass_effect
+from steercache.steering.mass_curves import rank_of_best, summarise_mass
+from steercache.sweeps.evaluation import evaluate
+from steercache.sweeps.grid import GridOptions
 from tests.sweeps.small_run import options, vector
 from tests.sweeps.small_sweep import small_grid, stored_answers_of
 from tests.world import World

@@ -23,10 +23,11 @@ from steercache.queries.session import Session
 from steercache.screening.nulls import screen_nulls
 from steercache.steering.screen import GradientScreen
 from steercache.sweeps.choices import best_setting, choice_of
-from steercache.sweeps.evaluation.nulls import null_settings
-from steercache.sweeps.evaluation.run import evaluate
+from steercache.sweeps.evaluation import evaluate
+from steercache.sweeps.nulls import null_settings
 from steercache.sweeps.record import SweepRecord
-from steercache.sweeps.table import ControlResult, rank_controls
+from steercache.sweeps.table import ControlResult
+from steercache.sweeps.tabulate import rank_controls
 from tests.sweeps.small_run import options, vector
 from tests.world import World
 

@@ -14,8 +14,8 @@ from steercache.core.errors import UsageError
 from steercache.data.benchmarks import Benchmark, open_benchmark
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session, open_session
-from steercache.sweeps.evaluation.ledger import read_entries
-from steercache.sweeps.evaluation.run import evaluate
+from steercache.sweeps.evaluation import evaluate
+from steercache.sweeps.ledger import read_entries
 from tests.sweeps.small_run import options
 from tests.sweeps.small_sweep import small_grid
 from tests.world import World

@@ -13,8 +13,8 @@ from steercache.queries.session import Session
 from steercache.screening.job import screening_for_grid
 from steercache.screening.pilot import ScreenFirst
 from steercache.steering.costs import ForwardCosts, key_of
-from steercache.sweeps.grid.plan import plan_sweep
-from steercache.sweeps.grid.run import GridOptions, run_grid
+from steercache.sweeps.grid import GridOptions, run_grid
+from steercache.sweeps.plan import plan_sweep
 from tests.sweeps.small_sweep import small_grid, small_job
 from tests.world import World
 

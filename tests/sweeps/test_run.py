@@ -11,15 +11,17 @@ from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
 
 from steercache.answers import store as run_store
+from steercache.benchmarks.questions import read_questions
 from steercache.benchmarks.task import PLAIN, ask, attend_to, pick_rows
-from steercache.cells.arms import EvalOptions
+from steercache.cells.options import ControlOptions, EvalOptions
 from steercache.core.errors import PartlyFailedError, UsageError
 from steercache.data import scenes
 from steercache.data.benchmarks import Benchmark, open_benchmark
 from steercache.queries.session import Session
 from steercache.steering.gradient import margin_gradients
-from steercache.sweeps.evaluation.ledger import read_entries
-from steercache.sweeps.evaluation.run import evaluate
+from steercache.sweeps.evaluation import evaluate
+from steercache.sweeps.find import read_sweep
+from steercache.sweeps.ledger import read_entries
 from steercache.sweeps.result import SweepResult
 from steercache.trace.batches import pad_batch
 from tests.data.benchmarks.layouts import CV_BENCH, write_table
@@ -175,15 +177,25 @@ def test_a_killed_run_goes_on_where_it_was_and_other_sweeps_share_its_cells(
     with pytest.raises(KeyboardInterrupt):
         evaluate(own_session, world.loaded, counts(), vectors=vectors, options=asked, progress=kill)
     ((n_kept,),) = own_session.sql("select count(*) from answers").fetchall()
-    assert own_session.sql("select status from sweeps").fetchall() == [("running",)]
+    ((killed_id, status),) = own_session.sql("select sweep_id, status from sweeps").fetchall()
+    assert status == "running"
+    asked_then = read_questions(own_session.cache.paths.sweep(killed_id))
+    assert read_sweep(own_session, killed_id).clustered, "what was answered before the kill is counted by picture"
     again = evaluate(own_session, world.loaded, counts(), vectors=vectors, options=asked)
     assert again.n_reused == n_kept > 20
     assert {row[0] for row in own_session.sql("select status from sweeps").fetchall()} == {"complete"}
+    assert asked_then == read_questions(own_session.cache.paths.sweep(again.sweep_id)) != ()
     third = evaluate(own_session, world.loaded, counts(), vectors=vectors, options=asked)
     assert (third.n_computed, third.n_reused) == (0, again.n_computed + again.n_reused)
     assert third.rows == again.rows
     assert (again.n_looks, third.n_looks) == (1, 1)  # the same table read twice is one look
-    fewer = evaluate(own_session, world.loaded, counts(), vectors=vectors, options=replace(asked, controls=1))
+    fewer = evaluate(
+        own_session,
+        world.loaded,
+        counts(),
+        vectors=vectors,
+        options=replace(asked, controls=ControlOptions(count=1, kinds=("random",))),
+    )
     assert fewer.n_computed == 0
     assert fewer.sweep_id != third.sweep_id
     assert fewer.n_looks == 2

@@ -9,9 +9,10 @@ import pytest
 from steercache.cache.rebuild import rebuild_index
 from steercache.core.errors import UsageError
 from steercache.queries.session import Session, open_session
-from steercache.sweeps.grid.run import run_grid
-from steercache.sweeps.grid.shortcuts import FinishedGrid, Shortcut, ShortcutOptions, compare_ways
-from steercache.sweeps.grid.shortcuts_job import compare_sweep
+from steercache.sweeps.finished_grid import FinishedGrid, ShortcutOptions
+from steercache.sweeps.grid import run_grid
+from steercache.sweeps.shortcuts import Shortcut, compare_ways
+from steercache.sweeps.shortcuts_job import compare_sweep
 from tests.screening.small_gradients import wanted
 from tests.sweeps.small_sweep import small_job, stored_answers_of
 from tests.world import World

@@ -24,10 +24,10 @@ from steercache.data.benchmarks import open_benchmark
 from steercache.manifests.sweep import Race
 from steercache.queries.session import Session, open_session
 from steercache.report.page import sweep_page, verdict
-from steercache.sweeps.evaluation.run import evaluate
+from steercache.sweeps.evaluation import evaluate
 from steercache.sweeps.find import count_namesakes, read_sweep
 from steercache.sweeps.gain_maps import gain_maps
-from steercache.sweeps.grid.run import GridOptions
+from steercache.sweeps.grid import GridOptions
 from steercache.sweeps.result import SweepResult
 from steercache.sweeps.table import SweepTable
 from tests.report.pages import outside_references, text_of

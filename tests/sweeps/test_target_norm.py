@@ -19,6 +19,7 @@ from steercache.core.errors import DamagedError
 from steercache.core.trials import Cell
 from steercache.data.benchmarks import open_benchmark
 from steercache.queries.session import Session
+from steercache.screening.gradient_source import ensure_gradients
 from steercache.screening.job import (
     ranks_of_best,
     screen_task,
@@ -27,11 +28,11 @@ from steercache.screening.job import (
     tasks_of_sweep,
 )
 from steercache.screening.pilot import ScreenFirst
-from steercache.screening.predict import ensure_gradients, predict_settings, wish_of
-from steercache.sweeps.evaluation.run import evaluate
-from steercache.sweeps.grid.plan import plan_sweep
-from steercache.sweeps.grid.run import GridOptions, run_grid
-from steercache.sweeps.grid.shortcuts_job import _fitted_step
+from steercache.screening.predict import predict_settings, wish_of
+from steercache.sweeps.evaluation import evaluate
+from steercache.sweeps.grid import GridOptions, run_grid
+from steercache.sweeps.plan import plan_sweep
+from steercache.sweeps.shortcuts_job import _fitted_step
 from tests.screening.small_gradients import questions, wanted
 from tests.sweeps.small_run import options, vector
 from tests.sweeps.small_sweep import small_grid, small_job, stored_answers_of, write_sweep

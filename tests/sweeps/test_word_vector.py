@@ -6,7 +6,7 @@ from dataclasses import replace
 from steercache.data.benchmarks import open_benchmark
 from steercache.fit import diagnose, mean_shift
 from steercache.queries.session import Session
-from steercache.sweeps.evaluation.run import evaluate
+from steercache.sweeps.evaluation import evaluate
 from tests.sweeps.small_run import options
 from tests.sweeps.test_run import stored
 from tests.world import World

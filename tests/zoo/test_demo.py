@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
+from bench.zoo.evaluate import put
 from steercache import zoo
 from steercache.core.errors import DamagedError
 from steercache.data.scenes import make_example
 from steercache.zoo.demo.assemble import read_delta
 from steercache.zoo.demo.lora import FIRST_LAYER, GAIN
 from steercache.zoo.demo.shape import N_IMAGE_TOKENS
-from steercache.zoo.evaluate import put
 from steercache.zoo.shelf import DEMO
 
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from bench.zoo.demo.blocks import run_blocks
+from bench.zoo.demo.packing import pack, tokenizer_call
+from bench.zoo.demo.targets import cell_of, make_dictionary, make_targets, token_targets
+from bench.zoo.lessons import lesson
+from bench.zoo.tiny.tokens import train_tokenizer
 from steercache.data.scenes import make_crowd, make_pairs
-from steercache.zoo.demo.blocks import run_blocks
 from steercache.zoo.demo.lora import FIRST_LAYER, GAIN, add_low_rank, merge_low_rank
-from steercache.zoo.demo.packing import pack, tokenizer_call
 from steercache.zoo.demo.shape import N_CELLS, N_IMAGE_TOKENS, NEW_TOKENS
-from steercache.zoo.demo.targets import cell_of, make_dictionary, make_targets, token_targets
-from steercache.zoo.lessons import lesson
-from steercache.zoo.tiny.tokens import train_tokenizer
 
 
 @pytest.fixture(scope="module")

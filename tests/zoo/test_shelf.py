@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from bench.zoo.cards import START, tables
+from bench.zoo.drift import drift
+from bench.zoo.evaluate import put
 from steercache import zoo
 from steercache.core.errors import NotFoundError, UsageError
 from steercache.data.scenes import COLOURS, make_example
 from steercache.manifests.model import ModelManifest, PathModel
-from steercache.zoo.cards import START, tables
-from steercache.zoo.drift import drift
-from steercache.zoo.evaluate import put
 from steercache.zoo.shelf import DEMO, TINY
 
 # PaliGemma's processor turns tensors into arrays in a way that numpy 2 deprecates: not ours to mend

@@ -1,0 +1,1 @@
+"""How what ships is made: scripts that are not part of the wheel."""

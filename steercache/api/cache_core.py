@@ -1,0 +1,31 @@
+"""What every group of a cache's methods works on."""
+
+from pathlib import Path
+
+from steercache.cache.handle import CacheFolder
+from steercache.queries.session import Session
+
+
+class CacheCore:
+    """What every group of a cache's methods works on."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    @property
+    def root(self) -> Path:
+        """The cache's folder."""
+        return self._session.cache.root
+
+    @property
+    def folder(self) -> CacheFolder:
+        """The files and the index behind this object, for code of the package itself."""
+        return self._session.cache
+
+    @property
+    def session(self) -> Session:
+        """What asks the cache's queries, for code of the package itself."""
+        return self._session
+
+    def __repr__(self) -> str:
+        return f"<Cache {str(self.root)!r}>"

@@ -1,0 +1,90 @@
+"""Loading models, and steered generation with stored vectors."""
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Literal
+
+from steercache.api.cache_core import CacheCore
+from steercache.core.trials import AlphaUnit, Target
+from steercache.core.vectors import SteeringVector
+
+if TYPE_CHECKING:
+    from steercache.models.spec import LoadedModel
+    from steercache.steering.generate import SideBySide
+
+
+class ModelMethods(CacheCore):
+    """Loading models, and steered generation with stored vectors."""
+
+    def model(
+        self, name: str | PathLike[str], *, device: str = "auto", dtype: str = "auto", device_map: str | None = None
+    ) -> "LoadedModel":
+        """Load a model, with conversions kept in this cache; see `steercache.load`."""
+        from steercache.api.models import load
+
+        return load(name, device=device, dtype=dtype, device_map=device_map, root=self.root)
+
+    def model_of(
+        self,
+        vector: str | SteeringVector,
+        model: str | None = None,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        allow_foreign: bool = False,
+    ) -> "LoadedModel":
+        """Load the model that a vector was fitted on, or the one that is named.
+
+        Raises:
+            UsageError: the vector does not say which model it belongs to, or the model has other weights and that is not
+                allowed. NotFoundError: no such vector or model.
+        """
+        from steercache.cells.vector_model import load_model_of
+
+        direction = self._session.vector(vector) if isinstance(vector, str) else vector
+        return load_model_of(
+            self._session.cache, direction, model, device=device, dtype=dtype, allow_foreign=allow_foreign
+        )
+
+    def generate(
+        self,
+        vector: str | SteeringVector,
+        prompts: str | Sequence[str],
+        *,
+        layer: int,
+        alphas: Sequence[float] = (1.0,),
+        alpha_unit: AlphaUnit = "raw",
+        target: Target = "all",
+        when: Literal["prefill", "every"] = "prefill",
+        skip_first: bool = False,
+        max_new_tokens: int = 20,
+        chat: bool = False,
+        model: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        allow_foreign: bool = False,
+    ) -> "list[SideBySide]":
+        """Texts with and without a stored vector, side by side, by the model it was fitted on; see `steercache.generate`.
+
+        Texts are kept as the answers of a sweep; the same call again reads them.
+
+        Raises:
+            UsageError: a layer, target or strength that cannot be; other weights. NotFoundError: no such vector or model.
+        """
+        from steercache.api.generating import text_plan, write_texts
+
+        plan = text_plan(
+            prompts,
+            layer=layer,
+            alphas=alphas,
+            alpha_unit=alpha_unit,
+            target=target,
+            when=when,
+            skip_first=skip_first,
+            max_new_tokens=max_new_tokens,
+            chat=chat,
+        )
+        direction = self._session.vector(vector) if isinstance(vector, str) else vector
+        return write_texts(
+            self._session.cache, direction, plan, model=model, device=device, dtype=dtype, allow_foreign=allow_foreign
+        ).texts

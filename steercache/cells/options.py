@@ -1,0 +1,161 @@
+"""What an evaluation or a grid is asked for, in parts: axes of the grid, controls, decoding, how answers are computed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from steercache.core.errors import UsageError
+from steercache.core.trials import CONTROL_KINDS, AlphaUnit, ControlKind, Target
+from steercache.steering.branch import BranchOptions
+
+Split = Literal["search", "test", "both"]
+ModeRequest = Literal["auto", "replay", "branch", "full"]
+MAX_NEW_TOKENS: Final = MappingProxyType(
+    {"choice": 8, "count": 8, "text": 20}
+)  # 20 are published; a letter needs fewer
+
+
+def _check_positive(options: object, *names: str) -> None:
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"{name} is {value}, and must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridAxes:
+    """The cells open to a vector, and to every control alike: layers x strengths x targets.
+
+    `row_norms` has by target, layer after layer, what the unit "target_norm" counts in; None until it is measured.
+    """
+
+    layers: tuple[int, ...]
+    alphas: tuple[float, ...]
+    targets: tuple[Target, ...] = ("image",)
+    alpha_unit: AlphaUnit = "raw"
+    row_norms: Mapping[str, Sequence[float | None]] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.layers or not self.alphas or not self.targets:
+            raise UsageError(
+                "a layer, a strength and a target are needed", hint="such as layer 12, strength 1, target image"
+            )
+        if any(alpha == 0 or not np.isfinite(alpha) for alpha in self.alphas):
+            raise UsageError("a strength is a finite number other than 0: 0 is the baseline, which always runs")
+
+    @property
+    def n_cells(self) -> int:
+        """Cells that each vector chooses among."""
+        return len(self.layers) * len(self.alphas) * len(self.targets)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The axes as a stored sweep has them."""
+        return {
+            "layers": list(self.layers),
+            "alphas": list(self.alphas),
+            "alpha_unit": self.alpha_unit,
+            "targets": list(self.targets),
+        }
+
+    def norm_of(self, target: str, layer: int) -> float | None:
+        """What alpha counts in at a layer on a target's rows; None for other units, or where nothing was measured.
+
+        Raises:
+            UsageError: none of the questions measured has such a row.
+        """
+        if self.alpha_unit != "target_norm" or self.row_norms is None:
+            return None
+        norm = self.row_norms[target][layer]
+        if norm is None:
+            raise UsageError(
+                f"no {target} rows other than the first, so no norm can be measured", hint="give alpha in raw units"
+            )
+        return norm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodingOptions:
+    """How answers are written: greedily, with the vector added during the prefill; at most `max_new_tokens` (None: by kind)."""
+
+    max_new_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "max_new_tokens")
+
+    def limit_of(self, kind: str) -> int:
+        """New tokens at most for answers of a kind."""
+        return self.max_new_tokens or MAX_NEW_TOKENS.get(kind, 20)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of decoding decides the answers, for a cell's identity."""
+        return {"greedy": True, "when": "prefill", "max_new_tokens": {k: self.limit_of(k) for k in MAX_NEW_TOKENS}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputeOptions:
+    """How answers are computed, which decides none of them.
+
+    A batch has at most `tokens_per_batch` padded tokens and takes `memory_mib` beside the weights. `mode` "auto" takes the
+    quickest way that is exact, by costs measured on this machine (again with `recalibrate`); None branches unasked.
+    """
+
+    tokens_per_batch: int = 4096
+    memory_mib: int = 2048
+    mode: ModeRequest | None = None
+    recalibrate: bool = False
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "tokens_per_batch", "memory_mib")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlOptions:
+    """How many directions without the concept compete beside every vector, and of which kinds."""
+
+    count: int = 20
+    kinds: tuple[ControlKind, ...] = CONTROL_KINDS
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise UsageError(f"{self.count} controls were asked for")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalOptions:
+    """What an evaluation is asked for.
+
+    Every vector, and every control alike, takes the best cell of `axes` on the search split; of a single cell nothing is
+    chosen. `n` questions per split (None: all). `prompting` None asks in words for the first vector's concept; "" leaves that
+    baseline out. `damage`: also measure what the chosen cells do to unrelated prompts. `seed` is that of controls and
+    intervals.
+    """
+
+    axes: GridAxes
+    decoding: DecodingOptions = DecodingOptions()
+    compute: ComputeOptions = ComputeOptions()
+    controls: ControlOptions = ControlOptions()
+    split: Split = "both"
+    n: int | None = None
+    prompting: str | None = None
+    damage: bool = True
+    seed: int = 0
+    allow_foreign: bool = False
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "n")
+        if self.split == "test" and self.axes.n_cells > 1:
+            raise UsageError(
+                f"{self.axes.n_cells} cells on the test split: a cell must not be chosen on it",
+                hint="split both chooses on the search split; or name one layer, strength and target",
+            )
+
+    def branching(self, kind: str) -> BranchOptions:
+        """How cells are run over questions of a kind."""
+        return BranchOptions(
+            max_new_tokens=self.decoding.limit_of(kind), memory_budget_bytes=self.compute.memory_mib * 2**20
+        )

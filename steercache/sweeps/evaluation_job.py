@@ -1,0 +1,177 @@
+"""An evaluation before it runs: what is asked, who competes, and what is known already."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from steercache.answers.row_norms import row_norms_of
+from steercache.answers.store import SweepWriter
+from steercache.benchmarks.task import (
+    EncodedQuestion,
+    Part,
+    Progress,
+    Wording,
+    ask,
+    attend_to,
+    check_can_ask,
+    pick_rows,
+    reword,
+)
+from steercache.cache.vectors import save_vector
+from steercache.cells.arms import Arm, settings_of
+from steercache.cells.options import EvalOptions
+from steercache.cells.vectors import check_vector, control_arms
+from steercache.core.errors import PartlyFailedError, UsageError
+from steercache.core.ids import digest
+from steercache.core.vectors import SteeringVector
+from steercache.data.benchmarks.questions import Benchmark
+from steercache.models.ends import answer_identity
+from steercache.models.spec import LoadedModel
+from steercache.queries.session import Session
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalJob:
+    """What an evaluation works on; `asked` under the plain wording, `reworded` under the prompting baseline's."""
+
+    session: Session
+    loaded: LoadedModel
+    benchmark: Benchmark
+    options: EvalOptions
+    splits: tuple[Part, ...]
+    asked: dict[Part, tuple[EncodedQuestion, ...]]
+    reworded: dict[Part, tuple[EncodedQuestion, ...]]
+    arms: tuple[Arm, ...]
+    lineages: Mapping[str, str]
+    writer: SweepWriter
+    notes: tuple[str, ...]
+
+    @property
+    def task(self) -> str | None:
+        """The one task of the questions; None where there are several."""
+        tasks = {one.labels.meta.get("task") for some in self.asked.values() for one in some if one.encoded is not None}
+        return str(next(iter(tasks))) if len(tasks) == 1 else None
+
+
+def prepare(
+    session: Session,
+    loaded: LoadedModel,
+    benchmark: Benchmark,
+    *,
+    vectors: Sequence[SteeringVector],
+    options: EvalOptions,
+    progress: Progress | None,
+) -> EvalJob:
+    """Check what was asked for, encode the questions, make the controls, and look up what is answered already.
+
+    The job's `options` have the norms of the steered rows where alpha counts in them.
+
+    Raises:
+        UsageError, PartlyFailedError: as `run.evaluate`.
+    """
+    check_can_ask(benchmark, loaded.bundle, options.axes.targets if vectors else ())
+    twice = {v.name for i, v in enumerate(vectors) if v.name in [w.name for w in vectors[:i]]}
+    if twice:
+        raise UsageError(f"two vectors are called {', '.join(sorted(twice))}", hint="name one of each")
+    lineages = {v.vector_id: check_vector(session.cache, v, loaded, options) for v in vectors}
+    arms, notes = _arms(session, vectors, options, pictures=benchmark.has_pictures)
+    splits: tuple[Part, ...] = ("search", "test") if options.split == "both" else (options.split,)
+    asked: dict[Part, tuple[EncodedQuestion, ...]] = {}
+    reworded: dict[Part, tuple[EncodedQuestion, ...]] = {}
+    wording = next((arm.wording for arm in arms if arm.role == "prompting"), None)
+    for split in splits:
+        rows = pick_rows(benchmark, split, n=options.n, orphans=splits[-1])
+        asked[split] = ask(rows, loaded.bundle, split=split, progress=progress)
+        if wording is not None:
+            reworded[split] = reword(asked[split], rows, wording, loaded.bundle)
+    _check_some(asked)
+    if options.axes.alpha_unit == "target_norm" and vectors:
+        searched = asked.get("search")
+        if searched is None:  # a setting is the same thing on both splits
+            rows = pick_rows(benchmark, "search", n=options.n, orphans="test")
+            searched = ask(rows, loaded.bundle, split="search", progress=progress)
+        norms = row_norms_of(session.cache, loaded.bundle, searched, load=lambda: loaded)
+        options = replace(options, axes=replace(options.axes, row_norms=norms))
+    for arm in arms:
+        if arm.vector is not None and arm.role == "control":
+            save_vector(session.cache, arm.vector)
+    cell_ids = [s.cell.cell_id for arm in arms for s in settings_of(arm, loaded, options)]
+    manifest = _manifest(loaded, benchmark, arms, options=options, asked=asked, lineages=lineages)
+    manifest["cells"] = digest(sorted(cell_ids))
+    name = f"eval-{loaded.spec.name}-{benchmark.name}"
+    writer = SweepWriter(cache=session.cache, name=name, manifest=manifest)
+    return EvalJob(
+        session=session,
+        loaded=loaded,
+        benchmark=benchmark,
+        options=options,
+        splits=splits,
+        asked=asked,
+        reworded=reworded,
+        arms=arms,
+        lineages=lineages,
+        writer=writer,
+        notes=tuple(notes),
+    )
+
+
+def _arms(
+    session: Session, vectors: Sequence[SteeringVector], options: EvalOptions, *, pictures: bool
+) -> tuple[tuple[Arm, ...], list[str]]:
+    """Baseline, prompting, vectors and their controls."""
+    arms = [Arm(name="baseline", role="baseline")]
+    notes: list[str] = []
+    if options.prompting != "":
+        concept = vectors[0].concept if vectors else None
+        wording = (
+            attend_to(concept, pictures=pictures) if options.prompting is None else Wording(attend=options.prompting)
+        )
+        arms.append(Arm(name="prompting", role="prompting", wording=wording))
+    for vector in vectors:
+        arms.append(Arm(name=vector.name, role="vector", vector=vector))
+        controls, said = control_arms(session, vector, options)
+        arms += controls
+        notes += said
+    return tuple(arms), notes
+
+
+def _check_some(asked: Mapping[Part, Sequence[EncodedQuestion]]) -> None:
+    for split, some in asked.items():
+        if all(one.encoded is None for one in some):
+            first = some[0]
+            raise PartlyFailedError(
+                f"none of the {len(some)} questions of the {split} split can be asked; the first: {first.error}",
+                place=first.place,
+            )
+
+
+def _manifest(
+    loaded: LoadedModel,
+    benchmark: Benchmark,
+    arms: Sequence[Arm],
+    *,
+    options: EvalOptions,
+    asked: Mapping[Part, Sequence[EncodedQuestion]],
+    lineages: Mapping[str, str],
+) -> dict[str, Any]:
+    """The manifest stored with the sweep: everything that identifies it, nothing about execution."""
+    return {
+        "kind": "eval",
+        "model": answer_identity(loaded),
+        "benchmark": {"name": benchmark.name, "rule": benchmark.rule},
+        "samples": {split: digest([one.sample_id for one in some]) for split, some in asked.items()},
+        "grid": options.axes.manifest,
+        "decoding": options.decoding.identity,
+        "arms": [
+            {
+                "name": arm.name,
+                "role": arm.role,
+                "vector": None if arm.vector is None else arm.vector.vector_id,
+                "lineage": None if arm.vector is None else lineages.get(arm.vector.vector_id),
+                "attend": arm.wording.attend,
+                "control_of": arm.of,
+            }
+            for arm in arms
+        ],
+        "seed": options.seed,
+    }

@@ -1,1 +1,0 @@
-"""`steercache grid`: a sweep run exactly or raced, the same search for null directions, and what replaces the grid."""

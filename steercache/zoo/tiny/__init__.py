@@ -1,1 +1,0 @@
-"""*tiny*: a Gemma2 language model of sentences about scenes, and the PaliGemma2 grown from it; a few MB, for tests."""
