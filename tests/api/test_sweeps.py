@@ -44,7 +44,8 @@ def test_python_and_the_command_line_predict_answer_and_choose_the_same(work: Pa
 
     found = cache.evaluate(
         "tiny", "scenes", vectors=["made"], layers=1, alphas=0.1, targets="text", split="search", controls=2,
-        control_kinds=["random"], prompting="", max_new_tokens=2, damage=False, mode="full", seed=1, progress=False, **QUESTIONS,
+        control_kinds=["random"], prompting="", max_new_tokens=2, damage=False, mode="full", seed=1, progress=False,
+        **QUESTIONS,
     )  # fmt: skip
     assert found.modes["search"].mode == "full"
     one = ("--layer", "1", "--alpha", "0.1", "--target", "text", "--split", "search", "--controls", "2", "--json")
