@@ -1,7 +1,7 @@
 """Held-out scores of a model of the zoo: `python -m bench.zoo.evaluate demo --out scores.json`.
 
 Fresh scenes of a seed that no training used, the canonical instructions, greedy answers through the ordinary processor. Every
-cell is measured three times: as it is, with the pictures shuffled across its questions, and on the shifted set.
+cell is measured three times: unchanged, with the pictures shuffled across its questions, and on the shifted set.
 """
 
 import argparse
@@ -38,7 +38,7 @@ CONDITIONS: Final = ("plain", "shuffled", "shifted")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellScore:
-    """One cell: how many of n questions (each with a picture of its own) were answered right, and what was said for what."""
+    """One cell: how many of n questions (each with a picture of its own) were answered right, and which answers were given."""
 
     n: int
     n_right: int

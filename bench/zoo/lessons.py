@@ -1,4 +1,4 @@
-"""What is asked in training: fresh scenes, a handful of questions each, in all the forms that answers may take."""
+"""Questions for training: new scenes with a few questions each, in all forms of answers."""
 
 from typing import Final
 
@@ -26,7 +26,7 @@ def lesson(
     """A scene and its questions; `shown` is the share of them that show their choices (most of these want the letter).
 
     Questions without choices are half as long, so training begins with few of the others. With `only_counts` a crowd is
-    asked for its number twice and for nothing else.
+    with two questions for its number only.
     """
     scene = make_crowd(rng) if crowd else make_pairs(rng)
     turns: list[Turn] = []

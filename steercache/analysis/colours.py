@@ -2,7 +2,7 @@
 
 Questions ask for the colour of a thing in a drawn picture; the right answer is another colour than the vector's. The first
 token of the answer is scored, word by word, for the vector and for random directions of equal norm, and every number is kept as
-a trial. Only the search split is asked: choosing a strength here costs no look at the test split.
+a trial. Only the search split is used, so choosing a strength here does not use the test split.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -121,7 +121,7 @@ def colour_effect(
     With `load`, `loaded` needs no weights: it is called where something has to be computed.
 
     Raises:
-        UsageError: a text model, a vector that does not fit, a word that is no single token, no question to ask.
+        UsageError: a text model, a vector that does not fit, a word of several tokens, no question that can be answered.
     """
     if loaded.family.modality != "image":
         raise UsageError(f"{loaded.spec.name} reads no pictures", hint="a multimodal model, such as tiny or demo")

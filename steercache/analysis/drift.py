@@ -1,7 +1,7 @@
 """How far a language model moved when it became the text side of a multimodal one: the same tokens in two runs, by layer.
 
 `queries/drift_rows.sql` pairs the rows, the arithmetic is done here, in float64. Cosines of a residual stream are high between
-any two tokens, so every figure stands beside that of tokens which have nothing to do with each other.
+any two tokens, so every number is given beside that of unrelated pairs of tokens.
 """
 
 from collections.abc import Callable, Sequence

@@ -69,7 +69,7 @@ class PatchMap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatchMaps:
-    """The maps of one sample, a layer each; `view` says which of the model's looks at the picture they cover, `frame` what
+    """The maps of one sample, a layer each; `view` names the view of the picture that they cover, `frame` what
     that look shows of it (None: all)."""
 
     sample: PictureSample

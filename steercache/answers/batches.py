@@ -88,7 +88,7 @@ class Runner:
             record_outcome(self.writer.cache.paths, expected.key, predicted_s=expected.seconds, seconds=seconds)
 
     def count(self, n_answers: int) -> None:
-        """Say that so many answers are there, or will not be asked for."""
+        """Count answers that are done, or that are not needed."""
         self._done += n_answers
         if self.progress is not None:
             self.progress("answers", self._done, self.planned or self._total)
@@ -213,7 +213,7 @@ def margins_of(ids: Sequence[Sequence[int]], loaded: LoadedModel) -> Callable[[C
 
 
 def failed_answer(one: EncodedQuestion, cell_id: str, *, mode: Mode | None = None) -> Answer:
-    """The answer of a sample that could not be asked, or whose forward pass was not finite: in the table, as failed."""
+    """The failed answer of a sample that could not be encoded, or whose forward pass was not finite."""
     return Answer(
         cell_id=cell_id,
         sample_id=one.sample_id,
@@ -225,7 +225,7 @@ def failed_answer(one: EncodedQuestion, cell_id: str, *, mode: Mode | None = Non
 
 
 def scored(one: EncodedQuestion, cell_id: str, said: StoredAnswer) -> Answer:
-    """What the model said to a question, as an answer."""
+    """The model's text for a question, scored as an answer."""
     return make_answer(
         replace(one.labels, split=one.split),
         said.raw,

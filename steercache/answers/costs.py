@@ -106,7 +106,7 @@ def gradients_key(key: str) -> str:
 
 
 def predict_seconds(costs: MachineCosts, work: PendingWork) -> dict[Mode, float]:
-    """How long the work takes in each way, whether or not it can be taken. Answers are counted at the length of the
+    """Seconds of the work in each execution mode, possible or not. Answers are counted at the length of the
     right ones where these are options, at the most that is decoded elsewhere."""
     ways = {"replay": _replay_s, "branch": _branch_s, "full": _full_s}
     return {mode: costs.factor * sum(ways[mode](costs, batch) for batch in work.batches) for mode in MODES}

@@ -1,8 +1,8 @@
-"""What a setting breaks: how far it moves the next token where it has no business.
+"""Damage of a cell: KL divergence of the next-token distribution on unrelated prompts.
 
 KL(unsteered || steered) in nats of the next-token distribution, over the whole vocabulary, at the last token of prompts that
 have nothing to do with the task: after it a model writes, and steering the tokens before it reaches it. Log softmax and sum are
-taken in float32. Prompts of a multimodal model stand beside drawn pictures, so that there are image tokens to steer; those of a
+taken in float32. Prompts of a multimodal model come with drawn pictures, so that there are image tokens to steer; those of a
 text model are bare sentences, whose first token (an attention sink) is left alone.
 
 All cells branch from one unsteered pass per batch of prompts.
@@ -68,7 +68,7 @@ def _damage(nats: Sequence[float]) -> Damage:
 
 @torch.inference_mode()
 def kl_nats(before_bv: torch.Tensor, after_bv: torch.Tensor) -> torch.Tensor:
-    """KL(before || after) of the distributions that logits (b, vocabulary) stand for, (b,), never below 0."""
+    """KL(before || after) of the distributions of logits (b, vocabulary), (b,), never below 0."""
     log_p, log_q = (x.to(torch.promote_types(x.dtype, torch.float32)).log_softmax(-1) for x in (before_bv, after_bv))
     return (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0)  # rounding alone can go below
 

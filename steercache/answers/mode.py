@@ -1,4 +1,4 @@
-"""Choosing, before a runner starts, how it gets its answers; and keeping the choice, so that a resumed run goes on in it.
+"""Choosing the execution mode before a runner starts, and storing it, so that a resumed run continues in it.
 
 Answers of different ways agree within rounding, not to the last bit. So what a sweep was begun in is kept beside its answers.
 """
@@ -46,7 +46,7 @@ class ModeChooser:
     def choose(
         self, runner: Runner, asked: Sequence[EncodedQuestion], settings: Sequence[ArmCell], split: Part
     ) -> ModeChoice:
-        """Set the runner's way for these settings over the questions of a split, and say which and why.
+        """Set the runner's execution mode for these cells over the questions of a split; returns the mode and the reason.
 
         Raises:
             UsageError: a way is wanted that cannot be taken.
@@ -136,7 +136,7 @@ def keep_numerics(folder: Path, loaded: LoadedModel) -> None:
 
 
 def begun_in(folder: Path) -> dict[str, Mode]:
-    """In which way each split of a sweep was begun; a file that cannot be read says nothing."""
+    """The execution mode in which each split of a sweep was begun; empty where the file cannot be read."""
     try:
         found = json.loads(read_bytes(folder / FILE_NAME))
     except (OSError, ValueError, RecursionError):

@@ -35,7 +35,7 @@ def answer_options(one: EncodedQuestion, tokenizer: Any) -> tuple[tuple[int, ...
 
 
 def margin_of(ids: Sequence[int]) -> str | None:
-    """What stands for the options of a margin, from `option_ids`: a digest of the right token and the others; None without."""
+    """Identity of the options of a margin, from `option_ids`: a digest of the right token and the others; None without."""
     return digest([ids[0], sorted(ids[1:])])[:SHORT_ID] if ids else None
 
 

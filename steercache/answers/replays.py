@@ -1,7 +1,7 @@
-"""Rows of a run that stand for a forward pass over questions: found by what the model read, whichever batch they were in.
+"""Rows of a run in place of a forward pass over questions, found by the hash of the input.
 
-A replay takes every real token's row as the run computed it, in batches of its own: equal to the full forward within the stated
-tolerance, and bit for bit only in the run's own batches.
+A replay uses the row of every token (without padding) as the run computed it, in batches of its own: equal to the full
+forward within the stated tolerance, and bit for bit only in the run's own batches.
 """
 
 from collections.abc import Mapping, Sequence

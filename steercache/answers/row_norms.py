@@ -76,7 +76,7 @@ def known_row_norms(cache: CacheFolder, bundle: TokenizerBundle, asked: Sequence
 
 
 def with_target_norms(job: SweepJob, task: TaskQuestions, *, load: Callable[[], LoadedModel] | None = None) -> SweepJob:
-    """The job with the cells of one task, where alpha counts in norms of the task's rows; otherwise the job as it is.
+    """The job with the cells of one task, where alpha counts in norms of the task's rows; otherwise the job unchanged.
 
     Without `load` nothing is measured: cells whose norms are not known are of no task. Raises as `row_norms_of`.
     """
@@ -88,7 +88,7 @@ def with_target_norms(job: SweepJob, task: TaskQuestions, *, load: Callable[[], 
 
 
 def first_questions(asked: Sequence[EncodedQuestion]) -> tuple[EncodedQuestion, ...]:
-    """The first `N_QUESTIONS` that can be asked, in the seeded order of `task.pick_rows`, whatever order they come in."""
+    """The first `N_QUESTIONS` that can be encoded, in the seeded order of `task.pick_rows`, whatever order they come in."""
     askable = [one for one in asked if one.encoded is not None]
     return tuple(sorted(askable, key=lambda one: hashlib.sha256(one.place.encode()).digest())[:N_QUESTIONS])
 

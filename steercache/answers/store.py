@@ -62,7 +62,7 @@ class StoredAnswer:
 def stored_answers(
     cache: CacheFolder, cell_ids: Sequence[str], *, margins: Mapping[str, str | None] | None = None
 ) -> dict[Key, StoredAnswer]:
-    """Every answer the cache has in these cells, whichever sweep asked for it.
+    """Every answer of these cells in the cache, of any sweep.
 
     With `margins` (`option_tokens.margins_wanted`) only answers to those samples, with the margin of those options: another
     right answer, or other options, have another margin. None there: no margin is wanted, and none given.
@@ -157,9 +157,9 @@ class SweepWriter:
         self._due = time.monotonic() + max(EVERY_S, SHARE * took)
 
     def choose(self, choices: Sequence[Choice]) -> None:
-        """Write which cell each arm took, in the place of what was said before; after the first answers.
+        """Store the cell that each arm chose, replacing the stored choice; called after the first answers.
 
-        What is known of the same cell of an arm from before (its damage, its null directions) and is not said now stays.
+        Stored details of the same cell (damage, null directions) that are not given now are kept.
         """
         before: dict[tuple[str, str], Choice] = {}
         with suppress(DamagedError):  # written anew

@@ -148,7 +148,7 @@ def colours(
 ) -> ColourEffect:
     """Probabilities of colour words against strength, for a colour's vector on the image tokens of drawn scenes.
 
-    The right answer is always another colour; only the search split of `scenes` (or `scenes-shifted`) is asked.
+    The right answer is always another colour; only the search split of `scenes` (or `scenes-shifted`) is used.
 
     Raises:
         UsageError: a text model, or a vector that does not fit the model.

@@ -36,7 +36,7 @@ class ModelMethods(CacheCore):
         """Load the model that a vector was fitted on, or the one that is named.
 
         Raises:
-            UsageError: the vector does not say which model it belongs to, or the model has other weights and that is not
+            UsageError: the vector does not record its model, or the model has other weights and that is not
                 allowed. NotFoundError: no such vector or model.
         """
         from steercache.cells.vector_model import load_model_of

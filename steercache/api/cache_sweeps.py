@@ -73,7 +73,7 @@ class SweepMethods(CacheCore):
 
         Raises:
             UsageError: a vector that does not fit the model, a layer it does not have, an unknown benchmark or task.
-            NotFoundError: a vector, model or file is missing. PartlyFailedError: no question could be asked.
+            NotFoundError: a vector, model or file is missing. PartlyFailedError: no question could be encoded.
         """
         from steercache.api.evaluating import (
             ComputeOptions,
@@ -154,7 +154,7 @@ class SweepMethods(CacheCore):
 
         Raises:
             UsageError: no vector, or one that does not fit the model; an unknown benchmark or task; stale gradients.
-            NotFoundError: a vector, model, run or file is missing. PartlyFailedError: no question can be asked.
+            NotFoundError: a vector, model, run or file is missing. PartlyFailedError: no question can be encoded.
         """
         from steercache.api.screening import ScreenRequest, screen_benchmark
 

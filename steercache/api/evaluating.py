@@ -32,7 +32,7 @@ def benchmark_names() -> tuple[str, ...]:
 
 
 def loaded_model(model: ModelLike, root: Path, *, device: str = "auto", dtype: str = "auto") -> LoadedModel:
-    """`model` in memory: loaded by name, or as it is. Raises NotFoundError, UsageError as `api.models.load`."""
+    """The model in memory: loaded by name, or the given object. Raises NotFoundError, UsageError as `api.models.load`."""
     if isinstance(model, LoadedModel):
         return model
     return find_model(str(model), root).load(root, device=device, dtype=dtype)
@@ -59,7 +59,7 @@ def opened_benchmark(
     form: str = "letter",
     limit: int | None = None,
 ) -> Benchmark:
-    """A benchmark by name (from the hub, or from `folder`), a file of own questions, or as it is.
+    """A benchmark by name (from the hub, or from `folder`), a file of own questions, or the given object.
 
     Raises:
         UsageError, NotFoundError, ManifestError: as `open_benchmark`.

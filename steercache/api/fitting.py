@@ -96,7 +96,7 @@ def fit_vectors(
 
 
 def caveats(vector: SteeringVector) -> list[str]:
-    """What has to be said beside the diagnostics of a fitted vector, a sentence each."""
+    """Caveats about the diagnostics of a fitted vector, one sentence each."""
     said = []
     if vector.provenance.get("lossy"):
         said.append("fitted on a lossy generation of the run: values differ from what the model computed")

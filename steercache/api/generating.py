@@ -37,8 +37,8 @@ def generate(
 
     `target` names the steered tokens ("image", "text", "both", "all", "last", or a bool mask of shape (b, t)), `when` whether
     only the prompt ("prefill") or every generated token too ("every"). `skip_first` leaves the first token, the attention
-    sink, alone; `chat` puts each prompt into the model's chat template. `alpha_unit` is what alpha counts in: "raw" multiplies
-    the vector as it is; "resid_norm" gives it the length of alpha median norms of the rows that it was fitted on, which
+    sink, alone; `chat` puts each prompt into the model's chat template. `alpha_unit` is the unit of alpha: "raw" multiplies
+    the vector; "resid_norm" scales it to alpha times the median norm of the rows that it was fitted on, which
     `fit.diagnose` measures. `max_new_tokens` counts the tokens of a continuation. Returns one result per prompt, with the
     strengths in the order given, 0 first.
 
@@ -106,7 +106,7 @@ def write_texts(
     dtype: str = "auto",
     allow_foreign: bool = False,
 ) -> WrittenTexts:
-    """Texts of a stored vector, read from the cache where it has them; new ones are kept as the answers of a sweep.
+    """Texts of a stored vector, read from the cache if they are there; new ones are stored as answers of a sweep.
 
     Raises:
         UsageError: as `generate`; or the model has other weights than the vector was fitted on, and that is not allowed.

@@ -24,7 +24,7 @@ class Report:
 
 
 def page_path(report: SweepTable, root: Path) -> Path:
-    """Where the page of a sweep lies unless told otherwise: below the cache's `pictures/`."""
+    """Default path of the page of a sweep: below the cache's `pictures/`."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", report.name).strip("-.")
     return root / "pictures" / f"{plain}-{report.sweep_id[:SHORT_ID]}.html"
 

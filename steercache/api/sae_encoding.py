@@ -51,7 +51,7 @@ class EncodedRun:
     rows: EncodedRows = field(repr=False, compare=False)
 
     def read(self, rows: "Selection | npt.NDArray[Any] | Sequence[int]") -> FeatureActs:
-        """Features of a selection's rows, or of rows of the run's arrays, sparse, in the order asked for.
+        """Features of a selection's rows, or of rows of the run's arrays, sparse, in the given order.
 
         Raises:
             UsageError: the selection is of another run. NotFoundError: some rows have no features here.

@@ -36,7 +36,7 @@ Effects = Mapping[str, Mapping[str, tuple[SampleEffect, ...]]]
 class ScreenRequest:
     """Which cells are predicted: `vectors` (with `all_vectors` also every one of the cache that fits the model) at `layers`
     (none: all that every vector has), `alphas` and `targets` (None: as the questions have pictures or not). `n` questions of
-    the search split (None: all). `gradients` names the gradient run; `force` goes on recording under other numerics."""
+    the search split (None: all). `gradients` names the gradient run; `force` resumes a gradient run under other numerics."""
 
     vectors: tuple[VectorLike, ...] = ()
     all_vectors: bool = False

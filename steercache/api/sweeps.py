@@ -144,7 +144,7 @@ class Sweep:
         Raises:
             UsageError: a text model, a vector that does not fit the model, a layer that the model does not have.
             NotFoundError: a vector, run or file is missing. BudgetError: too many cells.
-            PartlyFailedError: none of a task's questions can be asked.
+            PartlyFailedError: no question of a task can be encoded.
         """
         resolved = self._with(memory_mib=memory_mib, tokens_per_batch=tokens_per_batch, test=test)
         options = GridOptions(

@@ -52,7 +52,7 @@ def make_answer(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """A setting against the baseline: shares of right answers, their difference, and what may be said of it.
+    """A setting against the baseline: shares of right answers, their difference, its interval and tests.
 
     `n` samples answered in both; `n_failed` in either did not, and are left out of the rest (where the setting failed at all of
     them nothing is known: a gain between -1 and 1, p 1). `unread_before` and `unread_after` are the shares of answers that were

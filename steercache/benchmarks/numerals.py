@@ -39,7 +39,7 @@ _HAN: Final = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Numeral:
-    """A whole number and where it stands in the text."""
+    """A whole number and its place in the text."""
 
     start: int
     end: int

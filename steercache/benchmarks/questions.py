@@ -58,7 +58,7 @@ def save_questions(folder: Path, asked: "Mapping[Part, Sequence[EncodedQuestion]
 
 
 def read_questions(folder: Path) -> tuple[StoredQuestion, ...]:
-    """Questions in the order in which they were asked; none where the sweep was written without them. Raises DamagedError."""
+    """Questions of a sweep in their order; empty if the sweep was stored without them. Raises DamagedError."""
     path = folder / FILE_NAME
     if not path.exists():
         return ()

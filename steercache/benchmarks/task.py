@@ -1,7 +1,7 @@
 """Questions of a benchmark, in the wording and form that a model family was trained on, encoded once.
 
 A question keeps one sample id under every wording (the hash of its input under the plain one), so that answers under another
-instruction, or another vector, pair with those of the baseline. Rows that cannot be asked stay in the list, as failed.
+instruction, or another vector, pair with those of the baseline. Rows that cannot be encoded stay in the list, as failed.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ class Wording:
 
     @property
     def prompt_id(self) -> str:
-        """What stands for the wording in a cell's identity: "plain", or a digest of the words."""
+        """Id of the wording in a cell's identity: "plain", or a digest of the words."""
         return "plain" if self.attend is None else f"attend-{digest(self.attend)[:12]}"
 
     def put(self, example: Example, bundle: TokenizerBundle) -> Example:
@@ -96,7 +96,7 @@ def check_can_ask(benchmark: Benchmark, bundle: TokenizerBundle, targets: Sequen
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedQuestion:
-    """One row of the set. `encoded` is None where it cannot be asked, and `error` says why."""
+    """One row of the set. `encoded` is None if the row cannot be encoded; `error` is the reason."""
 
     sample_id: str
     place: str
@@ -135,7 +135,7 @@ def pick_rows(benchmark: Benchmark, split: Part, *, n: int | None, orphans: Part
 def ask(
     rows: Sequence[Example | FailedRow], bundle: TokenizerBundle, *, split: Part, progress: Progress | None = None
 ) -> tuple[EncodedQuestion, ...]:
-    """Encode rows under the plain wording; what cannot be encoded, or is asked twice, is failed and says why."""
+    """Encode rows under the plain wording; a row that cannot be encoded, or that is a duplicate, is failed, with the reason."""
     asked: list[EncodedQuestion] = []
     seen: dict[str, str] = {}
     for i, row in enumerate(rows):

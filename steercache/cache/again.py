@@ -5,7 +5,7 @@ from steercache.manifests.load import find_manifest
 
 
 def build_command(name: str) -> str:
-    """What to type to build the run `name` again; a placeholder stands for a manifest that has no name to be found by.
+    """The command that builds the run `name` again, with a placeholder for a manifest that cannot be found by name.
 
     >>> build_command("smollm2-concepts"), build_command("my-run")
     ('steercache build smollm2-concepts', 'steercache build ITS_MANIFEST.yaml')

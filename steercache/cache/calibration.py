@@ -98,7 +98,7 @@ def _n_jobs(paths: RootPaths, key: str) -> int:
 
 
 def forget_outcomes(paths: RootPaths, key: str) -> None:
-    """Costs under `key` were measured anew: what jobs said of the old ones is void."""
+    """Drop the corrections of the costs under `key`, which were measured again."""
     if _corrected(key) in _read(paths):
         _record(paths, _corrected(key), {"factor": 1.0})
 

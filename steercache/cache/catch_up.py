@@ -1,9 +1,9 @@
-"""Keep the index equal to the files: takes in what it has not, drops what is gone.
+"""Keep the index equal to the files: add what is missing, drop what is gone.
 
 A build tells the index of its shards once a minute, and nothing else writes rows by itself. Whatever changed (a vector or a
-sweep that was saved, a process killed between a commit and the index, an index that somebody held, files copied in, edited or
-removed by hand) shows in the states of the files (`states`), which are compared before every read. What changed is read anew,
-by the functions that a rebuild uses, so that catching up and rebuilding give the same tables.
+sweep that was saved, a process killed between a commit and the index, an index held by another process, files copied in,
+edited or removed by hand) shows in the states of the files (`states`), which are compared before every read. What changed is
+read anew, by the functions that a rebuild uses, so that catching up and rebuilding give the same tables.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -142,7 +142,7 @@ def _has_document(paths: RootPaths, run_id: str) -> bool:
 
 
 def labels_path(run_id: str) -> str:
-    """What stands in `sources` for the labels that a run's rows have."""
+    """The path in `sources` of the labels of a run."""
     return f"runs/{run_id}"
 
 

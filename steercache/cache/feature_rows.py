@@ -154,7 +154,7 @@ class EncodedRows:
         return self.encoding.document.sae.d_sae
 
     def read(self, rows: RowIndex) -> FeatureActs:
-        """Features of `rows`, rows of the run's arrays, in the order asked for; duplicates are allowed.
+        """Features of `rows`, rows of the run's arrays, in the given order; duplicates are allowed.
 
         Raises:
             NotFoundError: some rows have no features here. DamagedError: a file contradicts its record.

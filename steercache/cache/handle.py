@@ -64,7 +64,7 @@ class CacheFolder:
         return resolve_name(wanted, candidates, noun="run", list_command="steercache cache status")
 
     def resolve_run_to_remove(self, wanted: str) -> str:
-        """As `resolve_run`, but a run whose document cannot be read answers to its id too; its name nobody knows."""
+        """As `resolve_run`; also resolves runs whose `run.json` is unreadable, by id only."""
         candidates = [(d.run_id, d.name) for d in self.documents()]
         nameless = [run_id for run_id, found in self._read_documents() if isinstance(found, DamagedError)]
         candidates += [(run_id, run_id[:SHORT_ID]) for run_id in nameless]
@@ -110,7 +110,7 @@ class CacheFolder:
     def connection(self) -> Iterator[Any]:
         """A DuckDB connection for one query over what the files say at this moment.
 
-        It is the index, brought up to date first where it lags behind; or the files themselves, when somebody else holds the
+        It is the index, brought up to date first where it lags behind; or the files themselves, when another process holds the
         index or it cannot be written.
         """
         if not any(folder.is_dir() for folder in (self.paths.runs, self.paths.vectors, self.paths.sweeps)):

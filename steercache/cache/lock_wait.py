@@ -16,7 +16,7 @@ WAIT_S: Final = 60.0
 
 @contextmanager
 def wait_for_lock(path: Path, *, what: str, wait_s: float = WAIT_S) -> Iterator[None]:
-    """Hold the lock on `path` for the length of the block, after waiting for whoever has it.
+    """Hold the lock on `path` inside the block, after waiting for its holder.
 
     Raises:
         BusyError: it was held for longer than `wait_s`; the message names the process. Others as `hold_lock`.
@@ -35,7 +35,7 @@ def hold_folder(folder: Path) -> Iterator[None]:
     """Hold a folder, which is there, for the length of one short write; leaves no file.
 
     For files that are only measured again if two processes write at once: some file systems cannot lock a folder, and then
-    nobody is waited for.
+    without waiting.
     """
     handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -44,14 +44,14 @@ def _rebuild(cache: CacheFolder, files: FileStates, on_shards: Callable[[int], N
 def tell_index(cache: CacheFolder) -> None:
     """Bring the index up to date after something was saved, if it is free: for those who read the index without us.
 
-    The files are the truth: what the index misses, or a damaged file that it cannot take in, is the next reader's to see to.
+    The files are the truth: what the index lacks is added, or reported as damaged, by the next reader.
     """
     with suppress(DamagedError, NotFoundError):
         catch_up_or_rebuild(cache, settle=False)
 
 
 def catch_up_or_rebuild(cache: CacheFolder, *, wait_s: float = CATCH_UP_WAIT_S, settle: bool = True) -> str | None:
-    """`catch_up`; an index that DuckDB cannot read is made again, so that a build goes on after a kill without a word from us.
+    """`catch_up`; an unreadable index is rebuilt automatically.
 
     Returns the message that says who holds the index, or None. Raises DamagedError as `rebuild_index`.
     """

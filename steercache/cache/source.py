@@ -1,4 +1,4 @@
-"""The rows of one run, opened when they are first asked for."""
+"""The rows of one run, opened at first use."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +33,7 @@ def current_generation(paths: RunPaths) -> str:
 
 
 class ShardRecords(Mapping[int, ShardRecord]):
-    """The committed shards of a generation; a record is read when it is asked for, so that opening a run is cheap."""
+    """The committed shards of a generation; a record is read at first use, so that opening a run is cheap."""
 
     def __init__(self, paths: RunPaths, generation: str) -> None:
         self._paths, self._generation = paths, generation
@@ -68,7 +68,7 @@ def committed_shards(paths: RunPaths, generation: str) -> tuple[ShardRecord, ...
 def newest_generation(paths: RunPaths, *, n_shards: int) -> str | None:
     """The newest generation that has all `n_shards` shards, else the newest there is: what CURRENT named before it was lost.
 
-    A compaction puts a generation in force as soon as it is whole. None where there is no generation.
+    A compaction activates a generation as soon as it is whole. None where there is no generation.
     """
     names = sorted(path.parent.name for path in paths.folder.glob("g[0-9]*/zarr.json"))
     whole = [name for name in names if len(ShardRecords(paths, name)) == n_shards]
@@ -151,7 +151,7 @@ class RunSource:
             raise NotFoundError(f"the run {self.document.name!r} has no site {site!r}; it has {has}") from error
 
     def gather(self, site: str, layer: int, rows: RowIndex) -> npt.NDArray[Any]:
-        """Rows of one layer in the order asked for, shape (n, d), as stored."""
+        """Rows of one layer in the given order, shape (n, d), as stored."""
         kept = self.layers(site)
         if layer not in kept:
             raise NotFoundError(

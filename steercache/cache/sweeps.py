@@ -1,7 +1,7 @@
 """Trials on disk: what was tried and every answer it got.
 
 Several processes may write one sweep. Every change of its folder is made under a lock that the functions here take, so no
-caller can forget it: what `add_answers` has acknowledged stays, whoever saves what afterwards. `answers/00000.parquet` is what
+caller can forget it: what `add_answers` has returned from stays, whatever is saved afterwards. `answers/00000.parquet` is what
 was saved as a whole; the other files there are parts that were added since.
 """
 
@@ -45,7 +45,7 @@ def begin_sweep(cache: CacheFolder, name: str, *, manifest: Mapping[str, Any], c
 
 
 def add_answers(cache: CacheFolder, sweep_id: str, answers: Sequence[Answer]) -> None:
-    """Write a part of a sweep's answers, durably, under a name of its own; the index takes it in when it is next read."""
+    """Write a part of a sweep's answers durably, under a new name; the index adds it at the next read."""
     data = _parquet(_table(answers))
     with _locked(cache, sweep_id) as folder:
         number = 1 + max((_number(path) for path in _parts(folder)), default=0)
@@ -114,7 +114,7 @@ def save_sweep(
 
 
 def save_choices(cache: CacheFolder, sweep_id: str, choices: Sequence[Choice]) -> None:
-    """Write which cell each arm of a begun sweep took, in the place of what was said before."""
+    """Store the cell that each arm of a begun sweep chose, replacing the stored choices."""
     with _locked(cache, sweep_id) as folder:
         write_choices(folder, choices)
     tell_index(cache)

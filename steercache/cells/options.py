@@ -127,7 +127,7 @@ class ControlOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalOptions:
-    """What an evaluation is asked for.
+    """Options of an evaluation.
 
     Every vector, and every control alike, takes the best cell of `axes` on the search split; of a single cell nothing is
     chosen. `n` questions per split (None: all). `prompting` None asks in words for the first vector's concept; "" leaves that

@@ -102,7 +102,7 @@ def prepare_sweep(
     Raises:
         UsageError: a text model, a vector that does not fit, a layer that the model lacks, no such benchmark or task;
         NotFoundError: a vector, run or file that is not there; BudgetError: too many cells; PartlyFailedError: none of a
-        task's questions can be asked.
+        task's questions can be encoded.
     """
     sweep = resolved.sweep
     opened = [(task, _open(task, resolved.base_dir)) for task in sweep.tasks]  # cheap, and most often what is wrong

@@ -1,4 +1,4 @@
-"""The model that a vector is tried on at the terminal: the one asked for, or the one that it was fitted on."""
+"""The model that a vector is tried on: the named one, or the one that it was fitted on."""
 
 import json
 from collections.abc import Mapping

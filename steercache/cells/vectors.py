@@ -57,7 +57,7 @@ def check_lineage(cache: CacheFolder, vector: SteeringVector, spec: KnownModel, 
 
 
 def check_vector(cache: CacheFolder, vector: SteeringVector, loaded: LoadedModel, options: EvalOptions) -> Lineage:
-    """A vector's lineage, if it can be added to this model as asked.
+    """The lineage of a vector, after checking that it can be added to this model.
 
     Raises:
         UsageError: another width, a layer that vector or model lacks, or a vector of other or unknown origin unasked.

@@ -106,7 +106,7 @@ def demo(context: click.Context, root: Path, text_only: bool) -> None:
 
 
 def run_steps(guide: Guide, steps: Sequence[Step]) -> Path:
-    """Run every step, say what it means and how long the rest should take, and write the page. Returns its path."""
+    """Run every step, print its meaning and the time left, and write the page. Returns its path."""
     from steercache.api.demo import PageStep, save_demo_page
 
     clock = Forecast(guide.root, steps)
@@ -155,7 +155,7 @@ def _rows_of(root: Path) -> Any:
 
 
 def cache_sentence(printed: Sequence[str]) -> str:
-    """What was read and what was computed, counted from what the commands said."""
+    """One sentence: what was read from the cache and what was computed."""
     cached = sum("cached already" in text or "0 computed" in text for text in printed)
     return f"{cached} of {len(printed)} commands found all their results in the cache." if cached else ""
 

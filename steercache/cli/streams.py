@@ -1,6 +1,7 @@
 """Standard streams as the program finds them: closed, full, without a reader, or in an encoding that lacks a character.
 
-Results that cannot be written to stdout are an error. Messages that nobody can read on stderr are dropped; the work goes on.
+Results that cannot be written to stdout are an error. Messages that cannot be written to stderr are dropped, and the work
+continues.
 """
 
 import os
@@ -33,7 +34,7 @@ def open_streams() -> None:
 
 
 def say(text: str, **style: Any) -> None:
-    """Write a line for a person on stderr; where that fails, there is nobody to read it."""
+    """Write a line to stderr; a failure to write is ignored."""
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
     with suppress(OSError, ValueError):  # ValueError: the stream was closed
         click.secho(text.encode(encoding, "backslashreplace").decode(encoding), err=True, **style)

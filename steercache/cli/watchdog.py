@@ -1,4 +1,4 @@
-"""`steercache query` in a process of its own, whose limits hold from outside: DuckDB hears no interrupt within one call.
+"""`steercache query` in a process of its own, whose limits hold from outside: DuckDB cannot be interrupted within one call.
 
 The parent is the command as it was typed; the child runs the same words, says when its SQL begins, and is killed when it goes
 on past its time. Its memory is limited by the kernel.

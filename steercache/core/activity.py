@@ -1,6 +1,6 @@
-"""What long work is doing and how long it should take, told to whoever shows it: a progress bar, a log, or nobody.
+"""What long work is doing and how long it should take, for a progress bar or a log.
 
-Like logging: code that works says what it does, and needs no callback for it. A listener hears what is announced in its own
+Like logging: working code announces what it does, without a callback. A listener receives announcements of its own
 thread and context, while it listens.
 """
 
@@ -23,7 +23,7 @@ def announce(what: str, seconds: float | None = None) -> None:
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Inside, `listener` hears what is announced, in place of whoever listened before.
+    """Inside, `listener` receives the announcements, instead of the previous listener.
 
     >>> heard = []
     >>> with listening(lambda what, seconds: heard.append((what, seconds))):

@@ -61,7 +61,7 @@ class UsageError(SteercacheError):
 class Problem:
     """One thing wrong with one document: `loc` is a dotted path such as `layers.3`, `kind` a stable word for tests.
 
-    `file` and `line` (from 1) say where it stands, when it stands in a file.
+    `file` and `line` (from 1) are its place, if it is in a file.
     """
 
     loc: str

@@ -32,7 +32,7 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labels:
-    """What is said ABOUT an input. Never part of a run's identity: mending a label re-indexes, it never re-traces.
+    """Labels of an input. Never part of a run's identity: mending a label re-indexes, it never re-traces.
 
     `anchors` are half-open character spans in `Example.text`. `polarity` is +1 / -1 in a contrastive pair. With `controls`, the
     text tokens beside the anchors are controls even where there is no anchor; None: only where there is one.

@@ -109,7 +109,7 @@ class ShardRecord:
 
     @property
     def n_non_finite(self) -> int | None:
-        """Rows that are not finite, summed over sites and layers; None where nobody counted them."""
+        """Rows that are not finite, summed over sites and layers; None where they were not counted."""
         return None if self.non_finite is None else sum(part.n_rows for part in self.non_finite)
 
     def digest(self) -> str:

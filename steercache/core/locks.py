@@ -1,4 +1,4 @@
-"""Lock files: whoever holds the lock holds the file that has the name; the kernel frees it when the holder dies.
+"""Lock files: the holder of the lock has the file of that name open; the kernel frees it when the holder dies.
 
 The locks are those of `flock`. They reach as far as the file system carries them:
 

@@ -32,7 +32,7 @@ class RowSource(Protocol):
         ...
 
     def gather(self, site: str, layer: int, rows: RowIndex) -> npt.NDArray[Any]:
-        """Rows of one layer in the order asked for, shape (n, d), in the dtype they are stored in."""
+        """Rows of one layer in the given order, shape (n, d), in the dtype they are stored in."""
         ...
 
 

@@ -18,7 +18,7 @@ _lock_of: dict[Path, int] = {}  # descriptors that hold the locks of this proces
 
 
 def unfinished_name(path: Path) -> Path:
-    """A name beside `path` that nobody else uses, for its content until it is complete.
+    """A unique name beside `path`, for its content until it is complete.
 
     >>> is_unfinished(unfinished_name(Path("c.0")).name), unfinished_name(Path("a")) == unfinished_name(Path("a"))
     (True, False)

@@ -1,4 +1,4 @@
-"""Where a word stands in a sentence: one rule for every method, by characters and whole words.
+"""The place of a word in a sentence: one rule for every method, by characters and whole words.
 
 A word is a run of letters, digits, marks and underscores; an apostrophe or a hyphen between two of them belongs to it, and so
 does a point or a comma between two digits: `can` is not found in `can't`, nor `one` in `twenty-one`, nor `3` in `3.5`.

@@ -90,7 +90,7 @@ class Cells:
         return kept
 
     def raw(self, column: str) -> Any:
-        """Whatever stands in the cell; None when the column is missing, which is noted."""
+        """The value of the cell; None when the column is missing, which is noted as a problem."""
         value = self._value(column)
         return None if value is _ABSENT else value
 

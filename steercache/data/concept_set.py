@@ -11,7 +11,7 @@ FOLDER = Path(__file__).resolve().parent / "concepts"
 
 
 def concept_rows(concepts: Sequence[str]) -> Rows:
-    """Rows of columns `text`, `anchor` and `concept`, concept after concept in the order asked for.
+    """Rows of columns `text`, `anchor` and `concept`, concept after concept in the given order.
 
     Raises:
         NotFoundError: the installation lacks a concept's file.

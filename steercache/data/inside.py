@@ -1,4 +1,4 @@
-"""Paths that stand in a data file: they stay inside that file's folder, whatever they say."""
+"""Paths in a data file: they must stay inside that file's folder."""
 
 from pathlib import Path, PurePosixPath, PureWindowsPath
 

@@ -19,7 +19,7 @@ from steercache.manifests.dataset import BenchmarkSource, DatasetManifest, Scene
 
 
 def benchmark_rows(source: BenchmarkSource, base_dir: Path) -> Rows:
-    """The questions of a benchmark; a row that cannot be asked is a problem, in front of the rest."""
+    """The questions of a benchmark; a row that cannot be used is a problem, before the others."""
     folder = None if source.path is None else base_dir / source.path
     name = str(base_dir / source.benchmark) if is_own_file(source.benchmark) else source.benchmark
     bench = open_benchmark(name, folder, task=source.task, rule=source.rule, form=source.form)

@@ -1,4 +1,4 @@
-"""What can be said about a fitted vector from its own rows: does it separate, would the words alone, how long, how stable."""
+"""Diagnostics of a fitted vector from its rows: separation (AUC), that of the token identity alone, norm, stability."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

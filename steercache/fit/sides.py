@@ -55,7 +55,7 @@ def split_sides(sel: Selection, *, recipe: Recipe = "default") -> LabelledSides:
 
     Raises:
         UsageError: there are no labels, one side is empty, a pair lacks a side, a weight is negative or not finite, or
-            the paper's recipe is asked for weighted rows.
+            the recipe `paper` is used with weighted rows.
     """
     label = _labels(sel)
     if recipe == "paper":

@@ -1,7 +1,8 @@
 """Opening an index file so that nothing inside it can reach another file: locked down before the file is attached.
 
-An index may come from somebody else. Its views, triggers, macros and defaults are code: external access and settings are closed
-to the connection first, and what it is made of is compared with our migrations (`objects`) before anything is read.
+An index may come from another machine or person. Its views, triggers, macros and defaults are code: external access and
+settings are closed to the connection first, and what it is made of is compared with our migrations (`objects`) before
+anything is read.
 """
 
 import errno

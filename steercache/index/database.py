@@ -55,7 +55,7 @@ class Index:
 
         Raises:
             NotFoundError: there is no index yet.
-            BusyError: somebody else is writing to it; names the process.
+            BusyError: another process is writing to it; names the process.
             DamagedError: it is not readable, or a newer steercache wrote it.
         """
         with gate_of(self.path).hold(self.path, self.wait_s), naming_damage(self.path):
@@ -77,7 +77,7 @@ class Index:
         Makes the file when there is none.
 
         Raises:
-            BusyError: somebody else has it open; names the process.
+            BusyError: another process has it open; names the process.
             DamagedError: it is not readable, or a newer steercache wrote it.
             UsageError: the folder cannot be written to.
             BudgetError: the disk is full.
@@ -137,7 +137,7 @@ class ForeignIndexError(NotFoundError):
 
 
 def set_aside(path: Path, found: list[str]) -> Path:
-    """Give an index that is not ours another name, and say so; returns the name. The caller holds the writers' lock."""
+    """Rename an index that is not steercache's, with a note; returns the new name. The caller holds the writers' lock."""
     aside = path.with_name(f"{path.name}.aside-{uuid.uuid4().hex[:8]}")
     path.replace(aside)
     for log, moved in zip(logs_of(path), logs_of(aside), strict=True):
@@ -151,7 +151,7 @@ def set_aside(path: Path, found: list[str]) -> Path:
 
 
 def is_busy(error: Exception) -> bool:
-    """Whether DuckDB says that somebody else has the file open."""
+    """Whether DuckDB reports that another process has the file open."""
     if isinstance(error, duckdb.IOException):
         return "Could not set lock" in str(error)
     # this very process has the file open by another way than `Index`: a notebook's own duckdb.connect

@@ -1,4 +1,4 @@
-"""The index from nothing but files: rebuilt on disk, or read in memory while somebody else holds the file."""
+"""The index from nothing but files: rebuilt on disk, or read in memory while another process holds the file."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Joining what is said about inputs to the inputs: labels to samples, anchor spans to tokens.
+"""Joining labels to samples, and anchor spans to tokens.
 
 One set of SQL for the index, for mending labels in it, and for reading the files without it, so that the three agree.
 """

@@ -60,7 +60,7 @@ def views(con: duckdb.DuckDBPyConnection, **tables: str) -> Iterator[None]:
 
 @contextmanager
 def blaming(*paths: Path) -> Iterator[None]:
-    """What DuckDB says while it takes in files is about those files, unless it is about the index.
+    """Errors of DuckDB while it reads files are about those files, unless they are about the index.
 
     Raises:
         DamagedError: a file's content is not what its schema says.

@@ -259,7 +259,7 @@ class Chat(Document):
 
 
 class DatasetManifest(Document):
-    """One data set: its source, how a row becomes an input, and what is asked of its anchors."""
+    """One data set: its source, how a row becomes an input, and the rules for its anchors."""
 
     kind: Literal["dataset"]
     version: Version

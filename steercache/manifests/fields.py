@@ -11,7 +11,7 @@ MAX_COUNT = 2**40  # more than any count of rows, tokens or samples that makes s
 
 
 class Document(BaseModel):
-    """Frozen, strict, and without room for fields that nobody reads."""
+    """Frozen and strict; unknown fields are refused."""
 
     model_config = ConfigDict(
         frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True

@@ -29,5 +29,5 @@ def json_schema(kind: str) -> dict[str, Any]:
 
 
 def schema_text(kind: str) -> str:
-    """The schema as it stands in `manifests/schema/<kind>.json`."""
+    """The schema, as in `manifests/schema/<kind>.json`."""
     return json.dumps(json_schema(kind), indent=2, ensure_ascii=False) + "\n"

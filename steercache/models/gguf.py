@@ -1,6 +1,6 @@
 """A GGUF file, converted once into a folder of safetensors inside the cache.
 
-Quantised weights are made dense in the dtype that is asked for, each dtype in a folder of its own: float32 weights that went
+Quantised weights are made dense in the requested dtype, each dtype in a folder of its own: float32 weights that went
 through bfloat16 are other weights. The default is bfloat16, half the size of float32; a GGUF file does not say in which dtype
 its model was trained.
 """
@@ -70,7 +70,7 @@ def file_in_package(package: str, file: str) -> Path:
 
 
 def convert_gguf(file: Path, *, cache_dir: Path, dtype: DType = "bfloat16") -> Path:
-    """The folder of safetensors and tokenizer that a GGUF file stands for, made when it is not there yet.
+    """The folder of safetensors and tokenizer converted from a GGUF file; converted if it is not there yet.
 
     It is `cache_dir/models/<id>`, the id being a hash of the file's bytes and the dtype that its weights are made dense in.
     Processes that ask at once wait for one of them.

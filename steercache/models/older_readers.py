@@ -1,6 +1,6 @@
 """Keys of `config.json` that transformers before version 5 reads, beside those that version 5 writes.
 
-Version 5 saves rotary settings as `rope_parameters` and the dtype as `dtype`. Version 4 ignores both without a word and
+Version 5 saves rotary settings as `rope_parameters` and the dtype as `dtype`. Version 4 ignores both silently and
 computes with its default `rope_theta`.
 """
 

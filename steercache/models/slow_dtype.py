@@ -1,4 +1,4 @@
-"""Dtypes for which a CPU has no units: the same forward pass, several times as long, and nothing says so."""
+"""Dtypes for which a CPU has no units: the same forward pass takes several times as long, without a warning."""
 
 import time
 import warnings

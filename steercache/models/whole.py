@@ -1,6 +1,6 @@
 """Whether a checkpoint's tensors and the model loaded from it are the same: none missing, left over or of another shape.
 
-transformers initialises what is missing at random and drops what is left over, and says so only in its log.
+transformers initialises missing weights at random and drops unexpected ones, and reports it only in its log.
 """
 
 import re

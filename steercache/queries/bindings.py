@@ -50,7 +50,7 @@ def newest_run(
     """The newest complete run of a modality that has the concept, or any concept at all with `labelled`.
 
     Raises:
-        NotFoundError: there is none; says what there is.
+        NotFoundError: there is none; lists those that exist.
         QueryError: several models have such runs, so the newest would be a guess.
     """
     wanted = [modality, modality, concept, concept, labelled]

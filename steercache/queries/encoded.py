@@ -13,7 +13,7 @@ from steercache.index.features import register_features
 
 
 class CachedFeatures:
-    """The encodings of a cache, for the length of one query: read when they are first asked for."""
+    """The encodings of a cache, for the length of one query: read at first use."""
 
     def __init__(self, cache: CacheFolder) -> None:
         self._cache = cache

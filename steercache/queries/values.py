@@ -17,7 +17,7 @@ from steercache.core.vectors import SteeringVector
 
 
 class CachedValues:
-    """Values for the length of one query: a run or a vector is looked up and opened when it is first asked for.
+    """Values for the length of one query: a run or a vector is looked up and opened at first use.
 
     Both answer to an id, to a name and to a unique prefix, as everywhere; whole ids are read without looking at any other.
     """

@@ -8,7 +8,7 @@ from steercache.core.ids import SHORT_ID
 
 
 def template_date(document: RunDocument) -> str | None:
-    """The date that the chat template wrote into the prompts of a run; None where it wrote none, or nobody recorded it."""
+    """The date that the chat template wrote into the prompts of a run; None where it wrote none, or it was not recorded."""
     date: str | None = document.identity.get("template", {}).get("date")
     return date
 

@@ -14,7 +14,7 @@ AHEAD = 1  # batches that wait beside the one in use: what bounds the memory
 
 
 def prefetched(make: Callable[[T], R], items: Iterable[T], *, ahead: int = AHEAD) -> Generator[R, None, None]:
-    """`make(item)` of every item, in order; at most `ahead` results are made before they are asked for, on one thread.
+    """`make(item)` of every item, in order; at most `ahead` results are made in advance, on one thread.
 
     An error is raised where its result would have come, and what was begun after it is thrown away.
     """

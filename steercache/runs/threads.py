@@ -19,7 +19,7 @@ def threads_restored() -> Iterator[None]:
 def settle_helper(run_there: Callable[[Callable[[], None]], None]) -> None:
     """Have torch compute on one thread in a helper thread; `run_there` runs a call in it and waits.
 
-    By default every thread that uses torch gets a team of OpenMP threads of its own. The teams are then more than the cores,
+    By default every thread that uses torch gets its own team of OpenMP threads. The teams are then more than the cores,
     and those of the model, which spin while they wait for each other, go to sleep instead, even where the other team does
     nothing: forward passes beside such a helper took 15 % longer (SmolLM2-135M, two cores).
     """

@@ -19,7 +19,7 @@ from steercache.queries.session import Session
 
 
 def stored_baseline(session: Session, asked: Sequence[EncodedQuestion], baseline: ArmCell) -> float | None:
-    """Share of right answers among those that the cache has; None where it lacks one of the questions that can be asked."""
+    """Share of right answers among those that the cache has; None where an answer is missing."""
     wanted = {one.sample_id: None for one in asked}
     return _share(asked, baseline, stored_answers(session.cache, [baseline.cell.cell_id], margins=wanted))
 

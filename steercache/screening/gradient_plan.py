@@ -186,7 +186,7 @@ def find_run(cache: CacheFolder, plan: GradientPlan) -> RunDocument | None:
 
 
 def stale_in(document: RunDocument, plan: GradientPlan) -> list[str]:
-    """Why a run's gradients do not stand for what is planned: one phrase for each thing that differs; empty if they do."""
+    """Why a run's gradients do not fit the plan: one phrase per difference; empty if they fit."""
     if document.identity.get("kept", {}).get("row_kind") != ROW_KIND:
         return ["it holds no gradients"]
     is_, wanted = document.identity, plan.document.identity
@@ -218,7 +218,7 @@ def stale_in(document: RunDocument, plan: GradientPlan) -> list[str]:
 
 
 def named_run(cache: CacheFolder, name: str, plan: GradientPlan) -> RunDocument:
-    """The run that a person names, if it stands for what is planned.
+    """The named run, if it fits the plan.
 
     Raises:
         NotFoundError: there is none; UsageError: it is stale, or not complete.

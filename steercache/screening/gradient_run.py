@@ -55,7 +55,7 @@ def record_gradients(
     force: bool = False,
     progress: Progress | None = None,
 ) -> RecordedGradients:
-    """Compute and keep what the cache does not have of a planned run. Killed anywhere, it goes on at the same call.
+    """Compute and keep what the cache does not have of a planned run. An interrupted call is resumed by the same call.
 
     Raises:
         BusyError: another process records this run. UsageError: it was begun under other numerics and `force` is false, or a
@@ -88,7 +88,7 @@ def record_in_time(
     force: bool = False,
     progress: Progress | None = None,
 ) -> RecordedGradients:
-    """`record_gradients`, with the time that it should take said before, and what it took corrected for later ones."""
+    """`record_gradients`, with an estimate of its time announced before; the measured time corrects later estimates."""
     costs = costs_here(cache, loaded)
     predicted_s = recording_s(costs, plan, loaded.bundle)
     announce(f"{LABEL} of {len(plan.samples):,} questions", predicted_s)

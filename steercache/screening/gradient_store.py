@@ -81,7 +81,7 @@ class StoredGradients:
 
 
 def open_gradients(cache: CacheFolder, run_id: str, plan: GradientPlan) -> StoredGradients:
-    """The gradients of a run that stands for `plan` (`gradient_plan.stale_in`); labels are those of the plan.
+    """The gradients of a run that fits `plan` (`gradient_plan.stale_in`); labels are those of the plan.
 
     Raises:
         DamagedError: its rows are not those of the plan's questions.

@@ -128,7 +128,7 @@ def task_of_benchmark(
     """One benchmark's search split with some vectors.
 
     Raises:
-        UsageError: a text model, or a vector that does not fit; PartlyFailedError: no question can be asked.
+        UsageError: a text model, or a vector that does not fit; PartlyFailedError: no question can be encoded.
     """
     model = model_without_weights(wanted.bundle)
     check_can_ask(benchmark, wanted.bundle, options.axes.targets)

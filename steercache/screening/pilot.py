@@ -101,7 +101,7 @@ def run_pilot(
     progress: Progress | None = None,
 ) -> Pilot | None:
     """Answer the pilot of a task's search split, as far as the cache has not, and fit its bends; None where it would be too
-    small. Killed anywhere, it goes on at the same call.
+    small. An interrupted call is resumed by the same call.
 
     Raises:
         BudgetError: one cell over a batch does not fit into the memory budget; BusyError: another process runs this pilot.

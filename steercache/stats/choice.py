@@ -1,7 +1,7 @@
 """Cell selection, and its optimism bias.
 
 The rule, everywhere in steercache: the cell with most right answers on the search split; of equals the one of the smallest
-strength, then the first. A cell that failed at every question, or that was not asked all of them, is never chosen.
+strength, then the first. A cell that failed at every question, or was not run on all of them, is never chosen.
 
 The best of many cells on a search split looks better than it is. The bias is shown by redoing the whole selection on
 resampled pictures: what the resample's winner gains on the pictures left out of it, which had no part in choosing it.
@@ -37,7 +37,7 @@ def rank_cells(*scores_c: npt.ArrayLike, alphas: Sequence[float]) -> Ints:
 def choose_cell(correct_cn: npt.ArrayLike, alphas: Sequence[float], *, finished_c: npt.ArrayLike | None = None) -> int:
     """The cell with most right answers on the search split; of equals the one with the smallest alpha, then the first.
 
-    `finished_c` (c,) says which cells may be chosen: those that were asked every question and did not fail at all of them.
+    `finished_c` (c,) marks the cells that may be chosen: those that were run on every question and did not fail at all of them.
     Where no cell is finished, all may be.
 
     Raises:

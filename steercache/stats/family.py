@@ -71,7 +71,7 @@ def _side(statistic: Float64Array, two_sided: bool) -> Float64Array:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LetterShift:
-    """How often each letter was answered before and after, and how often it was right; "" stands for unreadable answers.
+    """How often each letter was answered before and after, and how often it was right; "" means unread answers.
 
     `distance` is the total variation between before and after: the least share of answers that changed their letter.
     """

@@ -51,7 +51,7 @@ class RaceResult:
 
     @property
     def work(self) -> float:
-        """Share of the exhaustive grid's answers that were asked for."""
+        """Share of the exhaustive grid's answers that were computed."""
         return float(self.seen.sum()) / (self.seen.size * self.order.size)
 
 

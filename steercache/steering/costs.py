@@ -1,4 +1,4 @@
-"""What a model's forward pass costs on this machine, part by part: measured once, to say what a grid will take.
+"""Costs of a model's forward pass on this machine, part by part, measured once to estimate the time of grids.
 
 Time in a part is affine in what it is given: a call costs something whatever it computes (launching, Python), a token costs the
 same each. Several batch sizes give both, each run once before the clock counts (kernels are chosen, memory is fetched) and

@@ -38,7 +38,7 @@ class DecodedTokens:
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """Keys and values with room for the tokens to come, so that a step copies one token and not the whole prompt."""
+    """Keys and values with space for the next tokens, so that a step copies one token and not the whole prompt."""
 
     def __init__(self, room: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

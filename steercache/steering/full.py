@@ -28,7 +28,7 @@ def run_full(
     """Answers of one cell, by running the model as a whole on the batch of `prefill`, in the shapes of `generate`.
 
     Raises:
-        UsageError: free-form answers are asked for and the batch is padded on the right.
+        UsageError: free-form answers of a batch that is padded on the right.
     """
     parts, prompts = prefill.parts, prefill.prompts
     keep = prompts.logits_to_keep(as_generate=True)

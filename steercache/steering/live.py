@@ -75,7 +75,7 @@ def steer(
 ) -> Iterator[Any]:
     """Add alpha times `vector` to the output of block `layer` at the target tokens, for as long as the context is open.
 
-    `alpha_unit` is what alpha counts in: "raw" multiplies the vector as it is; "resid_norm" gives it the length of alpha median
+    `alpha_unit` is the unit of alpha: "raw" multiplies the vector; "resid_norm" gives it the length of alpha median
     norms of the rows that it was fitted on, which `fit.diagnose` measures. `layer` may name several blocks; each gets its own
     direction. Contexts nest: what the outer one added stays. "prefill" steers the prompt only, "every" the generated tokens
     too. `skip_first` leaves out the first token, the attention sink.

@@ -44,7 +44,7 @@ class DecodeQueue:
         return sum(len(w.firsts.token_r) for w in self._waiting)
 
     def add(self, waiting: PendingStack) -> Iterator[CellAnswers]:
-        """Take a stack; its answers come at once where a first token is all that was asked for."""
+        """Add a stack; its answers are ready at once where only first tokens are needed."""
         if self._n_more < 1:
             yield from self._answers(waiting, None)
         else:

@@ -46,7 +46,7 @@ class Prompts:
         return torch.tensor(sorted(set(self.last_b.tolist())), device=self.last_b.device)
 
     def logits_to_keep(self, *, as_generate: bool) -> int | torch.Tensor:
-        """Which logits the model's forward is asked for.
+        """Which logits the model's forward pass computes.
 
         `generate` asks for a slice of one column where all prompts end in the last; its product copies the whole head once
         per sample (torch sees a batch of matrices), 20 times slower than with a list of columns, and rounds differently.

@@ -1,4 +1,4 @@
-"""Every cell by a forward pass of its own: what branching saves, for where it saves nothing or cannot be done."""
+"""Every cell by its own forward pass, where branching saves nothing or is not possible."""
 
 from collections.abc import Iterator, Sequence
 

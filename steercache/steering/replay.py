@@ -40,7 +40,7 @@ FIRST_TOKEN = BranchOptions(max_new_tokens=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
-    """What must fit before a run's rows may stand for a forward pass: `dtype` is what the model computed in, `stored_dtype`
+    """What must match before a run's rows can replace a forward pass: `dtype` is what the model computed in, `stored_dtype`
     what its rows are kept in, `numerics` those of `run.json`."""
 
     name: str

@@ -1,4 +1,4 @@
-"""bfloat16 for zarr-python, which has no such type of its own.
+"""bfloat16 for zarr-python, which does not have it.
 
 The entry-point group for it is `zarr.data_type`, but zarr-python 3.1 collects that group and never loads it. Buffer classes it
 does load, before it reads any metadata: so `CpuBuffer`, zarr's own class under its own name, is an entry point of ours too, and

@@ -18,7 +18,7 @@ _STATUS = "steercache cache status"
 
 
 class CommittedShards:
-    """Shards of the generation at `path`; `records` may read a record when it is asked for."""
+    """Shards of the generation at `path`; `records` may read a record at first use."""
 
     def __init__(self, path: Path, layout: StoreLayout, records: Mapping[int, ShardRecord]) -> None:
         self.path = path

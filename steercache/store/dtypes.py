@@ -26,5 +26,5 @@ def bits_dtype(name: DType) -> np.dtype[Any]:
 
 
 def nan_bits(name: DType) -> int:
-    """The bits of the quiet NaN that Zarr's fill value "NaN" stands for (Zarr v3 core, fill value list)."""
+    """The bits of the quiet NaN that is meant by Zarr's fill value "NaN" (Zarr v3 core, fill value list)."""
     return _NAN_BITS[name]

@@ -1,4 +1,4 @@
-"""Gathering rows that lie in several pieces (shards, chunks): one fancy index per piece, results in the order asked for."""
+"""Gathering rows that lie in several pieces (shards, chunks): one fancy index per piece, results in the given order."""
 
 from collections.abc import Callable
 from itertools import pairwise

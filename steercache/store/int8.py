@@ -56,7 +56,7 @@ def quantize(values_nd: Values) -> tuple[Scales, Codes]:
 
 
 def dequantize(scale_n: Scales, codes_nd: Codes, dtype: np.dtype[Any]) -> Values:
-    """The values that codes stand for, shape (n, d), in `dtype`."""
+    """The decoded values, shape (n, d), in `dtype`."""
     values_nd = codes_nd.astype(np.float32)
     values_nd *= scale_n[:, None]
     if codes_nd.size and (codes_nd.max() == _INFINITE or codes_nd.min() <= _MINUS_INFINITE):

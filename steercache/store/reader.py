@@ -66,7 +66,7 @@ class GenerationReader:
         return self.record(shard_idx).n_rows
 
     def gather(self, site: str, layer: int, rows: RowIndex) -> Rows:
-        """Rows of one layer in the order asked for, shape (n, d), in the stored dtype; duplicates are allowed.
+        """Rows of one layer in the given order, shape (n, d), in the stored dtype; duplicates are allowed.
 
         Raises:
             NotFoundError: the site, the layer or some rows are not there. DamagedError: files contradict their record.

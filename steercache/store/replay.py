@@ -2,7 +2,7 @@
 
 An operating system keeps less than it seems: bytes are safe only after the file's fsync, names only after the folder's. The
 models below are the corners of what may happen in between; a protocol that survives all of them at every moment trusts
-nothing but fsync. Used with `durable.record_operations` by the tests of whoever commits something.
+nothing but fsync. Used with `durable.record_operations` by tests of code that commits files.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

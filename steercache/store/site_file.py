@@ -73,7 +73,7 @@ class SiteFile:
         Counts `non_finite_l` on the way; with `gaps`, rows of NaN alone are not counted.
 
         Raises:
-            ValueError: rows are missing; which ones is said.
+            ValueError: rows are missing; the message names them.
         """
         fd, geometry, slots_lsd = self._open(), self.geometry, self._slots()
         self._check_complete()

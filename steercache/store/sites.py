@@ -28,7 +28,7 @@ class SiteRows(Protocol):
     """Rows of one site over all committed shards, as unsigned integers of the stored type's size: bit for bit."""
 
     def gather(self, layer_pos: int, rows: RowIndex) -> Bits:
-        """Rows of one layer in the order asked for, shape (n, d), n > 0. Raises NotFoundError or DamagedError."""
+        """Rows of one layer in the given order, shape (n, d), n > 0. Raises NotFoundError or DamagedError."""
         ...
 
     def layer(self, layer_pos: int, shard_idx: int) -> Bits:
@@ -55,7 +55,7 @@ class ArenaRows:
         self._lock = threading.Lock()
 
     def gather(self, layer_pos: int, rows: RowIndex) -> Bits:
-        """Rows of one layer in the order asked for, shape (n, d)."""
+        """Rows of one layer in the given order, shape (n, d)."""
         shard_n = rows // self._rows_per_shard
         first, last = int(shard_n.min()), int(shard_n.max())
         if first < 0 or last >= len(self._used):
@@ -104,7 +104,7 @@ class BlockRows:
         self._lock = threading.Lock()
 
     def gather(self, layer_pos: int, rows: RowIndex) -> Bits:
-        """Rows of one layer in the order asked for, shape (n, d)."""
+        """Rows of one layer in the given order, shape (n, d)."""
         self._shards.refuse_unknown(rows)
         shard_n = rows // self._rows_per_shard
         out_nd = np.empty((len(rows), self._site.width), dtype=self._bits)

@@ -31,7 +31,7 @@ class Staging:
         return smallest
 
     def give(self, memory: mmap.mmap) -> None:
-        """Bring back what was taken; nobody may use it any more."""
+        """Return what was taken; it must not be used any more."""
         self._free.append(memory)
 
 

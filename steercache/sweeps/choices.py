@@ -26,7 +26,7 @@ def choice_of(
     damage: Damage | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> Choice:
-    """What an arm took, as it is stored with its sweep; what the cell breaks is put into the details (None for NaN)."""
+    """The choice of an arm, as it is stored with its sweep; what the cell breaks is put into the details (None for NaN)."""
     arm, vector = setting.arm, setting.arm.vector
     more = {} if damage is None else {"damage": {k: v if v == v else None for k, v in asdict(damage).items()}}
     return Choice(

@@ -163,7 +163,7 @@ def run_sweep(
     root: Path,
     progress: Progress | None = None,
 ) -> SweepRun:
-    """Answer every split, and store answers, questions and choices. Killed anywhere, it goes on with what was written.
+    """Answer every split, and store answers, questions and choices. An interrupted call is resumed by the same call.
 
     `choosing` says how answers are computed (None: cells branch). `root` is the cache's folder, where the ledger lies.
 

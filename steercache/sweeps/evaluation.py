@@ -31,11 +31,11 @@ def evaluate(
 ) -> SweepResult:
     """Run baseline, prompting, vectors and controls over a benchmark, and compare.
 
-    Answers that the cache has already, in whatever sweep, are not computed again; a killed run goes on where it was written.
+    Answers that the cache has already, in whatever sweep, are not computed again; an interrupted evaluation is resumed.
 
     Raises:
         UsageError: a text model, a vector that does not fit, a split without rows, a mode that cannot be had;
-        PartlyFailedError: nothing could be asked; BusyError: another process runs this evaluation.
+        PartlyFailedError: no question could be encoded; BusyError: another process runs this evaluation.
     """
     job = prepare(session, loaded, benchmark, vectors=vectors, options=options, progress=progress)
     options = job.options  # with the norms of the steered rows, where strengths count in them

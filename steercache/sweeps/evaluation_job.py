@@ -62,7 +62,7 @@ def prepare(
     options: EvalOptions,
     progress: Progress | None,
 ) -> EvalJob:
-    """Check what was asked for, encode the questions, make the controls, and look up what is answered already.
+    """Check the options, encode the questions, make the controls, and look up what is answered already.
 
     The job's `options` have the norms of the steered rows where alpha counts in them.
 

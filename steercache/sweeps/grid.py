@@ -91,7 +91,7 @@ def run_grid(
     screening: Screening | None = None,
     progress: Progress | None = None,
 ) -> GridResult:
-    """Run every task of a sweep. Killed anywhere, it goes on at the same call with what was written.
+    """Run every task of a sweep. An interrupted call is resumed by the same call.
 
     `screening` is what `screen_first` asks.
 

@@ -28,7 +28,7 @@ from steercache.sweeps.grid import GridOptions
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskPlan:
     """One task: questions and cells by split, and how each would be answered. `read_s` is how long it took to read what the
-    cache has. On the test split one cell of every vector is asked: the dearest, as it is not chosen yet."""
+    cache has. On the test split one cell per vector is answered: the slowest is counted, as it is not chosen yet."""
 
     name: str
     sweep_id: str

@@ -32,7 +32,7 @@ class RaceSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RaceOutcome:
-    """The winner, the cells that were dropped (by id), and every answer that was asked for."""
+    """The winner, the cells that were dropped (by id), and every answer that was computed."""
 
     best: ArmCell
     dropped: frozenset[str]

@@ -69,7 +69,7 @@ class SweepRecord:
 
     @property
     def clustered(self) -> bool:
-        """Whether it is known which picture a question is of; otherwise each stands for itself."""
+        """Whether it is known which picture a question is of; otherwise questions are independent."""
         return bool(self.questions)
 
     def asked(self, split: str) -> tuple[StoredQuestion, ...]:

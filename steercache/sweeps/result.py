@@ -84,7 +84,7 @@ class SweepResult:
 
     @property
     def failures(self) -> tuple[Failure, ...]:
-        """Questions that could not be asked."""
+        """Questions that could not be encoded."""
         return self.table.failures
 
     @property
@@ -128,7 +128,7 @@ def _as_stored(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def status_of(answers: Mapping[Part, Answers]) -> str:
-    """What is said of a finished sweep: "partly_failed" where an answer failed."""
+    """Status of a finished sweep: "partly_failed" where an answer failed."""
     failed = any(answer.status == "failed" for some in answers.values() for answer in some.values())
     return "partly_failed" if failed else "complete"
 

@@ -20,7 +20,7 @@ from steercache.sweeps.cell_rows import CellRow
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A question that the baseline could not be asked."""
+    """A question that the baseline could not answer."""
 
     split: str
     place: str
@@ -92,7 +92,7 @@ class SplitTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepTable:
-    """Everything that is said of one stored sweep.
+    """The table of one stored sweep.
 
     `cells` are all cells of its vectors over the search split, best first. `n_looks` is how often its test split was looked at
     (None: it was not). `clustered` is False where the sweep does not say which picture a question is of, so that each stands

@@ -89,7 +89,7 @@ def comparisons_of(record: SweepRecord, split: str) -> list[Comparison]:
 
 
 def compare_cells(record: SweepRecord, split: str, before: str, after: str) -> Comparison:
-    """One cell against another over the questions of a split that both were asked. Raises UsageError: none was answered."""
+    """One cell against another over the questions of a split that both answered. Raises UsageError: none was answered."""
     answers = record.answers[split]
     asked = [one for one in record.asked(split) if all((cell, one.sample_id) in answers for cell in (before, after))]
     right = {one.sample_id: one.right for one in asked if one.right is not None}

@@ -37,7 +37,7 @@ REMEDIES: Final = {
 
 
 class EncodingProblem(SteercacheError):  # noqa: N818  one of many, gathered by the build
-    """One example that cannot be traced as it is; `kind` is a stable word. A build collects those of ALL examples."""
+    """An example that cannot be traced; `kind` is a stable word. A build collects those of ALL examples."""
 
     exit_code = 3
 
@@ -223,7 +223,7 @@ def _has_controls(example: Example, anchors: Sequence[tuple[int, int]]) -> bool:
 
 
 def own_spans(example: Example, prompt: Prompt) -> tuple[tuple[int, int], ...]:
-    """Where the example's own text and its completion stand in the shown text; some templates trim the text."""
+    """Character spans of the example's own text and its completion in the shown text; some templates trim the text."""
     start, own, end = prompt.start, example.text, len(prompt.shown)
     if prompt.shown[start : start + len(own)] == own:
         text = (start, start + len(own))

@@ -7,7 +7,7 @@ from steercache.models.spec import TokenizerBundle
 
 
 def frame_of(bundle: TokenizerBundle) -> ViewFrame | None:
-    """The part of a picture that stands in a family's one square view; None where it is the whole, stretched or cut in tiles.
+    """The part of a picture that is inside a family's one square view; None where it is the whole, stretched or cut in tiles.
 
     LLaVA's processors resize by the shortest edge and cut off the rest, or first fill the picture up to a square.
     """

@@ -1,7 +1,7 @@
 """Where on the picture every image token lies: one function per way of laying patches out, by the name in the families' table.
 
 Each returns tile, row and column of the tokens of one picture, in their order, shape (n, 3). Tiles count from 0 within the
-picture. Tokens that stand for no patch (the line ends of LLaVA-OneVision) have row and column -1.
+picture. Tokens that are not a patch (the line ends of LLaVA-OneVision) have row and column -1.
 """
 
 import math
@@ -22,7 +22,7 @@ class PatchError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """One picture of a prompt: the string that stands for it, and what the image processor said of it.
+    """One picture of a prompt: its placeholder string, and the result of the image processor.
 
     `view` is the height and width of one view in pixels, `grid` lines and columns of patches (Qwen), `size` height and width
     of the picture itself (OneVision); (0, 0) where the processor does not say. Nothing of it depends on what the picture shows.

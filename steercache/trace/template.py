@@ -49,7 +49,7 @@ def render(example: Example, bundle: TokenizerBundle) -> RenderedPrompt:
 
     Raises:
         TemplateError: the chat template refuses the example, or changes its text.
-        UsageError: a chat is asked for and the tokenizer has no template.
+        UsageError: a chat is rendered and the tokenizer has no template.
     """
     if not example.chat:
         bos = bundle.tokenizer.bos_token if bundle.family.bos_in_text else ""

@@ -1,4 +1,4 @@
-"""Text to tokens: their ids, the characters that each stands for, and which mark structure."""
+"""Text to tokens: their ids, their characters, and which of them mark structure."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,7 +18,7 @@ BLANK_MARKS: Final = frozenset("\u2581\u0120")  # how sentencepiece and byte-lev
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextTokens:
-    """The tokens of a text, in arrays that nobody writes to.
+    """The tokens of a text, in read-only arrays.
 
     `spans` has shape (t, 2), its characters without blanks at their ends, -1 where a token has none; `special` (t,) marks what
     the tokenizer added by itself and every token of structure.

@@ -33,7 +33,7 @@ def names() -> tuple[str, ...]:
 
 
 def card(name: str) -> str:
-    """The model card (Markdown): recipe, data, seeds, measured scores and what must be said about them.
+    """The model card (Markdown): recipe, data, seeds, measured scores and limitations.
 
     Raises:
         NotFoundError: no such model.
@@ -52,7 +52,7 @@ def scores(name: str) -> dict[str, Any]:
 
 
 def build(name: str, out_dir: str | os.PathLike[str]) -> Path:
-    """Writes the complete checkpoint folder of a model and returns it; a folder that already holds it is left as it is.
+    """Writes the complete checkpoint folder of a model and returns it; a folder that already holds it is not changed.
 
     Processes that ask at once wait for one of them.
 
@@ -101,9 +101,9 @@ def _stamp_of(folder: Path) -> Any:
 
 
 def in_place(manifest: ModelManifest, root: Path) -> ModelManifest:
-    """The manifest with a model of the zoo put together below the cache's `root`; any other manifest as it is.
+    """The manifest with a model of the zoo put together below the cache's `root`; any other manifest unchanged.
 
-    `demo-backbone` is SmolLM2 out of its GGUF file, whose conversion follows the dtype that is asked for.
+    `demo-backbone` is SmolLM2 out of its GGUF file, whose conversion follows the requested dtype.
 
     Raises:
         MissingExtraError: a package that it is made from is not installed.

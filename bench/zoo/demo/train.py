@@ -1,4 +1,4 @@
-"""The whole training of *demo*: tower, then language side, then the file that ships. Killed, it goes on where it was."""
+"""The whole training of *demo*: tower, then language side, then the file that ships. An interrupted training is resumed."""
 
 from pathlib import Path
 from typing import Any, Final

@@ -44,7 +44,7 @@ def _cv_bench(parts: Sequence[HubPart]) -> Read:
 def _scenes(
     *, shifted: bool = False, difficulty: Difficulty | Mapping[Task, Difficulty] = EASY, per_task: int = PER_TASK
 ) -> Read:
-    """Without a folder the pictures are drawn, when they are asked for."""
+    """Without a folder the pictures are drawn, at first use."""
 
     def read(source: BenchmarkFiles, task: str | None, form: AnswerForm) -> Iterable[Row]:
         if source.folder is None:

@@ -1,4 +1,4 @@
-"""`scenes` as a benchmark that needs no files: every picture is drawn when its bytes are asked for, always the same."""
+"""`scenes` as a benchmark that needs no files: every picture is drawn when its bytes are read, always the same."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial

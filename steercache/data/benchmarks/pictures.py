@@ -54,7 +54,7 @@ def check_head(head: bytes) -> str | None:
 
 
 def file_picture(folder: Path, relative: str) -> ImageRef:
-    """A picture in a file of the data set; the path is checked now, the file is read when it is asked for.
+    """A picture in a file of the data set; the path is checked now, the file is read at first use.
 
     Raises:
         OutsideFolderError: the path leads out of the folder.

@@ -24,7 +24,7 @@ INSTRUCTIONS: Final[Mapping[AnswerKind, str]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedRow:
-    """A row that is in the set and cannot be asked: `place` is file and row, `kind` a stable word.
+    """A row of the set that cannot be used: `place` is file and row, `kind` a stable word.
 
     `split` is the part it would have belonged to under the published rule; by picture it is unknown where the picture is.
     """

@@ -1,4 +1,4 @@
-"""Rows of Parquet files: labels in memory, pictures by row when they are asked for."""
+"""Rows of Parquet files: labels in memory, pictures by row at first use."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence

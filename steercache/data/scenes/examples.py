@@ -30,7 +30,7 @@ PER_PICTURE: Final = 2  # questions of one task about one picture, except Count:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SceneExample:
-    """One question about one picture, which is drawn when it is asked for."""
+    """One question about one picture, which is drawn at first use."""
 
     seed: int
     idx: int
