@@ -168,7 +168,7 @@ def open_cache(root: Path, *, create: bool = False) -> CacheFolder:
             raise NotFoundError(
                 "no cache here",
                 place=str(root),
-                hint="build a run there, or open it with create=True",
+                hint="name the folder of another cache, or build a run here; create=True makes an empty one",
             )
         make_folder(root / "runs")
     return cache

@@ -26,6 +26,7 @@ SPELLED = (
     ("give the run", "--run NAME"),
     ("compare text only", "--text-only"),
     ("name words such as", "--words one,two,three"),
+    ("folder of another cache", "--root FOLDER"),
     ("create=True", "steercache build smollm2-concepts"),
     ("list the named queries", "steercache query --list"),
     ("a query of kind selection", "steercache query --list"),

@@ -46,7 +46,11 @@ def gguf_file(source: GgufModel, base_dir: Path) -> Path:
     """Where a GGUF file is, on disk or in an installed package. Raises NotFoundError, MissingExtraError."""
     file = file_in_package(source.package, source.file) if source.package else base_dir / source.file
     if not file.is_file():
-        raise NotFoundError(f"no file {source.file!r}", place=str(file), hint="mend `source.file`")
+        raise NotFoundError(
+            f"no file {source.file!r}",
+            place=str(file),
+            hint="mend `source.file`, which is relative to the manifest's folder",
+        )
     return file
 
 
@@ -56,7 +60,11 @@ def _locate(source: HubModel | PathModel | ShippedModel, *, base_dir: Path) -> t
     if isinstance(source, PathModel):
         folder = base_dir / source.folder
         if not folder.is_dir():
-            raise NotFoundError(f"no folder {source.folder!r}", place=str(folder), hint="mend `source.folder`")
+            raise NotFoundError(
+                f"no folder {source.folder!r}",
+                place=str(folder),
+                hint="mend `source.folder`, which is relative to the manifest's folder",
+            )
         return folder, folder.resolve().name
     built = f"steercache zoo build {source.name} FOLDER"
     raise UsageError(f"{source.name} has to be put together first", hint=f"steercache.zoo.in_place, or {built}")
