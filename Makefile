@@ -29,7 +29,8 @@ test: $(STAMP)
 
 # Tests that need no torch, on other Pythons and with other releases of the libraries: what is likely to differ there.
 # `make test-pythons PYTHON_TESTS=tests` runs all of them. A Python that is not on this machine is skipped by name.
-PYTHON_TESTS ?= tests/test_collection.py tests/packaging/test_bounds.py tests/manifests tests/fit/test_shift.py tests/fit/test_refit.py \
+PYTHON_TESTS ?= tests/test_collection.py tests/packaging/test_bounds.py tests/fit/test_shift.py tests/fit/test_refit.py \
+  $(addprefix tests/manifests/,test_cli.py test_conformance.py test_identity.py test_resolve.py test_shipped.py) \
   $(addprefix tests/index/,test_functions.py test_guard.py test_ingest.py test_io_errors.py test_migrations.py) \
   $(addprefix tests/store/,test_bfloat16.py test_checksum.py test_codecs.py test_damage.py test_geometry.py \
     test_golden.py test_interop.py test_reader.py test_releases.py test_round_trip.py test_writer.py) \
