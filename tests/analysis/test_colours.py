@@ -153,7 +153,7 @@ def test_the_last_block_on_image_tokens_changes_nothing(here: World) -> None:
 
 def test_what_cannot_be_asked_says_why(here: World) -> None:
     vector = here.session.vector("counting")
-    with pytest.raises(UsageError, match="no colour word"):
+    with pytest.raises(UsageError, match="not a colour word"):
         colour_effect(here.session, here.loaded, vector, QUESTIONS, ColourOptions(layer=1))
     with pytest.raises(UsageError, match="no layer 9"):
         colour_effect(here.session, here.loaded, vector, QUESTIONS, ColourOptions(layer=9, word="red"))

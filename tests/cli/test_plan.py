@@ -33,7 +33,7 @@ def test_a_way_can_be_asked_for_and_its_absence_is_said(work: Path, terminal: Te
     (task,) = json.loads(terminal.out)["tasks"]
     assert (task["modes"]["search"]["mode"], task["modes"]["search"]["forced"]) == ("full", True)
     assert terminal("plan", "sweep.yaml", "--mode", "replay") == 2
-    assert "replaying is not possible here: more than first tokens" in terminal.err
+    assert "replaying is not possible here: the answers have more than one token" in terminal.err
 
 
 def test_a_name_that_is_nothing_is_said(work: Path, terminal: Terminal) -> None:

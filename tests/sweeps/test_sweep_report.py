@@ -139,7 +139,7 @@ def test_without_questions_every_sample_stands_for_itself(report: SweepTable, se
             assert a.comparison.gain.estimate == pytest.approx(b.comparison.gain.estimate)
             assert a.comparison.mcnemar == b.comparison.mcnemar
             assert not any(b.comparison.letters.right)
-    assert "every question stands for itself" in text_of(sweep_page(again))
+    assert "questions are taken as independent" in text_of(sweep_page(again))
 
 
 def test_the_page_has_the_tables_numbers_and_refers_to_nothing_outside(report: SweepTable) -> None:
