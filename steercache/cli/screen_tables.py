@@ -76,7 +76,7 @@ def pilot_note(n_samples: int, n_answers: int, n_computed: int) -> str:
     """What a pilot asked, or that there was none."""
     if n_samples:
         now = f" ({n_computed:,} computed now)" if n_computed < n_answers else ""
-        return f"pilot{now}: {n_answers:,} answers to {n_samples} of the questions bent the predictions"
+        return f"pilot{now}: {n_answers:,} answers to {n_samples} of the questions corrected the predictions"
     return "no pilot: predictions are straight lines along the gradients, weak where damage is large (--pilot 40, of a sweep)"
 
 
