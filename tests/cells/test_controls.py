@@ -126,7 +126,7 @@ def test_what_cannot_be_a_control_is_refused() -> None:
     vec = _vector()
     with pytest.raises(UsageError, match="width"):
         covariance_controls(vec, lambda layer: np.ones((5, D + 1)))
-    with pytest.raises(UsageError, match="no length"):
+    with pytest.raises(UsageError, match="is zero or holds NaN"):
         covariance_controls(vec, lambda layer: np.ones((5, D)))
     with pytest.raises(UsageError, match="at layer 5"):
         covariance_controls(vec, lambda layer: _rows(layer)[: 10 + layer])
