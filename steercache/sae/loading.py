@@ -57,6 +57,7 @@ def load_sae(
     else:
         module, origin = _from_release(manifest.source, found.sae, dtype)
     place = str(origin.get("folder") or f"{origin['release']}/{origin['sae_id']}")
+    _own_memory(module)
     check_module(module, place=place)
     spec = spec_of(module, name=found.name, source={**origin, **({"model": manifest.model} if manifest.model else {})})
     _check_layer(found, spec, place)
@@ -99,6 +100,12 @@ def _from_folder(source: FolderSae, folder: Path, dtype: str) -> tuple[Any, dict
         converter = from_disk if sparsify else _inference_of_training if training else loaders.sae_lens_disk_loader
         module = sae_lens().SAE.load_from_disk(folder, device="cpu", dtype=dtype, converter=converter)
     return module, {"folder": str(folder.resolve())}
+
+
+def _own_memory(module: Any) -> None:
+    """Weights of safetensors files are maps of the file: written over, it would change the SAE, and cut short, end Python."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = tensor.data.clone()
 
 
 def _check_files(folder: Path, *, weights: str) -> None:

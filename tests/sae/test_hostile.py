@@ -24,7 +24,7 @@ from steercache.core.errors import (
 )
 from steercache.sae import memory
 from steercache.sae.loading import load_sae
-from tests.sae.folders import D_IN, D_SAE, inference, saved
+from tests.sae.folders import D_IN, D_SAE, inference, rows, saved
 from tests.sae.hub import as_json, npz, put, random, torch_bytes
 from tests.sae.test_releases import manifest, narrow
 
@@ -229,6 +229,14 @@ def test_weights_that_do_not_fit_into_memory_are_refused_before_they_are_read(
     put(hub, "google/gemma-scope-2b-pt-res", {f"{inside}/params.npz": out.getvalue()})
     with pytest.raises(BudgetError, match="this file of weights"):
         load_sae(manifest("gemma-scope-2b-pt-res", inside))
+
+
+def test_a_file_that_is_cut_short_after_loading_changes_nothing(folder: Path) -> None:
+    sae = load_sae(folder)
+    before = sae.encode(rows())
+    with (folder / WEIGHTS).open("r+b") as file:
+        file.truncate(100)
+    assert torch.equal(sae.encode(rows()), before)
 
 
 def test_free_memory_is_known_here() -> None:
