@@ -61,5 +61,5 @@ def _measured(name: str) -> ShippedModel:
 def _not_trained(name: str) -> NotFoundError:
     return NotFoundError(
         f"the weights of {name!r} are not in this installation",
-        hint=f"install steercache again, or train it in the repository: python -m bench.zoo.train {name.split('-')[0]}",
+        hint=f"install the package again, or train it in the repository: python -m bench.zoo.train {name.split('-')[0]}",
     )

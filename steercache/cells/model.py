@@ -87,7 +87,7 @@ def zoo_model(name: str, root: Path) -> FoundModel:
     try:
         built = zoo.build(name, root / "models" / f"zoo-{name}")
     except FileNotFoundError as error:
-        hint = f"install steercache again, or train it in the repository: python -m bench.zoo.train {name}"
+        hint = f"install the package again, or train it in the repository: python -m bench.zoo.train {name}"
         raise NotFoundError(f"the weights of {name!r} are not in this installation", hint=hint) from error
     _with_backbone(BACKBONES[name], root)
     return _folder(built.resolve(), name=name, backbone=BACKBONES[name])
