@@ -1,6 +1,6 @@
 """An SAE vector's SAEs, loaded again from what its provenance says, and the vector fitted again."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from steercache.core.vectors import SteeringVector
 from steercache.manifests.sae import ReleaseSae, SaeManifest
 from steercache.sae.candidates import Encodes, find_candidates
 from steercache.sae.loading import load_sae
-from steercache.sae.vector import METHOD, Verification, features_of, vector_of
+from steercache.sae.vector import METHOD, Verification, vector_of
 from steercache.sae.verdict import ANSWERS, Verdict
 
 Load = Callable[[Mapping[str, Any]], Encodes]
@@ -46,12 +46,12 @@ def load_recorded(record: Mapping[str, Any]) -> Encodes:
     return sae
 
 
-def recorded_saes(vector: SteeringVector, *, load: Load = load_recorded) -> tuple[Encodes, ...]:
-    """The SAEs of a vector's layers, loaded again. Raises as `load_recorded`, and UsageError for a vector of no SAE."""
+def recorded_saes(vector: SteeringVector, *, load: Load = load_recorded) -> Iterator[Encodes]:
+    """The SAEs of a vector's layers, loaded again one by one; UsageError for a vector of no SAE. Raises as `load_recorded`."""
     saes = vector.provenance.get("saes")
     if vector.method != METHOD or not isinstance(saes, Mapping):
         raise UsageError(f"{vector.name!r} was made by {vector.method!r}, not from features of an SAE")
-    return tuple(load(record) for _, record in sorted(saes.items(), key=lambda item: int(item[0])))
+    return (load(record) for _, record in sorted(saes.items(), key=lambda item: int(item[0])))
 
 
 def verification_of(vector: SteeringVector) -> Verification:
@@ -90,8 +90,7 @@ def refit(vector: SteeringVector, session: SelectsRows, *, load: Load = load_rec
     saes = recorded_saes(vector, load=load)
     sel = rows_of(vector, session)
     params = vector.provenance["params"]
-    layers = sorted(int(layer) for layer in vector.provenance["features"])
-    found = find_candidates(sel, saes, selection=params["selection"], layers=layers)
+    found = find_candidates(sel, saes, selection=params["selection"])
     only = None if params.get("feature") is None else (vector.layers[0], int(params["feature"]))
     return vector_of(
         sel,
@@ -103,15 +102,5 @@ def refit(vector: SteeringVector, session: SelectsRows, *, load: Load = load_rec
     )
 
 
-def same_features(first: SteeringVector, second: SteeringVector) -> bool:
-    """Whether two SAE vectors are made of the same features at the same layers."""
-    return first.layers == second.layers and all(features_of(first, k) == features_of(second, k) for k in first.layers)
-
-
 def _problem(reason: str) -> str:
     return reason.partition("; no verdict: ")[2] or "no verdict"
-
-
-def layers_of(saes: Sequence[Encodes]) -> tuple[int, ...]:
-    """Layers of the SAEs, ascending."""
-    return tuple(sorted(sae.spec.layer for sae in saes if sae.spec.layer is not None))

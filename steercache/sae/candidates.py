@@ -1,6 +1,6 @@
 """From selected rows to candidates: every row of a selection encoded, and a selection method applied, layer by layer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -38,12 +38,13 @@ class Encodes(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LayerCandidates:
-    """What a selection found at one layer; `candidates` are in order of rank."""
+    """What a selection found at one layer: `candidates` in order of rank, and the decoder row (d,) of each."""
 
     layer: int
-    sae: Encodes = field(repr=False)
+    spec: SaeSpec
     rows: LabelledActs = field(repr=False)
     candidates: tuple[Candidate, ...] = field(repr=False)
+    decoder: Mapping[int, npt.NDArray[np.float32]] = field(repr=False)
 
     @property
     def picked(self) -> tuple[Candidate, ...]:
@@ -52,47 +53,52 @@ class LayerCandidates:
 
 
 def find_candidates(
-    sel: Selection, saes: Sequence[Encodes], *, selection: str = "paper", layers: Sequence[int] | None = None
+    sel: Selection, saes: Iterable[Encodes], *, selection: str = "paper"
 ) -> tuple[LayerCandidates, ...]:
     """Apply a selection method to the rows of `sel` at every SAE's layer, ascending by layer.
 
+    `saes` may be a generator: an SAE is not held once its layer is done.
+
     Raises:
-        UsageError: no such method or layer, two SAEs of one layer, an SAE of another site or width, rows without labels.
+        UsageError: no such method, two SAEs of one layer, an SAE of another site or width, rows without labels.
         DamagedError: selected rows that are not finite. MissingExtraError: what the method needs is not installed.
     """
     if selection not in SELECTIONS:
         raise UsageError(f"no selection named {selection!r}", hint=f"choose among: {', '.join(SELECTIONS)}")
     if sel.label is None or not np.isin(sel.label, (0, 1)).all():
         raise UsageError("an SAE fit needs rows with labels 1 (anchor) and 0 (control)", place=sel.query.name)
-    by_layer = saes_by_layer(sel, saes)
-    wanted = sorted(by_layer) if layers is None else sorted(set(layers))
-    unknown = [layer for layer in wanted if layer not in by_layer]
-    if unknown or not wanted:
-        raise UsageError(
-            f"no SAE of layer {', '.join(map(str, unknown))}" if unknown else "no layers were asked for",
-            hint=f"choose among: {', '.join(map(str, sorted(by_layer)))}",
-        )
-    return tuple(_at_layer(sel, by_layer[layer], layer, selection) for layer in wanted)
-
-
-def saes_by_layer(sel: Selection, saes: Sequence[Encodes]) -> dict[int, Encodes]:
-    """The SAEs by layer. Raises UsageError for one that the rows cannot go into."""
-    found: dict[int, Encodes] = {}
+    found: dict[int, LayerCandidates] = {}
     for sae in saes:
-        spec = sae.spec
-        if spec.layer is None or spec.site != sel.site or spec.layer not in sel.layers:
-            raise UsageError(
-                f"the SAE {spec.name!r} is of {spec.site}, layer {spec.layer}; the rows are of {sel.site}, "
-                f"layers {', '.join(map(str, sel.layers))}",
-                place=f"run {sel.run_id}",
-                hint="take the SAE of a layer that the run kept",
-            )
-        if spec.layer in found:
-            raise UsageError(f"two SAEs of layer {spec.layer}: {found[spec.layer].spec.name!r} and {spec.name!r}")
-        found[spec.layer] = sae
+        layer = check_layer(sel, sae.spec)
+        if layer in found:
+            raise UsageError(f"two SAEs of layer {layer}: {found[layer].spec.name!r} and {sae.spec.name!r}")
+        rows = labelled_rows(sel, sae)
+        candidates = SELECTIONS[selection](rows)
+        decoder = {c.feature: sae.decoder[c.feature].copy() for c in candidates}
+        found[layer] = LayerCandidates(layer=layer, spec=sae.spec, rows=rows, candidates=candidates, decoder=decoder)
     if not found:
         raise UsageError("no SAE was given", hint="name an SAE manifest or folder")
-    return found
+    return tuple(found[layer] for layer in sorted(found))
+
+
+def check_layer(sel: Selection, spec: SaeSpec) -> int:
+    """The layer of an SAE that reads rows of the selection. Raises UsageError for one that they cannot go into."""
+    if spec.layer is None or spec.site != sel.site or spec.layer not in sel.layers:
+        raise UsageError(
+            f"the SAE {spec.name!r} is of {spec.site}, layer {spec.layer}; the rows are of {sel.site}, "
+            f"layers {', '.join(map(str, sel.layers))}",
+            place=f"run {sel.run_id}",
+            hint="take the SAE of a layer that the run kept",
+        )
+    return spec.layer
+
+
+def labelled_rows(sel: Selection, sae: Encodes) -> LabelledActs:
+    """Features of a selection's rows at the SAE's layer, with the labels. Raises as `encode_rows`."""
+    assert sel.label is not None
+    assert sae.spec.layer is not None
+    acts = encode_rows(sae, sel.gather(sae.spec.layer))
+    return LabelledActs(acts=acts, is_anchor=sel.label.astype(bool), sentence=sel.sample_idx)
 
 
 def encode_rows(sae: Encodes, rows_nd: npt.NDArray[np.float32], *, n: int = ROWS_AT_ONCE) -> FeatureActs:
@@ -128,10 +134,3 @@ def candidate_columns(found: LayerCandidates, more: Mapping[int, Mapping[str, An
             more.get(c.feature, {}).get(name, old) for c, old in zip(found.candidates, before, strict=True)
         ]
     return columns
-
-
-def _at_layer(sel: Selection, sae: Encodes, layer: int, selection: str) -> LayerCandidates:
-    assert sel.label is not None
-    acts = encode_rows(sae, sel.gather(layer))
-    rows = LabelledActs(acts=acts, is_anchor=sel.label.astype(bool), sentence=sel.sample_idx)
-    return LayerCandidates(layer=layer, sae=sae, rows=rows, candidates=SELECTIONS[selection](rows))

@@ -9,7 +9,7 @@ Each is made for a fitted SAE vector, with as many features per layer as the vec
 - `sae_live_features`: for each of the vector's features another one, drawn among the live ones of the nearest firing rate.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,7 +21,7 @@ from steercache.core.features import FeatureActs
 from steercache.core.selection import Selection
 from steercache.core.trials import SAE_CONTROL_KINDS, SaeControlKind
 from steercache.core.vectors import SteeringVector
-from steercache.sae.candidates import Encodes, LayerCandidates, encode_rows, saes_by_layer
+from steercache.sae.candidates import Encodes, check_layer, labelled_rows
 from steercache.sae.selection import LabelledActs
 from steercache.sae.sparse_probe import SELECTIONS
 from steercache.sae.vector import features_of, mean_direction
@@ -38,29 +38,40 @@ class ControlDirection:
     features: dict[int, tuple[int, ...]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LiveLayer:
+    """The rows of a fit at one layer: activations (n, d), features, and the SAE's decoder rows (s, d)."""
+
+    layer: int
+    x_nd: FloatArray
+    rows: LabelledActs
+    decoder_sd: FloatArray
+
+    def direction(self, features: Sequence[int]) -> FloatArray:
+        """Unit mean of decoder rows, shape (d,)."""
+        return mean_direction(self.decoder_sd[list(features)])
+
+
 class LiveRows:
     """The rows of a vector's fit with the SAE's features at each of its layers, encoded once for all controls."""
 
-    def __init__(self, sel: Selection, saes: Sequence[Encodes], vector: SteeringVector) -> None:
+    def __init__(self, sel: Selection, saes: Iterable[Encodes], vector: SteeringVector) -> None:
         if sel.label is None:
             raise UsageError("its rows have no labels")
-        by_layer = saes_by_layer(sel, saes)
-        lacking = [layer for layer in vector.layers if layer not in by_layer]
+        self.vector = vector
+        self._layers: dict[int, LiveLayer] = {}
+        for sae in saes:
+            layer = check_layer(sel, sae.spec)
+            if layer in vector.layers:
+                x_nd, rows = sel.gather(layer), labelled_rows(sel, sae)
+                self._layers[layer] = LiveLayer(layer=layer, x_nd=x_nd, rows=rows, decoder_sd=sae.decoder)
+        lacking = [layer for layer in vector.layers if layer not in self._layers]
         if lacking:
             raise UsageError(f"no SAE of layer {', '.join(map(str, lacking))}", place=vector.name)
-        self.vector, self._sel, self._saes = vector, sel, by_layer
-        self._rows: dict[int, tuple[FloatArray, LayerCandidates]] = {}
 
-    def at(self, layer: int) -> tuple[FloatArray, LayerCandidates]:
-        """Rows (n, d) and their features at one layer."""
-        if layer not in self._rows:
-            assert self._sel.label is not None
-            x_nd, sae = self._sel.gather(layer), self._saes[layer]
-            rows = LabelledActs(
-                acts=encode_rows(sae, x_nd), is_anchor=self._sel.label.astype(bool), sentence=self._sel.sample_idx
-            )
-            self._rows[layer] = x_nd, LayerCandidates(layer=layer, sae=sae, rows=rows, candidates=())
-        return self._rows[layer]
+    def at(self, layer: int) -> LiveLayer:
+        """One of the vector's layers."""
+        return self._layers[layer]
 
 
 def control_direction(rows: LiveRows, kind: SaeControlKind, *, seed: int, index: int) -> ControlDirection:
@@ -72,22 +83,22 @@ def control_direction(rows: LiveRows, kind: SaeControlKind, *, seed: int, index:
     vector = rows.vector
     values, features = [], {}
     for layer in vector.layers:
-        x_nd, found = rows.at(layer)
+        found = rows.at(layer)
         own = features_of(vector, layer)
         rng = np.random.default_rng([seed, SAE_CONTROL_KINDS.index(kind), index, layer])
         if kind == "sae_random_decoder":
-            drawn = rng.standard_normal((len(own), found.sae.spec.d_in))
+            drawn = rng.standard_normal((len(own), found.decoder_sd.shape[1]))
             drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
-            values.append(mean_direction(drawn.astype(np.float32), range(len(own))))
+            values.append(mean_direction(drawn.astype(np.float32)))
             features[layer] = own
             continue
         if kind == "sae_random_encoder":
-            taken = _by_random_encoder(x_nd, found, vector, n=len(own), rng=rng)
+            taken = _by_random_encoder(found, vector, n=len(own), rng=rng)
         elif kind == "sae_permuted_labels":
             taken = _permuted(found, own, rng)
         else:
             taken = _of_equal_rate(found, own, rng)
-        values.append(mean_direction(found.sae.decoder, taken))
+        values.append(found.direction(taken))
         features[layer] = taken
     return ControlDirection(values=np.stack(values), features=features)
 
@@ -100,10 +111,10 @@ def shuffled_direction(rows: LiveRows, labels: npt.NDArray[np.int8]) -> ControlD
     """
     values, features = [], {}
     for layer in rows.vector.layers:
-        _, found = rows.at(layer)
+        found = rows.at(layer)
         relabelled = LabelledActs(acts=found.rows.acts, is_anchor=labels.astype(bool), sentence=found.rows.sentence)
         taken = _best(relabelled, rows.vector, n=len(features_of(rows.vector, layer)), layer=layer)
-        values.append(mean_direction(found.sae.decoder, taken))
+        values.append(found.direction(taken))
         features[layer] = taken
     return ControlDirection(values=np.stack(values), features=features)
 
@@ -120,13 +131,13 @@ def random_encoding(x_nd: FloatArray, *, n_features: int, l0: int, rng: np.rando
 
 
 def _by_random_encoder(
-    x_nd: FloatArray, found: LayerCandidates, vector: SteeringVector, *, n: int, rng: np.random.Generator
+    found: LiveLayer, vector: SteeringVector, *, n: int, rng: np.random.Generator
 ) -> tuple[int, ...]:
     """The best `n` features that the vector's selection picks from a random encoding."""
     acts = found.rows.acts
     l0 = min(acts.n_features, max(1, round(acts.nnz / max(1, acts.n_rows))))
     rows = LabelledActs(
-        acts=random_encoding(x_nd, n_features=acts.n_features, l0=l0, rng=rng),
+        acts=random_encoding(found.x_nd, n_features=acts.n_features, l0=l0, rng=rng),
         is_anchor=found.rows.is_anchor,
         sentence=found.rows.sentence,
     )
@@ -145,11 +156,11 @@ def _best(rows: LabelledActs, vector: SteeringVector, *, n: int, layer: int) -> 
     return tuple(c.feature for c in candidates[:n])
 
 
-def _live(found: LayerCandidates) -> npt.NDArray[np.int64]:
+def _live(found: LiveLayer) -> npt.NDArray[np.int64]:
     return np.flatnonzero(found.rows.acts.firing_counts())
 
 
-def _permuted(found: LayerCandidates, own: tuple[int, ...], rng: np.random.Generator) -> tuple[int, ...]:
+def _permuted(found: LiveLayer, own: tuple[int, ...], rng: np.random.Generator) -> tuple[int, ...]:
     """The features under a permutation of the live ones that moves each of them to another."""
     live = np.union1d(_live(found), np.asarray(own))
     if len(live) < 2:
@@ -159,7 +170,7 @@ def _permuted(found: LayerCandidates, own: tuple[int, ...], rng: np.random.Gener
     return tuple(after[f] for f in own)
 
 
-def _of_equal_rate(found: LayerCandidates, own: tuple[int, ...], rng: np.random.Generator) -> tuple[int, ...]:
+def _of_equal_rate(found: LiveLayer, own: tuple[int, ...], rng: np.random.Generator) -> tuple[int, ...]:
     """For each feature another live one, drawn among the `N_NEAREST` whose firing rate is nearest; none twice."""
     counts = found.rows.acts.firing_counts()
     free = np.setdiff1d(_live(found), np.asarray(own))

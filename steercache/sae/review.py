@@ -59,7 +59,7 @@ def read_sheet(path: Path, found: Sequence[LayerCandidates]) -> Verification:
         UsageError: it is no CSV with the columns layer, feature and verdict.
     """
     rows = _rows(path)
-    saes = {one.layer: one.sae.spec.sae_id for one in found}
+    saes = {one.layer: one.spec.sae_id for one in found}
     verdicts: dict[tuple[int, int], Verdict] = {}
     problems: list[Problem] = []
     for line, row in rows:
@@ -155,7 +155,7 @@ def _csv(found: Sequence[LayerCandidates], evidence: Mapping[tuple[int, int], Ev
                 _quoted(explanation),
                 _quoted(contexts),
             ]
-            writer.writerow([*cells, one.sae.spec.sae_id])
+            writer.writerow([*cells, one.spec.sae_id])
     return out.getvalue()
 
 

@@ -1,6 +1,6 @@
 """A steering vector from an SAE: the mean of the decoder rows of the features that stand for a concept, at unit norm."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
@@ -48,11 +48,10 @@ UNVERIFIED: Final = Verification(by="unverified")
 
 def sae(
     sel: Selection,
-    saes: Sequence[Encodes],
+    saes: Iterable[Encodes],
     *,
     selection: str = "paper",
     verification: Verification | None = None,
-    layers: Sequence[int] | None = None,
     name: str | None = None,
 ) -> SteeringVector:
     """Fit mean(decoder rows of the verified features) / its norm at the layer of every SAE where a feature was verified.
@@ -64,7 +63,7 @@ def sae(
     Raises:
         UsageError: no verification; no feature is left at any layer; and as `find_candidates`.
     """
-    found = find_candidates(sel, saes, selection=selection, layers=layers)
+    found = find_candidates(sel, saes, selection=selection)
     return vector_of(sel, found, selection=selection, verification=verification, name=name)
 
 
@@ -89,7 +88,7 @@ def vector_of(
     layers = tuple(layer for layer, features in kept.items() if features)
     if not layers:
         raise UsageError(_why_none(found, verification), place=sel.concept, hint=_remedy(found, verification))
-    values = np.stack([mean_direction(one.sae.decoder, kept[one.layer]) for one in found if kept[one.layer]])
+    values = np.stack([mean_direction([one.decoder[f] for f in kept[one.layer]]) for one in found if kept[one.layer]])
     return SteeringVector(
         name=name or default_name(sel, selection, verification),
         method=METHOD,
@@ -137,16 +136,16 @@ def features_of(vector: SteeringVector, layer: int) -> tuple[int, ...]:
     return tuple(f for f, selected in zip(columns["feature"], columns["selected"], strict=True) if selected)
 
 
-def mean_direction(decoder_sd: FloatArray, features: Sequence[int]) -> FloatArray:
-    """Mean of decoder rows brought to unit norm, shape (d,), computed in float64.
+def mean_direction(rows_kd: Sequence[FloatArray] | FloatArray) -> FloatArray:
+    """Mean of decoder rows (k, d) brought to unit norm, shape (d,), computed in float64.
 
     Raises:
         UsageError: the rows cancel out.
     """
-    mean = decoder_sd[list(features)].astype(np.float64).mean(axis=0)
+    mean = np.asarray(rows_kd, np.float64).mean(axis=0)
     norm = float(np.linalg.norm(mean))
     if not np.isfinite(norm) or norm == 0:
-        raise UsageError(f"the decoder rows of features {', '.join(map(str, features))} have no mean direction")
+        raise UsageError(f"the {len(rows_kd)} decoder rows have no mean direction")
     direction: FloatArray = (mean / norm).astype(np.float32)
     return direction
 
@@ -199,7 +198,7 @@ def _provenance(
                 "n_concept": int(np.count_nonzero(sel.label)),
                 "n_samples": len(np.unique(sel.sample_idx)),
             },
-            "saes": {str(one.layer): one.sae.spec.record() for one in found},
+            "saes": {str(one.layer): one.spec.record() for one in found},
             "verification": {"by": verification.by, **verification.facts},
             "features": {str(one.layer): _columns(one, kept[one.layer], verification, only) for one in found},
         }

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from steercache.core.errors import ManifestError, NotFoundError, UsageError
-from steercache.sae.candidates import LayerCandidates, find_candidates
+from steercache.sae.candidates import Encodes, LayerCandidates, find_candidates
 from steercache.sae.evidence import Context, Evidence
 from steercache.sae.loading import load_sae
 from steercache.sae.review import read_sheet, write_sheet
@@ -18,8 +18,13 @@ Found = tuple[LayerCandidates, ...]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    return find_candidates(planted_rows(), [load_sae(sae_folder(tmp_path_factory.mktemp("sae") / "planted"))])
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Encodes:
+    return load_sae(sae_folder(tmp_path_factory.mktemp("sae") / "planted"))
+
+
+@pytest.fixture(scope="module")
+def found(loaded: Encodes) -> Found:
+    return find_candidates(planted_rows(), [loaded])
 
 
 def evidence(found: Found) -> dict[tuple[int, int], Evidence]:
@@ -52,7 +57,7 @@ def test_a_sheet_has_every_picked_feature_and_nothing_that_a_spreadsheet_would_r
     rows = rows_of(table)
     assert [int(r["feature"]) for r in rows] == [c.feature for c in found[0].picked]
     assert {r["verdict"] for r in rows} == {""}
-    assert {r["sae_id"] for r in rows} == {found[0].sae.spec.sae_id}
+    assert {r["sae_id"] for r in rows} == {found[0].spec.sae_id}
     assert not [cell for r in rows for cell in r.values() if cell.startswith(("=", "+", "-", "@"))]
     shown = text.read_text()
     assert all(f"feature {f}\n" in shown for f in PLANTED)
@@ -60,13 +65,15 @@ def test_a_sheet_has_every_picked_feature_and_nothing_that_a_spreadsheet_would_r
 
 
 @pytest.mark.parametrize(("delimiter", "mark"), [(",", False), (";", True), (",", True)])
-def test_verdicts_are_read_back_and_decide(found: Found, tmp_path: Path, delimiter: str, mark: bool) -> None:
+def test_verdicts_are_read_back_and_decide(
+    found: Found, loaded: Encodes, tmp_path: Path, delimiter: str, mark: bool
+) -> None:
     table, _ = write_sheet(tmp_path / "review", found, evidence(found), concept="counting")
     fill(table, {5: "Yes ", 17: "y", 60: "NO", 2: "unclear"}, delimiter=delimiter, mark=mark)
     verification = read_sheet(table, found)
     assert {v.feature: v.answer for v in verification.verdicts} == {5: "yes", 17: "yes", 60: "no", 2: "unclear"}
     assert {v.explanation for v in verification.verdicts} == {"=SUM(A1)"}
-    vector = sae(planted_rows(), [found[0].sae], verification=verification)
+    vector = sae(planted_rows(), [loaded], verification=verification)
     assert set(features_of(vector, 1)) == {5, 17}
     assert vector.provenance["verification"] == {"by": "sheet", "n_verdicts": 4}
     assert set(vector.provenance["features"]["1"]["judge"]) == {"sheet", None}
