@@ -26,11 +26,13 @@ if _TYPE_CHECKING:
     from steercache.api.sweeps import Sweep as Sweep
     from steercache.core.selection import Selection as Selection
     from steercache.core.vectors import SteeringVector as SteeringVector
+    from steercache.sae.endpoint import JudgeEndpoint as JudgeEndpoint
     from steercache.steering.live import steer as steer
 
 __version__ = _version("steercache")
 __all__ = [
     "Cache",
+    "JudgeEndpoint",
     "Run",
     "Selection",
     "SteeringVector",
@@ -46,6 +48,7 @@ __all__ = [
 
 _WHERE = {
     "Cache": ("steercache.api.cache", "Cache"),
+    "JudgeEndpoint": ("steercache.sae.endpoint", "JudgeEndpoint"),
     "Run": ("steercache.api.runs", "Run"),
     "Selection": ("steercache.core.selection", "Selection"),
     "SteeringVector": ("steercache.core.vectors", "SteeringVector"),

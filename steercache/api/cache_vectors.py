@@ -1,6 +1,7 @@
 """Fitting, keeping and comparing vectors."""
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +13,9 @@ from steercache.core.vectors import SteeringVector
 
 if TYPE_CHECKING:
     from steercache.api.fitting import MethodName
+    from steercache.api.sae_fitting import SaeLike, SelectionName
     from steercache.cache.vector_files import StoredVector
+    from steercache.sae.endpoint import JudgeEndpoint
 
 
 class VectorMethods(CacheCore):
@@ -33,6 +36,15 @@ class VectorMethods(CacheCore):
         name: str | None = None,
         seed: int = 0,
         diagnose: bool = True,
+        sae: "SaeLike | None" = None,
+        selection: "SelectionName" = "paper",
+        judge: "JudgeEndpoint | None" = None,
+        verdicts: str | PathLike[str] | None = None,
+        unverified: bool = False,
+        evidence: str | PathLike[str] | None = None,
+        meaning: str | None = None,
+        per_feature: bool = False,
+        allow_foreign: bool = False,
         progress: ProgressLike = None,
     ) -> list[SteeringVector]:
         """Fit a vector for a concept (or one per concept of the run), diagnose it, save it, and return all of them.
@@ -42,9 +54,17 @@ class VectorMethods(CacheCore):
         concept. A vector is named after its concept, or, for pairs without one, after its run. `seed` is that of the paper's
         probe. `diagnose` also measures held-out AUC (vector and token only), norms and stability per layer.
 
+        Method "sae" takes the mean of decoder rows, at unit norm, of the features of an `sae` (a manifest with one SAE per
+        layer, its name or file, a folder, or a loaded SAE) that `selection` picks (paper, firing_rate or sparse_probe) and that
+        are verified: by a `judge` (a language model behind an endpoint), by the `verdicts` of a sheet that `review_sae` wrote,
+        or not at all (`unverified`, which the vector then says). `evidence` is a file or folder of Neuronpedia exports for the
+        judge, `meaning` says in words what the concept means, `per_feature` also makes a vector of each feature, and
+        `allow_foreign` takes an SAE of another model or BOS convention. Every candidate is a row of the table `features`.
+
         Raises:
-            UsageError: no such method or layer; both `concept` and `all_concepts`. QueryError: the query, or no rows.
-            NotFoundError: no such run, or no sample with a concept.
+            UsageError: no such method or layer; both `concept` and `all_concepts`; an SAE that does not fit the run, no way to
+                verify its features, or none that is verified. QueryError: the query, or no rows.
+            NotFoundError: no such run or SAE, or no sample with a concept.
         """
         from steercache.api.fitting import FitRequest, fit_vectors
 
@@ -61,7 +81,49 @@ class VectorMethods(CacheCore):
             seed=seed,
             diagnose=diagnose,
         )
-        return fit_vectors(self._session, method, request, progress=progress)
+        if method != "sae":
+            return fit_vectors(self._session, method, request, progress=progress)
+        from steercache.api.sae_fitting import fit_sae_vectors, sae_options
+
+        options = sae_options(
+            sae,
+            selection=selection,
+            judge=judge,
+            verdicts=verdicts,
+            unverified=unverified,
+            evidence=evidence,
+            meaning=meaning,
+            per_feature=per_feature,
+            allow_foreign=allow_foreign,
+        )
+        return fit_sae_vectors(self._session, request, options, progress=progress)
+
+    def review_sae(
+        self,
+        sae: "SaeLike",
+        path: str | PathLike[str],
+        *,
+        concept: str | None = None,
+        run: str | Run | None = None,
+        layers: Sequence[int] | None = None,
+        selection: "SelectionName" = "paper",
+        evidence: str | PathLike[str] | None = None,
+        allow_foreign: bool = False,
+        progress: ProgressLike = None,
+    ) -> tuple[Path, Path]:
+        """Write the features that a fit would pick to `path`.csv, with an empty column `verdict`, and to `path`.md, to be read.
+
+        Filled in, the CSV is the `verdicts` of `fit("sae", ...)` with the same concept, run, layers and selection.
+
+        Raises:
+            UsageError: as `fit`; or the CSV is there and holds verdicts. NotFoundError: as `fit`.
+        """
+        from steercache.api.fitting import FitRequest
+        from steercache.api.sae_fitting import review_sheets, sae_options
+
+        request = FitRequest(concept=concept, run=_run_name(run), layers=layers)
+        options = sae_options(sae, selection=selection, evidence=evidence, allow_foreign=allow_foreign)
+        return review_sheets(self._session, request, options, path=Path(path), progress=progress)
 
     def stored_vectors(self) -> "list[StoredVector]":
         """Every vector with the time it was saved, newest first; controls of evaluations too."""
@@ -90,10 +152,18 @@ class VectorMethods(CacheCore):
         return self._session.save(vector)
 
     def refit(self, name: str) -> SteeringVector:
-        """Fit a stored vector again from its provenance; it is not saved. Raises as `steercache.fit.refit`."""
+        """Fit a stored vector again from its provenance; it is not saved. Raises as `steercache.fit.refit`.
+
+        A vector of an SAE is made from its recorded rows, SAEs, selection and verdicts; no judge is asked.
+        """
         from steercache.fit import refit
 
-        return refit(self.vector(name), self._session)
+        vector = self.vector(name)
+        if vector.method == "sae":
+            from steercache.sae.again import refit as refit_sae
+
+            return refit_sae(vector, self._session)
+        return refit(vector, self._session)
 
 
 def _run_name(run: str | Run | None) -> str | None:

@@ -15,7 +15,7 @@ from steercache.fit.recipes import differences as differences
 from steercache.fit.shift import vector_name
 from steercache.queries.session import Session
 
-MethodName = Literal["mean_shift", "linear_probe"]
+MethodName = Literal["mean_shift", "linear_probe", "sae"]
 RecipeName = Literal["default", "paper"]
 ANCHORS: Literal["anchor_vs_control"] = "anchor_vs_control"
 PAIRS: Literal["contrast_last"] = "contrast_last"
@@ -72,27 +72,32 @@ def fit_vectors(
     session: Session, method: MethodName, request: FitRequest, *, progress: ProgressLike = None
 ) -> list[SteeringVector]:
     """Fit, diagnose and save; see `Cache.fit`."""
-    if method not in get_args(MethodName):
+    if method not in METHODS:
         raise UsageError(f"no method named {method!r}", hint=f"choose among: {', '.join(get_args(MethodName))}")
-    if request.name and request.all_concepts:
-        raise UsageError("a name goes with one concept", hint="leave it out: each vector is named after its concept")
-    if request.concept and request.all_concepts:
-        raise UsageError("one concept and all concepts exclude each other", hint="leave one of the two out")
+    check_request(request)
     options: dict[str, Any] = {"recipe": request.recipe, "layers": request.layers}
     options |= {"seed": request.seed} if method == "linear_probe" else {}
-    run = _run_of(session, request)
-    concepts = _concepts(session, run) if request.all_concepts and run is not None else [request.concept]
+    run = run_of_request(session, request)
+    concepts = concepts_of(session, run) if request.all_concepts and run is not None else [request.concept]
     fitted = []
     with reporting(progress) as show:
         for number, concept in enumerate(concepts):
             show(f"fitting {concept or 'a vector'}", number, len(concepts))
-            sel = _selected(session, request, run=run, concept=concept)
+            sel = selected_rows(session, request, run=run, concept=concept)
             vector = METHODS[method](sel, name=_name(session, request, sel, method), **options)
             if request.diagnose:
-                vector = diagnose(sel, vector, others=_siblings(session, vector))
+                vector = diagnose(sel, vector, others=siblings(session, vector))
             session.save(vector)
             fitted.append(vector)
     return fitted
+
+
+def check_request(request: FitRequest) -> None:
+    """Raises UsageError for a request that contradicts itself."""
+    if request.name and request.all_concepts:
+        raise UsageError("a name goes with one concept", hint="leave it out: each vector is named after its concept")
+    if request.concept and request.all_concepts:
+        raise UsageError("one concept and all concepts exclude each other", hint="leave one of the two out")
 
 
 def caveats(vector: SteeringVector) -> list[str]:
@@ -124,7 +129,7 @@ def token_does_as_well(vector: SteeringVector) -> str | None:
     )
 
 
-def _run_of(session: Session, request: FitRequest) -> str | None:
+def run_of_request(session: Session, request: FitRequest) -> str | None:
     """The run to fit on; None where the query chooses it."""
     wanted = request.run or request.bindings.get("run")
     if wanted is not None:
@@ -134,14 +139,16 @@ def _run_of(session: Session, request: FitRequest) -> str | None:
     return session.newest_run(request.concept or request.bindings.get("concept")) if request.query is None else None
 
 
-def _concepts(session: Session, run: str) -> list[str | None]:
+def concepts_of(session: Session, run: str) -> list[str | None]:
+    """The concepts that the run's samples have, all of them. Raises NotFoundError for none."""
     concepts = labels_of(session, run).concepts
     if not concepts:
         raise NotFoundError("no sample of this run has a concept", place=run, hint="steercache query runs_overview")
     return list(concepts)
 
 
-def _selected(session: Session, request: FitRequest, *, run: str | None, concept: str | None) -> Selection:
+def selected_rows(session: Session, request: FitRequest, *, run: str | None, concept: str | None) -> Selection:
+    """The rows of one concept that a request means. Raises UsageError, QueryError, NotFoundError."""
     bindings = {k: v for k, v in request.bindings.items() if k not in ("run", "site")}
     if concept:
         if "concept" in bindings:
@@ -168,7 +175,7 @@ def _name(session: Session, request: FitRequest, sel: Selection, method: MethodN
     return vector_name(replace(sel, concept=run_name), method, request.recipe)
 
 
-def _siblings(session: Session, vector: SteeringVector) -> list[SteeringVector]:
+def siblings(session: Session, vector: SteeringVector) -> list[SteeringVector]:
     """The newest vectors of the same concept and run by other methods or recipes."""
     found: dict[tuple[str, Any], SteeringVector] = {}
     own = (vector.method, vector.provenance.get("recipe"))

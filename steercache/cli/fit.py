@@ -1,22 +1,21 @@
 """`steercache fit`: vectors for every layer from the cache, without a model."""
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 
 from steercache.cli.completion import complete_concepts, complete_queries, complete_runs
+from steercache.cli.fit_sae import fit_sae_command
 from steercache.cli.options import RenamedOption, json_option, parse_bindings, root_option, takes
 from steercache.cli.options import parse_layers as parse_layers
-from steercache.cli.output import at_root, next_commands, note, print_json, print_table, progress_bar
+from steercache.cli.output import next_commands, note, print_json, progress_bar
+from steercache.cli.vector_tables import describe_vector, print_best, print_layers, steer_command
 from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
-
-if TYPE_CHECKING:
-    from steercache.core.vectors import SteeringVector
 
 F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_SITE = "resid_post"
@@ -100,6 +99,9 @@ def fit() -> None:
     """
 
 
+fit.add_command(fit_sae_command)
+
+
 @fit.command("mean-shift")
 @_fit_options
 @takes(FitOptions)
@@ -167,7 +169,7 @@ def _run(method: Literal["mean_shift", "linear_probe"], asked: FitOptions) -> No
     if len(fitted) == 1:
         print_layers(fitted[0])
     else:
-        _print_best(fitted)
+        print_best(fitted)
     first = fitted[0]
     next_commands(f"steercache vectors show {shlex.quote(first.name)}", steer_command(first, asked.root))
 
@@ -183,60 +185,3 @@ def _bindings(asked: FitOptions) -> dict[str, Any]:
         if name in bindings and value != usual:
             raise UsageError(f"the {name} is given twice", hint=f"either --{name} or -p {name}=...")
     return bindings
-
-
-def describe_vector(vector: "SteeringVector") -> dict[str, Any]:
-    """What a vector is, without its values."""
-    return {
-        "vector_id": vector.vector_id,
-        "name": vector.name,
-        "method": vector.method,
-        "concept": vector.concept,
-        "site": vector.site,
-        "layers": list(vector.layers),
-        "provenance": dict(vector.provenance),
-        "diagnostics": [dict(d) for d in vector.diagnostics],
-    }
-
-
-def print_layers(vector: "SteeringVector") -> None:
-    """The per-layer table of one vector."""
-    by_layer = {d["layer"]: d for d in vector.diagnostics}
-    others = list(dict.fromkeys(name for d in vector.diagnostics for name in d.get("cosine", {})))
-    columns = ["layer", "AUC", "AUC, token only", "norm", "norm / median row", "stability", "95 %"]
-    rows = []
-    for layer, norm in zip(vector.layers, vector.norms, strict=True):
-        d = by_layer.get(layer, {})
-        low, high = d.get("stability_low"), d.get("stability_high")
-        interval = None if low is None else f"{low:.2f} to {high:.2f}"
-        measured = [d.get("auc"), d.get("token_auc"), float(norm), d.get("norm_ratio"), d.get("stability"), interval]
-        rows.append([layer, *measured, *(d.get("cosine", {}).get(name) for name in others)])
-    print_table([*columns, *(f"cos {name}" for name in others)], rows)
-    _say_caveats([vector])
-
-
-def _print_best(fitted: "Sequence[SteeringVector]") -> None:
-    columns = ["vector", "id", "rows", "best layer", "AUC", "AUC, token only", "norm / median row", "stability"]
-    rows = []
-    for vector in fitted:
-        best: Any = max(vector.diagnostics, key=lambda d: d["auc"] or 0.0, default={})
-        head = [vector.name, vector.vector_id[:SHORT_ID], vector.provenance["rows"]["n"], best.get("layer")]
-        rows.append([*head, *(best.get(k) for k in ("auc", "token_auc", "norm_ratio", "stability"))])
-    print_table(columns, rows)
-    _say_caveats(fitted)
-
-
-def _say_caveats(vectors: "Sequence[SteeringVector]") -> None:
-    from steercache.api.fitting import caveats
-
-    for sentence in dict.fromkeys(sentence for vector in vectors for sentence in caveats(vector)):
-        note(sentence)
-
-
-def steer_command(vector: "SteeringVector", root: Path) -> str:
-    """How to try a vector, from any folder: at an early block, at strengths that show (a probe has unit norm), without the
-    first token."""
-    early = vector.layers[len(vector.layers) // 5]
-    alpha = "1,2,4" if vector.method == "mean_shift" else "10,20,40"
-    words = f"--layer {early} --alpha {alpha} --target text --skip-first"
-    return f'steercache steer {shlex.quote(vector.name)} "On the way home we saw" {words}{at_root(root, default=None)}'

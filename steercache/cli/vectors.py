@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from steercache.cli.completion import complete_vectors
-from steercache.cli.fit import describe_vector, print_layers, steer_command
 from steercache.cli.options import json_option, root_option
 from steercache.cli.output import next_commands, print_json, print_table
+from steercache.cli.vector_tables import describe_vector, print_layers, steer_command
 from steercache.core.errors import DamagedError
 from steercache.core.ids import SHORT_ID
 

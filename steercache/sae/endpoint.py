@@ -34,7 +34,7 @@ _HIDDEN: Final = "[key]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
+class JudgeEndpoint:
     """Where a judge is asked: `base_url` such as http://127.0.0.1:8000/v1, and the model's name there.
 
     `parameters` are sent with every request (temperature, max_tokens and so on). A request is tried `attempts` times, each at
@@ -110,7 +110,7 @@ class Reply:
 class Client:
     """Asks one endpoint; an async context manager."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: JudgeEndpoint) -> None:
         self.endpoint = endpoint
         self._http: httpx.AsyncClient | None = None
         self._slots = asyncio.Semaphore(endpoint.concurrency)

@@ -65,6 +65,29 @@ def find_sae(
     return _of_layer(manifest, path.resolve().parent, layer)
 
 
+def find_saes(
+    source: SaeManifest | str | os.PathLike[str],
+    *,
+    layers: Iterable[int] | None = None,
+    base_dir: Path | None = None,
+    search: Iterable[Path] = (Path(),),
+) -> list[FoundSae]:
+    """The SAEs that `source` means, by layer: those of `layers`, or all that its manifest lists. Raises as `find_sae`."""
+    if layers is not None:
+        return [find_sae(source, layer=layer, base_dir=base_dir, search=search) for layer in layers]
+    if isinstance(source, SaeManifest):
+        return saes_of(source, base_dir or Path())
+    if (Path(source) / CONFIG).is_file():
+        return [find_sae(source)]
+    try:
+        path = find_manifest(source if isinstance(source, Path) else os.fspath(source), kind="sae", search=search)
+    except NotFoundError:
+        return [find_sae(source, base_dir=base_dir, search=search)]  # a folder, or NAME-l12
+    manifest = read_manifest(path, kind="sae")
+    assert isinstance(manifest, SaeManifest)
+    return saes_of(manifest, path.resolve().parent)
+
+
 def saes_of(manifest: SaeManifest, base_dir: Path) -> list[FoundSae]:
     """Every SAE of a manifest, by layer."""
     return [_of_layer(manifest, base_dir, layer) for layer in manifest.layers or (None,)]

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from steercache.core.ids import digest
-from steercache.sae.endpoint import Client, Endpoint, Reply, ReplyError
+from steercache.sae.endpoint import Client, JudgeEndpoint, Reply, ReplyError
 from steercache.sae.evidence import Evidence
 from steercache.sae.replies import ReplyFiles, request_of
 from steercache.sae.verdict import PROMPT_VERSION, Verdict, messages_for, read_answer, request_body
@@ -18,7 +18,7 @@ Progress = Callable[[str, int, int | None], None]
 def judge(
     features: Sequence[Evidence],
     concept: str,
-    endpoint: Endpoint,
+    endpoint: JudgeEndpoint,
     *,
     replies: ReplyFiles | None = None,
     description: str | None = None,
@@ -35,7 +35,7 @@ def judge(
 async def _judge(
     features: Sequence[Evidence],
     concept: str,
-    endpoint: Endpoint,
+    endpoint: JudgeEndpoint,
     replies: ReplyFiles | None,
     description: str | None,
     progress: Progress | None,
@@ -78,7 +78,7 @@ async def _verdict(client: Client, evidence: Evidence, body: dict[str, Any], rep
 
 
 def _said(
-    evidence: Evidence, endpoint: Endpoint, request_digest: str, reply: Reply | None, problem: str | None
+    evidence: Evidence, endpoint: JudgeEndpoint, request_digest: str, reply: Reply | None, problem: str | None
 ) -> Verdict:
     return Verdict(
         layer=evidence.layer,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from steercache.core.ids import canonical_json, digest
-from steercache.sae.endpoint import Endpoint, Reply
+from steercache.sae.endpoint import JudgeEndpoint, Reply
 from steercache.store.durable import make_folder, write_file_atomically
 
 FORMAT = 1
@@ -51,6 +51,6 @@ class ReplyFiles:
         return request_digest
 
 
-def request_of(endpoint: Endpoint, body: Mapping[str, Any]) -> dict[str, Any]:
+def request_of(endpoint: JudgeEndpoint, body: Mapping[str, Any]) -> dict[str, Any]:
     """What a request is known by: the endpoint's address and the body."""
     return {"endpoint": endpoint.base_url.rstrip("/"), "body": dict(body)}

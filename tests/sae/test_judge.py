@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from steercache.core.errors import UsageError
-from steercache.sae.endpoint import Endpoint
+from steercache.sae.endpoint import JudgeEndpoint
 from steercache.sae.evidence import Context, Evidence
 from steercache.sae.judge import judge
 from steercache.sae.replies import ReplyFiles
@@ -29,9 +29,9 @@ def evidence(feature: int = 7, **changes: Any) -> Evidence:
     return Evidence(**(known | changes))
 
 
-def endpoint(url: str, **changes: Any) -> Endpoint:
+def endpoint(url: str, **changes: Any) -> JudgeEndpoint:
     quick = {"timeout_s": 5.0, "attempts": 3, "wait_s": 0.01, "max_wait_s": 1.5}
-    return Endpoint(base_url=url, model="judge-1", **(quick | changes))
+    return JudgeEndpoint(base_url=url, model="judge-1", **(quick | changes))
 
 
 def ask(*acts: Act, n: int = 1, **changes: Any) -> tuple[tuple[Verdict, ...], Any]:
@@ -256,7 +256,7 @@ def test_a_key_that_cannot_be_one_is_refused_without_being_shown(monkeypatch: py
 def test_an_endpoint_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:
     known = {"base_url": "http://x/v1", "model": "m"}
     with pytest.raises(UsageError) as refused:
-        Endpoint(**(known | changes))
+        JudgeEndpoint(**(known | changes))
     assert "pw" not in str(refused.value)
 
 
