@@ -1,7 +1,6 @@
-"""`steercache fit sae` and `steercache sae review`: vectors from the features of sparse autoencoders (SAEs)."""
+"""`steercache fit sae`: vectors from the features of sparse autoencoders (SAEs)."""
 
 import json
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from steercache.cli.completion import complete_concepts, complete_runs
+from steercache.cli.completion import complete_concepts, complete_runs, complete_saes
 from steercache.cli.options import json_option, parse_layers, root_option, takes
-from steercache.cli.output import next_commands, note, print_json, print_table, progress_bar
+from steercache.cli.output import next_commands, note, print_json, progress_bar
 from steercache.cli.vector_tables import describe_vector, print_best, print_layers, steer_command
 from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
@@ -53,27 +52,16 @@ class FitSaeOptions:
     as_json: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReviewOptions:
-    """Options of `steercache sae review`."""
-
-    sae: str
-    concept: str
-    run: str | None
-    layers: str | None
-    selection: SelectionName
-    evidence: Path | None
-    allow_foreign: bool
-    out: Path
-    root: Path
-    as_json: bool
-
-
-def _candidate_options(command: F) -> F:
+def candidate_options(command: F) -> F:
     """Which features are looked for, of which SAE, on which run."""
     for option in reversed(
         (
-            click.option("--sae", required=True, help="SAE manifest, NAME-l12, or a folder that sae-lens wrote."),
+            click.option(
+                "--sae",
+                required=True,
+                shell_complete=complete_saes,
+                help="SAE manifest, NAME-l12, or a folder that sae-lens wrote.",
+            ),
             click.option(
                 "--run",
                 shell_complete=complete_runs,
@@ -104,7 +92,7 @@ def _candidate_options(command: F) -> F:
 
 
 @click.command("sae")
-@_candidate_options
+@candidate_options
 @click.option("--concept", shell_complete=complete_concepts, help="Concept to fit.")
 @click.option("--all-concepts", is_flag=True, help="One vector per concept that the run has labels for.")
 @click.option("--judge", metavar="URL", help="OpenAI-compatible endpoint of a model that verifies the features.")
@@ -141,8 +129,9 @@ def fit_sae_command(asked: FitSaeOptions) -> None:
 
     \b
     steercache fit sae --sae gemma-scope-2b-pt-res-canonical --concept counting --unverified
-    steercache fit sae --sae gemma-scope-2b-pt-res-canonical --layers 12 --concept counting \\
-        --judge http://127.0.0.1:8000/v1 --judge-model my-model
+    steercache fit sae --sae gemma-scope-2b-pt-res-canonical-l12 --concept counting --verdicts sheet.csv
+
+    With a judge, add --judge http://127.0.0.1:8000/v1 --judge-model my-model in the place of --verdicts.
     """
     from steercache.api.cache import open_cache_at
 
@@ -186,47 +175,6 @@ def fit_sae_command(asked: FitSaeOptions) -> None:
         f"steercache query \"select * from features where vector_id = '{first.vector_id}' order by layer, rank\"",
         steer_command(first, asked.root),
     )
-
-
-@click.command("review")
-@_candidate_options
-@click.option("--concept", required=True, shell_complete=complete_concepts, help="Concept to fit.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Sheet to write, without an ending: OUT.csv and OUT.md.",
-)
-@takes(ReviewOptions)
-def review_command(asked: ReviewOptions) -> None:
-    """Write the features that a fit would pick as a sheet, to be judged by a person.
-
-    OUT.csv has a row per feature with an empty column `verdict`; OUT.md shows the same features with texts to read. Write yes,
-    no or unclear into the column, then fit with --verdicts OUT.csv and the same options.
-
-    \b
-    steercache sae review --sae gemma-scope-2b-pt-res-canonical --layers 12 --concept counting --out sheet
-    """
-    from steercache.api.cache import open_cache_at
-
-    with progress_bar("encoding the rows", total=None, unit="SAEs", quiet=asked.as_json) as bar:
-        table, text = open_cache_at(asked.root).review_sae(
-            asked.sae,
-            asked.out,
-            concept=asked.concept,
-            run=asked.run,
-            layers=parse_layers(asked.layers),
-            selection=asked.selection,
-            evidence=asked.evidence,
-            allow_foreign=asked.allow_foreign,
-            progress=bar.show,
-        )
-    if asked.as_json:
-        print_json({"csv": str(table), "markdown": str(text)})
-        return
-    print_table(["sheet", "file"], [["to fill in", str(table)], ["to read", str(text)]])
-    options = f"--sae {shlex.quote(asked.sae)} --concept {shlex.quote(asked.concept)}"
-    next_commands(f"steercache fit sae {options} --verdicts {shlex.quote(str(table))}")
 
 
 def _judge(asked: FitSaeOptions) -> "JudgeEndpoint | None":

@@ -11,6 +11,7 @@ from steercache.cli.completion import complete_encoded_saes, complete_runs, comp
 from steercache.cli.options import json_option, parse_layers, root_option, takes
 from steercache.cli.output import human_bytes, next_commands, note, print_json, print_table, progress_bar
 from steercache.cli.sae_health import health_command
+from steercache.cli.sae_review import review_command
 from steercache.cli.sae_show import show_command
 from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
@@ -39,6 +40,7 @@ def sae() -> None:
 
 
 sae.add_command(show_command)
+sae.add_command(review_command)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

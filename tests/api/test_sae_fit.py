@@ -59,8 +59,7 @@ def sae(cache: steercache.Cache, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def answering(h: Handler) -> None:
     """Yes to a feature whose evidence shows a number word, no to the rest."""
-    request: Any = h.server.seen[-1]["body"]  # type: ignore[attr-defined]
-    shown = request["messages"][1]["content"]
+    shown = h.asked["messages"][1]["content"]
     yes = any(f"<<{space}{word}>>" in shown for space in ("", " ") for word in ("two", "three", "four", "five"))
     text = f"VERDICT: {'YES' if yes else 'NO'}\nbecause"
     h.send(200, json.dumps({"model": "m", "choices": [{"message": {"content": text}}]}).encode())

@@ -35,6 +35,7 @@ TEXT = (("steercache", "zoo", "card"), ("steercache", "manifest", "schema"))  # 
 COMMANDS = list(commands_below(steercache, ("steercache",)))
 ONLY_PARSED = (
     "steercache eval ",
+    "steercache fit sae ",
     "steercache grid ",
     "steercache plan tiny-scenes",
     "steercache query feature_top_tokens",

@@ -19,10 +19,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         server: Any = self.server
         length = int(self.headers.get("Content-Length", 0))
+        self.asked: Any = json.loads(self.rfile.read(length))
         with server.lock:
-            server.seen.append(
-                {"path": self.path, "body": json.loads(self.rfile.read(length)), "headers": dict(self.headers)}
-            )
+            server.seen.append({"path": self.path, "body": self.asked, "headers": dict(self.headers)})
             act = server.acts.pop(0) if len(server.acts) > 1 else server.acts[0]
             server.running += 1
             server.most = max(server.most, server.running)
