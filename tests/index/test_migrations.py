@@ -46,10 +46,6 @@ def newest_shape() -> list[tuple[object, ...]]:
     return shape
 
 
-def test_every_migration_has_a_number_of_its_own() -> None:
-    assert [m.version for m in MIGRATIONS] == [*range(1, len(MIGRATIONS) + 1)]
-
-
 def test_an_empty_file_becomes_the_newest_version(tmp_path: Path) -> None:
     index = Index(tmp_path / "index.duckdb")
     with index.write():
