@@ -224,7 +224,7 @@ def test_columns_of_another_type_are_all_named_with_their_file(work: Path, termi
         (("tiny", "scenes", "--vector", "counting"), 2, "missing option --layer"),
         (("tiny", "scenes", "--vector", "none-such", "--layer", "1"), 4, "none-such"),
         (("tiny", "scenes", "--vector", "counting", "--layer", "1"), 2, "wide"),
-        (("tiny", "scenes", "--alpha", "much"), 2, "no list of numbers"),
+        (("tiny", "scenes", "--alpha", "much"), 2, "not a list of numbers"),
         (("tiny", "scenes", "--target", "sky"), 2, "sky"),
         (("tiny", "scenes", "--task", "Depth"), 2, "no task"),
         (("tiny", "scenes", "--folder", "nowhere"), 4, "nowhere"),

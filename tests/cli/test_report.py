@@ -35,10 +35,10 @@ def test_a_run_compared_with_itself_has_not_moved(work: Path, terminal: Terminal
         (("html", "none-such"), 4, "no sweep"),
         (("words", "none-such", "--layer", "1"), 4, "none-such"),
         (("words", "counting", "--layer", "99"), 2, "layer 99"),
-        (("words", "counting", "--layer", "2", "--alpha", "much"), 2, "no list of numbers"),
+        (("words", "counting", "--layer", "2", "--alpha", "much"), 2, "not a list of numbers"),
         (("words", "counting", "--layer", "2", "--words", "xylophone"), 2, "single token"),
         (("colours", "tiny", "--vector", "none-such", "--layer", "1"), 4, "none-such"),
-        (("colours", "tiny", "--vector", "counting", "--layer", "1", "--alpha", "much"), 2, "no list of numbers"),
+        (("colours", "tiny", "--vector", "counting", "--layer", "1", "--alpha", "much"), 2, "not a list of numbers"),
         (("colours", "tiny", "--vector", "counting", "--word", "red", "--layer", "1"), 2, "wide"),
         (("own", "tiny", "scenes", "--concept", "counting", "--layer", "1"), 4, "tiny itself"),
     ],
@@ -85,7 +85,7 @@ def test_tables_and_pages_are_made_without_torch(work: Path) -> None:
 def test_words_say_what_cannot_be_said(work: Path, terminal: Terminal) -> None:
     line = ("report", "words", "counting", "--layer", "3", "--words", "two,red", "--prompt", "the cat and two")
     assert terminal(*line, "--alpha", "0") == 2
-    assert "no strength but 0" in terminal.err
+    assert "no strength other than 0" in terminal.err
     assert terminal(*line, "--random", "0", "--json") == 0, terminal.err
     for point in json.loads(terminal.out, parse_constant=pytest.fail)["points"]:
         assert (point["p_random"], point["random_mean"]) == (None, None)

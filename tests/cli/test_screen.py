@@ -125,7 +125,7 @@ def test_strengths_in_norms_of_the_steered_rows_mean_the_same_to_screen_grid_and
         (("screen", "tiny", "scenes", "--compare"), 2, "reads the answers of a sweep"),
         (("screen", "no-such-sweep"), 4, "no-such-sweep"),
         ((*SMALL, "--layer", "9"), 2, "no layer 9"),
-        ((*SMALL, "--alpha", "strong"), 2, "no list of numbers"),
+        ((*SMALL, "--alpha", "strong"), 2, "not a list of numbers"),
         ((*SMALL, "--target", "picture"), 2, "no target named picture"),
         ((*SMALL, "--gradients", "nothing"), 4, "nothing"),
         ((*SMALL, "--gradients", "smollm2-concepts"), 2, "holds no gradients"),
