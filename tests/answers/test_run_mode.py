@@ -120,7 +120,7 @@ def test_answers_are_the_same_however_they_were_got(own: Any, world: World) -> N
         assert set(choice.seconds) == {"full", "branch", "replay"}
         assert not found[mode].computed_in_full
         said = session.sql(
-            "select distinct c.mode, c.exact, a.mode from cells c join answers a using (sweep_id, cell_id)"
+            "select distinct c.answer_mode, c.exact, a.mode from cells c join answers a using (sweep_id, cell_id)"
         )
         assert said.fetchall() == [(mode, True, mode)]
     assert len(answers["full"]) == 54
