@@ -1,20 +1,24 @@
 """An SAE vector's SAEs, loaded again from what its provenance says, and the vector fitted again."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
+
+from pydantic import ValidationError
 
 from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
 from steercache.core.recorded_rows import SelectsRows, rows_of
 from steercache.core.vectors import SteeringVector
-from steercache.manifests.sae import ReleaseSae, SaeManifest
+from steercache.manifests.sae import SaeManifest
 from steercache.sae.candidates import Encodes, find_candidates
 from steercache.sae.loading import load_sae
 from steercache.sae.vector import METHOD, Verification, vector_of
 from steercache.sae.verdict import ANSWERS, Verdict
 
 Load = Callable[[Mapping[str, Any]], Encodes]
+DTYPES: Final = ("float32", "bfloat16", "float16")
 
 
 def load_recorded(record: Mapping[str, Any]) -> Encodes:
@@ -23,27 +27,40 @@ def load_recorded(record: Mapping[str, Any]) -> Encodes:
     Raises:
         UsageError: the record does not say where it came from, or its weights are others now. NotFoundError: it is gone.
     """
-    source = record.get("source")
-    if isinstance(source, Mapping) and isinstance(source.get("folder"), str):
-        sae = load_sae(source["folder"])
-    elif isinstance(source, Mapping) and isinstance(source.get("release"), str):
-        release = ReleaseSae(
-            type="release",
-            release=source["release"],
-            sae=source.get("sae_id"),
-            revision=source.get("revision") or "main",
-        )
-        sae = load_sae(SaeManifest(kind="sae", version=1, name="recorded", source=release, model=source.get("model")))
+    manifest = _manifest_of(record)
+    for dtype in DTYPES:  # part of the identity, and not in the record
+        sae = load_sae(manifest, dtype=dtype)
+        if sae.spec.sae_id == record.get("sae_id"):
+            break
     else:
-        raise UsageError("the vector does not say where its SAE came from", place=str(record.get("name")))
-    if sae.spec.sae_id != record.get("sae_id"):
         raise UsageError(
-            f"the SAE has other weights now: {sae.spec.sae_id[:SHORT_ID]} instead of {str(record.get('sae_id'))[:SHORT_ID]}",
+            f"the SAE has other weights now than those the vector was fitted with ({str(record.get('sae_id'))[:SHORT_ID]})",
             place=str(record.get("name")),
             hint="put the SAE back that the vector was fitted with, or fit again",
         )
     sae.spec = replace(sae.spec, **{k: record[k] for k in ("name", "source") if k in record})  # as it was called
     return sae
+
+
+def _manifest_of(record: Mapping[str, Any]) -> SaeManifest:
+    """A manifest of the folder or release that an SAE was loaded from. Provenance is free JSON: anything may stand there."""
+    source = record.get("source")
+    known = source if isinstance(source, Mapping) else {}
+    more = {"format": known["format"]} if known.get("format") else {}
+    if "folder" in known:
+        place = {"type": "folder", "folder": known["folder"], **more}
+    else:
+        place = {"type": "release", "release": known.get("release"), "sae": known.get("sae_id"), **more}
+        place["revision"] = known.get("revision") or "main"
+    document = {"kind": "sae", "version": 1, "name": "recorded", "source": place, "model": known.get("model")}
+    try:
+        return SaeManifest.model_validate_json(json.dumps(document))
+    except (ValidationError, ValueError, TypeError) as error:
+        raise UsageError(
+            "the vector does not say where its SAE came from",
+            place=str(record.get("name")),
+            hint="fit again with the SAE at hand",
+        ) from error
 
 
 def recorded_saes(vector: SteeringVector, *, load: Load = load_recorded) -> Iterator[Encodes]:

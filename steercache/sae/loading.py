@@ -59,7 +59,8 @@ def load_sae(
     place = str(origin.get("folder") or f"{origin['release']}/{origin['sae_id']}")
     _own_memory(module)
     check_module(module, place=place)
-    spec = spec_of(module, name=found.name, source={**origin, **({"model": manifest.model} if manifest.model else {})})
+    said = {"model": manifest.model, "format": manifest.source.format if manifest.source.format != "sae_lens" else None}
+    spec = spec_of(module, name=found.name, source={**origin, **{name: v for name, v in said.items() if v}})
     _check_layer(found, spec, place)
     return LoadedSae(module.to(device=place_of_work), spec)
 

@@ -215,3 +215,18 @@ def test_too_few_live_features_are_said(loaded: Encodes) -> None:
     silent = replace(sel, source=replace(sel.source, arrays={1: sel.source.arrays[1] * 0}))  # type: ignore[attr-defined, type-var]
     with pytest.raises(UsageError, match="0 other features fire"):
         control_direction(LiveRows(silent, [loaded], vector), "sae_live_features", seed=0, index=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_recorded_sae_is_loaded_again_as_it_was_named_and_computed(dtype: str, tmp_path: Path) -> None:
+    first = load_sae(sae_folder(tmp_path / "one"), dtype=dtype)
+    (again,) = recorded_saes(sae(planted_rows(), [first], verification=UNVERIFIED))
+    assert again.spec == first.spec
+
+
+@pytest.mark.parametrize("source", [None, 5, {}, {"folder": 3}, {"release": "../x"}, {"release": None, "sae_id": []}])
+def test_a_record_of_any_other_shape_is_an_error(source: Any) -> None:
+    from steercache.sae.again import load_recorded
+
+    with pytest.raises(UsageError, match="does not say where"):
+        load_recorded({"sae_id": "a", "name": "n", "source": source})
