@@ -183,6 +183,13 @@ def siblings(session: Session, vector: SteeringVector) -> list[SteeringVector]:
         other = stored.vector
         kind = (other.method, other.provenance.get("recipe"))
         same = other.concept == vector.concept and other.provenance.get("run_id") == vector.provenance.get("run_id")
-        if same and kind != own and other.hidden_size == vector.hidden_size and other.site == vector.site:
+        one_feature = (other.provenance.get("params") or {}).get("feature") is not None  # of an SAE vector's many
+        if (
+            same
+            and not one_feature
+            and kind != own
+            and other.hidden_size == vector.hidden_size
+            and other.site == vector.site
+        ):
             found.setdefault(kind, other)
     return list(found.values())

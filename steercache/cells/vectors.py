@@ -88,7 +88,8 @@ def by_methods(
         NotFoundError: a method has no vector of that concept and run.
     """
     found = {v.vector_id: v for v in vectors}
-    known = [stored.vector for stored in list_vectors(cache) if not _is_control(stored.vector)]
+    stored = [one.vector for one in list_vectors(cache)]
+    known = [vector for vector in stored if not _is_control(vector) and not _is_one_feature(vector)]
     for vector in vectors:
         run_id = vector.provenance.get("run_id")
         alike = [v for v in known if v.concept == vector.concept and v.provenance.get("run_id") == run_id]

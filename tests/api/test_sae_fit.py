@@ -13,32 +13,14 @@ import steercache
 from steercache.core.errors import UsageError
 from steercache.core.trials import SAE_CONTROL_KINDS
 from tests.sae.chat_server import Handler, serving, status
-from tests.sae.conftest import sae_lens
+from tests.sae.coordinates import LAYER, coordinates_sae
 
-LAYER = 2
 SENTENCES = [
     ("There are two cats.", "two", "counting"), ("We see three dogs.", "three", "counting"),
     ("She has four birds.", "four", "counting"), ("I want five eggs.", "five", "counting"),
     ("The cup is red today.", "red", "colour"), ("A blue car passed us.", "blue", "colour"),
     ("His green coat is old.", "green", "colour"), ("My black dog sleeps.", "black", "colour"),
 ]  # fmt: skip
-
-
-def coordinates_sae(folder: Path, d: int, *, layer: int = LAYER, bias: float = 0.0) -> Path:
-    """An SAE whose features are the coordinates and their negatives: x = relu(x) - relu(-x), so it rebuilds every row."""
-    import torch
-    from sae_lens.saes.sae import SAEMetadata
-
-    sae_class, config_class = sae_lens.registry.get_sae_class("standard")
-    said = SAEMetadata(
-        model_name="tiny-backbone", hook_name=f"blocks.{layer}.hook_resid_post", prepend_bos=True, context_size=64
-    )
-    module = sae_class(config_class(d_in=d, d_sae=2 * d, metadata=said))
-    rows = torch.cat([torch.eye(d), -torch.eye(d)])
-    module.W_dec.data, module.W_enc.data = rows.clone(), rows.T.clone().contiguous()
-    module.b_enc.data, module.b_dec.data = torch.full((2 * d,), bias), torch.zeros(d)
-    module.save_model(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
