@@ -62,7 +62,9 @@ def word_plan(
     Raises:
         UsageError: no words are listed for the concept, or no strength but 0.
     """
-    steered = tuple(alpha for alpha in dict.fromkeys(alphas) if alpha != 0)  # the model itself is always measured
+    steered = tuple(
+        float(alpha) for alpha in dict.fromkeys(alphas) if alpha != 0
+    )  # the model itself is always measured
     if not steered:
         raise UsageError(
             "no strength other than 0, which is the unsteered model", hint="give strengths such as 1, 2 and 4"

@@ -112,7 +112,7 @@ class AnalysisMethods(CacheCore):
 
         options = analyses.ColourOptions(
             layer=layer,
-            alphas=tuple(alpha for alpha in alphas if alpha != 0),
+            alphas=tuple(float(alpha) for alpha in alphas if alpha != 0),
             alpha_unit=alpha_unit,
             target=target,
             word=word,
@@ -160,7 +160,7 @@ class AnalysisMethods(CacheCore):
         options = EvalOptions(
             axes=GridAxes(
                 layers=(layers,) if isinstance(layers, int) else tuple(layers),
-                alphas=tuple(alphas) if isinstance(alphas, Sequence) else (alphas,),
+                alphas=tuple(map(float, alphas)) if isinstance(alphas, Sequence) else (float(alphas),),
                 targets=(target,),
                 alpha_unit=alpha_unit,
             ),

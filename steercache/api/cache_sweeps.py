@@ -92,7 +92,7 @@ class SweepMethods(CacheCore):
         options = EvalOptions(
             axes=GridAxes(
                 layers=_several(layers) or (0,),
-                alphas=_several(alphas),
+                alphas=tuple(map(float, _several(alphas))),
                 targets=(named,) if isinstance(named, str) else tuple(named),
                 alpha_unit=alpha_unit,
             ),
@@ -162,7 +162,7 @@ class SweepMethods(CacheCore):
             vectors=tuple(vectors),
             all_vectors=all_vectors,
             layers=_several(layers),
-            alphas=_several(alphas),
+            alphas=tuple(map(float, _several(alphas))),
             targets=None if targets is None else (targets,) if isinstance(targets, str) else tuple(targets),
             alpha_unit=alpha_unit,
             n=n,

@@ -88,7 +88,7 @@ def text_plan(
     """The unsteered text first, then every strength."""
     settings = tuple(
         SteeringSetting(
-            layer=layer, alpha=alpha, alpha_unit=alpha_unit, target=target, when=when, skip_first=skip_first
+            layer=layer, alpha=float(alpha), alpha_unit=alpha_unit, target=target, when=when, skip_first=skip_first
         )
         for alpha in dict.fromkeys((0.0, *alphas))
     )
