@@ -103,6 +103,10 @@ class _DurableFile:
         self.n_bytes, self.crc32c = 0, 0
 
     def write(self, data: bytes) -> int:
+        if (
+            not self._open
+        ):  # Arrow closes a writer that was left, when it is collected: its descriptor may be another file's now
+            return len(data)
         durable.pwrite(self._fd, data, self.n_bytes)
         self.crc32c = extend(self.crc32c, bytes(data))
         self.n_bytes += len(data)

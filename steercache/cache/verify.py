@@ -116,10 +116,13 @@ def verify_sweeps(cache: CacheFolder) -> list[Finding]:
     return findings
 
 
-def verify_encodings(cache: CacheFolder) -> tuple[list[Finding], int]:
-    """Check every file of features against its record; returns what is wrong, and the bytes that were read."""
+def verify_encodings(cache: CacheFolder, run_ids: Sequence[str] | None = None) -> tuple[list[Finding], int]:
+    """Check every file of features (of some runs, or of all) against its record; returns what is wrong, and the bytes that
+    were read."""
     findings, n_bytes = [], 0
     for paths in cache.paths.encoding_folders():
+        if run_ids is not None and paths.folder.name not in run_ids:
+            continue
         remedy = "remove what is named, then encode the run again: that computes what is missing"
         records, unreadable = feature_shards(paths)
         errors = list(unreadable.values())
@@ -181,7 +184,7 @@ def verify_root(cache: CacheFolder, run_ids: Sequence[str] | None = None) -> Ite
             remedy = f"restore it from a copy, or steercache cache rm {run_id[:SHORT_ID]}, then build again"
             found = _finding(cache, error, remedy=remedy)
             yield VerifiedShard(run_id=run_id, shard_idx=-1, n_bytes=0, findings=(found,))
-    if run_ids is None:
-        of_features, n_bytes = verify_encodings(cache)
-        beside = (*verify_vectors(cache), *verify_sweeps(cache), *of_features)
-        yield VerifiedShard(run_id="", shard_idx=-1, n_bytes=n_bytes, findings=beside)
+    of_features, n_bytes = verify_encodings(cache, run_ids)
+    beside = [*verify_vectors(cache), *verify_sweeps(cache)] if run_ids is None else []
+    if run_ids is None or of_features or n_bytes:
+        yield VerifiedShard(run_id="", shard_idx=-1, n_bytes=n_bytes, findings=(*beside, *of_features))

@@ -25,6 +25,7 @@ SPELLED = (
     ("another file", "-o FILE"),
     ("give the run", "--run NAME"),
     ("compare text only", "--text-only"),
+    ("allow a foreign SAE", "--allow-foreign"),
     ("name words such as", "--words one,two,three"),
     ("folder of another cache", "--root FOLDER"),
     ("create=True", "steercache build smollm2-concepts"),

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
 from steercache.cache.handle import CacheFolder
-from steercache.cache.lock import hold_lock
 from steercache.cache.paths import EncodingPaths, RunPaths
 from steercache.cache.source import ShardRecords, current_generation
 from steercache.core.ids import canonical_json, digest
@@ -264,9 +263,8 @@ def read_health(paths: EncodingPaths, *, source: str | None = None) -> Health | 
 def write_health(paths: EncodingPaths, health: Health, *, source: str) -> None:
     """Keep a measurement beside the encoding."""
     make_folder(paths.folder)
-    with hold_lock(paths.lock, what="the encoding"):
-        data = canonical_json({"format": 1, "source": source, "health": asdict(health)})
-        write_file_atomically(paths.health, data + b"\n")
+    data = canonical_json({"format": 1, "source": source, "health": asdict(health)})
+    write_file_atomically(paths.health, data + b"\n")
 
 
 def with_loss(paths: EncodingPaths, health: Health, loss: LossRecovered) -> Health:

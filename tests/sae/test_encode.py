@@ -1,5 +1,6 @@
 """A run's rows as features: sae-lens' numbers bit for bit, sparse, resumable, verified, and honest about what is stale."""
 
+import gc
 import hashlib
 import os
 import signal
@@ -234,6 +235,7 @@ def test_damage_is_found_by_verify_and_mended_by_encoding_again(cache: CacheFold
     ):
         path.write_bytes(damage(path.read_bytes()))
     found = [f for checked in verify_root(cache) for f in checked.findings]
+    assert [f for checked in verify_root(cache, [run_id]) for f in checked.findings] == found
     short = f"sae/{sae.spec.sae_id[:12]}/{run_id[:12]}"
     assert sorted(f.place for f in found) == [
         f"{short}/acts/00001.parquet",
@@ -243,6 +245,32 @@ def test_damage_is_found_by_verify_and_mended_by_encoding_again(cache: CacheFold
     paths.acts(1).unlink()  # as the remedy says
     assert encode_run(cache, sae, run_id).n_rows_new == 3 * 48
     assert digests(paths.folder) == undisturbed
+
+
+def test_an_encoding_that_fails_in_a_shard_leaves_nothing_of_it_and_goes_on(
+    cache: CacheFolder, sae: LoadedSae, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = cache.resolve_run("text")
+    n_calls = 0
+
+    def fails(self: SparseEncoder, x: torch.Tensor, *, first_slot: int = 0) -> Any:
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls == 3:
+            raise RuntimeError("out of something")
+        return whole(self, x, first_slot=first_slot)
+
+    whole = SparseEncoder.__call__
+    monkeypatch.setattr(encode, "batch_rows", lambda d_sae: 32)  # two batches a shard: the second shard fails
+    monkeypatch.setattr(encode, "STRETCH_BYTES", 1)
+    monkeypatch.setattr(SparseEncoder, "__call__", fails)
+    with pytest.raises(RuntimeError, match="out of something"):
+        encode_run(cache, sae, run_id)
+    gc.collect()  # what Arrow does with the writer that was left touches no file
+    paths = cache.paths.encoding(sae.spec.sae_id, run_id)
+    assert [path.name for path in (paths.folder / "acts").iterdir()] == ["00000.parquet"]
+    monkeypatch.undo()
+    assert encode_run(cache, sae, run_id).n_rows_new == 3 * 48
 
 
 def test_removing_a_run_takes_its_features_and_gc_what_a_killed_removal_left(
