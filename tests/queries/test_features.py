@@ -86,3 +86,27 @@ def test_a_person_at_the_terminal_asks_the_same(root: Path, capfd: pytest.Captur
     assert run(words) == 0
     found = json.loads(capfd.readouterr().out)
     assert [tuple(row.values()) for row in found] == expected()
+
+
+def test_a_query_file_of_ones_own_has_them_in_its_child_process(root: Path, tmp_path: Path) -> None:
+    header = "\n".join(
+        (
+            "-- name: mine",
+            "-- kind: table",
+            "-- summary: Rows of a feature.",
+            "-- params:",
+            "--   feature: {type: integer, help: feature}",
+            "--   sae: {type: sae, default: null, help: SAE}",
+            "--   run: {type: run, default: null, help: run}",
+            "-- returns:",
+            "--   row_idx: row",
+        )
+    )
+    sql = (
+        "SELECT row_idx FROM feature_acts WHERE sae_id = $sae AND run_id = $run AND feature = $feature ORDER BY row_idx"
+    )
+    (tmp_path / "mine.sql").write_text(f"{header}\n{sql}\n")
+    mine = open_session(root, queries=[tmp_path])
+    assert mine.query("mine", feature=0, run="text").fetchall() == [(row,) for row in sorted(TEXT_FEATURES[0])]
+    with pytest.raises(QueryError, match="several encodings fit"):
+        mine.query("mine", feature=0)
