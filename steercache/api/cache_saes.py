@@ -1,20 +1,26 @@
 """Sparse autoencoders."""
 
+from collections.abc import Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
 
 from steercache.api.cache_core import CacheCore
 from steercache.api.progress import ProgressLike, reporting
 from steercache.api.runs import Run
+from steercache.core.trials import Target
 
 if TYPE_CHECKING:
     from steercache.api.cache import Cache
+    from steercache.api.evaluating import BenchmarkLike
+    from steercache.api.feature_screening import SaeLike
     from steercache.api.sae_encoding import EncodedRun
     from steercache.api.saes import NamedSae
     from steercache.manifests.sae import SaeManifest
     from steercache.models.spec import LoadedModel
     from steercache.sae.health import Health
     from steercache.sae.loaded import LoadedSae
+    from steercache.screening.sae_screen import ScreenedSae
 
 
 class SaeMethods(CacheCore):
@@ -122,6 +128,69 @@ class SaeMethods(CacheCore):
                 allow_foreign=allow_foreign,
                 show=show,
             )
+
+    def screen_features(
+        self,
+        model: str,
+        benchmark: "BenchmarkLike",
+        *,
+        sae: "SaeLike",
+        layers: int | Sequence[int] = (),
+        target: Target | None = None,
+        step: float = 0.25,
+        top: int = 10,
+        concept: str | None = None,
+        n: int | None = None,
+        allow_foreign: bool = False,
+        gradients: str | None = None,
+        force: bool = False,
+        device: str = "auto",
+        dtype: str = "auto",
+        folder: str | PathLike[str] | None = None,
+        task: str | None = None,
+        rule: Literal["grouped", "paper"] = "grouped",
+        form: Literal["letter", "number", "word"] = "letter",
+        progress: ProgressLike = None,
+    ) -> "ScreenedSae":
+        """Predict what each feature of an SAE does to a task when its decoder row is added or subtracted, from gradients.
+
+        `sae` is a manifest with one SAE per layer (all of them, or `layers`), its name or file, `NAME-l12`, a folder, or an SAE
+        in memory. Rows have unit length and the strength `step`, in median norms of the steered rows. Gradients over the search
+        split are recorded once and kept; from then on no model is loaded. `found.best(10)` are the best features by predicted
+        accuracy, each with the concepts for which a fit in the cache picked it by sentences (`picked`), and with a verdict yes
+        (`verified`); `found.overlaps` compares the `top` best with both sets, of one `concept` or of all.
+
+        Raises:
+            UsageError: an SAE that does not fit the model; stale gradients; an unknown benchmark or task. NotFoundError: a
+            model, SAE, run or file is missing. PartlyFailedError: no question can be encoded.
+        """
+        from steercache.api.feature_screening import FeatureRequest, screen_sae_features
+
+        request = FeatureRequest(
+            sae=sae,
+            layers=(layers,) if isinstance(layers, int) else tuple(layers),
+            target=target,
+            step=step,
+            top=top,
+            concept=concept,
+            n=n,
+            allow_foreign=allow_foreign,
+            gradients=gradients,
+            force=force,
+        )
+        return screen_sae_features(
+            self._session,
+            model,
+            benchmark,
+            request,
+            device=device,
+            dtype=dtype,
+            task=task,
+            rule=rule,
+            form=form,
+            folder=None if folder is None else Path(folder),
+            progress=progress,
+        )
 
 
 def _run_name(run: str | Run | None) -> str | None:

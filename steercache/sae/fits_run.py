@@ -32,7 +32,7 @@ def check_fits(spec: SaeSpec, cache: CacheFolder, run_id: str, *, allow_foreign:
     hard = _place_problems(spec, document)
     soft = [
         _model_problem(spec, document.model),
-        _processing_problem(spec, document),
+        _processing_problem(spec, document.model),
         _bos_problem(spec, cache, document),
     ]
     found = [problem for problem in soft if problem is not None]
@@ -44,6 +44,36 @@ def check_fits(spec: SaeSpec, cache: CacheFolder, run_id: str, *, allow_foreign:
         )
     if found:
         message = f"the SAE {spec.name!r} does not fit the run {run}: {'; '.join(found)}"
+        warnings.warn(message, SteercacheWarning, stacklevel=2)
+
+
+def check_steers(spec: SaeSpec, model: RunModel, *, allow_foreign: bool = False) -> None:
+    """Refuse an SAE whose decoder rows are no directions that can be added to a model's `resid_post`.
+
+    `allow_foreign` makes a warning of another model, and of a model whose weights were processed; site, layer and width must
+    fit.
+
+    Raises:
+        UsageError: with everything that does not fit, each with both sides.
+    """
+    hard = []
+    if spec.site != "resid_post":
+        hard.append(f"the SAE reads {spec.site}, and steering adds at resid_post")
+    elif spec.layer is None:
+        hard.append("the SAE does not say its layer")
+    elif spec.layer >= model.n_layers:
+        hard.append(f"the SAE reads layer {spec.layer}, the model has {model.n_layers} layers")
+    if spec.d_in != model.hidden_size:
+        hard.append(f"the SAE reads activations of width {spec.d_in:,}, the model's have {model.hidden_size:,}")
+    found = [
+        problem
+        for problem in (_model_problem(spec, model, "the steered model is"), _processing_problem(spec, model))
+        if problem
+    ]
+    message = f"the SAE {spec.name!r} does not fit the model {model.name}: {'; '.join([*hard, *found])}"
+    if hard or (found and not allow_foreign):
+        raise UsageError(message, hint="choose another SAE" if hard else "choose another SAE, or allow a foreign SAE")
+    if found:
         warnings.warn(message, SteercacheWarning, stacklevel=2)
 
 
@@ -74,21 +104,19 @@ def _place_problems(spec: SaeSpec, document: RunDocument) -> list[str]:
     return problems
 
 
-def _model_problem(spec: SaeSpec, model: RunModel) -> str | None:
+def _model_problem(spec: SaeSpec, model: RunModel, side: str = "the run is of") -> str | None:
     said = [name for name in (spec.source.get("model"), spec.model_name) if name]
     theirs = [name for name in (model.name, model.model_id, model.backbone) if name]
     if not said or {_plain(name) for name in said} & {_plain(name) for name in theirs}:
         return None
     grown = f", grown from {model.backbone}" if model.backbone else ""
-    return f"the SAE was trained on the model {said[-1]}, the run is of {model.name}{grown}"
+    return f"the SAE was trained on the model {said[-1]}, {side} {model.name}{grown}"
 
 
-def _processing_problem(spec: SaeSpec, document: RunDocument) -> str | None:
+def _processing_problem(spec: SaeSpec, model: RunModel) -> str | None:
     if "center_writing_weights" not in spec.weight_processing:
         return None
-    return (
-        f"the SAE was trained on a model with centred weights, the run is of {document.model.name} as it was published"
-    )
+    return f"the SAE was trained on a model with centred weights, the run is of {model.name} as it was published"
 
 
 def _bos_problem(spec: SaeSpec, cache: CacheFolder, document: RunDocument) -> str | None:

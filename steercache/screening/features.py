@@ -88,7 +88,8 @@ def screen_features(
     shifts: dict[int, Float32Array] = {}
     effects: list[FeatureEffect] = []
     base = 0.0
-    for done, (layer, rows_fd) in enumerate(sorted(decoders.items()), start=1):
+    for done, layer in enumerate(sorted(decoders), start=1):
+        rows_fd = decoders[layer]
         if rows_fd.ndim != 2 or rows_fd.shape[1] != width:
             raise UsageError(
                 f"decoder rows of shape {rows_fd.shape} at layer {layer}, and the gradients are {width} wide"

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from steercache.answers.row_norms import row_norms_of, with_target_norms
 from steercache.answers.ties import known_tie_nats, tie_nats_here
-from steercache.benchmarks.task import EncodedQuestion, Progress, ask, check_can_ask, pick_rows
+from steercache.benchmarks.task import EncodedQuestion, Progress, check_can_ask
 from steercache.cache.vectors import list_vectors
 from steercache.cells.arms import Arm, ArmCell, settings_of
 from steercache.cells.model import FoundModel
@@ -18,7 +18,7 @@ from steercache.cells.options import EvalOptions, GridAxes
 from steercache.cells.sweep import SweepJob, TaskQuestions, prepare_sweep
 from steercache.cells.sweep_vectors import vector_arms
 from steercache.cells.vectors import check_vector
-from steercache.core.errors import PartlyFailedError, SteercacheError
+from steercache.core.errors import SteercacheError
 from steercache.core.trials import TRUST
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks.questions import Benchmark
@@ -33,6 +33,7 @@ from steercache.screening.gradient_store import StoredGradients
 from steercache.screening.many import NullRank, ScreenedGrid, VectorGrid, rank_among_nulls, screen_grid
 from steercache.screening.pilot import Pilot, ScreenedCells, ScreenFirst, run_pilot
 from steercache.screening.predict import By, SampleEffect, best_predicted, predict_settings, sample_effects, wish_of
+from steercache.screening.questions import name_of_task, search_questions
 from steercache.steering.screen import answer_margins
 
 
@@ -134,15 +135,9 @@ def task_of_benchmark(
     check_can_ask(benchmark, wanted.bundle, options.axes.targets)
     for vector in vectors:
         check_vector(session.cache, vector, model, options)
-    rows = pick_rows(benchmark, "search", n=options.n, orphans="search")
-    asked = ask(rows, wanted.bundle, split="search", progress=progress)
-    if all(one.encoded is None for one in asked):
-        raise PartlyFailedError(
-            f"none of the {len(asked)} questions can be asked; the first: {asked[0].error}", place=asked[0].place
-        )
-    task = benchmark.examples[0].labels.meta["task"] if len({e.labels.meta["task"] for e in benchmark}) == 1 else ""
+    asked = search_questions(benchmark, wanted.bundle, n=options.n, progress=progress)
     return ScreenTask(
-        name=f"{benchmark.name} {task}".strip(),
+        name=name_of_task(benchmark),
         benchmark=benchmark.name,
         asked=asked,
         grid=_grid(vector_arms(tuple(vectors)), options.axes),

@@ -1,6 +1,7 @@
 """Exact tests on counts of many features at once, and p values adjusted for their number by false discovery rate."""
 
 from collections.abc import Sequence
+from math import comb
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,24 @@ def fisher_greater(n_marked_hits: npt.ArrayLike, n_hits: npt.ArrayLike, *, n_mar
         p[at] = weights[possible >= low].sum() / weights.sum()
     result: Float64Array = np.minimum(p[index.reshape(-1)], 1.0)
     return result
+
+
+def overlap_p(n_common: int, n_drawn: int, *, n_marked: int, n_all: int) -> float:
+    """Probability that `n_drawn` of `n_all` things, drawn at random without replacement, have `n_common` or more of the
+    `n_marked` ones among them: the upper tail of the hypergeometric distribution, in whole numbers until the last division.
+
+    Raises:
+        UsageError: counts that contradict each other.
+
+    >>> overlap_p(1, 2, n_marked=2, n_all=4)  # 1 - 1 / 6
+    0.8333333333333334
+    """
+    if not (0 <= n_common <= min(n_drawn, n_marked) and max(n_drawn, n_marked) <= n_all):
+        raise UsageError(f"{n_common} in common of {n_drawn} drawn and {n_marked} marked of {n_all}")
+    fewer = range(max(0, n_drawn - (n_all - n_marked)), n_common)
+    below = sum(comb(n_marked, i) * comb(n_all - n_marked, n_drawn - i) for i in fewer)
+    total = comb(n_all, n_drawn)
+    return (total - below) / total
 
 
 def benjamini_hochberg(p_values: Sequence[float] | Float64Array) -> Float64Array:
