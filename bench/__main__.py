@@ -16,6 +16,7 @@ from typing import Any
 NAMES = (
     "store", "build", "multimodal", "fit", "index", "memory", "evaluate", "grid", "grid_memory", "screening", "shortcuts",
     "sae",
+    "sae_training",
 )  # fmt: skip
 RESULTS = Path("bench/results/latest.json")
 

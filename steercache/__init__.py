@@ -27,6 +27,7 @@ if _TYPE_CHECKING:
     from steercache.core.selection import Selection as Selection
     from steercache.core.vectors import SteeringVector as SteeringVector
     from steercache.sae.endpoint import JudgeEndpoint as JudgeEndpoint
+    from steercache.sae.training_settings import TrainingSettings as TrainingSettings
     from steercache.steering.live import steer as steer
 
 __version__ = _version("steercache")
@@ -37,6 +38,7 @@ __all__ = [
     "Selection",
     "SteeringVector",
     "Sweep",
+    "TrainingSettings",
     "fit",
     "generate",
     "load",
@@ -53,6 +55,7 @@ _WHERE = {
     "Selection": ("steercache.core.selection", "Selection"),
     "SteeringVector": ("steercache.core.vectors", "SteeringVector"),
     "Sweep": ("steercache.api.sweeps", "Sweep"),
+    "TrainingSettings": ("steercache.sae.training_settings", "TrainingSettings"),
     "fit": ("steercache.fit", None),
     "generate": ("steercache.api.generating", "generate"),
     "load": ("steercache.api.models", "load"),

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from steercache.api.evaluating import BenchmarkLike
     from steercache.api.feature_screening import SaeLike
     from steercache.api.sae_encoding import EncodedRun
+    from steercache.api.sae_training import TrainedSae
     from steercache.api.saes import NamedSae
     from steercache.manifests.sae import SaeManifest
     from steercache.models.spec import LoadedModel
     from steercache.sae.health import Health
     from steercache.sae.loaded import LoadedSae
+    from steercache.sae.training_settings import TrainingSettings
     from steercache.screening.sae_screen import ScreenedSae
 
 
@@ -39,6 +41,43 @@ class SaeMethods(CacheCore):
         from steercache.api.saes import list_saes
 
         return list_saes()
+
+    def train_sae(
+        self,
+        run: str | Run,
+        *,
+        layer: int,
+        out: str | PathLike[str],
+        settings: "TrainingSettings | None" = None,
+        kinds: Sequence[str] = ("text", "image"),
+        device: str = "cpu",
+        progress: ProgressLike = None,
+    ) -> "TrainedSae":
+        """Train a sparse autoencoder on the output of block `layer` in a run, with sae-lens' trainer, into the folder `out`.
+
+        Rows come shuffled over the whole run, in float32, without position 0 and without tokens of other `kinds` (`special` and
+        `template` are the others). Stopped at any time and called again, it goes on from its last checkpoint and ends with the
+        same bytes. The folder loads by sae-lens and names model, hook and run; `health` of the result is measured on samples
+        that were held out. `settings` is a `steercache.TrainingSettings` (None: 8 features per hidden value, BatchTopK, k 32).
+
+        Raises:
+            NotFoundError: no such run, layer or rows. UsageError: too few rows, or `out` holds something else.
+            BusyError: another process trains into `out`. MissingExtraError: sae-lens is not installed.
+        """
+        from steercache.api.sae_training import train
+        from steercache.sae.training_settings import TrainingSettings
+
+        chosen = TrainingSettings() if settings is None else settings
+        return train(
+            self._session,
+            str(run),
+            layer=layer,
+            out=out,
+            settings=chosen,
+            kinds=kinds,
+            device=device,
+            progress=progress,
+        )
 
     def encode(
         self,

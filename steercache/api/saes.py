@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from steercache.core.errors import ManifestError, NotFoundError
 from steercache.manifests.load import declared_kind, find_manifest, manifest_files, read_manifest
-from steercache.manifests.sae import FolderSae, SaeManifest
+from steercache.manifests.sae import FolderSae, ReleaseSae, SaeManifest, ShippedSae
 
 if TYPE_CHECKING:
     from steercache.sae.loaded import LoadedSae
@@ -82,8 +82,8 @@ def saes_of_manifest(name: str) -> list[NamedSae]:
 
 def _named(manifest: SaeManifest, path: Path) -> list[NamedSae]:
     source = manifest.source
-    place = source.folder if isinstance(source, FolderSae) else source.release
-    one = None if isinstance(source, FolderSae) else source.sae
+    place = source.release if isinstance(source, ReleaseSae) else _place_of(source)
+    one = source.sae if isinstance(source, ReleaseSae) else None
     saes: list[tuple[str, int | None, str | None]] = [
         (f"{manifest.name}-l{s.layer}", s.layer, s.sae) for s in sorted(manifest.saes, key=lambda s: s.layer)
     ]
@@ -93,3 +93,7 @@ def _named(manifest: SaeManifest, path: Path) -> list[NamedSae]:
         )
         for name, layer, sae in saes or [(manifest.name, None, one)]
     ]
+
+
+def _place_of(source: FolderSae | ShippedSae) -> str:
+    return source.folder if isinstance(source, FolderSae) else "ships with steercache"

@@ -1,10 +1,11 @@
-"""The models that ship with steercache: their names and measured scores, their cards, their checkpoint folders."""
+"""What ships with steercache: models and SAEs, with their measured scores, their cards and their folders."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from steercache import zoo
 from steercache.core.errors import NotFoundError
+from steercache.zoo.saes import copy_sae, sae_card, sae_health, sae_names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +24,33 @@ def shipped_models() -> list[ShippedModel]:
     return [_measured(name) for name in zoo.names()]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShippedSae:
+    """One shipped SAE, and what was measured on text that it was not trained on."""
+
+    name: str
+    model: str
+    layer: int
+    n_features: int
+    explained_variance: float
+    l0: float
+
+
+def shipped_saes() -> list[ShippedSae]:
+    """Every shipped SAE with its health on held-out text."""
+    found = []
+    for name in sae_names():
+        measured = sae_health(name)
+        facts = {key: measured[key] for key in ("model", "layer", "n_features")}
+        text = measured["held_out"]["text"]
+        found.append(ShippedSae(name=name, **facts, explained_variance=text["explained_variance"], l0=text["l0_mean"]))
+    return found
+
+
 def model_card(name: str) -> str:
-    """The model card (Markdown) of a shipped model. Raises NotFoundError."""
+    """The card (Markdown) of a shipped model or SAE. Raises NotFoundError."""
+    if name in sae_names():
+        return sae_card(name)
     try:
         return zoo.card(name)
     except FileNotFoundError as error:
@@ -32,11 +58,13 @@ def model_card(name: str) -> str:
 
 
 def build_model(name: str, folder: Path) -> Path:
-    """Write the complete checkpoint folder of a shipped model, and return it.
+    """Write the complete checkpoint folder of a shipped model, or the folder of a shipped SAE, and return it.
 
     Raises:
         NotFoundError: no such model. UsageError: `folder` holds something else. MissingExtraError: a package is missing.
     """
+    if name in sae_names():
+        return copy_sae(name, folder)
     try:
         return zoo.build(name, folder)
     except FileNotFoundError as error:

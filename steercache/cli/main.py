@@ -32,7 +32,7 @@ COMMANDS = {
     "build": ("steercache.cli.build:build", "Trace a model into the cache; safe to kill, resumes."),
     "query": ("steercache.cli.query:query", "Run a named query, SQL or a file over the cache."),
     "fit": ("steercache.cli.fit:fit", "Fit steering vectors for every layer from the cache."),
-    "sae": ("steercache.cli.sae:sae", "Sparse autoencoders: encode a run's rows as features, and their health."),
+    "sae": ("steercache.cli.sae:sae", "Sparse autoencoders: train them, encode a run's rows as features."),
     "vectors": ("steercache.cli.vectors:vectors", "List, show, refit and compare vectors."),
     "steer": ("steercache.cli.steer:steer", "Text with and without a vector, side by side."),
     "eval": (

@@ -13,6 +13,7 @@ from steercache.cli.output import human_bytes, next_commands, note, print_json, 
 from steercache.cli.sae_health import health_command
 from steercache.cli.sae_review import review_command
 from steercache.cli.sae_show import show_command
+from steercache.cli.sae_train import train_command
 from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
 
@@ -196,3 +197,4 @@ def rm_command(sae: str, run: str | None, yes: bool, root: Path, as_json: bool) 
 
 
 sae.add_command(health_command)
+sae.add_command(train_command)

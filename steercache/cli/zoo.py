@@ -1,4 +1,4 @@
-"""`steercache zoo`: the models that ship with it."""
+"""`steercache zoo`: the models and SAEs that ship with it."""
 
 from pathlib import Path
 
@@ -25,18 +25,25 @@ def list_command(as_json: bool) -> None:
     \b
     steercache zoo list
     """
-    from steercache.api.shipped import shipped_models
+    from dataclasses import asdict
+
+    from steercache.api.shipped import shipped_models, shipped_saes
 
     rows = []
     for model in shipped_models():
         shuffled = {"shuffled": model.accuracy_shuffled} if model.accuracy else {}
         rows.append({"name": model.name, "reads": model.reads, **model.accuracy, **shuffled})
+    saes = shipped_saes()
     if as_json:
-        print_json(rows)
+        print_json(rows + [{"reads": f"activations of {one.model}", **asdict(one)} for one in saes])
         return
     columns = ["model", "reads", "relation (word)", "relation (letter)", "count", "shuffled pictures"]
     keys = ("name", "reads", "Relation/word", "Relation/letter", "Count/number", "shuffled")
     print_table(columns, [[row.get(key) for key in keys] for row in rows])
+    print_table(
+        ["SAE", "model", "layer", "features", "explained variance", "L0"],
+        [[one.name, one.model, one.layer, f"{one.n_features:,}", one.explained_variance, one.l0] for one in saes],
+    )
     next_commands("steercache zoo card demo", "steercache zoo build tiny")
 
 
@@ -67,12 +74,12 @@ def build_command(name: str, folder: Path | None, root: Path, as_json: bool) -> 
     steercache zoo build tiny
     steercache zoo build tiny my-models/tiny
     """
-    from steercache.api.shipped import build_model
+    from steercache.api.shipped import build_model, shipped_models
 
     built = build_model(name, folder or root / "models" / f"zoo-{name}")
     if as_json:
         print_json({"name": name, "folder": str(built), "files": sorted(p.name for p in built.iterdir())})
         return
     note(f"{name} is in {built}")
-    if not name.endswith("-backbone"):
+    if name in {model.name for model in shipped_models()} and not name.endswith("-backbone"):
         next_commands(f"steercache eval {name} scenes --vector NAME --layer 2 --alpha 1")

@@ -47,7 +47,14 @@ class FolderSae(Document):
     format: Literal["sae_lens", "sparsify"] = "sae_lens"
 
 
-SaeSource = Annotated[ReleaseSae | FolderSae, Field(discriminator="type")]
+class ShippedSae(Document):
+    """An SAE that ships with steercache (`steercache zoo list`)."""
+
+    type: Literal["zoo"]
+    name: Name
+
+
+SaeSource = Annotated[ReleaseSae | FolderSae | ShippedSae, Field(discriminator="type")]
 
 
 class LayerSae(Document):
@@ -78,6 +85,8 @@ class SaeManifest(Document):
         source = info.data.get("source")
         if isinstance(source, ReleaseSae) and (source.sae is None) == (not value):
             raise fault("conflict", "name one SAE in `source.sae`, or one per layer in `saes`")
+        if isinstance(source, ShippedSae) and value:
+            raise fault("conflict", "an SAE that ships is one SAE: leave `saes` out")
         if isinstance(source, FolderSae):
             for one in value:
                 refuse_outside(one.sae, "the folder of `source`")

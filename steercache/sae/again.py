@@ -43,11 +43,13 @@ def load_recorded(record: Mapping[str, Any]) -> Encodes:
 
 
 def _manifest_of(record: Mapping[str, Any]) -> SaeManifest:
-    """A manifest of the folder or release that an SAE was loaded from. Provenance is free JSON: anything may stand there."""
+    """A manifest of what an SAE was loaded from: a folder, a release, or what ships. Provenance is free JSON: anything may stand there."""
     source = record.get("source")
     known = source if isinstance(source, Mapping) else {}
     more = {"format": known["format"]} if known.get("format") else {}
-    if "folder" in known:
+    if "zoo" in known:
+        place = {"type": "zoo", "name": known["zoo"]}
+    elif "folder" in known:
         place = {"type": "folder", "folder": known["folder"], **more}
     else:
         place = {"type": "release", "release": known.get("release"), "sae": known.get("sae_id"), **more}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from steercache.core.errors import NotFoundError, UsageError
 from steercache.manifests.load import find_manifest, read_manifest
-from steercache.manifests.sae import FolderSae, SaeManifest
+from steercache.manifests.sae import FolderSae, ReleaseSae, SaeManifest, ShippedSae
 
 CONFIG = "cfg.json"  # of a folder as sae-lens writes it
 _LAYER = re.compile(r"^(?P<name>.+)-l(?P<layer>\d{1,6})$")
@@ -96,7 +96,8 @@ def saes_of(manifest: SaeManifest, base_dir: Path) -> list[FoundSae]:
 def _of_layer(manifest: SaeManifest, base_dir: Path, layer: int | None) -> FoundSae:
     source = manifest.source
     if not manifest.saes:  # one SAE, whose layer its configuration says
-        sae = source.folder if isinstance(source, FolderSae) else str(source.sae)
+        named = {FolderSae: "folder", ShippedSae: "name", ReleaseSae: "sae"}[type(source)]
+        sae = str(getattr(source, named))
         return FoundSae(manifest=manifest, base_dir=base_dir, name=manifest.name, layer=layer, sae=sae)
     listed = f"layers {', '.join(map(str, manifest.layers))}"
     if layer is None:

@@ -7,7 +7,7 @@ Explained variance is 1 - sum ||x - r||^2 / sum ||x - mean||^2 for rows x and re
 rows; it is 1 for a perfect SAE and 0 for one that says the mean of every row.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -161,6 +161,15 @@ def measure_health(
     )
     write_health(paths, found, source=source)
     return found
+
+
+def health_of_rows(sae: LoadedSae, row_blocks: Iterable[Any], *, kind: str) -> KindHealth:
+    """The health of an SAE on rows that come as float32 tensors (n, d), under one name."""
+    sums: dict[str, _Sums] = {}
+    for block in row_blocks:
+        for x in block.split(batch_rows(sae.spec.d_sae)):
+            _add(sums, sae, x, np.full(len(x), kind))
+    return sums.get(kind, _Sums(sae.spec.d_in, sae.spec.d_sae)).result(kind)
 
 
 def kinds_of_rows(run: RunPaths, shard_idx: int, *, n_rows: int, rows_per_shard: int) -> npt.NDArray[np.str_]:

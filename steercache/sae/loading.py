@@ -11,7 +11,7 @@ from typing import Any
 from steercache.core.errors import BudgetError, DamagedError, NotFoundError, SteercacheError, UsageError
 from steercache.core.saes import SaeSpec
 from steercache.manifests.problems import close_match
-from steercache.manifests.sae import FolderSae, ReleaseSae, SaeManifest
+from steercache.manifests.sae import FolderSae, ReleaseSae, SaeManifest, ShippedSae
 from steercache.sae.checks import check_config, check_module
 from steercache.sae.find import CONFIG, FoundSae, find_sae
 from steercache.sae.hooks import site_of
@@ -19,6 +19,7 @@ from steercache.sae.library import sae_lens
 from steercache.sae.loaded import LoadedSae, weights_id
 from steercache.sae.local_files import local_files, refuse_large_file
 from steercache.sae.sparsify import from_disk, from_hub
+from steercache.zoo.saes import sae_folder
 
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -54,9 +55,13 @@ def load_sae(
     manifest = found.manifest
     if isinstance(manifest.source, FolderSae):
         module, origin = _from_folder(manifest.source, found.base_dir / found.sae, dtype)
+    elif isinstance(manifest.source, ShippedSae):
+        folder = sae_folder(manifest.source.name)
+        module, _ = _from_folder(FolderSae(type="folder", folder=str(folder)), folder, dtype)
+        origin = {"zoo": manifest.source.name}
     else:
         module, origin = _from_release(manifest.source, found.sae, dtype)
-    place = str(origin.get("folder") or f"{origin['release']}/{origin['sae_id']}")
+    place = str(origin.get("folder") or origin.get("zoo") or f"{origin['release']}/{origin['sae_id']}")
     _own_memory(module)
     check_module(module, place=place)
     said = {"model": manifest.model, "format": manifest.source.format if manifest.source.format != "sae_lens" else None}
