@@ -21,7 +21,7 @@ import torch
 import steercache
 from bench.zoo.decoding import Decoder
 from bench.zoo.prompts import Prompt, prompts
-from steercache.zoo.train import ALLOCATOR, PATIENT
+from bench.zoo.train import ALLOCATOR, PATIENT
 
 SEED: Final = 20_261_130
 ROWS: Final = 192
