@@ -51,7 +51,8 @@ def test_long_rows_are_left_out_and_counted(root: Path) -> None:
     run_id = cache.folder.resolve_run("text")
     source = cache.folder.source(run_id)
     found = training_rows(cache.session, run_id, layer=1, held_out=0.0, max_norm_ratio=1.3, seed=0)
-    rows = np.setdiff1d(np.arange(192), np.arange(0, 192, 12))
+    tokens = cache.sql("SELECT row_idx FROM tokens WHERE position > 0 ORDER BY row_idx").df()
+    rows = tokens.row_idx.to_numpy().astype(np.int64)
     norms = np.linalg.norm(source.gather("resid_post", 1, rows), axis=1)
     expected = rows[norms <= 1.3 * np.median(norms)]
     np.testing.assert_array_equal(found.training, expected)
@@ -71,7 +72,8 @@ def test_the_command_trains_measures_and_resumes(
     found = json.loads(capsys.readouterr().out)
     assert found["sae"]["layer"] == 1
     assert found["sae"]["d_sae"] == 24
-    assert found["health"]["n_rows"] == 44
+    ours = json.loads((out / "cfg.json").read_text())["metadata"]["steercache"]
+    assert found["health"]["n_rows"] == ours["n_held_out_rows"]
     assert found["health"] == json.loads((out / "health.json").read_text())
     assert run([*words, "--seed", "1"]) == 2
     assert "something else" in capsys.readouterr().err
@@ -87,8 +89,12 @@ def test_the_folder_names_model_block_and_run_and_fits_the_run(root: Path, tmp_p
     assert (spec.model_name, spec.site, spec.layer, spec.d_in) == (document.model.name, "resid_post", 1, D_IN)
     check_fits(spec, cache.folder, document.run_id)
     ours = json.loads((tmp_path / "sae" / "cfg.json").read_text())["metadata"]["steercache"]
-    assert (ours["run_id"], ours["n_training_rows"], ours["n_held_out_rows"]) == (document.run_id, 132, 44)
-    assert (trained.n_training_rows, trained.n_held_out_rows) == (132, 44)
+    assert ours["run_id"] == document.run_id
+    n_rows = ours["n_training_rows"] + ours["n_held_out_rows"] + ours["n_long_rows_left_out"]
+    assert n_rows == 16 * 11  # all but first positions
+    assert (trained.n_training_rows, trained.n_held_out_rows) == (ours["n_training_rows"], ours["n_held_out_rows"])
+    assert trained.health is not None
+    assert trained.health.n_rows == trained.n_held_out_rows
 
 
 def test_errors_name_what_is_wrong(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
