@@ -1,10 +1,12 @@
 """What the card of the SAE that ships says: its health on text that it was not trained on.
 
+    python -m bench.zoo.sae_health store FOLDER --from TRAINED
     python -m bench.zoo.sae_health texts FOLDER --root CACHE --from TEXTS --to HELD_OUT
     python -m bench.zoo.sae_health measure FOLDER --root CACHE --texts HELD_OUT
 
-The first writes the samples that training held out as data files of their own, with a trace manifest; the second traces them
-and writes `health.json` into the SAE's folder.
+The first copies what `steercache sae train` left, its weights in float16: half the size, and nothing measurable is lost. The
+second writes the samples that training held out as data files of their own, with a trace manifest; the third traces them and
+writes `health.json` into the SAE's folder.
 """
 
 import argparse
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
+from safetensors.torch import load_file, save_file
 
 import steercache
 from steercache.sae.training_rows import training_rows
@@ -35,6 +38,17 @@ def provenance(folder: Path) -> dict[str, Any]:
     """What the SAE's configuration says of its training."""
     found: dict[str, Any] = json.loads((folder / "cfg.json").read_text())["metadata"]["steercache"]
     return found
+
+
+def store(trained: Path, folder: Path) -> None:
+    """Configuration and weights, in float16; they load in float32."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = load_file(trained / "sae_weights.safetensors")
+    save_file(
+        {name: tensor.half() if tensor.ndim == 2 else tensor.float() for name, tensor in weights.items()},
+        folder / "sae_weights.safetensors",
+    )
+    (folder / "cfg.json").write_text(json.dumps(json.loads((trained / "cfg.json").read_text()), indent=1) + "\n")
 
 
 def write_texts(folder: Path, *, root: Path, source: Path, target: Path, n: int = N_OF_EACH) -> None:
@@ -87,13 +101,16 @@ def _rounded(record: dict[str, Any]) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.zoo.sae_health", description=__doc__)
-    parser.add_argument("what", choices=["texts", "measure"])
+    parser.add_argument("what", choices=["store", "texts", "measure"])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--from", dest="source", type=Path, help="the folder of the training text")
+    parser.add_argument("--root", type=Path, default=Path("cache"))
+    parser.add_argument("--from", dest="source", type=Path, help="the trained SAE, or the folder of the training text")
     parser.add_argument("--to", dest="target", type=Path, help="the folder of the held-out text")
     parser.add_argument("--texts", type=Path, help="the folder of the held-out text")
     args = parser.parse_args(argv)
+    if args.what == "store":
+        store(args.source, args.folder)
+        return
     if args.what == "texts":
         write_texts(args.folder, root=args.root, source=args.source, target=args.target)
         return
