@@ -111,6 +111,7 @@ def _finish(sae: Any, out: Path, work: Path) -> None:
     shutil.rmtree(part, ignore_errors=True)
     weights, config = sae.save_inference_model(part)
     for file in (Path(weights), Path(config)):
+        file.chmod(0o644)  # safetensors writes files for their owner alone
         _sync(file)
     os.replace(weights, out / WEIGHTS)
     os.replace(config, out / CONFIG)
