@@ -64,7 +64,8 @@ def load_sae(
     place = str(origin.get("folder") or origin.get("zoo") or f"{origin['release']}/{origin['sae_id']}")
     _own_memory(module)
     check_module(module, place=place)
-    said = {"model": manifest.model, "format": manifest.source.format if manifest.source.format != "sae_lens" else None}
+    form = None if isinstance(manifest.source, ShippedSae) else manifest.source.format
+    said = {"model": manifest.model, "format": form if form != "sae_lens" else None}
     spec = spec_of(module, name=found.name, source={**origin, **{name: v for name, v in said.items() if v}})
     _check_layer(found, spec, place)
     return LoadedSae(module.to(device=place_of_work), spec)
