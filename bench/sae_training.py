@@ -25,7 +25,7 @@ LAYER = 15
 CONTEXT = 128
 BATCH = 1024
 N_TEXTS = 600
-N_ROWS = 16 * BATCH
+N_ROWS = 24 * BATCH
 TURNS = 3
 WIDTHS = ("8x",)
 
@@ -111,7 +111,7 @@ class LiveTraining:
             training_tokens=settings.n_rows,
             train_batch_size_tokens=settings.batch_size,
             store_batch_size_prompts=16,
-            n_batches_in_buffer=4,
+            n_batches_in_buffer=16,  # two batches of rows: as little as it computes ahead and does not train on
             n_batches_for_norm_estimate=1,
             lr=settings.lr,
             lr_warm_up_steps=2,
