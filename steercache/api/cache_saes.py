@@ -13,7 +13,7 @@ from steercache.core.trials import Target
 if TYPE_CHECKING:
     from steercache.api.cache import Cache
     from steercache.api.evaluating import BenchmarkLike
-    from steercache.api.feature_screening import SaeLike
+    from steercache.api.feature_screening import FeatureReport, SaeLike
     from steercache.api.sae_encoding import EncodedRun
     from steercache.api.sae_training import TrainedSae
     from steercache.api.saes import NamedSae
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from steercache.sae.health import Health
     from steercache.sae.loaded import LoadedSae
     from steercache.sae.training_settings import TrainingSettings
-    from steercache.screening.sae_screen import ScreenedSae
 
 
 class SaeMethods(CacheCore):
@@ -180,6 +179,9 @@ class SaeMethods(CacheCore):
         top: int = 10,
         concept: str | None = None,
         n: int | None = None,
+        exact: int = 0,
+        live: str | Run | None = None,
+        seed: int = 0,
         allow_foreign: bool = False,
         gradients: str | None = None,
         force: bool = False,
@@ -190,7 +192,7 @@ class SaeMethods(CacheCore):
         rule: Literal["grouped", "paper"] = "grouped",
         form: Literal["letter", "number", "word"] = "letter",
         progress: ProgressLike = None,
-    ) -> "ScreenedSae":
+    ) -> "FeatureReport":
         """Predict what each feature of an SAE does to a task when its decoder row is added or subtracted, from gradients.
 
         `sae` is a manifest with one SAE per layer (all of them, or `layers`), its name or file, `NAME-l12`, a folder, or an SAE
@@ -198,6 +200,10 @@ class SaeMethods(CacheCore):
         split are recorded once and kept; from then on no model is loaded. `found.best(10)` are the best features by predicted
         accuracy, each with the concepts for which a fit in the cache picked it by sentences (`picked`), and with a verdict yes
         (`verified`); `found.overlaps` compares the `top` best with both sets, of one `concept` or of all.
+
+        `exact` runs so many of the best on the test split, each added or subtracted as predicted, and as many random features
+        at the same strengths: `found.exact.rows` has predicted beside exact. Random ones are live on the run `live` (encoded if
+        it is not yet; None: one that is encoded already), of the nearest firing rates, drawn by `seed`. `n` is per split.
 
         Raises:
             UsageError: an SAE that does not fit the model; stale gradients; an unknown benchmark or task. NotFoundError: a
@@ -213,6 +219,9 @@ class SaeMethods(CacheCore):
             top=top,
             concept=concept,
             n=n,
+            exact=exact,
+            live=_run_name(live),
+            seed=seed,
             allow_foreign=allow_foreign,
             gradients=gradients,
             force=force,

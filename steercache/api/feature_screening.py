@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from steercache.analysis.exact_features import ExactFeature as ExactFeature
+from steercache.analysis.exact_features import ExactFeatures, run_exactly
 from steercache.api.evaluating import BenchmarkLike, opened_benchmark
 from steercache.api.progress import ProgressLike, reporting
 from steercache.benchmarks.task import check_can_ask, default_targets
@@ -43,6 +45,26 @@ class FeatureRequest:
     allow_foreign: bool = False
     gradients: str | None = None
     force: bool = False
+    exact: int = 0
+    live: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureReport:
+    """The screening of all features, and the exact runs of the best beside random live ones (None: not asked for)."""
+
+    screened: ScreenedSae
+    exact: ExactFeatures | None = None
+
+    def best(self, n: int) -> tuple[FeatureRow, ...]:
+        """The n best features by predicted accuracy."""
+        return self.screened.best(n)
+
+    @property
+    def overlaps(self) -> tuple[Overlap, ...]:
+        """The best features among those chosen by sentences, and among those with a verdict yes."""
+        return self.screened.overlaps
 
 
 def screen_sae_features(
@@ -58,7 +80,7 @@ def screen_sae_features(
     form: str = "letter",
     folder: Path | None = None,
     progress: ProgressLike = None,
-) -> ScreenedSae:
+) -> FeatureReport:
     """Predict every feature over a benchmark's search split; see `Cache.screen_features`."""
     root = session.cache.root
     questions = opened_benchmark(benchmark, folder=folder, task=task, rule=rule, form=form)
@@ -78,7 +100,23 @@ def screen_sae_features(
             k=request.top,
             concept=request.concept,
         )
-        return screen_sae(session, wanted, decoders, source, progress=show)
+        screened = screen_sae(session, wanted, decoders, source, progress=show)
+        if not request.exact:
+            return FeatureReport(screened=screened)
+        exact = run_exactly(
+            session,
+            source.load(),
+            questions,
+            screened,
+            decoders,
+            count=request.exact,
+            run=request.live,
+            n=request.n,
+            seed=request.seed,
+            allow_foreign=request.allow_foreign,
+            progress=show,
+        )
+        return FeatureReport(screened=screened, exact=exact)
 
 
 def _saes(request: FeatureRequest) -> "list[FoundSae | LoadedSae]":

@@ -19,6 +19,7 @@ from steercache.cli.options import (
     unit_option,
 )
 from steercache.cli.output import at_root, next_commands, print_json, progress_bar
+from steercache.cli.screen_options import feature_options
 from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
 from steercache.core.trials import TRUST, AlphaUnit, Target
@@ -58,6 +59,11 @@ class ScreenOptions:
     share: float
     pilot: int | None
     resamples: int
+    sae: str | None
+    step: float
+    concept: str | None
+    exact: int
+    live: str | None
     root: Path
     device: str
     dtype: str
@@ -138,6 +144,7 @@ class ScreenOptions:
     show_default=True,
     help="With --compare: number of resamples of the search split.",
 )
+@feature_options
 @root_option
 @device_options
 @json_option
@@ -149,7 +156,10 @@ def screen(asked: ScreenOptions) -> None:
     benchmark records a gradient run over the search split (an interrupted one is resumed); later ones load no model. A
     prediction is linear in the strength and good for small ones; for strengths above --trust median norms of the
     steered rows it is held constant. --pilot 40 answers 40 questions exactly and corrects the predictions, as `grid
-    --screen-first` does. The test split is never used.
+    --screen-first` does. The test split is used by --exact alone.
+
+    With --sae every feature of an SAE is predicted instead of vectors: its decoder row added or subtracted with the
+    strength --step. --exact runs the best ones, beside random live features at the same strengths, on the test split.
 
     \b
     steercache screen tiny-scenes
@@ -157,6 +167,7 @@ def screen(asked: ScreenOptions) -> None:
     steercache screen tiny scenes --task Count --form number --vector counting --layer 1-4 --alpha 2,4,8 --nulls 1000
     steercache screen tiny scenes --task Relation --all-vectors --samples 3
     steercache screen tiny-scenes --compare
+    steercache screen demo scenes --task Count --sae my-sae --exact 10
     """
     from steercache.api.cache import open_cache_at
     from steercache.api.screening import helped_and_hurt, rank_among_nulls
@@ -167,6 +178,9 @@ def screen(asked: ScreenOptions) -> None:
     cache = open_cache_at(asked.root)
     if asked.compare:
         _compare(cache, asked)
+        return
+    if asked.sae is not None:
+        _features(cache, asked, asked.sae)
         return
     with progress_bar("reading questions", total=None, unit="", quiet=asked.as_json) as bar:
         screened = (_of_sweep if len(asked.words) == 1 else _of_benchmark)(cache, asked, bar.show)
@@ -211,6 +225,45 @@ def _compare(cache: "Cache", asked: ScreenOptions) -> None:
         return
     print_compared(found, options)
     next_commands(f"steercache query what_replaces_the_grid -p sweep={found[0].sweep_id}{at_root(asked.root)}")
+
+
+def _features(cache: "Cache", asked: ScreenOptions, sae: str) -> None:
+    """Every feature of an SAE on one benchmark."""
+    from steercache.cli.screen_features import features_json, print_features
+
+    if len(asked.words) != 2 or asked.names or asked.all_vectors:
+        raise UsageError("features are screened on a benchmark", hint="steercache screen MODEL BENCHMARK --sae NAME")
+    targets = None if asked.targets is None else among(asked.targets, get_args(Target), "target")
+    if targets is not None and len(targets) != 1:
+        raise UsageError("features are screened on one target", hint="--target image")
+    with progress_bar("reading questions", total=None, unit="", quiet=asked.as_json) as bar:
+        found = cache.screen_features(
+            *asked.words,
+            sae=sae,
+            layers=parse_layers(asked.layers) or (),
+            target=None if targets is None else targets[0],
+            step=asked.step,
+            top=asked.top,
+            concept=asked.concept,
+            n=asked.n,
+            exact=asked.exact,
+            live=asked.live,
+            seed=asked.seed,
+            allow_foreign=asked.allow_foreign,
+            gradients=asked.run,
+            force=asked.force,
+            device=asked.device,
+            dtype=asked.dtype,
+            task=asked.task,
+            rule=asked.rule,
+            form=asked.form,
+            folder=asked.folder,
+            progress=bar.show,
+        )
+    if asked.as_json:
+        print_json(features_json(found, n=asked.top))
+        return
+    print_features(found, n=asked.top)
 
 
 def _of_sweep(cache: "Cache", asked: ScreenOptions, progress: "ProgressCallback") -> "list[ScreenedTask]":

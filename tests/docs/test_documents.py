@@ -65,7 +65,9 @@ def test_a_command_exists_with_its_options_and_what_it_names_ships(place: str, l
 def names_what_ships(words: list[str]) -> None:
     command, *rest = words
     if command in ("plan", *KINDS) and not rest[0].endswith(FILES):
-        assert find_manifest(rest[0], kind=KINDS.get(command))  # type: ignore[arg-type]
+        of_benchmark = command == "screen" and len(rest) > 1 and not rest[1].startswith("-")
+        kind = "model" if of_benchmark else KINDS.get(command)
+        assert find_manifest(rest[0], kind=kind)  # type: ignore[arg-type]
     if command == "query" and " " not in rest[0]:
         assert rest[0] in load_library()
     if command == "eval" and not rest[1].endswith(FILES):

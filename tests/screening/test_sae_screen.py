@@ -1,5 +1,6 @@
 """Features of SAEs screened on a task, through the public API: ranks, marks, overlaps, exact runs."""
 
+import json
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 import steercache
+from steercache.cli.main import run as run_command
 from steercache.core.errors import UsageError
 from steercache.core.vectors import SteeringVector
 from steercache.queries.session import open_session
@@ -65,7 +67,9 @@ def candidates(cache: steercache.Cache, folder: Path, features: dict[int, tuple[
 @pytest.fixture(scope="module")
 def plain(cache: steercache.Cache, folder: Path) -> ScreenedSae:
     """Before anybody chose a feature: this records the gradients."""
-    return cache.screen_features("tiny", "scenes", sae=folder / "mine.yaml", top=K, progress=False, **QUESTIONS)
+    return cache.screen_features(
+        "tiny", "scenes", sae=folder / "mine.yaml", top=K, progress=False, **QUESTIONS
+    ).screened
 
 
 def test_all_decoder_rows_are_predicted_from_recorded_gradients(
@@ -90,7 +94,9 @@ def test_marks_and_overlap_are_of_the_features_that_fits_of_the_cache_chose(
     said = {first[0]: ("yes", True), others[0]: ("no", True), others[1]: ("yes", False)}
     candidates(cache, folder, said, concept="counting")
     candidates(cache, folder, {others[2]: ("no", True)}, concept="colour")
-    found = cache.screen_features("tiny", "scenes", sae=folder / "mine.yaml", top=K, progress=False, **QUESTIONS)
+    found = cache.screen_features(
+        "tiny", "scenes", sae=folder / "mine.yaml", top=K, progress=False, **QUESTIONS
+    ).screened
     assert found.run_id == plain.run_id
     by_place = {row.place: row for row in found.rows}
     assert by_place[LAYERS[0], first[0]].picked == by_place[LAYERS[0], first[0]].verified == ("counting",)
@@ -109,7 +115,7 @@ def test_marks_and_overlap_are_of_the_features_that_fits_of_the_cache_chose(
         progress=False,
         **QUESTIONS,
     )
-    assert (one.overlaps[0].n_marked, one.overlaps[0].n_common, one.n_features) == (1, 0, N_FEATURES)
+    assert (one.overlaps[0].n_marked, one.overlaps[0].n_common, one.screened.n_features) == (1, 0, N_FEATURES)
     assert one.overlaps[0].p == 1
 
 
@@ -137,3 +143,56 @@ def test_an_sae_of_another_model_layer_or_width_is_refused_before_gradients(
         with pytest.raises(UsageError, match=said):
             cache.screen_features("tiny", "scenes", sae=path, progress=False, **QUESTIONS)
     assert len(session.cache.documents()) == n_runs
+
+
+def test_exact_runs_are_those_of_single_decoder_rows_beside_live_features_of_like_rate(
+    plain: ScreenedSae, cache: steercache.Cache, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: dict[str, Any] = {"sae": folder / "mine.yaml", "exact": 2, "seed": 3, "progress": False, **QUESTIONS}
+    with pytest.raises(UsageError, match="which of its features are live"):
+        cache.screen_features("tiny", "scenes", **asked)
+    (run,) = (r.name for r in cache.session.cache.documents() if r.model.name == "tiny-backbone")
+    found = cache.screen_features("tiny", "scenes", live=run, **asked)
+    exact = found.exact
+    assert exact is not None
+    assert exact.n_computed > 0
+    best, random = ([r for r in exact.rows if r.group == group] for group in ("best", "random"))
+    assert [(r.layer, r.feature) for r in best] == [r.place for r in plain.rows[:2]]
+    assert [(r.predicted, r.alpha) for r in best] == [(r.accuracy, r.alpha) for r in plain.rows[:2]]
+    assert sorted((r.layer, abs(r.alpha)) for r in best) == sorted((r.layer, abs(r.alpha)) for r in random)
+    assert not {(r.layer, r.feature) for r in random} & {r.place for r in plain.rows[:2]}
+    for row in random:
+        rows, _ = cache.encoded(f"mine-l{row.layer}").feature(row.feature)
+        assert row.rate == len(rows) / cache.encoded(f"mine-l{row.layer}").n_rows > 0
+    for row in (best[0], random[-1]):
+        unit = cache.sae(folder / f"layer{row.layer}").decoder[row.feature]
+        values = (unit / np.linalg.norm(unit))[None]
+        by_hand = SteeringVector(
+            name=f"by-hand-{row.group}",
+            method="made",
+            concept=None,
+            site="resid_post",
+            layers=(row.layer,),
+            values=values,
+        )
+        cache.save(by_hand)
+        table = cache.evaluate(
+            "tiny", "scenes", vectors=[by_hand], layers=row.layer, alphas=row.alpha, targets="image", split="test",
+            controls=0, prompting="", damage=False, n=8, task="Count", form="number", allow_foreign=True, progress=False,
+        ).table  # fmt: skip
+        compared = table.row("test", by_hand.name).comparison
+        assert (compared.after, compared.gain.estimate) == (row.exact, row.exact_gain)
+        assert compared.before == exact.baseline
+
+    words = ("tiny", "scenes", "--task", "Count", "--form", "number", "--n", "8", "--sae", str(folder / "mine.yaml"))
+    more = ("--target", "image", "--exact", "2", "--seed", "3", "--top", "4", "--root", str(cache.root))
+    assert run_command(["screen", *words, *more, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["exact"]["n_computed"], len(shown["features"])) == (0, 4)
+    assert [r["exact"] for r in shown["exact"]["rows"]] == [r.exact for r in exact.rows]
+    assert run_command(["screen", *words, *more]) == 0
+    told = capsys.readouterr()
+    for said in ("the best 4 of 120 features", "picked for", "8 questions of the test split", "random: mean gain"):
+        assert said in told.out
+    assert "live features" in told.err
+    assert run_command(["screen", "tiny-scenes", "--sae", "mine", "--root", str(cache.root)]) == 2
