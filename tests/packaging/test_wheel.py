@@ -145,13 +145,14 @@ def test_the_training_of_the_shipped_models_stays_out_of_the_wheel_and_their_wei
             n: packed.read(n).decode() for n in packed.namelist() if n.startswith("steercache/") and n.endswith(".py")
         }
     assert {n.removeprefix("steercache/zoo/").removesuffix(".py") for n in code if n.startswith("steercache/zoo/")} == {
-        *("__init__", "shelf", "smollm2", "source"),
+        *("__init__", "saes", "shelf", "smollm2", "source"),
         *("demo/__init__", "demo/assemble", "demo/chat", "demo/lora", "demo/shape"),
     }
     assert [
         n for n, text in code.items() if "torch.optim" in text or re.search(r"^\s*(from|import) bench[. ]", text, re.M)
     ] == []
     assert "model.safetensors" in installed.steercache("zoo", "build", "tiny", "here", "--json")
+    assert "sae_weights.safetensors" in installed.steercache("zoo", "build", "smollm2-135m-l15", "sae", "--json")
 
 
 def test_the_installed_package_is_the_wheels_and_not_the_repositorys(installed: Installed) -> None:
