@@ -6,7 +6,7 @@ subtracted as its own prediction says, as a best one is: what differs is only wh
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,19 +17,18 @@ from steercache.cache.feature_files import Encoding, all_encodings
 from steercache.cache.feature_rows import EncodedRows, groups_of
 from steercache.cells.options import ControlOptions, EvalOptions, GridAxes
 from steercache.core.errors import UsageError
-from steercache.core.vectors import FittedOn, SteeringVector
 from steercache.data.benchmarks.questions import Benchmark
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session
 from steercache.sae.controls import N_NEAREST
 from steercache.sae.encode import encode_run
 from steercache.sae.loaded import LoadedSae
+from steercache.sae.single import feature_vector
 from steercache.screening.features import predict_features
 from steercache.screening.sae_decoders import SaeDecoders
 from steercache.screening.sae_screen import Feature, ScreenedSae
 from steercache.sweeps.evaluation import evaluate
 
-METHOD: Final = "sae_feature"
 Group = Literal["best", "random"]
 Counts = npt.NDArray[np.int64]
 
@@ -166,33 +165,6 @@ def run_exactly(
         baseline=baseline,
         n_computed=n_computed,
         notes=tuple(dict.fromkeys(notes)),
-    )
-
-
-def feature_vector(
-    sae: LoadedSae, feature: int, *, sign: int = 1, origin: FittedOn | None = None, concept: str | None = None
-) -> SteeringVector:
-    """One decoder row at unit norm as a vector of its layer, subtracted with `sign` -1; `origin` is the model it belongs to.
-
-    Raises:
-        UsageError: no such feature, or a row of zeros.
-    """
-    spec = sae.spec
-    if not 0 <= feature < spec.d_sae:
-        raise UsageError(f"no feature {feature}; the SAE has features 0 to {spec.d_sae - 1}", place=spec.name)
-    row_d = sae.decoder[feature].astype(np.float64)
-    norm = float(np.linalg.norm(row_d))
-    if not np.isfinite(norm) or norm == 0 or spec.layer is None:
-        raise UsageError(f"the decoder row of feature {feature} has no direction", place=spec.name)
-    return SteeringVector(
-        name=f"{spec.name}-f{feature}{'-minus' if sign < 0 else ''}",
-        method=METHOD,
-        concept=concept,
-        site=spec.site,
-        layers=(spec.layer,),
-        values=(sign * row_d / norm).astype(np.float32)[None],
-        provenance={"saes": {str(spec.layer): spec.record()}, "feature": feature, "sign": sign},
-        fitted_on=origin,
     )
 
 

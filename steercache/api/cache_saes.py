@@ -9,6 +9,7 @@ from steercache.api.cache_core import CacheCore
 from steercache.api.progress import ProgressLike, reporting
 from steercache.api.runs import Run
 from steercache.core.trials import Target
+from steercache.core.vectors import SteeringVector
 
 if TYPE_CHECKING:
     from steercache.api.cache import Cache
@@ -166,6 +167,22 @@ class SaeMethods(CacheCore):
                 allow_foreign=allow_foreign,
                 show=show,
             )
+
+    def feature_vector(
+        self, sae: "SaeLike", feature: int | None = None, *, concept: str | None = None, layer: int | None = None
+    ) -> SteeringVector:
+        """The decoder row of one feature of an SAE at unit length, as a vector of the SAE's layer; it is saved.
+
+        Without `feature`, the one that fits of the cache picked for `concept`: of those with the verdict yes, else of all, the
+        best by rank. `layer` chooses among the SAEs of a manifest. The vector's model is that of a run that was encoded or
+        fitted with the SAE; without one its origin is unknown, as `evaluate` and others say.
+
+        Raises:
+            UsageError: no such feature, or none was picked for the concept. NotFoundError: no such SAE.
+        """
+        from steercache.api.sae_features import vector_of_feature
+
+        return vector_of_feature(self._session, sae, feature, concept=concept, layer=layer)
 
     def screen_features(
         self,

@@ -108,7 +108,7 @@ def prepare_sweep(
     opened = [(task, _open(task, resolved.base_dir)) for task in sweep.tasks]  # cheap, and most often what is wrong
     for _, bench in opened:
         check_can_ask(bench, loaded.bundle, sweep.targets)
-    vectors = sweep_vectors(session, sweep)
+    vectors = sweep_vectors(session, sweep, base_dir=resolved.base_dir)
     grid = expand_sweep(sweep, loaded, vectors)
     lineages = {v.vector_id: check_vector(session.cache, v, loaded, grid.options) for v in vectors}
     tasks = tuple(_questions(sweep, task, bench, loaded, progress) for task, bench in opened)

@@ -3,9 +3,11 @@
 from collections import Counter
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 
 from steercache.cache.vectors import list_vectors
 from steercache.cells.arms import Arm
+from steercache.cells.sweep_saes import sweep_sae_vector
 from steercache.core.ids import SHORT_ID
 from steercache.core.selection import Selection
 from steercache.core.vectors import SteeringVector
@@ -17,15 +19,16 @@ from steercache.queries.session import Session
 QUERY = "anchor_vs_control"
 
 
-def sweep_vectors(session: Session, sweep: SweepManifest) -> tuple[SteeringVector, ...]:
+def sweep_vectors(session: Session, sweep: SweepManifest, *, base_dir: Path = Path()) -> tuple[SteeringVector, ...]:
     """Every vector of a sweep, each once: the named ones first, then the fits in the manifest's order; new fits are saved.
+    An SAE's file or folder is relative to `base_dir`.
 
     Raises:
         NotFoundError: no such vector or run; QueryError: a run without rows of the concept.
     """
     found = {v.vector_id: v for v in map(session.vector, sweep.vectors)}
     for fits in sweep.fits:
-        found |= {v.vector_id: v for v in _fitted(session, fits)}
+        found |= {v.vector_id: v for v in _fitted(session, fits, base_dir)}
     return tuple(found.values())
 
 
@@ -41,11 +44,13 @@ def vector_arms(vectors: tuple[SteeringVector, ...]) -> tuple[Arm, ...]:
     return tuple(Arm(name=n, role="vector", vector=v) for n, v in zip(names, vectors, strict=True))
 
 
-def _fitted(session: Session, fits: FittedVectors) -> Iterator[SteeringVector]:
+def _fitted(session: Session, fits: FittedVectors, base_dir: Path) -> Iterator[SteeringVector]:
     for run, concept, method in product(fits.runs, fits.concepts, fits.methods):
         sel = session.select(QUERY, run=run, concept=concept)
-        vector = _known(session, sel, method=method, recipe=fits.recipe)
-        vector = vector or METHODS[method](sel, recipe=fits.recipe)
+        if method == "sae":
+            vector = sweep_sae_vector(session, sel, fits, base_dir)
+        else:
+            vector = _known(session, sel, method=method, recipe=fits.recipe) or METHODS[method](sel, recipe=fits.recipe)
         if not vector.diagnostics:  # they hold the rows' norms, which relative strengths are counted in
             vector = diagnose(sel, vector)
             session.save(vector)

@@ -21,11 +21,13 @@ from steercache.cli.options import (
 )
 from steercache.cli.output import next_commands, note, print_json, print_table, progress_bar
 from steercache.cli.verdicts import curve_verdict
-from steercache.core.errors import PartlyFailedError
+from steercache.core.errors import PartlyFailedError, UsageError
 from steercache.core.trials import AlphaUnit
 
 if TYPE_CHECKING:
     from steercache.analysis.colours import ColourEffect
+    from steercache.api.cache import Cache
+    from steercache.core.vectors import SteeringVector
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +35,11 @@ class ColourCommandOptions:
     """Options of `steercache report colours`."""
 
     model: str
-    vector: str
+    vector: str | None
+    sae: str | None
+    feature: int | None
     word: str | None
-    layer: int
+    layer: int | None
     alphas: str | None
     alpha_unit: AlphaUnit
     target: Literal["image", "text", "both"]
@@ -56,11 +60,19 @@ class ColourCommandOptions:
 
 @click.command("colours")
 @click.argument("model", shell_complete=complete_models)
+@click.option("--vector", shell_complete=complete_vectors, help="Vector of a colour, by name, id or prefix.")
 @click.option(
-    "--vector", required=True, shell_complete=complete_vectors, help="Vector of a colour, by name, id or prefix."
+    "--sae", help="Instead of a vector, a feature of this SAE: a manifest, NAME-l12, or a folder of sae-lens."
+)
+@click.option(
+    "--feature",
+    type=click.IntRange(0),
+    help="With --sae: the feature; by default the one that a fit picked for --word.",
 )
 @click.option("--word", help="Word of the colour; by default the concept of the vector.")
-@click.option("--layer", type=int, required=True, help="Decoder block (from 0) to whose output the vector is added.")
+@click.option(
+    "--layer", type=int, help="Decoder block (from 0) to whose output the vector is added; by default the SAE's."
+)
 @click.option(
     "--alpha",
     "alphas",
@@ -92,12 +104,15 @@ def colours_command(asked: ColourCommandOptions) -> None:
 
     \b
     steercache report colours demo --vector red --layer 12 --out colours.png
+    steercache report colours demo --sae my-sae --feature 123 --word red
     """
     from steercache.api.analyses import ColourOptions, colours
     from steercache.api.cache import open_cache_at
 
+    cache = open_cache_at(asked.root)
+    vector = _vector(cache, asked)
     options = ColourOptions(
-        layer=asked.layer,
+        layer=vector.layers[0] if asked.layer is None else asked.layer,
         alphas=tuple(a for a in parse_alphas(asked.alphas or "") if a != 0),
         target=asked.target,
         alpha_unit=asked.alpha_unit,
@@ -110,8 +125,6 @@ def colours_command(asked: ColourCommandOptions) -> None:
         seed=asked.seed,
         allow_foreign=asked.allow_foreign,
     )
-    cache = open_cache_at(asked.root)
-    vector = cache.vector(asked.vector)
     with progress_bar("reading questions", total=None, unit="", quiet=asked.as_json) as bar:
         found = colours(
             cache.session,
@@ -126,6 +139,19 @@ def colours_command(asked: ColourCommandOptions) -> None:
     _show(found, asked)
     if found.failures:
         raise PartlyFailedError(f"{len(found.failures)} questions failed; the first: {found.failures[0]}")
+
+
+def _vector(cache: "Cache", asked: ColourCommandOptions) -> "SteeringVector":
+    if (asked.vector is None) == (asked.sae is None):
+        raise UsageError("a vector or a feature of an SAE is needed", hint="--vector NAME, or --sae NAME")
+    if asked.sae is not None:
+        if asked.word is None:
+            raise UsageError("a feature of an SAE names no colour", hint="--word red")
+        return cache.feature_vector(asked.sae, asked.feature, concept=asked.word, layer=asked.layer)
+    assert asked.vector is not None
+    if asked.layer is None:
+        raise UsageError("the layer is missing", hint="--layer 12")
+    return cache.vector(asked.vector)
 
 
 def _show(found: "ColourEffect", asked: ColourCommandOptions) -> None:

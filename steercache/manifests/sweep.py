@@ -9,8 +9,9 @@ from steercache.manifests.fields import BenchmarkName, Document, FileName, Name,
 from steercache.manifests.model import ModelManifest
 from steercache.manifests.trace import Layers, layers_of
 
-FitMethod = Literal["mean_shift", "linear_probe"]
+FitMethod = Literal["mean_shift", "linear_probe", "sae"]
 FitRecipe = Literal["default", "paper"]
+SaeSelection = Literal["paper", "firing_rate", "sparse_probe"]
 SweepTarget = Literal["image", "text", "both", "all", "last"]
 SweepSplit = Literal["search", "test"]
 Alpha = Annotated[float, Field(ge=-1e6, le=1e6)]
@@ -32,6 +33,24 @@ class FittedVectors(Document):
     runs: Annotated[tuple[Text, ...], Field(min_length=1, max_length=256)]
     """Runs of the cache, by name, id or prefix."""
     recipe: FitRecipe = "default"
+    sae: Annotated[Text | None, Field(validate_default=True)] = None
+    """For the method `sae`: an SAE manifest's name or file, one layer of it as `NAME-l12`, or a folder; files and folders are
+    relative to the manifest's folder."""
+    selection: SaeSelection = "paper"
+    """For the method `sae`: how features are picked."""
+    unverified: bool = False
+    """For the method `sae`: take the picked features as they are. Otherwise the newest vector of the cache is taken whose
+    features a judge or a sheet verified."""
+
+    @field_validator("sae")
+    @classmethod
+    def _of_the_method(cls, value: str | None, info: ValidationInfo) -> str | None:
+        methods = info.data.get("methods")
+        if methods is not None and ("sae" in methods) != (value is not None):
+            raise fault(
+                "sae", "the method `sae` needs an `sae`" if value is None else "an `sae` is for the method `sae`"
+            )
+        return value
 
     @field_validator("methods", "concepts", "runs")
     @classmethod
@@ -180,4 +199,9 @@ class SweepManifest(Document):
 
     def identity(self) -> dict[str, Any]:
         """What decides which cells are tried on what, as written; not the name, nor how much runs at a time."""
-        return self.model_dump(mode="json", exclude={"name", "memory_mib", "tokens_per_batch"})
+        found = self.model_dump(mode="json", exclude={"name", "memory_mib", "tokens_per_batch"})
+        for fits in found["fits"]:
+            if fits["sae"] is None:  # as before there was the method: the sweep is the same
+                for name in ("sae", "selection", "unverified"):
+                    del fits[name]
+        return found
