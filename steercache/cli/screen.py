@@ -176,11 +176,14 @@ def screen(asked: ScreenOptions) -> None:
     if len(asked.words) > 2:
         raise UsageError(f"{len(asked.words)} words: SWEEP, or MODEL and BENCHMARK", hint="steercache screen --help")
     cache = open_cache_at(asked.root)
+    _check_features(asked)
     if asked.compare:
         _compare(cache, asked)
         return
     if asked.sae is not None:
-        _features(cache, asked, asked.sae)
+        from steercache.cli.screen_features import show_features
+
+        show_features(cache, asked, asked.sae)
         return
     with progress_bar("reading questions", total=None, unit="", quiet=asked.as_json) as bar:
         screened = (_of_sweep if len(asked.words) == 1 else _of_benchmark)(cache, asked, bar.show)
@@ -206,6 +209,13 @@ def screen(asked: ScreenOptions) -> None:
     next_commands(*first, f"steercache query \"select * from gradients where run_id like '{run}%'\"{where}")
 
 
+def _check_features(asked: ScreenOptions) -> None:
+    if asked.sae is None and (asked.exact or asked.live or asked.concept):
+        raise UsageError("--exact, --live and --concept are about features of an SAE", hint="--sae NAME")
+    if asked.sae is not None and (asked.compare or asked.pilot or asked.nulls or asked.n_samples):
+        raise UsageError("--compare, --pilot, --nulls and --samples are about vectors, not about features of an SAE")
+
+
 def _compare(cache: "Cache", asked: ScreenOptions) -> None:
     """The answer to what replaces the grid search, for one sweep."""
     from steercache.api.screening import ShortcutOptions
@@ -225,45 +235,6 @@ def _compare(cache: "Cache", asked: ScreenOptions) -> None:
         return
     print_compared(found, options)
     next_commands(f"steercache query what_replaces_the_grid -p sweep={found[0].sweep_id}{at_root(asked.root)}")
-
-
-def _features(cache: "Cache", asked: ScreenOptions, sae: str) -> None:
-    """Every feature of an SAE on one benchmark."""
-    from steercache.cli.screen_features import features_json, print_features
-
-    if len(asked.words) != 2 or asked.names or asked.all_vectors:
-        raise UsageError("features are screened on a benchmark", hint="steercache screen MODEL BENCHMARK --sae NAME")
-    targets = None if asked.targets is None else among(asked.targets, get_args(Target), "target")
-    if targets is not None and len(targets) != 1:
-        raise UsageError("features are screened on one target", hint="--target image")
-    with progress_bar("reading questions", total=None, unit="", quiet=asked.as_json) as bar:
-        found = cache.screen_features(
-            *asked.words,
-            sae=sae,
-            layers=parse_layers(asked.layers) or (),
-            target=None if targets is None else targets[0],
-            step=asked.step,
-            top=asked.top,
-            concept=asked.concept,
-            n=asked.n,
-            exact=asked.exact,
-            live=asked.live,
-            seed=asked.seed,
-            allow_foreign=asked.allow_foreign,
-            gradients=asked.run,
-            force=asked.force,
-            device=asked.device,
-            dtype=asked.dtype,
-            task=asked.task,
-            rule=asked.rule,
-            form=asked.form,
-            folder=asked.folder,
-            progress=bar.show,
-        )
-    if asked.as_json:
-        print_json(features_json(found, n=asked.top))
-        return
-    print_features(found, n=asked.top)
 
 
 def _of_sweep(cache: "Cache", asked: ScreenOptions, progress: "ProgressCallback") -> "list[ScreenedTask]":

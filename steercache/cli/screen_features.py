@@ -1,14 +1,56 @@
 """`steercache screen --sae`: features of SAEs by what they would do to a task, at the terminal and as JSON."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from steercache.cli.output import note, print_table
+from steercache.cli.options import among, parse_layers
+from steercache.cli.output import note, print_json, print_table, progress_bar
+from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
+from steercache.core.trials import Target
 
 if TYPE_CHECKING:
+    from steercache.api.cache import Cache
     from steercache.api.feature_screening import ExactFeature, FeatureReport, FeatureRow, Overlap
+    from steercache.cli.screen import ScreenOptions
+
+
+def show_features(cache: "Cache", asked: "ScreenOptions", sae: str) -> None:
+    """Screen every feature of an SAE on one benchmark, and print what was found."""
+    if len(asked.words) != 2 or asked.names or asked.all_vectors:
+        raise UsageError("features are screened on a benchmark", hint="steercache screen MODEL BENCHMARK --sae NAME")
+    targets = None if asked.targets is None else among(asked.targets, get_args(Target), "target")
+    if targets is not None and len(targets) != 1:
+        raise UsageError("features are screened on one target", hint="--target image")
+    with progress_bar("reading questions", total=None, unit="", quiet=asked.as_json) as bar:
+        found = cache.screen_features(
+            *asked.words,
+            sae=sae,
+            layers=parse_layers(asked.layers) or (),
+            target=None if targets is None else targets[0],
+            step=asked.step,
+            top=asked.top,
+            concept=asked.concept,
+            n=asked.n,
+            exact=asked.exact,
+            live=asked.live,
+            seed=asked.seed,
+            allow_foreign=asked.allow_foreign,
+            gradients=asked.run,
+            force=asked.force,
+            device=asked.device,
+            dtype=asked.dtype,
+            task=asked.task,
+            rule=asked.rule,
+            form=asked.form,
+            folder=asked.folder,
+            progress=bar.show,
+        )
+    if asked.as_json:
+        print_json(features_json(found, n=asked.top))
+        return
+    print_features(found, n=asked.top)
 
 
 def features_json(found: "FeatureReport", *, n: int) -> dict[str, Any]:

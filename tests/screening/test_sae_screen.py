@@ -196,3 +196,5 @@ def test_exact_runs_are_those_of_single_decoder_rows_beside_live_features_of_lik
         assert said in told.out
     assert "live features" in told.err
     assert run_command(["screen", "tiny-scenes", "--sae", "mine", "--root", str(cache.root)]) == 2
+    assert run_command(["screen", *words, "--nulls", "5", "--root", str(cache.root)]) == 2
+    assert run_command(["screen", "tiny", "scenes", "--exact", "5", "--root", str(cache.root)]) == 2
