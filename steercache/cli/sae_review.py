@@ -65,5 +65,5 @@ def review_command(asked: ReviewOptions) -> None:
         print_json({"csv": str(table), "markdown": str(text)})
         return
     print_table(["sheet", "file"], [["to fill in", str(table)], ["to read", str(text)]])
-    options = f"--sae {shlex.quote(asked.sae)} --concept {shlex.quote(asked.concept)}"
-    next_commands(f"steercache fit sae {options} --verdicts {shlex.quote(str(table))}")
+    sae, concept, verdicts = (shlex.quote(str(word)) for word in (asked.sae, asked.concept, table))
+    next_commands(f"steercache fit sae --sae {sae} --concept {concept} --verdicts {verdicts}")
