@@ -192,7 +192,7 @@ def test_constant_dimensions_and_massive_activations_do_no_harm() -> None:
 
 def test_the_papers_recipe_refuses_weights_and_labels_are_needed() -> None:
     sel = planted(10)[0]
-    with pytest.raises(UsageError, match="knows no weights"):
+    with pytest.raises(UsageError, match="does not support weights"):
         linear_probe(replace(sel, weight=np.ones(len(sel), np.float32)), recipe="paper")
     with pytest.raises(UsageError, match="no labels"):
         linear_probe(replace(sel, label=None))

@@ -195,5 +195,5 @@ def test_unknown_layers_recipes_and_weighted_paper_fits_are_refused() -> None:
     with pytest.raises(UsageError, match="no recipe named 'best'"):
         mean_shift(sel, recipe="best")  # type: ignore[arg-type]
     weighted = selection(sel.source, sel.rows, sel.label, weight=np.ones(4, np.float32))  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="knows no weights"):
+    with pytest.raises(UsageError, match="does not support weights"):
         mean_shift(weighted, recipe="paper")

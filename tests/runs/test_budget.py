@@ -108,7 +108,7 @@ def test_a_careless_manifest_costs_130_mb_a_sample_and_is_refused_without_a_word
         ({"budget_gb": 0.5, "layers": [12], "limit": 40}, BuildOptions(), True),
         ({"budget_gb": 0.1, "layers": [12], "limit": 40}, BuildOptions(budget_bytes=500_000_000), True),
         ({"budget_gb": 0.1, "rows": {"policy": "pooled"}}, BuildOptions(), False),
-        ({"budget_gb": 0.2, "rows": {"policy": "pooled"}}, BuildOptions(), True),
+        ({"budget_gb": 0.25, "rows": {"policy": "pooled"}}, BuildOptions(), True),
     ],
 )
 def test_the_calls_budget_goes_before_the_manifests_and_fewer_rows_or_layers_fit(

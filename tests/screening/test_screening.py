@@ -242,7 +242,7 @@ def test_a_planted_direction_beats_every_null_and_a_vector_without_rows_says_so(
     assert ranks[0].p == pytest.approx(0.01)
     assert min(ranks[0].at_layer["text"]) == pytest.approx(0.01)
     assert ranks[1].p is None
-    assert "not fitted on rows" in (ranks[1].note or "")
+    assert "cannot be fitted again" in (ranks[1].note or "")
     again = rank_among_nulls(world.session, gradients, grid, [0], count=99)
     assert again == ranks[:1]
 
