@@ -2,19 +2,23 @@
 
 import base64
 import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from steercache.report.page import html_document
+from steercache.report.document import MAIN_TAG, html_document
+from steercache.report.shown_text import escaped
 
 _TYPES: Final = {".png": "image/png", ".svg": "image/svg+xml"}
 _WIDTH: Final = 560  # pixels of a picture on the page
 _HEIGHT: Final = 720  # of an embedded page
 _STYLE: Final = (
     "<style>img { max-width: 100%; height: auto; } iframe { width: 100%; border: 1px solid var(--line); }"
-    " code { color: var(--accent); }</style>"
+    " code { color: var(--accent); } .inside { border-left: 1px solid var(--line); padding-left: 18px; }"
+    " .inside header, .inside section { break-before: auto; }"
+    " @media screen and (max-width: 860px) { .inside { border: 0; padding: 0; } }</style>"
 )
 
 
@@ -35,11 +39,11 @@ def demo_page(steps: Sequence[PageStep], *, title: str = "steercache demo") -> s
     """The page as HTML; pictures and pages are inside it."""
     whole = sum(step.seconds for step in steps)
     names = "".join(
-        f'<li><a href="#step{i}">{html.escape(step.title)}</a>: {html.escape(step.meaning)}</li>'
+        f'<li><a href="#step{i}">{escaped(step.title)}</a>: {escaped(step.meaning)}</li>'
         for i, step in enumerate(steps, start=1)
     )
     head = (
-        f"{_STYLE}<header><h1>{html.escape(title)}</h1>"
+        f"{_STYLE}<header><h1>{escaped(title)}</h1>"
         f'<p class="note">{len(steps)} steps in {whole:.0f} s, on this machine. Each is a command that you can type.</p>'
         f'<ul class="verdicts">{names}</ul></header>\n'
     )
@@ -55,28 +59,42 @@ def save_demo_page(steps: Sequence[PageStep], path: Path) -> Path:
 
 def _section(number: int, step: PageStep) -> str:
     runs = "".join(
-        f"<p><code>$ {html.escape(command)}</code></p><pre>{html.escape(output.strip())}</pre>"
+        f"<p><code>$ {escaped(command)}</code></p><pre>{escaped(output.strip())}</pre>"
         for command, output in zip(step.commands, step.outputs, strict=True)
     )
-    pictures = "".join(_picture(path) for path in step.pictures if path.is_file())
+    pictures = "".join(_picture(path, step) for path in step.pictures if path.is_file())
     return (
-        f'<section id="step{number}"><h2>{number}. {html.escape(step.title)}</h2>'
-        f'<p>{html.escape(step.meaning)} <span class="note">({step.seconds:.1f} s)</span></p>'
+        f'<section id="step{number}"><h2>{number}. {escaped(step.title)}</h2>'
+        f'<p>{escaped(step.meaning)} <span class="note">({step.seconds:.1f} s)</span></p>'
         f'<div class="figures">{pictures}</div><details><summary>commands and what they print</summary>{runs}</details>'
-        f"{_embedded(step.page)}</section>\n"
+        f"{_embedded(step.page, number)}</section>\n"
     )
 
 
-def _picture(path: Path) -> str:
+def _picture(path: Path, step: PageStep) -> str:
     data = base64.b64encode(path.read_bytes()).decode()
     kind = _TYPES[path.suffix.lower()]
-    name = html.escape(path.stem)
+    name = escaped(f"{path.stem}. {step.meaning}")
     return f'<figure><img alt="{name}" width="{_WIDTH}" src="data:{kind};base64,{data}"></figure>'
 
 
-def _embedded(page: Path | None) -> str:
+def _embedded(page: Path | None, number: int) -> str:
     """Another page inside this one, and a link to its file beside it."""
     if page is None or not page.is_file():
         return ""
-    name, inside = html.escape(page.name), html.escape(page.read_text(encoding="utf-8"))
-    return f'<p><a href="{name}">{name}</a></p><iframe title="{name}" height="{_HEIGHT}" srcdoc="{inside}"></iframe>'
+    name, text = escaped(page.name), page.read_text(encoding="utf-8")
+    link = f'<p><a href="{name}">{name}</a></p>'
+    if MAIN_TAG in text:  # ours: its content goes into this page, so that it is printed whole
+        return f'{link}<div class="inside">{_inside(text, f"step{number}")}</div>'
+    return f'{link}<iframe title="{name}" height="{_HEIGHT}" srcdoc="{html.escape(text)}"></iframe>'
+
+
+def _inside(page: str, prefix: str) -> str:
+    """The content of a page of ours two levels of headings down, its ids with a prefix of their own."""
+
+    def moved(tag: re.Match[str]) -> str:
+        below = re.sub(r"^(</?h)([1-3])>", lambda found: f"{found[1]}{int(found[2]) + 2}>", tag[0])
+        return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", below)
+
+    content = page.split(MAIN_TAG, 1)[1].rsplit("</main>", 1)[0]
+    return re.sub(r"<[^>]*>", moved, content)

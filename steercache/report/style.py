@@ -22,6 +22,7 @@ DIVERGING: Final = (
     "#b3441e",
 )  # blue, white, red: tells apart without colour sense
 PNG_SCALE: Final = 2.0
+SMALLEST: Final = 11  # points of the smallest letters
 SUFFIXES: Final = (".png", ".svg")
 _ALPHA: Final[dict[AlphaUnit, str]] = {
     "raw": "alpha (multiples of the vector)",
@@ -64,9 +65,18 @@ def styled(chart: Any) -> Any:
         chart.configure(font="Helvetica, Arial, sans-serif", padding=10)  # room for a viewer's other font
         .configure_view(stroke=None)
         .configure_axis(
-            labelColor=INK, titleColor=INK, titleFontWeight="normal", gridColor=GRID, domainColor=QUIET, tickColor=QUIET
+            labelColor=INK,
+            titleColor=INK,
+            titleFontWeight="normal",
+            labelFontSize=SMALLEST,
+            titleFontSize=SMALLEST,
+            gridColor=GRID,
+            domainColor=QUIET,
+            tickColor=QUIET,
         )
-        .configure_legend(labelColor=INK, titleColor=INK, titleFontWeight="normal")
+        .configure_legend(
+            labelColor=INK, titleColor=INK, titleFontWeight="normal", labelFontSize=SMALLEST, titleFontSize=SMALLEST
+        )
         .configure_header(labelColor=INK, titleColor=INK)
     )
 
@@ -104,12 +114,13 @@ def ticks_of(values: Iterable[float]) -> tuple[float, ...]:
 
 
 def svg_of(chart: Any, *, prefix: str) -> str:
-    """A chart as the text of an SVG to be put into a page; `prefix` begins its ids, so that those of two charts differ.
+    """A chart as the text of an SVG to be put into a page, without a background; `prefix` begins its ids, so that those of two
+    charts differ.
 
     The converter numbers ids on through the life of a process: renamed, the same chart is the same text.
     """
     import vl_convert
 
-    text: str = vl_convert.vegalite_to_svg(chart.to_dict())
+    text: str = vl_convert.vegalite_to_svg(chart.to_dict() | {"background": "transparent"})
     names = {old: f"{prefix}-{n}" for n, old in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]+)"', text)))}
     return re.sub(r'(\bid="|url\(#|href="#)([^")]+)', lambda found: found[1] + names.get(found[2], found[2]), text)

@@ -5,12 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from steercache.report.style import ACCENT, DIVERGING, INK, QUIET, SECOND, altair, heading, styled
+from steercache.core.excerpts import shortened
+from steercache.report.shown_text import visible
+from steercache.report.style import ACCENT, DIVERGING, INK, QUIET, SECOND, SMALLEST, altair, heading, styled
 from steercache.sweeps.gain_maps import GainMap
 from steercache.sweeps.table import SplitTable, TableRow
 
 _WIDTH = 560
+_NARROW = 300  # points that a phone has room for
 _ROW = 46  # points per arm
+_TITLE = 40  # characters of a name in a title
 _CELL = 38
 _SIGNED = "datum.value == 0 ? '0' : format(datum.value, '+~g')"
 MAX_LETTERS = 12
@@ -19,10 +23,28 @@ MAX_LETTERS = 12
 def gain_chart(split: SplitTable) -> Any:
     """Per arm: its gain with the 95 % interval, and below it the controls' gains, a dot the larger the more gained as much."""
     alt = altair()
-    names = [row.name for row in split.rows]
+    axis = alt.Axis(domain=False, ticks=False, labelPadding=8, labelLimit=180)
+    return styled(_gains(split, axis).properties(width=_WIDTH, height=max(70, _ROW * len(split.rows))))
+
+
+def gain_chart_narrow(split: SplitTable) -> Any:
+    """`gain_chart` for a narrow screen: the names stand above their intervals."""
+    alt = altair()
+    data = alt.Data(values=[{"arm": visible(row.name)} for row in split.rows])
+    names = alt.Chart(data).mark_text(align="left", dy=-15, fontSize=12, color=INK, limit=_NARROW)
+    chart = alt.layer(_gains(split, None), names.encode(y=_arms(split, None), x=alt.value(0), text="arm:N"))
+    return styled(chart.properties(width=_NARROW, height=(_ROW + 16) * len(split.rows)))
+
+
+def _arms(split: SplitTable, axis: Any) -> Any:
+    return altair().Y("arm:N", sort=[visible(row.name) for row in split.rows], title=None, axis=axis)
+
+
+def _gains(split: SplitTable, axis: Any) -> Any:
+    alt = altair()
     points = [
         {
-            "arm": row.name,
+            "arm": visible(row.name),
             "gain": 100 * row.comparison.gain.estimate,
             "low": 100 * row.comparison.gain.low,
             "high": 100 * row.comparison.gain.high,
@@ -30,11 +52,11 @@ def gain_chart(split: SplitTable) -> Any:
         for row in split.rows
     ]
     counted = Counter(
-        (row.name, round(100 * c.gain, 6)) for row in split.rows for c in row.controls if not c.ranked.failed
+        (visible(row.name), round(100 * c.gain, 6)) for row in split.rows for c in row.controls if not c.ranked.failed
     )
     controls = [{"arm": name, "gain": gain, "n": n} for (name, gain), n in sorted(counted.items())]
     x_title = "gain over the baseline, percentage points"
-    y = alt.Y("arm:N", sort=names, title=None, axis=alt.Axis(domain=False, ticks=False, labelPadding=8, labelLimit=180))
+    y = _arms(split, axis)
     x = alt.X("gain:Q", title=x_title, axis=alt.Axis(labelExpr=_SIGNED, tickCount=7))
     base = alt.Chart(alt.Data(values=points)).encode(y=y)
     layers = [
@@ -46,7 +68,7 @@ def gain_chart(split: SplitTable) -> Any:
         dots = alt.Chart(alt.Data(values=controls)).mark_point(color=QUIET, filled=True, opacity=0.6, yOffset=13)
         size = alt.Size("n:Q", legend=None, scale=alt.Scale(type="linear", domain=[0, 20], range=[0, 320]))
         layers.insert(1, dots.encode(x=x, y=y, size=size))
-    return styled(alt.layer(*layers).properties(width=_WIDTH, height=max(70, _ROW * len(names))))
+    return alt.layer(*layers)
 
 
 def map_chart(grid: GainMap) -> Any:
@@ -83,10 +105,10 @@ def map_chart(grid: GainMap) -> Any:
         color=alt.Color("gain:Q", scale=scale, legend=legend)
     )
     frame = base.transform_filter("datum.chosen").mark_rect(fillOpacity=0, stroke=INK, strokeWidth=2.2)
-    text = base.mark_text(fontSize=10).encode(
+    text = base.mark_text(fontSize=SMALLEST).encode(
         text="text:N", color=alt.condition("datum.strong", alt.value("white"), alt.value(INK))
     )
-    title = heading(f"{grid.vector}, {grid.target} tokens", "frame: the setting chosen", size=12)
+    title = heading(f"{_named(grid.vector)}, {visible(grid.target)} tokens", "frame: the setting chosen", size=12)
     return styled(
         alt.layer(cells, frame, text).properties(
             width=_CELL * 1.25 * len(grid.alphas), height=_CELL * 0.8 * len(grid.layers), title=title
@@ -100,11 +122,12 @@ def letter_chart(row: TableRow) -> Any | None:
     letters = row.comparison.letters
     if len(letters.letters) > MAX_LETTERS:
         return None
-    shown = [("before", letters.before, QUIET), (row.name, letters.after, ACCENT)]
+    named = _named(row.name)
+    shown = [("before", letters.before, QUIET), (named, letters.after, ACCENT)]
     if any(letters.right):
         shown.append(("right", letters.right, SECOND))
     rows = [
-        {"answer": name or "unread", "n": n, "what": what}
+        {"answer": visible(name) or "unread", "n": n, "what": what}
         for what, counts, _ in shown
         for name, n in zip(letters.letters, counts, strict=True)
     ]
@@ -114,7 +137,7 @@ def letter_chart(row: TableRow) -> Any | None:
         chart.encode(
             x=alt.X(
                 "answer:N",
-                sort=[name or "unread" for name in letters.letters],
+                sort=[visible(name) or "unread" for name in letters.letters],
                 title=None,
                 axis=alt.Axis(labelAngle=0, ticks=False),
             ),
@@ -128,6 +151,10 @@ def letter_chart(row: TableRow) -> Any | None:
         ).properties(
             width=max(150, 62 * len(letters.letters)),
             height=120,
-            title=heading(row.name, f"at least {letters.distance:.0%} of the answers changed", size=12),
+            title=heading(named, f"at least {letters.distance:.0%} of the answers changed", size=12),
         )
     )
+
+
+def _named(name: str) -> str:
+    return shortened(visible(name), _TITLE)

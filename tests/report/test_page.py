@@ -1,7 +1,6 @@
 """A page about a made-up sweep: odd names do no harm, claims are only what the numbers allow, a browser draws it."""
 
 import re
-import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from steercache.report.page import save_page, sweep_page, verdict
 from steercache.stats.paired import Interval
 from steercache.sweeps.cell_rows import CellRow
 from steercache.sweeps.table import ControlResult, Failure, SplitTable, SweepTable, TableRow
+from tests.report.browser import BROWSER, OFFLINE
 from tests.report.pages import outside_references, text_of
 
 pytest.importorskip("altair", reason="the pictures of a page need the extra `plots`")
@@ -146,16 +146,11 @@ def test_the_same_report_is_the_same_page_and_its_pictures_share_no_id() -> None
     assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
 
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
 @pytest.mark.slow
 def test_a_browser_draws_the_page_without_the_network(tmp_path: Path) -> None:
     path = save_page(report(row("counting", 9, controls=(0.01, 0.02)), row("entity", 2)), tmp_path / "deep" / "r.html")
     assert BROWSER is not None, "no browser: `apt-get install chromium`, as .ci/run does"
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    command += ["--disable-quic", "--no-first-run", "--disable-component-update", "--disable-sync"]
-    command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path}", "--window-size=1100,1400"]
+    command = [BROWSER, *OFFLINE, f"--user-data-dir={tmp_path}", "--window-size=1100,1400"]
     subprocess.run([*command, f"--screenshot={tmp_path / 'page.png'}", path.as_uri()], check=True, capture_output=True)
     drawn = np.asarray(PIL.Image.open(tmp_path / "page.png").convert("RGB")).reshape(-1, 3)
     accent = np.abs(drawn.astype(int) - (0xB3, 0x44, 0x1E)).max(axis=1) < 8
