@@ -210,7 +210,8 @@ def _about(report: SweepTable) -> str:
     failed = ""
     if report.failures:
         shown = "".join(f"<li>{escaped(one.error)}</li>" for one in report.failures[:_SHOWN])
-        failed = f"<h3>{len(report.failures)} questions failed</h3><ul>{shown}</ul>"
+        n, s = len(report.failures), "" if len(report.failures) == 1 else "s"
+        failed = f"<h3>{n} question{s} failed</h3><ul>{shown}</ul>"
     manifest = escaped(json.dumps(report.manifest, indent=1, ensure_ascii=False, default=str))
     words = (
         "Gain: share of right answers minus the unsteered one's on the same questions, with how many became right and wrong."
