@@ -36,7 +36,7 @@ def load_sae(
 ) -> "LoadedSae":
     """Load an SAE: a manifest by name or file, one of its layers as `NAME-l12`, or a folder that sae-lens wrote.
 
-    Weights are read from this machine: a release of sae-lens from the hub's cache (`HF_HUB_CACHE`), never from the network.
+    A release of sae-lens is read from the hub's cache (`HF_HUB_CACHE`), and what is not there is fetched into it.
     `sae.spec` says what it is; `sae.encode(x)` takes activations (n, d_in) and returns features (n, d_sae), `sae.decode` goes
     back, and `sae.decoder` has what one unit of each feature adds to an activation, (d_sae, d_in).
 

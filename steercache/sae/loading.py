@@ -15,9 +15,9 @@ from steercache.manifests.sae import FolderSae, ReleaseSae, SaeManifest, Shipped
 from steercache.sae.checks import check_config, check_module
 from steercache.sae.find import CONFIG, FoundSae, find_sae
 from steercache.sae.hooks import site_of
+from steercache.sae.hub_files import hub_files, refuse_large_file
 from steercache.sae.library import sae_lens
 from steercache.sae.loaded import LoadedSae, weights_id
-from steercache.sae.local_files import local_files, refuse_large_file
 from steercache.sae.sparsify import from_disk, from_hub
 from steercache.zoo.saes import sae_folder
 
@@ -35,13 +35,13 @@ def load_sae(
 ) -> LoadedSae:
     """Load an SAE: a manifest (object, name or file), one layer of a manifest as `NAME-l12`, or a folder of sae-lens.
 
-    Weights come from this machine's files: a release of sae-lens from the hub's cache (`HF_HUB_CACHE`), never from the
-    network. `layer` chooses among the SAEs of a manifest that lists several; `base_dir` is what the paths of a manifest object
-    are relative to. `device` "auto" is the first accelerator, or the CPU. `dtype` is what the SAE computes in, and part of its
-    identity.
+    A release of sae-lens is read from the hub's cache (`HF_HUB_CACHE`); what is not there is fetched into it, unless
+    `HF_HUB_OFFLINE` is set. `layer` chooses among the SAEs of a manifest that lists several; `base_dir` is what the paths of a
+    manifest object are relative to. `device` "auto" is the first accelerator, or the CPU. `dtype` is what the SAE computes in,
+    and part of its identity.
 
     Raises:
-        NotFoundError: no such manifest, folder, release or id, or its files are not on this machine.
+        NotFoundError: no such manifest, folder, release or id, or its files are not on this machine and cannot be fetched.
         DamagedError: the files are not what they should be. UsageError: an SAE that cannot encode single rows of a run.
         BudgetError: it does not fit into memory. MissingExtraError: sae-lens is not installed.
     """
@@ -99,7 +99,7 @@ def _from_folder(source: FolderSae, folder: Path, dtype: str) -> tuple[Any, dict
     place = str(folder)
     sparsify = source.format == "sparsify"
     _check_files(folder, weights=loaders.SPARSIFY_WEIGHTS_FILENAME if sparsify else loaders.SAE_WEIGHTS_FILENAME)
-    with _explaining(place), local_files():
+    with _explaining(place), hub_files():
         get_config = loaders.get_sparsify_config_from_disk if sparsify else loaders.get_sae_lens_config_from_disk
         config = get_config(folder)
         training = config.get("architecture") in _training_only()
@@ -143,7 +143,7 @@ def _from_release(source: ReleaseSae, sae_id: str, dtype: str) -> tuple[Any, dic
     layout = loaders.get_conversion_loader_name(release) if listed else source.format or "sae_lens"
     repository, inside = get_repo_id_and_folder_name(release, sae_id)
     with _explaining(place, fetch=f"hf download {repository} --include '{inside}*'"):
-        with local_files(revision=source.revision) as read:
+        with hub_files(revision=source.revision) as read:
             get_config = loaders.NAMED_PRETRAINED_SAE_CONFIG_GETTERS[layout]
             config = get_config(repository, inside, "cpu", False, get_config_overrides(release, sae_id))
             check_config(loaders.handle_config_defaulting(config), place=place)
@@ -205,7 +205,8 @@ def _check_layer(found: FoundSae, spec: SaeSpec, place: str) -> None:
 @contextmanager
 def _explaining(place: str, *, fetch: str | None = None) -> Iterator[None]:
     """Turn what sae-lens and the libraries below it raise over files into an error with a place and a way out."""
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
+    import httpx
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, HFValidationError
 
     try:
         with warnings.catch_warnings():
@@ -213,8 +214,13 @@ def _explaining(place: str, *, fetch: str | None = None) -> Iterator[None]:
             yield
     except (SteercacheError, KeyboardInterrupt):
         raise
-    except (EntryNotFoundError, RepositoryNotFoundError, HFValidationError) as error:
-        raise NotFoundError("its files are not in the hub's cache on this machine", place=place, hint=fetch) from error
+    except GatedRepoError as error:
+        way = f"accept its terms on the hub, then `hf auth login`; or {fetch} on a machine that may"
+        raise NotFoundError("the hub's repository is gated", place=place, hint=way) from error
+    except (EntryNotFoundError, HfHubHTTPError, HFValidationError, httpx.HTTPError) as error:
+        raise NotFoundError(
+            "its files are not in the hub's cache on this machine, and cannot be fetched", place=place, hint=fetch
+        ) from error
     except pickle.UnpicklingError as error:
         raise DamagedError(
             "its weights hold other things than tensors, which are never unpickled", place=place, hint=fetch

@@ -185,7 +185,7 @@ def test_a_release_whose_weights_run_code_is_refused_whatever_the_environment_sa
 
 
 def test_every_unpickling_in_the_loaders_of_sae_lens_is_restricted() -> None:
-    """Fails when a later sae-lens reads pickles in a way that `local_files` does not cover."""
+    """Fails when a later sae-lens reads pickles in a way that `hub_files` does not cover."""
     from sae_lens.loading import pretrained_sae_loaders as loaders
 
     text = Path(str(loaders.__file__)).read_text()

@@ -1,8 +1,9 @@
-"""sae-lens' loaders on this machine's files only: the hub's cache, no network, no code inside weights.
+"""sae-lens' loaders on files of this machine: the hub's cache first, no code inside weights.
 
-sae-lens asks the hub wherever a file is not in the cache, and its loader for Gemma Scope 2 asks for the shapes of tensors over
-the network even where the file is in the cache. While `local_files` is open, what its loaders call for a file answers from the
-cache alone, and what they unpickle (`.pt` files) is restricted to tensors, whatever the environment says.
+sae-lens asks the network for the newest commit of a file that is in the cache, and its loader for Gemma Scope 2 for the shapes
+of its tensors. While `hub_files` is open, a file that is in the cache is read without the network; one that is not is fetched
+into the cache, as a model's are, unless `HF_HUB_OFFLINE` forbids it. What the loaders unpickle (`.pt` files) is restricted to
+tensors, whatever the environment says.
 """
 
 import threading
@@ -49,12 +50,14 @@ class _RestrictedTorch:
 
 
 @contextmanager
-def local_files(*, revision: str | None = None) -> Iterator[ReadFiles]:
-    """While the block runs, sae-lens' loaders read local files, at `revision` of a repository; one thread at a time.
+def hub_files(*, revision: str | None = None) -> Iterator[ReadFiles]:
+    """While the block runs, sae-lens' loaders read files through the hub's cache, at `revision` of a repository; one thread at
+    a time.
 
-    A file that is not there raises huggingface_hub's `LocalEntryNotFoundError` inside, one that does not fit into memory
+    A file that is neither there nor can be fetched raises huggingface_hub's errors inside, one that does not fit into memory
     BudgetError.
     """
+    from huggingface_hub.errors import LocalEntryNotFoundError
     from sae_lens.loading import pretrained_sae_loaders as loaders
 
     read = ReadFiles()
@@ -62,7 +65,11 @@ def local_files(*, revision: str | None = None) -> Iterator[ReadFiles]:
 
     def cached(repo_id: str, filename: str, *, subfolder: str | None = None, **ignored: Any) -> str:
         asked = ignored.get("revision") or revision
-        path: str = download(repo_id, filename, subfolder=subfolder, revision=asked, local_files_only=True)
+        where = {"subfolder": subfolder, "revision": asked}
+        try:
+            path: str = download(repo_id, filename, **where, local_files_only=True)
+        except LocalEntryNotFoundError:
+            path = download(repo_id, filename, **where)
         read.paths.append(Path(path))
         refuse_large_file(Path(path))
         return path
