@@ -116,6 +116,7 @@ def test_what_is_not_in_the_cache_is_fetched_into_it_once(hub: Path, tmp_path: P
     refused = load()
     assert "the hub's repository is gated" in refused.stderr
     server.shutdown()
+    server.server_close()
 
 
 @pytest.mark.slow
