@@ -235,5 +235,8 @@ def test_the_python_of_a_page_runs_from_top_to_bottom_on_a_small_model(
     namespace: dict[str, Any] = {"steercache": steercache, "pd": pd, "cache": steercache.open("cache")}
     for block in blocks_of(path):
         if block.language == "python" and not any(word in block.text for word in SKIPPED):
-            text = block.text.replace("smollm2-135m", "tiny-backbone").replace("layer=10", "layer=2")
+            text = block.text.replace("smollm2-135m", "tiny-backbone").replace(
+                "n_rows=200_000", "n_rows=2_000, batch_size=64"
+            )
+            text = text.replace("layer=10", "layer=2").replace("layer=15", "layer=2")
             exec(compile(text, block.place, "exec"), namespace)
