@@ -1,7 +1,7 @@
 """`steercache.open` and `Cache`: everything the command line does to one cache, from Python.
 
 Methods that run a model import torch when they are called, so that opening a cache, SQL and fitting stay quick and work without
-it. The methods stand in groups of their own (`api.cache_*`), which share the session and nothing else.
+it. The methods are grouped in the modules `api.cache_*`, which share only the session.
 """
 
 from collections.abc import Sequence

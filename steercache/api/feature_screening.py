@@ -52,7 +52,7 @@ class FeatureRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureReport:
-    """The screening of all features, and the exact runs of the best beside random live ones (None: not asked for)."""
+    """The screening of all features, and the exact runs of the best beside random live ones (None: not requested)."""
 
     screened: ScreenedSae
     exact: ExactFeatures | None = None

@@ -173,7 +173,7 @@ def _check(options: SaeOptions) -> None:
 
 
 def _saes(options: SaeOptions, layers: Sequence[int] | None, kept: Sequence[int]) -> Iterator[LoadedSae]:
-    """The SAEs of the layers asked for, or of all that the run kept, loaded one after the other."""
+    """The SAEs of the requested layers, or of all layers that the run kept, loaded one after the other."""
     if isinstance(options.sae, LoadedSae):
         yield options.sae
         return
@@ -186,7 +186,7 @@ def _saes(options: SaeOptions, layers: Sequence[int] | None, kept: Sequence[int]
 def _candidates(
     session: Session, request: FitRequest, options: SaeOptions, *, with_evidence: bool, show: ProgressCallback
 ) -> list[_Layers]:
-    """Candidates of every concept that was asked for; each SAE is loaded once."""
+    """Candidates of every requested concept. Each SAE is loaded once."""
     run = run_of_request(session, request)
     concepts = concepts_of(session, run) if request.all_concepts and run is not None else [request.concept]
     several = [_Layers(sel=selected_rows(session, request, run=run, concept=concept)) for concept in concepts]

@@ -1,4 +1,4 @@
-"""What an evaluation or a grid is asked for, in parts: axes of the grid, controls, decoding, how answers are computed."""
+"""Options of an evaluation or a grid, in parts: axes of the grid, controls, decoding, how answers are computed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

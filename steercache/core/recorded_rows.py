@@ -42,7 +42,7 @@ def rows_of(vector: SteeringVector, session: SelectsRows) -> Selection:
 
 
 def _record_of(vector: SteeringVector) -> tuple[QueryRecord, str]:
-    """The query and the run of a fitted vector. Provenance is free JSON, of other programs too: anything may stand there."""
+    """The query and the run of a fitted vector. Provenance is free JSON, also of other programs, and may hold anything."""
     query, run_id = vector.provenance.get("query"), vector.provenance.get("run_id")
     if isinstance(query, Mapping) and isinstance(run_id, str):
         name, text, bindings = query.get("name"), query.get("text"), query.get("bindings")

@@ -11,7 +11,7 @@ class SaeSpec:
 
     `sae_id` is the SHA-256 over the weights as loaded (names, dtypes, shapes, bytes) and over what else decides encode and
     decode. `site` and `layer` are ours: `layer` is the zero-based block, and the input of block l + 1 is `resid_post` of
-    block l. A hook that no run keeps stands in `site` as the SAE names it, with `layer` None. `model_name`, `prepend_bos`,
+    block l. For a hook that no run keeps, `site` is the SAE's own name of it and `layer` is None. `model_name`, `prepend_bos`,
     `context_size` and `neuronpedia_id` are what the SAE's own configuration says, None where it does not; `source["model"]` is
     the model manifest that the SAE's manifest names. `trained_as` is the architecture that it was trained as, where
     `architecture`, which is what encodes, is another (BatchTopK SAEs encode with a threshold, as JumpReLU). `weight_processing`

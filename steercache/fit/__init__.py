@@ -24,7 +24,7 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    """`steercache.fit.sae` stands beside the other methods; its code is in the package `sae`, which needs other extras."""
+    """`steercache.fit.sae` is implemented in the package `sae`, because it needs another extra."""
     if name != "sae":
         raise AttributeError(f"module 'steercache.fit' has no attribute {name!r}")
     return import_module("steercache.sae.vector").sae

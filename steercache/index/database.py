@@ -11,9 +11,10 @@ from pathlib import Path
 import duckdb
 
 from steercache.core.errors import BudgetError, BusyError, NotFoundError, SteercacheError, SteercacheWarning
+from steercache.core.excerpts import first_line_of
 from steercache.index.attach import Config, attach_to_read, attach_to_write, logs_of
 from steercache.index.gate import describe_process, gate_of, retry, writers_lock
-from steercache.index.io_errors import REBUILD, first_line, io_error, unreadable
+from steercache.index.io_errors import REBUILD, io_error, unreadable
 from steercache.index.migrate import is_current, migrate
 from steercache.index.objects import foreign_objects
 from steercache.index.place import duckdb_name
@@ -177,8 +178,8 @@ def file_error(error: duckdb.Error, path: Path) -> SteercacheError | None:
         holder = describe_process(held.group(1)) if held else "this process, by a connection of its own"
         return BusyError(f"the index is held by {holder}", place=str(path), hint="close it there, then try again")
     if isinstance(error, duckdb.OutOfMemoryException):
-        return BudgetError(first_line(error), place=str(path), hint="free memory, then try again")
+        return BudgetError(first_line_of(error), place=str(path), hint="free memory, then try again")
     found = io_error(error, place=path)
     if found is None and (isinstance(error, _BROKEN) or type(error) is duckdb.Error):
-        return unreadable(first_line(error), path)
+        return unreadable(first_line_of(error), path)
     return found

@@ -13,6 +13,7 @@ from typing import Final
 import duckdb
 
 from steercache.core.errors import BudgetError, DamagedError, NotFoundError, SteercacheError, UsageError
+from steercache.core.excerpts import first_line_of
 
 REBUILD: Final = "steercache cache rebuild"
 _NAMED = re.compile(r'"(/[^"]+)"')
@@ -39,7 +40,7 @@ def io_error(error: Exception, *, place: Path | None = None) -> SteercacheError 
 
     None for an error that is not about files.
     """
-    text = first_line(error)
+    text = first_line_of(error)
     if any(said in text for said in _CONTENT) or isinstance(error, duckdb.SerializationException):
         return unreadable(text, place)
     code = error.errno if isinstance(error, OSError) else _code_in(text)
@@ -59,19 +60,13 @@ def refused_by_system(error: Exception, path: Path) -> SteercacheError | None:
     code = error.errno if isinstance(error, OSError) else None
     if code not in (*_EXHAUSTED, *_REFUSED, *_FAILED):
         return None
-    return _of_code(code, first_line(error), str(path))
+    return _of_code(code, first_line_of(error), str(path))
 
 
 def unreadable(text: str, place: Path | None) -> UnreadableIndexError:
     """The error for an index whose content is not what it should be."""
     where = None if place is None else str(place)
     return UnreadableIndexError(f"the index is not readable: {text}", place=where, hint=REBUILD)
-
-
-def first_line(error: Exception) -> str:
-    """The first line of a message, or what the error is called."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _of_code(code: int, text: str, place: str | None) -> SteercacheError:

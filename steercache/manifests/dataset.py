@@ -195,7 +195,7 @@ class SceneDifficulty(Document):
     """How hard drawn scenes are, from 0 (what the shipped models were trained on) to 1 in each property."""
 
     objects: Level = 0.0
-    """More objects beside those that are asked about."""
+    """Up to three additional objects in the picture."""
     distance: Level = 0.0
     """Objects nearer to each other."""
     size: Level = 0.0

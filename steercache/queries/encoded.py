@@ -49,7 +49,7 @@ class CachedFeatures:
         register_features(con, files, [_row(one) for one in self.encodings])
 
     def choose(self, sae: str | None, run_id: str | None) -> tuple[str, str]:
-        """Ids of the SAE and the run of the one encoding that is meant; None stands for any.
+        """Ids of the SAE and the run of the one encoding that matches; None matches any.
 
         Raises:
             NotFoundError: there is none. QueryError: there are several.

@@ -30,7 +30,7 @@ def map_words(grid: GainMap) -> str:
     """What the map is of, and its best cell."""
     title = f"Gain in points of {visible(grid.vector)} on {visible(grid.target)} tokens by layer and strength"
     if not np.isfinite(grid.gain_la).any():
-        return f"{title}: no cell was asked every question."
+        return f"{title}: no cell has answers to every question."
     i, j = np.unravel_index(int(np.nanargmax(grid.gain_la)), grid.gain_la.shape)
     best = f"highest {100 * grid.gain_la[i, j]:+.1f} at layer {grid.layers[i]}, alpha {grid.alphas[j]:g}"
     layer, alpha = grid.chosen
@@ -39,7 +39,7 @@ def map_words(grid: GainMap) -> str:
 
 
 def map_numbers(grid: GainMap) -> Numbers:
-    """The gain of every cell and the number of questions that it was asked, layers from the top as in the map."""
+    """Table of each cell's gain and number of questions; the highest layer comes first, as in the map."""
     columns = ("layer", *(f"alpha {alpha:g}" for alpha in grid.alphas))
     rows = [
         (str(layer), *(_cell(grid, i, j) for j in range(len(grid.alphas))))

@@ -43,7 +43,7 @@ def load_recorded(record: Mapping[str, Any]) -> Encodes:
 
 
 def _manifest_of(record: Mapping[str, Any]) -> SaeManifest:
-    """A manifest of the folder, release or shipped SAE that was loaded. Provenance is free JSON: anything may stand there."""
+    """A manifest of the folder, release or shipped SAE that was loaded. Provenance is free JSON and may hold anything."""
     source = record.get("source")
     known = source if isinstance(source, Mapping) else {}
     more = {"format": known["format"]} if known.get("format") else {}

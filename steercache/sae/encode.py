@@ -30,6 +30,7 @@ from steercache.core.layout import ShardRecord
 from steercache.sae.fits_run import check_fits
 from steercache.sae.loaded import LoadedSae
 from steercache.sae.sparse import SparseEncoder, batch_rows
+from steercache.sae.tensors import as_float32
 from steercache.store.durable import make_folder, settle
 from steercache.store.reader import GenerationReader
 
@@ -70,8 +71,8 @@ def encode_run(
 ) -> Encoded:
     """Encode every committed row of a run that has no features of this SAE yet; what is stale is computed again.
 
-    Killed anywhere, the shards that were committed stay, and the next call goes on to the same bytes. `on_rows` hears of the
-    rows that are done, and of how many there are. `allow_foreign` is that of `check_fits`.
+    Killed anywhere, the shards that were committed stay, and the next call goes on to the same bytes. `on_rows(done,
+    total)` is called as rows are done. `allow_foreign` is that of `check_fits`.
 
     Raises:
         UsageError: the SAE's activations are not those of the run. BusyError: another process encodes
@@ -183,16 +184,6 @@ def batches(rows_nd: npt.NDArray[Any], *, n: int) -> Iterator[tuple[int, "torch.
     """Stretches of stored rows as (first row, float32 tensor of shape (up to n, d))."""
     for first in range(0, len(rows_nd), n):
         yield first, as_float32(rows_nd[first : first + n])
-
-
-def as_float32(rows_nd: npt.NDArray[Any]) -> "torch.Tensor":
-    """Stored rows (n, d) as a float32 tensor of its own: exact, whatever they are stored in."""
-    import torch
-
-    part = np.array(rows_nd)
-    if part.dtype.name == "bfloat16":  # numpy has no such type: torch reads the same bits
-        return torch.from_numpy(part.view(np.int16)).view(torch.bfloat16).to(torch.float32)
-    return torch.from_numpy(part).to(torch.float32)
 
 
 def _without(found: Entries, left_out: npt.NDArray[np.bool_], *, first_slot: int) -> Entries:

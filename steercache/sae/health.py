@@ -20,10 +20,10 @@ from steercache.cache.handle import CacheFolder
 from steercache.cache.paths import EncodingPaths, RunPaths
 from steercache.cache.source import ShardRecords, current_generation
 from steercache.core.ids import canonical_json, digest
-from steercache.sae.encode import as_float32
 from steercache.sae.fits_run import check_fits
 from steercache.sae.loaded import LoadedSae
 from steercache.sae.sparse import batch_rows
+from steercache.sae.tensors import as_float32
 from steercache.store.durable import make_folder, write_file_atomically
 from steercache.store.reader import GenerationReader
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from steercache.core.errors import BudgetError, DamagedError, NotFoundError, SteercacheError, UsageError
+from steercache.core.excerpts import reason_of
 from steercache.core.saes import SaeSpec
 from steercache.manifests.problems import close_match
 from steercache.manifests.sae import FolderSae, ReleaseSae, SaeManifest, ShippedSae
@@ -197,7 +198,7 @@ def _inference_of_training(
 def _check_layer(found: FoundSae, spec: SaeSpec, place: str) -> None:
     if found.layer is not None and spec.layer is not None and found.layer != spec.layer:
         raise UsageError(
-            f"it is asked for as the SAE of layer {found.layer}, and its configuration says layer {spec.layer}",
+            f"it was requested as the SAE of layer {found.layer}, and its configuration says layer {spec.layer}",
             place=place,
         )
 
@@ -228,11 +229,7 @@ def _explaining(place: str, *, fetch: str | None = None) -> Iterator[None]:
     except MemoryError as error:
         raise BudgetError("it does not fit into memory", place=place, hint="take a narrower SAE") from error
     except Exception as error:  # anything: the files are outside input to a library that raises what it likes
-        raise DamagedError(f"sae-lens cannot load it: {_first_line(error)}", place=place, hint=fetch) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    name = type(error).__name__
-    said = " ".join(lines[:3])[:300]
-    return f"{name}: {said}" if said else name
+        why = " ".join(reason_of(error, lines=3, n=300).split())
+        raise DamagedError(
+            f"sae-lens cannot load it: {type(error).__name__}: {why}", place=place, hint=fetch
+        ) from error

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 RowIndex = npt.NDArray[np.int64]
 Gather = Callable[[RowIndex], npt.NDArray[Any]]
-"""Rows by number, (n, d) in the order asked for."""
+"""Rows by number, (n, d) in the order of the numbers."""
 
 BLOCK_ROWS = 32_768  # gathered at once: 75 MB of float32 at width 576, 470 MB at 3,584
 

@@ -64,8 +64,8 @@ def best_feature(cache: CacheFolder, sae: LoadedSae, concept: str) -> int:
 
 
 def origin_of(cache: CacheFolder, sae: LoadedSae) -> FittedOn | None:
-    """The model of a run that was encoded, or from which a vector was fitted, with this SAE: its rows fit the SAE. None: none
-    was."""
+    """The model of a run that was encoded, or from which a vector was fitted, with this SAE: its rows fit the SAE. None
+    where there is none."""
     with cache.connection() as con:
         runs = [str(row[0]) for row in con.execute(_RUN, {"sae": sae.spec.sae_id}).fetchall()]
     runs += [e.document.run_id for e in all_encodings(cache.paths)[0] if e.document.sae.sae_id == sae.spec.sae_id]

@@ -13,8 +13,9 @@ from steercache.core.errors import BusyError, UsageError
 from steercache.core.ids import digest, digest_bytes
 from steercache.core.locks import lock_file
 from steercache.sae.row_order import ShuffledRows
+from steercache.sae.tensors import as_float32
 from steercache.sae.trainer import fold, load_trainer, make_trainer, save_trainer, train_step
-from steercache.sae.training_rows import TrainingRows, float_rows
+from steercache.sae.training_rows import TrainingRows
 from steercache.sae.training_settings import TrainingSettings
 from steercache.store.durable import write_file_atomically
 
@@ -73,7 +74,7 @@ def _steps(
     saved_at = time.monotonic()
     for number, batch_nd in enumerate(stream.batches(rows.gather, first=first, stop=n_steps), start=first):
         progress("training", number * size, n_steps * size)
-        train_step(trainer, float_rows(batch_nd))
+        train_step(trainer, as_float32(batch_nd))
         if time.monotonic() - saved_at >= settings.checkpoint_every_s:
             _checkpoint(trainer, work)
             saved_at = time.monotonic()

@@ -11,6 +11,7 @@ from steercache.core.errors import DamagedError, NotFoundError, UsageError
 from steercache.core.examples import TOKEN_KINDS
 from steercache.queries.session import Session
 from steercache.sae.row_order import Gather, RowIndex
+from steercache.sae.tensors import as_float32
 
 SITE: Final = "resid_post"  # what SAEs are trained on here
 KINDS: Final = ("text", "image")
@@ -92,19 +93,10 @@ def training_rows(
     )
 
 
-def float_rows(rows_nd: npt.NDArray[Any]) -> Any:
-    """Rows of any stored dtype as a float32 tensor of their own."""
-    import torch
-
-    if rows_nd.dtype.name == "bfloat16":
-        return torch.from_numpy(np.ascontiguousarray(rows_nd).view(np.int16)).view(torch.bfloat16).float()
-    return torch.from_numpy(np.array(rows_nd, dtype=np.float32))
-
-
 def blocks(gather: Gather, rows: RowIndex, *, size: int = _BLOCK) -> Iterator[Any]:
     """Rows in order, as float32 tensors of at most `size` rows."""
     for start in range(0, len(rows), size):
-        yield float_rows(gather(rows[start : start + size]))
+        yield as_float32(gather(rows[start : start + size]))
 
 
 def row_norms(gather: Gather, rows: RowIndex, *, place: str) -> npt.NDArray[np.float32]:

@@ -48,7 +48,7 @@ class SaeDecoders(Mapping[int, Float32Array]):
         return len(self._sources)
 
     def loaded(self, layer: int) -> LoadedSae:
-        """The SAE of a layer, in memory; the one before is let go."""
+        """The SAE of a layer, in memory; the one before is released."""
         if self._last is None or self._last[0] != layer:
             self._last = None
             self._last = (layer, self._checked(self._sources[layer]))

@@ -14,9 +14,10 @@ class Difficulty:
     """The dial of `scenes`, a number in [0, 1] for each property; at 0 everywhere the pictures are those of the easy set."""
 
     objects: float = 0.0
-    """More objects beside those that are asked about: up to three more."""
+    """Up to three additional objects in the picture."""
     distance: float = 0.0
-    """Objects nearer to each other: at 1 half the gap, and relations are asked of pairs .06 to .24 of the side apart."""
+    """Smaller distances between objects. At 1 the smallest gap is halved, and relations are asked only of pairs whose distance
+    along the axis is .06 to .24 of the picture's side."""
     size: float = 0.0
     """Smaller objects: at 1 half the radius."""
     palette: float = 0.0
