@@ -12,7 +12,8 @@ from steercache.report.document import MAIN_TAG, html_document
 from steercache.report.shown_text import escaped
 
 _TYPES: Final = {".png": "image/png", ".svg": "image/svg+xml"}
-_WIDTH: Final = 560  # pixels of a picture on the page
+_WIDTH: Final = 560  # pixels on the page of a picture that does not say its size
+_PNG_SCALE: Final = 2  # pixels of our PNG files for each pixel on the page, so that their labels have one size
 _HEIGHT: Final = 720  # of an embedded page
 _STYLE: Final = (
     "<style>img { max-width: 100%; height: auto; } iframe { width: 100%; border: 1px solid var(--line); }"
@@ -72,10 +73,18 @@ def _section(number: int, step: PageStep) -> str:
 
 
 def _picture(path: Path, step: PageStep) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
+    content = path.read_bytes()
+    data = base64.b64encode(content).decode()
     kind = _TYPES[path.suffix.lower()]
     name = escaped(f"{path.stem}. {step.meaning}")
-    return f'<figure><img alt="{name}" width="{_WIDTH}" src="data:{kind};base64,{data}"></figure>'
+    return f'<figure><img alt="{name}" width="{_width(content)}" src="data:{kind};base64,{data}"></figure>'
+
+
+def _width(picture: bytes) -> int:
+    """Width of a picture on the page, in pixels: a PNG file's own, which its header says at byte 16."""
+    if picture[:8] == b"\x89PNG\r\n\x1a\n" and picture[12:16] == b"IHDR":
+        return max(1, int.from_bytes(picture[16:20], "big") // _PNG_SCALE)
+    return _WIDTH
 
 
 def _embedded(page: Path | None, number: int) -> str:

@@ -104,7 +104,7 @@ def _verdict(row: Mapping[str, str], saes: Mapping[int, str]) -> Verdict | None:
 def _number(row: Mapping[str, str], name: str) -> int:
     text = row[name].strip()
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise ValueError(f"the {name} {row[name][:40]!r} is no number")
+        raise ValueError(f"the {name} {row[name][:40]!r} is not a number from 0 on")
     return int(text)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from steercache.cli import demo
 from steercache.cli.demo_steps import Shown, Step, picture_steps, text_steps
@@ -182,6 +183,13 @@ def test_a_step_without_files_has_no_figures() -> None:
     page = demo_page([PageStep(title="t", commands=("c",), outputs=("o",), meaning="m", seconds=1.0)])
     assert "<img" not in page
     assert "<iframe" not in page
+
+
+@pytest.mark.parametrize("size", [(1996, 842), (640, 200)])
+def test_a_picture_has_half_its_own_width(size: tuple[int, int], tmp_path: Path) -> None:
+    Image.new("RGB", size).save(tmp_path / "a.png")
+    step = PageStep(title="t", commands=(), outputs=(), meaning="m", seconds=1.0, pictures=(tmp_path / "a.png",))
+    assert f'width="{size[0] // 2}" src=' in demo_page([step])
 
 
 def test_help_says_what_it_does() -> None:

@@ -223,7 +223,8 @@ def find_benchmark(name: str) -> BenchmarkSpec:
     if name not in BENCHMARKS:
         raise UsageError(
             f"unknown benchmark {name!r}",
-            hint=f"one of: {', '.join(BENCHMARKS)}; or a .jsonl, .csv or .parquet file of your own questions",
+            hint=f"one of: {', '.join(BENCHMARKS)}; scenes-level0.5 (0 to 1) for harder scenes; or a .jsonl, .csv or .parquet"
+            " file of your own questions",
         )
     return BENCHMARKS[name]
 
