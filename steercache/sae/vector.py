@@ -251,7 +251,7 @@ def _why_none(found: Sequence[LayerCandidates], verification: Verification) -> s
     reasons = {v.problem for v in verification.without if v.problem}
     first = f" ({sorted(reasons)[0]})" if reasons else ""
     rest = f"{lacking} without a verdict{first}" if lacking else ""
-    return f"none of the {n_picked} picked features has the verdict yes: {', '.join(x for x in (counted, rest) if x)}"
+    return f"none of {n_picked} picked features has the verdict yes: {', '.join(x for x in (counted, rest) if x)}"
 
 
 def _remedy(found: Sequence[LayerCandidates], verification: Verification) -> str:
