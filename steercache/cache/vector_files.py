@@ -14,11 +14,13 @@ from safetensors.numpy import save
 from steercache.cache.vector_features import feature_rows, typed
 from steercache.core.errors import DamagedError, NotFoundError, UsageError
 from steercache.core.ids import canonical_json
+from steercache.core.vector_use import VectorUse
 from steercache.core.vectors import FittedOn, SteeringVector
 from steercache.store.durable import make_folder, read_bytes, write_file_atomically
 
 HEADER = "steercache.vector"  # the one key of the safetensors metadata
-FORMAT = 1
+FORMAT = 2  # 1 had no `use`
+_FORMATS = (1, FORMAT)
 _REMEDY = "restore the file from a copy, or remove it and fit the vector again"
 
 
@@ -43,6 +45,7 @@ def write_vector(path: Path, vector: SteeringVector) -> None:
         "provenance": vector.provenance,
         "diagnostics": [dict(d) for d in vector.diagnostics],
         **({} if vector.fitted_on is None else {"fitted_on": asdict(vector.fitted_on)}),
+        **({} if vector.use is None else {"use": vector.use.to_json()}),
         "created_at": datetime.now(UTC).isoformat(timespec="microseconds"),
     }
     data = save({"values": np.ascontiguousarray(vector.values)}, metadata={HEADER: canonical_json(head).decode()})
@@ -64,6 +67,8 @@ def read_vector(path: Path) -> StoredVector:
             values = file.get_tensor("values")
         if not isinstance(head["provenance"], dict) or not all(isinstance(d, dict) for d in head["diagnostics"]):
             raise TypeError("provenance and diagnostics are mappings")
+        if head["format"] not in _FORMATS:
+            raise ValueError(f"its format is {head['format']!r}, and this version reads {_FORMATS[0]} to {FORMAT}")
         vector = SteeringVector(
             name=head["name"],
             method=head["method"],
@@ -74,6 +79,7 @@ def read_vector(path: Path) -> StoredVector:
             provenance=head["provenance"],
             diagnostics=tuple(head["diagnostics"]),
             fitted_on=None if head.get("fitted_on") is None else FittedOn(**head["fitted_on"]),
+            use=None if head.get("use") is None else VectorUse.from_json(head["use"]),
         )
         created_at = str(head["created_at"])
         claimed = head["vector_id"]

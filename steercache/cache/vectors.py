@@ -16,8 +16,8 @@ from steercache.core.vectors import SteeringVector
 def save_vector(cache: CacheFolder, vector: SteeringVector) -> Path:
     """Write a vector under its id; the index follows.
 
-    Saved again, it takes the place of itself: it keeps its first name, and what was measured about it unless it brings new
-    measurements.
+    Saved again, it takes the place of itself: it keeps its first name, and its measurements and its use unless it brings new
+    ones.
     """
     path = cache.paths.vector(vector.vector_id)
     if (stored := stored_vector(cache, vector.vector_id)) is not None:
@@ -26,6 +26,7 @@ def save_vector(cache: CacheFolder, vector: SteeringVector) -> Path:
             name=stored.name,
             diagnostics=vector.diagnostics or stored.diagnostics,
             fitted_on=vector.fitted_on or stored.fitted_on,
+            use=vector.use or stored.use,
         )
     write_vector(path, vector)
     tell_index(cache)

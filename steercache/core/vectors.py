@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from steercache.core.ids import SHORT_ID, canonical_json, digest_bytes
+from steercache.core.vector_use import VectorUse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +27,8 @@ class SteeringVector:
     `values` has shape (l, d), row i belonging to block `layers[i]`; added at the output of that block (site `resid_post`)
     as h + alpha * v. `provenance` holds JSON values only and no clock time: fitting again gives the same id.
     `diagnostics` (per layer: auc, norm, resid_norm, ...) are measurements about the vector, not part of its id; nor is
-    `fitted_on`, None where it is not known. Vectors are equal when their ids are.
+    `fitted_on`, None where it is not known, nor `use`, how it is meant to be used, None where nobody has said. Vectors are
+    equal when their ids are.
     """
 
     name: str
@@ -38,10 +40,13 @@ class SteeringVector:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     diagnostics: tuple[Mapping[str, Any], ...] = ()
     fitted_on: FittedOn | None = None
+    use: VectorUse | None = None
 
     def __post_init__(self) -> None:
         if self.values.dtype != np.float32 or self.values.ndim != 2 or len(self.values) != len(self.layers):
             raise ValueError(f"values of shape {self.values.shape}, {self.values.dtype} for {len(self.layers)} layers")
+        if self.use is not None and not set(self.use.layers or ()) <= set(self.layers):
+            raise ValueError(f"to be used at layers {self.use.layers}, and it has {self.layers}")
 
     def __eq__(self, other: object) -> bool:
         return self.vector_id == other.vector_id if isinstance(other, SteeringVector) else NotImplemented
@@ -52,7 +57,8 @@ class SteeringVector:
     def __repr__(self) -> str:
         n_layers, width = self.values.shape
         at = f"layer {self.layers[0]}" if n_layers == 1 else f"{n_layers} layers"
-        return f"<SteeringVector {self.name!r}: {self.method}, {at} of {width}, {self.vector_id[:SHORT_ID]}>"
+        use = "" if self.use is None else f"; {self.use}"
+        return f"<SteeringVector {self.name!r}: {self.method}, {at} of {width}, {self.vector_id[:SHORT_ID]}{use}>"
 
     @property
     def vector_id(self) -> str:
