@@ -92,6 +92,8 @@ class AnalysisMethods(CacheCore):
         n_random: int = 20,
         open_question: bool = False,
         shifted: bool = False,
+        tokens_per_batch: int = 4096,
+        memory_mib: int = 1024,
         seed: int = 0,
         allow_foreign: bool = False,
         device: str = "auto",
@@ -103,6 +105,7 @@ class AnalysisMethods(CacheCore):
         The right answer is always another colour; only the search split of `scenes` (or `scenes-shifted`, with other outlines
         and palettes) is asked. `word` is the colour that the vector stands for (None: its concept). Without `alphas`, up to
         four times the length of a median target row. `n` questions (None: all); `open_question` asks without choices.
+        A batch has at most `tokens_per_batch` padded tokens and takes `memory_mib` MiB beside the weights.
 
         Raises:
             UsageError: a text model, a vector that does not fit it, or a word that is no single token.
@@ -119,6 +122,8 @@ class AnalysisMethods(CacheCore):
             n=n,
             n_random=n_random,
             open_question=open_question,
+            tokens_per_batch=tokens_per_batch,
+            memory_mib=memory_mib,
             seed=seed,
             allow_foreign=allow_foreign,
         )
@@ -144,6 +149,8 @@ class AnalysisMethods(CacheCore):
         folder: str | PathLike[str] | None = None,
         task: str | None = None,
         form: Literal["letter", "number", "word"] = "letter",
+        device: str = "auto",
+        dtype: str = "auto",
         progress: ProgressLike = None,
     ) -> "Origins":
         """Evaluate the vector of a model's own activations and its text backbone's on a benchmark, and compare the two.
@@ -155,7 +162,7 @@ class AnalysisMethods(CacheCore):
             NotFoundError: one of the vectors is missing. UsageError: both have one name, or one does not fit the model.
         """
         from steercache.api.analyses import own_against_backbone
-        from steercache.api.evaluating import ControlOptions, EvalOptions, GridAxes, opened_benchmark
+        from steercache.api.evaluating import ControlOptions, EvalOptions, GridAxes, loaded_model, opened_benchmark
 
         options = EvalOptions(
             axes=GridAxes(
@@ -172,8 +179,9 @@ class AnalysisMethods(CacheCore):
         )
         place = None if folder is None else Path(folder)
         questions = opened_benchmark(benchmark, folder=place, task=task, form=form)
+        loaded = loaded_model(model, self._session.cache.root, device=device, dtype=dtype)
         return own_against_backbone(
-            self._session, model, questions, concept=concept, options=options, method=method, progress=progress
+            self._session, loaded, questions, concept=concept, options=options, method=method, progress=progress
         )
 
     def drift(

@@ -13,6 +13,7 @@ from steercache.core.vectors import SteeringVector
 if TYPE_CHECKING:
     from steercache.api.evaluating import BenchmarkLike, ModelLike
     from steercache.api.sweeps import Sweep
+    from steercache.cells.options import ModeRequest
     from steercache.screening.job import ScreenedTask
     from steercache.sweeps.result import SweepResult
     from steercache.sweeps.table import SweepTable
@@ -41,7 +42,7 @@ class SweepMethods(CacheCore):
         max_new_tokens: int | None = None,
         tokens_per_batch: int = 4096,
         memory_mib: int = 2048,
-        mode: Literal["auto", "replay", "branch", "full"] | None = None,
+        mode: "ModeRequest" = "auto",
         recalibrate: bool = False,
         seed: int = 0,
         allow_foreign: bool = False,
@@ -69,7 +70,7 @@ class SweepMethods(CacheCore):
 
         `max_new_tokens` per answer (None: 8 for letters and counts, 20 for words). A batch has at most `tokens_per_batch`
         padded tokens and takes `memory_mib` MiB beside the weights. `mode` is how answers are computed: "auto" takes the
-        quickest exact way by costs measured on this machine (again with `recalibrate`), None branches.
+        quickest exact mode by costs measured on this machine (again with `recalibrate`).
 
         Raises:
             UsageError: a vector that does not fit the model, a layer it does not have, an unknown benchmark or task.

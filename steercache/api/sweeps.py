@@ -128,7 +128,7 @@ class Sweep:
         by: Literal["margin", "accuracy"] | None = None,
         test: bool = True,
         damage: bool = True,
-        mode: ModeRequest | None = None,
+        mode: ModeRequest = "auto",
         recalibrate: bool = False,
         memory_mib: int | None = None,
         tokens_per_batch: int | None = None,
@@ -139,7 +139,8 @@ class Sweep:
         Safe to interrupt: answers are stored as they come and read from the cache the next time. `nulls` null directions per
         vector get the same search, so that the vector's gain can be ranked among theirs. `race` stops cells early that cannot
         win, and promises the best cell or one at most `tolerance` (a share of right answers) below it; `screen_first` runs only
-        that many of the best predicted cells of each vector, after `pilot` exact questions. None: as the manifest says.
+        that many of the best predicted cells of each vector, after `pilot` exact questions. None: as the manifest says. `mode`
+        "auto" takes the quickest exact execution mode by costs measured on this machine (again with `recalibrate`).
 
         Raises:
             UsageError: a text model, a vector that does not fit the model, a layer that the model does not have.
