@@ -1,15 +1,18 @@
 """Vectors of a sweep from features of an SAE: one of the cache that was verified, or fitted now from unverified features."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from steercache.cache.vectors import list_vectors
 from steercache.core.errors import UsageError
 from steercache.core.provenance import rows_digest
 from steercache.core.selection import Selection
 from steercache.core.vectors import SteeringVector
+from steercache.manifests.sae import ReleaseSae
 from steercache.manifests.sweep import FittedVectors
 from steercache.queries.session import Session
+from steercache.sae.again import sae_records
 from steercache.sae.find import FoundSae, find_saes
 from steercache.sae.fits_run import check_fits
 from steercache.sae.loaded import LoadedSae
@@ -31,7 +34,7 @@ def sweep_sae_vector(session: Session, sel: Selection, fits: FittedVectors, base
         for one in find_saes(inside if inside.exists() else fits.sae, search=(base_dir, Path()))
         if one.layer is None or one.layer in sel.layers
     ]
-    known = _known(session, sel, fits, {one.name for one in found})
+    known = _known(session, sel, fits, found)
     if known is not None:
         return known
     if not found:
@@ -52,8 +55,10 @@ def _loaded(session: Session, sel: Selection, found: Sequence[FoundSae]) -> Iter
         yield loaded
 
 
-def _known(session: Session, sel: Selection, fits: FittedVectors, names: set[str]) -> SteeringVector | None:
+def _known(session: Session, sel: Selection, fits: FittedVectors, found: Sequence[FoundSae]) -> SteeringVector | None:
+    """The newest vector of these rows, this selection and exactly these SAEs, which are known by their weights."""
     rows = rows_digest(sel)
+    ids: dict[str, str] = {}  # of SAEs that had to be read, by name
     for stored in list_vectors(session.cache):
         made = stored.vector.provenance
         if stored.vector.method != METHOD or stored.vector.site != sel.site:
@@ -64,8 +69,23 @@ def _known(session: Session, sel: Selection, fits: FittedVectors, names: set[str
         if (
             same == (sel.run_id, sel.source.generation, rows)
             and (params.get("selection"), params.get("feature")) == (fits.selection, None)
-            and {spec.get("name") for spec in saes.values()} == names
+            and len(saes) == len(found)
             and unverified == fits.unverified
         ):
-            return stored.vector
+            records = sae_records(stored.vector).values()
+            if {record["sae_id"] for record in records} == {_id_of(one, records, ids) for one in found}:
+                return stored.vector
     return None
+
+
+def _id_of(found: FoundSae, records: Iterable[Mapping[str, Any]], ids: dict[str, str]) -> str:
+    """The id of an SAE: of one of a release as a vector recorded it, of another by its weights."""
+    source = found.manifest.source
+    for record in records if isinstance(source, ReleaseSae) else ():
+        place = record.get("source") or {}
+        known = (place.get("release"), place.get("sae_id"), place.get("revision"))
+        if known[:2] == (source.release, found.sae) and source.revision in ("main", known[2]):
+            return str(record["sae_id"])
+    if found.name not in ids:
+        ids[found.name] = load_sae(found.manifest, layer=found.layer, base_dir=found.base_dir).spec.sae_id
+    return ids[found.name]

@@ -37,6 +37,11 @@ class SaeSpec:
         """The fields as plain values, for JSON."""
         return {**asdict(self), "source": dict(self.source), "weight_processing": list(self.weight_processing)}
 
+    def identity(self) -> dict[str, Any]:
+        """What the SAE is whatever it is called and wherever it lies, for JSON."""
+        names = ("sae_id", "architecture", "d_in", "d_sae", "site", "layer")
+        return {name: getattr(self, name) for name in names}
+
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> "SaeSpec":
         """The spec that `record` was made of."""

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from steercache.core.ids import SHORT_ID, canonical_json, digest_bytes
 from steercache.core.vector_use import VectorUse
+
+LOCATED: Final = "located"
+"""Key of a provenance under which paths and names stand: where something lay when the vector was made, not what it was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +28,8 @@ class SteeringVector:
     """Directions in the residual stream, one per layer, in float32.
 
     `values` has shape (l, d), row i belonging to block `layers[i]`; added at the output of that block (site `resid_post`)
-    as h + alpha * v. `provenance` holds JSON values only and no clock time: fitting again gives the same id.
+    as h + alpha * v. `provenance` holds JSON values only and no clock time: fitting again gives the same id. What it says under
+    "located" (paths, names) is no part of the id: what was moved or renamed gives the same vector.
     `diagnostics` (per layer: auc, norm, resid_norm, ...) are measurements about the vector, not part of its id; nor is
     `fitted_on`, None where it is not known, nor `use`, how it is meant to be used, None where nobody has said. Vectors are
     equal when their ids are.
@@ -68,7 +72,7 @@ class SteeringVector:
             "concept": self.concept,
             "site": self.site,
             "layers": list(self.layers),
-            "provenance": self.provenance,
+            "provenance": {key: value for key, value in self.provenance.items() if key != LOCATED},
         }
         return digest_bytes(canonical_json(head), np.ascontiguousarray(self.values).tobytes())
 

@@ -1,11 +1,11 @@
 """The methods by name, and fitting a vector again from what it says about itself."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from steercache.core.errors import UsageError
 from steercache.core.recorded_rows import SelectsRows, rows_of
-from steercache.core.vectors import SteeringVector
+from steercache.core.vectors import LOCATED, SteeringVector
 from steercache.fit import probe, shift
 from steercache.fit.probe import linear_probe
 from steercache.fit.shift import mean_shift
@@ -45,8 +45,17 @@ def fit_options(vector: SteeringVector) -> dict[str, Any]:
 def differences(first: SteeringVector, second: SteeringVector) -> list[str]:
     """What differs between two fits, in words; [] when they are the same vector."""
     found = [] if first.values.tobytes() == second.values.tobytes() else ["values"]
-    for key in sorted(set(first.provenance) | set(second.provenance)):
+    for key in sorted((set(first.provenance) | set(second.provenance)) - {LOCATED}):
         a, b = first.provenance.get(key), second.provenance.get(key)
+        if key == "saes":
+            a, b = _identities(a), _identities(b)
         if a != b:
             found.append(f"{key}: {a} -> {b}")
     return found
+
+
+def _identities(saes: Any) -> Any:
+    """The ids of a vector's SAEs by layer: vectors of earlier versions say their names and places there, too."""
+    if not isinstance(saes, Mapping) or not all(isinstance(one, Mapping) for one in saes.values()):
+        return saes
+    return {layer: one.get("sae_id") for layer, one in saes.items()}

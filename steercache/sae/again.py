@@ -7,12 +7,13 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from steercache.core.errors import UsageError
+from steercache.core.errors import NotFoundError, UsageError
 from steercache.core.ids import SHORT_ID
 from steercache.core.recorded_rows import SelectsRows, rows_of
-from steercache.core.vectors import SteeringVector
+from steercache.core.vectors import LOCATED, SteeringVector
 from steercache.manifests.sae import SaeManifest
 from steercache.sae.candidates import Encodes, find_candidates
+from steercache.sae.loaded import LoadedSae
 from steercache.sae.loading import load_sae
 from steercache.sae.vector import METHOD, Verification, vector_of
 from steercache.sae.verdict import ANSWERS, Verdict
@@ -29,7 +30,7 @@ def load_recorded(record: Mapping[str, Any]) -> Encodes:
     """
     manifest = _manifest_of(record)
     for dtype in DTYPES:  # part of the identity, and not in the record
-        sae = load_sae(manifest, dtype=dtype)
+        sae = _loaded(manifest, record, dtype)
         if sae.spec.sae_id == record.get("sae_id"):
             break
     else:
@@ -40,6 +41,17 @@ def load_recorded(record: Mapping[str, Any]) -> Encodes:
         )
     sae.spec = replace(sae.spec, **{k: record[k] for k in ("name", "source") if k in record})  # as it was called
     return sae
+
+
+def _loaded(manifest: SaeManifest, record: Mapping[str, Any], dtype: str) -> LoadedSae:
+    try:
+        return load_sae(manifest, dtype=dtype)
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"the SAE {record.get('name')!r} is not where the vector was fitted from it: {error.message}",
+            place=error.place,
+            hint="put it back, or fit again from where it is now: the same SAE gives the same vector",
+        ) from error
 
 
 def _manifest_of(record: Mapping[str, Any]) -> SaeManifest:
@@ -67,10 +79,24 @@ def _manifest_of(record: Mapping[str, Any]) -> SaeManifest:
 
 def recorded_saes(vector: SteeringVector, *, load: Load = load_recorded) -> Iterator[Encodes]:
     """The SAEs of a vector's layers, loaded again one by one; UsageError for a vector of no SAE. Raises as `load_recorded`."""
-    saes = vector.provenance.get("saes")
-    if vector.method != METHOD or not isinstance(saes, Mapping):
+    if vector.method != METHOD or not isinstance(vector.provenance.get("saes"), Mapping):
         raise UsageError(f"{vector.name!r} was made by {vector.method!r}, not from features of an SAE")
-    return (load(record) for _, record in sorted(saes.items(), key=lambda item: int(item[0])))
+    return (load(record) for record in sae_records(vector).values())
+
+
+def sae_records(vector: SteeringVector) -> dict[int, dict[str, Any]]:
+    """What a vector says of its SAEs, by layer: what they are, and where they were when it was fitted.
+
+    Vectors of earlier versions say both in one place.
+    """
+    made = vector.provenance
+    located = made.get(LOCATED)
+    places = located.get("saes") if isinstance(located, Mapping) else None
+    found = {}
+    for layer, known in sorted(made["saes"].items(), key=lambda item: int(item[0])):
+        place = places.get(layer) if isinstance(places, Mapping) else None
+        found[int(layer)] = {**(place if isinstance(place, Mapping) else {}), **known}
+    return found
 
 
 def verification_of(vector: SteeringVector) -> Verification:

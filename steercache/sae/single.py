@@ -8,7 +8,7 @@ from steercache.cache.documents import fitted_on
 from steercache.cache.feature_files import all_encodings
 from steercache.cache.handle import CacheFolder
 from steercache.core.errors import NotFoundError, UsageError
-from steercache.core.vectors import FittedOn, SteeringVector
+from steercache.core.vectors import LOCATED, FittedOn, SteeringVector
 from steercache.sae.loaded import LoadedSae
 
 METHOD: Final = "sae_feature"
@@ -42,7 +42,12 @@ def feature_vector(
         site=spec.site,
         layers=(spec.layer,),
         values=(sign * row_d / norm).astype(np.float32)[None],
-        provenance={"saes": {str(spec.layer): spec.record()}, "feature": feature, "sign": sign},
+        provenance={
+            "saes": {str(spec.layer): spec.identity()},
+            "feature": feature,
+            "sign": sign,
+            LOCATED: {"saes": {str(spec.layer): spec.record()}},
+        },
         fitted_on=origin,
     )
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from steercache.core.errors import UsageError
 from steercache.core.provenance import as_json, describe_rows, rows_digest
 from steercache.core.selection import Selection
-from steercache.core.vectors import SteeringVector
+from steercache.core.vectors import LOCATED, SteeringVector
 from steercache.sae.candidates import Encodes, LayerCandidates, candidate_columns, find_candidates
 from steercache.sae.selection import N_KEEP, N_TOP
 from steercache.sae.verdict import Verdict
@@ -198,7 +198,8 @@ def _provenance(
                 "n_concept": int(np.count_nonzero(sel.label)),
                 "n_samples": len(np.unique(sel.sample_idx)),
             },
-            "saes": {str(one.layer): one.spec.record() for one in found},
+            "saes": {str(one.layer): one.spec.identity() for one in found},
+            LOCATED: {"saes": {str(one.layer): one.spec.record() for one in found}},
             "verification": {"by": verification.by, **verification.facts},
             "features": {str(one.layer): _columns(one, kept[one.layer], verification, only) for one in found},
         }

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import steercache
-from steercache.core.errors import DamagedError, UsageError
+from steercache.cache.vector_files import read_vector, write_vector
+from steercache.core.errors import DamagedError, NotFoundError, UsageError
 from steercache.core.selection import Selection
 from steercache.fit import diagnose
 from steercache.fit.recipes import differences
@@ -16,6 +17,7 @@ from steercache.sae.again import recorded_saes, refit
 from steercache.sae.candidates import Encodes, encode_rows, find_candidates
 from steercache.sae.controls import SAE_CONTROL_KINDS, LiveRows, control_direction
 from steercache.sae.loading import load_sae
+from steercache.sae.single import feature_vector
 from steercache.sae.vector import UNVERIFIED, Verification, feature_vectors, features_of, sae
 from steercache.sae.verdict import Verdict
 from tests.fit.test_refit import Answering
@@ -230,3 +232,40 @@ def test_a_record_of_any_other_shape_is_an_error(source: Any) -> None:
 
     with pytest.raises(UsageError, match="does not say where"):
         load_recorded({"sae_id": "a", "name": "n", "source": source})
+
+
+def test_an_sae_that_was_moved_and_renamed_gives_the_same_vector(tmp_path: Path) -> None:
+    """The id is that of the weights: a vector of another place is the same vector, and one of other weights is another."""
+    sel = planted_rows()
+    first = sae(sel, [load_sae(sae_folder(tmp_path / "here" / "one"))], verification=UNVERIFIED)
+    (tmp_path / "here").rename(tmp_path / "there")
+    (tmp_path / "there" / "one").rename(tmp_path / "there" / "two")
+    with pytest.raises(NotFoundError, match="'one' is not where the vector was fitted from it"):
+        refit(first, Answering(sel))
+    moved = load_sae(tmp_path / "there" / "two")
+    second = sae(sel, [moved], verification=UNVERIFIED)
+    assert (second.vector_id, second.provenance["located"]) != (second.vector_id, first.provenance["located"])
+    assert second.vector_id == first.vector_id
+    assert differences(first, second) == []
+    assert refit(second, Answering(sel)).vector_id == first.vector_id
+    one = feature_vector(moved, PLANTED[0])
+    sae_folder(tmp_path / "copy")
+    assert feature_vector(load_sae(tmp_path / "copy"), PLANTED[0]).vector_id == one.vector_id
+    other = sae(sel, [load_sae(sae_folder(tmp_path / "else", seed=1))], verification=UNVERIFIED)
+    assert other.vector_id != first.vector_id
+
+
+def test_a_vector_of_an_earlier_version_keeps_its_id_and_is_fitted_again(tmp_path: Path) -> None:
+    """Its `saes` hold names and places, which were part of the id: that id is checked when the file is read."""
+    sel = planted_rows()
+    first = sae(sel, [load_sae(sae_folder(tmp_path / "one"))], verification=UNVERIFIED)
+    made = dict(first.provenance)
+    old = replace(first, provenance={**made, "saes": made.pop("located")["saes"]})
+    old = replace(old, provenance={k: v for k, v in old.provenance.items() if k != "located"})
+    assert old.vector_id != first.vector_id
+    write_vector(tmp_path / "old.safetensors", old)
+    read = read_vector(tmp_path / "old.safetensors").vector
+    assert read.vector_id == old.vector_id
+    again = refit(read, Answering(sel))
+    assert again.values.tobytes() == old.values.tobytes()
+    assert differences(read, again) == []

@@ -52,6 +52,15 @@ def test_a_sweep_fits_from_an_sae_once_and_takes_verified_vectors_of_the_cache(
     assert [arm.vector for arm in again.grid.arms] == [shift, fitted]
     with pytest.raises(UsageError, match="has verified features"):
         small_job(own_session, world.loaded, tmp_path, fits=[FITS], **job)
+    # the SAE is known by its weights, wherever it lies and whatever lies where it lay
+    (tmp_path / "coordinates").rename(tmp_path / "moved")
+    elsewhere = [own[0] | {"methods": ["sae"], "sae": "moved"}]
+    (arm,) = small_job(own_session, world.loaded, tmp_path, fits=elsewhere, **job).grid.arms
+    assert arm.vector == fitted
+    coordinates_sae(tmp_path / "coordinates", D, layer=LAYER, bias=0.001)
+    (arm,) = small_job(own_session, world.loaded, tmp_path, fits=[own[0] | {"methods": ["sae"]}], **job).grid.arms
+    assert arm.vector is not None
+    assert arm.vector.provenance["saes"][str(LAYER)]["sae_id"] != fitted.provenance["saes"][str(LAYER)]["sae_id"]
 
 
 def test_what_a_manifest_says_of_an_sae_belongs_to_the_method_and_leaves_other_sweeps_as_they_were(
