@@ -13,16 +13,18 @@ from steercache.core.excerpts import reason_of
 from steercache.core.saes import SaeSpec
 from steercache.manifests.problems import close_match
 from steercache.manifests.sae import FolderSae, ReleaseSae, SaeManifest, ShippedSae
+from steercache.sae import llama_scope, sparsify
 from steercache.sae.checks import check_config, check_module
 from steercache.sae.find import CONFIG, FoundSae, find_sae
 from steercache.sae.hooks import site_of
 from steercache.sae.hub_files import hub_files, refuse_large_file
 from steercache.sae.library import sae_lens
 from steercache.sae.loaded import LoadedSae, weights_id
-from steercache.sae.sparsify import from_disk, from_hub
+from steercache.sae.sparsify import from_disk
 from steercache.zoo.saes import sae_folder
 
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
+_MENDED = {"sparsify": sparsify.from_hub, "llama_scope": llama_scope.from_hub}  # sae-lens' loaders, put right
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -98,14 +100,14 @@ def _from_folder(source: FolderSae, folder: Path, dtype: str) -> tuple[Any, dict
     from sae_lens.loading import pretrained_sae_loaders as loaders
 
     place = str(folder)
-    sparsify = source.format == "sparsify"
-    _check_files(folder, weights=loaders.SPARSIFY_WEIGHTS_FILENAME if sparsify else loaders.SAE_WEIGHTS_FILENAME)
+    of_sparsify = source.format == "sparsify"
+    _check_files(folder, weights=loaders.SPARSIFY_WEIGHTS_FILENAME if of_sparsify else loaders.SAE_WEIGHTS_FILENAME)
     with _explaining(place), hub_files():
-        get_config = loaders.get_sparsify_config_from_disk if sparsify else loaders.get_sae_lens_config_from_disk
+        get_config = loaders.get_sparsify_config_from_disk if of_sparsify else loaders.get_sae_lens_config_from_disk
         config = get_config(folder)
         training = config.get("architecture") in _training_only()
         check_config(config if training else loaders.handle_config_defaulting(config), place=place, training=training)
-        converter = from_disk if sparsify else _inference_of_training if training else loaders.sae_lens_disk_loader
+        converter = from_disk if of_sparsify else _inference_of_training if training else loaders.sae_lens_disk_loader
         module = sae_lens().SAE.load_from_disk(folder, device="cpu", dtype=dtype, converter=converter)
     return module, {"folder": str(folder.resolve())}
 
@@ -148,7 +150,7 @@ def _from_release(source: ReleaseSae, sae_id: str, dtype: str) -> tuple[Any, dic
             get_config = loaders.NAMED_PRETRAINED_SAE_CONFIG_GETTERS[layout]
             config = get_config(repository, inside, "cpu", False, get_config_overrides(release, sae_id))
             check_config(loaders.handle_config_defaulting(config), place=place)
-            converter = from_hub if layout == "sparsify" else loaders.NAMED_PRETRAINED_SAE_LOADERS[layout]
+            converter = _MENDED.get(layout) or loaders.NAMED_PRETRAINED_SAE_LOADERS[layout]
             module = sae_lens().SAE.from_pretrained(release, sae_id, device="cpu", dtype=dtype, converter=converter)
         origin = {"release": release, "sae_id": sae_id, "repository": repository, "revision": read.revision}
     return module, origin
