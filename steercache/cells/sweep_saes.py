@@ -81,11 +81,12 @@ def _known(session: Session, sel: Selection, fits: FittedVectors, found: Sequenc
 def _id_of(found: FoundSae, records: Iterable[Mapping[str, Any]], ids: dict[str, str]) -> str:
     """The id of an SAE: of one of a release as a vector recorded it, of another by its weights."""
     source = found.manifest.source
-    for record in records if isinstance(source, ReleaseSae) else ():
-        place = record.get("source") or {}
-        known = (place.get("release"), place.get("sae_id"), place.get("revision"))
-        if known[:2] == (source.release, found.sae) and source.revision in ("main", known[2]):
-            return str(record["sae_id"])
+    if isinstance(source, ReleaseSae):
+        for record in records:
+            place = record.get("source") or {}
+            known = (place.get("release"), place.get("sae_id"), place.get("revision"))
+            if known[:2] == (source.release, found.sae) and source.revision in ("main", known[2]):
+                return str(record["sae_id"])
     if found.name not in ids:
         ids[found.name] = load_sae(found.manifest, layer=found.layer, base_dir=found.base_dir).spec.sae_id
     return ids[found.name]
