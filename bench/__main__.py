@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 NAMES = (
-    "store", "build", "multimodal", "fit", "index", "memory", "evaluate", "grid", "grid_memory", "screening", "shortcuts",
-    "sae",
-    "sae_training",
+    "store", "build", "multimodal", "fit", "index", "memory", "evaluate", "grid", "grid_memory", "screening",
+    "screening_speed", "shortcuts", "sae", "sae_training",
 )  # fmt: skip
 RESULTS = Path("bench/results/latest.json")
 

@@ -5,7 +5,7 @@ away. Both encode in float32, sae-lens in the batch size that is quicker for it.
 thresholds set so that about 64 features fire per row: 8x wide on rows of SmolLM2's layer 15, and of the size of Gemma Scope's
 smallest on random rows. Forward passes stop behind the layer; the ratio to whole ones is stated beside.
 
- Memory is the peak of a process of its own (VmHWM) above one that imports the same and loads the SAE.
+Memory is the peak of a process of its own (VmHWM) above one that imports the same and loads the SAE.
 """
 
 import json
@@ -95,7 +95,10 @@ def random_sae(folder: Path, x: torch.Tensor, d_sae: int, *, model: str, layer: 
 def write_random_run(
     cache: CacheFolder, name: str, *, n_rows: int, width: int, dtype: str = "float32", shard_rows: int = SHARD_ROWS
 ) -> str:
-    """A run of one layer of random rows, without texts: what an encoding needs to see. Returns its id."""
+    """A run of one layer of random rows, without texts: what an encoding needs to see. Returns its id.
+
+    Every shard has the same rows: drawing a million takes longer than writing them.
+    """
     n_shards = -(-n_rows // shard_rows)
     chunk = min(512, shard_rows)
     layout = StoreLayout(
@@ -133,14 +136,14 @@ def write_random_run(
         replayable=False,
     )
     paths, draw = cache.run_paths(document.run_id), np.random.default_rng(0)
+    drawn = draw.standard_normal((max(sizes), width), dtype=np.float32)
     create_generation(paths.generation("g0001"), layout, attributes={"run_id": document.run_id})
     paths.current.write_text("g0001\n")
     write_run_document(paths.document, document)
     paths.shards("g0001").mkdir(parents=True)
     for i, n in enumerate(sizes):
         writer = ShardWriter(paths.generation("g0001"), layout, i, n_rows=n)
-        rows = draw.standard_normal((n, width), dtype=np.float32)
-        writer.write("resid_post", 0, 0, rows)
+        writer.write("resid_post", 0, 0, drawn[:n])
         none = np.zeros(n, dtype=np.int32)
         files = writer.finish(sample_idx=none, position=none, token_id=none)
         record = ShardRecord(shard_idx=i, first_sample=0, n_samples=0, n_rows=n, input_digest="", files=files)
@@ -256,8 +259,9 @@ def memory(work: Path, *, rows: tuple[int, ...], width: int = 576, d_sae: int = 
 
     floor = peak("none")
     for n in rows:
-        write_random_run(cache, f"rows-{n}", n_rows=n, width=width)
+        run_id = write_random_run(cache, f"rows-{n}", n_rows=n, width=width)
         mib = (peak(f"rows-{n}") - floor) / MIB
+        shutil.rmtree(cache.run_paths(run_id).folder)  # gigabytes
         yield {
             "name": f"peak memory of an encoding above the loaded SAE, {n:,} rows",
             "value_mib": round(mib, 1),

@@ -13,6 +13,7 @@ import mkdocs_gen_files
 
 from steercache.cli.main import COMMANDS, steercache
 from steercache.core import errors
+from steercache.index.features import describe_relations
 from steercache.index.migrate import MIGRATIONS
 from steercache.manifests.schema import json_schema
 from steercache.queries.library import load_library
@@ -99,6 +100,9 @@ def tables() -> str:
         ).fetchall()
         rows: list[list[object]] = [[f"`{column}`", f"`{kind}`", text] for column, kind, text in columns]
         parts += [f"## {name}", comment or "", table(["column", "type", "meaning"], rows)]
+    for name, about, described in describe_relations():
+        lines: list[list[object]] = [[f"`{column}`", f"`{kind}`", text] for column, kind, text in described]
+        parts += [f"## {name}", about, table(["column", "type", "meaning"], lines)]
     functions: list[list[object]] = [
         [
             "`activation(run, site, layer, row_idx)`",
@@ -182,6 +186,13 @@ def api() -> str:
         ("steercache.fit.shift", ("mean_shift",)),
         ("steercache.fit.probe", ("linear_probe",)),
         ("steercache.fit.diagnostics", ("diagnose",)),
+        ("steercache.api.saes", ("load_sae",)),
+        ("steercache.sae.loaded", ("LoadedSae",)),
+        ("steercache.api.sae_encoding", ("EncodedRun",)),
+        ("steercache.core.features", ("FeatureActs",)),
+        ("steercache.sae.vector", ("sae",)),
+        ("steercache.sae.endpoint", ("JudgeEndpoint",)),
+        ("steercache.sae.training_settings", ("TrainingSettings",)),
         ("steercache.api.analyses", ("words", "colours", "patches", "drift", "own_against_backbone")),
     )
     parts = ["`import steercache` gives all of these except the analyses. `steercache.open` is `open_cache_at`."]

@@ -18,7 +18,7 @@ from steercache.fit import diagnose
 from steercache.manifests.sae import SaeManifest
 from steercache.queries.session import Session
 from steercache.sae.candidates import LayerCandidates, find_candidates
-from steercache.sae.contexts import top_contexts
+from steercache.sae.contexts import top_contexts, whole_encoding
 from steercache.sae.endpoint import PARAMETERS, JudgeEndpoint
 from steercache.sae.evidence import Evidence
 from steercache.sae.find import find_saes
@@ -238,7 +238,8 @@ def _evidence(
     wanted = [c.feature for c in found.picked]
     known = read_neuronpedia(options.evidence, sae.spec, wanted) if options.evidence is not None else {}
     rest = [f for f in wanted if f not in known or not known[f].contexts]
-    own = top_contexts(session, sel.source, sae, rest) if rest else {}
+    encoded = whole_encoding(session.cache.paths, sae, sel.source) if rest else None
+    own = top_contexts(session, sel.source, sae, rest, encoded=encoded) if rest else {}
     for f, evidence in own.items():
         known[f] = replace(evidence, explanation=known[f].explanation) if f in known else evidence
     return {(found.layer, f): evidence for f, evidence in known.items()}

@@ -161,15 +161,20 @@ def fit_sae_command(asked: FitSaeOptions) -> None:
             diagnose=not asked.no_diagnose,
             progress=bar.show,
         )
-    for vector in fitted:
+    means = [v for v in fitted if v.provenance["params"].get("feature") is None]
+    for vector in means:
         note(_summary(vector))
+    if singles := [v.name for v in fitted if v not in means]:
+        several = "1 vector" if len(singles) == 1 else f"{len(singles)} vectors"
+        note(f"{several} of one feature each: {', '.join(singles)}")
     if asked.as_json:
         print_json([describe_vector(vector) for vector in fitted])
         return
-    if len(fitted) == 1:
-        print_layers(fitted[0])
+    shown = means if asked.no_diagnose else fitted
+    if len(shown) == 1:
+        print_layers(shown[0])
     else:
-        print_best(fitted)
+        print_best(shown)
     first = fitted[0]
     next_commands(
         f"steercache query \"select * from features where vector_id = '{first.vector_id}' order by layer, rank\"",
@@ -214,6 +219,7 @@ def _summary(vector: "SteeringVector") -> str:
     by = vector.provenance["verification"]["by"]
     said = ", ".join(f"{n} {'without a verdict' if what == 'none' else what}" for what, n in counts.items() if n)
     verified = "not verified" if by == "unverified" else f"{by}: {said}"
-    features = sum(n_features(vector))
+    n = sum(n_features(vector))
+    features = f"{n} feature{'' if n == 1 else 's'}"
     layers = f"{len(vector.layers)} layer{'' if len(vector.layers) == 1 else 's'}"
-    return f"{vector.name}: {features} features at {layers} ({verified}), saved as {vector.vector_id[:SHORT_ID]}"
+    return f"{vector.name}: {features} at {layers} ({verified}), saved as {vector.vector_id[:SHORT_ID]}"

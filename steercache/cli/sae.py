@@ -3,22 +3,19 @@
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from steercache.cli.completion import complete_encoded_saes, complete_runs, complete_saes
 from steercache.cli.options import json_option, parse_layers, root_option, takes
-from steercache.cli.output import human_bytes, next_commands, note, print_json, print_table, progress_bar
+from steercache.cli.output import human_bytes, next_commands, note, print_json, progress_bar
 from steercache.cli.sae_health import health_command
+from steercache.cli.sae_list import list_command, plain_encoding
 from steercache.cli.sae_review import review_command
 from steercache.cli.sae_show import show_command
 from steercache.cli.sae_train import train_command
 from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
-
-if TYPE_CHECKING:
-    from steercache.api.sae_encoding import EncodedRun
 
 run_option = click.option(
     "--run", shell_complete=complete_runs, help="Run by name, id or prefix.  [default: the newest text run]"
@@ -90,7 +87,7 @@ def encode_command(asked: EncodeOptions) -> None:
             for layer in layers
         ]
     if asked.as_json:
-        print_json([_plain(one) for one in done])
+        print_json([plain_encoding(one) for one in done])
         return
     for one in done:
         new = f"{one.n_rows_new:,} of them new, in {one.seconds:.1f} s" if one.n_rows_new else "all of them were there"
@@ -109,63 +106,6 @@ def encode_command(asked: EncodeOptions) -> None:
         f"steercache query features_of_concept -p concept=counting{named}",
         f"steercache query feature_top_tokens -p feature=0{named}",
     )
-
-
-def _plain(one: "EncodedRun") -> dict[str, object]:
-    return {
-        "sae": one.sae.name,
-        "sae_id": one.sae.sae_id,
-        "run_id": one.run_id,
-        "site": one.site,
-        "layer": one.layer,
-        "n_features": one.sae.d_sae,
-        "n_rows": one.n_rows,
-        "n_rows_of_run": one.n_rows_of_run,
-        "n_rows_new": one.n_rows_new,
-        "n_entries": one.n_entries,
-        "n_non_finite": one.n_non_finite,
-        "lossy": one.lossy,
-        "n_bytes": one.n_bytes,
-        "seconds": one.seconds,
-    }
-
-
-@sae.command("list")
-@root_option
-@json_option
-def list_command(root: Path, as_json: bool) -> None:
-    """What is encoded: every run with every SAE.
-
-    \b
-    steercache sae list
-    """
-    from steercache.api.cache import open_cache_at
-
-    cache = open_cache_at(root)
-    found = cache.encodings()
-    if as_json:
-        print_json([_plain(one) for one in found])
-        return
-    columns = ["sae", "name", "kind", "run", "site", "layer", "features", "rows", "of", "L0", "size"]
-    rows = [
-        [
-            one.sae.sae_id[:SHORT_ID],
-            one.sae.name,
-            one.sae.architecture,
-            cache.folder.name_of(one.run_id),
-            one.site,
-            one.layer,
-            f"{one.sae.d_sae:,}",
-            f"{one.n_rows:,}",
-            f"{one.n_rows_of_run:,}",
-            f"{one.l0:.1f}",
-            human_bytes(one.n_bytes),
-        ]
-        for one in found
-    ]
-    print_table(columns, rows)
-    if not found:
-        next_commands("steercache sae encode SAE --run RUN")
 
 
 @sae.command("rm")
@@ -197,4 +137,5 @@ def rm_command(sae: str, run: str | None, yes: bool, root: Path, as_json: bool) 
 
 
 sae.add_command(health_command)
+sae.add_command(list_command)
 sae.add_command(train_command)

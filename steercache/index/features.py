@@ -38,6 +38,39 @@ ENCODINGS: Final = pa.schema(
 )
 RELATIONS: Final = ("feature_acts", "sae_encodings")
 
+_KEY_COMMENTS: Final = {
+    "sae_id": "SHA-256 over the weights of the SAE",
+    "run_id": "run whose rows were encoded",
+    "site": "where the encoded activations were taken",
+    "layer": "zero-based decoder block",
+}
+COMMENTS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
+    "feature_acts": (
+        "Features of encoded runs, one row for each activation that is not zero. Read from Parquet files: not in the index.",
+        {
+            **_KEY_COMMENTS,
+            "row_idx": "row of the run's arrays, as in tokens",
+            "feature": "number of the feature, from 0",
+            "value": "its activation, as the SAE's encoder gives it",
+        },
+    ),
+    "sae_encodings": (
+        "Encoded runs, one row for each run and SAE. Read from the files of the encodings: not in the index.",
+        {
+            **_KEY_COMMENTS,
+            "sae": "name of the SAE",
+            "n_features": "features of the SAE",
+            "n_rows": "rows that have features",
+            "n_rows_of_run": "rows of the run, encoded or not",
+            "n_entries": "activations that are not zero",
+            "n_bytes": "size of the Parquet files",
+            "complete": "whether every row of the run has features of the generation in force",
+            "lossy": "whether some rows had lost precision (int8) when they were encoded",
+        },
+    ),
+}
+"""What each relation and each of its columns holds, for the reference."""
+
 
 def names_features(sql: str) -> bool:
     """Whether a statement may read one of the relations, or lists what there is.
@@ -58,3 +91,15 @@ def register_features(
     `sae_encodings`."""
     con.register("feature_acts", parquet_dataset(FEATURE_ROWS, files, keys=_KEYS))
     con.register("sae_encodings", pa.Table.from_pylist([dict(row) for row in encodings], schema=ENCODINGS))
+
+
+def describe_relations() -> list[tuple[str, str, list[tuple[str, str, str]]]]:
+    """(relation, comment, its columns as (name, type, comment)), as DuckDB has them."""
+    con = duckdb.connect()
+    register_features(con, [], [])
+    found = []
+    for name in RELATIONS:
+        about, columns = COMMENTS[name]
+        described = con.execute(f"DESCRIBE {name}").fetchall()
+        found.append((name, about, [(column, kind, columns[column]) for column, kind, *_ in described]))
+    return found

@@ -4,13 +4,16 @@
 read. A sheet names the SAE of every row: verdicts on features of another SAE are refused.
 """
 
+import codecs
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from steercache.core.errors import ManifestError, NotFoundError, Problem, UsageError
+from steercache.core.errors import ManifestError, NotFoundError, Problem, SteercacheWarning, UsageError
+from steercache.core.saes import SaeSpec
 from steercache.sae.candidates import LayerCandidates
 from steercache.sae.evidence import Evidence
 from steercache.sae.vector import Verification
@@ -52,14 +55,14 @@ def write_sheet(
 
 
 def read_sheet(path: Path, found: Sequence[LayerCandidates]) -> Verification:
-    """The verdicts of a sheet on the features that were picked; an empty one is no verdict.
+    """The verdicts of a sheet on the features that were picked; an empty one is no verdict. Warns of verdicts on others.
 
     Raises:
         NotFoundError: no such file. ManifestError: rows that cannot be read, all of them with their lines.
         UsageError: it is no CSV with the columns layer, feature and verdict.
     """
     rows = _rows(path)
-    saes = {one.layer: one.spec.sae_id for one in found}
+    saes = {one.layer: one.spec for one in found}
     verdicts: dict[tuple[int, int], Verdict] = {}
     problems: list[Problem] = []
     for line, row in rows:
@@ -76,11 +79,27 @@ def read_sheet(path: Path, found: Sequence[LayerCandidates]) -> Verification:
             problems.append(Problem(loc="verdict", kind="duplicate", message=message, file=str(path), line=line))
         verdicts[key] = verdict
     if problems:
-        raise ManifestError(f"{len(problems)} rows of the sheet cannot be read", problems=problems)
+        rows_said = "1 row" if len(problems) == 1 else f"{len(problems)} rows"
+        raise ManifestError(f"{rows_said} of the sheet cannot be read", problems=problems)
+    _warn_of_unused(verdicts, found, path)
     return Verification(by="sheet", verdicts=tuple(verdicts.values()), facts={"n_verdicts": len(verdicts)})
 
 
-def _verdict(row: Mapping[str, str], saes: Mapping[int, str]) -> Verdict | None:
+def _warn_of_unused(verdicts: Iterable[tuple[int, int]], found: Sequence[LayerCandidates], path: Path) -> None:
+    """A sheet of another selection or other rows may say yes to features that this fit does not pick."""
+    picked = {(one.layer, c.feature) for one in found for c in one.picked}
+    unused = [key for key in verdicts if key not in picked]
+    if unused:
+        layer, feature = unused[0]
+        shown = f"{len(unused)} of its verdicts {'is' if len(unused) == 1 else 'are'} on features that this fit does not pick"
+        warnings.warn(
+            f"{path}: {shown}, and not used; the first: feature {feature} of layer {layer}",
+            SteercacheWarning,
+            stacklevel=4,
+        )
+
+
+def _verdict(row: Mapping[str, str], saes: Mapping[int, SaeSpec]) -> Verdict | None:
     """One row's verdict; None where the column is empty. Raises ValueError."""
     layer, feature = _number(row, "layer"), _number(row, "feature")
     answer = row["verdict"].strip().lower()
@@ -91,10 +110,13 @@ def _verdict(row: Mapping[str, str], saes: Mapping[int, str]) -> Verdict | None:
         raise ValueError(f"the verdict {row['verdict'][:40]!r} is none of {', '.join(ANSWERS)}")
     if layer not in saes:
         raise ValueError(f"layer {layer} has no SAE here; there are: {', '.join(map(str, saes))}")
-    if row.get("sae_id") and row["sae_id"] != saes[layer]:
+    spec = saes[layer]
+    if row.get("sae_id") and row["sae_id"] != spec.sae_id:
         raise ValueError(
-            f"the row is about another SAE ({row['sae_id'][:12]}) than that of layer {layer} ({saes[layer][:12]})"
+            f"the row is about another SAE ({row['sae_id'][:12]}) than that of layer {layer} ({spec.sae_id[:12]})"
         )
+    if feature >= spec.d_sae:
+        raise ValueError(f"no feature {feature}: the SAE of layer {layer} has features 0 to {spec.d_sae - 1}")
     note, explanation = _plain(row.get("note") or ""), _plain(row.get("explanation") or "")
     return Verdict(
         layer=layer, feature=feature, answer=known, by="sheet", reply=note or None, explanation=explanation or None
@@ -109,15 +131,17 @@ def _number(row: Mapping[str, str], name: str) -> int:
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Rows of a CSV as spreadsheets save it (comma or semicolon, with or without a byte order mark), with their lines."""
+    """Rows of a CSV as spreadsheets save it, with their lines: comma, semicolon or tab; UTF-8, or UTF-16 with its mark."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        data = path.read_bytes()
+        text = data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
     except FileNotFoundError as error:
         raise NotFoundError("no such sheet", place=str(path), hint="write one first: sae review") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot be read: {error}", place=str(path), hint="save it as CSV in UTF-8") from error
     first = text.splitlines()[0] if text.strip() else ""
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if ";" in first and "," not in first else ",")
+    delimiter = next((mark for mark in (",", ";", "\t") if mark in first), ",")
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     lacking = [name for name in ("layer", "feature", "verdict") if name not in (reader.fieldnames or ())]
     if lacking:
         raise UsageError(f"the sheet has no column {', '.join(lacking)}", place=str(path), hint="keep its first line")

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from steercache.core.errors import BusyError, UsageError
+from steercache.core.errors import BudgetError, BusyError, SteercacheError, UsageError
+from steercache.core.excerpts import reason_of
 from steercache.core.ids import digest, digest_bytes
 from steercache.core.locks import lock_file
 from steercache.sae.row_order import ShuffledRows
@@ -17,7 +18,7 @@ from steercache.sae.tensors import as_float32
 from steercache.sae.trainer import fold, load_trainer, make_trainer, save_trainer, train_step
 from steercache.sae.training_rows import TrainingRows
 from steercache.sae.training_settings import TrainingSettings
-from steercache.store.durable import write_file_atomically
+from steercache.store.durable import disk_errors, write_file_atomically
 
 CONFIG: Final = "cfg.json"
 WEIGHTS: Final = "sae_weights.safetensors"
@@ -43,6 +44,7 @@ def train_sae(
     Raises:
         UsageError: the folder holds another SAE or another training, or there are too few rows.
         BusyError: another process trains into the folder. DamagedError: a checkpoint cannot be read.
+        BudgetError: the disk is full; the checkpoint before is kept.
     """
     n_steps = settings.n_steps(len(rows.training))
     identity = digest(
@@ -91,15 +93,40 @@ def _checkpoint(trainer: Any, work: Path) -> None:
     name = work / f"step-{trainer.n_training_steps:09d}"
     part = work / "part"
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    save_trainer(trainer, part)
-    for file in part.iterdir():
-        _sync(file)
+    with _written(part):
+        part.mkdir()
+        save_trainer(trainer, part)
+        for file in part.iterdir():
+            _sync(file)
     older = [folder for folder in work.glob("step-*") if folder != name]
     os.replace(part, name)
     _sync(work)
     for folder in older:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _written(part: Path) -> Iterator[None]:
+    """What torch and safetensors raise where a file cannot be written, as an error with a place; the half-written folder goes.
+
+    Raises:
+        BudgetError: the disk is full, or a limit is reached. UsageError: the folder may not be written.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        with disk_errors(part):
+            yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise BudgetError(
+            f"cannot be written: {reason_of(error)}; the checkpoint before it is kept",
+            place=str(part),
+            hint="free some space, and train again: it goes on from there",
+        ) from error
+    except SteercacheError:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
 
 
 def _newest(work: Path) -> Path | None:
@@ -110,10 +137,11 @@ def _finish(sae: Any, out: Path, work: Path) -> None:
     """Put the trained SAE in place, its configuration last: a folder with one is a whole SAE."""
     part = work / "part"
     shutil.rmtree(part, ignore_errors=True)
-    weights, config = sae.save_inference_model(part)
-    for file in (Path(weights), Path(config)):
-        file.chmod(0o644)  # safetensors writes files for their owner alone
-        _sync(file)
+    with _written(part):
+        weights, config = sae.save_inference_model(part)
+        for file in (Path(weights), Path(config)):
+            file.chmod(0o644)  # safetensors writes files for their owner alone
+            _sync(file)
     os.replace(weights, out / WEIGHTS)
     os.replace(config, out / CONFIG)
     _sync(out)

@@ -8,6 +8,7 @@ import pytest
 
 from steercache.cache.handle import open_cache
 from steercache.core.errors import NotFoundError, QueryError, SteercacheWarning
+from steercache.index.features import COMMENTS, describe_relations
 from steercache.queries.session import Session, open_session
 from tests.queries.small_features import PICTURE_FEATURES, SAE_ID, TEXT_FEATURES
 
@@ -44,6 +45,15 @@ def test_the_encodings_are_a_table(session: Session) -> None:
         ("planted", "text", 1, 6, 21, 14, True),
     ]
     assert {"feature_acts", "sae_encodings"} <= {name for (name,) in session.sql("SHOW TABLES").fetchall()}
+
+
+def test_the_reference_describes_every_column_that_a_query_sees(session: Session) -> None:
+    for name, about, columns in describe_relations():
+        seen = session.sql(f"DESCRIBE {name}").fetchall()
+        assert [(column, kind) for column, kind, _ in columns] == [(column, kind) for column, kind, *_ in seen]
+        assert COMMENTS[name][1].keys() == {column for column, _, _ in columns}
+        assert about
+        assert all(text for _, _, text in columns)
 
 
 def test_which_encoding_is_meant_is_asked_where_several_fit(session: Session) -> None:

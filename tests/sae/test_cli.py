@@ -37,10 +37,19 @@ def test_a_run_is_encoded_listed_queried_and_removed(
     (done,) = json.loads(capsys.readouterr().out)
     assert (done["n_rows"], done["n_rows_new"], done["n_features"]) == (192, 0, D_SAE)
     assert run(["sae", "list", "--json", *at]) == 0
-    (listed,) = json.loads(capsys.readouterr().out)
-    assert (listed["sae_id"], listed["run_id"]) == (done["sae_id"], done["run_id"])
+    listed = json.loads(capsys.readouterr().out)
+    (one,) = [record for record in listed if record["run_id"]]
+    assert (one["sae_id"], one["run_id"], one["layers"]) == (done["sae_id"], done["run_id"], [1])
+    shipped = {record["sae"]: record for record in listed if not record["run_id"]}
+    assert shipped["gemma-scope-2b-pt-res-canonical"]["layers"][:3] == [0, 1, 2]
+    assert "smollm2-135m-l15" in shipped
     assert run(["sae", "list", *at]) == 0
-    assert "jumprelu" in capsys.readouterr().out
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("small-sae")]
+    assert line.split()[-1] == "text", "the run that is encoded with it"
+    assert run(["sae", "list", "--encoded", *at]) == 0
+    shown = capsys.readouterr().out
+    assert "jumprelu" in shown
+    assert "gemma" not in shown
     assert run(["cache", "status", *at]) == 0
     assert "192 rows of" in capsys.readouterr().out
     assert run(["cache", "verify", *at]) == 0

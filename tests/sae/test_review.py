@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from steercache.core.errors import ManifestError, NotFoundError, UsageError
+from steercache.core.errors import ManifestError, NotFoundError, SteercacheWarning, UsageError
 from steercache.sae.candidates import Encodes, LayerCandidates, find_candidates
 from steercache.sae.evidence import Context, Evidence
 from steercache.sae.loading import load_sae
@@ -39,7 +39,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(path.read_text(), newline="")))
 
 
-def fill(path: Path, answers: dict[int, str], *, delimiter: str = ",", mark: bool = False) -> None:
+def fill(path: Path, answers: dict[int, str], *, delimiter: str = ",", encoding: str = "utf-8") -> None:
     rows = rows_of(path)
     for row in rows:
         row["verdict"] = answers.get(int(row["feature"]), "")
@@ -47,7 +47,7 @@ def fill(path: Path, answers: dict[int, str], *, delimiter: str = ",", mark: boo
     writer = csv.DictWriter(out, list(rows[0]), delimiter=delimiter, lineterminator="\r\n")
     writer.writeheader()
     writer.writerows(rows)
-    path.write_bytes((b"\xef\xbb\xbf" if mark else b"") + out.getvalue().encode())
+    path.write_bytes(out.getvalue().encode(encoding))
 
 
 def test_a_sheet_has_every_picked_feature_and_nothing_that_a_spreadsheet_would_run(
@@ -64,12 +64,14 @@ def test_a_sheet_has_every_picked_feature_and_nothing_that_a_spreadsheet_would_r
     assert "<b>" not in shown.replace("\\<b\\>", "")
 
 
-@pytest.mark.parametrize(("delimiter", "mark"), [(",", False), (";", True), (",", True)])
+@pytest.mark.parametrize(
+    ("delimiter", "encoding"), [(",", "utf-8"), (";", "utf-8-sig"), (",", "utf-8-sig"), ("\t", "utf-16")]
+)
 def test_verdicts_are_read_back_and_decide(
-    found: Found, loaded: Encodes, tmp_path: Path, delimiter: str, mark: bool
+    found: Found, loaded: Encodes, tmp_path: Path, delimiter: str, encoding: str
 ) -> None:
     table, _ = write_sheet(tmp_path / "review", found, evidence(found), concept="counting")
-    fill(table, {5: "Yes ", 17: "y", 60: "NO", 2: "unclear"}, delimiter=delimiter, mark=mark)
+    fill(table, {5: "Yes ", 17: "y", 60: "NO", 2: "unclear"}, delimiter=delimiter, encoding=encoding)
     verification = read_sheet(table, found)
     assert {v.feature: v.answer for v in verification.verdicts} == {5: "yes", 17: "yes", 60: "no", 2: "unclear"}
     assert {v.explanation for v in verification.verdicts} == {"=SUM(A1)"}
@@ -95,13 +97,21 @@ def test_a_sheet_that_was_filled_in_is_not_written_over(found: Found, tmp_path: 
 def test_every_row_that_cannot_be_read_is_named_with_its_line(found: Found, tmp_path: Path) -> None:
     sheet = tmp_path / "s.csv"
     sheet.write_text(
-        "layer,feature,verdict,sae_id\n1,5,maybe,\n1,x,yes,\n9,5,yes,\n1,5,yes,\n1,5,no,\n1,6,yes,other\n1,17,,\n"
+        "layer,feature,verdict,sae_id\n1,5,maybe,\n1,x,yes,\n9,5,yes,\n1,5,yes,\n1,5,no,\n1,6,yes,other\n1,17,,\n1,96,yes,\n"
     )
     with pytest.raises(ManifestError) as refused:
         read_sheet(sheet, found)
     assert [(p.line, p.message.split(" ")[0]) for p in refused.value.problems] == [
-        (2, "the"), (3, "the"), (4, "layer"), (6, "a"), (7, "the"),
+        (2, "the"), (3, "the"), (4, "layer"), (6, "a"), (7, "the"), (9, "no"),
     ]  # fmt: skip
+
+
+def test_verdicts_on_features_that_are_not_picked_are_said(found: Found, tmp_path: Path) -> None:
+    other = next(f for f in range(96) if f not in {c.feature for c in found[0].picked})
+    (tmp_path / "s.csv").write_text(f"layer,feature,verdict\r\n1,5,yes\r\n1,5,yes\r\n1,{other},yes\r\n")
+    with pytest.warns(SteercacheWarning, match=rf"1 of its verdicts is on features .* feature {other} of layer 1"):
+        verification = read_sheet(tmp_path / "s.csv", found)
+    assert {v.feature for v in verification.verdicts} == {5, other}
 
 
 @pytest.mark.parametrize("data", [b"", b"layer,feature\n1,2\n", b"\xff\xfe\x00", b"PK\x03\x04xlsx"])

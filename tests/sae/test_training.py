@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from steercache.core.errors import BusyError, DamagedError, UsageError
+from steercache.core.errors import BudgetError, BusyError, DamagedError, UsageError
 from steercache.core.locks import lock_file
 from steercache.sae import training
 from steercache.sae.loading import load_sae
@@ -144,6 +145,29 @@ def test_a_kill_while_a_checkpoint_is_written_loses_that_checkpoint_only(
         trained(rows, out, **options, checkpoint_every_s=0)
     assert [path.name for path in (out / WORK).glob("step-*")] == ["step-000000006"]
     trained(rows, out, **options, checkpoint_every_s=0)
+    assert files_of(out) == whole
+
+
+def test_a_full_disk_is_said_and_the_training_goes_on_where_it_was(tmp_path: Path) -> None:
+    """A limit on the size of files, as a full disk: the system refuses in the middle of a file."""
+    rows, _ = planted_rows(3000)
+    options = {"n_rows": 12 * 256}
+    whole = files_of(trained(rows, tmp_path / "whole", **options))
+    out = tmp_path / "sae"
+    chosen = settings(**options, checkpoint_every_s=0)
+    with pytest.raises(Killed):
+        train_sae(rows, chosen, out=out, metadata=METADATA, progress=killed_at(5, 256))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        for every_s in (0, 60.0):  # a checkpoint, and the SAE itself at the end
+            with pytest.raises(BudgetError, match=r"cannot be written: .*too large"):
+                trained(rows, out, **options, checkpoint_every_s=every_s)
+            assert [path.name for path in (out / WORK).iterdir() if path.is_dir()] == ["step-000000005"]
+            assert not (out / CONFIG).exists()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    trained(rows, out, **options)
     assert files_of(out) == whole
 
 
