@@ -1,13 +1,17 @@
 """Planning, building and looking up runs."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from steercache.api.cache_core import CacheCore
 from steercache.api.progress import ProgressLike
 from steercache.api.runs import Run, run_of
+from steercache.core.layout import DType
 
 if TYPE_CHECKING:
+    from steercache.api.importing import Format
     from steercache.api.tracing import TraceLike
     from steercache.runs.overview import Overview
 
@@ -82,3 +86,79 @@ class RunMethods(CacheCore):
             progress=progress,
             on_note=on_note,
         )
+
+    def import_activations(
+        self,
+        source: str | PathLike[str],
+        *,
+        source_format: "Format",
+        trace: "TraceLike | None" = None,
+        model: str | None = None,
+        n_layers: int | None = None,
+        requests: str | PathLike[str] | None = None,
+        entries: Sequence[int] | None = None,
+        numbering: Literal["states", "blocks"] | None = None,
+        last: Literal["block", "norm"] | None = None,
+        layers: Sequence[int] | None = None,
+        rows: str | None = None,
+        dtype: DType | None = None,
+        name: str | None = None,
+        leave_out: Sequence[str] = (),
+        duplicates: Literal["refuse", "first", "keep"] = "refuse",
+        allow_non_finite: bool = False,
+        embedding: bool = False,
+        verify: int = 0,
+        device: str = "auto",
+        progress: ProgressLike = None,
+        on_note: Callable[[str], None] | None = None,
+    ) -> Run:
+        """Take in activations that another engine captured, as a run; what was taken in already is not written again.
+
+        `source` is a folder (or file) in `source_format`: "vllm" (`extract_hidden_states`), "speculators", "vllm-lens"
+        (responses as JSON), "sae-lens" (cached activations), "torch" (a `.pt` file or folder), "npy", "safetensors". No file
+        runs code.
+
+        With `trace`, the requests are those of its data sets: they are found by their token ids, and the run has the labels,
+        rows and layers of the manifest. Otherwise `model` names the model, and the samples are a data set of their own; a model
+        that is not on this machine is given by its name and `n_layers`. `requests` is a file of JSON lines with `id`,
+        `token_ids` and `text`: it gives the order, and what has to be there.
+
+        `entries` numbers the captured layers in the files' order, counted as `numbering` says: "states" (0 is the embedding, k
+        the output of block k - 1) or "blocks" (k is the output of block k). `last` says whether the entry of the last block is
+        the block's output, or "norm" (behind the final norm, as the last of transformers' hidden states). Where the format does
+        not say these things they must be given, or `verify` finds them: it traces so many samples with the model, and an entry
+        that is another layer than declared is refused. `run.notes` has the largest difference of every entry.
+
+        `layers` keeps some blocks, `rows` a row policy without arguments ("all", "last", "text", "image", "pooled"), `dtype`
+        converts, `embedding` keeps the embedding (as `resid_pre` of block 0). `leave_out` names samples that are not wanted;
+        `duplicates` says what happens to requests with the same tokens.
+
+        Raises:
+            ManifestError: samples that cannot be taken in, all of them named: rows and token ids differ in number, missing or
+                duplicate requests, values that are not finite, mixed dtypes or widths, files that are cut.
+            UsageError: something about the entries is not said, or is wrong. NotFoundError: no files, model or manifest.
+            BudgetError: no space. BusyError: another process writes this run.
+        """
+        from steercache.api.importing import ImportOptions, import_activations
+
+        options = ImportOptions(
+            format=source_format,
+            trace=trace,
+            model=model,
+            n_layers=n_layers,
+            requests=None if requests is None else Path(requests),
+            entries=entries,
+            numbering=numbering,
+            last=last,
+            layers=layers,
+            rows=rows,
+            dtype=dtype,
+            name=name,
+            leave_out=leave_out,
+            duplicates=duplicates,
+            allow_non_finite=allow_non_finite,
+            embedding=embedding,
+            verify=verify,
+            device=device,
+        )
+        return import_activations(self._session.cache, Path(source), options, progress=progress, on_note=on_note)

@@ -33,6 +33,17 @@ SPELLED = (
     ("a query of kind selection", "steercache query --list"),
     ("its header says what", "steercache query --show NAME"),
     ("mend the permissions", "--root FOLDER"),
+    ("say which entries they are", "--entries 1,15,30"),
+    ("say how they are counted", "--numbering states"),
+    ("say which: block, or norm", "--last norm"),
+    ("have it verified", "--verify 8"),
+    ("give a list of requests", "--requests FILE"),
+    ("leave them out by name", "--leave-out ID"),
+    ("keep the first, or keep both", "--duplicates first"),
+    ("allow rows that are not finite", "--allow-non-finite"),
+    ("name the dtype to store", "--dtype float32"),
+    ("name the trace whose data set", "--trace NAME"),
+    ("keep the embedding", "--embedding"),
     ("remove the damaged shards of", "steercache cache rm NAME --shards"),
 )
 _PARAMETER = re.compile(r"`([a-z][a-z_]*)`")

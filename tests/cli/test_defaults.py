@@ -59,6 +59,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "report patches": Cache.patches,
     "report colours": Cache.colours,
     "report own": Cache.own,
+    "activations import": Cache.import_activations,
     "cache compact": Cache.compact,
     "cache rm": Cache.remove,
     "cache gc": Cache.collect_garbage,

@@ -40,11 +40,12 @@ ONLY_PARSED = (
     "steercache plan tiny-scenes",
     "steercache query feature_top_tokens",
     "steercache report ",
+    "steercache activations import ",
     "steercache sae ",
     "steercache screen ",
     "steercache zoo build ",
     "steercache zoo card ",
-)  # they need models of their own (tests/zoo) or an SAE (tests/sae)
+)  # they need models of their own (tests/zoo), an SAE (tests/sae) or files of other engines (tests/exchange)
 EXAMPLES = sorted({example for _, command in COMMANDS for example in examples_of(command)})
 
 

@@ -1,0 +1,1 @@
+"""Vectors, activations and results in the formats of other tools."""
