@@ -13,6 +13,8 @@ from steercache.core.layout import DType
 if TYPE_CHECKING:
     from steercache.api.importing import Format
     from steercache.api.tracing import TraceLike
+    from steercache.core.selection import Selection
+    from steercache.exchange.activations.export import Exported, FileFormat
     from steercache.runs.overview import Overview
 
 
@@ -162,3 +164,49 @@ class RunMethods(CacheCore):
             device=device,
         )
         return import_activations(self._session.cache, Path(source), options, progress=progress, on_note=on_note)
+
+    def export(
+        self,
+        selection: "Selection",
+        path: str | PathLike[str],
+        *,
+        layers: Sequence[int] | None = None,
+        file_format: "FileFormat | None" = None,
+    ) -> "Exported":
+        """Write the rows of a selection with their tokens for other tools; memory holds one batch of rows.
+
+        `file_format` is "parquet", "arrow" (Feather), "datasets" (a folder for `datasets.load_from_disk`), "safetensors"
+        (values in the dtype they are stored in) or "npy" (a folder with one array per layer); by default what the suffix of `path`
+        says. Other formats than safetensors hold float32, which is exact for every stored value. `layers` are all of the
+        selection's site unless given. A file takes its name when it is complete.
+
+        Raises:
+            UsageError: no rows, a layer that the run did not keep, an unknown suffix, or a folder that is there already.
+            BudgetError: the disk is full.
+        """
+        from steercache.api.exporting import export_rows
+
+        return export_rows(self._session, selection, Path(path), layers=layers, file_format=file_format)
+
+    def copy_part(
+        self,
+        run: str | Run,
+        root: str | PathLike[str],
+        *,
+        layers: Sequence[int] | None = None,
+        selection: "Selection | None" = None,
+        progress: ProgressLike = None,
+    ) -> Run:
+        """Copy some layers, or the rows of a selection, of a run into the cache at `root`, which is made where there is none.
+
+        The part is a run of its own, with another id; `runs.parent_run_id` and its manifest (`part_of`) name the run that it is
+        a part of. Samples keep their ids, and all tokens are there: those whose rows were left out have no `row_idx`.
+        An interrupted copy goes on with the same call.
+
+        Raises:
+            UsageError: nothing is left out, a layer is not there, the run is lossy or not complete, or `root` is this cache.
+        """
+        from steercache.api.exporting import copy_part
+
+        run_id = self._session.cache.resolve_run(run if isinstance(run, str) else run.run_id)
+        return copy_part(self._session, run_id, Path(root), layers=layers, selection=selection, progress=progress)

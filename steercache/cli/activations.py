@@ -1,4 +1,4 @@
-"""`steercache activations`: take in activations that other engines captured."""
+"""`steercache activations`: in from other engines, out to other tools, and parts of runs as caches of their own."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import click
 
-from steercache.cli.completion import complete_models, complete_traces
-from steercache.cli.options import json_option, parse_layers, root_option, takes
+from steercache.cli.completion import complete_models, complete_queries, complete_runs, complete_traces
+from steercache.cli.options import json_option, parse_bindings, parse_layers, root_option, takes
 from steercache.cli.output import human_bytes, next_commands, note, print_json, progress_bar
 from steercache.core.ids import SHORT_ID
 
@@ -16,7 +16,7 @@ FORMATS = ("vllm", "speculators", "vllm-lens", "sae-lens", "torch", "npy", "safe
 
 @click.group()
 def activations() -> None:
-    """Take in activations that other engines captured.
+    """Take in activations that other engines captured; write rows for other tools; copy parts of runs.
 
     \b
     steercache activations import hidden_states/ --from vllm --trace smollm2-concepts --entries 1,15,30
@@ -169,3 +169,101 @@ def import_command(asked: ImportOptions) -> None:
     if run.index_held_by:
         note(f"the index could not be written ({run.index_held_by}); it catches up with the next command")
     next_commands("steercache query runs_overview", f"steercache cache verify {run.name}")
+
+
+_param_option = click.option(
+    "-p",
+    "--param",
+    "params",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Value of a parameter of the query; repeatable.",
+)
+
+
+@activations.command("export")
+@click.argument("query", shell_complete=complete_queries)
+@click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
+@_param_option
+@click.option("--run", shell_complete=complete_runs, help="Run of a query that leaves it open.")
+@click.option("--site", default="resid_post", show_default=True, help="Site of the rows.")
+@click.option("--layers", help="Layers to write, such as 5,10-12; by default all.")
+@click.option(
+    "--to",
+    "file_format",
+    type=click.Choice(["parquet", "arrow", "datasets", "safetensors", "npy"]),
+    help="Format; by default what the suffix of FILE says. datasets and npy are folders.",
+)
+@root_option
+@json_option
+def export_command(
+    query: str,
+    path: Path,
+    params: tuple[str, ...],
+    run: str | None,
+    site: str,
+    layers: str | None,
+    file_format: Any,
+    root: Path,
+    as_json: bool,
+) -> None:
+    """Write the rows that QUERY selects, with their tokens, into FILE for other tools.
+
+    Values are float32, which is exact for every stored value; in safetensors they have the dtype they are stored in.
+
+    \b
+    steercache activations export anchor_vs_control counting.parquet -p concept=counting --layers 5,6
+    """
+    from steercache.api.cache import open_cache_at
+
+    cache = open_cache_at(root)
+    bindings = parse_bindings(params, typed=len(query.split()) <= 1)
+    selection = cache.select(query, run=run, site=site, **bindings)
+    done = cache.export(selection, path, layers=parse_layers(layers), file_format=file_format)
+    if as_json:
+        print_json(done)
+        return
+    n_layers = f"{len(done.layers)} layer{'s' * (len(done.layers) > 1)}"
+    click.echo(f"{done.path}: {done.n_rows:,} rows, {n_layers}, {human_bytes(done.n_bytes)} as {done.file_format}")
+
+
+@activations.command("copy")
+@click.argument("run", shell_complete=complete_runs)
+@click.argument("target", metavar="FOLDER", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--layers", help="Layers to copy, such as 5,10-12; by default all.")
+@click.option("--query", shell_complete=complete_queries, help="Copy only the rows that this query selects.")
+@_param_option
+@root_option
+@json_option
+def copy_command(
+    run: str,
+    target: Path,
+    layers: str | None,
+    query: str | None,
+    params: tuple[str, ...],
+    root: Path,
+    as_json: bool,
+) -> None:
+    """Copy some layers or rows of RUN into the cache FOLDER, which is made where there is none.
+
+    The part is a run of its own that names the run it is a part of; its samples and tokens stay whole. An interrupted copy goes
+    on with the same command.
+
+    \b
+    steercache activations copy smollm2-concepts part/ --layers 10-12
+    """
+    from steercache.api.cache import open_cache_at
+
+    cache = open_cache_at(root)
+    selection = None
+    if query is not None:
+        bindings = parse_bindings(params, typed=len(query.split()) <= 1)
+        selection = cache.select(query, run=run, **bindings)
+    with progress_bar("copying", total=None, unit="rows", quiet=as_json) as bar:
+        part = cache.copy_part(run, target, layers=parse_layers(layers), selection=selection, progress=bar.show)
+    if as_json:
+        print_json({name: getattr(part, name) for name in ("run_id", "name", "sites", "n_samples", "n_rows")})
+        return
+    sites = ", ".join(f"{site} x {len(kept)}" for site, kept in part.sites.items())
+    click.echo(f"{part.name}  {part.run_id[:SHORT_ID]}  {part.n_rows:,} rows, {sites} in {target}")
+    next_commands(f"steercache cache status --root {target}")

@@ -30,7 +30,10 @@ from steercache.core.errors import (
 COMMANDS = {
     "plan": ("steercache.cli.plan:plan", "What a trace or a sweep will cost, before anything is computed."),
     "build": ("steercache.cli.build:build", "Trace a model into the cache; safe to kill, resumes."),
-    "activations": ("steercache.cli.activations:activations", "Take in activations that other engines captured."),
+    "activations": (
+        "steercache.cli.activations:activations",
+        "Activations: in from other engines, out to other tools, parts of runs.",
+    ),
     "query": ("steercache.cli.query:query", "Run a named query, SQL or a file over the cache."),
     "fit": ("steercache.cli.fit:fit", "Fit steering vectors for every layer from the cache."),
     "sae": ("steercache.cli.sae:sae", "Sparse autoencoders: train them, encode a run's rows as features."),

@@ -28,6 +28,7 @@ RENAMED: dict[str, dict[str, str]] = {
     "grid": {"no_test": "not test"},
     "screen": {"names": "vectors", "n_samples": "n", "run": "gradients", **ALPHAS},
     "report words": {"listed": "words"},
+    "activations copy": {"target": "root"},
     "cache rm": {"shards": "damaged_shards_only"},
 }
 # Options that choose among functions, or are values of an object of their own in Python.
@@ -35,6 +36,8 @@ ELSEWHERE: dict[str, set[str]] = {
     "plan": {"nulls", "mode", "recalibrate"},  # of a sweep
     "fit sae": {"judge_model", "judge_parameters", "key_variable", "timeout_s", "concurrency"},
     "sae review": {"out"},
+    "activations export": {"query", "params", "run", "site"},  # of Cache.select
+    "activations copy": {"query", "params"},
     "grid": {"sweep", "n_shown", "device", "dtype"},
     "screen": {"words", "by", "top", "nulls", "compare", "share", "pilot", "resamples", "sae", "step", "concept"}
     | {"exact", "live", "seed"},
@@ -60,6 +63,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "report colours": Cache.colours,
     "report own": Cache.own,
     "activations import": Cache.import_activations,
+    "activations export": Cache.export,
+    "activations copy": Cache.copy_part,
     "cache compact": Cache.compact,
     "cache rm": Cache.remove,
     "cache gc": Cache.collect_garbage,
