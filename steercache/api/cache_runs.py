@@ -176,8 +176,8 @@ class RunMethods(CacheCore):
         """Write the rows of a selection with their tokens for other tools; memory holds one batch of rows.
 
         `file_format` is "parquet", "arrow" (Feather), "datasets" (a folder for `datasets.load_from_disk`), "safetensors"
-        (values in the dtype they are stored in) or "npy" (a folder with one array per layer); by default what the suffix of `path`
-        says. Other formats than safetensors hold float32, which is exact for every stored value. `layers` are all of the
+        (values in the dtype they are stored in) or "npy" (a folder with one array per layer); by default what the suffix of
+        `path` says. Other formats than safetensors hold float32, which is exact for every stored value. `layers` are all of the
         selection's site unless given. A file takes its name when it is complete.
 
         Raises:
