@@ -171,6 +171,34 @@ def import_command(asked: ImportOptions) -> None:
     next_commands("steercache query runs_overview", f"steercache cache verify {run.name}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """The options of `activations export`."""
+
+    query: str
+    path: Path
+    params: tuple[str, ...]
+    run: str | None
+    site: str
+    layers: str | None
+    file_format: Any
+    root: Path
+    as_json: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyOptions:
+    """The options of `activations copy`."""
+
+    run: str
+    target: Path
+    layers: str | None
+    query: str | None
+    params: tuple[str, ...]
+    root: Path
+    as_json: bool
+
+
 _param_option = click.option(
     "-p",
     "--param",
@@ -196,17 +224,8 @@ _param_option = click.option(
 )
 @root_option
 @json_option
-def export_command(
-    query: str,
-    path: Path,
-    params: tuple[str, ...],
-    run: str | None,
-    site: str,
-    layers: str | None,
-    file_format: Any,
-    root: Path,
-    as_json: bool,
-) -> None:
+@takes(ExportOptions)
+def export_command(asked: ExportOptions) -> None:
     """Write the rows that QUERY selects, with their tokens, into FILE for other tools.
 
     Values are float32, which is exact for every stored value; in safetensors they have the dtype they are stored in.
@@ -216,11 +235,11 @@ def export_command(
     """
     from steercache.api.cache import open_cache_at
 
-    cache = open_cache_at(root)
-    bindings = parse_bindings(params, typed=len(query.split()) <= 1)
-    selection = cache.select(query, run=run, site=site, **bindings)
-    done = cache.export(selection, path, layers=parse_layers(layers), file_format=file_format)
-    if as_json:
+    cache = open_cache_at(asked.root)
+    bindings = parse_bindings(asked.params, typed=len(asked.query.split()) <= 1)
+    selection = cache.select(asked.query, run=asked.run, site=asked.site, **bindings)
+    done = cache.export(selection, asked.path, layers=parse_layers(asked.layers), file_format=asked.file_format)
+    if asked.as_json:
         print_json(done)
         return
     n_layers = f"{len(done.layers)} layer{'s' * (len(done.layers) > 1)}"
@@ -235,15 +254,8 @@ def export_command(
 @_param_option
 @root_option
 @json_option
-def copy_command(
-    run: str,
-    target: Path,
-    layers: str | None,
-    query: str | None,
-    params: tuple[str, ...],
-    root: Path,
-    as_json: bool,
-) -> None:
+@takes(CopyOptions)
+def copy_command(asked: CopyOptions) -> None:
     """Copy some layers or rows of RUN into the cache FOLDER, which is made where there is none.
 
     The part is a run of its own that names the run it is a part of; its samples and tokens stay whole. An interrupted copy goes
@@ -254,16 +266,18 @@ def copy_command(
     """
     from steercache.api.cache import open_cache_at
 
-    cache = open_cache_at(root)
+    cache = open_cache_at(asked.root)
     selection = None
-    if query is not None:
-        bindings = parse_bindings(params, typed=len(query.split()) <= 1)
-        selection = cache.select(query, run=run, **bindings)
-    with progress_bar("copying", total=None, unit="rows", quiet=as_json) as bar:
-        part = cache.copy_part(run, target, layers=parse_layers(layers), selection=selection, progress=bar.show)
-    if as_json:
+    if asked.query is not None:
+        bindings = parse_bindings(asked.params, typed=len(asked.query.split()) <= 1)
+        selection = cache.select(asked.query, run=asked.run, **bindings)
+    with progress_bar("copying", total=None, unit="rows", quiet=asked.as_json) as bar:
+        part = cache.copy_part(
+            asked.run, asked.target, layers=parse_layers(asked.layers), selection=selection, progress=bar.show
+        )
+    if asked.as_json:
         print_json({name: getattr(part, name) for name in ("run_id", "name", "sites", "n_samples", "n_rows")})
         return
     sites = ", ".join(f"{site} x {len(kept)}" for site, kept in part.sites.items())
-    click.echo(f"{part.name}  {part.run_id[:SHORT_ID]}  {part.n_rows:,} rows, {sites} in {target}")
-    next_commands(f"steercache cache status --root {target}")
+    click.echo(f"{part.name}  {part.run_id[:SHORT_ID]}  {part.n_rows:,} rows, {sites} in {asked.target}")
+    next_commands(f"steercache cache status --root {asked.target}")

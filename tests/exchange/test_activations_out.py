@@ -91,8 +91,8 @@ def test_some_layers_of_a_run_are_a_cache_that_verifies_and_says_what_it_is(cach
     assert other.sql(ids).fetchall() == cache.sql(ids).fetchall()
     selections = [c.select("anchor_vs_control", concept="order") for c in (cache, other)]
     assert (selections[0].gather(2) == selections[1].gather(2)).all()
-    vectors = [c.fit("mean_shift", concept="order", layers=[1]) for c in (cache, other)]
-    np.testing.assert_array_equal(vectors[0].values[1], vectors[1].values[1])
+    (vector,), (of_part,) = (c.fit("mean_shift", concept="order") for c in (cache, other))
+    np.testing.assert_array_equal(of_part.at(1), vector.at(1))
     assert cache.copy_part("small", tmp_path / "part", layers=[1, 2]).run_id == part.run_id
 
 
