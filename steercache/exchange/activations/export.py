@@ -116,14 +116,15 @@ def _datasets(request: ExportRequest, path: Path) -> None:
     schema = schema_of(request)
     info = {"features": {field.name: _feature(field.type) for field in schema}}
     schema = schema.with_metadata({**schema.metadata, "huggingface": json.dumps({"info": info})})
-    names, batches = [], batches_of(request)
+    names: list[str] = []
+    batches = batches_of(request)
     while first := next(batches, None):
         name = f"data-{len(names):05d}.arrow"
         with pa.OSFile(str(path / name), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
             for batch in (first, *islice(batches, BATCHES_PER_FILE - 1)):
                 writer.write_batch(batch.cast(schema) if batch.schema.metadata != schema.metadata else batch)
         names.append(name)
-    state = {
+    state: dict[str, Any] = {
         "_data_files": [{"filename": name} for name in names],
         "_fingerprint": f"{request.selection.run_id[:8]}{request.n_rows:08x}",
         "_format_columns": None,
@@ -146,7 +147,7 @@ def _feature(kind: pa.DataType) -> dict[str, Any]:
 def _safetensors(request: ExportRequest, path: Path) -> None:
     """One tensor (n, d) per layer in the dtype that is stored, and the coordinates of the rows; the header names the rest."""
     sel, n = request.selection, request.n_rows
-    coordinates = {
+    coordinates: dict[str, npt.NDArray[Any]] = {
         "row_idx": sel.rows,
         "sample_idx": sel.sample_idx,
         "position": sel.position,
@@ -156,7 +157,9 @@ def _safetensors(request: ExportRequest, path: Path) -> None:
     arrays = coordinates | {name: values for name, values in optional.items() if values is not None}
     header: dict[str, Any] = {"__metadata__": {"steercache": canonical_json(request.provenance()).decode()}}
     offset = 0
-    shapes = {request.column(layer): (request.stored, (n, request.width)) for layer in request.layers}
+    shapes: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
+        request.column(layer): (request.stored, (n, request.width)) for layer in request.layers
+    }
     for name, (dtype, shape) in (shapes | {name: (a.dtype, a.shape) for name, a in arrays.items()}).items():
         size = int(np.prod(shape)) * dtype.itemsize
         said = {"dtype": _SAFETENSORS[dtype.name], "shape": list(shape), "data_offsets": [offset, offset + size]}
@@ -190,7 +193,7 @@ def _npy(request: ExportRequest, path: Path) -> None:
 
 
 def _write(file: BinaryIO, values: npt.NDArray[Any]) -> None:
-    file.write(memoryview(np.ascontiguousarray(values).view(np.uint8).reshape(-1)))
+    file.write(np.ascontiguousarray(values).view(np.uint8).reshape(-1).data)
 
 
 _WRITERS: Final[dict[FileFormat, Callable[[ExportRequest, Path], None]]] = {

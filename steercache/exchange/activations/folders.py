@@ -54,9 +54,8 @@ def read_speculators(folder: Path, requests: Requests) -> Captured:
     n_expected = len(prepared) if prepared else max(numbered, default=-1) + 1
     problems += [_missing(f"hs_{i}", "no file of this index") for i in range(n_expected) if i not in numbered]
     for sample in samples if prepared else ():
-        at = int(sample.key.removeprefix("hs_"))
-        known = prepared[at] if at < len(prepared) else sample.token_ids
-        if sample.token_ids is not None and not np.array_equal(sample.token_ids, known):
+        at, ids = int(sample.key.removeprefix("hs_")), sample.token_ids
+        if ids is not None and at < len(prepared) and not np.array_equal(ids, prepared[at]):
             problems.append(Problem(loc=sample.key, kind="tokens", message="other token ids than the prepared data"))
     return Captured(
         format="speculators", samples=tuple(samples), numbering="states", last="block", problems=tuple(problems)
