@@ -80,7 +80,7 @@ class ColourEffect:
     at which the colour words together keep less than half of their unsteered probability, `random_breaks_at` the same for the
     random directions' mean; None where no strength tried does it. `named_lost_at` is another fact: the smallest strength beyond
     the vector's peak at which its own word is less probable than unsteered, whatever the other words keep (None: none tried).
-    `n_computed` answers were computed now, the others read.
+    `n_computed` answers were computed now, the others read. Flat, as the JSON of `report colours`.
     """
 
     sweep_id: str

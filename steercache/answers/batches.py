@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from steercache.answers.lengths import DecodedLengths, decoded_lengths, record_lengths
 from steercache.answers.option_tokens import margin_of, option_ids
 from steercache.answers.store import Key, StoredAnswer, SweepWriter
 from steercache.answers.ties import tie_nats_here
@@ -36,10 +37,23 @@ class Expected:
 
 
 @dataclass(slots=True, kw_only=True)
+class AnswerTally:
+    """What came out while answers were computed. `near_ties` lists what another batching may answer otherwise; `full` has the
+    cells that could not branch, and why; `n_not_finite` answers failed because a forward pass was not finite; `decoded` has the
+    lengths of the answers."""
+
+    n_computed: int = 0
+    n_reused: int = 0
+    n_not_finite: int = 0
+    near_ties: list[Key] = field(default_factory=list)
+    full: dict[str, str] = field(default_factory=dict)
+    decoded: DecodedLengths = field(default_factory=DecodedLengths, repr=False)
+
+
+@dataclass(slots=True, kw_only=True)
 class Runner:
     """Answers settings over questions, in a `way` that may change between runs. `known` answers are not asked for again;
-    `near_ties` lists what another batching may answer otherwise, of those computed now. `planned` is how many answers are
-    wanted in all, where the caller knows. `n_not_finite` counts answers that failed because a forward pass was not finite."""
+    `tally` counts what comes out. `planned` is how many answers are wanted in all, where the caller knows."""
 
     loaded: LoadedModel = field(repr=False)
     options: EvalOptions
@@ -48,12 +62,8 @@ class Runner:
     progress: Progress | None = None
     planned: int | None = None
     way: ExecutionPlan = BRANCHED
-    near_ties: list[Key] = field(default_factory=list)
-    n_computed: int = 0
-    n_reused: int = 0
-    full: dict[str, str] = field(default_factory=dict)  # cells that could not branch, and why
-    n_not_finite: int = 0
     expected: Expected | None = None
+    tally: AnswerTally = field(default_factory=AnswerTally)
     _ties: list[float | None] = field(default_factory=list)
     _total: int = 0
     _done: int = 0
@@ -73,19 +83,21 @@ class Runner:
         found: dict[Key, Answer] = {}
         if by_id and asked and self.expected is not None:
             _ = self.tie_nats  # measured before the clock starts
-        started, n_before = time.perf_counter(), self.n_computed
+        started, n_before = time.perf_counter(), self.tally.n_computed
         for answers in self._answers(asked, by_id):
             found.update({(a.cell_id, a.sample_id): a for a in answers})
             self.writer.add(answers)
             self.count(len(answers))
-        self._learn(time.perf_counter() - started, self.n_computed - n_before)
+        self._learn(time.perf_counter() - started, self.tally.n_computed - n_before)
         return found
 
     def _learn(self, seconds: float, n_answers: int) -> None:
         """Correct later predictions by this run, where it did what was predicted (a race or a failed picture does less)."""
         expected, self.expected = self.expected, None
         if expected is not None and expected.key and n_answers == expected.n_answers:
-            record_outcome(self.writer.cache.paths, expected.key, predicted_s=expected.seconds, seconds=seconds)
+            paths = self.writer.cache.paths
+            record_outcome(paths, expected.key, predicted_s=expected.seconds, seconds=seconds)
+            record_lengths(paths, self.loaded.spec, self.options, self.tally.decoded)
 
     def count(self, n_answers: int) -> None:
         """Count answers that are done, or that are not needed."""
@@ -103,7 +115,7 @@ class Runner:
             for cell_id in by_id
             if (cell_id, one.sample_id) in self.known
         ]
-        self.n_reused += len(reused)
+        self.tally.n_reused += len(reused)
         yield [scored(one, cell_id, said) for one, cell_id, said in reused]
         for batch in question_batches(asked, self.options, self.loaded.bundle):
             yield from self._batch(batch, by_id)
@@ -128,7 +140,12 @@ class Runner:
             options=replace(self.options.branching(ready[0].kind), tie_nats=self.tie_nats),
             way=self.way,
         ):
-            yield [answer for result in group for answer in self._scored(ready, result, margins(result), kinds)]
+            answers, lengths = [], []
+            for result in group:  # one at a time: each holds the logits of a batch
+                answers += self._scored(ready, result, margins(result), kinds)
+                lengths += decoded_lengths(result)
+            self.tally.decoded.add(ready[0].kind, lengths)
+            yield answers
 
     def _scored(
         self,
@@ -138,22 +155,22 @@ class Runner:
         margin_of_b: Sequence[str | None],
     ) -> list[Answer]:
         if result.reason is not None and self.way.mode != "full":
-            self.full[result.key] = result.reason
+            self.tally.full[result.key] = result.reason
         answers = []
         finite_b = result.finite_b.tolist()
         for i, one in enumerate(ready):
             if (result.key, one.sample_id) in self.known:
                 continue
             if not finite_b[i]:
-                self.n_not_finite += 1
+                self.tally.n_not_finite += 1
                 answers.append(failed_answer(replace(one, error=NOT_FINITE), result.key, mode=result.mode))
                 continue
             if bool(result.near_tie_b[i]):
-                self.near_ties.append((result.key, one.sample_id))
+                self.tally.near_ties.append((result.key, one.sample_id))
             raw = self.loaded.tokenizer.decode(list(result.tokens[i]), skip_special_tokens=True).strip()
             said = StoredAnswer(raw=raw, margin=margin_b[i], margin_of=margin_of_b[i], mode=result.mode)
             answers.append(scored(one, result.key, said))
-        self.n_computed += len(answers)
+        self.tally.n_computed += len(answers)
         return answers
 
 

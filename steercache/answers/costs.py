@@ -106,8 +106,8 @@ def gradients_key(key: str) -> str:
 
 
 def predict_seconds(costs: MachineCosts, work: PendingWork) -> dict[Mode, float]:
-    """Seconds of the work in each execution mode, possible or not. Answers are counted at the length of the
-    right ones where these are options, at the most that is decoded elsewhere."""
+    """Seconds of the work in each execution mode, possible or not. Answers are counted at the length of
+    those decoded before; without any, at the length of the right ones where these are options, else at the most."""
     ways = {"replay": _replay_s, "branch": _branch_s, "full": _full_s}
     return {mode: costs.factor * sum(ways[mode](costs, batch) for batch in work.batches) for mode in MODES}
 
@@ -186,7 +186,9 @@ def _forward_s(costs: MachineCosts, batch: BatchWork) -> float:
 
 
 def _decode_s(costs: MachineCosts, batch: BatchWork, n_rows: int) -> float:
-    return batch.n_steps * (costs.forward.step_s + n_rows * costs.forward.step_row_s) if n_rows else 0.0
+    if not n_rows:
+        return 0.0
+    return batch.n_steps * costs.forward.step_s + batch.n_row_steps * n_rows * costs.forward.step_row_s
 
 
 def _branch_s(costs: MachineCosts, batch: BatchWork) -> float:

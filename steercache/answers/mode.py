@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from steercache.answers.batches import Expected, Runner, with_pixels
+from steercache.answers.batches import Expected, Runner, question_batches, with_pixels
 from steercache.answers.costs import DOING, MODES, MachineCosts, ModeChoice, choose_mode, predict_seconds
+from steercache.answers.lengths import LEAST_ANSWERS, N_ASKED, AnswerLengths, known_lengths, lengths_here
 from steercache.answers.replays import ReplayRun, find_replay
 from steercache.answers.ways import BRANCHED, ExecutionPlan
 from steercache.answers.work import PendingWork, work_of
@@ -52,6 +53,9 @@ class ModeChooser:
             UsageError: a way is wanted that cannot be taken.
         """
         work = work_of(asked, settings, runner.known, loaded=runner.loaded, options=runner.options)
+        lengths = self._lengths(runner, asked, settings, work)
+        if lengths:
+            work = work_of(asked, settings, runner.known, loaded=runner.loaded, options=runner.options, lengths=lengths)
         barred, rows = self.barred(runner, asked, settings, work)
         begun = begun_in(self.folder)
         choice = choose_mode(
@@ -72,6 +76,21 @@ class ModeChooser:
             make_folder(self.folder)
             write_file_atomically(self.folder / FILE_NAME, canonical_json({**begun, split: choice.mode}))
         return choice
+
+    def _lengths(
+        self, runner: Runner, asked: Sequence[EncodedQuestion], settings: Sequence[ArmCell], work: PendingWork
+    ) -> dict[str, AnswerLengths]:
+        """How long answers are, by kind: known, or, where there are many to compute, found out."""
+        kinds, paths = sorted({one.kind for one in asked}), self.cache.paths
+        if work.first_tokens_only or work.n_to_compute < LEAST_ANSWERS:
+            return known_lengths(paths, runner.loaded.spec, runner.options, kinds)
+        ready: dict[str, list[EncodedQuestion]] = {}
+        for kind in kinds:
+            first = next(
+                (b for b in question_batches(asked, runner.options, runner.loaded.bundle) if b[0].kind == kind), ()
+            )
+            ready[kind], _ = with_pixels(first[:N_ASKED])
+        return lengths_here(paths, runner.loaded, ready, settings[0], runner.options)
 
     def barred(
         self, runner: Runner, asked: Sequence[EncodedQuestion], settings: Sequence[ArmCell], work: PendingWork

@@ -1,12 +1,14 @@
 """What is still to be computed of some settings over some questions, batch by batch: what a prediction of costs is about."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import numpy as np
 
 from steercache.answers.batches import question_batches
+from steercache.answers.lengths import AnswerLengths
 from steercache.answers.store import Key
 from steercache.benchmarks.task import EncodedQuestion
 from steercache.cells.arms import ArmCell
@@ -31,18 +33,26 @@ class CellKind:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchWork:
     """One batch of `n_seq` questions padded to `n_tokens`: how many cells of each kind, and `n_more` tokens decoded after the
-    first, at most; `n_likely` of them, where the answers that can be given are known to be shorter."""
+    first, at most; `n_likely` of them, where the answers that can be given are known to be shorter; or `lengths`, where answers
+    like these were decoded before."""
 
     n_seq: int
     n_tokens: int
     n_more: int
     cells: tuple[tuple[CellKind, int], ...]
     n_likely: int | None = None
+    lengths: AnswerLengths | None = None
 
     @property
-    def n_steps(self) -> int:
-        """Tokens decoded after the first, as far as one can tell."""
-        return self.n_more if self.n_likely is None else min(self.n_more, self.n_likely)
+    def n_steps(self) -> float:
+        """Steps in which the batch is decoded after the first token, as far as is known."""
+        likely = self.n_likely if self.lengths is None else self.lengths.n_steps
+        return self.n_more if likely is None else min(self.n_more, likely)
+
+    @property
+    def n_row_steps(self) -> float:
+        """Tokens decoded after the first for each answer, as far as is known."""
+        return self.n_steps if self.lengths is None else min(self.n_more, self.lengths.n_more)
 
     @property
     def n_cells(self) -> int:
@@ -71,8 +81,10 @@ def work_of(
     *,
     loaded: LoadedModel,
     options: EvalOptions,
+    lengths: Mapping[str, AnswerLengths] = MappingProxyType({}),
 ) -> PendingWork:
-    """What `Runner.run` would have to do. A batch is computed for every cell that lacks an answer of its questions."""
+    """What `Runner.run` would have to do. A batch is computed for every cell that lacks an answer of its questions. `lengths`
+    are those of answers, by kind, where they are known."""
     by_id = {s.cell.cell_id: s for s in settings}
     n_cached, n_to_compute, batches = 0, 0, []
     for batch in question_batches(asked, options, loaded.bundle):
@@ -80,7 +92,8 @@ def work_of(
         n_to_compute += missing.total()
         n_cached += len(by_id) * len(batch) - missing.total()
         if missing:
-            batches.append(_batch_work(batch, [by_id[i] for i in missing], loaded, options))
+            work = _batch_work(batch, [by_id[i] for i in missing], loaded, options)
+            batches.append(replace(work, lengths=lengths.get(batch[0].kind)))
     return PendingWork(batches=tuple(batches), n_to_compute=n_to_compute, n_cached=n_cached)
 
 

@@ -104,7 +104,7 @@ def forget_outcomes(paths: RootPaths, key: str) -> None:
 
 
 def _corrected(key: str) -> str:
-    return f"corrected/{key}"
+    return f"corrected-2/{key}"  # 2: predictions count answers at the lengths that were decoded
 
 
 def _is_recent(measured_at: Any, max_age_s: float) -> bool:

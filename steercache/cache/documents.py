@@ -76,7 +76,7 @@ class ModelSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunDocument:
-    """Everything about a run but its rows. `run_id` is the digest of `identity`."""
+    """Everything about a run but its rows, field by field what `run.json` holds. `run_id` is the digest of `identity`."""
 
     run_id: str
     name: str

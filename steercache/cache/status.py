@@ -19,7 +19,7 @@ class RunStatus:
     """One run at a glance; sizes in bytes.
 
     A shard whose record cannot be read is damaged and not among the committed ones. `non_finite` names the layers with
-    rows that are not finite, as far as they were counted.
+    rows that are not finite, as far as they were counted. Flat: a row of the table of `cache status`.
     """
 
     run_id: str

@@ -80,7 +80,7 @@ class EncodedSample:
     (a chat template puts characters before it). `anchors` are the half-open spans in `text` that make tokens anchors.
     `template_date` is the date (ISO 8601) that the chat template saw; None where it did not look at the clock. `pixels` makes
     the image tensors when the batch runs, `patches` says tile, row and column of every row of the vision tower's output, shape
-    (n, 3), in the tower's order.
+    (n, 3), in the tower's order. Flat: the arrays are the columns of the table `tokens`.
     """
 
     text: str

@@ -21,7 +21,8 @@ class Family:
     norms after attention and MLP. A multimodal row takes them, and `sdpa`, from the row of its text model.
     `positions` says who makes position ids: we do, from the attention mask (0- or 1-based), or the model's own forward.
     `needs` are the image processor's outputs that the forward wants. `token_types` names a per-token input and its rule:
-    "image" is 1 on image tokens, "suffix" is 0 on the prompt, read in both directions, and 1 on what follows it.
+    "image" is 1 on image tokens, "suffix" is 0 on the prompt, read in both directions, and 1 on what follows it. One row of the
+    table below: most columns have the value of Llama.
     """
 
     name: str

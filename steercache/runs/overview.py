@@ -34,7 +34,8 @@ class Overview:
     matrix products on this CPU and what earlier builds of any model took beside it; None where neither can be had.
 
     `n_bytes_of_largest` is what the largest sample comes to by itself, `n_bytes_of_layer` one layer of it. `notes` say
-    which runs are not reused, and why, and under which other numerics the cached shards were computed.
+    which runs are not reused, and why, and under which other numerics the cached shards were computed. Flat, as the JSON of
+    `plan`.
     """
 
     run_id: str

@@ -139,7 +139,7 @@ def run_pilot(
     base_n = answer_margins(gradients.screen(str(settings[0].cell.target))).astype(np.float64)
     lines_pm = margins_of_settings(gradients, [settings[i] for i in cells], trust=np.inf)[:, chosen] - base_n[chosen]
     bends = fit_bends(places, cells, steps[cells], lines_pm, exact_pm - base_n[chosen])
-    return Pilot(bends=bends, n_samples=size, n_answers=len(answers), n_computed=runner.n_computed)
+    return Pilot(bends=bends, n_samples=size, n_answers=len(answers), n_computed=runner.tally.n_computed)
 
 
 def fit_bends(

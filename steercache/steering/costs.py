@@ -103,18 +103,17 @@ def timing_plan(warm_s: float, *, n_samples: int) -> tuple[tuple[int, ...], int]
     """Batch sizes to time, and how often each, where one sample takes `warm_s` warm: what fits into the budget.
 
     >>> timing_plan(0.001, n_samples=8), timing_plan(0.2, n_samples=8), timing_plan(60.0, n_samples=8)
-    (((1, 2, 4, 8), 4), ((1, 2), 4), ((1,), 2))
+    (((1, 2, 4, 8), 4), ((1, 4), 2), ((1,), 2))
     """
     possible = tuple(n for n in SIZES if n <= max(1, n_samples))
     if warm_s > SLOW_S or len(possible) == 1:
         return possible[:1], REPEATS if warm_s <= SLOW_S else LEAST_REPEATS
-    for n_sizes in range(len(possible), 1, -1):
+    several = [possible[:n] for n in range(len(possible), 2, -1)]
+    for sizes in (*several, *((1, n) for n in possible[:0:-1])):  # two sizes far apart tell more than two repeats
         for repeats in range(REPEATS, LEAST_REPEATS - 1, -1):
-            if n_sizes == 2 and repeats == LEAST_REPEATS:
-                return possible[:2], repeats
-            if warm_s * sum(possible[:n_sizes]) * (1 + repeats) <= BUDGET_S:
-                return possible[:n_sizes], repeats
-    raise AssertionError("two sizes are always timed")
+            if warm_s * sum(sizes) * (1 + repeats) <= BUDGET_S:
+                return sizes, repeats
+    return possible[:2], LEAST_REPEATS
 
 
 def fit_line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:

@@ -111,7 +111,7 @@ def search_nulls(job: SweepJob, task: TaskQuestions, winner: ArmCell, search: Nu
         progress=None if progress is None else lambda _, done, total: progress(f"{task.name}: nulls", done, total),
     )
     n_piloted = 0 if screened.pilot is None else screened.pilot.n_computed
-    return NullsFound(record=run.store(job.root), notes=notes, n_computed=run.runner.n_computed + n_piloted)
+    return NullsFound(record=run.store(job.root), notes=notes, n_computed=run.runner.tally.n_computed + n_piloted)
 
 
 def _screened(

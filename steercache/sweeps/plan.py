@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from steercache.answers.costs import MachineCosts, ModeChoice, choose_mode, gradients_s, predict_seconds
+from steercache.answers.lengths import AnswerLengths, known_lengths
 from steercache.answers.mode import begun_in, rows_for
 from steercache.answers.option_tokens import margins_wanted
 from steercache.answers.row_norms import with_target_norms
@@ -91,7 +92,9 @@ def _plan_task(
     begun = begun_in(cache.paths.sweep(sweep_id))
     modes = {}
     for split, settings in open_to.items():
-        work = work_of(task.asked[split], settings, known, loaded=job.loaded, options=grid.options)
+        work = work_of(
+            task.asked[split], settings, known, loaded=job.loaded, options=grid.options, lengths=_lengths(job, task)
+        )
         rows, why = rows_for(cache, job.loaded, task.asked[split], settings, work)
         barred: dict[Mode, str] = {"replay": why} if rows is None and work.n_to_compute else {}
         modes[split] = choose_mode(work, predict_seconds(costs, work), barred, wanted=wanted, begun=begun.get(split))
@@ -145,9 +148,16 @@ def _quickest(
 ) -> float:
     """Seconds of answering these cells over the search split with nothing known, by branching or in full."""
     some = task.asked["search"] if asked is None else asked
-    work = work_of(some, settings, (), loaded=job.loaded, options=job.grid.options)
+    lengths = _lengths(job, task)
+    work = work_of(some, settings, (), loaded=job.loaded, options=job.grid.options, lengths=lengths)
     seconds = predict_seconds(costs, work)
     return min(seconds["branch"], seconds["full"])
+
+
+def _lengths(job: SweepJob, task: TaskQuestions) -> dict[str, AnswerLengths]:
+    """How long the answers of earlier jobs were, by kind."""
+    kinds = sorted({one.kind for some in task.asked.values() for one in some})
+    return known_lengths(job.session.cache.paths, job.loaded.spec, job.grid.options, kinds)
 
 
 def _gradients(job: SweepJob, task: TaskQuestions, costs: MachineCosts) -> float:

@@ -147,15 +147,15 @@ def result_of(
     n_pilot, n_pilot_answers, n_computed_pilot = pilot
     return SweepResult(
         table=table,
-        n_computed=runner.n_computed,
-        n_reused=runner.n_reused,
+        n_computed=runner.tally.n_computed,
+        n_reused=runner.tally.n_reused,
         n_screened_out=n_screened_out,
         n_pilot=n_pilot,
         n_pilot_answers=n_pilot_answers,
         n_computed_pilot=n_computed_pilot,
         n_computed_nulls=n_computed_nulls,
-        near_ties=tuple(runner.near_ties),
-        computed_in_full=dict(runner.full),
+        near_ties=tuple(runner.tally.near_ties),
+        computed_in_full=dict(runner.tally.full),
         modes=dict(modes),
         notes=tuple(notes),
     )

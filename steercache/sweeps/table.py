@@ -52,7 +52,7 @@ class TableRow:
     `p_holm` is adjusted for all rows of the split, and of the same split of the sweep's other tasks. `rank_p` is the share of
     vector and controls that gained at least as much; None without controls. `bias` says what choosing was worth; None where
     nothing was chosen, in a race, after a screening, or with a single picture. `damage` is what the cell does to unrelated
-    prompts; None: no vector, or not measured.
+    prompts; None: no vector, or not measured. Flat, as the row of the table that is printed and written as JSON.
     """
 
     name: str
@@ -96,7 +96,8 @@ class SweepTable:
 
     `cells` are all cells of its vectors over the search split, best first. `n_looks` is how often its test split was looked at
     (None: it was not). `clustered` is False where the sweep does not say which picture a question is of, so that each stands
-    for itself; `inferred` is True where it does not say what its arms took (an older steercache wrote it).
+    for itself; `inferred` is True where it does not say what its arms took (an older steercache wrote it). Flat, as the JSON of
+    `grid` and `eval`.
     """
 
     sweep_id: str

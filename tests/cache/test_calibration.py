@@ -144,5 +144,5 @@ def test_finished_jobs_correct_what_was_measured_under_load(tmp_path: Path) -> N
     assert correction(paths, KEY) <= 16
     forget_outcomes(paths, KEY)
     assert correction(paths, KEY) == 1.0
-    paths.calibration.write_text(json.dumps({f"corrected/{KEY}": {"factor": "fast"}}))
+    paths.calibration.write_text(json.dumps({f"corrected-2/{KEY}": {"factor": "fast"}}))
     assert correction(paths, KEY) == 1.0

@@ -178,7 +178,7 @@ def test_nulls_of_a_grid_are_those_that_eval_gives_the_same_search(own_session: 
         known=stored_answers(own_session.cache, [s.cell.cell_id for s in every]),
     )
     answers = runner.run(asked, every)
-    assert runner.n_computed == 0  # the same vectors, cells and samples
+    assert runner.tally.n_computed == 0  # the same vectors, cells and samples
     taken = [best_setting(some, asked, answers) for some in (real, *grids)]
     assert taken[0].cell == row.cell
     assert [one.cell for one in taken[1:]] == [control.cell for control in row.controls]
