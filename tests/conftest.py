@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.drawn_once import drawn_once as drawn_once
+from tests.fresh_indexes import fresh_indexes as fresh_indexes
+from tests.fresh_indexes import real_migrations as real_migrations
 from tests.without_torch import skipped
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -16,7 +16,7 @@ from steercache.index.attach import Config, attach_to_read, attach_to_write, log
 from steercache.index.gate import describe_process, gate_of, retry, writers_lock
 from steercache.index.io_errors import REBUILD, io_error, unreadable
 from steercache.index.migrate import is_current, migrate
-from steercache.index.objects import foreign_objects
+from steercache.index.objects import foreign_objects, trust_written
 from steercache.index.place import duckdb_name
 
 _HOLDER = re.compile(r"\(PID (\d+)\)")  # in DuckDB's message
@@ -95,6 +95,7 @@ class Index:
                 con.execute("COMMIT")
             finally:
                 con.close()  # an open transaction is rolled back
+            trust_written(self.path)
 
     def _open_reader(self) -> duckdb.DuckDBPyConnection:
         if not self.path.exists():

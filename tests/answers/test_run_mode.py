@@ -59,7 +59,7 @@ def replayable(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The cache with a run of tiny over the questions as `eval` asks them."""
     folder = tmp_path_factory.mktemp("replayable")
     root = folder / "root"
-    shutil.copytree(world.session.cache.root, root, ignore=shutil.ignore_patterns("sweeps", "ledger*", "calibration*"))
+    shutil.copytree(world.session.cache.root, root, ignore=shutil.ignore_patterns("sweeps", "ledger*"))
     source = {"type": "scenes", "seed": SEED, "tasks": ["Count"], "n": N_ROWS, "form": "number", "prefix": "answer en "}
     model = {"type": "path", "folder": str((root / "models" / "zoo-tiny").resolve())}
     trace = {
@@ -151,6 +151,7 @@ def test_a_replay_runs_no_tower_and_a_full_forward_one_for_every_cell(own: Any, 
 
 def test_costs_are_measured_once_and_kept(own: Any, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     session = own("root")
+    session.cache.paths.calibration.unlink()
     measured: list[int] = []
     real = costs.measure_costs
     monkeypatch.setattr(costs, "measure_costs", lambda *args: measured.append(1) or real(*args))

@@ -37,7 +37,7 @@ rows_st = st.builds(
 )
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @example([stored("B", -1.0, "replay"), stored("A", 2.0, "full")])  # least raw, margin and mode are of both
 @example([stored("A", None, "full"), stored("B", 0.5, "branch")])
 @given(st.lists(rows_st, min_size=1, max_size=4))

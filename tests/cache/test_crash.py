@@ -18,8 +18,11 @@ from steercache.cache.verify import verify_root
 from tests.cache.contents import files_of, tables_of
 from tests.tracing import SmallTrace, write_small_trace
 
-A_FEW = pytest.param(5, id="a-few")
-KILLS = [A_FEW, pytest.param(100, id="many", marks=pytest.mark.slow)]
+A_FEW = pytest.param(3, id="a-few")
+KILLS = [A_FEW, pytest.param(60, id="many", marks=pytest.mark.slow)]
+
+
+pytestmark = pytest.mark.usefixtures("real_migrations")
 
 
 @pytest.fixture(autouse=True)

@@ -278,8 +278,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.parametrize(
+    "shares",
+    [(0.02, 0.9), pytest.param((0.1, 0.3, 0.6, 0.8, 0.93, 0.96), marks=pytest.mark.slow)],
+    ids=["begin-and-end", "many"],
+)
 def test_a_full_disk_is_named_and_what_was_committed_stays_and_is_gone_on_with(
-    small_disk: Path, trace: SmallTrace, whole: Path, monkeypatch: pytest.MonkeyPatch
+    shares: tuple[float, ...], small_disk: Path, trace: SmallTrace, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("steercache.runs.engine.SPARE_BYTES", -(2**30))  # let it run into the wall
     monkeypatch.setattr("steercache.cache.commit.TELL_EVERY_S", 0.0)  # with the index as well
@@ -288,7 +293,7 @@ def test_a_full_disk_is_named_and_what_was_committed_stays_and_is_gone_on_with(
     filler = small_disk / "filler"
     n_committed = set()
     needed = sum(p.stat().st_blocks * 512 for p in whole.rglob("*"))
-    for share in (0.02, 0.3, 0.6, 0.8, 0.9, 0.96):
+    for share in shares:
         shutil.rmtree(root, ignore_errors=True)
         filler.write_bytes(b"x" * (8 * 2**20 - int(share * needed)))
         with pytest.raises(BudgetError, match=r"No space|full"):

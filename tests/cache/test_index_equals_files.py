@@ -1,5 +1,6 @@
 """After any sequence of changes to the files, catching up gives the tables of a rebuild: every table, row by row."""
 
+import atexit
 import os
 import shutil
 import tempfile
@@ -50,6 +51,7 @@ def labelled(concept: str, word: str) -> list[list[Sentence]]:
 def templates() -> Path:
     """Roots of one run each: the same run with labels of two kinds, with other tokens in a shard, and another run."""
     base = Path(tempfile.mkdtemp(prefix="steercache-templates-", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")))
+    atexit.register(shutil.rmtree, base, ignore_errors=True)
     other_tokens = labelled("spatial", "cat")
     other_tokens[1] = [Sentence(text="one pen", labels={"concept": "counting"})]
     for name, shards in (
@@ -336,7 +338,7 @@ def search_row(gain: float) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("examples", "steps"), [(8, 6), pytest.param(150, 25, marks=pytest.mark.slow)], ids=["a-few", "many"]
+    ("examples", "steps"), [(3, 5), pytest.param(100, 25, marks=pytest.mark.slow)], ids=["a-few", "many"]
 )
 def test_catching_up_equals_rebuilding_after_any_changes(examples: int, steps: int) -> None:
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large]

@@ -19,7 +19,7 @@ def names_of(root: Path) -> set[str]:
     return {name for name in files if not name.startswith(("index.duckdb", "models/")) and not name.endswith("LOCK")}
 
 
-EVERY = [pytest.param(61, id="every-61st-state"), pytest.param(1, id="every-state", marks=pytest.mark.slow)]
+EVERY = [pytest.param(149, id="every-149th-state"), pytest.param(1, id="every-state", marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("step", EVERY)
@@ -47,7 +47,7 @@ def test_every_state_that_a_power_loss_can_leave_recovers_to_the_undisturbed_bui
 
 
 RESUMED = [
-    pytest.param((97, 8), id="every-97th-kill-and-some-renames"),
+    pytest.param((193, 16), id="every-193rd-kill-and-some-renames"),
     pytest.param((1, 1), id="every-kill", marks=pytest.mark.slow),
 ]
 

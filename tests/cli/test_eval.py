@@ -73,7 +73,9 @@ def read_plainly(raw: str, offered: Sequence[str]) -> str:
     return said if said in offered else ""
 
 
-@pytest.mark.parametrize(("task", "form"), [("Count", "letter"), ("Relation", "word")])
+@pytest.mark.parametrize(
+    ("task", "form"), [pytest.param("Count", "letter", marks=pytest.mark.slow), ("Relation", "word")]
+)
 def test_how_often_each_answer_was_given_before_and_after_is_what_the_stored_answers_say(
     task: str, form: Any, work: Path, terminal: Terminal
 ) -> None:
@@ -123,7 +125,11 @@ def test_how_often_each_answer_was_given_before_and_after_is_what_the_stored_ans
     assert all(said[split, "pushed"] != said[split, "plain"] for split in SPLITS)
 
 
-@pytest.mark.parametrize("broken", [(3, 7), (0, 3, 5, 6, 7, 11, 14)], ids=["two", "more-than-are-named"])
+@pytest.mark.parametrize(
+    "broken",
+    [pytest.param((3, 7), marks=pytest.mark.slow), (0, 3, 5, 6, 7, 11, 14)],
+    ids=["two", "more-than-are-named"],
+)
 def test_questions_whose_picture_is_broken_are_counted_and_named(
     broken: Sequence[int], work: Path, terminal: Terminal
 ) -> None:
@@ -168,6 +174,7 @@ def test_questions_whose_picture_is_broken_are_counted_and_named(
     }  # 2 cells: as it is, and asked in words
 
 
+@pytest.mark.slow
 def test_pairs_and_sets_of_whatsup_are_counted_for_the_unsteered_model_too(work: Path, terminal: Terminal) -> None:
     rows = [
         {"image_options": stored(i), "caption_options": whatsup_captions("a", i // 4, i % 4), "TARGET": 0}

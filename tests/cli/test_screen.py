@@ -12,7 +12,7 @@ WORDS = ("screen", "tiny", "scenes", "--task", "Count", "--form", "number", "--v
 SMALL = (*WORDS, "--layer", "1,3", "--alpha", "0.1,2", "--allow-foreign")
 
 
-def test_a_sweep_is_predicted_run_in_part_and_compared(work: Path, terminal: Terminal) -> None:
+def test_a_sweep_is_predicted_and_run_in_part(work: Path, terminal: Terminal) -> None:
     write_sweep(layers=[1, 3], alphas=[0.05, 0.1], splits=["search"])
     assert terminal("screen", "sweep.yaml", "--json", "--top", "3") == 0, terminal.err
     (task,) = json.loads(terminal.out)["tasks"]
@@ -26,6 +26,13 @@ def test_a_sweep_is_predicted_run_in_part_and_compared(work: Path, terminal: Ter
     assert {row["cell"]["layer"] for row in run["cells"]} <= {cell["layer"] for cell in task["cells"]}
     assert (len(run["cells"]), run["n_screened_out"]) == (2, 6)
     assert (run["n_pilot"], run["n_pilot_answers"]) == (0, 0), "6 questions are too few for a pilot of a third"
+
+
+@pytest.mark.slow
+def test_a_screened_sweep_is_corrected_by_a_pilot_and_compared_once_the_grid_is_run(
+    work: Path, terminal: Terminal
+) -> None:
+    write_sweep(layers=[1, 3], alphas=[0.05, 0.1], splits=["search"])
     assert terminal("screen", "sweep.yaml", "--pilot", "3", "--json") == 0, terminal.err
     (bent,) = json.loads(terminal.out)["tasks"]
     assert (bent["n_pilot"], bent["n_pilot_answers"] % 3, bent["n_cells"]) == (3, 0, 8)
@@ -71,6 +78,7 @@ def test_a_benchmark_is_screened_with_named_vectors_and_says_who_is_helped(work:
     ]  # of three, two of other width
 
 
+@pytest.mark.slow
 def test_strengths_in_norms_of_the_steered_rows_mean_the_same_to_screen_grid_and_eval(
     work: Path, terminal: Terminal
 ) -> None:

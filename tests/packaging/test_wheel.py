@@ -137,6 +137,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_what_the_repository_ships
     assert not [name for name in names if name.startswith(("tests", "bench", "cache", "manifests", "queries"))]
 
 
+@pytest.mark.slow
 def test_the_training_of_the_shipped_models_stays_out_of_the_wheel_and_their_weights_are_in_it(
     wheel: Path, installed: Installed
 ) -> None:
@@ -170,6 +171,7 @@ def test_what_ships_is_found_by_name(installed: Installed) -> None:
     assert installed.steercache("manifest", "check", "--rows", "concepts").startswith("ok: dataset concepts")
 
 
+@pytest.mark.slow
 def test_a_bfloat16_cache_is_built_and_zarr_python_opens_it_by_the_entry_points(
     installed: Installed, tmp_path: Path
 ) -> None:
@@ -190,6 +192,7 @@ def test_a_bfloat16_cache_is_built_and_zarr_python_opens_it_by_the_entry_points(
         assert np.isnan(np.delete(by_zarr, ours["rows"], axis=1)).all()
 
 
+@pytest.mark.slow
 def test_without_extras_a_cache_is_queried_fitted_and_kept_and_what_needs_one_names_it(
     bare: Installed, tmp_path: Path
 ) -> None:

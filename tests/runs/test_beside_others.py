@@ -63,7 +63,7 @@ print(session.sql("select count(*) from runs where complete").fetchall()[0][0], 
 """
 
 
-@pytest.mark.parametrize("codec", [None, "blosc"])
+@pytest.mark.parametrize("codec", [pytest.param(None, marks=pytest.mark.slow), "blosc"])
 def test_a_notebook_left_open_stops_no_build_and_reads_on(codec: CodecName | None, tmp_path: Path) -> None:
     root = tmp_path / "root"
     write_small_trace(tmp_path / "first", n=30, name="first").build(root)

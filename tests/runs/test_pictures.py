@@ -95,7 +95,9 @@ def test_every_row_of_every_site_equals_a_plain_forward_bit_for_bit(
     assert (first, first_patch) == (source.document.n_rows, towers.document.n_rows)
 
 
-@pytest.mark.parametrize("family", MAKERS)
+@pytest.mark.parametrize(
+    "family", [f if f in ("paligemma", "qwen2_5_vl") else pytest.param(f, marks=pytest.mark.slow) for f in MAKERS]
+)
 def test_a_replayable_run_has_all_that_a_forward_needs_again_but_the_pictures(
     family: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:

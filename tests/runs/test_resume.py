@@ -86,7 +86,7 @@ def test_a_shell_that_holds_the_index_does_not_stop_a_build_and_the_index_catche
     assert shell.stdout.readline() == "held\n"
     notes: list[str] = []
     cache = open_cache(root)
-    cache.index.wait_s = 0.2
+    cache.index.wait_s = 0.05
     prepared = prepare_trace(trace.manifest, cache_root=root, device="cpu")
     plan = plan_run(prepared.job, cache=cache)
     result = build_run(cache, plan, prepared, BuildOptions(on_note=notes.append))

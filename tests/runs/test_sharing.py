@@ -58,7 +58,9 @@ def expected_owners(tokens: Tokens, shards: list[range]) -> dict[tuple[int, int]
     return owners
 
 
-@pytest.mark.parametrize("family", CAUSAL)
+@pytest.mark.parametrize(
+    "family", [f if f in ("idefics3", "qwen2_5_vl") else pytest.param(f, marks=pytest.mark.slow) for f in CAUSAL]
+)
 def test_rows_before_the_first_token_that_differs_are_kept_once_and_equal_the_rows_of_every_question(
     family: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -43,7 +43,7 @@ def torch_bits(tensor: torch.Tensor) -> np.ndarray:
     return tensor.contiguous().view(view).numpy()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_batch_invariant_rows_are_those_of_each_sentence_alone(dtype: str, tmp_path: Path) -> None:
     texts, source = sentences(12), {"type": "path", "folder": "model"}
     model = {"kind": "model", "version": 1, "name": "tiny", "dtype": dtype, "source": source}

@@ -52,7 +52,10 @@ def by_random_directions(x_train: np.ndarray, x: np.ndarray, n: int, k: int) -> 
     return explained(x, found)
 
 
-@pytest.mark.parametrize("architecture", ["batchtopk", "topk", "jumprelu", "standard"])
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("topk", "jumprelu", "standard")]
+
+
+@pytest.mark.parametrize("architecture", ["batchtopk", *OTHERS])
 def test_a_trained_sae_beats_its_start_a_random_one_and_pca_of_equal_l0(tmp_path: Path, architecture: Any) -> None:
     rows, values = planted_rows()
     options = {"architecture": architecture, "n_rows": 120_000}

@@ -30,7 +30,7 @@ def wanted(loaded: LoadedModel, *, load: bool = True) -> GradientSource:
     return GradientSource(bundle=loaded.bundle, load=(lambda: loaded) if load else no_model, device="cpu")
 
 
-@pytest.mark.parametrize("form", ["number", "letter"])
+@pytest.mark.parametrize("form", ["number", pytest.param("letter", marks=pytest.mark.slow)])
 def test_a_screening_shows_the_accuracy_of_the_grid_that_follows(
     own_session: Session, half: LoadedModel, tmp_path: Path, form: str
 ) -> None:

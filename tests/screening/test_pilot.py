@@ -172,6 +172,7 @@ def bending(*, seed: int = 0) -> FinishedGrid:
     )
 
 
+@pytest.mark.slow
 def test_a_pilot_sees_the_damage_that_lines_do_not_and_its_cost_is_counted() -> None:
     grid = bending()
     exact = (grid.margin - grid.base_margin).mean(axis=1)

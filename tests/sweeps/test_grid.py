@@ -285,7 +285,9 @@ def broken_set(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("rules", [None, Race(tolerance=0.1)], ids=["exact", "raced"])
+@pytest.mark.parametrize(
+    "rules", [None, pytest.param(Race(tolerance=0.1), marks=pytest.mark.slow)], ids=["exact", "raced"]
+)
 def test_broken_samples_are_counted(rules: Race | None, own_session: Session, world: World, tmp_path: Path) -> None:
     broken_set(tmp_path / "set")
     wanted = {"benchmark": "scenes", "form": "number", "folder": "set"}

@@ -104,7 +104,9 @@ def test_a_race_is_run_for_nulls_too_and_its_winners_are_compared_on_the_whole_s
     assert choice.rank_p in (pytest.approx(1 / 3), pytest.approx(2 / 3), 1.0)
 
 
-@pytest.mark.parametrize("rules", [None, Race(tolerance=0.3, error=0.3)], ids=["exact", "raced"])
+@pytest.mark.parametrize(
+    "rules", [None, pytest.param(Race(tolerance=0.3, error=0.3), marks=pytest.mark.slow)], ids=["exact", "raced"]
+)
 def test_nulls_are_screened_as_the_vector_was(
     rules: Race | None, own_session: Session, world: World, tmp_path: Path
 ) -> None:

@@ -39,7 +39,9 @@ def text_model(world: World) -> LoadedModel:
     return find_model(str(root / "models" / "zoo-tiny-backbone"), root).load(root, dtype="float32")
 
 
-@pytest.mark.parametrize("target", ["text", "all", "last"])
+@pytest.mark.parametrize(
+    "target", ["text", *(pytest.param(target, marks=pytest.mark.slow) for target in ("all", "last"))]
+)
 def test_branches_answer_as_full_passes_do(
     target: Any, questions: Path, text_model: LoadedModel, own_session: Session, tmp_path: Path
 ) -> None:

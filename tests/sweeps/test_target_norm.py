@@ -221,6 +221,7 @@ def test_a_screening_predicts_the_same_additions_without_a_model_once_they_are_r
     assert {r.cell.cell_id for r in picked.cells} == {p.setting.cell.cell_id for p in best}
 
 
+@pytest.mark.slow
 def test_nulls_of_a_screening_are_counted_in_the_norms_of_each_target(
     own_session: Session, world: World, tmp_path: Path
 ) -> None:

@@ -3,6 +3,8 @@
 from collections import Counter
 from dataclasses import replace
 
+import pytest
+
 from steercache.data.benchmarks import open_benchmark
 from steercache.fit import diagnose, mean_shift
 from steercache.queries.session import Session
@@ -18,6 +20,7 @@ where t.run_id = $run and t.is_anchor and trim(s.text[t.char_start + 1 : t.char_
 """
 
 
+@pytest.mark.slow
 def test_a_word_vector_on_prompt_tokens_moves_answers_to_the_word_beyond_twenty_random_directions(
     own_session: Session, world: World
 ) -> None:
