@@ -194,7 +194,14 @@ class AnalysisMethods(CacheCore):
         text_only: bool = False,
         progress: ProgressLike = None,
     ) -> "Drift":
-        """Compare two runs on the tokens that both read; see `steercache.api.analyses.drift`."""
+        """Compare the rows of two runs on the tokens that both read: cosine and relative distance, per layer and role of token.
+
+        `layers` are zero-based blocks (None: all that both kept); `text_only` matches inputs by their text tokens alone. The
+        relative distance is that of the two rows over the norm of the first. See `steercache.api.analyses.drift`.
+
+        Raises:
+            NotFoundError: no such run. UsageError: the runs share no tokens or layers.
+        """
         from steercache.api.analyses import drift
 
         return drift(
@@ -211,7 +218,15 @@ class AnalysisMethods(CacheCore):
         view: Literal["fine", "small"] = "fine",
         allow_foreign: bool = False,
     ) -> "PatchMaps":
-        """Projections of a picture's patches on a vector, a map per layer; see `steercache.api.analyses.patches`."""
+        """Projections of a picture's image rows on a vector at unit norm, as a (rows, columns) map of its patches per layer.
+
+        `sample` is its number in the run, its id, or a prefix of the id of six characters or more. `view` chooses, for a model
+        that reads a picture as tiles and as a whole, the view with the most ("fine") or the fewest patches ("small").
+
+        Raises:
+            NotFoundError: no such run, sample or vector. UsageError: the run kept no image rows at these layers, or the vector
+                was fitted on other weights and that is not allowed.
+        """
         from steercache.api.analyses import patches
 
         return patches(self._session, str(run), sample, vector, layers=layers, view=view, allow_foreign=allow_foreign)

@@ -37,6 +37,8 @@ class RunMethods(CacheCore):
     ) -> "Overview":
         """What `build` would write, what is cached already, and about how long it takes; nothing is computed.
 
+        Sizes (`n_bytes`, `n_bytes_to_write`) are in bytes, `seconds` is None where nothing is known of the model's speed here.
+
         Raises:
             ManifestError, NotFoundError, UsageError: as `build`.
         """

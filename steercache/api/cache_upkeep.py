@@ -15,7 +15,7 @@ class UpkeepMethods(CacheCore):
     """Care of the files."""
 
     def status(self) -> CacheStatus:
-        """What is in the cache and how large it is, read from the files."""
+        """Runs, vectors and sweeps of the cache and their sizes in bytes, read from the files, not from the index."""
         return cache_status(self._session.cache)
 
     def verify(self, *runs: str | Run, progress: ProgressLike = None) -> Verified:
@@ -39,7 +39,12 @@ class UpkeepMethods(CacheCore):
             )
 
     def rebuild(self, *, progress: ProgressLike = None) -> int:
-        """Make the index again from the files beside it; returns the number of shards read."""
+        """Make the index again from the files beside it; returns the number of shards read.
+
+        Raises:
+            BusyError: another process holds the index. DamagedError: a file that it is made from cannot be read; the old index
+                stays.
+        """
         done = 0
         with reporting(progress) as show:
 

@@ -10,6 +10,7 @@ import click
 from steercache.cli.completion import complete_runs
 from steercache.cli.options import json_option, root_option
 from steercache.cli.output import human_bytes, next_commands, note, print_json, print_table, progress_bar
+from steercache.core.counts import counted
 from steercache.core.errors import DamagedError, UsageError
 from steercache.core.ids import SHORT_ID
 
@@ -61,7 +62,7 @@ def status(root: Path, as_json: bool) -> None:
             for run in seen.runs
         ],
     )
-    held = f"{human_bytes(seen.n_bytes)} in {len(seen.runs)} runs, {seen.n_vectors} vectors"
+    held = f"{human_bytes(seen.n_bytes)} in {counted(len(seen.runs), 'run')}, {counted(seen.n_vectors, 'vector')}"
     click.echo(f"\n{held}; {human_bytes(seen.n_bytes_free)} free")
     for one in seen.encodings:
         click.echo(f"{human_bytes(one.n_bytes)} of features: {_encoding_of(one)}")
@@ -139,7 +140,7 @@ def rebuild(root: Path, as_json: bool) -> None:
     if as_json:
         print_json({"index": index, "n_runs": n_runs, "n_shards": n_shards})
         return
-    click.echo(f"{index} rebuilt from {n_runs} runs, {n_shards} shards")
+    click.echo(f"{index} rebuilt from {counted(n_runs, 'run')}, {counted(n_shards, 'shard')}")
 
 
 @cache.command()

@@ -14,6 +14,7 @@ from steercache.cli.options import RenamedOption, json_option, parse_bindings, r
 from steercache.cli.options import parse_layers as parse_layers
 from steercache.cli.output import next_commands, note, print_json, progress_bar
 from steercache.cli.vector_tables import describe_vector, print_best, print_layers, steer_command
+from steercache.core.counts import counted
 from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
 
@@ -162,7 +163,9 @@ def _run(method: Literal["mean_shift", "linear_probe"], asked: FitOptions) -> No
         note(f"run {cache.run(run_id).name} ({run_id[:SHORT_ID]})")
     for vector in fitted:
         n_rows = vector.provenance["rows"]["n"]
-        note(f"{vector.name}: {n_rows:,} rows, {len(vector.layers)} layers, saved as {vector.vector_id[:SHORT_ID]}")
+        note(
+            f"{vector.name}: {n_rows:,} rows, {counted(len(vector.layers), 'layer')}, saved as {vector.vector_id[:SHORT_ID]}"
+        )
     if asked.as_json:
         print_json([describe_vector(vector) for vector in fitted])
         return

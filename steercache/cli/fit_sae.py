@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 from steercache.cli.completion import complete_concepts, complete_runs, complete_saes
-from steercache.cli.options import json_option, parse_layers, root_option, takes
+from steercache.cli.options import RenamedOption, json_option, parse_layers, root_option, takes
 from steercache.cli.output import next_commands, note, print_json, progress_bar
 from steercache.cli.vector_tables import describe_vector, print_best, print_layers, steer_command
 from steercache.core.errors import UsageError
@@ -65,9 +65,15 @@ def candidate_options(command: F) -> F:
             click.option(
                 "--run",
                 shell_complete=complete_runs,
-                help="Run by name, id or prefix; by default the newest that fits.",
+                help="Run by name, id or prefix; by default the newest that fits the SAE.",
             ),
-            click.option("--layers", help="Such as 5,10,12-20; by default all that the SAEs and the run have."),
+            click.option(
+                "--layer",
+                "layers",
+                cls=RenamedOption,
+                former=["--layers"],
+                help="Blocks to fit, such as 5,10,12-20; by default every block that the SAEs and the run have.",
+            ),
             click.option(
                 "--selection",
                 type=click.Choice(["paper", "firing_rate", "sparse_probe"]),

@@ -9,6 +9,7 @@ import click
 from steercache.cli.completion import complete_models, complete_plans
 from steercache.cli.options import device_options, json_option, mode_options, root_option, takes
 from steercache.cli.output import human_bytes, next_commands, note, print_json, print_table, progress_bar
+from steercache.core.counts import counted
 from steercache.core.ids import SHORT_ID
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def _print_sweep(planned: "SweepPlan") -> None:
 
     rows = [row for task in planned.tasks for row in _sweep_rows(task)]
     columns = ["task", "split", "questions", "cells", "to compute", "cached", "read", "replay", "branch", "full", "way"]
-    print_table(columns, rows, title=f"{planned.sweep}: {planned.n_vectors} vectors on {planned.model}")
+    print_table(columns, rows, title=f"{planned.sweep}: {counted(planned.n_vectors, 'vector')} on {planned.model}")
     for task in planned.tasks:
         for split, mode in task.modes.items():
             note(f"{task.name}, {split} split: {mode.reason}")

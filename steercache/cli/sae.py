@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from steercache.cli.completion import complete_encoded_saes, complete_runs, complete_saes
-from steercache.cli.options import json_option, parse_layers, root_option, takes
+from steercache.cli.options import RenamedOption, json_option, parse_layers, root_option, takes
 from steercache.cli.output import human_bytes, next_commands, note, print_json, progress_bar
 from steercache.cli.sae_health import health_command
 from steercache.cli.sae_list import list_command, plain_encoding
@@ -21,7 +21,7 @@ run_option = click.option(
     "--run", shell_complete=complete_runs, help="Run by name, id or prefix.  [default: the newest text run]"
 )
 encoded_run_option = click.option(
-    "--run", shell_complete=complete_runs, help="Run by name, id or prefix; needed where the SAE encoded several."
+    "--run", shell_complete=complete_runs, help="Run by name, id or prefix; required if the SAE encoded several runs."
 )
 device_option = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps or auto.")
 
@@ -57,7 +57,13 @@ class EncodeOptions:
 @sae.command("encode")
 @click.argument("sae", shell_complete=complete_saes)
 @run_option
-@click.option("--layers", help="Of an SAE manifest that lists several, such as 5,10,12-20.  [default: its only one]")
+@click.option(
+    "--layer",
+    "layers",
+    cls=RenamedOption,
+    former=["--layers"],
+    help="Blocks of an SAE manifest that lists several, such as 5,10,12-20.  [default: its only one]",
+)
 @device_option
 @click.option("--allow-foreign", is_flag=True, help="Take an SAE of another model or BOS convention, with a warning.")
 @root_option
@@ -68,7 +74,7 @@ def encode_command(asked: EncodeOptions) -> None:
 
     \b
     steercache sae encode my-sae --run my-run
-    steercache sae encode gemma-scope-2b-pt-res-canonical --layers 10,12 --run my-run
+    steercache sae encode gemma-scope-2b-pt-res-canonical --layer 10,12 --run my-run
     """
     from steercache.api.cache import open_cache_at
 
@@ -111,7 +117,7 @@ def encode_command(asked: EncodeOptions) -> None:
 @sae.command("rm")
 @click.argument("sae", shell_complete=complete_encoded_saes)
 @encoded_run_option
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @root_option
 @json_option
 def rm_command(sae: str, run: str | None, yes: bool, root: Path, as_json: bool) -> None:

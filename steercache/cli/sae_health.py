@@ -32,16 +32,18 @@ class HealthOptions:
 @click.command("health")
 @click.argument("sae", shell_complete=complete_saes)
 @click.option("--run", shell_complete=complete_runs, help="Run by name, id or prefix.  [default: the newest text run]")
-@click.option("--layer", type=click.IntRange(0), help="Of an SAE manifest that lists several.")
+@click.option("--layer", type=click.IntRange(0), help="Block, for an SAE manifest that lists several.")
 @click.option(
-    "--model", shell_complete=complete_models, help="The run's model: measures the loss recovered, too (text runs)."
+    "--model",
+    shell_complete=complete_models,
+    help="Model of the run; with it, the loss recovered is measured too (text runs only).",
 )
 @click.option(
     "--texts",
     type=click.IntRange(1),
     default=100,
     show_default=True,
-    help="Texts of the run that the loss is measured on.",
+    help="Number of texts of the run on which the loss is measured.",
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps or auto.")
 @click.option("--allow-foreign", is_flag=True, help="Take an SAE of another model or BOS convention, with a warning.")
@@ -49,9 +51,9 @@ class HealthOptions:
 @json_option
 @takes(HealthOptions)
 def health_command(asked: HealthOptions) -> None:
-    """How well SAE describes the rows of a run: text, image and special tokens, and first positions, apart.
+    """Measure how well SAE describes the rows of a run, separately for text, image and special tokens and first positions.
 
-    Explained variance is 1 for a perfect SAE and 0 for one that says the mean of every row. Measured once, then read.
+    Explained variance is 1 for a perfect SAE and 0 for one that returns the mean row. The result is stored and read again.
 
     \b
     steercache sae health my-sae --run my-run

@@ -45,7 +45,7 @@ def review_command(asked: ReviewOptions) -> None:
     no or unclear into the column, then fit with --verdicts OUT.csv and the same options.
 
     \b
-    steercache sae review --sae gemma-scope-2b-pt-res-canonical --layers 12 --concept counting --out sheet
+    steercache sae review --sae gemma-scope-2b-pt-res-canonical --layer 12 --concept counting --out sheet
     """
     from steercache.api.cache import open_cache_at
 

@@ -11,10 +11,10 @@ from steercache.cli.output import next_commands, print_json, print_table
 
 @click.command("show")
 @click.argument("sae", shell_complete=complete_saes)
-@click.option("--layer", type=click.IntRange(min=0), help="Of an SAE manifest that lists several layers.")
+@click.option("--layer", type=click.IntRange(min=0), help="Block, for an SAE manifest that lists several.")
 @json_option
 def show_command(sae: str, layer: int | None, as_json: bool) -> None:
-    """What SAE is: a manifest, NAME-l12, or a folder that sae-lens wrote. Of a manifest of several layers, its SAEs.
+    """Describe SAE: a manifest, NAME-l12, or a folder that sae-lens wrote. For a manifest of several layers, list its SAEs.
 
     \b
     steercache sae show gemma-scope-2b-pt-res-canonical
@@ -48,4 +48,4 @@ def show_command(sae: str, layer: int | None, as_json: bool) -> None:
         ["Neuronpedia", spec.neuronpedia_id],
     ]
     print_table(["what", "value"], facts, title=spec.name)
-    next_commands(f"steercache sae encode {sae}" + (f" --layers {layer}" if layer is not None else ""))
+    next_commands(f"steercache sae encode {sae}" + (f" --layer {layer}" if layer is not None else ""))
