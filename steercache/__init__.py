@@ -26,6 +26,7 @@ if _TYPE_CHECKING:
     from steercache.api.sweeps import Sweep as Sweep
     from steercache.core.selection import Selection as Selection
     from steercache.core.vectors import SteeringVector as SteeringVector
+    from steercache.explorer.server import serve as serve
     from steercache.sae.endpoint import JudgeEndpoint as JudgeEndpoint
     from steercache.sae.training_settings import TrainingSettings as TrainingSettings
     from steercache.steering.live import steer as steer
@@ -45,6 +46,7 @@ __all__ = [
     "load_sae",
     "open",
     "pairs",
+    "serve",
     "steer",
 ]
 
@@ -62,6 +64,7 @@ _WHERE = {
     "load_sae": ("steercache.api.saes", "load_sae"),
     "open": ("steercache.api.cache", "open_cache_at"),
     "pairs": ("steercache.api.pairs", "pairs"),
+    "serve": ("steercache.explorer.server", "serve"),
     "steer": ("steercache.steering.live", "steer"),
 }
 

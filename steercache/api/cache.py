@@ -13,6 +13,7 @@ from steercache.api.cache_models import ModelMethods
 from steercache.api.cache_queries import QueryMethods
 from steercache.api.cache_runs import RunMethods
 from steercache.api.cache_saes import SaeMethods
+from steercache.api.cache_samples import SampleMethods
 from steercache.api.cache_sweeps import SweepMethods
 from steercache.api.cache_upkeep import UpkeepMethods
 from steercache.api.cache_vectors import VectorMethods
@@ -25,7 +26,15 @@ from steercache.queries.session import Session
 
 
 class Cache(
-    QueryMethods, RunMethods, VectorMethods, ModelMethods, SaeMethods, SweepMethods, AnalysisMethods, UpkeepMethods
+    QueryMethods,
+    RunMethods,
+    SampleMethods,
+    VectorMethods,
+    ModelMethods,
+    SaeMethods,
+    SweepMethods,
+    AnalysisMethods,
+    UpkeepMethods,
 ):
     """One cache: runs of activations, vectors and sweeps below a root folder, and SQL over all of it.
 

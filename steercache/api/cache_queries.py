@@ -15,6 +15,8 @@ from steercache.queries.library import Query
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from steercache.index.guard import Limits
+
 
 class QueryMethods(CacheCore):
     """SQL, named queries and selections over a cache."""
@@ -43,6 +45,22 @@ class QueryMethods(CacheCore):
         from steercache.api.querying import head
 
         return head(self._session, name_or_sql, n, bindings or {})
+
+    def head_isolated(
+        self,
+        name_or_sql: str,
+        n: int = 20,
+        *,
+        bindings: Mapping[str, Any] | None = None,
+        limits: "Limits | None" = None,
+    ) -> "pa.Table":
+        """As `head`, in a process of its own, whose time and memory limits hold from outside; costs about a second more.
+
+        `limits` replace those of `steercache.open`. Raises as `query`; QueryError also where the process had to be ended.
+        """
+        from steercache.api.querying import head_isolated
+
+        return head_isolated(self._session, name_or_sql, n, bindings or {}, limits)
 
     def write(
         self,

@@ -13,6 +13,7 @@ from steercache.index.guard import Limits as Limits
 from steercache.queries.bindings import guessed as guessed
 from steercache.queries.formats import WRITERS, FormatName, first_rows
 from steercache.queries.formats import plain as plain
+from steercache.queries.isolated import isolated
 from steercache.queries.library import Query, find_query, load_library
 from steercache.queries.library import read_sql as read_sql
 from steercache.queries.session import Session
@@ -32,6 +33,15 @@ def head(session: Session, name_or_sql: str, n: int, bindings: Mapping[str, Any]
     """The first `n` rows; what follows is never computed if it need not be. Raises as `Cache.query`."""
     with session.stream(name_or_sql, bindings) as reader:
         return pa.Table.from_batches(list(first_rows(reader, n)), schema=reader.schema)
+
+
+def head_isolated(
+    session: Session, name_or_sql: str, n: int, bindings: Mapping[str, Any], limits: Limits | None
+) -> pa.Table:
+    """See `Cache.head_isolated`."""
+    _, text = session.read(name_or_sql)
+    with isolated(session.cache.root, text, bindings, limits=limits or session.limits) as answer:
+        return pa.Table.from_batches(list(first_rows(answer.reader, n)), schema=answer.reader.schema)
 
 
 def write(

@@ -7,7 +7,7 @@ from pathlib import Path
 from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
 from steercache.queries.session import Session
-from steercache.report.page import save_page, verdict
+from steercache.report.page import save_page, sweep_page, verdict
 from steercache.sweeps.find import count_namesakes, read_sweep
 from steercache.sweeps.table import SweepTable
 
@@ -27,6 +27,11 @@ def page_path(report: SweepTable, root: Path) -> Path:
     """Default path of the page of a sweep: below the cache's `pictures/`."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", report.name).strip("-.")
     return root / "pictures" / f"{plain}-{report.sweep_id[:SHORT_ID]}.html"
+
+
+def report_text(session: Session, sweep: str) -> str:
+    """The page about `sweep` as HTML; see `Cache.report`."""
+    return sweep_page(read_sweep(session, sweep))
 
 
 def write_report(session: Session, sweep: str, path: Path | None) -> Report:

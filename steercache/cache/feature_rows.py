@@ -1,6 +1,6 @@
 """Features of a shard as a Parquet file, sorted by feature and row so that whole row groups are skipped, and back."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -172,8 +172,12 @@ class EncodedRows:
         first = shard_idx * self.encoding.rows_per_shard
         return self._ascending(np.arange(first, first + self._record(shard_idx).n_rows, dtype=np.int64))
 
-    def read_feature(self, feature: int) -> tuple[RowIndex, npt.NDArray[np.float32]]:
+    def read_feature(
+        self, feature: int, *, shards: Collection[int] | None = None
+    ) -> tuple[RowIndex, npt.NDArray[np.float32]]:
         """Rows in which one feature fires, ascending, and its activations there; other row groups are not read.
+
+        `shards` are those whose rows are wanted (None: all).
 
         Raises:
             NotFoundError: the SAE has no such feature. DamagedError: a file contradicts its record.
@@ -181,7 +185,9 @@ class EncodedRows:
         if not 0 <= feature < self.n_features:
             raise NotFoundError(f"no feature {feature}; the SAE has features 0 to {self.n_features - 1}")
         rows, values = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.float32)]
-        for record in self.encoding.fresh.values():
+        for shard_idx, record in self.encoding.fresh.items():
+            if shards is not None and shard_idx not in shards:
+                continue
             for batch in groups_of(self.encoding.paths, record, feature=feature):
                 mine = batch["feature"] == feature
                 rows.append(batch["row_idx"][mine])

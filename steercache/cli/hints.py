@@ -12,6 +12,7 @@ SPELLED = (
     ("name the model", "--model NAME"),
     ("name a model, such as", "--model smollm2-135m"),
     ("another folder", "--root FOLDER"),
+    ("choose another port", "--port N"),
     ("another disk", "--root FOLDER"),
     ("writable folder", "--root FOLDER"),
     ("mode auto", "--mode auto"),

@@ -49,6 +49,7 @@ COMMANDS = {
         "steercache.cli.report:report",
         "Pictures and pages: words, drift, patches, colours, own vectors, a sweep.",
     ),
+    "serve": ("steercache.cli.serve:serve_command", "Look at a cache in the browser: an explorer that only reads."),
     "zoo": ("steercache.cli.zoo:zoo_group", "Models that ship with it: list, build, card."),
     "cache": ("steercache.cli.cache:cache", "Status, verify, rebuild, compact, rm, gc."),
     "manifest": ("steercache.cli.manifest:manifest", "Check manifests; print their JSON schema."),
@@ -57,6 +58,7 @@ COMMANDS = {
 EXTRA_OF = {  # what a command may lack where only `steercache` was installed, and the extra that brings it
     **dict.fromkeys(("accelerate", "gguf", "nnsight", "PIL", "tokenizers", "torch", "transformers"), "models"),
     **dict.fromkeys(("altair", "vl_convert"), "plots"),
+    **dict.fromkeys(("starlette", "uvicorn"), "serve"),
     "datasets": "data",
     "sae_lens": "sae",
     "sklearn": "fit",

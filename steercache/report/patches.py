@@ -46,6 +46,21 @@ def patch_chart(maps: PatchMaps, picture: bytes) -> Any:
     return styled(chart.resolve_scale(color="independent"))
 
 
+def picture_png(picture: bytes) -> tuple[bytes, tuple[int, int]]:
+    """A picture as the model got it, as PNG of at most 640 pixels, and its size in pixels.
+
+    Raises:
+        UsageError: it cannot be drawn.
+    """
+    try:
+        image = _open(picture)
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        raise UsageError(f"the picture cannot be drawn: {type(error).__name__}") from error
+    sink = io.BytesIO()
+    image.save(sink, format="PNG")
+    return sink.getvalue(), image.size
+
+
 def _photo(image: PIL.Image.Image, size: tuple[int, int]) -> Any:
     return _embedded(image, size).properties(width=size[0], height=size[1], title=heading("the picture", " ", size=12))
 

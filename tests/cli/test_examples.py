@@ -43,6 +43,7 @@ ONLY_PARSED = (
     "steercache activations import ",
     "steercache sae ",
     "steercache screen ",
+    "steercache serve",  # serves until it is interrupted: tests/explorer
     "steercache zoo build ",
     "steercache zoo card ",
 )  # they need models of their own (tests/zoo), an SAE (tests/sae) or files of other engines (tests/exchange)

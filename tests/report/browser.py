@@ -48,10 +48,10 @@ class Tab:
                 return said["result"]
             self.events.append(said)
 
-    def open(self, path: Path) -> None:
-        """Load a file and wait until it is loaded."""
+    def open(self, page: Path | str) -> None:
+        """Load a file, or an address, and wait until it is loaded."""
         self.events.clear()
-        self.call("Page.navigate", url=path.as_uri())
+        self.call("Page.navigate", url=page.as_uri() if isinstance(page, Path) else page)
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._next())
 
@@ -83,8 +83,9 @@ class Tab:
 
 
 @contextmanager
-def browser_tab(folder: Path) -> Iterator[Tab]:
-    """A browser with one empty page; it keeps its files in `folder` and knows no network."""
+def browser_tab(folder: Path, *, resolver: str = "") -> Iterator[Tab]:
+    """A browser with one empty page; it keeps its files in `folder` and knows no network, but for what `resolver` adds to its
+    rules for names of hosts."""
     assert BROWSER is not None, "no browser: `apt-get install chromium`, as .ci/run does"
     ends = [*os.pipe(), *os.pipe()]
     high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 20) for end in ends]  # none of them may be 3 or 4 itself
@@ -93,6 +94,8 @@ def browser_tab(folder: Path) -> Iterator[Tab]:
     its_in, our_out, our_in, its_out = high
     shell = ["bash", "-c", f'exec "$@" 3<&{its_in} 4>&{its_out}', "bash", BROWSER, *OFFLINE]
     command = [*shell, "--remote-debugging-pipe", f"--user-data-dir={folder}"]
+    if resolver:
+        command = [f"{one}, {resolver}" if one.startswith("--host-resolver-rules") else one for one in command]
     quiet = subprocess.DEVNULL
     process = subprocess.Popen(command, pass_fds=(its_in, its_out), stdin=quiet, stdout=quiet, stderr=quiet)
     os.close(its_in)
