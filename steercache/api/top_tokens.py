@@ -223,6 +223,6 @@ def live_features(
     fires = np.bincount(acts.indices, minlength=acts.n_features)
     highest = np.zeros(acts.n_features, dtype=np.float32)
     np.maximum.at(highest, acts.indices, acts.values)
-    live = np.flatnonzero((fires > 1) & (fires <= max(most * acts.n_rows, 2)))
+    live = np.flatnonzero((fires > 0) & (fires <= max(most * acts.n_rows, 8)))
     order = live[np.argsort(-highest[live], kind="stable")][:n]
     return [LiveFeature(feature=int(f), n_fires=int(fires[f]), highest=float(highest[f])) for f in order]

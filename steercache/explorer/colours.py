@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 STEPS: Final = 10
 CLIP: Final = 0.98  # quantile at which the colours end: one massive row must not bleach the rest
-Scheme = Literal["mean", "zero", "up"]
+Scheme = Literal["mean", "zero", "up", "fires"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,17 +39,18 @@ class Scale:
 def scale_of(values: npt.NDArray[np.float32], typical: Sequence[bool] | npt.NDArray[np.bool_], scheme: Scheme) -> Scale:
     """The scale for some values, from those that are `typical` (no first position, no structure) where there are any.
 
-    "mean" and "zero" are centred there and go as far to both sides; "up" rises from the lowest, or from zero where all are
-    above it and one is zero.
+    "mean" and "zero" are centred there and go as far to both sides; "up" rises from the lowest, "fires" from zero to the
+    highest.
     """
     finite = np.isfinite(values)
     usual = finite & np.asarray(typical, dtype=bool)
     known = values[usual if usual.any() else finite].astype(np.float64)
     if not len(known):
-        return Scale(low=-1.0, centre=0.0, high=1.0, rises=scheme == "up")
+        return Scale(low=-1.0, centre=0.0, high=1.0, rises=scheme in ("up", "fires"))
+    if scheme == "fires":
+        return Scale(low=0.0, centre=0.0, high=max(float(known.max()), 0.0) or 1.0, rises=True)
     if scheme == "up":
-        low = 0.0 if (known == 0).any() and (known >= 0).all() else float(np.quantile(known, 1 - CLIP))
-        top = float(known.max()) if low == 0.0 else float(np.quantile(known, CLIP))
+        low, top = (float(q) for q in np.quantile(known, (1 - CLIP, CLIP)))
         high = top if top > low else low + 1.0
         return Scale(low=low, centre=low, high=high, rises=True)
     centre = float(known.mean()) if scheme == "mean" else 0.0

@@ -104,7 +104,7 @@ class Directions:
         measure = one_of(request, "measure", MEASURES)
         if direction.vector is None and measure == "cosine":
             measure = "projection"
-        scheme: Scheme = "up"
+        scheme: Scheme = "up" if direction.sae is None else "fires"
         if direction.vector is not None and measure != "norm":
             scheme = "zero" if one_of(request, "centre", SCHEMES) == "zero" else "mean"
         return Wanted(direction=direction, layer=layer, measure=measure, scheme=scheme)  # type: ignore[arg-type]

@@ -80,5 +80,5 @@ def without_paths(text: str, root: Path) -> str:
     """
     for whole in {str(root), str(root.absolute())}:
         if len(whole) > 1:
-            text = text.replace(whole, ".../cache")
+            text = text.replace(whole, "/the/cache")
     return _PATH.sub(lambda found: f".../{found[0].rstrip('/').rpartition('/')[2]}", text)

@@ -30,6 +30,7 @@ RENAMED: dict[str, dict[str, str]] = {
     "report words": {"listed": "words"},
     "activations copy": {"target": "root"},
     "cache rm": {"shards": "damaged_shards_only"},
+    "serve": {"no_browser": "not open_browser", "time_limit": "sql_time_s"},
 }
 # Options that choose among functions, or are values of an object of their own in Python.
 ELSEWHERE: dict[str, set[str]] = {
@@ -68,6 +69,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "cache compact": Cache.compact,
     "cache rm": Cache.remove,
     "cache gc": Cache.collect_garbage,
+    "serve": steercache.serve,
 }
 
 
