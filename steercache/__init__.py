@@ -30,6 +30,7 @@ if _TYPE_CHECKING:
     from steercache.sae.endpoint import JudgeEndpoint as JudgeEndpoint
     from steercache.sae.training_settings import TrainingSettings as TrainingSettings
     from steercache.steering.live import steer as steer
+    from steercache.steering.steered import steered as steered
 
 __version__ = _version("steercache")
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "pairs",
     "serve",
     "steer",
+    "steered",
 ]
 
 _WHERE = {
@@ -66,6 +68,7 @@ _WHERE = {
     "pairs": ("steercache.api.pairs", "pairs"),
     "serve": ("steercache.explorer.server", "serve"),
     "steer": ("steercache.steering.live", "steer"),
+    "steered": ("steercache.steering.steered", "steered"),
 }
 
 

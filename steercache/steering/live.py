@@ -4,7 +4,7 @@ import operator
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -17,10 +17,10 @@ from steercache.models.spec import LoadedModel
 from steercache.models.tokenizers import special_ids
 from steercache.steering.add import add_vector, delta_of
 from steercache.steering.foreign import warn_if_foreign
-from steercache.steering.targets import TARGETS, TargetLike, Vocabulary, target_mask
+from steercache.steering.targets import TARGETS, ForwardTokens, TargetLike, Vocabulary, target_mask
 from steercache.steering.watch import ForwardWatch
 
-When = Literal["prefill", "every"]
+When = Literal["prefill", "generated", "every"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +60,28 @@ def parts_of(model: Any, *, tokenizer: Any = None) -> ModelParts:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRule:
+    """Which tokens are steered: `target` of the prompt, of the generated ones or of both (`when`), the first one left out or
+    not. With `masked`, a batch has to say what is padding where the target depends on it."""
+
+    target: TargetLike = "all"
+    when: When = "prefill"
+    skip_first: bool = False
+    masked: bool = False
+
+    def mask(self, tokens: ForwardTokens, vocabulary: Vocabulary) -> torch.Tensor:
+        """The rows of a pass, or of a part of it, that are steered; bool of shape (b, t)."""
+        if self.when != "every" and tokens.prompt != (self.when == "prefill"):
+            return torch.zeros_like(tokens.real_bt)
+        if self.masked and not tokens.padding_known and self.target in ("last", "text", "both"):
+            raise UsageError(
+                f"the target {self.target} needs to know which tokens of the batch are padding, and it has no attention mask",
+                hint="pass the tokenizer's attention_mask, run one sequence at a time, or choose the target all",
+            )
+        return target_mask(self.target, tokens, vocabulary=vocabulary, skip_first=self.skip_first)
+
+
 @contextmanager
 def steer(
     model: Any,
@@ -77,8 +99,8 @@ def steer(
 
     `alpha_unit` is the unit of alpha: "raw" multiplies the vector; "resid_norm" gives it the length of alpha median
     norms of the rows that it was fitted on, which `fit.diagnose` measures. `layer` may name several blocks; each gets its own
-    direction. Contexts nest: what the outer one added stays. "prefill" steers the prompt only, "every" the generated tokens
-    too. `skip_first` leaves out the first token, the attention sink.
+    direction. Contexts nest: what the outer one added stays. "prefill" steers the prompt only, "generated" the generated tokens
+    only, "every" both. `skip_first` leaves out the first token, the attention sink.
 
     `target` is "image", "text", "both", "all" or "last", a bool mask of shape (b, t) over the prompt's tokens, or a function
     from token ids (b, t) to such a mask. "text" and "both" leave special tokens out. A plain transformers model does not know
@@ -98,46 +120,62 @@ def steer(
             nothing of a prompt.
         NotFoundError: the model's type is not in the table of families.
     """
+    rule = TokenRule(target=target, when=when, skip_first=skip_first)
+    parts, deltas = checked(
+        model, vector, layer=layer, alpha=alpha, alpha_unit=alpha_unit, rule=rule, tokenizer=tokenizer
+    )
+    warn_if_foreign(model, vector, stacklevel=4)  # the `with` statement, through contextlib
+    if not deltas:
+        yield parts.model  # nothing to add: the model itself, bit for bit
+        return
+    with added(parts, deltas, rule):
+        yield parts.model
+
+
+def checked(
+    model: Any,
+    vector: SteeringVector,
+    *,
+    layer: int | Sequence[int],
+    alpha: float,
+    alpha_unit: AlphaUnit,
+    rule: "TokenRule",
+    tokenizer: Any,
+) -> tuple[ModelParts, dict[int, torch.Tensor]]:
+    """A model's parts, and what is added at each layer; nothing where that is zeros. Raises as `steer`, before any pass."""
     if not isinstance(vector, SteeringVector):
         raise UsageError(
             f"expected a SteeringVector, not {vector!r:.60}",
             hint="cache.vector(NAME) gives one, steercache.fit makes one",
         )
-    if target in ("text", "both") and tokenizer is None and not isinstance(model, LoadedModel):
+    if rule.target in ("text", "both") and tokenizer is None and not isinstance(model, LoadedModel):
         raise UsageError(
-            f"the target {target} leaves special tokens out, and a plain model does not know which those are",
+            f"the target {rule.target} leaves special tokens out, and a plain model does not know which those are",
             hint="steer(..., tokenizer=tokenizer)",
         )
     parts = parts_of(model, tokenizer=tokenizer)
-    warn_if_foreign(model, vector, stacklevel=4)  # the `with` statement, through contextlib
     deltas = {one: delta_of(vector, one, alpha=alpha, alpha_unit=alpha_unit) for one in _layers(layer)}
-    _check(parts, vector, layers=tuple(deltas), target=target, when=when)
+    _check(parts, vector, layers=tuple(deltas), rule=rule)
     if not any(delta.any() for delta in deltas.values()):
-        yield parts.model  # nothing to add: the model itself, bit for bit
-        return
-    tensors = {one: torch.from_numpy(delta.copy()) for one, delta in deltas.items()}
-    with added(parts, tensors, target=target, when=when, skip_first=skip_first):
-        yield parts.model
+        return parts, {}
+    return parts, {one: torch.from_numpy(delta.copy()) for one, delta in deltas.items()}
 
 
 @contextmanager
 def added(
-    parts: ModelParts,
-    deltas: Mapping[int, torch.Tensor],
-    *,
-    target: TargetLike,
-    when: When = "prefill",
-    skip_first: bool = False,
+    parts: ModelParts, deltas: Mapping[int, torch.Tensor], rule: TokenRule, *, thread: int | None = None
 ) -> Iterator[None]:
-    """Hooks that add `deltas` (float32, (d,) or one per sequence (b, 1, d)) after their blocks; the bare part of `steer`."""
+    """Hooks that add `deltas` (float32, (d,) or one per sequence (b, 1, d)) after their blocks; the bare part of `steer`.
+
+    With `thread`, an identifier, the passes of other threads through the same model are left alone.
+    """
     with ExitStack() as stack:
-        watch = ForwardWatch()
+        watch = ForwardWatch(thread)
         for module in dict.fromkeys((parts.model, parts.decoder)):
             _attach(stack, module.register_forward_pre_hook(watch.enter, with_kwargs=True))
             _attach(stack, module.register_forward_hook(watch.leave, always_call=True))
         for layer, delta in deltas.items():
-            hook = _block_hook(delta, watch, target=target, when=when, rule=(parts.vocabulary, skip_first))
-            _attach(stack, parts.blocks[layer].register_forward_hook(hook))
+            _attach(stack, parts.blocks[layer].register_forward_hook(_block_hook(delta, watch, rule, parts.vocabulary)))
         yield
 
 
@@ -145,27 +183,20 @@ def _attach(stack: ExitStack, handle: Any) -> None:
     stack.callback(handle.remove)
 
 
-def _block_hook(
-    delta: torch.Tensor, watch: ForwardWatch, *, target: TargetLike, when: When, rule: tuple[Vocabulary, bool]
-) -> Any:
+def _block_hook(delta: torch.Tensor, watch: ForwardWatch, rule: TokenRule, vocabulary: Vocabulary) -> Any:
     """A forward hook that steers a block's output, a tensor or a tuple that begins with it."""
-    vocabulary, skip_first = rule
 
     def hook(module: Any, args: Any, output: Any) -> Any:
         nonlocal delta
+        if not watch.here:
+            return None
         hidden_btd = output[0] if isinstance(output, tuple) else output
         if not watch.parts:
             raise UsageError(
                 "a block ran outside its model's forward pass, so its tokens are unknown",
                 hint="call the model or its decoder, or add the vector with steercache.steering.add.add_vector",
             )
-        masks = [
-            target_mask(target, part, vocabulary=vocabulary, skip_first=skip_first)
-            if part.prompt or when == "every"
-            else torch.zeros_like(part.real_bt)
-            for part in watch.parts
-        ]
-        mask_bt = torch.cat(masks, dim=1).to(hidden_btd.device)
+        mask_bt = torch.cat([rule.mask(part, vocabulary) for part in watch.parts], dim=1).to(hidden_btd.device)
         if not bool(mask_bt.any()):
             return None
         delta = delta.to(hidden_btd.device)
@@ -187,9 +218,8 @@ def _layers(layer: int | Sequence[int]) -> tuple[int, ...]:
     raise UsageError(f"layer must be a block's number or several, not {layer!r}")
 
 
-def _check(
-    parts: ModelParts, vector: SteeringVector, *, layers: tuple[int, ...], target: TargetLike, when: str
-) -> None:
+def _check(parts: ModelParts, vector: SteeringVector, *, layers: tuple[int, ...], rule: TokenRule) -> None:
+    target, when = rule.target, rule.when
     n_layers = len(parts.blocks)
     for one in layers:
         if not 0 <= one < n_layers:
@@ -204,14 +234,14 @@ def _check(
             f"{vector.name!r} was fitted on the blocks' input, and steering adds at their output",
             hint="fit it at resid_post: that of block l is resid_pre of block l + 1",
         )
-    if when not in ("prefill", "every"):
-        raise UsageError(f"no time named {when!r}", hint="choose prefill or every")
+    if when not in get_args(When):
+        raise UsageError(f"no time named {when!r}", hint="choose prefill, generated or every")
     if isinstance(target, str):
         if target not in TARGETS:
             raise UsageError(f"no target named {target!r}", hint=f"choose one of: {', '.join(TARGETS)}")
-    elif when == "every" and not callable(target):
+    elif when != "prefill" and not callable(target):
         raise UsageError(
-            "a mask names tokens of the prompt only", hint='give a callable for when="every", or when="prefill"'
+            "a mask names tokens of the prompt only", hint=f'give a callable for when="{when}", or when="prefill"'
         )
 
 

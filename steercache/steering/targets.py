@@ -19,13 +19,15 @@ class ForwardTokens:
     """The new tokens of one forward pass; masks have shape (b, t).
 
     `ids_bt` is None when the model was given embeddings only. `first_bt` marks the first token of a sequence, where there is
-    one among these. `prompt` is False for the steps after the prefill.
+    one among these. `prompt` is False for the steps after the prefill. Without `padding_known` nobody said which tokens are
+    padding, and all are taken for real.
     """
 
     ids_bt: torch.Tensor | None
     real_bt: torch.Tensor
     first_bt: torch.Tensor
     prompt: bool
+    padding_known: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

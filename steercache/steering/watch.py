@@ -1,6 +1,7 @@
 """Following a model's forward passes: which tokens each one carries, and whether they are the prompt's."""
 
 import inspect
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +11,10 @@ from steercache.core.errors import UsageError
 from steercache.steering.targets import ForwardTokens
 
 
-class ForwardWatch:
+class ForwardWatch(threading.local):
     """What the forward pass that is running was given: `parts` lie side by side along the token axis, () between passes.
+
+    Every thread has a state of its own; with `thread`, an identifier, the passes of all others are left alone.
 
     A pass is the prompt's when the key/value cache is empty or when it brings more than one new token (the next turn of a
     chat). Three cases need care. Of a prompt in chunks every chunk has a last token, and a chunk of one token looks generated:
@@ -20,7 +23,8 @@ class ForwardWatch:
     appends one token to the pass before it is taken for such a step, its prompt being that of the first pass.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, thread: int | None = None) -> None:
+        self.here = thread is None or thread == threading.get_ident()
         self.parts: tuple[ForwardTokens, ...] = ()
         self._owner: Any = None
         self._prompt_len = 0
@@ -28,7 +32,7 @@ class ForwardWatch:
 
     def enter(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Forward pre-hook of the model and of its decoder; the outermost that is called decides."""
-        if self._owner is not None:
+        if self._owner is not None or not self.here:
             return
         given = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
         given |= given.pop("kwargs", {})
@@ -50,7 +54,11 @@ class ForwardWatch:
         real_bt = _real(given.get("attention_mask"), n_past=n_past, like=like)
         started = real_bt.cumsum(1) if n_past == 0 else torch.zeros_like(real_bt, dtype=torch.int64)
         whole = ForwardTokens(
-            ids_bt=ids, real_bt=real_bt, first_bt=real_bt & (started == 1), prompt=n_past == 0 or like.shape[1] > 1
+            ids_bt=ids,
+            real_bt=real_bt,
+            first_bt=real_bt & (started == 1),
+            prompt=n_past == 0 or like.shape[1] > 1,
+            padding_known=given.get("attention_mask") is not None or len(like) == 1,
         )
         if self._appends_one(given, ids, n_past=n_past):
             steps = range(self._prompt_len, like.shape[1])
@@ -74,6 +82,7 @@ def _cut(tokens: ForwardTokens, start: int, stop: int, *, prompt: bool) -> Forwa
         real_bt=tokens.real_bt[:, start:stop],
         first_bt=tokens.first_bt[:, start:stop],
         prompt=prompt,
+        padding_known=tokens.padding_known,
     )
 
 
