@@ -72,6 +72,7 @@ $(PEERS)/.installed: bench/peers/requirements.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/pip install -q torch==2.13.0
 	$(PEERS)/bin/pip install -q -r bench/peers/requirements.txt
+	$(PEERS)/bin/pip install -q --no-deps repeng==0.4.0
 	touch $@
 
 # Other people's evaluation packages (lm-eval, inspect_ai, lmms-eval) in an environment of their own that sees the packages of ours.

@@ -18,6 +18,7 @@ if _TYPE_CHECKING:
     from steercache import fit as fit
     from steercache.api.cache import Cache as Cache
     from steercache.api.cache import open_cache_at as open
+    from steercache.api.exchanging import export_vector as export_vector
     from steercache.api.generating import generate as generate
     from steercache.api.models import load as load
     from steercache.api.pairs import pairs as pairs
@@ -25,6 +26,7 @@ if _TYPE_CHECKING:
     from steercache.api.saes import load_sae as load_sae
     from steercache.api.sweeps import Sweep as Sweep
     from steercache.core.selection import Selection as Selection
+    from steercache.core.vector_use import VectorUse as VectorUse
     from steercache.core.vectors import SteeringVector as SteeringVector
     from steercache.explorer.server import serve as serve
     from steercache.sae.endpoint import JudgeEndpoint as JudgeEndpoint
@@ -41,6 +43,8 @@ __all__ = [
     "SteeringVector",
     "Sweep",
     "TrainingSettings",
+    "VectorUse",
+    "export_vector",
     "fit",
     "generate",
     "load",
@@ -60,6 +64,8 @@ _WHERE = {
     "SteeringVector": ("steercache.core.vectors", "SteeringVector"),
     "Sweep": ("steercache.api.sweeps", "Sweep"),
     "TrainingSettings": ("steercache.sae.training_settings", "TrainingSettings"),
+    "VectorUse": ("steercache.core.vector_use", "VectorUse"),
+    "export_vector": ("steercache.api.exchanging", "export_vector"),
     "fit": ("steercache.fit", None),
     "generate": ("steercache.api.generating", "generate"),
     "load": ("steercache.api.models", "load"),

@@ -11,6 +11,7 @@ import click
 import duckdb
 import mkdocs_gen_files
 
+from steercache.cache.vector_schema import vector_schema_text
 from steercache.cli.main import COMMANDS, steercache
 from steercache.core import errors
 from steercache.index.features import describe_relations
@@ -183,6 +184,8 @@ def api() -> str:
         ("steercache.steering.live", ("steer",)),
         ("steercache.core.selection", ("Selection",)),
         ("steercache.core.vectors", ("SteeringVector",)),
+        ("steercache.core.vector_use", ("VectorUse",)),
+        ("steercache.api.exchanging", ("export_vector",)),
         ("steercache.fit.shift", ("mean_shift",)),
         ("steercache.fit.probe", ("linear_probe",)),
         ("steercache.fit.diagnostics", ("diagnose",)),
@@ -207,6 +210,8 @@ page("tables", "Tables and columns", tables())
 page("queries", "Queries", queries())
 page("manifests", "Manifests", manifests())
 page("errors", "Errors and exit codes", error_classes())
+header = "`steercache vectors schema` prints it; [how it is used](../how-to/sharing-vectors.md)."
+page("vector-header", "Header of a vector's file", f"{header}\n\n```json\n{vector_schema_text()}```")
 notebooks = runpy.run_path("docs/examples/notebooks.py")
 for name in notebooks["names"]():
     with mkdocs_gen_files.open(f"examples/{name}.md", "w") as file:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from steercache.api.fitting import MethodName
     from steercache.api.sae_fitting import SaeLike, SelectionName
     from steercache.cache.vector_files import StoredVector
+    from steercache.exchange.vectors.held import Norm
+    from steercache.exchange.vectors.importing import ImportedVector
     from steercache.sae.endpoint import JudgeEndpoint
 
 
@@ -164,6 +166,59 @@ class VectorMethods(CacheCore):
 
             return refit_sae(vector, self._session)
         return refit(vector, self._session)
+
+    def import_vector(
+        self,
+        path: str | PathLike[str],
+        *,
+        source: str | None = None,
+        site: str | None = None,
+        layer_offset: int | None = None,
+        norm: "Norm | None" = None,
+        layers: Sequence[int] | None = None,
+        name: str | None = None,
+        concept: str | None = None,
+        run: str | Run | None = None,
+        query: str | None = None,
+        check_layer_offset: bool = False,
+        ignore_header: bool = False,
+    ) -> "ImportedVector":
+        """Read a vector from another tool's file, save it, and return it with what was lost on the way.
+
+        `source` is the format: gguf, steering-vectors, lm-eval, saklas, easysteer, vllm-lens, pytorch, textsteersvision, npz
+        (`.npy` too) or safetensors; by the file's name where that says it. A file that steercache wrote says everything itself
+        (unless `ignore_header`) and gives the vector with the same id. Of another, what its format does not say must be given:
+        `site`, `layer_offset` (block = its number + offset), `norm` ("keep" its lengths, or "unit"), `layers` (the numbers of
+        rows that have none). `run` is one of the model that it belongs to.
+
+        `check_layer_offset` finds the offset: it compares the directions with mean differences of the cached activations of
+        `concept` (or `query`, in `run`) at every block.
+
+        Raises:
+            UsageError: a file that cannot be read, that is not a vector, that does not say enough, or whose offset cannot be
+                told. NotFoundError: no such run, or none with the concept.
+        """
+        from steercache.api.exchanging import ImportTerms, take_in
+
+        terms = ImportTerms(
+            site=site,
+            layer_offset=layer_offset,
+            norm=norm,
+            layers=None if layers is None else tuple(layers),
+            name=name,
+            concept=concept,
+            ignore_header=ignore_header,
+        )
+        imported, _ = take_in(
+            self._session,
+            Path(path),
+            source=source,
+            terms=terms,
+            run=_run_name(run),
+            query=query,
+            check_layer_offset=check_layer_offset,
+        )
+        return imported
 
 
 def _run_name(run: str | Run | None) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -32,9 +33,9 @@ class StoredVector:
     created_at: str
 
 
-def write_vector(path: Path, vector: SteeringVector) -> None:
-    """Write `vector` durably and atomically."""
-    head = {
+def header_of(vector: SteeringVector) -> dict[str, Any]:
+    """Everything about a vector but its values, as JSON; `vector_schema` describes it."""
+    return {
         "format": FORMAT,
         "vector_id": vector.vector_id,
         "name": vector.name,
@@ -48,9 +49,42 @@ def write_vector(path: Path, vector: SteeringVector) -> None:
         **({} if vector.use is None else {"use": vector.use.to_json()}),
         "created_at": datetime.now(UTC).isoformat(timespec="microseconds"),
     }
-    data = save({"values": np.ascontiguousarray(vector.values)}, metadata={HEADER: canonical_json(head).decode()})
+
+
+def vector_of(head: Mapping[str, Any], values: npt.NDArray[np.float32]) -> SteeringVector:
+    """The vector that a header describes, with values of shape (l, d); its id is not compared with the header's.
+
+    Raises:
+        KeyError, TypeError, ValueError: not such a header, or other values.
+    """
+    if not isinstance(head["provenance"], dict) or not all(isinstance(d, dict) for d in head["diagnostics"]):
+        raise TypeError("provenance and diagnostics are mappings")
+    if head["format"] not in _FORMATS:
+        raise ValueError(f"its format is {head['format']!r}, and this version reads {_FORMATS[0]} to {FORMAT}")
+    return SteeringVector(
+        name=head["name"],
+        method=head["method"],
+        concept=head["concept"],
+        site=head["site"],
+        layers=tuple(head["layers"]),
+        values=values,
+        provenance=head["provenance"],
+        diagnostics=tuple(head["diagnostics"]),
+        fitted_on=None if head.get("fitted_on") is None else FittedOn(**head["fitted_on"]),
+        use=None if head.get("use") is None else VectorUse.from_json(head["use"]),
+    )
+
+
+def vector_bytes(vector: SteeringVector) -> bytes:
+    """The safetensors file of a vector."""
+    head = canonical_json(header_of(vector)).decode()
+    return save({"values": np.ascontiguousarray(vector.values)}, metadata={HEADER: head})
+
+
+def write_vector(path: Path, vector: SteeringVector) -> None:
+    """Write `vector` durably and atomically."""
     make_folder(path.parent)
-    write_file_atomically(path, data)
+    write_file_atomically(path, vector_bytes(vector))
 
 
 def read_vector(path: Path) -> StoredVector:
@@ -65,22 +99,7 @@ def read_vector(path: Path) -> StoredVector:
         with safe_open(path, framework="numpy") as file:
             head = json.loads((file.metadata() or {})[HEADER])
             values = file.get_tensor("values")
-        if not isinstance(head["provenance"], dict) or not all(isinstance(d, dict) for d in head["diagnostics"]):
-            raise TypeError("provenance and diagnostics are mappings")
-        if head["format"] not in _FORMATS:
-            raise ValueError(f"its format is {head['format']!r}, and this version reads {_FORMATS[0]} to {FORMAT}")
-        vector = SteeringVector(
-            name=head["name"],
-            method=head["method"],
-            concept=head["concept"],
-            site=head["site"],
-            layers=tuple(head["layers"]),
-            values=values,
-            provenance=head["provenance"],
-            diagnostics=tuple(head["diagnostics"]),
-            fitted_on=None if head.get("fitted_on") is None else FittedOn(**head["fitted_on"]),
-            use=None if head.get("use") is None else VectorUse.from_json(head["use"]),
-        )
+        vector = vector_of(head, values)
         created_at = str(head["created_at"])
         claimed = head["vector_id"]
     except FileNotFoundError as error:

@@ -2,11 +2,13 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steercache.cli.output import at_root, note, print_table
 from steercache.core.ids import SHORT_ID
+from steercache.core.vector_use import LAYER_INDEXING, OPERATIONS, PLACES, UNITS
 
 if TYPE_CHECKING:
     from steercache.core.vectors import SteeringVector
@@ -23,7 +25,32 @@ def describe_vector(vector: "SteeringVector") -> dict[str, Any]:
         "layers": list(vector.layers),
         "provenance": dict(vector.provenance),
         "diagnostics": [dict(d) for d in vector.diagnostics],
+        "fitted_on": None if vector.fitted_on is None else asdict(vector.fitted_on),
+        "use": None if vector.use is None else vector.use.to_json(),
     }
+
+
+def use_facts(vector: "SteeringVector") -> list[list[Any]]:
+    """What is known of the model that a vector belongs to, and of its use, as rows of a table."""
+    fitted_on, use = vector.fitted_on, vector.use
+    rows: list[list[Any]] = []
+    if fitted_on is not None:
+        rows.append(["fitted on", f"{fitted_on.name} ({fitted_on.fingerprint[:SHORT_ID]}), {fitted_on.modality} model"])
+    if use is None:
+        return rows
+    rows += [["use", str(use)], ["place", f"{use.place}: {PLACES[use.place]}"], ["layers are", LAYER_INDEXING]]
+    rows += [["operation", f"{use.operation}: {OPERATIONS[use.operation]}"]]
+    if use.parameters:
+        rows.append(["parameters", ", ".join(f"{name} {value:g}" for name, value in use.parameters.items())])
+    if use.strength is not None:
+        rows.append(["strength", f"{use.strength:g} {UNITS[use.strength_unit]}"])
+    if use.strength_range is not None:
+        rows.append(["small damage", f"strength {use.strength_range[0]:g} to {use.strength_range[1]:g}"])
+    bos = {None: "not known", True: "with BOS", False: "without BOS"}[use.bos]
+    rows.append(["prompts", f"{bos}; chat template {'not known' if use.chat is None else use.chat}"])
+    if use.source:
+        rows.append(["comes from", ", ".join(f"{name} {value}" for name, value in use.source.items())])
+    return rows
 
 
 def print_layers(vector: "SteeringVector") -> None:

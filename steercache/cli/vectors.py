@@ -10,19 +10,25 @@ import click
 from steercache.cli.completion import complete_vectors
 from steercache.cli.options import json_option, root_option
 from steercache.cli.output import next_commands, print_json, print_table
-from steercache.cli.vector_tables import describe_vector, print_layers, steer_command
+from steercache.cli.vector_exchange import export_command, import_command, schema_command
+from steercache.cli.vector_tables import describe_vector, print_layers, steer_command, use_facts
 from steercache.core.errors import DamagedError
 from steercache.core.ids import SHORT_ID
 
 
 @click.group()
 def vectors() -> None:
-    """List, show, refit and compare vectors.
+    """List, show, refit, compare, export and import vectors.
 
     \b
     steercache vectors list
     steercache vectors show counting
     """
+
+
+vectors.add_command(export_command)
+vectors.add_command(import_command)
+vectors.add_command(schema_command)
 
 
 @vectors.command("list")
@@ -77,6 +83,7 @@ def show(name: str, root: Path, as_json: bool) -> None:
         ["run", f"{made.get('run_id', '-')}, {made.get('generation', '-')}{', LOSSY' if made.get('lossy') else ''}"],
         ["rows", ", ".join(f"{k} {v}" for k, v in counted.items() if k != "digest") or None],
         ["versions", ", ".join(f"{k} {v}" for k, v in (made.get("versions") or {}).items()) or None],
+        *use_facts(vector),
     ]
     print_table(["what", "value"], facts, title=vector.name)
     click.echo()
