@@ -65,7 +65,7 @@ def export_command(options: ExportOptions) -> None:
     """Write vector NAME in another tool's format; refused, with the reason, where the format cannot express it.
 
     \b
-    steercache vectors export counting --to gguf --layers 12 -o counting.gguf
+    steercache vectors export counting --to gguf --layer 12 -o counting.gguf
     """
     from steercache.api.cache import open_cache_at
     from steercache.api.exchanging import UseChange, changed_use, export_vector
@@ -127,7 +127,7 @@ class ImportOptions:
 @click.option("--site", type=click.Choice(list(PLACES)), help="Where in a block it was measured.")
 @click.option("--layer-offset", type=int, help="Block = number in the file + offset.")
 @click.option("--norm", type=click.Choice(["keep", "unit"]), help="keep: its lengths count; unit: bring them to 1.")
-@click.option("--layers", help="Numbers of the rows of a file that does not number them, such as 12 or 0-25.")
+@click.option("--layer", "layers", help="Numbers of the rows of a file that does not number them, such as 12 or 0-25.")
 @click.option("--name", help="Name in the cache. Default: the file's, or the exported vector's.")
 @click.option("--concept", help="Concept that it stands for.")
 @click.option("--run", shell_complete=complete_runs, help="A run of the model that it belongs to.")

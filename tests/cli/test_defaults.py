@@ -29,6 +29,8 @@ RENAMED: dict[str, dict[str, str]] = {
     "screen": {"names": "vectors", "n_samples": "n", "run": "gradients", **ALPHAS},
     "report words": {"listed": "words"},
     "activations copy": {"target": "root"},
+    "vectors export": {"name": "vector", "output": "path"},
+    "vectors import": {"file": "path"},
     "cache rm": {"shards": "damaged_shards_only"},
     "serve": {"no_browser": "not open_browser", "time_limit": "sql_time_s"},
 }
@@ -42,6 +44,7 @@ ELSEWHERE: dict[str, set[str]] = {
     "grid": {"sweep", "n_shown", "device", "dtype"},
     "screen": {"words", "by", "top", "nulls", "compare", "share", "pilot", "resamples", "sae", "step", "concept"}
     | {"exact", "live", "seed"},
+    "vectors export": {"operation", "strength", "strength_unit", "target", "phase", "skip_first"},  # of VectorUse
     "report patches": {"picture"},
     "report colours": {"sae", "feature"},
 }
@@ -66,6 +69,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "activations import": Cache.import_activations,
     "activations export": Cache.export,
     "activations copy": Cache.copy_part,
+    "vectors export": steercache.export_vector,
+    "vectors import": Cache.import_vector,
     "cache compact": Cache.compact,
     "cache rm": Cache.remove,
     "cache gc": Cache.collect_garbage,
