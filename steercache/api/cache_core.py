@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from steercache.api.notebook import cache_html
 from steercache.cache.handle import CacheFolder
 from steercache.queries.session import Session
 
@@ -26,6 +27,10 @@ class CacheCore:
     def session(self) -> Session:
         """What asks the cache's queries, for code of the package itself."""
         return self._session
+
+    def _repr_html_(self) -> str:
+        """Its newest runs, vectors and sweeps, for a notebook."""
+        return cache_html(self._session)
 
     def __repr__(self) -> str:
         return f"<Cache {str(self.root)!r}>"

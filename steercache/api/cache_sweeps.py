@@ -207,18 +207,23 @@ class SweepMethods(CacheCore):
 
         return read_sweep(self._session, _sweep_name(sweep))
 
-    def report(self, sweep: "str | SweepResult", path: str | PathLike[str] | None = None) -> Path:
-        """Write one self-contained HTML page about a stored sweep or evaluation, and return the file.
+    def report(
+        self, sweep: "str | SweepResult | Sequence[str | SweepResult]", path: str | PathLike[str] | None = None
+    ) -> Path:
+        """Write one self-contained HTML page about a stored sweep, or about several side by side, and return the file.
 
-        `sweep` is a name, an id, a unique prefix, or what `evaluate` returned; without `path` the page lies below the cache's
-        `pictures/`.
+        `sweep` is a name, an id, a unique prefix, what `evaluate` returned, or a list of these; without `path` the page lies
+        below the cache's `pictures/`. Accuracy with intervals and controls first, then how the settings came about and single
+        questions before and after; what the cache lacks is named. Made from the cache alone: no model, no network.
 
         Raises:
-            NotFoundError: no such sweep. UsageError: its answers are neither right nor wrong. MissingExtraError: no altair.
+            NotFoundError: no such sweep. MissingExtraError: no altair.
         """
         from steercache.api.reporting import write_report
 
-        return write_report(self._session, _sweep_name(sweep), None if path is None else Path(path)).path
+        several = [sweep] if isinstance(sweep, str) or not isinstance(sweep, Sequence) else list(sweep)
+        names = [_sweep_name(one) for one in several]
+        return write_report(self._session, names, None if path is None else Path(path)).path
 
 
 def _sweep_name(sweep: "str | SweepResult") -> str:

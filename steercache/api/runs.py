@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 from steercache.cache.documents import RunDocument
+from steercache.core.drawing.bars import layer_strip
 from steercache.core.ids import SHORT_ID
 from steercache.core.layout import DType, NonFinite
+from steercache.core.notebook import notebook_html, notebook_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,23 @@ class Run:
         return (
             f"<Run {self.name!r} {self.run_id[:SHORT_ID]}: {self.model}, {self.n_rows:,} rows, {sites}, {self.dtype}>"
         )
+
+    def _repr_html_(self) -> str:
+        """Its size, and which layers are kept, for a notebook."""
+        facts: list[tuple[str, object]] = [
+            ("model", self.model),
+            ("modality", self.modality),
+            ("dtype", self.dtype),
+            ("samples", f"{self.n_samples:,}"),
+            ("rows per layer", f"{self.n_rows:,}"),
+            ("width", self.hidden_size),
+            ("MiB", None if self.n_bytes is None else f"{self.n_bytes / 2**20:,.0f}"),
+            ("id", self.run_id[:SHORT_ID]),
+        ]
+        notes = [(one,) for one in self.notes]
+        tables = [notebook_table(("note",), notes)] if notes else []
+        picture = layer_strip(self.sites, title="Layers kept")
+        return notebook_html(f"Run {self.name}", facts, pictures=[picture], tables=tables)
 
 
 def run_of(document: RunDocument, **measured: object) -> Run:

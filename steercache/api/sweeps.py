@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from steercache.answers.costs import costs_here, known_costs
+from steercache.api.notebook import sweep_html
 from steercache.api.progress import ProgressLike, reporting
 from steercache.cells.options import ModeRequest
 from steercache.cells.sweep import prepare_sweep, sweep_model
@@ -61,6 +62,10 @@ class Sweep:
         sweep = self._resolved.sweep
         tasks = ", ".join(f"{task.benchmark} {task.task or ''}".strip() for task in sweep.tasks)
         return f"<Sweep {sweep.name!r}: {tasks}; {len(sweep.alphas)} strengths, targets {', '.join(sweep.targets)}>"
+
+    def _repr_html_(self) -> str:
+        """What it asks for, and the gains of its newest stored run, for a notebook."""
+        return sweep_html(self._session, self._resolved.sweep)
 
     def plan(
         self, *, nulls: int = 0, mode: ModeRequest = "auto", recalibrate: bool = False, progress: ProgressLike = None
@@ -162,10 +167,10 @@ class Sweep:
             return run_grid(job, options, screening=screening_for_grid(progress=show), progress=show)
 
     def report(self, path: str | PathLike[str] | None = None) -> Path:
-        """Write one self-contained HTML page about the newest stored run of this sweep, and return the file.
+        """Write one self-contained HTML page about the newest stored run of this sweep, its tasks side by side.
 
         Raises:
-            NotFoundError: it was not run. UsageError: it has several tasks, each of which is a stored sweep of its own.
+            NotFoundError: it was not run.
         """
         from steercache.api.reporting import write_report
 

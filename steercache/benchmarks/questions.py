@@ -22,7 +22,9 @@ FILE_NAME: Final = "questions.json"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredQuestion:
     """One sample of a sweep: its split (None: an older file), its picture (`group_id`), its right answer, where it comes from,
-    and for What'sUp the set and the arrangement that it shows."""
+    and for What'sUp the set and the arrangement that it shows.
+
+    `question` and `choices` are its words (None: an older file), `image` is the digest of the one picture that it shows."""
 
     sample_id: str
     split: str | None
@@ -31,6 +33,9 @@ class StoredQuestion:
     place: str
     set_id: str | None = None
     relation: str | None = None
+    question: str | None = None
+    choices: tuple[str, ...] = ()
+    image: str | None = None
 
 
 def questions_of(asked: "Mapping[Part, Sequence[EncodedQuestion]]") -> tuple[StoredQuestion, ...]:
@@ -44,15 +49,25 @@ def questions_of(asked: "Mapping[Part, Sequence[EncodedQuestion]]") -> tuple[Sto
             place=one.place,
             set_id=one.labels.meta.get("set_id"),
             relation=one.labels.meta.get("relation"),
+            question=one.labels.question,
+            choices=tuple(one.labels.choices),
+            image=_one_picture(one),
         )
         for split, some in asked.items()
         for one in some
     )
 
 
+def _one_picture(one: "EncodedQuestion") -> str | None:
+    digests = () if one.encoded is None else one.encoded.image_digests
+    return digests[0] if len(digests) == 1 else None
+
+
 def save_questions(folder: Path, asked: "Mapping[Part, Sequence[EncodedQuestion]]") -> None:
     """Write `questions.json` into a sweep's folder."""
-    rows = [{k: v for k, v in asdict(one).items() if v is not None or k == "right"} for one in questions_of(asked)]
+    rows = [
+        {k: v for k, v in asdict(one).items() if v not in (None, ()) or k == "right"} for one in questions_of(asked)
+    ]
     make_folder(folder)
     write_file_atomically(folder / FILE_NAME, canonical_json({"questions": rows}))
 
@@ -64,6 +79,8 @@ def read_questions(folder: Path) -> tuple[StoredQuestion, ...]:
         return ()
     try:
         rows = json.loads(read_bytes(path))["questions"]
-        return tuple(StoredQuestion(**{"split": None, **row}) for row in rows)
+        return tuple(
+            StoredQuestion(**{"split": None, **row, "choices": tuple(map(str, row.get("choices", ())))}) for row in rows
+        )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(f"not a sweep's questions: {error}", place=str(path), hint="run the sweep again") from error

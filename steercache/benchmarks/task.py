@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from steercache.benchmarks.scoring import score_answer
 from steercache.core.errors import UsageError
-from steercache.core.examples import EncodedSample, Example, Labels
+from steercache.core.examples import EncodedSample, Example, ImageRef, Labels
 from steercache.core.ids import digest
 from steercache.core.trials import Target
 from steercache.data.benchmarks.questions import INSTRUCTIONS, Benchmark, FailedRow
@@ -96,7 +96,7 @@ def check_can_ask(benchmark: Benchmark, bundle: TokenizerBundle, targets: Sequen
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedQuestion:
-    """One row of the set. `encoded` is None if the row cannot be encoded; `error` is the reason."""
+    """One row of the set. `encoded` is None if the row cannot be encoded; `error` is the reason. `images` are its pictures."""
 
     sample_id: str
     place: str
@@ -105,6 +105,7 @@ class EncodedQuestion:
     group_id: str
     encoded: EncodedSample | None = field(repr=False)
     error: str | None = None
+    images: tuple[ImageRef, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def kind(self) -> str:
@@ -178,6 +179,7 @@ def _ask(example: Example, bundle: TokenizerBundle, split: Part) -> EncodedQuest
         labels=example.labels,
         group_id=example.labels.group_id or example.place,
         encoded=encoded,
+        images=example.images,
     )
 
 

@@ -24,6 +24,7 @@ from steercache.cli.options import (
     words,
 )
 from steercache.cli.output import next_commands, print_json, progress_bar
+from steercache.cli.typed import typed_command
 from steercache.core.errors import PartlyFailedError, UsageError
 from steercache.core.trials import CONTROL_KINDS, AlphaUnit, Target
 
@@ -144,7 +145,9 @@ def eval_command(asked: EvalCommandOptions) -> None:
 
     With vectors, add for instance --vector counting --layer 2,3 --alpha 0.5,1,2 --target image,text.
     """
+    from steercache.api.cache import open_cache_at
     from steercache.api.evaluating import default_targets, evaluate_at, opened_benchmark
+    from steercache.api.reporting import record_command
     from steercache.cli.sweep_tables import print_notes, print_splits, sweep_json
 
     _ = _options(asked, ("image",))  # a wrong option is named before anything is read
@@ -164,6 +167,7 @@ def eval_command(asked: EvalCommandOptions) -> None:
             dtype=asked.dtype,
             progress=bar.show,
         )
+    record_command(open_cache_at(asked.root).session, [found.sweep_id], typed_command())
     if asked.as_json:
         print_json(sweep_json(found))
     else:

@@ -9,6 +9,7 @@ import click
 from steercache.cli.completion import complete_sweep_manifests
 from steercache.cli.options import among, device_options, json_option, mode_options, root_option, takes
 from steercache.cli.output import at_root, next_commands, note, print_json, progress_bar
+from steercache.cli.typed import typed_command
 from steercache.core.errors import PartlyFailedError
 from steercache.core.ids import SHORT_ID
 from steercache.core.trials import NULL_KINDS
@@ -120,6 +121,7 @@ def grid(asked: GridCommandOptions) -> None:
     steercache grid demo-scenes --race --screen-first 12
     """
     from steercache.api.cache import open_cache_at
+    from steercache.api.reporting import record_command
     from steercache.cli.sweep_tables import sweep_json
 
     null_kinds = among(asked.null_kinds, NULL_KINDS, "kind of null")
@@ -141,6 +143,7 @@ def grid(asked: GridCommandOptions) -> None:
             tokens_per_batch=asked.tokens_per_batch,
             progress=bar.show,
         )
+    record_command(open_cache_at(asked.root).session, [task.sweep_id for task in found.tasks], typed_command())
     if asked.as_json:
         tasks = [sweep_json(task) for task in found.tasks]
         print_json({"sweep": found.sweep, "model": found.model, "tasks": tasks, "seconds": found.seconds})

@@ -7,10 +7,13 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from steercache.core.drawing.charts import Axes, Series, line_chart
 from steercache.core.ids import SHORT_ID
+from steercache.core.notebook import notebook_html
 from steercache.core.vectors import FittedOn
 
 RowIndex = npt.NDArray[np.int64]
+_POSITIONS = 64  # of a text that a notebook's picture shows
 
 
 class RowSource(Protocol):
@@ -94,6 +97,32 @@ class Selection:
         of = f" of {self.concept!r}" if self.concept else ""
         name = self.query.name or "inline SQL"
         return f"<{len(self):,} rows{of} by {name}, run {self.run_id[:SHORT_ID]}, {self.site}>"
+
+    def _repr_html_(self) -> str:
+        """How many rows each side has, and where in the texts they stand, for a notebook."""
+        facts: list[tuple[str, object]] = [
+            ("query", self.query.name or "inline SQL"),
+            ("concept", self.concept),
+            ("site", self.site),
+            ("samples", f"{len(np.unique(self.sample_idx)):,}"),
+            ("run", self.run_id[:SHORT_ID]),
+        ]
+        sides = {"rows": self.position}
+        if self.label is not None:
+            sides = {"with the concept": self.position[self.label == 1], "other side": self.position[self.label == 0]}
+            facts += [(name, f"{len(some):,} rows") for name, some in sides.items()]
+        end = min(int(self.position.max(initial=0)) + 1, _POSITIONS)
+        counts = [
+            Series(
+                name=name,
+                x=range(end),
+                y=np.bincount(np.minimum(np.maximum(some, 0), end), minlength=end)[:end].tolist(),
+            )
+            for name, some in sides.items()
+        ]
+        axes = Axes(title="Rows by position in the text", x="position", y="rows", y_zero=True)
+        pictures = [line_chart(counts, axes)] if len(self) else []
+        return notebook_html(f"Selection of {len(self):,} rows", facts, pictures=pictures)
 
     def __len__(self) -> int:
         return len(self.rows)

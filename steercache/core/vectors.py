@@ -1,5 +1,6 @@
 """A steering vector: one direction per layer, and where it came from."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -7,7 +8,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from steercache.core.drawing.charts import Axes, Series, line_chart
 from steercache.core.ids import SHORT_ID, canonical_json, digest_bytes
+from steercache.core.notebook import notebook_html
 from steercache.core.vector_use import VectorUse
 
 LOCATED: Final = "located"
@@ -63,6 +66,30 @@ class SteeringVector:
         at = f"layer {self.layers[0]}" if n_layers == 1 else f"{n_layers} layers"
         use = "" if self.use is None else f"; {self.use}"
         return f"<SteeringVector {self.name!r}: {self.method}, {at} of {width}, {self.vector_id[:SHORT_ID]}{use}>"
+
+    def _repr_html_(self) -> str:
+        """Norm and AUC by layer, for a notebook."""
+        width = self.values.shape[1]
+        facts: list[tuple[str, object]] = [
+            ("method", self.method.replace("_", " ")),
+            ("concept", self.concept),
+            ("added at", self.site),
+            ("width", width),
+            ("fitted on", None if self.fitted_on is None else self.fitted_on.name),
+            ("id", self.vector_id[:SHORT_ID]),
+        ]
+        said = {d.get("layer"): d.get("auc") for d in self.diagnostics}
+        auc = [float(v) if isinstance(v := said.get(layer), int | float) else math.nan for layer in self.layers]
+        if len(self.layers) == 1:
+            facts[4:4] = [("layer", self.layers[0]), ("norm", f"{self.norms[0]:.4g}")]
+            facts += [] if math.isnan(auc[0]) else [("AUC", f"{auc[0]:.3f}")]
+            return notebook_html(f"Steering vector {self.name}", facts)
+        norms = Series(name="norm", x=self.layers, y=[float(n) for n in self.norms])
+        pictures = [line_chart([norms], Axes(title="Norm by layer", x="layer", y="norm", y_zero=True))]
+        if any(math.isfinite(v) for v in auc):
+            axes = Axes(title="AUC by layer, held-out rows", x="layer", y="AUC", y_span=(0.5, 1.0))
+            pictures.append(line_chart([Series(name="AUC", x=self.layers, y=auc)], axes))
+        return notebook_html(f"Steering vector {self.name}", facts, pictures=pictures)
 
     @property
     def vector_id(self) -> str:

@@ -1,5 +1,7 @@
 """The pixels of a picture as an image processor gets them. The one module of this package that needs Pillow."""
 
+import io
+
 import PIL.Image
 import PIL.ImageOps
 
@@ -24,3 +26,17 @@ def upright_rgb(opened: PIL.Image.Image) -> PIL.Image.Image:
         return upright.convert("RGB")
     clear = upright.convert("RGBA")
     return PIL.Image.alpha_composite(PIL.Image.new("RGBA", clear.size, _WHITE), clear).convert("RGB")
+
+
+def small_jpeg(picture: bytes, side: int) -> bytes:
+    """A picture as models get it, its longer side at most `side` pixels, as the bytes of a JPEG file without metadata.
+
+    Raises:
+        ValueError: as `upright_rgb`; OSError: no picture that Pillow can read.
+    """
+    sink = io.BytesIO()
+    with PIL.Image.open(io.BytesIO(picture)) as opened:
+        small = upright_rgb(opened)
+    small.thumbnail((side, side))
+    small.save(sink, format="JPEG", quality=82)
+    return sink.getvalue()

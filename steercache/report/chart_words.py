@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from steercache.report.shown_text import visible
+from steercache.core.shown_text import visible
 from steercache.sweeps.gain_maps import GainMap
 from steercache.sweeps.table import SplitTable, TableRow
 

@@ -2,14 +2,13 @@
 
 import base64
 import html
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from steercache.report.document import MAIN_TAG, html_document
-from steercache.report.shown_text import escaped
+from steercache.core.shown_text import escaped
+from steercache.report.document import MAIN_TAG, body_of, html_document, nested
 
 _TYPES: Final = {".png": "image/png", ".svg": "image/svg+xml"}
 _WIDTH: Final = 560  # pixels on the page of a picture that does not say its size
@@ -94,16 +93,5 @@ def _embedded(page: Path | None, number: int) -> str:
     name, text = escaped(page.name), page.read_text(encoding="utf-8")
     link = f'<p><a href="{name}">{name}</a></p>'
     if MAIN_TAG in text:  # ours: its content goes into this page, so that it is printed whole
-        return f'{link}<div class="inside">{_inside(text, f"step{number}")}</div>'
+        return f'{link}<div class="inside">{nested(body_of(text), prefix=f"step{number}", levels=2)}</div>'
     return f'{link}<iframe title="{name}" height="{_HEIGHT}" srcdoc="{html.escape(text)}"></iframe>'
-
-
-def _inside(page: str, prefix: str) -> str:
-    """The content of a page of ours two levels of headings down, its ids with a prefix of their own."""
-
-    def moved(tag: re.Match[str]) -> str:
-        below = re.sub(r"^(</?h)([1-3])>", lambda found: f"{found[1]}{int(found[2]) + 2}>", tag[0])
-        return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", below)
-
-    content = page.split(MAIN_TAG, 1)[1].rsplit("</main>", 1)[0]
-    return re.sub(r"<[^>]*>", moved, content)

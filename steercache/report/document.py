@@ -1,10 +1,11 @@
 """A page that asks no network and runs no script: its frame, its sections, its tables and its charts."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from steercache.core.shown_text import escaped
 from steercache.report.document_style import STYLE
-from steercache.report.shown_text import escaped
 
 MAIN_TAG: Final = '<main id="main" tabindex="-1">'
 
@@ -18,6 +19,22 @@ def html_document(title: str, body: str) -> str:
         f"<title>{escaped(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
         f'<body>\n<a class="skip" href="#main">Skip to the results</a>\n{MAIN_TAG}\n{body}</main>\n</body>\n</html>\n'
     )
+
+
+def body_of(page: str) -> str:
+    """The content of a whole page of ours."""
+    return page.split(MAIN_TAG, 1)[1].rsplit("</main>", 1)[0]
+
+
+def nested(body: str, *, prefix: str, levels: int) -> str:
+    """Content of ours so that it can stand inside another page: its headings `levels` down, at most to `h6`, and its ids and
+    names of controls with a prefix of their own."""
+
+    def moved(tag: re.Match[str]) -> str:
+        below = re.sub(r"^(</?h)([1-6])>", lambda found: f"{found[1]}{min(int(found[2]) + levels, 6)}>", tag[0])
+        return re.sub(r'(\b(?:id|name)="|href="#|url\(#)', rf"\g<1>{prefix}-", below)
+
+    return re.sub(r"<[^>]*>", moved, body)
 
 
 def section(title: str, body: str) -> str:

@@ -24,10 +24,12 @@ _CHARTS: Final = "\n".join(
 
 STYLE: Final = f"""
 :root {{ color-scheme: light dark; --page: #fff; --ink: #1f2933; --quiet: #5c6875; --line: #e4e8ec; --accent: #b3441e;
-  --second: #1f5f8b; --mark: #8a96a3; --panel: #f7f8f9; --focus: #1a5fd0; }}
+  --second: #1f5f8b; --third: #3f7a33; --fourth: #7a4fa0; --fifth: #8a650d; --mark: #8a96a3; --panel: #f7f8f9;
+  --good: #2f6b25; --bad: #a32f2f; --focus: #1a5fd0; }}
 @media screen and (prefers-color-scheme: dark) {{
   :root {{ --page: #14191f; --ink: #e3e8ed; --quiet: #a3afbb; --line: #323b45; --accent: #f0865c; --second: #76b6e2;
-    --mark: #8a96a3; --panel: #1d242c; --focus: #8ab8ff; }}
+    --third: #8cc97d; --fourth: #c3a0e4; --fifth: #dcb455; --mark: #8a96a3; --panel: #1d242c; --good: #8cc97d;
+    --bad: #f39a9a; --focus: #8ab8ff; }}
   .map svg {{ filter: invert(1) hue-rotate(180deg); }}
   img {{ background: #fff; }}
 }}
@@ -44,7 +46,7 @@ a {{ color: var(--second); }}
 .unseen {{ position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }}
 h1 {{ font-size: 26px; line-height: 1.2; margin: 0 0 4px; letter-spacing: -.01em; }}
 h2 {{ font-size: 17px; margin: 44px 0 6px; padding-top: 14px; border-top: 1px solid var(--line); }}
-h3, h4, h5 {{ font-size: 15px; margin: 20px 0 4px; }}
+h3, h4, h5, h6 {{ font-size: 15px; margin: 20px 0 4px; }}
 .note {{ color: var(--quiet); margin: 0 0 14px; max-width: 80ch; }}
 .warn {{ color: var(--accent); font-weight: 600; }}
 .verdicts {{ list-style: none; margin: 18px 0; padding: 0; max-width: 110ch; }}
@@ -69,6 +71,27 @@ figure details th[scope="row"] {{ min-width: 6ch; }}
 .narrow {{ display: none; }}
 .figures {{ display: flex; flex-wrap: wrap; gap: 18px 40px; align-items: flex-start; }}
 details {{ margin-top: 14px; max-width: 100%; }}
+.missing {{ max-width: 100ch; padding-left: 20px; }}
+.missing li {{ margin: 5px 0; }}
+.filter {{ border: 1px solid var(--line); padding: 6px 14px 10px; margin: 0 0 10px; max-width: max-content; }}
+.filter legend {{ color: var(--quiet); padding: 0 6px; }}
+.filter label {{ display: inline-block; padding: 4px 18px 4px 0; }}
+.cards {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(330px, 100%), 1fr)); gap: 14px; }}
+.card {{ border: 1px solid var(--line); border-left: 4px solid var(--mark); padding: 10px 14px; min-width: 0;
+  background: var(--panel); }}
+.card p {{ margin: 6px 0; }}
+.card .change {{ margin: 0; font-size: 12px; color: var(--quiet); }}
+.card.helped {{ border-left-color: var(--good); }}
+.card.hurt {{ border-left-color: var(--bad); }}
+.card .asked {{ font-weight: 600; white-space: pre-line; }}
+.card ol {{ margin: 4px 0; padding-left: 26px; }}
+.card dl {{ margin: 6px 0 0; font-size: 14px; }}
+.card .judged {{ color: var(--quiet); white-space: nowrap; margin-left: 6px; }}
+.photo {{ display: block; max-width: 100%; height: auto; margin-top: 6px; }}
+section:has(input[value="helped"]:checked) .card:not(.helped),
+section:has(input[value="hurt"]:checked) .card:not(.hurt),
+section:has(input[value="unchanged"]:checked) .card:not(.unchanged),
+section:has(input[value="failed"]:checked) .card:not(.failed) {{ display: none; }}
 figure details {{ margin-top: 2px; font-size: 13px; }}
 summary {{ cursor: pointer; color: var(--quiet); }}
 pre {{ font-size: 12px; line-height: 1.4; background: var(--panel); padding: 12px; white-space: pre-wrap;
@@ -95,7 +118,10 @@ figure:not(.map) svg text[fill="{QUIET}"] {{ fill: var(--quiet); }}
   td {{ min-width: 0; }}
   figure svg {{ max-width: 100%; height: auto; }}
   figure, tr, .verdicts li {{ break-inside: avoid; }}
-  h1, h2, h3, h4, h5, summary {{ break-after: avoid; }}
+  h1, h2, h3, h4, h5, h6, summary {{ break-after: avoid; }}
+  .card {{ break-inside: avoid; display: block !important; }}
+  .filter {{ display: none; }}
+  .cards {{ grid-template-columns: repeat(2, minmax(0, 1fr)); }}
   section + section {{ break-before: page; }}
   details::details-content {{ content-visibility: visible; display: block; block-size: auto; }}
   * {{ print-color-adjust: exact; -webkit-print-color-adjust: exact; }}

@@ -1,16 +1,24 @@
 """One page about a sweep: a single HTML file with its pictures inside, that asks no network and runs no script."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 
+from steercache.analysis.findings import Findings
 from steercache.benchmarks.comparison import Comparison
 from steercache.core.ids import SHORT_ID
+from steercache.core.shown_text import escaped
+from steercache.report.about_sections import features_section, missing_section, provenance_section
+from steercache.report.card_section import card_section
 from steercache.report.chart_words import gain_words, letter_numbers, letter_words, map_numbers, map_words
+from steercache.report.curve_sections import dose_section, layers_section
 from steercache.report.document import figure, html_document, section, table
-from steercache.report.shown_text import escaped
+from steercache.report.predicted_section import predicted_section
 from steercache.report.style import svg_of
 from steercache.report.sweep_charts import gain_chart, gain_chart_narrow, letter_chart, map_chart
+from steercache.report.tradeoff import tradeoff_section
 from steercache.sweeps.gain_maps import GainMap, gain_maps
 from steercache.sweeps.table import SplitTable, SweepTable, TableRow
 
@@ -31,18 +39,43 @@ _COLUMNS = (
 _SHOWN = 10  # failures named on the page
 
 
-def sweep_page(report: SweepTable) -> str:
-    """The page as HTML.
+def sweep_page(
+    report: SweepTable,
+    findings: Findings | None = None,
+    *,
+    commands: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> str:
+    """The page as HTML. `findings` is what the cache says beside the table, `commands` are lines that make it again.
 
     Raises:
         MissingExtraError: altair or vl-convert is not installed.
     """
+    return html_document(title_of(report), sweep_body(report, findings, commands=commands))
+
+
+def title_of(report: SweepTable) -> str:
+    """What a page about a sweep is called."""
+    return f"{report.model} on {report.benchmark}".strip()
+
+
+def sweep_body(
+    report: SweepTable,
+    findings: Findings | None = None,
+    *,
+    commands: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> str:
+    """The content of the page: accuracy with intervals and controls first, then how the settings came about, then questions."""
+    found = findings or Findings()
     parts = [_head(report), *(_split(report, split) for split in report.splits)]
     drawn = gain_maps(report)
     if drawn:
         maps = "".join(_map(one, i) for i, one in enumerate(drawn))
         note = "Gain over the baseline in percentage points, search split. The best of many cells is flattered by the choice."
         parts.append(section("Layer and strength", f'<p class="note">{note}</p><div class="figures">{maps}</div>'))
+    parts += [dose_section(found.curves), tradeoff_section(report.splits[-1])]
+    if found.predicted is not None:
+        parts.append(predicted_section(found.predicted))
+    parts += [layers_section(found.layers, found.cosines), features_section(found.features)]
     letters = _letters(report.splits[-1])
     if letters:
         note = "A gain that comes from giving one answer more often shows here."
@@ -52,13 +85,24 @@ def sweep_page(report: SweepTable) -> str:
                 f'<p class="note">{note}</p><div class="figures">{letters}</div>',
             )
         )
-    parts.append(_about(report))
-    return html_document(f"{report.model} on {report.benchmark}", "".join(parts))
+    parts += [card_section(found.cards, name="cards"), missing_section(found.missing)]
+    parts += [_about(report), provenance_section(report, found.origins, commands)]
+    return "".join(parts)
 
 
-def save_page(report: SweepTable, path: Path) -> Path:
+def save_page(
+    report: SweepTable,
+    path: Path,
+    findings: Findings | None = None,
+    *,
+    commands: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> Path:
     """Write the page; makes its folder."""
-    text = sweep_page(report)
+    return save_text(sweep_page(report, findings, commands=commands), path)
+
+
+def save_text(text: str, path: Path) -> Path:
+    """Write a page that is HTML already; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from steercache.core.excerpts import shortened
-from steercache.report.shown_text import visible
+from steercache.core.shown_text import visible
 from steercache.report.style import ACCENT, DIVERGING, INK, QUIET, SECOND, SMALLEST, altair, heading, styled
 from steercache.sweeps.gain_maps import GainMap
 from steercache.sweeps.table import SplitTable, TableRow

@@ -19,7 +19,9 @@ from pydantic import TypeAdapter, ValidationError
 from steercache.cache.handle import CacheFolder
 from steercache.cache.paths import EncodingPaths, RunPaths
 from steercache.cache.source import ShardRecords, current_generation
-from steercache.core.ids import canonical_json, digest
+from steercache.core.drawing.bars import bar_chart
+from steercache.core.ids import SHORT_ID, canonical_json, digest
+from steercache.core.notebook import notebook_html, notebook_table
 from steercache.sae.fits_run import check_fits
 from steercache.sae.loaded import LoadedSae
 from steercache.sae.sparse import batch_rows
@@ -101,6 +103,23 @@ class Health:
             if one.kind == kind:
                 return one
         raise KeyError(kind)
+
+    def _repr_html_(self) -> str:
+        """Explained variance by kind of row, and all numbers, for a notebook."""
+        facts: list[tuple[str, object]] = [
+            ("site", f"{self.site}, layer {self.layer}"),
+            ("features", f"{self.n_features:,}"),
+            ("run", self.run_id[:SHORT_ID]),
+            ("loss recovered", None if self.loss is None else self.loss.recovered),
+        ]
+        shares = {one.kind: one.explained_variance for one in self.kinds if one.explained_variance is not None}
+        columns = ("kind", "rows", "explained variance", "cosine", "mse", "mean L0", "dead", "dense")
+        rows = [
+            (k.kind, f"{k.n_rows:,}", k.explained_variance, k.cosine, k.mse, k.l0_mean, k.n_dead, k.n_dense)
+            for k in self.kinds
+        ]
+        picture = bar_chart(shares, title="Explained variance") if shares else ""
+        return notebook_html(f"SAE {self.sae}", facts, pictures=[picture], tables=[notebook_table(columns, rows)])
 
     def records(self) -> list[dict[str, Any]]:
         """One mapping per kind, for a data frame."""

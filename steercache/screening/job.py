@@ -18,7 +18,9 @@ from steercache.cells.options import EvalOptions, GridAxes
 from steercache.cells.sweep import SweepJob, TaskQuestions, prepare_sweep
 from steercache.cells.sweep_vectors import vector_arms
 from steercache.cells.vectors import check_vector
+from steercache.core.drawing.heat import heat_map
 from steercache.core.errors import SteercacheError
+from steercache.core.notebook import notebook_html, notebook_table
 from steercache.core.trials import TRUST
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks.questions import Benchmark
@@ -73,6 +75,36 @@ class ScreenedTask:
     def base_accuracy(self) -> float:
         """Share of right unsteered answers: as answered, otherwise by first-token margins."""
         return self.grid.base_accuracy if self.baseline is None else self.baseline
+
+    def _repr_html_(self) -> str:
+        """The best predicted cells, and the map of the best vector, for a notebook."""
+        best, grid = self.grid.best(8), self.grid.grid
+        facts: list[tuple[str, object]] = [
+            ("model", self.model),
+            ("cells", f"{self.grid.n_cells:,}"),
+            ("questions", f"{self.n_samples:,}"),
+            ("right unsteered", f"{self.base_accuracy:.3f}"),
+            ("mean margin unsteered", f"{self.base_margin:+.3f}"),
+        ]
+        columns = ("vector", "layer", "alpha", "target", "change of margin", "accuracy", "beyond the limit")
+        rows = [(r.vector, r.layer, r.alpha, r.target, r.shift, r.accuracy, "yes" if r.beyond else "no") for r in best]
+        pictures = []
+        if best and len(grid.layers) * len(grid.alphas) > 1:
+            top = best[0]
+            at = grid.targets.index(top.target), slice(None, None, -1), grid.names.index(top.vector)
+            pictures.append(
+                heat_map(
+                    self.grid.shift[at].tolist(),
+                    rows=[str(layer) for layer in reversed(grid.layers)],
+                    columns=[f"{alpha:g}" for alpha in grid.alphas],
+                    title=f"{top.vector}, {top.target}: predicted change of the margin",
+                    x_title="alpha",
+                    y_title="layer",
+                    n_digits=2,
+                )
+            )
+        name = f"Screening of {self.name}"
+        return notebook_html(name, facts, pictures=pictures, tables=[notebook_table(columns, rows)])
 
     @property
     def run_id(self) -> str:

@@ -25,6 +25,7 @@ from steercache.core.trials import Answer, Choice, ChoiceRule
 from steercache.manifests.sweep import Race
 from steercache.models.spec import LoadedModel
 from steercache.sweeps.choices import best_setting, choice_of
+from steercache.sweeps.kept_pictures import keep_pictures
 from steercache.sweeps.ledger import looks_of, record_look
 from steercache.sweeps.race import RaceSummary, race_cells
 from steercache.sweeps.record import SweepRecord
@@ -193,7 +194,19 @@ def run_sweep(
         run.damage = _damage(run) if plan.damage else {}
         writer.choose(run.choices())
         writer.save(status=status_of(run.answers))
+        _keep_pictures(run)
     return run
+
+
+def _keep_pictures(run: SweepRun) -> None:
+    """Keep pictures for the page about this sweep; a sweep of null directions has no page of its own."""
+    plan = run.plan
+    if plan.settled or not run.answers:
+        return
+    split = list(run.answers)[-1]
+    arms = {name: s.cell.cell_id for name, s in run.chosen.items() if s.arm.role in ("vector", "prompting")}
+    baseline = plan.baseline.cell.cell_id
+    keep_pictures(run.runner.writer.folder, plan.asked[split], run.answers[split], baseline=baseline, arms=arms)
 
 
 def _n_planned(plan: PlannedSweep) -> int:

@@ -32,8 +32,44 @@ def read_sweep(session: Session, wanted: str) -> SweepTable:
         NotFoundError: no such sweep; UsageError: its answers are neither right nor wrong, it has no baseline, or the sweep
         manifest has several tasks.
     """
+    return read_sweep_and_record(session, wanted)[0]
+
+
+def read_sweep_and_record(session: Session, wanted: str) -> tuple[SweepTable, SweepRecord]:
+    """The table of a sweep, and what it is made of. Raises as `read_sweep`."""
     record = find_record(session, wanted)
-    return adjust_together([sweep_table(record)], _beside(session, record))[0]
+    return adjust_together([sweep_table(record)], _beside(session, record))[0], record
+
+
+def find_sweep_ids(session: Session, wanted: str) -> tuple[str, ...]:
+    """Ids of the sweeps that a name, an id or a unique prefix means: several for a sweep manifest with several tasks, of each
+    the newest stored one.
+
+    Raises:
+        NotFoundError: no such sweep.
+    """
+    known = _known(session)
+    if not known:
+        raise NotFoundError("there is no sweep yet", hint="run an evaluation or a grid first")
+    if not any(wanted in pair for pair in known):
+        tasks = _tasks_of(session, wanted)
+        if tasks:
+            return tuple(tasks.values())
+    return (_resolved(wanted, known),)
+
+
+def _resolved(wanted: str, known: Sequence[tuple[str, str]]) -> str:
+    return resolve_name(
+        wanted, known, noun="sweep", list_command='steercache query "select sweep_id, name from sweeps"'
+    )
+
+
+def _tasks_of(session: Session, manifest: str) -> dict[str, str]:
+    """The newest stored grid of every task of a sweep manifest, by its name; ids."""
+    found: dict[str, str] = {}
+    for sweep_id, name in session.sql(_GRIDS_OF, sweep=manifest).fetchall():
+        found.setdefault(str(name), str(sweep_id))
+    return dict(sorted(found.items()))
 
 
 def find_record(session: Session, wanted: str) -> SweepRecord:
@@ -41,9 +77,7 @@ def find_record(session: Session, wanted: str) -> SweepRecord:
     known = _known(session)
     if not known:
         raise NotFoundError("there is no sweep yet", hint="run an evaluation or a grid first")
-    sweep_id = _of_sweep_manifest(session, wanted, known) or resolve_name(
-        wanted, known, noun="sweep", list_command='steercache query "select sweep_id, name from sweeps"'
-    )
+    sweep_id = _of_sweep_manifest(session, wanted, known) or _resolved(wanted, known)
     return replace(read_record(session, sweep_id), n_looks=looks_of(session.cache.root, sweep_id))
 
 
@@ -73,12 +107,12 @@ def _of_sweep_manifest(session: Session, wanted: str, known: Sequence[tuple[str,
     """
     if any(wanted in pair for pair in known):
         return None
-    stored = [(str(a), str(b)) for a, b in session.sql(_GRIDS_OF, sweep=wanted).fetchall()]
-    names = sorted({name for _, name in stored})
+    stored = _tasks_of(session, wanted)
+    names = list(stored)
     if len(names) > 1:
         listed = ", ".join(map(repr, names))
         raise UsageError(
             f"the sweep {wanted!r} has {len(names)} tasks: {listed}",
             hint=f"steercache report html {shlex.quote(names[0])}",
         )
-    return stored[0][0] if stored else None
+    return next(iter(stored.values()), None)

@@ -70,6 +70,10 @@ class GridResult:
     tasks: tuple[SweepResult, ...]
     seconds: float
 
+    def _repr_html_(self) -> str:
+        """The tables of its tasks, for a notebook."""
+        return "".join(task._repr_html_() for task in self.tasks)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Task:

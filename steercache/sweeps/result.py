@@ -42,6 +42,10 @@ class SweepResult:
     modes: Mapping[str, ModeChoice]
     notes: tuple[str, ...]
 
+    def _repr_html_(self) -> str:
+        """The table, for a notebook."""
+        return self.table._repr_html_()
+
     @property
     def n_computed_in_all(self) -> int:
         """Answers computed for the sweep, its pilot and its null directions."""

@@ -16,6 +16,7 @@ from steercache.core.damage import Damage
 from steercache.core.trials import Cell, ChoiceRule, Role
 from steercache.stats.choice import SelectionBias
 from steercache.sweeps.cell_rows import CellRow
+from steercache.sweeps.notebook import table_html
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +117,10 @@ class SweepTable:
     n_looks: int | None
     clustered: bool
     inferred: bool
+
+    def _repr_html_(self) -> str:
+        """Gains with their intervals, the grids of the first vectors, and the rows, for a notebook."""
+        return table_html(self)
 
     @property
     def rows(self) -> tuple[TableRow, ...]:
