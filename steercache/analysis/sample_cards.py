@@ -10,6 +10,7 @@ from steercache.analysis.pictures import picture_of
 from steercache.benchmarks.pictures import MAX_SIDE, read_pictures
 from steercache.core.errors import SteercacheError
 from steercache.core.frame import ViewFrame
+from steercache.core.trials import Answer
 from steercache.queries.session import Session
 from steercache.sweeps.changes import SHOWN, Change, ChangedAnswer, changes_of
 from steercache.sweeps.record import SweepRecord
@@ -191,5 +192,7 @@ def _sample(row: Mapping[str, Any]) -> PictureSample:
     return PictureSample(**{name: row[name] for name in names})
 
 
-def _said(answer: Any) -> str | None:
-    return answer.error if answer.status == "failed" else answer.raw if answer.raw is not None else answer.parsed
+def _said(answer: Answer) -> str | None:
+    if answer.status == "failed":
+        return answer.error
+    return answer.parsed if answer.raw is None else answer.raw

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 import numpy as np
+import numpy.typing as npt
 
 from steercache.core.errors import SteercacheError
 from steercache.core.vectors import SteeringVector
@@ -66,7 +67,7 @@ def vector_layers(vector: SteeringVector) -> VectorLayers:
 
 def cosine_curves(vectors: Sequence[SteeringVector], *, most: int = 5) -> tuple[CosineCurve, ...]:
     """Cosines of every pair of vectors of one width, at most so many pairs."""
-    found = []
+    found: list[CosineCurve] = []
     for a, b in combinations(vectors, 2):
         shared = tuple(layer for layer in a.layers if layer in b.layers)
         if shared and a.hidden_size == b.hidden_size and len(found) < most:
@@ -75,6 +76,6 @@ def cosine_curves(vectors: Sequence[SteeringVector], *, most: int = 5) -> tuple[
     return tuple(found)
 
 
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:  # type: ignore[type-arg]
+def _cosine(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
     length = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / length if length > 0 else float("nan")

@@ -41,21 +41,24 @@ FROM found WHERE vector_id IS NOT NULL ORDER BY name, target, layer, alpha
 
 def cache_html(session: Session) -> str:
     """What a cache holds: the newest runs, vectors and sweeps."""
-    tables, facts = [], []
-    for name, sql in _TABLES.items():
-        try:
-            rows = session.sql(f"SELECT *, count(*) OVER () AS n_all FROM ({sql}) LIMIT {_SHOWN}").to_arrow_table()
-        except SteercacheError as error:
-            facts.append((name, f"cannot be read: {error.message}"))
-            continue
-        found = rows.to_pylist()
-        n = int(found[0]["n_all"]) if found else 0
-        facts.append((name, f"{n:,}"))
-        if found:
-            columns = [column for column in rows.column_names if column != "n_all"]
-            values = [[row[column] for column in columns] for row in found]
-            tables.append(notebook_table(columns, values, name=f"newest {name}", n_rows=n))
-    return notebook_html(f"Cache {session.cache.root.name}", facts, tables=tables)
+    parts = ", ".join(
+        f"(SELECT list(t) FROM (FROM ({sql}) LIMIT {_SHOWN}) t) AS {name}, (SELECT count(*) FROM ({sql})) AS n_{name}"
+        for name, sql in _TABLES.items()
+    )
+    title = f"Cache {session.cache.root.name}"
+    try:
+        row = session.sql(f"SELECT {parts}").to_arrow_table().to_pylist()[0]  # one statement: the index is opened once
+    except SteercacheError as error:
+        return notebook_html(title, [("cannot be read", error.message)])
+    facts = [(name, f"{row[f'n_{name}']:,}") for name in _TABLES]
+    tables = [
+        notebook_table(
+            list(found[0]), [list(one.values()) for one in found], name=f"newest {name}", n_rows=row[f"n_{name}"]
+        )
+        for name in _TABLES
+        if (found := row[name])
+    ]
+    return notebook_html(title, facts, tables=tables)
 
 
 def sweep_html(session: Session, sweep: SweepManifest) -> str:
