@@ -45,7 +45,9 @@ def notebook_table(
     shown = min(len(rows), MAX_ROWS)
     more = f'<div style="opacity:.75">{whole - shown:,} more</div>' if whole > shown else ""
     caption = f'<div style="margin-top:8px">{escaped(name)}</div>' if name else ""
-    return f'{caption}<table style="border-collapse:collapse;font-size:inherit"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}'
+    look = "border-collapse:collapse;font-size:inherit"
+    whole_table = f'<table style="{look}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f"{caption}{whole_table}{more}"
 
 
 def _plain(value: object) -> str:

@@ -112,7 +112,7 @@ def scatter(
         parts.append(stroke([frame.at(*one) for one in front], None, width=1.5))
     for p in sorted(known, key=lambda p: p.series is not None):  # controls below
         x, y = frame.at(p.x, p.y)
-        if p.low is not None and p.high is not None:
+        if p.low is not None and p.high is not None and _known(p.low, p.high):
             ends_y = frame.at(p.x, p.low)[1], frame.at(p.x, p.high)[1]
             parts.append(
                 f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{ends_y[0]:.1f}" y2="{ends_y[1]:.1f}" stroke="{colour_of(p.series)}"'

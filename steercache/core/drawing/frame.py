@@ -64,7 +64,11 @@ def span(values: Iterable[float], *, zero: bool = False) -> tuple[float, float]:
     if not known:
         return 0.0, 1.0
     low, high = min(known), max(known)
-    room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    spread = high - low
+    if spread <= 1e-9 * max(abs(low), abs(high)) or spread < 1e-100:  # one value, as far as a picture goes
+        spread = 20 * (0.05 * abs(high) or 1.0)
+        return (low if zero and low == 0 else low - spread / 20), high + spread / 20
+    room = 0.05 * spread
     return (low if zero and low == 0 else low - room), (high if zero and high == 0 else high + room)
 
 
