@@ -15,6 +15,7 @@ from steercache.report.page import save_page
 from steercache.sweeps.table import Failure, SweepTable
 from tests.report.browser import Tab, browser_tab
 from tests.report.contrast import contrast, luminance
+from tests.report.made import N_FIGURES, made_findings
 from tests.report.test_page import ODD, report, row
 
 pytest.importorskip("altair", reason="the pictures of a page need the extra `plots`")
@@ -42,7 +43,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_page(made(LONG, "entity", ODD), tmp_path_factory.mktemp("page") / "r.html")
+    path = tmp_path_factory.mktemp("page") / "r.html"
+    return save_page(
+        made(LONG, "entity", ODD), path, made_findings(LONG, "entity", ODD), commands={"This page": [LONG]}
+    )
 
 
 @pytest.fixture
@@ -63,11 +67,11 @@ def test_nothing_is_cut_at_any_width(tab: Tab, width: int) -> None:
           out: box.right - innerWidth, scrolls: t.scrollWidth > t.clientWidth,
           role: t.getAttribute('role'), tab: t.tabIndex} })"""
     )
-    assert len(tables) == 2
+    assert [one["name"] for one in tables] == ["KL", "KL", "texts", "texts", "model"]  # splits, features, origins
     for one in tables:
-        assert one["name"] == "KL"
         assert one["past"] <= 1 >= one["out"]
-        assert one["scrolls"] == (width == 390)  # a phone scrolls the table alone, nobody else scrolls
+        if one["name"] == "KL":
+            assert one["scrolls"] == (width == 390)  # a phone scrolls the table alone, nobody else scrolls
         assert (one["role"], one["tab"]) == ("region", 0)
     outside = tab.ask(
         """[...document.querySelectorAll('main *:not(.unseen)')].filter(e => !e.closest('.table, .chart, svg') &&
@@ -90,6 +94,10 @@ def test_a_phone_sees_the_charts_of_gains_without_scrolling(tab: Tab) -> None:
     tab.look(1000)
     assert [seen for seen, _ in tab.ask(shown % "narrow")] == [False] * 2
     assert tab.ask(shown % "wide") == [[True, True]] * 2
+    tab.look(390)
+    charts = tab.ask("[...document.querySelectorAll('.chart:not(.wide)')].map(e => e.scrollWidth <= e.clientWidth + 1)")
+    assert len(charts) > N_FIGURES
+    assert all(charts[-6:])
 
 
 COLOURS = """(() => { const of = (e, what) => getComputedStyle(e)[what], one = s => document.querySelector(s);
@@ -97,8 +105,10 @@ COLOURS = """(() => { const of = (e, what) => getComputedStyle(e)[what], one = s
     head: of(one('thead th'), 'color'), cell: of(one('td'), 'color'), summary: of(one('summary'), 'color'),
     link: of(one('.skip'), 'color'), panel: of(one('.verdicts li'), 'backgroundColor'),
     label: of(one('.wide svg text'), 'fill'), interval: of(one('.wide svg [stroke="#b3441e"]'), 'stroke'),
-    map: of(one('.map svg'), 'filter')} })()"""
-TEXTS = ("ink", "note", "head", "cell", "summary", "link", "label")
+    map: of(one('.map svg'), 'filter'), drawn: of(one('.chart:not(.wide):not(.narrow) svg text'), 'fill'),
+    band: of(one('svg [fill^="var(--accent"]'), 'fill'), card: of(one('.card'), 'backgroundColor'),
+    said: of(one('.card dt'), 'color'), judged: of(one('.card .judged'), 'color')} })()"""
+TEXTS = ("ink", "note", "head", "cell", "summary", "link", "label", "drawn")
 
 
 def test_a_reader_who_wants_dark_pages_gets_one_that_can_be_read(tab: Tab) -> None:
@@ -111,7 +121,10 @@ def test_a_reader_who_wants_dark_pages_gets_one_that_can_be_read(tab: Tab) -> No
         for name in TEXTS:
             assert contrast(colours[name], colours["page"]) >= 4.5, (name, colours)
         assert contrast(colours["ink"], colours["panel"]) >= 4.5
+        assert contrast(colours["said"], colours["card"]) >= 4.5
+        assert contrast(colours["judged"], colours["card"]) >= 4.5
         assert contrast(colours["interval"], colours["page"]) >= 3
+        assert contrast(colours["band"], colours["page"]) >= 3
     tab.look(PAPER, dark=True, media="print")
     assert luminance(tab.ask(COLOURS)["page"]) > 0.9  # paper stays white
 
@@ -188,18 +201,41 @@ def test_a_screen_reader_hears_headings_tables_and_what_the_charts_show(tab: Tab
     nodes = [n for n in tab.call("Accessibility.getFullAXTree")["nodes"] if not n.get("ignored")]
     named = [(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes]
     pictures = [name for role, name in named if role in ("image", "img", "graphics-document")]
-    assert len(pictures) == 2 + 1 + 3
+    assert len(pictures) == 2 + 1 + 3 + N_FIGURES
     assert f"{LONG}: +33.3, +22.5 to +46.2, 3 controls from -2.0 to +5.0" in pictures[0]
     assert "chosen: layer 3, alpha 2" in pictures[2]
     assert ("rowheader", "entity (mean shift)") in named
     assert ("columnheader", "95 % interval") in named
     assert ("region", "Test split: every arm") in named
+    assert ("radio", "helped (2)") in named
+    assert any("beside it its patches" in name for name in pictures)
+    assert any(name.startswith("Gain against damage") or "Gain of" in name for name in pictures)
+
+
+def test_a_filter_shows_the_questions_that_were_helped_by_keyboard_alone_and_paper_shows_all(tab: Tab) -> None:
+    tab.look(390)
+    seen = "[...document.querySelectorAll('.card')].filter(e => e.getBoundingClientRect().height > 0).map(e => e.classList[1])"
+    every = tab.ask(seen)
+    assert {kind: every.count(kind) for kind in ("helped", "hurt", "unchanged")} == {
+        "helped": 2,
+        "hurt": 2,
+        "unchanged": 2,
+    }
+    tab.ask("document.querySelector('.filter input').focus()")
+    for kind in ("helped", "hurt", "unchanged"):
+        press(tab, "ArrowRight", 39)
+        assert until(tab, f"document.querySelector('.filter input[value={kind}]').checked")
+        assert {*tab.ask(seen)} == {kind}
+        assert tab.ask("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    tab.look(PAPER, media="print")
+    assert tab.ask(seen) == every
 
 
 def test_hostile_names_make_no_elements_run_nothing_and_hide_nothing(browser: Tab, tmp_path: Path) -> None:
     tags = "[...new Set([...document.querySelectorAll('*')].map(e => e.tagName))].sort()"
     browser.look(1000)
-    browser.open(save_page(made("one", "two", "three"), tmp_path / "harmless.html"))
+    plain = made_findings("one", "two", "three")
+    browser.open(save_page(made("one", "two", "three"), tmp_path / "harmless.html", plain, commands={"a": ["b"]}))
     harmless = browser.ask(tags)
     everything = " ".join(HOSTILE)
     table = replace(
@@ -213,7 +249,9 @@ def test_hostile_names_make_no_elements_run_nothing_and_hide_nothing(browser: Ta
     )
     target: Any = everything
     cells = [replace(one, cell=replace(one.cell, target=target)) for one in table.cells]
-    browser.open(save_page(replace(table, cells=tuple(cells)), tmp_path / "hostile.html"))
+    bad = made_findings(*HOSTILE, words=everything)
+    path = tmp_path / "hostile.html"
+    browser.open(save_page(replace(table, cells=tuple(cells)), path, bad, commands={everything: [everything]}))
     assert browser.ask(tags) == harmless
     assert browser.ask("typeof window.hurt") == "undefined"
     handlers = "[...document.querySelectorAll('*')].flatMap(e => e.getAttributeNames()).filter(n => n.startsWith('on'))"
@@ -241,10 +279,12 @@ def test_a_demos_page_holds_the_page_of_a_sweep_whole(browser: Tab, page: Path, 
     for width, media in ((390, "screen"), (1000, "screen"), (1400, "screen"), (PAPER, "print")):
         browser.look(width, media=media)
         assert browser.ask("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), width
-    assert browser.ask("document.querySelectorAll('.inside table').length") == 2 * (2 + 1 + 3)
+    one = page.read_text(encoding="utf-8").count("<table>")
+    assert browser.ask("document.querySelectorAll('.inside table').length") == 2 * one
     assert browser.ask("document.body.innerText").count("3: mid +0.010, best +0.050") == 2 * 2 * 3
     ids = browser.ask("[...document.querySelectorAll('[id]')].map(e => e.id)")
     assert len(ids) == len(set(ids))
+    assert len({*browser.ask("[...document.querySelectorAll('.filter input')].map(e => e.name)")}) == 2
     levels = browser.ask("[...document.querySelectorAll('h1,h2,h3,h4,h5')].map(h => +h.tagName[1])")
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(levels))
