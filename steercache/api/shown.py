@@ -1,5 +1,5 @@
 """Texts of users and data sets as pages show them."""
 
-from steercache.report.shown_text import visible as visible
+from steercache.core.shown_text import visible as visible
 
 __all__ = ["visible"]
