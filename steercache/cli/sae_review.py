@@ -9,7 +9,7 @@ import click
 from steercache.cli.completion import complete_concepts
 from steercache.cli.fit_sae import SelectionName, candidate_options
 from steercache.cli.options import parse_layers, takes
-from steercache.cli.output import next_commands, print_json, print_table, progress_bar
+from steercache.cli.output import at_root, next_commands, print_json, print_table, progress_bar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,4 +66,9 @@ def review_command(asked: ReviewOptions) -> None:
         return
     print_table(["sheet", "file"], [["to fill in", str(table)], ["to read", str(text)]])
     sae, concept, verdicts = (shlex.quote(str(word)) for word in (asked.sae, asked.concept, table))
-    next_commands(f"steercache fit sae --sae {sae} --concept {concept} --verdicts {verdicts}")
+    same = {"--run": asked.run, "--layers": asked.layers, "--evidence": asked.evidence}
+    others = "".join(f" {name} {shlex.quote(str(value))}" for name, value in same.items() if value is not None)
+    others += " --allow-foreign" * asked.allow_foreign + at_root(asked.root)
+    next_commands(
+        f"steercache fit sae --sae {sae} --concept {concept} --selection {asked.selection} --verdicts {verdicts}{others}"
+    )

@@ -39,7 +39,8 @@ _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a s
 def write_sheet(
     path: Path, found: Sequence[LayerCandidates], evidence: Mapping[tuple[int, int], Evidence], *, concept: str
 ) -> tuple[Path, Path]:
-    """Write the sheet as `<path>.csv` and `<path>.md`, and return both; a CSV that holds verdicts is not written over.
+    """Write the sheet as `<path>.csv` and `<path>.md`, and return both; a missing folder is made, and a CSV that
+    holds verdicts is not written over.
 
     Raises:
         UsageError: no feature was picked, or the CSV is there and has been filled in.
@@ -49,6 +50,7 @@ def write_sheet(
     table, text = path.with_name(path.name + ".csv"), path.with_name(path.name + ".md")
     if table.exists() and _is_filled(table):
         raise UsageError("it holds verdicts already", place=str(table), hint="write the new sheet to another file")
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_file_atomically(table, _csv(found, evidence).encode())
     write_file_atomically(text, _markdown(found, evidence, concept).encode())
     return table, text
