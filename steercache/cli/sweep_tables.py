@@ -35,7 +35,10 @@ def print_splits(table: "SweepTable") -> None:
     for split in table.splits:
         title = f"{table.model} on {table.benchmark}, {split.split} split: {split.baseline:.3f} unsteered, {split.n} questions"
         title += f" ({split.unread:.1%} of the unsteered answers unread)"
-        print_table(_COLUMNS, [_cells(row) for row in split.rows], title=title)
+        if split.rows:
+            print_table(_COLUMNS, [_cells(row) for row in split.rows], title=title)
+        else:  # the unsteered model alone
+            click.secho(title, bold=True)
         if split.whatsup is not None:
             click.echo(f"  unsteered: {whatsup_line(split.whatsup)}")
         for row in split.rows:
