@@ -212,6 +212,9 @@ page("manifests", "Manifests", manifests())
 page("errors", "Errors and exit codes", error_classes())
 header = "`steercache vectors schema` prints it; [how it is used](../how-to/sharing-vectors.md)."
 page("vector-header", "Header of a vector's file", f"{header}\n\n```json\n{vector_schema_text()}```")
+models = runpy.run_path("docs/reference/models.py")
+with mkdocs_gen_files.open("models.md", "w") as file:
+    file.write(f"{WARNING}# Models\n\n{models['page_text'](table)}\n")
 notebooks = runpy.run_path("docs/examples/notebooks.py")
 for name in notebooks["names"]():
     with mkdocs_gen_files.open(f"examples/{name}.md", "w") as file:

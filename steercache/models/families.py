@@ -44,6 +44,7 @@ class Family:
     token_types: tuple[str, str] | None = None
     placeholder: str = "{image}"  # where a picture stands in a prompt without a chat template
     bos_in_text: bool = False  # its processor switches the tokenizer's own BOS off and writes it into the prompt
+    derived: bool = False  # not in the table: read from the structure of its class, and proven when it is loaded
 
 
 _TURNS = ("<(start|end)_of_turn>",)  # some Gemma tokenizers do not mark them
@@ -176,6 +177,11 @@ def _row(model_type: str) -> Family:
     )
 
 
+def is_known(config: Mapping[str, Any]) -> bool:
+    """Whether the table has the `model_type` of a checkpoint's `config.json`."""
+    return any(config.get("model_type") in family.model_types for family in FAMILIES)
+
+
 def family_of(config: Mapping[str, Any]) -> Family:
     """The row for a checkpoint's `config.json`; a multimodal one with the block's names of its text model.
 
@@ -188,6 +194,12 @@ def family_of(config: Mapping[str, Any]) -> Family:
     text_config = config.get("text_config") or {}
     text = _row(str(text_config.get("model_type", _DEFAULT_TEXT.get(family.name, "llama"))))
     return replace(family, attn_out=text.attn_out, mlp_out=text.mlp_out, sdpa=text.sdpa)
+
+
+def find_part(block: Any, paths: str) -> Any:
+    """Of a block, the first of the modules named, alternatives joined by `|` (blocks of a hybrid model differ)."""
+    names = paths.split("|")
+    return find_module(block, next((name for name in names if hasattr(block, name)), names[-1]))
 
 
 def find_module(model: Any, path: str) -> Any:

@@ -23,11 +23,11 @@ from steercache.core.errors import BudgetError, DamagedError, MissingExtraError,
 from steercache.core.excerpts import first_line_of
 from steercache.core.ids import digest
 from steercache.core.layout import DType
-from steercache.models.families import family_of
 from steercache.models.lock import wait_for_lock
 from steercache.models.memo import memoised
 from steercache.models.older_readers import write_older_keys
 from steercache.models.quiet import quiet
+from steercache.models.recognise import family_of_config
 from steercache.models.sync import sync, sync_tree
 from steercache.models.weight_files import listed
 from steercache.models.whole import unused
@@ -174,7 +174,7 @@ def _unreadable(file: Path, error: Exception) -> DamagedError:
 def _write_dense(file: Path, folder: Path, dtype: DType) -> None:
     with quiet(), contextlib.redirect_stderr(io.StringIO()):
         where, name = str(file.parent), file.name
-        family_of(AutoConfig.from_pretrained(where, gguf_file=name).to_dict())
+        family_of_config(AutoConfig.from_pretrained(where, gguf_file=name))
         auto: Any = AutoModelForCausalLM
         model, info = auto.from_pretrained(
             where,

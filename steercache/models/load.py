@@ -4,7 +4,7 @@ import datetime
 import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,10 +28,11 @@ from steercache.manifests.model import ModelManifest
 from steercache.models.checkpoint import find_checkpoint
 from steercache.models.checkpoint_folder import Checkpoint
 from steercache.models.ends import read_end_ids
-from steercache.models.families import Family, family_of
+from steercache.models.families import Family, family_of, is_known
 from steercache.models.identity import backbone_fingerprints, fingerprint_of, kin_of
 from steercache.models.memo import Stamp, file_stamp
 from steercache.models.quiet import SAFE, quiet
+from steercache.models.recognise import evidence_of, family_of_config, may_be_derived
 from steercache.models.slow_dtype import warn_if_slow
 from steercache.models.spec import LoadedModel, ModelSpec, TokenizerBundle
 from steercache.models.tokenizers import read_tokenizer, set_template, special_ids, tokenizer_digest
@@ -76,7 +77,8 @@ def load_model(
     Warns (`SlowDtypeWarning`) where the CPU has no units for the dtype.
 
     Raises:
-        as `load_bundle`, and BudgetError when it does not fit into memory.
+        as `load_bundle`, BudgetError when it does not fit into memory, and NotFoundError when its type is not in the table of
+            families and what was derived from its class does not hold (`models.proof`).
     """
     opened = _open(manifest, cache_dir=cache_dir, base_dir=base_dir, dtype=dtype)
     bundle = opened.bundle
@@ -102,7 +104,11 @@ def load_model(
         if place is not None and not _is_placed(model, place):
             model = model.to(place)
     warn_if_slow(model)
-    return LoadedModel(model=model, bundle=bundle)
+    if not bundle.family.derived:
+        return LoadedModel(model=model, bundle=bundle)
+    announce(f"proving what was derived from the class of {bundle.spec.name}")
+    family, evidence = evidence_of(model)
+    return LoadedModel(model=model, bundle=replace(bundle, family=family), evidence=evidence)
 
 
 def _is_placed(model: Any, place: torch.device) -> bool:
@@ -198,7 +204,11 @@ def _open(manifest: ModelManifest, *, cache_dir: Path, base_dir: Path | None, dt
 
 def _family(manifest: ModelManifest, checkpoint: Checkpoint) -> Family:
     try:
-        family = family_of(checkpoint.config)
+        if is_known(checkpoint.config) or not may_be_derived(checkpoint.config):
+            family = family_of(checkpoint.config)
+        else:
+            with _explaining(manifest, checkpoint):
+                family = family_of_config(AutoConfig.from_pretrained(checkpoint.folder, **SAFE))
     except NotFoundError as error:
         remote = " (it asks for code of its own, which is never run)" if checkpoint.config.get("auto_map") else ""
         raise NotFoundError(error.message + remote, place=str(checkpoint.folder), hint=error.hint) from None

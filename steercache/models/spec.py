@@ -7,6 +7,7 @@ from typing import Any
 
 from steercache.core.layout import DType
 from steercache.models.families import Family, Modality
+from steercache.models.proof import Evidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +63,14 @@ class TokenizerBundle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A model in memory, in eval mode, with what its bundle knows. `envoys` is where tracing keeps its view of the model."""
+    """A model in memory, in eval mode, with what its bundle knows. `envoys` is where tracing keeps its view of the model.
+
+    `evidence` is what was seen when a family that is not in the table was proven on it, () for one of the table.
+    """
 
     model: Any = field(repr=False)
     bundle: TokenizerBundle
+    evidence: tuple[Evidence, ...] = field(repr=False, default=())
     envoys: dict[str, Any] = field(repr=False, compare=False, default_factory=dict)
 
     @property

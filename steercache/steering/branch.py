@@ -107,7 +107,8 @@ def _place(prefill: Prefill, cell: BranchCell, options: BranchOptions, masks: di
         mask_bt = target_mask(cell.target, prefill.prompts.tokens, vocabulary=prefill.parts.vocabulary)
         if named:
             masks[named] = mask_bt
-    start = 0 if options.same_batch else prefill.start_of(mask_bt)
+    whole = options.same_batch or prefill.obstacle is not None
+    start = 0 if whole else prefill.start_of(mask_bt)
     if start and cell.layer + 1 < prefill.n_layers and cell.layer + 1 not in prefill.keys_values:
         start = 0  # a replay has no keys and values of what precedes
     return _Placed(cell=cell, mask_bt=mask_bt, start=start)

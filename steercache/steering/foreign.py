@@ -6,8 +6,8 @@ from typing import Any
 from steercache.core.errors import SteercacheWarning
 from steercache.core.lineage import lineage_of, why_not_own
 from steercache.core.vectors import SteeringVector
-from steercache.models.families import family_of
 from steercache.models.identity import loaded_fingerprints
+from steercache.models.recognise import proven_family
 from steercache.models.spec import LoadedModel
 
 
@@ -29,7 +29,7 @@ def warn_if_foreign(model: Any, vector: SteeringVector, *, stacklevel: int = 3) 
         why = why_not_own(fitted_on, model.spec)
     else:
         known = loaded_fingerprints(model)
-        grown = fitted_on.modality == "text" and family_of(model.config.to_dict()).modality != "text"
+        grown = fitted_on.modality == "text" and proven_family(model).modality != "text"
         if not known or fitted_on.fingerprint in known or grown:  # a plain model does not say its backbone
             return
         why = f"was fitted on other weights than these: on {fitted_on.name}, as it was when it was traced"

@@ -25,6 +25,7 @@ _AXES: dict[tuple[str, int], tuple[int | None, int]] = {
     ("position_embeddings", 3): (0, 1),
     ("position_embeddings", 4): (1, 2),  # Qwen2.5-VL: one angle for each of time, height and width
     ("cache_position", 1): (None, 0),
+    ("per_layer_input", 3): (0, 1),  # Gemma 4: of every token, for each block
 }
 _FOR_THE_HEAD = "logits_to_keep"  # LLaVA-OneVision hands it on to its blocks, which do not look at it
 
@@ -77,6 +78,10 @@ class BranchCache:
         if self._keep:
             self.kept[layer_idx] = joined
         return joined
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens before the new ones (Llama 4 scales queries by where they stand)."""
+        return self._stacking.start
 
     def _join(self, new: torch.Tensor, layer: int, which: int) -> torch.Tensor:
         if self._stacking.start == 0:
@@ -166,7 +171,7 @@ def head_logits(loaded: LoadedModel, hidden: torch.Tensor, *, keep: int | torch.
     normed = find_module(loaded.model, loaded.family.final_norm)(hidden)
     normed = normed[:, slice(-keep, None) if isinstance(keep, int) else keep, :]
     logits: torch.Tensor = find_module(loaded.model, loaded.family.lm_head)(normed)
-    return _capped(loaded, logits)
+    return _finished(loaded, logits)
 
 
 def exact_logits(loaded: LoadedModel, hidden_bd: torch.Tensor, ids_bk: torch.Tensor) -> torch.Tensor:
@@ -182,11 +187,17 @@ def exact_logits(loaded: LoadedModel, hidden_bd: torch.Tensor, ids_bk: torch.Ten
     logits: torch.Tensor = (head.weight[ids_bk].to(exact) * normed_bd[:, None]).sum(-1)
     if getattr(head, "bias", None) is not None:
         logits = logits + head.bias[ids_bk].to(exact)
-    return _capped(loaded, logits)
+    return _finished(loaded, logits)
 
 
-def _capped(loaded: LoadedModel, logits: torch.Tensor) -> torch.Tensor:
-    cap = getattr(loaded.model.config.get_text_config(), "final_logit_softcapping", None)
+def _finished(loaded: LoadedModel, logits: torch.Tensor) -> torch.Tensor:
+    """What some models do to logits behind the head: Granite divides them, Cohere multiplies, Gemma 2 caps."""
+    config = loaded.model.config.get_text_config()
+    if (divisor := getattr(config, "logits_scaling", None)) is not None:
+        logits = logits / divisor
+    if (factor := getattr(config, "logit_scale", None)) is not None:
+        logits = logits * factor
+    cap = getattr(config, "final_logit_softcapping", None)
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
 

@@ -12,7 +12,8 @@ import torch
 from steercache.core.errors import UsageError
 from steercache.core.trials import AlphaUnit
 from steercache.core.vectors import SteeringVector
-from steercache.models.families import family_of, find_module
+from steercache.models.families import find_module
+from steercache.models.recognise import proven_family
 from steercache.models.spec import LoadedModel
 from steercache.models.tokenizers import special_ids
 from steercache.steering.add import add_vector, delta_of
@@ -40,14 +41,14 @@ def parts_of(model: Any, *, tokenizer: Any = None) -> ModelParts:
     Without a tokenizer the special ids of a plain model are those that its configuration names: bos, eos, pad.
 
     Raises:
-        NotFoundError: the model's type is not in the table of families.
+        NotFoundError: the model's type is not in the table of families and cannot be derived and proven (`models.recognise`).
     """
     if isinstance(model, LoadedModel):
         module, family, special = model.model, model.family, set(model.bundle.special_ids)
     else:
         if not hasattr(model, "config"):
             raise UsageError(f"a {type(model).__name__} cannot be steered: give a transformers model or a LoadedModel")
-        module, family = model, family_of(model.config.to_dict())
+        module, family = model, proven_family(model)
         special = _configured_ids(model.config) if tokenizer is None else set(special_ids(tokenizer, family))
     text_config = module.config.get_text_config()
     blocks = find_module(module, family.blocks)  # first, since its error says most
@@ -118,7 +119,7 @@ def steer(
         UsageError: no vector, an unknown layer, target, unit or time, a vector of another width or site, an alpha that is not
             finite, a plain model without its tokenizer where that is wanted; and during a forward pass when the target hits
             nothing of a prompt.
-        NotFoundError: the model's type is not in the table of families.
+        NotFoundError: the model's type is not in the table of families and cannot be derived and proven (`models.recognise`).
     """
     rule = TokenRule(target=target, when=when, skip_first=skip_first)
     parts, deltas = checked(

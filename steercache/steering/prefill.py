@@ -14,6 +14,7 @@ from steercache.core.trials import Mode
 from steercache.models.spec import LoadedModel
 from steercache.steering.forward import BlockCall, call_obstacle, exact_logits, first_touched, head_logits, record_call
 from steercache.steering.live import ModelParts, parts_of
+from steercache.steering.repeat_check import middle_of, repeat_obstacle
 from steercache.steering.targets import ForwardTokens
 from steercache.trace.batches import PaddedBatch
 from steercache.trace.capture import model_inputs
@@ -128,13 +129,26 @@ def run_prefill(loaded: LoadedModel, batch: PaddedBatch, *, layers: Sequence[int
     check_layers(parts, layers)
     prompts = read_prompts(loaded, batch)
     last = len(parts.blocks) - 1
-    with BlockTape(parts, keep={*layers, last}) as tape:
-        cache: Any = DynamicCache()  # without the model's config: sliding layers keep all their keys
+    proof = {middle_of(len(parts.blocks))} if loaded.family.derived else set()
+    with BlockTape(parts, keep={*layers, last, *proof}) as tape:
+        other_state = cache_obstacle(parts)
+        # Without the model's configuration sliding layers keep all their keys; other state than that needs it.
+        cache: Any = DynamicCache() if other_state is None else DynamicCache(config=parts.model.config)
         out = parts.model(**prompts.inputs, past_key_values=cache, use_cache=True, logits_to_keep=prompts.columns)
     calls = tape.block_calls()
-    obstacle = call_obstacle(calls) or _cache_obstacle(parts, cache)
+    obstacle = other_state or call_obstacle(calls) or _cache_obstacle(parts, cache)
     if obstacle is None and not torch.equal(head_logits(loaded, tape.outputs[last], keep=prompts.columns), out.logits):
         obstacle = "this model does more between its last block and its logits than a norm and a head"
+    keys_values = {} if obstacle else {i: (layer.keys, layer.values) for i, layer in enumerate(cache.layers)}
+    if obstacle is None and loaded.family.derived:
+        obstacle = repeat_obstacle(
+            loaded,
+            parts.blocks,
+            real_bt=prompts.tokens.real_bt,
+            calls=calls,
+            outputs=tape.outputs,
+            keys_values=keys_values,
+        )
     return Prefill(
         loaded=loaded,
         parts=parts,
@@ -142,7 +156,7 @@ def run_prefill(loaded: LoadedModel, batch: PaddedBatch, *, layers: Sequence[int
         next_b=next_positions(tape.position_ids, prompts.tokens.real_bt),
         calls=calls,
         outputs=tape.outputs,
-        keys_values={i: (layer.keys, layer.values) for i, layer in enumerate(cache.layers)},
+        keys_values=keys_values,
         logits_bv=prompts.at_last(out.logits),
         obstacle=obstacle,
     )
@@ -240,8 +254,8 @@ def cache_obstacle(parts: ModelParts) -> str | None:
 def _cache_obstacle(parts: ModelParts, cache: Any) -> str | None:
     """Why keys and values of this model are not one pair per block."""
     if len(cache.layers) != len(parts.blocks) or any(not layer.is_initialized for layer in cache.layers):
-        return cache_obstacle(parts) or "its blocks do not keep one pair of keys and values each"
-    return cache_obstacle(parts)
+        return "its blocks do not keep one pair of keys and values each"
+    return None
 
 
 def decider(

@@ -8,7 +8,7 @@ from steercache.models.spec import LoadedModel
 from steercache.steering.branch import BranchOptions
 from steercache.steering.cells import BranchCell, CellAnswers
 from steercache.steering.full import run_full
-from steercache.steering.prefill import cache_obstacle, check_layers
+from steercache.steering.prefill import cache_obstacle, check_layers, run_prefill
 from steercache.steering.replay import idle_prefill
 from steercache.steering.targets import target_mask
 from steercache.trace.batches import PaddedBatch
@@ -36,6 +36,12 @@ def recompute(
 
 
 def obstacle_of(loaded: LoadedModel, batch: PaddedBatch) -> str | None:
-    """Why this model's blocks cannot be run alone, from a pass with its blocks idle; None: they can, as far as is seen so."""
+    """Why this model's blocks cannot be run alone, from a pass with its blocks idle; None: they can, as far as is seen so.
+
+    Of a derived family it is tried, on a pass of the whole model.
+    """
     idle = idle_prefill(loaded, batch)
-    return idle.obstacle or cache_obstacle(idle.parts)
+    found = idle.obstacle or cache_obstacle(idle.parts)
+    if found is None and loaded.family.derived:
+        found = run_prefill(loaded, batch, layers=[]).obstacle
+    return found

@@ -11,19 +11,20 @@ resid_post = resid_pre + attn_out + mlp_out in every family.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import nnsight
 import torch
 
 from steercache.core.errors import UsageError
 from steercache.core.layout import BLOCK_SITES, DType
-from steercache.models.families import find_module
+from steercache.models.families import Family, find_module, find_part
 from steercache.models.load import TORCH_DTYPES
 from steercache.models.rope import any_length, forget_lengths, length_rule
 from steercache.models.spec import LoadedModel
 from steercache.trace.batches import PaddedBatch
 
+_AS_COMPUTED: Final = ("resid_pre", "attn_out", "mlp_out", "resid_post")
 States = dict[str, list[torch.Tensor]]
 Capture = Callable[[PaddedBatch], States]
 
@@ -88,10 +89,17 @@ def envoy_of(loaded: LoadedModel) -> Any:
     return loaded.envoys["root"]
 
 
+def sites_of(family: Family) -> tuple[str, ...]:
+    """The sites that can be read: of a derived family, `attn_out` and `mlp_out` only where two parts make up each block."""
+    parts = {"attn_out": family.attn_out, "mlp_out": family.mlp_out}
+    of_pictures = ("connector_out", "vision_out") if family.connector else ()
+    return tuple(site for site in BLOCK_SITES if parts.get(site, site)) + of_pictures
+
+
 def plan_taps(loaded: LoadedModel, *, sites: Sequence[str], layers: Sequence[int]) -> tuple[Tap, ...]:
     """What to read, in the order in which a forward pass reaches it (nnsight asks for that)."""
     family = loaded.family
-    known = BLOCK_SITES + (("connector_out", "vision_out") if family.connector else ())
+    known = sites_of(family)
     unknown = [site for site in sites if site not in known]
     if unknown or not sites:
         raise UsageError(f"no site {', '.join(unknown)!r} in this model", hint=f"sites: {', '.join(known)}")
@@ -112,13 +120,11 @@ def plan_taps(loaded: LoadedModel, *, sites: Sequence[str], layers: Sequence[int
         )
     for layer in layers:
         block = blocks[layer]
-        at = {
-            "resid_pre": Tap(site="resid_pre", layer=layer, envoy=block, is_input=True),
-            "attn_out": Tap(site="attn_out", layer=layer, envoy=find_module(block, family.attn_out)),
-            "mlp_out": Tap(site="mlp_out", layer=layer, envoy=find_module(block, family.mlp_out)),
-            "resid_post": Tap(site="resid_post", layer=layer, envoy=block),
-        }
-        taps += [tap for site, tap in at.items() if site in sites]
+        parts = {"attn_out": family.attn_out, "mlp_out": family.mlp_out}
+        for site in _AS_COMPUTED:
+            if site in sites:
+                envoy = find_part(block, parts[site]) if site in parts else block
+                taps.append(Tap(site=site, layer=layer, envoy=envoy, is_input=site == "resid_pre"))
     return tuple(taps)
 
 

@@ -1,0 +1,51 @@
+"""Which family a model is of: a row of the table, or one derived from its class and proven on the model itself."""
+
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from steercache.core.errors import NotFoundError
+from steercache.models.derive import CAUSAL, derive_family, family_of_model
+from steercache.models.families import Family, family_of, is_known
+from steercache.models.proof import Evidence, prove
+
+_proven: "WeakKeyDictionary[Any, tuple[Family, tuple[Evidence, ...]]]" = WeakKeyDictionary()
+
+
+def may_be_derived(config: Mapping[str, Any]) -> bool:
+    """Whether transformers has a causal language model of this type, for a checkpoint's `config.json`."""
+    return config.get("model_type") in CAUSAL and not {"vision_config", "audio_config"} & set(config)
+
+
+def family_of_config(config: Any) -> Family:
+    """The row for transformers' configuration of a model that is not in memory. A derived row is a proposal yet.
+
+    Raises:
+        NotFoundError: its type is not in the table and cannot be derived.
+    """
+    written = config.to_dict()
+    return family_of(written) if is_known(written) else derive_family(config)
+
+
+def proven_family(model: Any) -> Family:
+    """The row for a transformers model in memory; one that is derived is proven on it, once for each model.
+
+    Raises:
+        NotFoundError: its type is not in the table, and it cannot be derived or does not prove right.
+    """
+    return evidence_of(model)[0]
+
+
+def evidence_of(model: Any) -> tuple[Family, tuple[Evidence, ...]]:
+    """As `proven_family`, with what was seen; a row of the table needs none."""
+    written = model.config.to_dict()
+    if is_known(written):
+        return family_of(written), ()
+    if model not in _proven:
+        if getattr(model, "peft_config", None) is not None or model.get_output_embeddings() is None:
+            raise NotFoundError(
+                f"{type(model).__name__} cannot be derived: it is an adapter or has no language-model head",
+                hint="merge the adapter, or load the model with AutoModelForCausalLM",
+            )
+        _proven[model] = prove(model, family_of_model(model))
+    return _proven[model]
