@@ -12,16 +12,19 @@ from tests.models.derived import CLASSES, REFUSED, Class
 INTRODUCTION = """
 Two kinds of models can be traced and steered.
 
-**In the table**: families of which facts are needed that the class does not say, such as image tokens, patches and template tokens.
+**In the table**: families of which facts are needed that the class does not say, such as image tokens, patches and
+template tokens.
 
-**Derived**: any other decoder that transformers can load as a causal language model. Blocks, embedding, final norm and head are
-found in the structure of its class, and then shown on the loaded weights, on two prompts, before anything is read or added:
-blocks run in order, each once, and hand one residual stream on; their outputs are the model's own hidden states; the last one goes
-through the final norm; a change of one row moves that row and later ones only; padding on either side moves the last bits at
-most. Attention and MLP outputs can be read where two parts of each block add up to what it changes. Branches are tried on
-the first batch. A model that fails is refused, and the error says what was seen. In Python, `load(...).evidence` is the list.
+**Derived**: any other decoder that transformers can load as a causal language model. Blocks, embedding, final norm and
+head are found in the structure of its class, and then shown on the loaded weights, on two prompts, before anything is
+read or added: blocks run in order, each once, and hand one residual stream on; their outputs are the model's own hidden
+states; the last one goes through the final norm; a change of one row moves that row and later ones only; padding on
+either side moves the last bits at most. Attention and MLP outputs can be read where two parts of each block add up to
+what it changes. Branches are tried on the first batch. A model that fails is refused, and the error says what was seen.
+In Python, `load(...).evidence` is the list.
 
-A model whose blocks cannot be run alone (their state is more than keys and values) is computed in full, and its answers say so.
+A model whose blocks cannot be run alone (their state is more than keys and values) is computed in full, and its answers
+say so.
 """
 
 
@@ -35,8 +38,8 @@ def page_text(table: Any) -> str:
             INTRODUCTION.strip(),
             table(columns, rows),
             "Weights of these classes other than SmolLM2, *tiny* and *demo* were never loaded here; no number in this"
-            " documentation is theirs. “By value” means: a small random model of the real class, rows and answers compared with a"
-            " plain forward and `generate`.",
+            " documentation is theirs. “By value” means: a small random model of the real class, rows and answers"
+            " compared with a plain forward and `generate`.",
             "## Refused",
             "Among the classes that were tried, these are refused; the words are part of the error.",
             table(["`model_type`", "because"], refused),

@@ -13,7 +13,6 @@ from statistics import median
 from typing import Any, Final
 
 import torch
-from transformers import DynamicCache
 
 from steercache.cache.calibration import costs_key
 from steercache.core.examples import EncodedSample
@@ -23,7 +22,7 @@ from steercache.models.spec import LoadedModel, ModelSpec
 from steercache.steering.decode import decode_greedily
 from steercache.steering.live import parts_of
 from steercache.steering.pool import start_of
-from steercache.steering.prefill import Prefill, read_prompts, run_prefill
+from steercache.steering.prefill import Prefill, fresh_cache, read_prompts, run_prefill
 from steercache.trace.batches import PaddedBatch, most_that_share, pad_batch
 
 SIZES: Final = (1, 2, 4, 8)  # samples of a batch; as many sizes as are timed within the budget, two at least
@@ -226,7 +225,8 @@ def _batch(loaded: LoadedModel, samples: Sequence[EncodedSample]) -> PaddedBatch
 @torch.inference_mode()
 def _forward(loaded: LoadedModel, batch: PaddedBatch) -> None:
     prompts = read_prompts(loaded, batch)
-    loaded.model(**prompts.inputs, past_key_values=DynamicCache(), use_cache=True, logits_to_keep=prompts.columns)
+    cache, _ = fresh_cache(parts_of(loaded))
+    loaded.model(**prompts.inputs, past_key_values=cache, use_cache=True, logits_to_keep=prompts.columns)
 
 
 def _timed(loaded: LoadedModel, work: Callable[[], Any]) -> float:

@@ -131,9 +131,7 @@ def run_prefill(loaded: LoadedModel, batch: PaddedBatch, *, layers: Sequence[int
     last = len(parts.blocks) - 1
     proof = {middle_of(len(parts.blocks))} if loaded.family.derived else set()
     with BlockTape(parts, keep={*layers, last, *proof}) as tape:
-        other_state = cache_obstacle(parts)
-        # Without the model's configuration sliding layers keep all their keys; other state than that needs it.
-        cache: Any = DynamicCache() if other_state is None else DynamicCache(config=parts.model.config)
+        cache, other_state = fresh_cache(parts)
         out = parts.model(**prompts.inputs, past_key_values=cache, use_cache=True, logits_to_keep=prompts.columns)
     calls = tape.block_calls()
     obstacle = other_state or call_obstacle(calls) or _cache_obstacle(parts, cache)
@@ -241,6 +239,15 @@ def next_positions(position_ids: torch.Tensor | None, real_bt: torch.Tensor) -> 
         position_ids = torch.arange(real_bt.shape[1], device=real_bt.device)[None]
     of_tokens = torch.where(real_bt, position_ids, -1)
     return of_tokens.flatten(0, -3).amax((0, -1)) + 1 if of_tokens.ndim == 3 else of_tokens.amax(-1) + 1
+
+
+def fresh_cache(parts: ModelParts) -> tuple[Any, str | None]:
+    """An empty cache for one pass, and why what it will hold are not keys and values alone.
+
+    Without the model's configuration sliding layers keep all their keys, as branches need them; other state needs it.
+    """
+    other_state = cache_obstacle(parts)
+    return DynamicCache() if other_state is None else DynamicCache(config=parts.model.config), other_state
 
 
 def cache_obstacle(parts: ModelParts) -> str | None:

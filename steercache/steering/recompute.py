@@ -8,7 +8,7 @@ from steercache.models.spec import LoadedModel
 from steercache.steering.branch import BranchOptions
 from steercache.steering.cells import BranchCell, CellAnswers
 from steercache.steering.full import run_full
-from steercache.steering.prefill import cache_obstacle, check_layers, run_prefill
+from steercache.steering.prefill import check_layers, run_prefill
 from steercache.steering.replay import idle_prefill
 from steercache.steering.targets import target_mask
 from steercache.trace.batches import PaddedBatch
@@ -40,8 +40,7 @@ def obstacle_of(loaded: LoadedModel, batch: PaddedBatch) -> str | None:
 
     Of a derived family it is tried, on a pass of the whole model.
     """
-    idle = idle_prefill(loaded, batch)
-    found = idle.obstacle or cache_obstacle(idle.parts)
+    found = idle_prefill(loaded, batch).obstacle
     if found is None and loaded.family.derived:
         found = run_prefill(loaded, batch, layers=[]).obstacle
     return found

@@ -17,7 +17,6 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import DynamicCache
 
 from steercache.cache.again import build_command
 from steercache.core.errors import UsageError
@@ -30,7 +29,7 @@ from steercache.steering.cells import BranchCell, CellAnswers
 from steercache.steering.decode import KeysValues
 from steercache.steering.forward import BranchCache, Stacking, call_obstacle, head_logits, run_blocks
 from steercache.steering.live import parts_of
-from steercache.steering.prefill import BlockTape, Prefill, check_layers, next_positions, read_prompts
+from steercache.steering.prefill import BlockTape, Prefill, check_layers, fresh_cache, next_positions, read_prompts
 from steercache.steering.targets import target_mask
 from steercache.trace.batches import PaddedBatch
 from steercache.trace.numerics import numerics_of
@@ -216,10 +215,11 @@ def idle_prefill(loaded: LoadedModel, batch: PaddedBatch) -> Prefill:
     """Everything a forward pass over the batch would hand to its blocks, without running vision tower or blocks."""
     parts, prompts = parts_of(loaded), read_prompts(loaded, batch)
     inputs = {name: value for name, value in prompts.inputs.items() if not name.startswith("pixel_")}
+    cache, other_state = fresh_cache(parts)
     with BlockTape(parts, keep={len(parts.blocks) - 1}, skip=True) as tape:
-        out = parts.model(**inputs, past_key_values=DynamicCache(), use_cache=True, logits_to_keep=prompts.columns)
+        out = parts.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=prompts.columns)
     calls = tape.block_calls()
-    obstacle = call_obstacle(calls)
+    obstacle = other_state or call_obstacle(calls)
     if obstacle is None and not torch.equal(
         head_logits(loaded, tape.outputs[len(parts.blocks) - 1], keep=prompts.columns), out.logits
     ):

@@ -11,7 +11,7 @@ from steercache.models.spec import LoadedModel
 from steercache.steering.branch import BranchOptions, branch
 from steercache.steering.cells import ROUNDING, BranchCell
 from steercache.steering.prefill import run_prefill
-from steercache.steering.recompute import obstacle_of
+from steercache.steering.recompute import obstacle_of, recompute
 from steercache.trace.capture import capture, model_inputs, sites_of
 from tests.models.derived import CLASSES, N_LAYERS, small
 from tests.steering.small import directions, padded_batch, small_model
@@ -75,6 +75,9 @@ def test_branches_equal_the_steered_model(kind: str, dtype: torch.dtype) -> None
                 assert torch.equal(got.logits_bv, wanted)
             else:
                 assert (got.logits_bv - wanted).abs().max() <= ROUNDING[dtype] * wanted.abs().max()
+            whole = next(recompute(loaded, batch, [cell], options))
+            assert torch.equal(whole.logits_bv, wanted)
+            assert whole.tokens == got.tokens or bool(got.near_tie_b.any())
             for i, tokens in enumerate(generated(loaded, batch, cell)):
                 assert tuple(got.tokens[i]) == tokens or bool(got.near_tie_b[i])
 
