@@ -43,8 +43,9 @@ def derive_family(config: Any) -> Family:
         raise _refused(kind, "transformers has no causal language model of this type that reads text alone")
     if getattr(config, "is_encoder_decoder", False):
         raise _refused(kind, "it is an encoder with a decoder, and its blocks read both")
+    auto: Any = AutoModelForCausalLM
     with quiet(), torch.device("meta"):
-        return family_of_model(AutoModelForCausalLM.from_config(config))
+        return family_of_model(auto.from_config(config))
 
 
 def family_of_model(model: Any) -> Family:
@@ -88,7 +89,7 @@ def family_of_model(model: Any) -> Family:
 
 def _blocks(model: Any, kind: str) -> str:
     n_layers = int(model.config.get_text_config().num_hidden_layers)
-    lists = [
+    lists: list[str] = [
         name for name, module in model.named_modules() if isinstance(module, ModuleList) and len(module) == n_layers
     ]
     outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
