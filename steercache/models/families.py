@@ -47,6 +47,15 @@ class Family:
     derived: bool = False  # not in the table: read from the structure of its class, and proven when it is loaded
 
 
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One claim about a model's structure, whether it holds, and what was seen."""
+
+    claim: str
+    holds: bool
+    seen: str
+
+
 _TURNS = ("<(start|end)_of_turn>",)  # some Gemma tokenizers do not mark them
 
 _TEXT = (

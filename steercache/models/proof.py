@@ -15,21 +15,12 @@ from typing import Any, Final
 import torch
 
 from steercache.core.errors import NotFoundError
-from steercache.models.families import Family, find_module
+from steercache.models.families import Evidence, Family, find_module
 
 LENGTHS: Final = (11, 7)
 CHANGED: Final = 4  # the row of the longer prompt that is changed
 _ROUNDING: Final = 64.0  # in units of the dtype's precision, beside the largest value: what another batch may move
 _SUM_ROUNDING: Final = 4.0
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """One claim about a model's structure, whether it holds, and what was seen."""
-
-    claim: str
-    holds: bool
-    seen: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,8 +6,8 @@ from weakref import WeakKeyDictionary
 
 from steercache.core.errors import NotFoundError
 from steercache.models.derive import CAUSAL, derive_family, family_of_model
-from steercache.models.families import Family, family_of, is_known
-from steercache.models.proof import Evidence, prove
+from steercache.models.families import Evidence, Family, family_of, is_known
+from steercache.models.proof import prove
 
 _proven: "WeakKeyDictionary[Any, tuple[Family, tuple[Evidence, ...]]]" = WeakKeyDictionary()
 

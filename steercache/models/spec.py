@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from steercache.core.layout import DType
-from steercache.models.families import Family, Modality
-from steercache.models.proof import Evidence
+from steercache.models.families import Evidence, Family, Modality
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
