@@ -44,6 +44,7 @@ class Family:
     token_types: tuple[str, str] | None = None
     placeholder: str = "{image}"  # where a picture stands in a prompt without a chat template
     bos_in_text: bool = False  # its processor switches the tokenizer's own BOS off and writes it into the prompt
+    tuples: bool = False  # whether a block returns a tuple that begins with the hidden states
     derived: bool = False  # not in the table: read from the structure of its class, and proven when it is loaded
 
 

@@ -34,6 +34,7 @@ class _Pass:
     normed: list[torch.Tensor] = field(default_factory=list)
     at_head: list[torch.Tensor] = field(default_factory=list)
     own: list[torch.Tensor] = field(default_factory=list)
+    tuples: list[bool] = field(default_factory=list)
     norm_input: list[torch.Tensor] = field(default_factory=list)
 
 
@@ -77,7 +78,7 @@ def _examine(model: Any, family: Family, evidence: list[Evidence]) -> Family:
     evidence.append(_steered(model, family, prompts[0], long, n_layers))
     evidence += [_padded(model, family, prompts, alone, n_layers, side=side) for side in ("right", "left")]
     attn_out, mlp_out = _summands(model, family, long, n_layers)
-    return replace(family, attn_out=attn_out, mlp_out=mlp_out)
+    return replace(family, attn_out=attn_out, mlp_out=mlp_out, tuples=all(long.tuples))
 
 
 def _prompt(model: Any, n_tokens: int, seed: int) -> torch.Tensor:
@@ -122,6 +123,7 @@ def _watched(model: Any, family: Family, seen: _Pass, delta: Mapping[int, torch.
 
         def after(module: Any, args: Any, out: Any) -> Any:
             hidden = _first(out)
+            seen.tuples.append(isinstance(out, tuple))
             if layer in delta:
                 hidden = hidden + delta[layer].to(hidden)
                 out = (hidden, *out[1:]) if isinstance(out, tuple) else hidden

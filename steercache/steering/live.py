@@ -26,12 +26,13 @@ When = Literal["prefill", "generated", "every"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelParts:
-    """The modules of a model that steering touches, and the ids that targets need."""
+    """The modules of a model that steering touches, and the ids that targets need. `tuples`: its blocks return tuples."""
 
     model: Any
     decoder: Any
     blocks: Any
     hidden_size: int
+    tuples: bool
     vocabulary: Vocabulary
 
 
@@ -57,6 +58,7 @@ def parts_of(model: Any, *, tokenizer: Any = None) -> ModelParts:
         decoder=find_module(module, family.blocks.rpartition(".")[0]),
         blocks=blocks,
         hidden_size=int(text_config.hidden_size),
+        tuples=family.tuples,
         vocabulary=Vocabulary(special_ids=frozenset(special), image_id=_image_id(module.config)),
     )
 

@@ -218,7 +218,7 @@ class BlockTape:
             self._calls[layer], hidden = record_call(block, args, kwargs)
             if layer in self._keep:
                 self.outputs[layer] = hidden
-            return hidden
+            return (hidden,) if self._parts.tuples else hidden
 
         def put_back() -> None:
             if own:
