@@ -18,7 +18,7 @@ FROM cells c
 LEFT JOIN answers a ON a.sweep_id = c.sweep_id AND a.cell_id = c.cell_id
 LEFT JOIN (SELECT DISTINCT vector_id, name, control_kind FROM vectors) v ON v.vector_id = c.vector_id
 WHERE c.sweep_id = $sweep
-GROUP BY c.cell_id, v.name, v.control_kind, c.layer, c.alpha, c.target
+GROUP BY c.cell_id, c.vector_id, v.name, v.control_kind, c.layer, c.alpha, c.target
 ORDER BY control, c.vector_id NULLS FIRST, c.layer, c.target, c.alpha
 """
 _SPLITS: Final = "SELECT split, count(*) FROM answers WHERE sweep_id = $sweep GROUP BY split ORDER BY split"

@@ -127,7 +127,7 @@ def scatter(
 def _beside(p: Point, x: float, y: float, frame: Frame) -> str:
     right = x < (frame.left + frame.right) / 2
     words = shortened_to(p.name, (frame.right - x if right else x - frame.left) - 10)
-    return text(x + (9 if right else -9), y - 6, words, anchor="start" if right else "end")
+    return text(x + (9 if right else -9), y - 6 if right else y + 16, words, anchor="start" if right else "end")
 
 
 def _numbered(series: Sequence[Series]) -> list[int | None]:
