@@ -80,12 +80,22 @@ def _scores(cells: Sequence[StoredCell]) -> str:
 
 
 def _cells(sweep: StoredSweep) -> str:
+    """The cells of the vectors, and those of their controls folded."""
     if not sweep.cells:
         return ""
+    own, controls = ([one for one in sweep.cells if one.control is control] for control in (False, True))
+    shown = _listed(own, "Cells of the sweep")
+    if controls:
+        summary = f"<summary>{len(controls):,} cells of controls</summary>"
+        shown += f"<details>{summary}{_listed(controls, 'Cells of controls')}</details>"
+    return section("Cells", shown)
+
+
+def _listed(cells: Sequence[StoredCell], name: str) -> str:
     columns = ("vector", "setting", "answers", "failed", "right", "mean score", "mean margin")
     rows = [
         (
-            (one.vector or "no vector") + (" (control)" if one.control else ""),
+            one.vector or "no vector",
             "–" if one.layer is None else f"layer {one.layer}, alpha {one.alpha:g}, {one.target}",
             f"{one.n:,}",
             f"{one.n_failed:,}",
@@ -93,14 +103,14 @@ def _cells(sweep: StoredSweep) -> str:
             "–" if one.mean_score is None else f"{one.mean_score:.4g}",
             "–" if one.mean_margin is None else f"{one.mean_margin:.4g}",
         )
-        for one in sweep.cells[:_ROWS]
+        for one in cells[:_ROWS]
     ]
-    more = f'<p class="note">The first {_ROWS} of {len(sweep.cells):,} cells.</p>' if len(sweep.cells) > _ROWS else ""
-    return section("Cells", more + table("Cells of the sweep", columns, rows))
+    more = f'<p class="note">The first {_ROWS} of {len(cells):,} cells.</p>' if len(cells) > _ROWS else ""
+    return more + table(name, columns, rows)
 
 
 def _texts(sweep: StoredSweep) -> str:
     if not sweep.texts:
         return ""
     rows = [(setting, shortened(text, _CHARS)) for setting, text in sweep.texts[:_TEXTS]]
-    return section("Texts", table("What the model wrote", ("setting", "text"), rows))
+    return section("Texts", table("Texts stored with the answers", ("setting", "text"), rows))

@@ -31,6 +31,7 @@ from tests.sweeps.small_sweep import small_job, stored_answers_of
 from tests.world import World
 
 pytest.importorskip("altair", reason="the pictures of a page need the extra `plots`")
+pytestmark = pytest.mark.slow  # a grid and its gradients on the tiny model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,15 +65,15 @@ def test_predictions_of_a_page_are_those_of_screening_and_stand_beside_what_the_
     assert predicted is not None
     assert (predicted.run, predicted.n) == (swept.gradients.document.name, len(swept.gradients.samples))
     cells = swept.job.grid.cells
-    peers = {(p.setting.arm.name, p.setting.cell): p for p in predict_settings(swept.gradients, cells)}
+    peers = {(p.setting.arm.name, p.setting.cell.cell_id): p for p in predict_settings(swept.gradients, cells)}
     assert len(predicted.cells) == len(peers) == 2 * 2 * 3 * 2
     assert sum(one.beyond for one in predicted.cells) > 2
     answers = stored_answers_of(swept.session, swept.found.sweep_id)
     base = swept.job.grid.baseline.cell.cell_id
-    shares = {one.accuracy - peers[one.arm, one.cell].accuracy for one in predicted.cells}
+    shares = {one.accuracy - peers[one.arm, one.cell.cell_id].accuracy for one in predicted.cells}
     assert max(shares) - min(shares) < 1e-6  # changes and shares differ by one number: the unsteered share
     for one in predicted.cells:
-        peer = peers[one.arm, one.cell]
+        peer = peers[one.arm, one.cell.cell_id]
         assert one.margin == pytest.approx(peer.shift, abs=2e-5)
         assert one.beyond == peer.beyond
         moved = [
