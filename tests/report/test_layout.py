@@ -95,9 +95,8 @@ def test_a_phone_sees_the_charts_of_gains_without_scrolling(tab: Tab) -> None:
     assert [seen for seen, _ in tab.ask(shown % "narrow")] == [False] * 2
     assert tab.ask(shown % "wide") == [[True, True]] * 2
     tab.look(390)
-    charts = tab.ask("[...document.querySelectorAll('.chart:not(.wide)')].map(e => e.scrollWidth <= e.clientWidth + 1)")
-    assert len(charts) > N_FIGURES
-    assert all(charts[-6:])
+    own = "[...document.querySelectorAll('.chart:has(svg[color])')].map(e => e.scrollWidth <= e.clientWidth + 1)"
+    assert tab.ask(own) == [True] * (N_FIGURES - 6)  # the pictures of cards are no charts
 
 
 COLOURS = """(() => { const of = (e, what) => getComputedStyle(e)[what], one = s => document.querySelector(s);
@@ -105,7 +104,7 @@ COLOURS = """(() => { const of = (e, what) => getComputedStyle(e)[what], one = s
     head: of(one('thead th'), 'color'), cell: of(one('td'), 'color'), summary: of(one('summary'), 'color'),
     link: of(one('.skip'), 'color'), panel: of(one('.verdicts li'), 'backgroundColor'),
     label: of(one('.wide svg text'), 'fill'), interval: of(one('.wide svg [stroke="#b3441e"]'), 'stroke'),
-    map: of(one('.map svg'), 'filter'), drawn: of(one('.chart:not(.wide):not(.narrow) svg text'), 'fill'),
+    map: of(one('.map svg'), 'filter'), drawn: of(one('svg[color] text'), 'fill'),
     band: of(one('svg [fill^="var(--accent"]'), 'fill'), card: of(one('.card'), 'backgroundColor'),
     said: of(one('.card dt'), 'color'), judged: of(one('.card .judged'), 'color')} })()"""
 TEXTS = ("ink", "note", "head", "cell", "summary", "link", "label", "drawn")
@@ -202,8 +201,8 @@ def test_a_screen_reader_hears_headings_tables_and_what_the_charts_show(tab: Tab
     named = [(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes]
     pictures = [name for role, name in named if role in ("image", "img", "graphics-document")]
     assert len(pictures) == 2 + 1 + 3 + N_FIGURES
-    assert f"{LONG}: +33.3, +22.5 to +46.2, 3 controls from -2.0 to +5.0" in pictures[0]
-    assert "chosen: layer 3, alpha 2" in pictures[2]
+    assert any(f"{LONG}: +33.3, +22.5 to +46.2, 3 controls from -2.0 to +5.0" in name for name in pictures)
+    assert any("chosen: layer 3, alpha 2" in name for name in pictures)
     assert ("rowheader", "entity (mean shift)") in named
     assert ("columnheader", "95 % interval") in named
     assert ("region", "Test split: every arm") in named
@@ -263,7 +262,8 @@ def test_hostile_names_make_no_elements_run_nothing_and_hide_nothing(browser: Ta
     for sign in ("[U+001B][31mred", "[U+202E]dnuora[U+202C]", "[U+D800]", "<script>window.hurt=1</script>"):
         assert sign in shown
     fetched = [e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"]
-    assert {url.split(":")[0] for url in fetched} == {"file"}
+    assert {url.split(":")[0] for url in fetched} <= {"file", "data"}
+    assert sum(url.startswith("file:") for url in fetched) == 1  # the page itself
     assert [e for e in browser.events if e.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown")] == []
     assert browser.ask("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
