@@ -73,3 +73,16 @@ def test_the_runner_shows_what_is_printed_and_the_last_value_and_stops_at_an_err
         notebooks.run({"cells": cells}, tmp_path, settings={"M": 5})
     with pytest.raises(ZeroDivisionError):
         notebooks.run({"cells": [{"cell_type": "code", "source": ["1 / 0"]}]}, tmp_path)
+
+
+def test_an_executed_notebook_shows_a_cache_and_its_vectors_as_pictures_and_text(tmp_path: Path) -> None:
+    source = "import numpy as np, steercache\ncache = steercache.open('cache', create=True)\ncache"
+    made = (
+        "v = steercache.SteeringVector(name='made', method='mean_shift', concept=None, site='resid_post', layers=(0, 1),"
+        " values=np.ones((2, 3), dtype=np.float32))\ncache.save(v)\nv"
+    )
+    cells = [{"cell_type": "code", "source": [text]} for text in (source, made)]
+    shown = [cell["outputs"][-1]["data"] for cell in notebooks.run({"cells": cells}, tmp_path)["cells"]]
+    assert "vectors" in "".join(shown[0]["text/html"])
+    assert "<svg" in "".join(shown[1]["text/html"])
+    assert "".join(shown[1]["text/plain"]).startswith("<SteeringVector 'made'")
