@@ -7,7 +7,7 @@ from typing import Any, Literal
 import click
 
 from steercache.cli.completion import complete_models, complete_queries, complete_runs, complete_traces
-from steercache.cli.options import json_option, parse_bindings, parse_layers, root_option, takes
+from steercache.cli.options import RenamedOption, json_option, parse_bindings, parse_layers, root_option, takes
 from steercache.cli.output import human_bytes, next_commands, note, print_json, progress_bar
 from steercache.core.ids import SHORT_ID
 
@@ -84,7 +84,13 @@ class ImportOptions:
     type=click.Choice(["block", "norm"]),
     help="What the entry of the last block is: the block's output, or the final norm's.",
 )
-@click.option("--layers", help="Keep the outputs of these blocks only, such as 5,10-12.")
+@click.option(
+    "--layer",
+    "layers",
+    cls=RenamedOption,
+    former=["--layers"],
+    help="Keep the outputs of these blocks only, such as 5,10-12.",
+)
 @click.option(
     "--rows",
     type=click.Choice(["all", "last", "text", "image", "pooled"]),
@@ -215,7 +221,13 @@ _param_option = click.option(
 @_param_option
 @click.option("--run", shell_complete=complete_runs, help="Run of a query that leaves it open.")
 @click.option("--site", default="resid_post", show_default=True, help="Site of the rows.")
-@click.option("--layers", help="Layers to write, such as 5,10-12; by default all.")
+@click.option(
+    "--layer",
+    "layers",
+    cls=RenamedOption,
+    former=["--layers"],
+    help="Layers to write, such as 5,10-12; by default all.",
+)
 @click.option(
     "--to",
     "file_format",
@@ -231,7 +243,7 @@ def export_command(asked: ExportOptions) -> None:
     Values are float32, which is exact for every stored value; in safetensors they have the dtype they are stored in.
 
     \b
-    steercache activations export anchor_vs_control counting.parquet -p concept=counting --layers 5,6
+    steercache activations export anchor_vs_control counting.parquet -p concept=counting --layer 5,6
     """
     from steercache.api.cache import open_cache_at
 
@@ -249,7 +261,9 @@ def export_command(asked: ExportOptions) -> None:
 @activations.command("copy")
 @click.argument("run", shell_complete=complete_runs)
 @click.argument("target", metavar="FOLDER", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--layers", help="Layers to copy, such as 5,10-12; by default all.")
+@click.option(
+    "--layer", "layers", cls=RenamedOption, former=["--layers"], help="Layers to copy, such as 5,10-12; by default all."
+)
 @click.option("--query", shell_complete=complete_queries, help="Copy only the rows that this query selects.")
 @_param_option
 @root_option
@@ -262,7 +276,7 @@ def copy_command(asked: CopyOptions) -> None:
     on with the same command.
 
     \b
-    steercache activations copy smollm2-concepts part/ --layers 10-12
+    steercache activations copy smollm2-concepts part/ --layer 10-12
     """
     from steercache.api.cache import open_cache_at
 

@@ -156,3 +156,31 @@ def test_options_that_set_several_functions_agree_with_each(
 def test_evaluations_and_sweeps_take_the_quickest_exact_mode_unless_told_otherwise() -> None:
     for function in (Cache.evaluate, Sweep.run, Sweep.plan):
         assert inspect.signature(function).parameters["mode"].default == "auto"
+
+
+def every_command(group: click.Group = command_line, path: tuple[str, ...] = ()) -> list[tuple[str, click.Command]]:
+    found: list[tuple[str, click.Command]] = []
+    for name in group.list_commands(click.Context(group)):
+        one = group.get_command(click.Context(group), name)
+        assert one is not None
+        words = (*path, name)
+        found += every_command(one, words) if isinstance(one, click.Group) else [(" ".join(words), one)]
+    return found
+
+
+# Names that one thing had in some commands; they are still taken, and no help shows them.
+FORMER = {"--layers", "--unit", "--tokens", "--alphas", "--targets"}
+
+
+def test_one_thing_has_one_name_in_the_help_of_every_command() -> None:
+    commands = every_command()
+    assert len(commands) > 40
+    shown = {
+        (path, word)
+        for path, one in commands
+        for option in one.params
+        if isinstance(option, click.Option) and (record := option.get_help_record(click.Context(one))) is not None
+        for word in record[0].replace(",", " ").split()
+    }
+    assert not {(path, word) for path, word in shown if word in FORMER}
+    assert ("sae encode", "--layer") in shown
