@@ -1,5 +1,9 @@
 """Care of the files."""
 
+from collections.abc import Sequence
+from os import PathLike
+from typing import TYPE_CHECKING
+
 from steercache.api.cache_core import CacheCore
 from steercache.api.maintenance import Removed, Verified, verify
 from steercache.api.progress import ProgressLike, reporting
@@ -9,6 +13,10 @@ from steercache.cache.rebuild import rebuild_index
 from steercache.cache.remove import Leftover, collect, leftovers, remove_damaged_shards, remove_run
 from steercache.cache.status import CacheStatus, cache_status
 from steercache.core.layout import CodecName
+
+if TYPE_CHECKING:
+    from steercache.exchange.hub.pull import Pulled
+    from steercache.exchange.hub.push import Pushed
 
 
 class UpkeepMethods(CacheCore):
@@ -75,3 +83,54 @@ class UpkeepMethods(CacheCore):
         """Remove what nothing refers to (old generations, half-written files), and return it; `dry_run` only returns it."""
         cache = self._session.cache
         return list(leftovers(cache)) if dry_run else collect(cache)
+
+    def push(
+        self,
+        names: str | Sequence[str],
+        target: str | PathLike[str],
+        *,
+        layers: Sequence[int] | None = None,
+        private: bool = True,
+        progress: ProgressLike = None,
+    ) -> "Pushed":
+        """Send runs, vectors, sweeps or features of SAEs to a folder, or to a dataset repository `hf://datasets/user/name`.
+
+        `names` are names, ids or prefixes; `vector:counting` says of which kind where several have a name. `layers` sends runs
+        with these layers only, as parts (see `copy_part`). What is there already with the same hash is not sent again, so that
+        an interrupted push goes on with the same call. A repository that is not there is made, `private` unless told otherwise.
+
+        A card (`README.md`) and a listing with the SHA-256 of every file (`steercache.json`) are written last. Absolute paths
+        are reduced to their last part, and the folder of the model is left out: nothing says which machine it was. Texts of
+        samples are part of a run: they are sent.
+
+        Raises:
+            NotFoundError: nothing has the name. UsageError: several kinds have it, a run is not complete, the hub refuses, or
+                the connection failed.
+        """
+        from steercache.api.sharing import push
+
+        chosen = [names] if isinstance(names, str) else list(names)
+        return push(self._session.cache, chosen, target, layers=layers, private=private, progress=progress)
+
+    def pull(
+        self,
+        source: str | PathLike[str],
+        names: str | Sequence[str] = (),
+        *,
+        budget_gb: float = 20.0,
+        progress: ProgressLike = None,
+    ) -> "Pulled":
+        """Take what was pushed to a folder or repository into this cache: all of it, or the items with these names.
+
+        Every file gets its name after its size and SHA-256 were found to be those of the listing; a call that was interrupted
+        goes on where it was. What the cache has under the same id stays as it is. `budget_gb` bounds what is received.
+
+        Raises:
+            NotFoundError: nothing was pushed there, or nothing has the name. BudgetError: larger than the budget or the disk.
+            DamagedError: the listing names what is no file of a cache, or a file is not the listed one; nothing of it stays.
+            UsageError: the hub refuses, or the connection failed.
+        """
+        from steercache.api.sharing import pull
+
+        chosen = [names] if isinstance(names, str) else list(names)
+        return pull(self._session.cache, source, chosen, budget_gb=budget_gb, progress=progress)

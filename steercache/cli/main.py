@@ -50,6 +50,8 @@ COMMANDS = {
         "Pictures and pages: words, drift, patches, colours, own vectors, a sweep.",
     ),
     "serve": ("steercache.cli.serve:serve_command", "Look at a cache in the browser: an explorer that only reads."),
+    "push": ("steercache.cli.share:push", "Send runs, vectors, sweeps or features to the hub or a folder."),
+    "pull": ("steercache.cli.share:pull", "Take what was pushed into the cache; every file is checked."),
     "zoo": ("steercache.cli.zoo:zoo_group", "Models that ship with it: list, build, card."),
     "cache": ("steercache.cli.cache:cache", "Status, verify, rebuild, compact, rm, gc."),
     "manifest": ("steercache.cli.manifest:manifest", "Check manifests; print their JSON schema."),

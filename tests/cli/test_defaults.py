@@ -31,6 +31,7 @@ RENAMED: dict[str, dict[str, str]] = {
     "activations copy": {"target": "root"},
     "vectors export": {"name": "vector", "output": "path"},
     "vectors import": {"file": "path"},
+    "push": {"public": "not private"},
     "cache rm": {"shards": "damaged_shards_only"},
     "serve": {"no_browser": "not open_browser", "time_limit": "sql_time_s"},
 }
@@ -71,6 +72,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "activations copy": Cache.copy_part,
     "vectors export": steercache.export_vector,
     "vectors import": Cache.import_vector,
+    "push": Cache.push,
+    "pull": Cache.pull,
     "cache compact": Cache.compact,
     "cache rm": Cache.remove,
     "cache gc": Cache.collect_garbage,

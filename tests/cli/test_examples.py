@@ -39,6 +39,8 @@ ONLY_PARSED = (
     "steercache grid ",
     "steercache plan tiny-scenes",
     "steercache query feature_top_tokens",
+    "steercache pull ",
+    "steercache push ",
     "steercache report ",
     "steercache activations import ",
     "steercache sae ",

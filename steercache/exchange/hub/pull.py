@@ -1,0 +1,167 @@
+"""Pull: take items of a place into a cache, every file checked before it gets its name."""
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from steercache.cache.documents import read_run_document
+from steercache.cache.handle import CacheFolder
+from steercache.cache.lock import hold_lock
+from steercache.cache.rebuild import catch_up_or_rebuild
+from steercache.cache.status import free_bytes
+from steercache.cache.vector_files import read_vector
+from steercache.core.errors import BudgetError, DamagedError, NotFoundError
+from steercache.exchange.hub.contents import sha256_of
+from steercache.exchange.hub.listing import MOST_BYTES, NAME, Item, ListedFile, from_json, rank
+from steercache.exchange.hub.places import Place
+from steercache.store.durable import disk_errors, fsync_folder, make_folder
+
+Progress = Callable[[str, int, int | None], None]
+SPARE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pulled:
+    """What a pull did: `items` are in the cache now, `already` were there before; `n_files` of `n_bytes` were received."""
+
+    place: str
+    items: tuple[Item, ...]
+    already: tuple[Item, ...]
+    n_files: int
+    n_bytes: int
+
+
+def listing_of(place: Place) -> tuple[Item, ...]:
+    """What a place holds. Raises NotFoundError when it is no place that was pushed to, DamagedError for a wrong listing."""
+    data = place.read(NAME, most=MOST_BYTES)
+    if data is None:
+        raise NotFoundError(f"there is no {NAME}: nothing was pushed there", place=place.name, hint="check the address")
+    return from_json(data, place=place.name).items
+
+
+def chosen(items: Sequence[Item], names: Sequence[str], *, place: str) -> list[Item]:
+    """The items with these names, ids or prefixes of ids; all where none are given. Raises NotFoundError."""
+    if not names:
+        return list(items)
+    found: dict[tuple[str, str], Item] = {}
+    for name in names:
+        plain = name.partition(":")[2] if name.partition(":")[0] in ("run", "vector", "sweep", "features") else name
+        fits = [i for i in items if plain in (i.name, i.id) and name in (plain, f"{i.kind}:{plain}")]
+        fits = fits or [i for i in items if plain and i.id.startswith(plain)]
+        if not fits:
+            there = ", ".join(sorted({i.name for i in items})[:12])
+            raise NotFoundError(f"nothing is named {name[:80]!r}", place=place, hint=f"there are: {there}")
+        found |= {(i.kind, i.id): i for i in fits}
+    return list(found.values())
+
+
+def pull(place: Place, items: Sequence[Item], cache: CacheFolder, *, budget_bytes: int, progress: Progress) -> Pulled:
+    """Take items into the cache; killed, the same call goes on. What the cache has under the same id stays as it is.
+
+    Raises:
+        BudgetError: larger than the budget or the disk. DamagedError: a file is not what the listing says; nothing of it stays.
+        BusyError: another process works on a run of the same id.
+    """
+    already = [item for item in items if _is_here(cache, item)]
+    wanted = [item for item in items if item not in already]
+    lacking = {f.path: f for item in wanted for f in item.files if not _has(cache.root / f.path, f)}
+    total = sum(file.n_bytes for file in lacking.values())
+    _check_size(cache, total, budget_bytes, place.name)
+    received = 0
+
+    def count(n_bytes: int) -> None:
+        nonlocal received
+        received += n_bytes
+        progress("pulling", received, total)
+
+    for item in wanted:
+        with ExitStack() as stack:
+            if item.kind == "run":
+                stack.enter_context(hold_lock(cache.run_paths(item.id).lock, what=f"the run {item.name!r}"))
+            for file in sorted(item.files, key=lambda f: (rank(f.path), f.path)):
+                if file.path in lacking:
+                    _receive(place, file, cache.root / file.path, item, count)
+    catch_up_or_rebuild(cache)
+    return Pulled(place=place.name, items=tuple(items), already=tuple(already), n_files=len(lacking), n_bytes=total)
+
+
+def _is_here(cache: CacheFolder, item: Item) -> bool:
+    """Whether the cache has an item of this id that did not come from this place: its documents are its own."""
+    heads = {"run": f"runs/{item.id}/run.json", "vector": f"vectors/{item.id}.safetensors"}
+    heads |= {"sweep": f"sweeps/{item.id}/manifest.json", "features": f"sae/{item.id}/encoding.json"}
+    listed = {file.path: file for file in item.files}
+    path = cache.root / heads[item.kind]
+    return path.exists() and (heads[item.kind] not in listed or not _has(path, listed[heads[item.kind]]))
+
+
+def _has(path: Path, file: ListedFile) -> bool:
+    try:
+        return path.stat().st_size == file.n_bytes and sha256_of(path) == file.sha256
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _check_size(cache: CacheFolder, total: int, budget_bytes: int, place: str) -> None:
+    if total > budget_bytes:
+        raise BudgetError(
+            f"{total:,} bytes would be received, the budget is {budget_bytes:,}",
+            place=place,
+            hint=f"name fewer items, or a budget of {total / 1e9:.3g} GB (`budget_gb`)",
+        )
+    free = free_bytes(cache.root)
+    if total + SPARE_BYTES > free:
+        raise BudgetError(
+            f"{total:,} bytes would be received, the disk has {free:,} free",
+            place=str(cache.root),
+            hint="name fewer items, or a cache on another disk",
+        )
+
+
+def _receive(place: Place, file: ListedFile, target: Path, item: Item, on_bytes: Callable[[int], None]) -> None:
+    """One file under its name, after its size, its hash and, for documents, its content were found right."""
+    where = f"{place.name}: {file.path}"
+    if target.exists() and file.path.startswith("annotations/"):
+        return  # labels may have been mended here; those that are here stay
+    make_folder(target.parent)
+    part = target.with_name(f".{target.name}.{file.sha256[:16]}.part")
+    size = part.stat().st_size if part.exists() else 0
+    if size > file.n_bytes:
+        part.unlink()
+        size = 0
+    try:
+        with disk_errors(part), part.open("ab") as out:
+            on_bytes(size)
+            for piece in place.pieces(file.path, first=size) if size < file.n_bytes or not size else ():
+                size += len(piece)
+                if size > file.n_bytes:
+                    raise DamagedError(f"larger than the {file.n_bytes:,} bytes that are listed", place=where)
+                out.write(piece)
+                on_bytes(len(piece))
+            out.flush()
+            os.fsync(out.fileno())
+        if size < file.n_bytes:  # what came stays, so that the next call goes on behind it
+            raise DamagedError(f"{size:,} of {file.n_bytes:,} bytes came", place=where, hint="pull again")
+    except DamagedError:
+        if size > file.n_bytes:
+            part.unlink(missing_ok=True)
+        raise
+    if sha256_of(part) != file.sha256:
+        part.unlink()
+        raise DamagedError("its SHA-256 is not the one that is listed", place=where, hint="pull again; else push again")
+    _check_document(part, file, item)
+    part.replace(target)
+    fsync_folder(target.parent)
+
+
+def _check_document(part: Path, file: ListedFile, item: Item) -> None:
+    """Refuse documents that are no documents of their item, before they get their names."""
+    try:
+        if file.path.endswith("/run.json") and read_run_document(part).run_id != item.id:
+            raise DamagedError("the document of another run", place=file.path)
+        if item.kind == "vector" and read_vector(part).vector.vector_id != item.id:
+            raise DamagedError("another vector", place=file.path)
+    except DamagedError:
+        part.unlink(missing_ok=True)
+        raise
