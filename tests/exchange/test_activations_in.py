@@ -3,8 +3,10 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -183,6 +185,16 @@ def test_a_speculators_folder_names_the_indices_that_are_missing(engine: Engine,
     folder = as_vllm(tmp_path / "prepared" / "hidden_states", engine.plain, ALL, names=names)
     run = cache.import_activations(tmp_path / "prepared", source_format="speculators", model=engine.model, entries=ALL)
     assert (rows(cache, run, 2) == rows_of(engine.plain, 2)).all()
+    ids = [*(one.token_ids.tolist() for one in engine.plain), [3, 4]]  # the data set beside it has one more
+    ids[5] = [7, *ids[5][1:]]
+    table = pa.table({"input_ids": ids})
+    sink = str(tmp_path / "prepared" / "data-00000-of-00001.arrow")
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(ManifestError) as raised:
+        cache.import_activations(tmp_path / "prepared", source_format="speculators", model=engine.model, entries=ALL)
+    assert [(p.loc, p.kind) for p in raised.value.problems] == [("hs_24", "missing"), ("hs_5", "tokens")]
+    (tmp_path / "prepared" / "data-00000-of-00001.arrow").unlink()
     (folder / "hs_11.safetensors").unlink()
     with pytest.raises(ManifestError) as raised:
         cache.import_activations(tmp_path / "prepared", source_format="speculators", model=engine.model, entries=ALL)
@@ -210,6 +222,33 @@ def test_sae_lens_activations_say_their_layer(engine: Engine, cache: Cache, tmp_
     run = cache.import_activations(folder, source_format="sae-lens", model=engine.model, verify=3, duplicates="keep")
     assert run.sites == {"resid_post": (1,)}
     assert (rows(cache, run, 1) == rows_of(same, 1)).all()
+
+
+@pytest.mark.slow
+def test_a_folder_that_sae_lens_itself_wrote_is_read(engine: Engine, cache: Cache, tmp_path: Path) -> None:
+    from tests.sae.conftest import sae_lens
+
+    datasets = pytest.importorskip("datasets")
+    runner_class = sae_lens.cache_activations_runner.CacheActivationsRunner
+    n = min(len(one.token_ids) for one in engine.plain)
+    hook = "blocks.2.hook_resid_post"
+    runner = object.__new__(runner_class)  # its model would come from the hub: its files are what is read here
+    runner.cfg = SimpleNamespace(hook_name=hook, d_in=32, dtype="float32", n_seq_in_buffer=12)
+    runner.context_size = n
+    values = datasets.Array2D(shape=(n, 32), dtype="float32")
+    ids = datasets.Sequence(datasets.Value(dtype="int32"), length=n)
+    runner.features = datasets.Features({hook: values, "token_ids": ids})
+    for number, part in enumerate((engine.plain[:12], engine.plain[12:])):
+        acts = torch.cat([one.states[3, :n] for one in part])
+        shard = runner._create_shard((acts, torch.cat([one.token_ids[:n] for one in part])))
+        shard.save_to_disk(str(tmp_path / "shards" / f"shard_{number:05d}"), num_shards=1)
+    (tmp_path / "acts").mkdir()
+    runner_class._consolidate_shards(tmp_path / "shards", tmp_path / "acts")
+    run = cache.import_activations(
+        tmp_path / "acts", source_format="sae-lens", model=engine.model, verify=4, duplicates="keep"
+    )
+    expected = torch.cat([one.states[3, :n] for one in engine.plain]).numpy()
+    assert (rows(cache, run, 2) == expected).all()
 
 
 def test_padding_of_a_batch_is_no_row_and_arrays_of_a_folder_are_read(

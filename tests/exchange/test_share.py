@@ -61,9 +61,7 @@ def test_a_folder_that_was_pushed_to_is_a_cache_and_what_is_pulled_is_the_origin
     assert differing(original, copy) == {"run.json"}  # which named the folder of the model on this machine
     name = next(n for n in copy if n.endswith("run.json"))
     said, sent = json.loads(original[name]), json.loads(copy[name])
-    assert {key for key in said if said[key] != sent[key]} == {"model_source", "manifest"} - (
-        {"manifest"} if said["manifest"] == sent["manifest"] else set()
-    )
+    assert {key for key in said if said[key] != sent[key]} == {"model_source"}
     assert copy[name] == (tmp_path / "shared" / name).read_bytes()
     assert not other.verify().findings
     assert other.vector(vector.name).vector_id == vector.vector_id
@@ -136,12 +134,11 @@ def test_a_push_that_was_killed_goes_on_and_sends_nothing_twice(full: Cache, hub
     process.wait()
     go_on.set()
     hub.on_upload = lambda: None
-    before = {*hub.uploads}
     assert "steercache.json" not in hub.files  # the place does not say that it has what it has not
     with pytest.raises(NotFoundError, match="nothing was pushed"):
         steercache.open(tmp_path / "early", create=True).pull(HF)
     full.push(["small"], HF)
-    assert len(hub.uploads) == len({*hub.uploads}) or {*hub.uploads[len(before) :]}.isdisjoint(before)
+    assert len(hub.uploads) == len({*hub.uploads})
     full.push(["small"], tmp_path / "shared")
     other = steercache.open(tmp_path / "other", create=True)
     other.pull(HF)
