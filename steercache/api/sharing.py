@@ -16,7 +16,6 @@ from steercache.exchange.hub.pull import pull as pull_items
 from steercache.exchange.hub.push import Pushed
 from steercache.exchange.hub.push import push as push_items
 from steercache.exchange.hub.remote import HubPlace
-from steercache.runs.overview import bytes_of_gb
 
 
 def place_of(address: str | PathLike[str], root: Path, *, private: bool = True) -> Place:
@@ -65,4 +64,4 @@ def pull(
     place = place_of(source, cache.root)
     items = chosen(listing_of(place), names, place=place.name)
     with reporting(progress) as show:
-        return pull_items(place, items, cache, budget_bytes=bytes_of_gb(budget_gb), progress=show)
+        return pull_items(place, items, cache, budget_bytes=round(budget_gb * 1e9), progress=show)

@@ -85,7 +85,8 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/api/repos/create":
             said = json.loads(body)
             if hub.exists:
-                self._send(409, {"error": "You already created this dataset repo"})
+                url = f"{hub.url}/datasets/{REPO}"  # which the client reads from this refusal, too
+                self._send(409, {"error": "You already created this dataset repo", "url": url})
                 return
             hub.exists, hub.private = True, said.get("visibility") == "private" or said.get("private")
             assert (said["type"], f"{said['organization']}/{said['name']}") == ("dataset", REPO)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
+from urllib.parse import quote
 
 from steercache.core.errors import DamagedError, MissingExtraError, NotFoundError, SteercacheError, UsageError
 from steercache.exchange.hub.contents import PushedFile
@@ -48,10 +49,11 @@ class HubPlace:
 
     def pieces(self, path: str, *, first: int) -> Iterator[bytes]:
         """As `Place.pieces`."""
-        from huggingface_hub import get_session, hf_hub_url
+        from huggingface_hub import get_session
         from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
-        url = hf_hub_url(self._repo, path, repo_type="dataset", revision=self._revision, endpoint=self._api.endpoint)
+        revision = quote(self._revision or "main", safe="")
+        url = f"{self._api.endpoint}/datasets/{self._repo}/resolve/{revision}/{quote(path)}"
         headers = {**build_hf_headers(library_name="steercache"), "Accept-Encoding": "identity"}
         if first:
             headers["Range"] = f"bytes={first}-"
