@@ -19,6 +19,7 @@ class Place(Protocol):
     """A folder, or a repository of the hub."""
 
     name: str
+    shown: str  # what the card calls it: of a folder its own name, since its place is this machine's business
 
     def read(self, path: str, *, most: int) -> bytes | None:
         """A small file; None where there is none. Raises DamagedError when it is larger than `most`."""
@@ -46,6 +47,7 @@ class FolderPlace:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.name = folder, str(folder)
+        self.shown = f"{folder.absolute().name}/"
 
     def read(self, path: str, *, most: int) -> bytes | None:
         """As `Place.read`."""

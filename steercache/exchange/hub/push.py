@@ -43,7 +43,7 @@ def push(place: Place, items: Sequence[PushedItem], *, progress: Progress) -> Pu
 
     place.put(lacking, on_bytes=count)
     listing = merged(known, [item.item for item in items])
-    documents = {CARD: card_of(listing, source=place.name).encode(), NAME: to_json(listing)}
+    documents = {CARD: card_of(listing, source=place.shown).encode(), NAME: to_json(listing)}
     if before != documents[NAME] or lacking:
         place.finish(documents)
     return Pushed(

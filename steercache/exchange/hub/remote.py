@@ -24,6 +24,7 @@ class HubPlace:
         if found is None:
             raise UsageError(f"{address[:200]!r} is no address", hint=f"{SCHEME}USER/NAME, or with @REVISION behind it")
         self.name, self._repo, self._revision = address.rstrip("/"), found[1], found[2]
+        self.shown = self.name
         self._private, self._made = private, False
         self._known: dict[str, tuple[int, str]] | None = None
         try:
