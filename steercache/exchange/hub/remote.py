@@ -51,7 +51,7 @@ class HubPlace:
     def pieces(self, path: str, *, first: int) -> Iterator[bytes]:
         """As `Place.pieces`."""
         from huggingface_hub import get_session
-        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
         revision = quote(self._revision or "main", safe="")
         url = f"{self._api.endpoint}/datasets/{self._repo}/resolve/{revision}/{quote(path)}"
