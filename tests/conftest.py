@@ -19,6 +19,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if Path("/dev/shm").is_dir():
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")
 
+QUICK = 30  # examples of a property in a default run; the slow tests (`-m slow`) repeat properties with all of theirs
+
 # On a server the same examples every time: a run says something about the change, not about luck. At a desk, new ones.
 settings.register_profile("server", derandomize=True)
 if os.environ.get("CI"):
@@ -33,3 +35,18 @@ def pytest_collect_directory(path: Path, parent: pytest.Collector) -> pytest.Col
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     """Where torch is not installed, a test file that imports it is skipped by name."""
     return skipped(module_path, parent)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Properties run twice: with few examples by default, with all of them among the slow tests."""
+    all_of_them = config.getoption("markexpr") == "slow"
+    for item in items:
+        function = getattr(item, "function", None)
+        chosen = getattr(function, "_hypothesis_internal_use_settings", None)
+        if not getattr(function, "is_hypothesis_test", False):
+            continue
+        if all_of_them:
+            item.add_marker(pytest.mark.slow)
+        elif (chosen or settings.default).max_examples > QUICK:
+            function._hypothesis_internal_use_settings = settings(chosen, max_examples=QUICK)

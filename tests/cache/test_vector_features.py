@@ -83,7 +83,7 @@ ODD = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_a_provenance_of_any_other_shape_is_taken_in_without_an_error(data: st.DataObject) -> None:
     columns = {name: data.draw(st.just(values) | ODD) for name, values in COLUMNS.items()}
