@@ -1,6 +1,7 @@
 """What the demo asks of this machine and of a cache, and the page that it ends with."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +36,11 @@ def machine_scale() -> float:
 def on_gpu() -> bool:
     """Whether models run on an accelerator here."""
     return torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
+def has_sae_lens() -> bool:
+    """Whether SAEs can be loaded here."""
+    return find_spec("sae_lens") is not None
 
 
 def bfloat16_is_slow() -> bool:

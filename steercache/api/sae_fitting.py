@@ -17,6 +17,7 @@ from steercache.core.vectors import SteeringVector
 from steercache.fit import diagnose
 from steercache.manifests.sae import SaeManifest
 from steercache.queries.session import Session
+from steercache.sae.again import sae_records
 from steercache.sae.candidates import LayerCandidates, find_candidates
 from steercache.sae.contexts import top_contexts, whole_encoding
 from steercache.sae.endpoint import PARAMETERS, JudgeEndpoint
@@ -161,6 +162,20 @@ def verdict_counts(vector: SteeringVector) -> dict[str, int]:
 def n_features(vector: SteeringVector) -> list[int]:
     """How many features an SAE vector is made of at each of its layers."""
     return [len(features_of(vector, layer)) for layer in vector.layers]
+
+
+def described(vector: SteeringVector) -> dict[str, str]:
+    """The SAEs and features of a vector, in words by what they are. Provenance is free JSON and may hold anything."""
+    try:
+        records = sae_records(vector)
+        counts, n = verdict_counts(vector), sum(n_features(vector))
+        params, by = vector.provenance["params"], vector.provenance["verification"]["by"]
+    except (UsageError, KeyError, TypeError, ValueError):
+        return {"feature": str(vector.provenance.get("feature", "-"))}
+    names = ", ".join(str(record.get("name") or record.get("sae_id")) for record in records.values())
+    verdicts = ", ".join(f"{n} {'without' if what == 'none' else what}" for what, n in counts.items() if n)
+    said = "not verified" if by == "unverified" else f"verdicts of the {by}: {verdicts}"
+    return {"SAE": names, "features": f"{n} of {sum(counts.values())} that {params.get('selection')} picked; {said}"}
 
 
 def _check(options: SaeOptions) -> None:

@@ -63,9 +63,9 @@ def _known(session: Session, sel: Selection, fits: FittedVectors, found: Sequenc
         made = stored.vector.provenance
         if stored.vector.method != METHOD or stored.vector.site != sel.site:
             continue
-        same = (made.get("run_id"), made.get("generation"), made.get("rows", {}).get("digest"))
-        params, saes = made.get("params", {}), made.get("saes", {})
-        unverified = made.get("verification", {}).get("by") == UNVERIFIED.by
+        same = (made.get("run_id"), made.get("generation"), _mapping(made.get("rows")).get("digest"))
+        params, saes = _mapping(made.get("params")), _mapping(made.get("saes"))
+        unverified = _mapping(made.get("verification")).get("by") == UNVERIFIED.by
         if (
             same == (sel.run_id, sel.source.generation, rows)
             and (params.get("selection"), params.get("feature")) == (fits.selection, None)
@@ -73,7 +73,7 @@ def _known(session: Session, sel: Selection, fits: FittedVectors, found: Sequenc
             and unverified == fits.unverified
         ):
             records = sae_records(stored.vector).values()
-            if {record["sae_id"] for record in records} == {_id_of(one, records, ids) for one in found}:
+            if {record.get("sae_id") for record in records} == {_id_of(one, records, ids) for one in found}:
                 return stored.vector
     return None
 
@@ -83,10 +83,15 @@ def _id_of(found: FoundSae, records: Iterable[Mapping[str, Any]], ids: dict[str,
     source = found.manifest.source
     if isinstance(source, ReleaseSae):
         for record in records:
-            place = record.get("source") or {}
+            place = _mapping(record.get("source"))
             known = (place.get("release"), place.get("sae_id"), place.get("revision"))
             if known[:2] == (source.release, found.sae) and source.revision in ("main", known[2]):
-                return str(record["sae_id"])
+                return str(record.get("sae_id"))
     if found.name not in ids:
         ids[found.name] = load_sae(found.manifest, layer=found.layer, base_dir=found.base_dir).spec.sae_id
     return ids[found.name]
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """Provenance is free JSON, of other programs too."""
+    return value if isinstance(value, Mapping) else {}

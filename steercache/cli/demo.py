@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import click
 
-from steercache.cli.demo_steps import Shown, Step, picture_steps, text_steps
+from steercache.cli.demo_steps import Shown, Step, picture_steps, sae_steps, text_steps
 from steercache.cli.options import root_option
-from steercache.cli.output import GUIDED, at_root, next_commands
+from steercache.cli.output import GUIDED, at_root, next_commands, note
 from steercache.core.durations import duration_text
 
 AGAIN_S: Final = 2.0  # a step whose results are in the cache
@@ -92,6 +92,10 @@ def demo(context: click.Context, root: Path, text_only: bool) -> None:
     guide = Guide(program=context.find_root().command, root=root)
     click.echo("SmolLM2-135M, and the demo model grown from it, which sees drawn scenes; everything on this machine.")
     steps = text_steps(own_dtype())
+    if has_sae_lens():
+        steps += sae_steps(own_dtype())
+    else:
+        note("the step with features of a sparse autoencoder is left out: sae-lens is not installed")
     if not text_only:
         steps += picture_steps(("--dtype", quick_dtype()))
     page = run_steps(guide, steps)
@@ -200,6 +204,13 @@ class Forecast:
         planned_s = sum(self._expected[key] for key in self._finished)
         took_s = sum(self._finished.values())
         return open_s * (took_s / planned_s if planned_s and took_s else 1.0)
+
+
+def has_sae_lens() -> bool:
+    """Whether the extra `sae` is installed."""
+    from steercache.api.demo import has_sae_lens
+
+    return has_sae_lens()
 
 
 def machine_scale() -> float:

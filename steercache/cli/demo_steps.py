@@ -8,6 +8,9 @@ from typing import Any, Final
 LAYER: Final = 6  # chosen, like the concept, after a look at all of them on these prompts
 COLOUR_LAYER: Final = 12
 N_NULLS: Final = 500
+SAE: Final = "smollm2-135m-l15"
+SAE_LAYER: Final = 15
+FEATURE: Final = 572  # first in the table that is printed before it
 SWEEP: Final = "demo-count"
 LOOK: Final = (
     "select concept, count(*) filter (is_anchor) as anchors, count(*) filter (is_control) as controls "
@@ -101,6 +104,30 @@ def text_steps(own: tuple[str, ...]) -> tuple[Step, ...]:
     )
 
 
+def sae_steps(own: tuple[str, ...]) -> tuple[Step, ...]:
+    """The concept in terms of the features of the sparse autoencoder that ships, and a vector of one of them."""
+    of = ("-p", f"sae={SAE}", "-p", "run=smollm2-concepts")
+    fit = ("--sae", SAE, "--concept", "counting", "--run", "smollm2-concepts", "--selection", "firing_rate")
+    steer = ("--layer", str(SAE_LAYER), "--alpha", "40,80", "--when", "every", "--skip-first", "--max-new-tokens", "10")
+    prompts = ("On the way home we saw", "In the garden there were")
+    return (
+        Step(
+            key="features",
+            title="The same concept as features of a sparse autoencoder (SAE), and a vector made of the one that fires most",
+            commands=(
+                ("sae", "encode", SAE, "--run", "smollm2-concepts"),
+                ("sae", "health", SAE, "--run", "smollm2-concepts"),
+                ("query", "features_of_concept", "-p", "concept=counting", *of, "-p", "top=5"),
+                ("query", "feature_top_tokens", "-p", f"feature={FEATURE}", *of, "-p", "top=8"),
+                ("fit", "sae", *fit, "--unverified", "--per-feature", "--no-diagnose", "--name", "numbers"),
+                ("steer", f"numbers-l{SAE_LAYER}-f{FEATURE}", *prompts, *steer, *own),
+            ),
+            cpu_s=22.0,
+            meaning=_features,
+        ),
+    )
+
+
 def picture_steps(quick: tuple[str, ...]) -> tuple[Step, ...]:
     """The same vectors on the image tokens of the multimodal model; `quick` are the options that it runs with."""
     colours = ("--layer", str(COLOUR_LAYER), "--n", "12", "--alpha", "0.5,1,8")
@@ -136,6 +163,19 @@ def _traced(shown: Shown) -> str:
     return (
         f"{n_tokens:,} tokens of {n_runs} data sets are on disk with the outputs of all 30 layers. What follows reads them and"
         " does not run the model over these sentences again."
+    )
+
+
+def _features(shown: Shown) -> str:
+    top = [line.split("│") for line in shown.outputs[2].splitlines() if re.match(r"\s*\d+ │", line)]
+    rates = (
+        f" It fires on {float(top[0][1]):.0%} of the number words and {float(top[0][2]):.0%} of the others."
+        if top
+        else ""
+    )
+    return (
+        f"Nobody told the SAE about numbers: feature {FEATURE} was learnt from text alone.{rates} That a feature detects a"
+        " concept does not mean that adding it writes the concept: compare with alpha 0."
     )
 
 

@@ -99,7 +99,7 @@ def encode_command(asked: EncodeOptions) -> None:
         new = f"{one.n_rows_new:,} of them new, in {one.seconds:.1f} s" if one.n_rows_new else "all of them were there"
         click.echo(
             f"{one.n_rows:,} rows of {one.site} {one.layer} as {one.sae.d_sae:,} features, {new};"
-            f" {one.l0:.1f} fire per row; {human_bytes(one.n_bytes)}"
+            f" {one.l0:.1f} fire per row, first positions included; {human_bytes(one.n_bytes)}"
         )
         if one.n_rows < one.n_rows_of_run:
             note(f"{one.n_rows_of_run - one.n_rows:,} rows are not encoded")

@@ -1,5 +1,6 @@
 """`steercache sae health`: how well an SAE describes the rows of a run, by kind of row."""
 
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,7 +62,7 @@ def health_command(asked: HealthOptions) -> None:
     """
     from steercache.api.cache import open_cache_at
 
-    with progress_bar("measuring", total=None, unit="rows", quiet=asked.as_json) as bar:
+    with progress_bar("measuring", total=None, unit="", quiet=asked.as_json) as bar:
         found = open_cache_at(asked.root).sae_health(
             asked.sae,
             run=asked.run,
@@ -77,10 +78,10 @@ def health_command(asked: HealthOptions) -> None:
         shares = {} if loss is None else {"recovered": loss.recovered, "recovered_from_mean": loss.recovered_from_mean}
         print_json(asdict(found) | ({"loss": asdict(loss) | shares} if loss is not None else {}))
         return
-    _show(found)
+    _show(found, asked)
 
 
-def _show(found: "Health") -> None:
+def _show(found: "Health", asked: HealthOptions) -> None:
     columns = ["rows", "n", "explained", "cosine", "MSE", "L0 mean", "L0 median", "dead", "dense"]
     rows = [
         [
@@ -103,7 +104,9 @@ def _show(found: "Health") -> None:
     if found.lossy:
         note("the rows have lost precision (int8)")
     if found.loss is None:
-        next_commands(f"steercache sae health {found.sae} --model MODEL")
+        given = {"--run": asked.run, "--layer": asked.layer}
+        words = [str(word) for option, value in given.items() if value is not None for word in (option, value)]
+        next_commands(f"{shlex.join(['steercache', 'sae', 'health', asked.sae, *words])} --model MODEL")
         return
     loss = found.loss
     print_table(

@@ -1,5 +1,6 @@
 """`steercache sae show`: what an SAE is, or which SAEs a manifest has."""
 
+import shlex
 from dataclasses import asdict
 
 import click
@@ -48,4 +49,4 @@ def show_command(sae: str, layer: int | None, as_json: bool) -> None:
         ["Neuronpedia", spec.neuronpedia_id],
     ]
     print_table(["what", "value"], facts, title=spec.name)
-    next_commands(f"steercache sae encode {sae}" + (f" --layer {layer}" if layer is not None else ""))
+    next_commands(f"steercache sae encode {shlex.quote(sae)}" + (f" --layer {layer}" if layer is not None else ""))

@@ -1,5 +1,6 @@
 """`steercache sae train`: an SAE from cached rows."""
 
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,7 +10,9 @@ import click
 from steercache.cli.completion import complete_runs
 from steercache.cli.options import json_option, root_option, takes
 from steercache.cli.options import words as parse_words
-from steercache.cli.output import note, print_json, print_table, progress_bar
+from steercache.cli.output import next_commands, note, print_json, print_table, progress_bar
+
+LITTLE = 0.5  # of the variance, below which a fit warns, too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,4 +138,9 @@ def train_command(asked: SaeTrainOptions) -> None:
         columns = ["held-out rows", "explained variance", "cosine", "L0", f"dead of {n_features:,}", "dense"]
         row = trained.health
         print_table(columns, [[row.n_rows, row.explained_variance, row.cosine, row.l0_mean, row.n_dead, row.n_dense]])
+        if (row.explained_variance or 0) < LITTLE:
+            note(
+                "it explains little of rows that it was not trained on: train on more different texts, or for more rows"
+            )
     note(f"the SAE ({spec.architecture}, {spec.d_in} to {spec.d_sae:,}) is in {trained.folder}")
+    next_commands(shlex.join(["steercache", "sae", "encode", str(trained.folder), "--run", asked.run]))

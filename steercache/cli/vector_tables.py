@@ -90,8 +90,18 @@ def _say_caveats(vectors: "Sequence[SteeringVector]") -> None:
 
 def steer_command(vector: "SteeringVector", root: Path) -> str:
     """How to try a vector, from any folder: at an early block, at strengths that show (a probe has unit norm), without the
-    first token."""
+    first token. Vectors of SAEs belong to one block: where it is late, steering the prompt alone changes little."""
     early = vector.layers[len(vector.layers) // 5]
-    alpha = "1,2,4" if vector.method == "mean_shift" else "10,20,40"
-    words = f"--layer {early} --alpha {alpha} --target text --skip-first"
+    if vector.method.startswith("sae"):
+        words = f"--layer {early} --alpha 20,40,80 --when every --skip-first"
+    else:
+        alpha = "1,2,4" if vector.method == "mean_shift" else "10,20,40"
+        words = f"--layer {early} --alpha {alpha} --target text --skip-first"
     return f'steercache steer {shlex.quote(vector.name)} "On the way home we saw" {words}{at_root(root, default=None)}'
+
+
+def sae_facts(vector: "SteeringVector") -> "list[list[Any]]":
+    """What a vector from features of SAEs is made of, as lines of `vectors show`; [] for another."""
+    from steercache.api.sae_fitting import described
+
+    return [] if not vector.method.startswith("sae") else [[what, text] for what, text in described(vector).items()]

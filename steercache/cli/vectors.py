@@ -11,7 +11,7 @@ from steercache.cli.completion import complete_vectors
 from steercache.cli.options import json_option, root_option
 from steercache.cli.output import next_commands, print_json, print_table
 from steercache.cli.vector_exchange import export_command, import_command, schema_command
-from steercache.cli.vector_tables import describe_vector, print_layers, steer_command, use_facts
+from steercache.cli.vector_tables import describe_vector, print_layers, sae_facts, steer_command, use_facts
 from steercache.core.errors import DamagedError
 from steercache.core.ids import SHORT_ID
 
@@ -82,6 +82,7 @@ def show(name: str, root: Path, as_json: bool) -> None:
         ["query", f"{query.get('name') or 'inline SQL'} ({bindings})" if query else None],
         ["run", f"{made.get('run_id', '-')}, {made.get('generation', '-')}{', LOSSY' if made.get('lossy') else ''}"],
         ["rows", ", ".join(f"{k} {v}" for k, v in counted.items() if k != "digest") or None],
+        *sae_facts(vector),
         ["versions", ", ".join(f"{k} {v}" for k, v in (made.get("versions") or {}).items()) or None],
         *use_facts(vector),
     ]

@@ -79,8 +79,6 @@ def _manifest_of(record: Mapping[str, Any]) -> SaeManifest:
 
 def recorded_saes(vector: SteeringVector, *, load: Load = load_recorded) -> Iterator[Encodes]:
     """The SAEs of a vector's layers, loaded again one by one; UsageError for a vector of no SAE. Raises as `load_recorded`."""
-    if vector.method != METHOD or not isinstance(vector.provenance.get("saes"), Mapping):
-        raise UsageError(f"{vector.name!r} was made by {vector.method!r}, not from features of an SAE")
     return (load(record) for record in sae_records(vector).values())
 
 
@@ -88,12 +86,18 @@ def sae_records(vector: SteeringVector) -> dict[int, dict[str, Any]]:
     """What a vector says of its SAEs, by layer: what they are, and where they were when it was fitted.
 
     Vectors of earlier versions say both in one place.
+
+    Raises:
+        UsageError: it was not made from SAEs, or says something else of them. Provenance is free JSON and may hold anything.
     """
-    made = vector.provenance
-    located = made.get(LOCATED)
+    saes, located = vector.provenance.get("saes"), vector.provenance.get(LOCATED)
+    if vector.method != METHOD or not isinstance(saes, Mapping):
+        raise UsageError(f"{vector.name!r} was made by {vector.method!r}, not from features of an SAE")
+    if not all(layer.isdecimal() and len(layer) < 10 and isinstance(one, Mapping) for layer, one in saes.items()):
+        raise UsageError(f"{vector.name!r} does not say which SAEs it is from", hint="fit again with the SAEs at hand")
     places = located.get("saes") if isinstance(located, Mapping) else None
     found = {}
-    for layer, known in sorted(made["saes"].items(), key=lambda item: int(item[0])):
+    for layer, known in sorted(saes.items(), key=lambda item: int(item[0])):
         place = places.get(layer) if isinstance(places, Mapping) else None
         found[int(layer)] = {**(place if isinstance(place, Mapping) else {}), **known}
     return found

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from steercache.cli import demo
-from steercache.cli.demo_steps import Shown, Step, picture_steps, text_steps
+from steercache.cli.demo_steps import FEATURE, Shown, Step, picture_steps, sae_steps, text_steps
 from steercache.cli.main import steercache
 from steercache.manifests.load import find_manifest
 from steercache.report.demo_page import PageStep, demo_page
@@ -25,8 +25,12 @@ FLOAT32 = ("--dtype", "float32")
 
 
 def lines(own: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """The command lines of both halves."""
-    return [words for step in (*text_steps(own), *picture_steps(FLOAT32)) for words in step.commands]
+    """The command lines of all parts."""
+    return [words for step in all_steps(own) for words in step.commands]
+
+
+def all_steps(own: tuple[str, ...] = ()) -> tuple[Step, ...]:
+    return (*text_steps(own), *sae_steps(own), *picture_steps(FLOAT32))
 
 
 def parsed(args: list[str]) -> None:
@@ -88,8 +92,8 @@ def guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> demo.Guide:
 
 
 def quiet_steps() -> tuple[Step, ...]:
-    """Both halves, with meanings that need no cache."""
-    steps = (*text_steps(()), *picture_steps(FLOAT32))
+    """All parts, with meanings that need no cache."""
+    steps = all_steps()
     return tuple(
         Step(
             key=s.key,
@@ -117,7 +121,7 @@ def test_it_ends_in_one_page_that_holds_everything(guide: demo.Guide, capsys: py
         assert f"{len(step.commands)} commands mean &lt;this&gt;." in page
     assert page.count(base64.b64encode(b"picture").decode()) == sum(len(s.pictures) for s in steps) == 2
     assert 'srcdoc="&lt;h1&gt;a &amp;amp; b&lt;/h1&gt;"' in page
-    assert len(re.findall(r"ran (build|query|fit|steer|report|screen|grid): 0.1", page)) == len(lines())
+    assert len(re.findall(r"ran (build|query|fit|sae|steer|report|screen|grid): 0.1", page)) == len(lines())
     assert not re.search(r"(src|href)=\"(https?:)?//|<script|@import", page)  # no network, no script
 
 
@@ -146,7 +150,7 @@ def test_time_left_follows_what_the_first_steps_took(guide: demo.Guide) -> None:
 
 
 def test_the_estimate_fits_the_promise_on_two_cores() -> None:
-    text, whole = (sum(s.cpu_s for s in steps) for steps in (text_steps(()), (*text_steps(()), *picture_steps(()))))
+    text, whole = (sum(s.cpu_s for s in some) for some in ((*text_steps(()), *sae_steps(())), all_steps()))
     assert text / 2 < 90
     assert whole / 2 < 300
 
@@ -170,6 +174,28 @@ def test_what_words_do_is_said_as_it_came_out() -> None:
     )
     assert "no effect to claim" in meaning("0.03 -> 0.04 at alpha 4, its best; 3 of 20 random directions do as well")
     assert "no effect to claim" in meaning("0.03 -> 0.02 at alpha 1, its best; no strength tried raises it")
+
+
+def test_what_the_feature_does_is_said_as_it_came_out() -> None:
+    (step,) = sae_steps(())
+    assert f"feature={FEATURE}" in step.commands[3]
+    table = "feature ┃ rate_anchor ┃ rate_control\n━━━━━━━━╇━━━━━━━\n    572 │      0.8621 │      0.04091 │ 25\n"
+    said = step.meaning(Shown(outputs=("", "", table, "", "", ""), rows=lambda sql: []))
+    assert "fires on 86% of the number words and 4% of the others" in said
+    assert "compare with alpha 0" in said
+
+
+def test_without_sae_lens_the_step_is_left_out_and_said(
+    guide: demo.Guide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[str] = []
+    monkeypatch.setattr(demo, "run_steps", lambda guide, steps: taken.extend(s.key for s in steps) or tmp_path)
+    for installed in (True, False):
+        monkeypatch.setattr(demo, "has_sae_lens", lambda installed=installed: installed)
+        found = CliRunner().invoke(steercache, ["demo", "--text-only", "--root", str(tmp_path)])
+        assert found.exit_code == 0, found.output
+        assert ("sae-lens is not installed" in found.output) is not installed
+    assert taken.count("features") == 1
 
 
 def test_colours_of_a_terminal_are_not_on_the_page(guide: demo.Guide, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import shlex
 import warnings
 from pathlib import Path
 
@@ -32,6 +34,8 @@ def test_a_vector_is_fitted_unverified_refitted_and_its_features_are_a_query(
         assert "select * from features" in terminal.err + terminal.out
         assert terminal("vectors", "refit", "mine") == 0, terminal.err
         assert terminal("vectors", "show", "mine") == 0, terminal.err
+        assert re.search(r"SAE\s+│ my-sae", terminal.out)
+        assert re.search(r"features\s+│ 16 of 16 that paper picked; not verified", terminal.out)
     query = "select count(*) filter (selected) as n, count(distinct vector_id) as v from features"
     assert terminal("query", query, "--json") == 0, terminal.err
     assert json.loads(terminal.out) == [{"n": 16, "v": 1}]
@@ -56,6 +60,11 @@ def test_a_sheet_is_written_and_its_verdicts_are_taken(line: tuple[str, ...], wo
             writer.writerows(rows)
         assert terminal("fit", "sae", *line, "--verdicts", "sheet.csv", "--no-diagnose") == 0, terminal.err
         assert "counting-sae: 2 features at 1 layer (sheet: 2 yes, 14 without a verdict)" in terminal.err
+        again = (*line, "--selection", "firing_rate")
+        assert terminal("sae", "review", *again, "--out", "other") == 0, terminal.err
+        (said,) = [one for one in terminal.err.splitlines() if "--verdicts other.csv" in one]
+        assert terminal(*shlex.split(said)[1:]) == 2, "the printed command is of the same features"
+        assert f"none of {len(list(csv.DictReader((work / 'other.csv').open())))} picked features" in terminal.err
         assert terminal("sae", "review", *line, "--out", "sheet") == 2
         assert "holds verdicts already" in terminal.err
 

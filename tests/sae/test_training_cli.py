@@ -67,7 +67,7 @@ def test_the_command_trains_measures_and_resumes(
     assert run(words) == 0
     said = capsys.readouterr()
     assert "explained variance" in said.out
-    assert str(out) in said.err + said.out
+    assert f"steercache sae encode {out} --run text" in said.err + said.out
     assert run([*words, "--json"]) == 0  # finished: nothing is trained again
     found = json.loads(capsys.readouterr().out)
     assert found["sae"]["layer"] == 1

@@ -234,6 +234,14 @@ def test_a_record_of_any_other_shape_is_an_error(source: Any) -> None:
         load_recorded({"sae_id": "a", "name": "n", "source": source})
 
 
+@pytest.mark.parametrize("saes", [None, [], {"x": {}}, {"-1": {}}, {"1": 5}, {"9" * 40: {}}])
+def test_a_vector_that_says_anything_of_its_saes_is_an_error(saes: Any, loaded: Encodes) -> None:
+    vector = sae(planted_rows(), [loaded], verification=UNVERIFIED)
+    odd = replace(vector, provenance={**vector.provenance, "saes": saes, "located": 3})
+    with pytest.raises(UsageError):
+        list(recorded_saes(odd))
+
+
 def test_an_sae_that_was_moved_and_renamed_gives_the_same_vector(tmp_path: Path) -> None:
     """The id is that of the weights: a vector of another place is the same vector, and one of other weights is another."""
     sel = planted_rows()
