@@ -64,7 +64,10 @@ def test_a_sheet_is_written_and_its_verdicts_are_taken(line: tuple[str, ...], wo
         assert terminal("sae", "review", *again, "--out", "other") == 0, terminal.err
         (said,) = [one for one in terminal.err.splitlines() if "--verdicts other.csv" in one]
         assert terminal(*shlex.split(said)[1:]) == 2, "the printed command is of the same features"
-        assert f"none of {len(list(csv.DictReader((work / 'other.csv').open())))} picked features" in terminal.err
+        assert (
+            f"none of {len(list(csv.DictReader((work / 'other.csv').read_text().splitlines())))} picked features"
+            in terminal.err
+        )
         assert terminal("sae", "review", *line, "--out", "sheet") == 2
         assert "holds verdicts already" in terminal.err
 
