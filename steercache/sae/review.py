@@ -8,7 +8,7 @@ import codecs
 import csv
 import io
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -83,14 +83,14 @@ def read_sheet(path: Path, found: Sequence[LayerCandidates]) -> Verification:
     if problems:
         rows_said = "1 row" if len(problems) == 1 else f"{len(problems)} rows"
         raise ManifestError(f"{rows_said} of the sheet cannot be read", problems=problems)
-    _warn_of_unused(verdicts, found, path)
-    return Verification(by="sheet", verdicts=tuple(verdicts.values()), facts={"n_verdicts": len(verdicts)})
-
-
-def _warn_of_unused(verdicts: Iterable[tuple[int, int]], found: Sequence[LayerCandidates], path: Path) -> None:
-    """A sheet of another selection or other rows may say yes to features that this fit does not pick."""
     picked = {(one.layer, c.feature) for one in found for c in one.picked}
-    unused = [key for key in verdicts if key not in picked]
+    _warn_of_unused([key for key in verdicts if key not in picked], path)
+    n_used = sum(key in picked for key in verdicts)  # what else a sheet holds is no part of the vector
+    return Verification(by="sheet", verdicts=tuple(verdicts.values()), facts={"n_verdicts": n_used})
+
+
+def _warn_of_unused(unused: Sequence[tuple[int, int]], path: Path) -> None:
+    """A sheet of another selection or other rows may say yes to features that this fit does not pick."""
     if unused:
         layer, feature = unused[0]
         shown = f"{len(unused)} of its verdicts {'is' if len(unused) == 1 else 'are'} on features that this fit does not pick"

@@ -106,12 +106,16 @@ def test_every_row_that_cannot_be_read_is_named_with_its_line(found: Found, tmp_
     ]  # fmt: skip
 
 
-def test_verdicts_on_features_that_are_not_picked_are_said(found: Found, tmp_path: Path) -> None:
+def test_verdicts_on_features_that_are_not_picked_are_said(found: Found, loaded: Encodes, tmp_path: Path) -> None:
     other = next(f for f in range(96) if f not in {c.feature for c in found[0].picked})
     (tmp_path / "s.csv").write_text(f"layer,feature,verdict\r\n1,5,yes\r\n1,5,yes\r\n1,{other},yes\r\n")
     with pytest.warns(SteercacheWarning, match=rf"1 of its verdicts is on features .* feature {other} of layer 1"):
         verification = read_sheet(tmp_path / "s.csv", found)
     assert {v.feature for v in verification.verdicts} == {5, other}
+    (tmp_path / "less.csv").write_text("layer,feature,verdict\n1,5,yes\n")
+    less = read_sheet(tmp_path / "less.csv", found)
+    vectors = [sae(planted_rows(), [loaded], verification=one) for one in (verification, less)]
+    assert vectors[0].vector_id == vectors[1].vector_id, "what is not used is no part of the vector"
 
 
 @pytest.mark.parametrize("data", [b"", b"layer,feature\n1,2\n", b"\xff\xfe\x00", b"PK\x03\x04xlsx"])
