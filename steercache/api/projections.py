@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from steercache.api.sae_encoding import find_encoded
 from steercache.api.samples import rows_of
+from steercache.cache.source import RunSource
 from steercache.cache.vectors import stored_vector, with_model
 from steercache.core.errors import NotFoundError, UsageError
 from steercache.core.lineage import lineage_of, why_not_own
@@ -67,7 +68,7 @@ def project_rows(
         NotFoundError: the run lacks the site or the layer. UsageError: the vector has another width, or no such layer.
     """
     source = session.cache.source(run_id)
-    chosen = vector.site if vector is not None else site or first_site(session, run_id)
+    chosen = vector.site if vector is not None else site or _first_site(source)
     there = rows >= 0
     acts = np.asarray(source.gather(chosen, layer, rows[there]), dtype=np.float32)
     norm = _spread(np.linalg.norm(acts, axis=1), there)
@@ -77,9 +78,7 @@ def project_rows(
     with np.errstate(all="ignore"):  # rows with an infinity, and rows of zeros
         value = _spread(acts @ unit, there)
         cosine = value / norm
-    return Projections(
-        site=chosen, layer=layer, value=value, norm=norm, cosine=cosine, note=_doubt(session, run_id, vector)
-    )
+    return Projections(site=chosen, layer=layer, value=value, norm=norm, cosine=cosine, note=_doubt(source, vector))
 
 
 def feature_on_rows(session: Session, run_id: str, rows: RowIndex, *, sae: str, feature: int) -> Projections:
@@ -108,13 +107,16 @@ def row_over_layers(
     session: Session, run_id: str, row: int, *, vector: SteeringVector | None
 ) -> list[tuple[int, float, float | None]]:
     """One row of a run at every layer: (layer, norm, projection on the vector; None without one). Raises as `project_rows`."""
-    site = vector.site if vector is not None else first_site(session, run_id)
-    kept = session.cache.source(run_id).layers(site)
-    layers = [layer for layer in kept if vector is None or layer in vector.layers]
-    found = []
-    for layer in layers:
-        one = project_rows(session, run_id, np.array([row]), vector=vector, layer=layer, site=site)
-        found.append((layer, float(one.norm[0]), None if vector is None else float(one.value[0])))
+    source = session.cache.source(run_id)
+    site = vector.site if vector is not None else _first_site(source)
+    found: list[tuple[int, float, float | None]] = []
+    for layer in source.layers(site):
+        if vector is not None and layer not in vector.layers:
+            continue
+        acts = np.asarray(source.gather(site, layer, np.array([row]))[0], dtype=np.float32)
+        with np.errstate(all="ignore"):  # rows with an infinity
+            value = None if vector is None else float(acts @ unit_direction(vector, layer, width=len(acts)))
+            found.append((layer, float(np.linalg.norm(acts)), value))
     return found
 
 
@@ -150,8 +152,7 @@ def vector_of_id(session: Session, vector_id: str) -> SteeringVector:
 
 def first_site(session: Session, run_id: str) -> str:
     """The site of a run that pictures show without being asked: `resid_post` where it was kept, else its first."""
-    sites = [site.site for site in session.cache.source(run_id).document.layout.sites]
-    return "resid_post" if "resid_post" in sites else sites[0]
+    return _first_site(session.cache.source(run_id))
 
 
 def unit_direction(vector: SteeringVector, layer: int, *, width: int) -> Float32Array:
@@ -168,8 +169,13 @@ def unit_direction(vector: SteeringVector, layer: int, *, width: int) -> Float32
     return unit
 
 
-def _doubt(session: Session, run_id: str, vector: SteeringVector) -> str | None:
-    model = session.cache.source(run_id).document.model
+def _first_site(source: RunSource) -> str:
+    sites = [site.site for site in source.document.layout.sites]
+    return "resid_post" if "resid_post" in sites else sites[0]
+
+
+def _doubt(source: RunSource, vector: SteeringVector) -> str | None:
+    model = source.document.model
     if lineage_of(vector.fitted_on, model) in ("own", "backbone"):
         return None
     return f"{vector.name} {why_not_own(vector.fitted_on, model)}"

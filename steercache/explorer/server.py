@@ -1,12 +1,15 @@
 """Starting and ending the explorer's server."""
 
+import asyncio
 import contextlib
 import secrets
 import socket
+import tempfile
 import threading
 import webbrowser
 from collections.abc import Callable
 from os import PathLike
+from pathlib import Path
 from typing import Any, Final
 
 from steercache.api.cache import Cache, open_cache_at
@@ -44,12 +47,32 @@ def serve(
         address = f"http://{ADDRESS}:{listening.getsockname()[1]}/{token}/"
         server = server_of(opened, token, sql_time_s)
         (on_start or _print)(address)
-        if open_browser:
-            threading.Thread(target=_open, args=(address,), daemon=True).start()
-        with contextlib.suppress(KeyboardInterrupt):  # uvicorn ends well, and then raises it again
-            server.run(sockets=[listening])
+        with (
+            tempfile.TemporaryDirectory(prefix="steercache-explorer-") as private,
+            contextlib.suppress(KeyboardInterrupt),
+        ):
+            if open_browser:
+                threading.Thread(target=_open, args=(address, Path(private)), daemon=True).start()
+            _run(server, listening)  # uvicorn ends well at an interrupt, and then raises it again
     finally:
         listening.close()
+
+
+def _run(server: Any, listening: socket.socket) -> None:
+    """Serve until interrupted; in a thread where this one has an event loop already, as that of a notebook has."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        server.run(sockets=[listening])
+        return
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.2)
+    finally:
+        server.should_exit = True
+        thread.join(2.0 * _PATIENCE_S)
 
 
 def _web_stack() -> Callable[[Cache, str, float], Any]:
@@ -106,7 +129,10 @@ def _print(address: str) -> None:
     print(f"The explorer runs at {address}\nInterrupt it to end it.", flush=True)
 
 
-def _open(address: str) -> None:
-    """The reader's browser, where there is one."""
+def _open(address: str, private: Path) -> None:
+    """The reader's browser, where there is one. Commands of a machine are seen by all its users, so the browser is told of a
+    file that only this user reads, which leads to the address."""
+    page = private / "explorer.html"
+    page.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={address}">')
     with contextlib.suppress(Exception):
-        webbrowser.open(address)
+        webbrowser.open(page.as_uri())

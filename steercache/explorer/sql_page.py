@@ -1,12 +1,13 @@
 """SQL over the cache, in a process of its own that only reads, has a time limit, and reaches no file."""
 
+import asyncio
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -35,7 +36,7 @@ class SqlPage:
     async def page(self, request: Request) -> Response:
         """The box, and what the statement in it returned."""
         form = _form(request, await request.body()) if request.method == "POST" else {}
-        return await run_in_threadpool(self._answer, request, form)
+        return await _beside(lambda: self._answer(request, form))
 
     def _answer(self, request: Request, form: Mapping[str, str]) -> Response:
         library = named_queries()
@@ -93,6 +94,34 @@ class SqlPage:
             "numeric": numeric(table.schema),
             "more": table.num_rows > n,
         }
+
+
+async def _beside(work: Callable[[], Response]) -> Response:
+    """The result of `work`, done in a thread that ends with the process: the end of the server waits for no statement, whose
+    own process ends when this one does."""
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[Response] = loop.create_future()
+
+    def settle(answer: Response | None, error: BaseException | None) -> None:
+        if result.done():  # cancelled: nobody waits any more
+            return
+        if error is not None:
+            result.set_exception(error)
+        elif answer is not None:
+            result.set_result(answer)
+
+    def run() -> None:
+        answer: Response | None = None
+        failed: BaseException | None = None
+        try:
+            answer = work()
+        except BaseException as error:
+            failed = error
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(settle, answer, failed)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await result
 
 
 def _form(request: Request, body: bytes) -> dict[str, str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from steercache.core.errors import BusyError, UsageError
-from steercache.explorer.server import _listen
+from steercache.explorer.server import _listen, _open
 from tests.explorer.small_site import Small
 
 REPOSITORY = Path(__file__).parents[2]
@@ -80,6 +80,41 @@ def test_ctrl_c_ends_it_quickly_also_while_a_statement_runs(small: Small) -> Non
 
 
 @pytest.mark.slow
+def test_in_a_thread_with_an_event_loop_it_serves_until_interrupted(small: Small) -> None:
+    code = (
+        "import asyncio, sys, steercache\n"
+        "async def cell(): steercache.serve(sys.argv[1], port=0, open_browser=False)\n"
+        "asyncio.new_event_loop().run_until_complete(cell())\nprint('ended')"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(small.root)],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    found = re.search(r"http://\S+", process.stdout.readline())
+    assert found is not None
+    assert urllib.request.urlopen(found[0], timeout=20).status == 200
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out.strip().splitlines()[-1]) == (0, "ended"), err
+
+
+def test_the_browser_is_told_of_a_private_file_and_not_of_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    _open("http://127.0.0.1:1/secret-key/", tmp_path)
+    (told,) = opened
+    assert "secret-key" not in told
+    page = Path(urllib.request.url2pathname(told.removeprefix("file://")))
+    assert 'content="0; url=http://127.0.0.1:1/secret-key/"' in page.read_text()
+
+
+@pytest.mark.slow
 def test_pages_are_there_while_another_process_holds_the_index_and_a_busy_port_is_an_error(small: Small) -> None:
     hold = (
         "import sys, time; from pathlib import Path; from steercache.index.database import Index\n"
@@ -95,13 +130,16 @@ def test_pages_are_there_while_another_process_holds_the_index_and_a_busy_port_i
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        for path in ("", f"runs/{small.text}", f"runs/{small.text}/samples/0", f"runs/{small.text}/samples/0/values"):
+        for path in ("", f"runs/{small.text}/samples/0/values?of=norm"):
             assert urllib.request.urlopen(address + path, timeout=40).status == 200
         port = address.split(":")[2].split("/")[0]
         command = [sys.executable, "-m", "steercache.cli.main", "serve", "--root", str(small.root), "--port", port]
         second = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
         assert second.returncode == BusyError.exit_code
-        assert second.stderr == f"error: port {port} of 127.0.0.1 is in use\ntry: --port N; 0 takes a free one\n"
+        assert (
+            second.stderr
+            == f"error: port {port} of 127.0.0.1 is in use\ntry: choose another port; 0 takes a free one (--port N)\n"
+        )
     finally:
         holder.kill()
         holder.communicate()

@@ -84,8 +84,8 @@ class Tab:
 
 @contextmanager
 def browser_tab(folder: Path, *, resolver: str = "") -> Iterator[Tab]:
-    """A browser with one empty page; it keeps its files in `folder` and knows no network, but for what `resolver` adds to its
-    rules for names of hosts."""
+    """A browser with one empty page; it keeps its files in `folder` and knows no network, but for what `resolver` puts before
+    its rules for names of hosts."""
     assert BROWSER is not None, "no browser: `apt-get install chromium`, as .ci/run does"
     ends = [*os.pipe(), *os.pipe()]
     high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 20) for end in ends]  # none of them may be 3 or 4 itself
@@ -95,7 +95,9 @@ def browser_tab(folder: Path, *, resolver: str = "") -> Iterator[Tab]:
     shell = ["bash", "-c", f'exec "$@" 3<&{its_in} 4>&{its_out}', "bash", BROWSER, *OFFLINE]
     command = [*shell, "--remote-debugging-pipe", f"--user-data-dir={folder}"]
     if resolver:
-        command = [f"{one}, {resolver}" if one.startswith("--host-resolver-rules") else one for one in command]
+        command = [
+            one.replace("=", f"={resolver}, ", 1) if one.startswith("--host-resolver-rules") else one for one in command
+        ]
     quiet = subprocess.DEVNULL
     process = subprocess.Popen(command, pass_fds=(its_in, its_out), stdin=quiet, stdout=quiet, stderr=quiet)
     os.close(its_in)
