@@ -1,6 +1,7 @@
 """Fitting, keeping and comparing vectors."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -166,6 +167,20 @@ class VectorMethods(CacheCore):
 
             return refit_sae(vector, self._session)
         return refit(vector, self._session)
+
+    def suggest_use(self, vector: str, sweep: str) -> SteeringVector:
+        """Save a vector with the use that a sweep suggests: the cell that it chose, and the damage measured there.
+
+        Raises:
+            NotFoundError: no such vector or sweep, or the sweep chose no cell for it.
+        """
+        from steercache.sweeps.find import find_record
+        from steercache.sweeps.suggested_use import suggested_use
+
+        found = self.vector(vector)
+        used = replace(found, use=suggested_use(find_record(self._session, sweep), found))
+        self.save(used)
+        return used
 
     def import_vector(
         self,

@@ -1,4 +1,4 @@
-"""`steercache vectors export`, `import` and `schema`: vectors to other tools, and from them."""
+"""`steercache vectors export`, `import`, `suggest` and `schema`: vectors to other tools, and from them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 import click
 
-from steercache.cli.completion import complete_runs, complete_vectors
+from steercache.cli.completion import complete_runs, complete_sweeps, complete_vectors
 from steercache.cli.options import json_option, parse_layers, root_option, takes
 from steercache.cli.output import next_commands, note, print_json
 from steercache.core.ids import SHORT_ID
@@ -45,7 +45,7 @@ class ExportOptions:
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
 @click.option(
-    "--layers", help="Blocks (from 0) that are steered, such as 12 or 8-12, or all. Default: those of its use."
+    "--layer", "layers", help="Blocks (from 0) that are steered, such as 12 or 8-12, or all. Default: those of its use."
 )
 @click.option("--operation", type=click.Choice(list(OPERATIONS)), help="State this operation in the place of its own.")
 @click.option("--strength", type=float, help="State this strength in the place of its own.")
@@ -65,7 +65,7 @@ def export_command(options: ExportOptions) -> None:
     """Write vector NAME in another tool's format; refused, with the reason, where the format cannot express it.
 
     \b
-    steercache vectors export counting --to gguf --layer 12 -o counting.gguf
+    steercache vectors export counting --to gguf --layer 5 -o counting.gguf
     """
     from steercache.api.cache import open_cache_at
     from steercache.api.exchanging import UseChange, changed_use, export_vector
@@ -180,6 +180,28 @@ def import_command(options: ImportOptions) -> None:
         *([f"layer offset: {check.why}"] if check else []),
     ):
         note(sentence)
+    next_commands(f"steercache vectors show {vector.vector_id[:SHORT_ID]}")
+
+
+@click.command("suggest")
+@click.argument("name", shell_complete=complete_vectors)
+@click.option("--sweep", shell_complete=complete_sweeps, required=True, help="Sweep that chose a cell for it.")
+@root_option
+@json_option
+def suggest_command(name: str, sweep: str, root: Path, as_json: bool) -> None:
+    """Give vector NAME the use that a sweep suggests: its chosen layer, strength and tokens, with the damage measured there.
+
+    \b
+    steercache vectors suggest counting --sweep demo-relation
+    """
+    from steercache.api.cache import open_cache_at
+
+    vector = open_cache_at(root).suggest_use(name, sweep)
+    assert vector.use is not None
+    if as_json:
+        print_json(vector.use.to_json())
+        return
+    click.echo(f"{vector.name}: {vector.use}")
     next_commands(f"steercache vectors show {vector.vector_id[:SHORT_ID]}")
 
 

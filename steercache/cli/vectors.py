@@ -10,7 +10,7 @@ import click
 from steercache.cli.completion import complete_vectors
 from steercache.cli.options import json_option, root_option
 from steercache.cli.output import next_commands, print_json, print_table
-from steercache.cli.vector_exchange import export_command, import_command, schema_command
+from steercache.cli.vector_exchange import export_command, import_command, schema_command, suggest_command
 from steercache.cli.vector_tables import describe_vector, print_layers, sae_facts, steer_command, use_facts
 from steercache.core.errors import DamagedError
 from steercache.core.ids import SHORT_ID
@@ -28,6 +28,7 @@ def vectors() -> None:
 
 vectors.add_command(export_command)
 vectors.add_command(import_command)
+vectors.add_command(suggest_command)
 vectors.add_command(schema_command)
 
 

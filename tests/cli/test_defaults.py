@@ -32,6 +32,7 @@ RENAMED: dict[str, dict[str, str]] = {
     "vectors export": {"name": "vector", "output": "path"},
     "vectors import": {"file": "path"},
     "push": {"public": "not private"},
+    "vectors suggest": {"name": "vector"},
     "cache rm": {"shards": "damaged_shards_only"},
     "serve": {"no_browser": "not open_browser", "time_limit": "sql_time_s"},
 }
@@ -74,6 +75,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "vectors import": Cache.import_vector,
     "push": Cache.push,
     "pull": Cache.pull,
+    "vectors suggest": Cache.suggest_use,
     "cache compact": Cache.compact,
     "cache rm": Cache.remove,
     "cache gc": Cache.collect_garbage,

@@ -31,7 +31,8 @@ def examples_of(command: click.Command) -> list[str]:
     return [line.strip() for line in (command.help or "").splitlines() if line.strip().startswith("steercache ")]
 
 
-TEXT = (("steercache", "zoo", "card"), ("steercache", "manifest", "schema"))  # a card for people; a schema is JSON
+TEXT = (("steercache", "zoo", "card"), ("steercache", "manifest", "schema"), ("steercache", "vectors", "schema"))
+# a card is for people; a schema is JSON
 COMMANDS = list(commands_below(steercache, ("steercache",)))
 ONLY_PARSED = (
     "steercache eval ",
@@ -46,6 +47,8 @@ ONLY_PARSED = (
     "steercache sae ",
     "steercache screen ",
     "steercache serve",  # serves until it is interrupted: tests/explorer
+    "steercache vectors import ",
+    "steercache vectors suggest ",
     "steercache zoo build ",
     "steercache zoo card ",
 )  # they need models of their own (tests/zoo), an SAE (tests/sae) or files of other engines (tests/exchange)
