@@ -35,7 +35,9 @@ assert "steercache" not in sys.modules
 @pytest.mark.parametrize(("phase", "when"), [("prompt", "prefill"), ("both", "every")])
 def test_the_script_steers_as_we_do_bit_for_bit(tmp_path: Path, phase: str, when: str) -> None:
     folder = write_tiny_model(tmp_path / "model")
-    vector = some_vector(layers=(0, 2), width=32, use=VectorUse(phase=phase, layers=(0, 2), strength=0.7))  # type: ignore[arg-type]
+    vector = some_vector(
+        layers=(0, 2), width=32, fitted_on=None, use=VectorUse(phase=phase, layers=(0, 2), strength=0.7)
+    )  # type: ignore[arg-type]
     export_vector(vector, tmp_path / "steer_by_hand.py", to="pytorch")
     (tmp_path / "driver.py").write_text(DRIVER.format(name="steer_by_hand", ids=IDS))
     command = [sys.executable, str(tmp_path / "driver.py"), str(folder), str(tmp_path / "out.pt")]

@@ -25,6 +25,11 @@ EVALS = REPOSITORY / ".venv-evals" / "bin" / "python"
 IDS = [[1, 5, 9, 4, 12, 7, 3]]
 
 
+def vector_of(**changes: Any) -> SteeringVector:
+    """A vector that does not say its model, so that nothing warns of another one."""
+    return some_vector(fitted_on=None, **changes)
+
+
 def run(python: Path, script: str, *arguments: object, make: str = "peers") -> None:
     assert python.exists(), f"make {make}"
     command = [python, Path(__file__).with_name(script), *arguments]
@@ -64,7 +69,7 @@ def test_llama_cpp_steers_the_shipped_smollm2_at_the_block_that_we_mean(tmp_path
         scale = float(rows[layer + 1][0, 1:].norm(dim=-1).median()) if layer < 29 else 60.0
         values = generator.standard_normal((1, 576)).astype(np.float32)
         values *= 0.8 * scale / np.linalg.norm(values)
-        vectors[layer] = some_vector(layers=(layer,), values=values, use=VectorUse(phase="both", layers=(layer,)))
+        vectors[layer] = vector_of(layers=(layer,), values=values, use=VectorUse(phase="both", layers=(layer,)))
         export_vector(vectors[layer], tmp_path / f"{layer}.gguf")
         jobs.append([str(layer), str(tmp_path / f"{layer}.gguf"), ids])
     (tmp_path / "jobs.json").write_text(json.dumps(jobs))
@@ -78,7 +83,7 @@ def test_llama_cpp_steers_the_shipped_smollm2_at_the_block_that_we_mean(tmp_path
         for block in (layer - 1, layer, layer + 1):
             if block > 29:
                 continue
-            moved = some_vector(layers=(block,), values=vectors[layer].values, use=None)
+            moved = vector_of(layers=(block,), values=vectors[layer].values, use=None)
             with torch.inference_mode(), steer(model, moved, layer=block, alpha=1.0, target="all"):
                 found[block] = apart(theirs[str(layer)], model.model(inputs).last_hidden_state[0].numpy())
         assert found[layer] < 0.1, (layer, found, noise)
@@ -92,7 +97,7 @@ def test_llama_cpp_steers_the_shipped_smollm2_at_the_block_that_we_mean(tmp_path
 )
 def test_repeng_and_steering_vectors_steer_as_we_do(tmp_path: Path, tool: str, to: str, name: str) -> None:
     folder = write_tiny_model(tmp_path / "model")
-    vector = some_vector(layers=(0, 2), width=32, use=VectorUse(phase="both", layers=(0, 2), strength=0.7))
+    vector = vector_of(layers=(0, 2), width=32, use=VectorUse(phase="both", layers=(0, 2), strength=0.7))
     export_vector(vector, tmp_path / name, to=to)
     old = for_transformers_4(folder, tmp_path / "model4")
     run(PEERS, "with_transformers.py", old, tool, tmp_path / name, 0.7, json.dumps(IDS), tmp_path / "out.npy")
@@ -107,7 +112,7 @@ def test_repeng_and_steering_vectors_steer_as_we_do(tmp_path: Path, tool: str, t
 def test_lm_eval_steers_a_local_task_as_we_do(tmp_path: Path, operation: str) -> None:
     folder = write_tiny_model(tmp_path / "model")
     use = VectorUse(operation=operation, phase="both", layers=(1,), strength=1.0)  # type: ignore[arg-type]
-    vector = some_vector(layers=(1,), width=32, use=use)
+    vector = vector_of(layers=(1,), width=32, use=use)
     export_vector(vector, tmp_path / "v.pt", to="lm-eval")
     questions = [
         {"question": "the cat is", "choices": ["on", "under", "near"], "answer": 0},

@@ -16,6 +16,7 @@ model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 inputs = torch.tensor(json.loads(ids))
 with torch.inference_mode():
     if tool == "repeng":
+        np.float_ = np.float64  # type: ignore[attr-defined]  # repeng 0.4 names it at import; numpy 2 has it no more
         from repeng import ControlModel, ControlVector
 
         vector = ControlVector.import_gguf(file)
