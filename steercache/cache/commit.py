@@ -5,7 +5,7 @@ idempotent transaction and may lag behind: a person's own `duckdb` shell never s
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +44,7 @@ from steercache.store.staging import Staging
 # passes have their pages made anew: up to half a second for each telling, seen on virtual machines.
 TELL_EVERY_S = 60.0
 TELL_SHARE = 100  # they take at most one part in so many of the time
+Accept = Callable[[ShardWriter], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +79,11 @@ class RunWriter:
         """A writer for one shard's arrays; what an earlier attempt left is overwritten."""
         return open_shard(self.paths, self.document, planned, self._staging)
 
-    def commit_files(self, planned: PlannedShard, writer: ShardWriter, tables: ShardTables) -> ShardRecord:
-        """Make one shard durable."""
-        return commit_files(self.paths, planned, writer, tables)
+    def commit_files(
+        self, planned: PlannedShard, writer: ShardWriter, tables: ShardTables, *, accept: Accept = lambda writer: True
+    ) -> ShardRecord | None:
+        """Make one shard durable; without a record, and None, where `accept` refuses its finished arrays."""
+        return commit_files(self.paths, planned, writer, tables, accept=accept)
 
     def record_of(self, shard_idx: int) -> ShardRecord:
         """The record of a shard that this build has traced."""
@@ -129,9 +132,21 @@ def open_shard(paths: RunPaths, document: RunDocument, planned: PlannedShard, st
     return ShardWriter(folder, document.layout, planned.shard_idx, n_rows=planned.n_rows, staging=staging)
 
 
-def commit_files(paths: RunPaths, planned: PlannedShard, writer: ShardWriter, tables: ShardTables) -> ShardRecord:
-    """Make a shard's files durable and write its record; touches no index, so workers may call it."""
+def commit_files(
+    paths: RunPaths,
+    planned: PlannedShard,
+    writer: ShardWriter,
+    tables: ShardTables,
+    *,
+    accept: Accept = lambda writer: True,
+) -> ShardRecord | None:
+    """Make a shard's files durable and write its record; touches no index, so workers may call it.
+
+    Where `accept` refuses the finished arrays, there is no record: the files are overwritten by the next attempt.
+    """
     arrays = writer.finish(sample_idx=tables.sample_idx, position=tables.position, token_id=tables.token_id)
+    if not accept(writer):
+        return None
     parquet = (
         _write_parquet(paths, paths.tokens(planned.shard_idx), tables.tokens),
         _write_parquet(paths, paths.samples(planned.shard_idx), tables.samples),

@@ -67,7 +67,7 @@ class ShardWriter:
             raise
 
     def write(self, site: str, layer_pos: int, slot: int, block_nd: npt.NDArray[Any]) -> None:
-        """Put a block at slots `slot` to `slot + n` of one layer: C-contiguous, of shape (n, d), in the run's dtype.
+        """Put a block at slots `slot` to `slot + n` of one layer: contiguous rows, of shape (n, d), in the run's dtype.
 
         Blocks may come in any order; one that comes again takes the place of the first.
 
@@ -88,7 +88,7 @@ class ShardWriter:
         return piece_of(slot, rows)
 
     def write_pieces(self, site: str, layer_pos: int, block_md: npt.NDArray[Any], pieces: Sequence[Piece]) -> None:
-        """Put rows of a block into one layer: C-contiguous, of shape (m, d), in the run's dtype.
+        """Put rows of a block into one layer: each contiguous, of shape (m, d), in the run's dtype.
 
         Raises:
             ValueError: the block is of another type or shape, or lacks rows. BudgetError: no space.
@@ -101,7 +101,8 @@ class ShardWriter:
             raise ValueError(f"{site!r} is no site of this shard, or the shard is finished or given up")
         file = self._files[site]
         geometry = file.geometry
-        if block_md.dtype != self._dtype or block_md.shape[1:] != (geometry.width,) or not block_md.flags.c_contiguous:
+        rows_lie = block_md.strides[-1:] == (self._dtype.itemsize,)  # rows may lie apart: layers of one file in turn
+        if block_md.dtype != self._dtype or block_md.shape[1:] != (geometry.width,) or not rows_lie:
             raise ValueError(f"{site}: a contiguous (n, {geometry.width}) {self._dtype} block was expected")
         if not 0 <= layer_pos < geometry.n_layers:
             raise ValueError(f"{site}: layer {layer_pos} of {geometry.n_layers}")

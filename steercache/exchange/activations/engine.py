@@ -1,7 +1,7 @@
 """Writing an import: files are read one after the other while a thread puts them into shards, through a build's own commit."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +14,6 @@ from steercache.cache.documents import PlannedShard
 from steercache.cache.handle import CacheFolder
 from steercache.cache.status import free_bytes
 from steercache.core.errors import BudgetError, DamagedError, Problem
-from steercache.core.layout import DType
 from steercache.exchange.activations.checks import refuse
 from steercache.exchange.activations.inputs import NoTokenizer, PairedSample
 from steercache.exchange.activations.plan import ImportPlan
@@ -66,9 +65,13 @@ def write_import(
     bad: list[Problem] = []
     with begin_run(cache, plan.document) as run:
         pending = run.pending()
-        with WritingThread() as writing:
+        with (
+            WritingThread() as sealing,
+            WritingThread() as placing,
+        ):  # while a shard goes to the disk, the next is put together
             for planned in pending:
-                _read_shard(run, plan, planned, writing, bad if not allow_non_finite else None, on_rows)
+                shard = _Shard(run=run, plan=plan, planned=planned, bad=None if allow_non_finite else bad)
+                _read_shard(shard, placing, sealing, on_rows)
         refuse(bad, n=len(plan.samples), place=plan.document.name)
         held_by = run.finish()
         records = run.records()
@@ -89,28 +92,35 @@ def _keep_labels(cache: CacheFolder, plan: ImportPlan) -> None:
             labels.keep(cache, part.inputs_digest)
 
 
-def _read_shard(
-    run: RunWriter,
-    plan: ImportPlan,
-    planned: PlannedShard,
-    writing: WritingThread,
-    bad: list[Problem] | None,
-    on_rows: Callable[[int], None],
-) -> None:
-    members = range(planned.first_sample, planned.first_sample + planned.n_samples)
-    writer = run.open_shard(planned)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shard:
+    """A shard under way; `bad` gathers samples with values that are not finite, None where they are allowed."""
+
+    run: RunWriter
+    plan: ImportPlan
+    planned: PlannedShard
+    bad: list[Problem] | None
+
+    @property
+    def members(self) -> range:
+        """Its samples, by their place in the run."""
+        return range(self.planned.first_sample, self.planned.first_sample + self.planned.n_samples)
+
+
+def _read_shard(shard: _Shard, placing: WritingThread, sealing: WritingThread, on_rows: Callable[[int], None]) -> None:
+    plan, writer = shard.plan, shard.run.open_shard(shard.planned)
     try:
         slot = 0
-        for i in members:
-            values = _values_of(plan.samples[i])
-            kept = plan.kept[i]
-            writing.put(partial(_place, writer, plan, plan.samples[i], kept, values, slot, bad))
+        for i in shard.members:
+            values, kept = _values_of(plan.samples[i]), plan.kept[i]
+            placing.put(partial(_place, writer, plan, kept, values, slot))
             slot += kept.n_rows
             on_rows(kept.n_rows)
-        tables = _tables(plan, planned)
-        writing.put(partial(_commit, run, planned, writer, tables, bad))
+        tables = _tables(plan, shard.planned)
+        placing.put(lambda: sealing.put(partial(_commit, shard, writer, tables)))
     except BaseException:
-        writing.drain()
+        placing.drain()
+        sealing.drain()
         writer.abort()
         raise
 
@@ -127,52 +137,60 @@ def _values_of(one: PairedSample) -> npt.NDArray[Any]:
     return values
 
 
-def _place(
-    writer: ShardWriter,
-    plan: ImportPlan,
-    one: PairedSample,
-    kept: KeptRows,
-    values_ted: npt.NDArray[Any],
-    slot: int,
-    bad: list[Problem] | None,
-) -> None:
-    """Put the rows of one sample into the shard, layer by layer; note it in `bad` when a value is not finite."""
-    layout, entries = plan.document.layout, plan.entries
-    n_bad = 0
-    for site in layout.sites:
-        positions = entries.positions if site.site == "resid_post" else (entries.embedding,)
-        for layer_pos, entry in enumerate(positions):
+def _place(writer: ShardWriter, plan: ImportPlan, kept: KeptRows, values_ted: npt.NDArray[Any], slot: int) -> None:
+    """Put the rows of one sample into the shard, layer by layer."""
+    for site, layer_pos, rows_td in _layers(plan, values_ted):
+        block_nd = _block(plan, kept, rows_td)
+        if len(block_nd):
+            writer.write(site, layer_pos, slot, block_nd)
+
+
+def _layers(plan: ImportPlan, values_ted: npt.NDArray[Any]) -> Iterator[tuple[str, int, npt.NDArray[Any]]]:
+    """(site, position of the layer, its rows (t, d)) of everything that is kept of a sample."""
+    for site in plan.document.layout.sites:
+        entries = plan.entries.positions if site.site == "resid_post" else (plan.entries.embedding,)
+        for layer_pos, entry in enumerate(entries):
             assert entry is not None
-            rows_td = values_ted[:, entry]
-            if kept.pools:
-                pools = [pool.positions for pool in kept.pools]
-                block_nd = pooled_rows(rows_td, pools, dtype=layout.dtype)
-            else:
-                whole = len(kept.positions) == len(rows_td)
-                block_nd = rows_td if whole else rows_td[kept.positions]
-                block_nd = _converted(block_nd, layout.dtype)
-            if bad is not None:
-                n_bad += count_non_finite(block_nd.view(bits_dtype(layout.dtype)), layout.dtype)
-            if len(block_nd):
-                writer.write(site.site, layer_pos, slot, block_nd)
-    if n_bad and bad is not None:
-        message = f"{n_bad} rows of its layers hold infinities or NaN"
-        bad.append(Problem(loc=one.captured.key, kind="values", message=message))
+            yield site.site, layer_pos, values_ted[:, entry]
 
 
-def _converted(block_nd: npt.NDArray[Any], dtype: DType) -> npt.NDArray[Any]:
+def _block(plan: ImportPlan, kept: KeptRows, rows_td: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The rows of one layer that a sample keeps, in the dtype of the run; a view where that is enough."""
+    dtype = plan.document.layout.dtype
+    if kept.pools:
+        return pooled_rows(rows_td, [pool.positions for pool in kept.pools], dtype=dtype)
+    block_nd = rows_td if len(kept.positions) == len(rows_td) else rows_td[kept.positions]
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(block_nd.astype(numpy_dtype(dtype), copy=False))
+        stored = block_nd.astype(numpy_dtype(dtype), copy=False)
+    return stored if stored.strides[-1] == stored.itemsize else np.ascontiguousarray(stored)
 
 
-def _commit(
-    run: RunWriter, planned: PlannedShard, writer: ShardWriter, tables: ShardTables, bad: list[Problem] | None
-) -> None:
-    if bad:
-        writer.abort()
-        return
-    run.commit_files(planned, writer, tables)
-    run.tell_index(planned.shard_idx)
+def _commit(shard: _Shard, writer: ShardWriter, tables: ShardTables) -> None:
+    """Commit a shard; where some sample before or in it is bad, nothing more is committed, and its bad samples are named."""
+    bad = shard.bad
+
+    def accept(finished: ShardWriter) -> bool:
+        if bad is None or not (bad or finished.non_finite):
+            return True
+        bad.extend(_bad_samples(shard) if finished.non_finite else ())
+        return False
+
+    if shard.run.commit_files(shard.planned, writer, tables, accept=accept) is not None:
+        shard.run.tell_index(shard.planned.shard_idx)
+
+
+def _bad_samples(shard: _Shard) -> Iterator[Problem]:
+    """The samples of a shard that hold values which are not finite, read again."""
+    plan = shard.plan
+    for i in shard.members:
+        values, n_bad = _values_of(plan.samples[i]), 0
+        for _, _, rows_td in _layers(plan, values):
+            block_nd = np.ascontiguousarray(_block(plan, plan.kept[i], rows_td))
+            dtype = plan.document.layout.dtype
+            n_bad += count_non_finite(block_nd.view(bits_dtype(dtype)), dtype)
+        if n_bad:
+            message = f"{n_bad} rows of its layers hold infinities or NaN"
+            yield Problem(loc=plan.samples[i].captured.key, kind="values", message=message)
 
 
 def _tables(plan: ImportPlan, planned: PlannedShard) -> ShardTables:
