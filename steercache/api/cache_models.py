@@ -5,6 +5,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Literal
 
 from steercache.api.cache_core import CacheCore
+from steercache.core.operations import Operation
 from steercache.core.trials import AlphaUnit, Target
 from steercache.core.vectors import SteeringVector
 
@@ -54,6 +55,7 @@ class ModelMethods(CacheCore):
         layer: int,
         alphas: Sequence[float] = (1.0,),
         alpha_unit: AlphaUnit = "raw",
+        operation: Operation | str = "add",
         target: Target = "all",
         when: Literal["prefill", "every"] = "prefill",
         skip_first: bool = False,
@@ -78,6 +80,7 @@ class ModelMethods(CacheCore):
             layer=layer,
             alphas=alphas,
             alpha_unit=alpha_unit,
+            operation=operation,
             target=target,
             when=when,
             skip_first=skip_first,

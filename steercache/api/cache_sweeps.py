@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from steercache.api.cache_core import CacheCore
 from steercache.api.progress import ProgressLike
+from steercache.core.operations import Operation, operation_text, read_operation
 from steercache.core.trials import CONTROL_KINDS, TRUST, AlphaUnit, ControlKind, Target
 from steercache.core.vectors import SteeringVector
 
@@ -33,6 +34,7 @@ class SweepMethods(CacheCore):
         alphas: float | Sequence[float] = 1.0,
         targets: Target | Sequence[Target] | None = None,
         alpha_unit: AlphaUnit = "raw",
+        operation: Operation | str = "add",
         split: Literal["search", "test", "both"] = "both",
         n: int | None = None,
         controls: int = 20,
@@ -60,6 +62,7 @@ class SweepMethods(CacheCore):
         and `answer`, and any of `choices`, `image`, `group`, `task`, `split`); without pictures a text model answers it too.
         `folder` is where a named benchmark was downloaded to, or where the pictures of your own questions lie (None: beside
         the file).
+        `operation` is what is done with the vector, as in `steer`.
         `targets` are the tokens that are steered (None: the image tokens, or the text of questions without pictures).
 
         With several `layers`, `alphas` or `targets` every vector and control takes its best on the search split and is held to
@@ -96,6 +99,7 @@ class SweepMethods(CacheCore):
                 alphas=tuple(map(float, _several(alphas))),
                 targets=(named,) if isinstance(named, str) else tuple(named),
                 alpha_unit=alpha_unit,
+                operation=operation_text(read_operation(operation)),
             ),
             decoding=DecodingOptions(max_new_tokens=max_new_tokens),
             compute=ComputeOptions(

@@ -9,6 +9,7 @@ from steercache.cache.handle import CacheFolder as CacheFolder
 from steercache.cache.sweeps import save_sweep
 from steercache.cells.vector_model import load_model_of, model_without_weights_of
 from steercache.core.activity import announce
+from steercache.core.operations import Operation, operation_text, read_operation
 from steercache.core.trials import AlphaUnit
 from steercache.core.vectors import SteeringVector
 from steercache.models.ends import answer_identity
@@ -27,6 +28,7 @@ def generate(
     layer: int,
     alphas: Sequence[float] = (1.0,),
     alpha_unit: AlphaUnit = "raw",
+    operation: Operation | str = "add",
     target: TargetLike = "all",
     when: When = "prefill",
     skip_first: bool = False,
@@ -39,20 +41,43 @@ def generate(
     only the prompt ("prefill") or every generated token too ("every"). `skip_first` leaves the first token, the attention
     sink, alone; `chat` puts each prompt into the model's chat template. `alpha_unit` is the unit of alpha: "raw" multiplies
     the vector; "resid_norm" scales it to alpha times the median norm of the rows that it was fitted on, which
-    `fit.diagnose` measures. `max_new_tokens` counts the tokens of a continuation. Returns one result per prompt, with the
-    strengths in the order given, 0 first.
+    `fit.diagnose` measures. `operation` is what is done with the vector, as in `steer`. `max_new_tokens` counts the tokens
+    of a continuation. Returns one result per prompt, with the strengths in the order given, 0 first.
 
     Raises:
         UsageError: a layer the model does not have, a vector of another width, or a target that matches no token.
     """
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    settings = [
+    settings = _settings(
+        alphas, layer=layer, alpha_unit=alpha_unit, operation=operation, target=target, when=when, skip_first=skip_first
+    )
+    return generate_side_by_side(model, vector, texts, settings=settings, max_new_tokens=max_new_tokens, chat=chat)
+
+
+def _settings(
+    alphas: Sequence[float],
+    *,
+    layer: int,
+    alpha_unit: AlphaUnit,
+    operation: Operation | str,
+    target: TargetLike,
+    when: When,
+    skip_first: bool,
+) -> tuple[SteeringSetting, ...]:
+    """The unsteered text first, then every strength."""
+    done = operation_text(read_operation(operation))
+    return tuple(
         SteeringSetting(
-            layer=layer, alpha=float(alpha), alpha_unit=alpha_unit, target=target, when=when, skip_first=skip_first
+            layer=layer,
+            alpha=float(alpha),
+            alpha_unit=alpha_unit,
+            target=target,
+            when=when,
+            skip_first=skip_first,
+            operation=done,
         )
         for alpha in dict.fromkeys((0.0, *alphas))
-    ]
-    return generate_side_by_side(model, vector, texts, settings=settings, max_new_tokens=max_new_tokens, chat=chat)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,17 +105,15 @@ def text_plan(
     alphas: Sequence[float],
     alpha_unit: AlphaUnit,
     target: TargetLike,
+    operation: Operation | str = "add",
     when: When,
     skip_first: bool,
     max_new_tokens: int,
     chat: bool,
 ) -> TextPlan:
     """The unsteered text first, then every strength."""
-    settings = tuple(
-        SteeringSetting(
-            layer=layer, alpha=float(alpha), alpha_unit=alpha_unit, target=target, when=when, skip_first=skip_first
-        )
-        for alpha in dict.fromkeys((0.0, *alphas))
+    settings = _settings(
+        alphas, layer=layer, alpha_unit=alpha_unit, operation=operation, target=target, when=when, skip_first=skip_first
     )
     texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     return TextPlan(prompts=texts, settings=settings, max_new_tokens=max_new_tokens, chat=chat)

@@ -5,16 +5,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from steercache.benchmarks.task import PLAIN, Wording
 from steercache.cells.options import EvalOptions
+from steercache.core.operations import read_operation
 from steercache.core.trials import Cell, Role, Target
 from steercache.core.vectors import SteeringVector
 from steercache.models.ends import end_ids
 from steercache.models.spec import LoadedModel
-from steercache.steering.add import delta_of, resid_norm
+from steercache.steering.add import resid_norm
 from steercache.steering.cells import BranchCell
+from steercache.steering.operations.change import Change, added, change_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,15 +42,23 @@ class ArmCell:
 
     def branch_cell(self, key: str, hidden_size: int) -> BranchCell:
         """What `steer.branch` runs; without a vector nothing is added."""
-        return BranchCell(key=key, layer=self.cell.layer or 0, delta_d=self.delta(hidden_size), target=self.cell.target)
+        change = self.change(hidden_size)
+        return BranchCell(
+            key=key, layer=self.cell.layer or 0, delta_d=change.delta_d, target=self.cell.target, change=change
+        )
 
-    def delta(self, hidden_size: int) -> npt.NDArray[np.float32]:
-        """What is added, shape (d,), float32."""
-        vector, layer = self.arm.vector, self.cell.layer
+    def change(self, hidden_size: int) -> Change:
+        """What is done to the hidden states, (d,) wide."""
+        vector, layer, cell = self.arm.vector, self.cell.layer, self.cell
         if vector is None or layer is None:
-            return np.zeros(hidden_size, dtype=np.float32)
-        return delta_of(
-            vector, layer, alpha=self.cell.alpha, alpha_unit=self.cell.alpha_unit, row_norm=self.cell.unit_norm
+            return added(np.zeros(hidden_size, dtype=np.float32))
+        return change_of(
+            vector,
+            layer,
+            alpha=cell.alpha,
+            alpha_unit=cell.alpha_unit,
+            row_norm=cell.unit_norm,
+            operation=read_operation(cell.operation),
         )
 
 
@@ -71,6 +80,7 @@ def settings_of(arm: Arm, loaded: LoadedModel, options: EvalOptions) -> tuple[Ar
                 alpha=alpha,
                 alpha_unit=options.axes.alpha_unit if arm.vector is not None else "raw",
                 unit_norm=_unit_norm(arm, layer, target, options),
+                operation=options.axes.operation if arm.vector is not None else "add",
                 preprocessing=loaded.spec.tokenizer_digest,
                 target=target,
                 model_fingerprint=loaded.spec.fingerprint,

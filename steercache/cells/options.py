@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from steercache.core.errors import UsageError
+from steercache.core.operations import IN_UNITS, operation_text, read_operation
 from steercache.core.trials import CONTROL_KINDS, AlphaUnit, ControlKind, Target
 from steercache.steering.branch import BranchOptions
 
@@ -27,7 +28,7 @@ def _check_positive(options: object, *names: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridAxes:
-    """The cells open to a vector, and to every control alike: layers x strengths x targets.
+    """The cells open to a vector, and to every control alike: layers x strengths x targets, under one `operation` (its text).
 
     `row_norms` has by target, layer after layer, what the unit "target_norm" counts in; None until it is measured.
     """
@@ -37,8 +38,13 @@ class GridAxes:
     targets: tuple[Target, ...] = ("image",)
     alpha_unit: AlphaUnit = "raw"
     row_norms: Mapping[str, Sequence[float | None]] | None = field(default=None, repr=False)
+    operation: str = "add"
 
     def __post_init__(self) -> None:
+        operation = read_operation(self.operation)
+        object.__setattr__(self, "operation", operation_text(operation))
+        if self.alpha_unit != "raw" and operation.name not in IN_UNITS:
+            raise UsageError(f"the strength of {operation.name} has no unit {self.alpha_unit}", hint="the unit raw")
         if not self.layers or not self.alphas or not self.targets:
             raise UsageError(
                 "a layer, a strength and a target are needed", hint="such as layer 12, strength 1, target image"
@@ -59,6 +65,7 @@ class GridAxes:
             "alphas": list(self.alphas),
             "alpha_unit": self.alpha_unit,
             "targets": list(self.targets),
+            **({} if self.operation == "add" else {"operation": self.operation}),
         }
 
     def norm_of(self, target: str, layer: int) -> float | None:

@@ -130,7 +130,13 @@ def expand_sweep(sweep: SweepManifest, loaded: LoadedModel, vectors: Sequence[St
             hint="fewer layers, alphas, targets or vectors, or several sweeps: they share their cells",
         )
     options = EvalOptions(
-        axes=GridAxes(layers=layers, alphas=sweep.alphas, targets=sweep.targets, alpha_unit=sweep.alpha_unit),
+        axes=GridAxes(
+            layers=layers,
+            alphas=sweep.alphas,
+            targets=sweep.targets,
+            alpha_unit=sweep.alpha_unit,
+            operation=sweep.operation,
+        ),
         decoding=DecodingOptions(max_new_tokens=sweep.decoding.max_new_tokens),
         compute=ComputeOptions(tokens_per_batch=sweep.tokens_per_batch, memory_mib=sweep.memory_mib),
         controls=ControlOptions(count=0),

@@ -13,6 +13,7 @@ from steercache.cli.options import (
     device_options,
     json_option,
     mode_options,
+    operation_option,
     parse_alphas,
     parse_layers,
     question_options,
@@ -44,6 +45,7 @@ class EvalCommandOptions:
     layers: str | None
     alphas: str
     unit: AlphaUnit
+    operation: str
     targets: str | None
     split: Literal["search", "test", "both"]
     rule: Literal["grouped", "paper"]
@@ -79,6 +81,7 @@ class EvalCommandOptions:
 @click.option("--layer", "layers", help="Block, or several to choose from: 5,8-10.")
 @click.option("--alpha", "alphas", default="1", show_default=True, help="Strength, or several: 0.5,1,2.")
 @unit_option
+@operation_option
 @click.option(
     "--target",
     "targets",
@@ -210,6 +213,7 @@ def _options(asked: EvalCommandOptions, usual: tuple[Target, ...]) -> "EvalOptio
             alphas=parse_alphas(asked.alphas, example="0.5,1,2"),
             targets=usual if asked.targets is None else among(asked.targets, get_args(Target), "target"),
             alpha_unit=asked.unit,
+            operation=asked.operation,
         ),
         decoding=DecodingOptions(max_new_tokens=asked.max_new_tokens),
         compute=ComputeOptions(

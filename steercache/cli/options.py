@@ -84,6 +84,14 @@ fitted_unit_option = click.option(
     help="Unit of alpha. raw: alpha times the vector; resid_norm: alpha times the median norm of the rows that the vector was "
     "fitted on.",
 )
+operation_option = click.option(
+    "--operation",
+    default="add",
+    show_default=True,
+    help="What is done to the hidden state: add, project_out, project_cap:bound=2, clamp:value=2, replace, rotate, "
+    "add_preserving_norm or affine:scale=0.5,offset=2. For rotate, alpha is the angle in degrees; for add and "
+    "add_preserving_norm it multiplies the vector; for the others it is the share of the way, usually 1.",
+)
 target_option = click.option(
     "--target",
     type=click.Choice(["image", "text", "both"]),

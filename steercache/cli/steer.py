@@ -14,6 +14,7 @@ from steercache.cli.options import (
     device_options,
     fitted_unit_option,
     json_option,
+    operation_option,
     parse_alphas,
     root_option,
     takes,
@@ -31,6 +32,7 @@ class SteerOptions:
     layer: int
     alphas: str
     alpha_unit: AlphaUnit
+    operation: str
     target: Literal["all", "text", "last", "image", "both"]
     when: Literal["prefill", "every"]
     skip_first: bool
@@ -50,6 +52,7 @@ class SteerOptions:
 @click.option("--layer", type=int, required=True, help="Decoder block (from 0) to whose output the vector is added.")
 @click.option("--alpha", "alphas", default="1", show_default=True, help="Strengths, such as 1,2,4.")
 @fitted_unit_option
+@operation_option
 @click.option(
     "--target",
     cls=RenamedOption,
@@ -103,6 +106,7 @@ def steer(asked: SteerOptions) -> None:
         layer=asked.layer,
         alphas=parse_alphas(asked.alphas),
         alpha_unit=asked.alpha_unit,
+        operation=asked.operation,
         target=asked.target,
         when=asked.when,
         skip_first=asked.skip_first,

@@ -29,9 +29,10 @@ TRUST: Final = 0.5  # median norms of the steered rows: up to there a prediction
 class Cell:
     """One setting: `alpha` times `vector_id` at block `layer` on the `target` tokens. `vector_id` None is the baseline.
 
-    `unit_norm` is the row norm that alpha counts in where `alpha_unit` is "resid_norm" or "target_norm" (None: raw, not
-    measured yet, or a file from before it was kept for resid_norm): with the vector's id it fixes what is added.
-    `preprocessing` is the digest of tokenizer and processor (None: a file from before it was kept).
+    `operation` is what is done with the vector, as `core.operations` writes it; "add" adds it. `unit_norm` is the row norm
+    that alpha counts in where `alpha_unit` is "resid_norm" or "target_norm" (None: raw, not measured yet, or a file from
+    before it was kept for resid_norm): with the vector's id it fixes what is added. `preprocessing` is the digest of
+    tokenizer and processor (None: a file from before it was kept).
     """
 
     vector_id: str | None
@@ -45,6 +46,7 @@ class Cell:
     preprocessing: str | None = None
     site: str = "resid_post"
     decoding: Mapping[str, Any] = field(default_factory=dict)
+    operation: str = "add"
 
     @property
     def cell_id(self) -> str:
@@ -53,6 +55,8 @@ class Cell:
         for name in ("unit_norm", "preprocessing"):
             if fields[name] is None:
                 del fields[name]  # ids from before there was this field stay as they are
+        if self.operation == "add":
+            del fields["operation"]  # likewise
         return digest(fields)
 
 

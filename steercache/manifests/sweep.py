@@ -2,8 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo, field_validator
 
+from steercache.core.errors import UsageError
+from steercache.core.operations import operation_text, read_operation
 from steercache.manifests.dataset import AnswerForm
 from steercache.manifests.fields import BenchmarkName, Document, FileName, Name, Positive, Text, Version, fault, unique
 from steercache.manifests.model import ModelManifest
@@ -102,6 +104,16 @@ class ScreeningRule(Document):
     """Best predicted at what; by default the answer margin, and right answers before a race."""
 
 
+def _operation(value: str) -> str:
+    try:
+        return operation_text(read_operation(value))
+    except UsageError as error:
+        raise fault("operation", f"{error.message}; {error.hint}" if error.hint else error.message) from None
+
+
+OperationText = Annotated[str, Field(max_length=128), AfterValidator(_operation)]
+
+
 def _shape_of_model(value: Any) -> str:
     if isinstance(value, str):
         return "name"
@@ -132,6 +144,9 @@ class SweepManifest(Document):
     alpha_unit: Literal["raw", "resid_norm", "target_norm"] = "raw"
     """`raw` multiplies the vector; `resid_norm` counts in median norms of the rows it was fitted on, `target_norm` in those of
     the rows that are steered (by layer, target and task, over the first questions of the search split)."""
+    operation: OperationText = "add"
+    """What is done with the vector: `add`, `project_out`, `project_cap:bound=2`, `clamp:value=2`, `replace`, `rotate`,
+    `add_preserving_norm` or `affine:scale=0.5,offset=2`."""
     targets: Annotated[tuple[SweepTarget, ...], Field(min_length=1)] = ("image",)
     tasks: Annotated[tuple[SweepTask, ...], Field(min_length=1, max_length=256)]
     splits: Annotated[tuple[SweepSplit, ...], Field(min_length=1)] = ("search", "test")
@@ -188,6 +203,14 @@ class SweepManifest(Document):
         if "search" not in value:
             raise fault("splits", "nothing may be chosen on the test split: `search` is needed")
         return unique(value)
+
+    @field_validator("screen")
+    @classmethod
+    def _predictable(cls, value: ScreeningRule | None, info: ValidationInfo) -> ScreeningRule | None:
+        operation = info.data.get("operation", "add")
+        if value is not None and operation != "add":
+            raise fault("operation", f"{operation} cannot be predicted from gradients: run it without `screen`")
+        return value
 
     def resolve_layers(self, n_layers: int) -> tuple[int, ...]:
         """The blocks to steer at, of a model with `n_layers`, ascending.

@@ -168,10 +168,21 @@ def _unit_delta(setting: ArmCell, gradients: StoredGradients) -> Float32Array:
     vector, layer = setting.arm.vector, setting.cell.layer
     if vector is None or layer is None:
         raise UsageError("a cell without a vector has no effect to predict")
+    _check_linear(setting.cell.operation)
     width = gradients.document.model.hidden_size
     if vector.hidden_size != width:
         raise UsageError(f"the vector {vector.name!r} is {vector.hidden_size} wide, the gradients {width}")
     return delta_of(vector, layer, alpha=1.0, alpha_unit=setting.cell.alpha_unit, row_norm=setting.cell.unit_norm)
+
+
+def _check_linear(operation: str) -> None:
+    """Raises UsageError for an operation whose effect does not follow from the gradients that are kept."""
+    if operation != "add":
+        raise UsageError(
+            f"{operation.partition(':')[0]} cannot be predicted: what it does to a token depends on that token's hidden state, "
+            "and gradients are kept summed over the target's tokens",
+            hint="run its cells without screening; predictions are for the operation add",
+        )
 
 
 def _within(alpha: float, length: float, norm: float, trust: float) -> float:

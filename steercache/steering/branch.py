@@ -18,11 +18,12 @@ import torch
 from steercache.core.errors import UsageError
 from steercache.models.ends import end_ids
 from steercache.models.spec import LoadedModel
-from steercache.steering.add import add_vector, adds_finitely
+from steercache.steering.add import adds_finitely
 from steercache.steering.cells import BranchCell, CellAnswers, Precision, make_answers, read_firsts
 from steercache.steering.decode import decode_greedily
 from steercache.steering.forward import BranchCache, Stacking, head_logits, run_blocks
 from steercache.steering.full import run_full
+from steercache.steering.operations.apply import apply, as_applied
 from steercache.steering.pool import DecodeQueue, PendingStack, start_of
 from steercache.steering.prefill import Prefill, decider, run_prefill
 from steercache.steering.stack import MIB, copies_that_fit, costs_of, stacks
@@ -146,12 +147,12 @@ def _unsteered(
 def _stacked(
     prefill: Prefill, moving: Sequence[_Placed], options: BranchOptions, ends: frozenset[int]
 ) -> Iterator[CellAnswers]:
-    def group(one: _Placed) -> tuple[int, int]:
-        return one.cell.layer, one.start
+    def group(one: _Placed) -> tuple[int, int, str]:
+        return one.cell.layer, one.start, one.cell.what.kind
 
     precision = Precision(dtype=prefill.dtype, tie_nats=options.tie_nats)
     pool = DecodeQueue(prefill, options.max_new_tokens, ends, same_batch=options.same_batch, precision=precision)
-    for (_, start), members in groupby(sorted(moving, key=group), key=group):
+    for (_, start, _), members in groupby(sorted(moving, key=group), key=group):
         costs = costs_of(prefill, start=start, max_new_tokens=options.max_new_tokens)
         size = copies_that_fit(costs, n_seq=prefill.prompts.n_seq, budget_bytes=options.memory_budget_bytes)
         for stack in stacks(list(members), size=1 if options.same_batch else size):
@@ -170,9 +171,9 @@ def _run_stack(prefill: Prefill, stack: Sequence[_Placed], options: BranchOption
     stacking = Stacking(n_seq=prompts.n_seq, n_tokens=prompts.n_tokens, n_copies=n_copies, start=start)
     hidden = prefill.outputs[layer][:, start:]
     deltas = torch.stack([torch.from_numpy(one.cell.delta_d) for one in stack]).to(hidden.device)
-    steered = add_vector(
+    steered = apply(
         hidden.repeat(n_copies, 1, 1),
-        deltas.repeat_interleave(prompts.n_seq, dim=0)[:, None],
+        as_applied([one.cell.what for one in stack], n_each=prompts.n_seq),
         torch.cat([one.mask_bt[:, start:] for one in stack]),
     )
     cache = BranchCache(prefill.keys_values, stacking, keep=options.max_new_tokens > 1)

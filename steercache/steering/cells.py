@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from steercache.core.trials import Mode
+from steercache.steering.operations.change import Change, added
 from steercache.steering.targets import TargetLike
 
 # Logits of a cell computed in a batch of another shape differ by less than this times the row's largest |logit| (128 rounding
@@ -26,13 +27,19 @@ NOT_FINITE: Final = (
 class BranchCell:
     """`delta_d` (float32, from steer.add.delta_of or scale_direction) added at the output of block `layer` on `target`.
 
-    `key` is the caller's own: a cell id.
+    Another operation than to add is its `change`, and `delta_d` is that change's own. `key` is the caller's own: a cell id.
     """
 
     key: str
     layer: int
     delta_d: npt.NDArray[np.float32] = field(repr=False)
     target: TargetLike = "all"
+    change: Change | None = field(repr=False, default=None)
+
+    @property
+    def what(self) -> Change:
+        """What is done to the hidden states."""
+        return added(self.delta_d) if self.change is None else self.change
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

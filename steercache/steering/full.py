@@ -1,4 +1,4 @@
-"""The full steered forward of one cell: every block over the whole batch, the vector added by a hook. The way out for models
+"""The full steered forward of one cell: every block over the whole batch, steered by a hook. The way out for models
 whose blocks cannot be run alone, and what branch and replay are measured against."""
 
 from dataclasses import replace
@@ -9,9 +9,10 @@ from transformers import DynamicCache
 
 from steercache.core.errors import UsageError
 from steercache.core.trials import Mode
-from steercache.steering.add import add_vector, adds_finitely
+from steercache.steering.add import adds_finitely
 from steercache.steering.cells import BranchCell, CellAnswers, Precision, make_answers, read_firsts
 from steercache.steering.decode import DecodeStart, decode_greedily
+from steercache.steering.operations.apply import apply, as_applied
 from steercache.steering.prefill import Prefill, decider
 
 
@@ -37,11 +38,11 @@ def run_full(
             f"free-form answers of prompts padded on the right cannot be computed in full ({prefill.obstacle or 'asked for'})",
             hint="pad on the left",
         )
-    delta = torch.from_numpy(cell.delta_d.copy())
+    delta, change = torch.from_numpy(cell.delta_d.copy()), as_applied([cell.what])
 
     def add(module: Any, args: Any, out: Any) -> Any:
         hidden = out[0] if isinstance(out, tuple) else out
-        steered = add_vector(hidden, delta.to(hidden.device), mask_bt.to(hidden.device))
+        steered = apply(hidden, change, mask_bt.to(hidden.device))
         return (steered, *out[1:]) if isinstance(out, tuple) else steered
 
     last: list[torch.Tensor] = []

@@ -12,15 +12,17 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from steercache.core.operations import read_operation
 from steercache.core.trials import AlphaUnit
 from steercache.core.vectors import SteeringVector
 from steercache.models.ends import end_ids
 from steercache.models.families import find_module
 from steercache.models.rope import forget_lengths, length_rule
 from steercache.models.spec import LoadedModel
-from steercache.steering.add import adds_finitely, delta_of
+from steercache.steering.add import adds_finitely
 from steercache.steering.cells import NOT_FINITE, finite_rows
 from steercache.steering.live import When, steer
+from steercache.steering.operations.change import change_of
 from steercache.steering.prompts import encode_prompts, encode_texts
 from steercache.steering.targets import TargetLike
 from steercache.trace.batches import group_by_rule
@@ -36,6 +38,7 @@ class SteeringSetting:
     target: TargetLike = "all"
     when: When = "prefill"
     skip_first: bool = False
+    operation: str = "add"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +107,9 @@ def _written(
 ) -> list[Continuation]:
     """What the model writes after each prompt of a batch under one setting."""
     forget_lengths(loaded)
-    delta = delta_of(vector, setting.layer, alpha=setting.alpha, alpha_unit=setting.alpha_unit)
-    finite = bool(adds_finitely(torch.from_numpy(delta)))
+    operation = read_operation(setting.operation)
+    change = change_of(vector, setting.layer, alpha=setting.alpha, alpha_unit=setting.alpha_unit, operation=operation)
+    finite = bool(adds_finitely(torch.from_numpy(change.delta_d)))
     with (
         greedy(loaded),
         watched(loaded, len(batch["input_ids"])) as finite_b,
@@ -115,6 +119,7 @@ def _written(
             layer=setting.layer,
             alpha=setting.alpha,
             alpha_unit=setting.alpha_unit,
+            operation=operation,
             target=setting.target,
             when=setting.when,
             skip_first=setting.skip_first,

@@ -10,14 +10,16 @@ import numpy as np
 import torch
 
 from steercache.core.errors import UsageError
+from steercache.core.operations import Operation, read_operation
 from steercache.core.trials import AlphaUnit
 from steercache.core.vectors import SteeringVector
 from steercache.models.families import find_module
 from steercache.models.recognise import proven_family
 from steercache.models.spec import LoadedModel
 from steercache.models.tokenizers import special_ids
-from steercache.steering.add import add_vector, delta_of
 from steercache.steering.foreign import warn_if_foreign
+from steercache.steering.operations.apply import apply, as_applied
+from steercache.steering.operations.change import Change, change_of
 from steercache.steering.targets import TARGETS, ForwardTokens, TargetLike, Vocabulary, target_mask
 from steercache.steering.watch import ForwardWatch
 
@@ -88,10 +90,11 @@ class TokenRule:
 @contextmanager
 def steer(
     model: Any,
-    vector: SteeringVector,
+    vector: SteeringVector | Sequence[SteeringVector],
     *,
     layer: int | Sequence[int],
     alpha: float,
+    operation: Operation | str = "add",
     target: TargetLike = "all",
     when: When = "prefill",
     alpha_unit: AlphaUnit = "raw",
@@ -99,6 +102,9 @@ def steer(
     tokenizer: Any = None,
 ) -> Iterator[Any]:
     """Add alpha times `vector` to the output of block `layer` at the target tokens, for as long as the context is open.
+
+    `operation` does something else than to add: a value of `core.operations` or its text, such as "project_out" or
+    "clamp:value=2"; several vectors are then the subspace that they span. Strength 0 is the model itself in all of them.
 
     `alpha_unit` is the unit of alpha: "raw" multiplies the vector; "resid_norm" gives it the length of alpha median
     norms of the rows that it was fitted on, which `fit.diagnose` measures. `layer` may name several blocks; each gets its own
@@ -124,51 +130,69 @@ def steer(
         NotFoundError: the model's type is not in the table of families and cannot be derived and proven (`models.recognise`).
     """
     rule = TokenRule(target=target, when=when, skip_first=skip_first)
-    parts, deltas = checked(
-        model, vector, layer=layer, alpha=alpha, alpha_unit=alpha_unit, rule=rule, tokenizer=tokenizer
+    parts, changes = checked(
+        model,
+        vector,
+        Strength(layer=layer, alpha=alpha, unit=alpha_unit, operation=operation),
+        rule,
+        tokenizer=tokenizer,
     )
-    warn_if_foreign(model, vector, stacklevel=4)  # the `with` statement, through contextlib
-    if not deltas:
-        yield parts.model  # nothing to add: the model itself, bit for bit
+    for one in several(vector):
+        warn_if_foreign(model, one, stacklevel=4)  # the `with` statement, through contextlib
+    if not changes:
+        yield parts.model  # nothing to do: the model itself, bit for bit
         return
-    with added(parts, deltas, rule):
+    with applied(parts, changes, rule):
         yield parts.model
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strength:
+    """Where and how strongly: blocks, alpha in its unit, and what is done with it."""
+
+    layer: int | Sequence[int]
+    alpha: float
+    unit: AlphaUnit = "raw"
+    operation: Operation | str = "add"
+
+
+def several(vector: Any) -> list[SteeringVector]:
+    """One vector, or those of a subspace. Raises UsageError for anything else."""
+    found = list(vector) if isinstance(vector, list | tuple) else [vector]
+    for one in found:
+        if not isinstance(one, SteeringVector):
+            raise UsageError(
+                f"expected a SteeringVector, not {one!r:.60}",
+                hint="cache.vector(NAME) gives one, steercache.fit makes one",
+            )
+    return found
+
+
 def checked(
-    model: Any,
-    vector: SteeringVector,
-    *,
-    layer: int | Sequence[int],
-    alpha: float,
-    alpha_unit: AlphaUnit,
-    rule: "TokenRule",
-    tokenizer: Any,
-) -> tuple[ModelParts, dict[int, torch.Tensor]]:
-    """A model's parts, and what is added at each layer; nothing where that is zeros. Raises as `steer`, before any pass."""
-    if not isinstance(vector, SteeringVector):
-        raise UsageError(
-            f"expected a SteeringVector, not {vector!r:.60}",
-            hint="cache.vector(NAME) gives one, steercache.fit makes one",
-        )
+    model: Any, vector: Any, strength: Strength, rule: "TokenRule", *, tokenizer: Any
+) -> tuple[ModelParts, dict[int, Change]]:
+    """A model's parts, and what is done at each layer; nothing where that moves nothing. Raises as `steer`, before any pass."""
+    vectors, operation = several(vector), read_operation(strength.operation)
     if rule.target in ("text", "both") and tokenizer is None and not isinstance(model, LoadedModel):
         raise UsageError(
             f"the target {rule.target} leaves special tokens out, and a plain model does not know which those are",
             hint="steer(..., tokenizer=tokenizer)",
         )
     parts = parts_of(model, tokenizer=tokenizer)
-    deltas = {one: delta_of(vector, one, alpha=alpha, alpha_unit=alpha_unit) for one in _layers(layer)}
-    _check(parts, vector, layers=tuple(deltas), rule=rule)
-    if not any(delta.any() for delta in deltas.values()):
-        return parts, {}
-    return parts, {one: torch.from_numpy(delta.copy()) for one, delta in deltas.items()}
+    changes = {
+        one: change_of(vectors, one, alpha=strength.alpha, alpha_unit=strength.unit, operation=operation)
+        for one in _layers(strength.layer)
+    }
+    for one in vectors:
+        _check(parts, one, layers=tuple(changes), rule=rule)
+    return parts, changes if any(one.moves for one in changes.values()) else {}
 
 
 @contextmanager
-def added(
-    parts: ModelParts, deltas: Mapping[int, torch.Tensor], rule: TokenRule, *, thread: int | None = None
+def applied(
+    parts: ModelParts, changes: Mapping[int, Change], rule: TokenRule, *, thread: int | None = None
 ) -> Iterator[None]:
-    """Hooks that add `deltas` (float32, (d,) or one per sequence (b, 1, d)) after their blocks; the bare part of `steer`.
+    """Hooks that change the outputs of blocks; the bare part of `steer`.
 
     With `thread`, an identifier, the passes of other threads through the same model are left alone.
     """
@@ -177,8 +201,10 @@ def added(
         for module in dict.fromkeys((parts.model, parts.decoder)):
             _attach(stack, module.register_forward_pre_hook(watch.enter, with_kwargs=True))
             _attach(stack, module.register_forward_hook(watch.leave, always_call=True))
-        for layer, delta in deltas.items():
-            _attach(stack, parts.blocks[layer].register_forward_hook(_block_hook(delta, watch, rule, parts.vocabulary)))
+        for layer, change in changes.items():
+            _attach(
+                stack, parts.blocks[layer].register_forward_hook(_block_hook(change, watch, rule, parts.vocabulary))
+            )
         yield
 
 
@@ -186,11 +212,12 @@ def _attach(stack: ExitStack, handle: Any) -> None:
     stack.callback(handle.remove)
 
 
-def _block_hook(delta: torch.Tensor, watch: ForwardWatch, rule: TokenRule, vocabulary: Vocabulary) -> Any:
+def _block_hook(what: Change, watch: ForwardWatch, rule: TokenRule, vocabulary: Vocabulary) -> Any:
     """A forward hook that steers a block's output, a tensor or a tuple that begins with it."""
+    change = as_applied([what])
 
     def hook(module: Any, args: Any, output: Any) -> Any:
-        nonlocal delta
+        nonlocal change
         if not watch.here:
             return None
         hidden_btd = output[0] if isinstance(output, tuple) else output
@@ -202,8 +229,8 @@ def _block_hook(delta: torch.Tensor, watch: ForwardWatch, rule: TokenRule, vocab
         mask_bt = torch.cat([rule.mask(part, vocabulary) for part in watch.parts], dim=1).to(hidden_btd.device)
         if not bool(mask_bt.any()):
             return None
-        delta = delta.to(hidden_btd.device)
-        steered = add_vector(hidden_btd, delta, mask_bt)
+        change = change.to(hidden_btd.device)
+        steered = apply(hidden_btd, change, mask_bt)
         return (steered, *output[1:]) if isinstance(output, tuple) else steered
 
     return hook

@@ -13,14 +13,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-import torch
-
 from steercache.core.errors import UsageError
+from steercache.core.operations import Operation
 from steercache.core.trials import AlphaUnit
 from steercache.core.vector_use import Phase, VectorUse
 from steercache.core.vectors import SteeringVector
 from steercache.steering.foreign import warn_if_foreign
-from steercache.steering.live import ModelParts, TokenRule, When, added, checked
+from steercache.steering.live import ModelParts, Strength, TokenRule, When, applied, checked, several
+from steercache.steering.operations.change import Change
 from steercache.steering.targets import TargetLike
 
 WHEN_OF: Final[Mapping[Phase, When]] = {"prompt": "prefill", "generated": "generated", "both": "every"}
@@ -29,10 +29,11 @@ _STATE: Final = "_steercache_state"
 
 def steered(
     model: Any,
-    vector: SteeringVector,
+    vector: SteeringVector | Sequence[SteeringVector],
     *,
     layer: int | Sequence[int] | None = None,
     alpha: float | None = None,
+    operation: Operation | str | None = None,
     target: TargetLike | None = None,
     phase: Phase | None = None,
     alpha_unit: AlphaUnit | None = None,
@@ -45,7 +46,8 @@ def steered(
     instance `HFLM(pretrained=steered(...))` of lm-eval, or `with steered(...):` to steer the model itself until the context
     is left. `phase` says which tokens of a text: those of the "prompt", the "generated" ones or "both"; every token that one
     forward pass without a cache reads belongs to the prompt, an answer whose likelihood is taken as well. Layer, strength,
-    unit, target, phase and `skip_first` are by default those of `vector.use`, else all tokens of the prompt and raw units.
+    unit, operation, target, phase and `skip_first` are by default those of `vector.use`, else to add, all tokens of the prompt
+    and raw units.
     The other parameters are those of `steer`; strength 0 is the model itself, bit for bit.
 
     Several can be nested, each adds its own. A batch of several sequences without an attention mask is steered with the target
@@ -68,8 +70,9 @@ def steered(
             f"no {'layer' if layer is None else 'strength'} was given, and the vector does not carry one",
             hint="steered(model, vector, layer=..., alpha=...)",
         )
-    if use is not None and use.operation != "add":
-        raise UsageError(f"{vector.name!r} is meant for the operation {use.operation}, and this adds")
+    if operation is None:
+        numbers = ",".join(f"{name}={value}" for name, value in known.parameters.items())
+        operation = f"{known.operation}:{numbers}" if numbers else known.operation
     phase = phase or known.phase
     if phase not in WHEN_OF:
         raise UsageError(f"no phase named {phase!r}", hint=f"choose one of: {', '.join(WHEN_OF)}")
@@ -80,11 +83,11 @@ def steered(
         masked=True,
     )
     before: tuple[_Setting, ...] = getattr(model, _STATE).settings if isinstance(model, _Steered) else ()
-    parts, deltas = checked(
-        model, vector, layer=layer, alpha=alpha, alpha_unit=alpha_unit or "raw", rule=rule, tokenizer=tokenizer
-    )
-    warn_if_foreign(model, vector)
-    settings = (*before, _Setting(parts=parts, deltas=deltas, rule=rule)) if deltas else before
+    strength = Strength(layer=layer, alpha=alpha, unit=alpha_unit or "raw", operation=operation)
+    parts, changes = checked(model, vector, strength, rule, tokenizer=tokenizer)
+    for one in several(vector):
+        warn_if_foreign(model, one)
+    settings = (*before, _Setting(parts=parts, changes=changes, rule=rule)) if changes else before
     return _as_steered(parts.model, settings)
 
 
@@ -93,7 +96,7 @@ class _Setting:
     """What one call of `steered` adds, and where."""
 
     parts: ModelParts = field(repr=False)
-    deltas: Mapping[int, torch.Tensor] = field(repr=False)
+    changes: Mapping[int, Change] = field(repr=False)
     rule: TokenRule
 
 
@@ -138,7 +141,7 @@ class _State:
     def _hooks(self, thread: int | None) -> ExitStack:
         with ExitStack() as stack:
             for one in self.settings:
-                stack.enter_context(added(one.parts, one.deltas, one.rule, thread=thread))
+                stack.enter_context(applied(one.parts, one.changes, one.rule, thread=thread))
             return stack.pop_all()
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from steercache.core.ids import digest
+from steercache.core.operations import operation_text, read_operation
 from steercache.core.trials import Answer, Cell
 from steercache.core.vectors import SteeringVector
 from steercache.models.ends import end_ids
@@ -57,6 +58,7 @@ def _cell(
         alpha=setting.alpha,
         target=str(setting.target),  # type: ignore[arg-type]
         alpha_unit=setting.alpha_unit,
+        operation=operation_text(read_operation(setting.operation)) if steers else "add",
         unit_norm=resid_norm(vector, setting.layer) if in_norms else None,
         preprocessing=model.spec.tokenizer_digest,
         model_fingerprint=model.spec.fingerprint,

@@ -23,7 +23,7 @@ HINT: Final = "a table is made of an evaluation or of one task of a grid"
 _CELLS = """
 SELECT
     cell_id, vector_id, layer, alpha, alpha_unit, unit_norm, preprocessing, target, site, model_fingerprint, prompt_id,
-    decoding
+    decoding, coalesce(operation, 'add') AS operation
 FROM cells
 WHERE sweep_id = $sweep
 """

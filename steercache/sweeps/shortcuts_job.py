@@ -221,6 +221,8 @@ def _is_right(one: EncodedQuestion, said: StoredAnswer) -> bool:
 def _fitted_step(vector: SteeringVector, setting: ArmCell) -> float:
     """What is added in median norms of the rows that the vector was fitted on; NaN where it does not say."""
     layer, alpha, unit_norm = setting.cell.layer, abs(setting.cell.alpha), setting.cell.unit_norm
+    if setting.cell.operation != "add":
+        return float("nan")
     if setting.cell.alpha_unit == "resid_norm":
         return alpha
     found = next((d for d in vector.diagnostics if d.get("layer") == layer), {})
