@@ -154,7 +154,8 @@ def test_the_page_has_the_tables_numbers_and_refers_to_nothing_outside(report: S
             assert f"{gain.low:+.3f} to {gain.high:+.3f}" in text
             assert f"{row.comparison.after:.3f}" in text
         assert f"{split.baseline:.3f} right" in text
-    assert page.count("<figure") == 2 + len(gain_maps(report)) + len(report.splits[-1].rows)
+    n_charts = 2 + len(gain_maps(report)) + len(report.splits[-1].rows) + 1  # the last: gain against damage
+    assert page.count("<figure") == n_charts
     assert "looked at once" in text
     for row in report.splits[-1].rows:
         assert verdict(row) in text
