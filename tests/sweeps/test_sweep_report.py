@@ -317,7 +317,10 @@ def test_the_command_writes_the_page(
     report = read_sweep(session, report.sweep_id)  # other tests have looked at the test split since
     assert run(["report", "html", report.sweep_id[:10], "--out", str(tmp_path / "r.html"), *at_root]) == 0
     assert verdict(report.splits[-1].rows[0]) in capsys.readouterr().out
-    assert (tmp_path / "r.html").read_text() == sweep_page(report)
+    written = (tmp_path / "r.html").read_text()
+    first, _, _ = sweep_page(report).partition("<section><h2>Gain against damage")
+    assert written.startswith(first)  # accuracy first; what comes after stands in tests/screening/test_findings.py
+    assert "steercache report html" in text_of(written)
     assert run(["report", "html", report.sweep_id[:10], "--json", *at_root]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["report"]["splits"][0]["n"] == report.splits[0].n
