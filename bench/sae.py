@@ -56,7 +56,7 @@ LAYER = 15
 L0 = 64
 TURNS = 5
 ALLOWED_MIB = 500
-N_TEXTS = 1000
+N_TEXTS = 600
 MEMORY_ROWS = (100_000, 1_000_000)
 GEMMA = (2304, 16_384, 4096)  # width, features, rows
 SHARD_ROWS = 100_000
@@ -245,7 +245,7 @@ def of_gemma_size(work: Path, *, size: tuple[int, int, int], turns: int) -> Row:
     return against_memory(cache, sae, run_id, x, turns=turns)
 
 
-def memory(work: Path, *, rows: tuple[int, ...], width: int = 576, d_sae: int = 4608) -> Iterator[Row]:
+def memory(work: Path, *, rows: tuple[int, ...], width: int = 576, d_sae: int = 2304) -> Iterator[Row]:
     """Peak of an encoding above a process that only loads the SAE, for each number of rows."""
     cache = open_cache(work / "memory", create=True)
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((512, width), dtype=np.float32))

@@ -2,9 +2,11 @@
 
 import warnings
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any, Final
 
 from steercache.core.errors import DamagedError, SteercacheWarning, UsageError
+from steercache.core.excerpts import excerpt
 from steercache.sae.library import sae_lens
 from steercache.sae.memory import refuse_too_large
 
@@ -14,6 +16,15 @@ _OTHERS: Final = {  # architectures of sae-lens that are no function of one row 
     "jumprelu_transcoder": "it maps the input of a layer to its output",
     "jumprelu_skip_transcoder": "it maps the input of a layer to its output",
     "temporal": "it encodes a row together with the rows before it",
+}
+_METADATA: Final[Mapping[str, type]] = {
+    "model_name": str,
+    "hook_name": str,
+    "neuronpedia_id": str,
+    "training_architecture": str,
+    "context_size": int,
+    "prepend_bos": bool,
+    "model_from_pretrained_kwargs": dict,
 }
 _COPIES: Final = 2  # the weights, and the file's tensors or a transposition of them for a moment
 
@@ -62,8 +73,14 @@ def check_module(module: Any, *, place: str) -> None:
             bad = int((~tensor.isfinite()).sum())
             raise DamagedError(f"{bad:,} of {tensor.numel():,} values of {name} are NaN or infinite", place=place)
     k = getattr(cfg, "k", None)
-    if k is not None and not 1 <= k <= cfg.d_sae:
-        raise DamagedError(f"the configuration has k {k!r} of {cfg.d_sae:,} features", place=place)
+    if k is not None and (isinstance(k, bool) or not isinstance(k, int | float) or not 1 <= k <= cfg.d_sae):
+        raise DamagedError(f"the configuration has k {excerpt(k)} of {cfg.d_sae:,} features", place=place)
+    said = {name: getattr(cfg.metadata, name, None) for name in _METADATA}
+    wrong = [
+        f"{name} {excerpt(value)}" for name, value in said.items() if not isinstance(value, (_METADATA[name], NoneType))
+    ]
+    if wrong:
+        raise DamagedError(f"the configuration's metadata have {', '.join(wrong)}", place=place)
     if cfg.normalize_activations == "covariance_whitening":
         raise UsageError(
             "it was trained on whitened activations, and the whitening is not folded into its weights",
@@ -77,6 +94,25 @@ def check_module(module: Any, *, place: str) -> None:
             SteercacheWarning,
             stacklevel=4,
         )
+
+
+def check_computes(module: Any, *, place: str) -> None:
+    """Encode and decode two small rows: settings of another type than sae-lens expects show only then.
+
+    Raises:
+        DamagedError: the result is not finite, or has another shape. What else sae-lens raises, the caller explains.
+    """
+    import torch
+
+    ramp = torch.linspace(-1, 1, module.cfg.d_in, dtype=module.dtype)
+    with torch.no_grad():
+        features = module.encode(torch.stack([ramp, ramp.flip(0)]))
+        rows = module.decode(features)
+    shapes = tuple(features.shape), tuple(rows.shape)
+    if shapes != ((2, module.cfg.d_sae), (2, module.cfg.d_in)):
+        raise DamagedError(f"two rows become features {shapes[0]} and rows {shapes[1]}", place=place)
+    if not (features.isfinite().all() and rows.isfinite().all()):
+        raise DamagedError("small rows become features or rows that are NaN or infinite", place=place)
 
 
 def _is_size(value: Any) -> bool:

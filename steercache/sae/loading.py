@@ -14,7 +14,7 @@ from steercache.core.saes import SaeSpec
 from steercache.manifests.problems import close_match
 from steercache.manifests.sae import FolderSae, ReleaseSae, SaeManifest, ShippedSae
 from steercache.sae import llama_scope, sparsify
-from steercache.sae.checks import check_config, check_module
+from steercache.sae.checks import check_computes, check_config, check_module
 from steercache.sae.find import CONFIG, FoundSae, find_sae
 from steercache.sae.hooks import site_of
 from steercache.sae.hub_files import hub_files, refuse_large_file
@@ -67,6 +67,8 @@ def load_sae(
     place = str(origin.get("folder") or origin.get("zoo") or f"{origin['release']}/{origin['sae_id']}")
     _own_memory(module)
     check_module(module, place=place)
+    with _explaining(place):
+        check_computes(module, place=place)
     form = None if isinstance(manifest.source, ShippedSae) else manifest.source.format
     said = {"model": manifest.model, "format": form if form != "sae_lens" else None}
     spec = spec_of(module, name=found.name, source={**origin, **{name: v for name, v in said.items() if v}})

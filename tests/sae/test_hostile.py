@@ -68,6 +68,13 @@ def configured(**changes: Any) -> Callable[[Path], None]:
     return lambda folder: change_config(folder, **changes)
 
 
+def described(**changes: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        change_config(folder, metadata=json.loads((folder / "cfg.json").read_text())["metadata"] | changes)
+
+    return change
+
+
 def cut(folder: Path) -> None:
     content = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
@@ -106,6 +113,10 @@ BAD: dict[str, tuple[Callable[[Path], Any], type[SteercacheError], str]] = {
     "d_sae enormous": (configured(d_sae=10**12), BudgetError, "an SAE of 12 x 1,000,000,000,000 needs"),
     "attention heads": (configured(reshape_activations="hook_z"), UsageError, "attention heads"),
     "whitened": (configured(normalize_activations="covariance_whitening"), UsageError, "whitened"),
+    "a hook that is a number": (described(hook_name=5), DamagedError, "metadata have hook_name 5"),
+    "a context that is a text": (described(context_size="64"), DamagedError, "context_size '64'"),
+    "a setting of another type": (configured(apply_b_dec_to_input=None), DamagedError, "sae-lens cannot load it"),
+    "a setting that overflows": (configured(apply_b_dec_to_input=1e308), DamagedError, "NaN or infinite"),
     "unknown normalisation": (configured(normalize_activations="magic"), DamagedError, "normalize_activations"),
 }
 
@@ -121,11 +132,55 @@ def test_a_bad_folder_is_refused_with_a_clear_error(name: str, folder: Path) -> 
     assert "\n" not in caught.value.message
 
 
-@pytest.mark.parametrize("k", [0, D_SAE + 1, -3])
-def test_a_k_beyond_the_features_is_refused(k: int, tmp_path: Path) -> None:
+ODD = [
+    None,
+    True,
+    0,
+    -1,
+    2**40,
+    1e308,
+    float("nan"),
+    "",
+    "x",
+    "layer_norm",
+    "hook_z",
+    [],
+    [1],
+    {},
+    {"a": 1},
+    "topk",
+    12,
+]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("architecture", ["standard", "jumprelu", "gated", "topk"])
+def test_a_configuration_of_any_values_is_refused_or_computes(architecture: str, tmp_path: Path) -> None:
+    """Values of other types anywhere in the configuration: nothing but an error of ours comes out."""
+    drawn = np.random.default_rng(0)
+    folder = saved(inference(architecture), tmp_path / "sae")
+    first = (folder / "cfg.json").read_text()
+    n_refused = 0
+    for _ in range(60):
+        config = json.loads(first)
+        inside = config["metadata"] if drawn.random() < 0.5 else config
+        inside[str(drawn.choice([*inside, "more"]))] = ODD[drawn.integers(len(ODD))]
+        (folder / "cfg.json").write_text(json.dumps(config))
+        try:
+            sae = load_sae(folder)
+        except SteercacheError:
+            n_refused += 1
+            continue
+        assert sae.reconstruct(rows()).isfinite().all()
+        json.dumps(sae.spec.record())
+    assert 0 < n_refused < 60
+
+
+@pytest.mark.parametrize("k", [0, D_SAE + 1, -3, "many", True])
+def test_a_k_that_is_no_number_of_features_is_refused(k: Any, tmp_path: Path) -> None:
     folder = saved(inference("topk", k=4), tmp_path / "sae")
     change_config(folder, k=k)
-    with pytest.raises(DamagedError, match=rf"k {k} of 40 features"):
+    with pytest.raises(DamagedError, match=f"k {k!r} of 40 features"):
         load_sae(folder)
 
 
