@@ -76,10 +76,14 @@ def _row(table: Any, name: str, task: str, concept: str, screened: Any) -> Row:
         "nulls": [{"kind": c.kind, "gain": c.gain} for c in search.controls],
         "null_p": search.rank_p,
     }
-    for rank in [] if screened is None else screened["nulls"]:
-        if rank["vector"] == name:
-            found["predicted_p"] = rank["p"]
+    for predicted in [] if screened is None else screened["tasks"]:
+        found["predicted_p"] = _of(predicted["nulls"], name)["p"]
+        found["predicted"] = _of(predicted["vectors"], name)["gain"]
     return found
+
+
+def _of(rows: Sequence[Row], name: str) -> Row:
+    return next(row for row in rows if row["vector"] == name)
 
 
 def _gain(row: Any) -> Row:
@@ -224,6 +228,7 @@ def _controls(results: Row) -> str:
             [
                 row["task"],
                 METHODS[row["method"]],
+                "-" if row.get("predicted") is None else f"{row['predicted']:+.3f}",
                 f"{row['search']['gain']:+.3f}",
                 "-" if row.get("predicted_p") is None else f"{row['predicted_p']:.3f}",
                 str(len(nulls)) if nulls else "none run",
@@ -232,7 +237,16 @@ def _controls(results: Row) -> str:
                 ", ".join(kinds) or "-",
             ]
         )
-    columns = ["task", "method", "gain, search", "p among predicted nulls", "nulls run", "their gains", "p among them"]
+    columns = [
+        "task",
+        "method",
+        "gain, predicted",
+        "gain, search",
+        "p among predicted nulls",
+        "nulls run",
+        "their gains",
+        "p among them",
+    ]
     return _markdown([*columns, "kinds"], rows)
 
 

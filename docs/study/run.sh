@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The study of docs/study.md. Run it in a checkout (it writes to ./cache and ./study-out); killed, it goes on where it stopped.
-# Expected: two to three hours on one core of a CPU with AVX-512 BF16, well under one with AMX; 1 GB of disk.
-# A second argument of 0 leaves the null directions out (about half of the time).
+# The study of docs/study.md: run.sh [CACHE [NULLS]]. Writes to CACHE (default: cache) and study-out; killed, it goes on where it stopped.
+# Expected: two hours on one core of a CPU with AVX-512 BF16; 1 GB of disk. NULLS (default 0, as on the page) is the number of null
+# directions of each mean shift and probe vector that are answered, about five minutes of one core for each three of a task.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 root="${1:-cache}"
-nulls="${2:-3}"
+nulls="${2:-0}"
 out="study-out"
 mkdir -p "$out"
 export STEERCACHE_ROOT="$root"
@@ -31,8 +31,8 @@ done
 for task in Relation Count Attribute Entity; do
   name="study-${task,,}"
   # 3. The search and the test: gradients of the search split, the best predicted cell of each vector, and its test.
-  steercache grid "$here/$name.yaml"
-  steercache grid "$here/$name-sae.yaml"
+  steercache grid "$here/$name.yaml" --mode branch
+  steercache grid "$here/$name-sae.yaml" --mode branch
   # 4. Asking in words.
   steercache eval demo scenes-hard --task "$task" --split test --prompting "${asking[$task]}" --no-damage --json \
     > "$out/prompting-${task,,}.json"
@@ -40,13 +40,16 @@ for task in Relation Count Attribute Entity; do
   for kind in "" -sae; do
     steercache screen "$here/$name$kind.yaml" --by accuracy --nulls 1000 --json > "$out/screen-$name$kind.json"
   done
-  if [ "$nulls" != 0 ]; then
-    steercache grid "$here/$name-sae.yaml" --nulls 7
-    steercache grid "$here/$name.yaml" --nulls "$nulls"
-  fi
+  steercache grid "$here/$name-sae.yaml" --nulls 7 --mode branch
+  if [ "$nulls" != 0 ]; then steercache grid "$here/$name.yaml" --nulls "$nulls" --mode branch; fi
 done
 
-# 6. Pages and tables.
+# 6. Dose-response of the vector with the largest search gain of the SAE.
+steercache eval demo scenes-hard --task Relation --vector spatial_relationship-sae-firing-rate --layer 15 \
+  --alpha 0.05,0.1,0.2,0.4,0.8 --alpha-unit target_norm --target text --split search --controls 0 --prompting '' --mode branch \
+  --json > "$out/dose-relation.json"
+
+# 7. Pages and tables.
 for task in relation count attribute entity; do
   for kind in "" -sae; do steercache report html "study-$task$kind" --out "$out/study-$task$kind.html"; done
 done

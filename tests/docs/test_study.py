@@ -104,3 +104,13 @@ def test_what_the_page_says_of_all_gains_holds() -> None:
     assert min(one["p_holm"] for one in tests) > 0.05
     for splits in RESULTS["baselines"].values():
         assert all(0.55 <= one["right"] <= 0.85 for one in splits.values())
+
+
+def test_what_the_page_says_of_predictions_and_prompting_holds() -> None:
+    wrong_by = sorted(abs(row["predicted"] - row["search"]["gain"]) for row in RESULTS["rows"])
+    assert "Eleven of the twelve predicted gains are within one point" in PAGE
+    assert wrong_by[-2] <= 0.01
+    assert wrong_by[-1] == pytest.approx(0.05, abs=1e-3)
+    below = {task for task, one in RESULTS["prompting"].items() if one["high"] < 0}
+    assert below == {"Count", "Attribute"}
+    assert max(one["low"] for one in RESULTS["prompting"].values()) <= 0
