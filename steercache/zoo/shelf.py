@@ -1,11 +1,13 @@
 """What stands on the shelf, and how a name becomes a checkpoint folder."""
 
+import contextlib
 import glob
+import io
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -153,14 +155,25 @@ def _tiny_backbone(part: Path) -> None:
 def _demo(part: Path) -> None:
     from steercache.zoo.demo.assemble import assemble
 
-    assemble(DEMO / "delta.safetensors", part)
+    with _quietly():
+        assemble(DEMO / "delta.safetensors", part)
 
 
 def _demo_backbone(part: Path) -> None:
     from steercache.zoo.smollm2 import load_smollm2, load_smollm2_tokenizer
 
-    load_smollm2().save_pretrained(part)
-    load_smollm2_tokenizer().save_pretrained(part)
+    with _quietly():
+        load_smollm2().save_pretrained(part)
+        load_smollm2_tokenizer().save_pretrained(part)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without transformers' progress bars, one of which it writes past its own switch."""
+    from steercache.models.quiet import quiet
+
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 _MAKERS: Final[dict[str, Callable[[Path], None]]] = {

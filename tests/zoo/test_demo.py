@@ -1,8 +1,10 @@
 """The assembled *demo*: it is SmolLM2 plus the shipped update, and loads and answers as any checkpoint does."""
 
-from pathlib import Path
+import io
+from pathlib import contextlib
 from typing import Any
 
+import Path
 import pytest
 import torch
 
@@ -34,7 +36,10 @@ def test_a_cut_file_is_named(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     place = tmp_path_factory.mktemp("demo")
-    return zoo.build("demo", place / "demo"), zoo.build("demo-backbone", place / "backbone")
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        built = zoo.build("demo", place / "demo"), zoo.build("demo-backbone", place / "backbone")
+    assert said.getvalue() == "", "no progress bars of transformers"
+    return built
 
 
 @pytest.mark.slow
