@@ -68,7 +68,7 @@ def test_llama_cpp_steers_the_shipped_smollm2_at_the_block_that_we_mean(tmp_path
     for layer in layers:
         scale = float(rows[layer + 1][0, 1:].norm(dim=-1).median()) if layer < 29 else 60.0
         values = generator.standard_normal((1, 576)).astype(np.float32)
-        values *= 0.8 * scale / np.linalg.norm(values)
+        values *= 2 * scale / np.linalg.norm(values)
         vectors[layer] = vector_of(layers=(layer,), values=values, use=VectorUse(phase="both", layers=(layer,)))
         export_vector(vectors[layer], tmp_path / f"{layer}.gguf")
         jobs.append([str(layer), str(tmp_path / f"{layer}.gguf"), ids])
@@ -88,7 +88,8 @@ def test_llama_cpp_steers_the_shipped_smollm2_at_the_block_that_we_mean(tmp_path
                 found[block] = apart(theirs[str(layer)], model.model(inputs).last_hidden_state[0].numpy())
         assert found[layer] < 0.1, (layer, found, noise)
         assert all(found[layer] * 2 < other for block, other in found.items() if block != layer), (layer, found)
-        assert apart(theirs[str(layer)], plain) > 3 * noise
+        effect = apart(theirs[str(layer)], plain)
+        assert effect > 2 * max(noise, found[layer]), (layer, effect, found, noise)
 
 
 @pytest.mark.slow
