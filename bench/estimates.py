@@ -68,7 +68,7 @@ def jobs(folder: Path) -> dict[str, Callable[[int], object]]:
 
     def begin(i: int) -> object:
         built = build("smollm2-concepts", i)
-        cache.fit("mean_shift", concept="counting", diagnose=False)
+        cache.fit("mean_shift", concept="counting")
         return built
 
     return {
