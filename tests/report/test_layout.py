@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from steercache.report.demo_page import PageStep, demo_page
-from steercache.report.page import save_page
+from steercache.report.page import save_page, sweep_body
+from steercache.report.side_by_side import SweepPart, side_by_side
 from steercache.sweeps.table import Failure, SweepTable
 from tests.report.browser import Tab, browser_tab
 from tests.report.contrast import contrast, luminance
@@ -266,6 +267,26 @@ def test_hostile_names_make_no_elements_run_nothing_and_hide_nothing(browser: Ta
     assert sum(url.startswith("file:") for url in fetched) == 1  # the page itself
     assert [e for e in browser.events if e.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown")] == []
     assert browser.ask("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+
+
+def test_several_sweeps_fit_every_width_and_filter_their_own_questions(browser: Tab, tmp_path: Path) -> None:
+    bodies = [sweep_body(made(LONG, "b", ODD), made_findings(LONG, "b", ODD)) for _ in range(2)]
+    parts = [SweepPart(name=ODD, table=made(LONG, "b", ODD), body=body) for body in bodies]
+    path = tmp_path / "several.html"
+    path.write_text(side_by_side(parts, commands={"This page": [LONG]}), encoding="utf-8")
+    browser.look(390)
+    browser.open(path)
+    for width in (390, 1000, 1400):
+        browser.look(width)
+        assert browser.ask("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), width
+    ids = browser.ask("[...document.querySelectorAll('[id]')].map(e => e.id)")
+    assert len(ids) == len({*ids})
+    levels = browser.ask("[...document.querySelectorAll('h1,h2,h3,h4,h5')].map(h => +h.tagName[1])")
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    browser.ask("document.querySelector('#sweep2 input[value=hurt]').click()")
+    seen = "[...document.querySelectorAll('#sweep%d .card')].filter(e => e.getBoundingClientRect().height > 0).length"
+    assert [browser.ask(seen % n) for n in (1, 2)] == [6, 2]
 
 
 def test_a_demos_page_holds_the_page_of_a_sweep_whole(browser: Tab, page: Path, tmp_path: Path) -> None:
