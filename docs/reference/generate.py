@@ -181,6 +181,7 @@ def api() -> str:
         ("steercache.api.models", ("load",)),
         ("steercache.api.pairs", ("pairs",)),
         ("steercache.api.generating", ("generate",)),
+        ("steercache.explorer.server", ("serve",)),
         ("steercache.steering.live", ("steer",)),
         ("steercache.core.selection", ("Selection",)),
         ("steercache.core.vectors", ("SteeringVector",)),

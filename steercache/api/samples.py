@@ -38,11 +38,7 @@ ORDER BY 1, 3 DESC, 2
 _SAMPLE: Final = f"""
 SELECT sample_idx, sample_id, ordinal, dataset, split, concept, {_TASK} AS task, text, question, choices, answer, image_digest,
     n_tokens
-FROM samples WHERE run_id = $run AND sample_idx = $sample
-"""
-_BESIDE: Final = """
-SELECT max(sample_idx) FILTER (sample_idx < $sample) AS before, min(sample_idx) FILTER (sample_idx > $sample) AS after
-FROM samples WHERE run_id = $run AND sample_idx BETWEEN $sample - 1000 AND $sample + 1000
+FROM samples WHERE run_id = $run AND sample_idx BETWEEN $sample - 1 AND $sample + 1
 """
 _TOKENS: Final = """
 SELECT position, row_idx, token_id, piece, char_start, char_end, kind::VARCHAR AS kind, is_anchor, is_control, tile, patch_row,
@@ -114,8 +110,8 @@ class Token:
 class Sample:
     """One input of a run with its labels and its tokens, in order.
 
-    `before` and `after` are the numbers of its neighbours; `sample_id` is the hash of what reached the model, `image_digest`
-    that of its picture. Of a longer sample, `tokens` are the first 8,192.
+    `before` and `after` are the numbers of its neighbours (None where the run has none yet); `sample_id` is the hash of what
+    reached the model, `image_digest` that of its picture. Of a longer sample, `tokens` are the first 8,192.
     """
 
     run_id: str
@@ -166,17 +162,17 @@ def read_sample(session: Session, run_id: str, sample_idx: int) -> Sample:
     """See `Cache.sample`."""
     key = {"run": run_id, "sample": sample_idx}
     with session.cache.connection() as con:
-        found = rows_of(con, _SAMPLE, key)
-        if not found:
+        found = {one["sample_idx"]: one for one in rows_of(con, _SAMPLE, key)}
+        if sample_idx not in found:
             raise NotFoundError(f"the run has no sample {sample_idx}", hint="list the samples of the run")
-        beside = rows_of(con, _BESIDE, key)[0]
         tokens = rows_of(con, _TOKENS, key | {"limit": MAX_TOKENS})
-    row = found[0]
+    row = found[sample_idx]
     text = row["text"] or ""
     return Sample(
         run_id=run_id,
         **(row | {"choices": tuple(row["choices"] or ())}),
-        **beside,
+        before=sample_idx - 1 if sample_idx - 1 in found else None,
+        after=sample_idx + 1 if sample_idx + 1 in found else None,
         tokens=tuple(_token(one, text) for one in tokens),
     )
 
