@@ -6,7 +6,7 @@ strength beyond `TRUST` median norms of the steered rows counts as that limit.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +16,6 @@ from steercache.core.trials import TRUST, Cell
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks.questions import letter_index
 from steercache.queries.session import Session
-from steercache.sweeps.choosing import Answers
 from steercache.sweeps.record import SweepRecord
 from steercache.sweeps.table import SweepTable
 
@@ -33,6 +32,14 @@ SELECT g.sample_id, g.target, g.option_idx, g.piece, g.margin, g.row_norms, g.ro
 FROM gradients g JOIN samples s ON s.run_id = g.run_id AND s.sample_idx = g.sample_idx
 WHERE g.run_id = $run AND g.sample_id IN (SELECT unnest($samples::VARCHAR[]))
 ORDER BY g.sample_id, g.target, g.option_idx
+"""
+
+_MARGINS: Final = """
+SELECT a.cell_id, avg(a.margin::DOUBLE - b.margin::DOUBLE) AS change, count(*) AS n
+FROM answers a
+JOIN answers b ON b.sweep_id = a.sweep_id AND b.sample_id = a.sample_id AND b.split = a.split AND b.cell_id = $baseline
+WHERE a.sweep_id = $sweep AND a.split = 'search' AND a.margin IS NOT NULL AND b.margin IS NOT NULL
+GROUP BY a.cell_id
 """
 
 
@@ -123,9 +130,12 @@ def predict_sweep(
     if not cells:
         return None
     exact = {one.cell_id: one for one in table.cells}
-    answers = record.answers["search"]
+    margins = {
+        str(cell): (float(change), int(n))
+        for cell, change, n in session.sql(_MARGINS, sweep=record.sweep_id, baseline=record.baseline_id).fetchall()
+    }
     n = max((len(one.samples) for one in by_target.values()), default=0)
-    return PredictedSweep(run=name, n=n, cells=tuple(_beside(one, exact, answers, record, samples) for one in cells))
+    return PredictedSweep(run=name, n=n, cells=tuple(_beside(one, exact, margins) for one in cells))
 
 
 def _read(session: Session, run_id: str, samples: Sequence[str]) -> dict[str, _Gradients]:
@@ -258,26 +268,10 @@ def _unit(vector: SteeringVector, layer: int, cell: Cell, norm: float) -> Float3
     return scaled
 
 
-def _beside(
-    one: PredictedCell, exact: Mapping[str, Any], answers: Answers, record: SweepRecord, samples: Sequence[str]
-) -> PredictedCell:
-    """The prediction with what the answers of its cell show."""
-    cell_id = one.cell.cell_id
-    row = exact.get(cell_id) or next((r for r in exact.values() if r.cell == one.cell), None)
-    if row is None:
+def _beside(one: PredictedCell, exact: Mapping[str, Any], margins: Mapping[str, tuple[float, int]]) -> PredictedCell:
+    """The prediction with what the answers of its cell show; `margins` are changes of the mean margin, over so many questions."""
+    row = exact.get(one.cell.cell_id) or next((r for r in exact.values() if r.cell == one.cell), None)
+    """The prediction with what the answers of its cell show; `margins` has the change of the mean margin and its questions."""
         return one
-    changes = []
-    for sample in samples:
-        before, after = answers.get((record.baseline_id, sample)), answers.get((row.cell_id, sample))
-        if before is not None and after is not None and before.margin is not None and after.margin is not None:
-            changes.append(after.margin - before.margin)
-    return PredictedCell(
-        arm=one.arm,
-        cell=one.cell,
-        margin=one.margin,
-        accuracy=one.accuracy,
-        beyond=one.beyond,
-        exact_margin=float(np.mean(changes)) if changes else None,
-        exact_accuracy=None if row.gain is None else row.gain.estimate,
-        n=len(changes) or row.n_seen,
-    )
+    change, n = margins.get(row.cell_id, (None, row.n_seen))
+    return replace(one, exact_margin=change, exact_accuracy=None if row.gain is None else row.gain.estimate, n=n)
