@@ -269,9 +269,9 @@ def _unit(vector: SteeringVector, layer: int, cell: Cell, norm: float) -> Float3
 
 
 def _beside(one: PredictedCell, exact: Mapping[str, Any], margins: Mapping[str, tuple[float, int]]) -> PredictedCell:
-    """The prediction with what the answers of its cell show; `margins` are changes of the mean margin, over so many questions."""
-    row = exact.get(one.cell.cell_id) or next((r for r in exact.values() if r.cell == one.cell), None)
     """The prediction with what the answers of its cell show; `margins` has the change of the mean margin and its questions."""
+    row = exact.get(one.cell.cell_id) or next((r for r in exact.values() if r.cell == one.cell), None)
+    if row is None:
         return one
     change, n = margins.get(row.cell_id, (None, row.n_seen))
     return replace(one, exact_margin=change, exact_accuracy=None if row.gain is None else row.gain.estimate, n=n)
