@@ -79,6 +79,7 @@ Operation = Add | ProjectOut | ProjectCap | Clamp | Replace | Rotate | AddPreser
 ADD: Final = Add()
 KINDS: Final[dict[str, type[Operation]]] = {kind.name: kind for kind in get_args(Operation)}
 OF_SUBSPACES: Final = ("project_out", "project_cap", "clamp", "affine")
+OF_SHARES: Final = (*OF_SUBSPACES, "replace")  # strength 1 is the whole operation
 IN_UNITS: Final = ("add", "replace", "add_preserving_norm", "project_cap", "clamp", "affine")
 
 

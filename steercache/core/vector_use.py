@@ -22,12 +22,12 @@ OPERATIONS: Final[Mapping[OperationName, str]] = MappingProxyType(
     {  # h is the hidden state, v the vector, u = v / |v|, c = h . u
         "add": "h + strength * v",
         "project_out": "h - strength * c * u",
-        "project_cap": "h + (min(c, bound) - c) * u",
-        "clamp": "h + (value - c) * u",
-        "replace": "strength * v",
-        "rotate": "h turned by an angle in the plane of h and u, its norm kept",
+        "project_cap": "h + strength * (min(c, bound) - c) * u",
+        "clamp": "h + strength * (value - c) * u",
+        "replace": "(1 - strength) * h + strength * v",
+        "rotate": "h turned towards u by strength degrees in the plane of h and u, its norm kept",
         "add_preserving_norm": "(h + strength * v) * |h| / |h + strength * v|",
-        "affine": "h + (scale * c + offset - c) * u",
+        "affine": "h + strength * (scale * c + offset - c) * u",
     }
 )
 PLACES: Final[Mapping[str, str]] = MappingProxyType(

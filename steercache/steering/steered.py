@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from steercache.core.errors import UsageError
-from steercache.core.operations import Operation
+from steercache.core.operations import OF_SHARES, Operation
 from steercache.core.trials import AlphaUnit
 from steercache.core.vector_use import Phase, VectorUse
 from steercache.core.vectors import SteeringVector
@@ -65,6 +65,8 @@ def steered(
         layer = known.layers
     if alpha is None:
         alpha, alpha_unit = known.strength, known.strength_unit if alpha_unit is None else alpha_unit
+    if alpha is None and use is not None and use.operation in OF_SHARES:
+        alpha = 1.0
     if layer is None or alpha is None:
         raise UsageError(
             f"no {'layer' if layer is None else 'strength'} was given, and the vector does not carry one",

@@ -162,6 +162,10 @@ def test_what_a_vector_carries_is_the_default() -> None:
     with steercache.steer(model, vector(0, 1, 2), layer=1, alpha=2.0, when="every", skip_first=True):
         expected = model.generate(**inputs, max_new_tokens=3, do_sample=False)
     assert torch.equal(made.generate(**inputs, max_new_tokens=3, do_sample=False), expected)
+    clamped = vector(0, 1, 2, use=VectorUse(operation="clamp", parameters={"value": 2}, layers=(1,)))
+    with steercache.steer(model, vector(0, 1, 2), layer=1, alpha=1.0, operation="clamp:value=2"):
+        set_to_two = model(**inputs).logits
+    assert torch.equal(steercache.steered(model, clamped)(**inputs).logits, set_to_two)
     with pytest.raises(UsageError, match="no layer was given"):
         steercache.steered(model, V, alpha=1.0)
     with pytest.raises(UsageError, match="no strength was given"):
