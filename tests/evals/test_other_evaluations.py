@@ -137,6 +137,6 @@ def test_lmms_eval_runs_its_own_model_steered_on_the_picture_tokens(tmp_path: Pa
     (folder / "utils.py").write_text(UTILS)
     (folder / "tiny_pictures.yaml").write_text(TASK.replace("FILE", str(folder / "q.jsonl")))
     found = run("with_lmms_eval.py", tmp_path)
-    assert found["before"] == found["after"] == {"score": 1.0, "texts": plain}
+    assert found["before"] == found["zero"] == {"score": 1.0, "texts": plain}
     assert found["steered"]["texts"] == moved
     assert found["steered"]["score"] == np.mean([a == b for a, b in zip(plain, moved, strict=True)])
