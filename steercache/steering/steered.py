@@ -48,7 +48,7 @@ def steered(
     forward pass without a cache reads belongs to the prompt, an answer whose likelihood is taken as well. Layer, strength,
     unit, operation, target, phase and `skip_first` are by default those of `vector.use`, else to add, all tokens of the prompt
     and raw units.
-    The other parameters are those of `steer`; strength 0 is the model itself, bit for bit.
+    The other parameters are those of `steer` (a mask as target has shape (b, t)); strength 0 is the model itself, bit for bit.
 
     Several can be nested, each adds its own. A batch of several sequences without an attention mask is steered with the target
     all or a mask only: the others depend on where the padding is.
