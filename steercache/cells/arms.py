@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from steercache.benchmarks.task import PLAIN, Wording
 from steercache.cells.options import EvalOptions
@@ -46,6 +47,10 @@ class ArmCell:
         return BranchCell(
             key=key, layer=self.cell.layer or 0, delta_d=change.delta_d, target=self.cell.target, change=change
         )
+
+    def delta(self, hidden_size: int) -> npt.NDArray[np.float32]:
+        """What is added, shape (d,), float32; of another operation its direction (`Change.delta_d`)."""
+        return self.change(hidden_size).delta_d
 
     def change(self, hidden_size: int) -> Change:
         """What is done to the hidden states, (d,) wide."""

@@ -30,9 +30,12 @@ class ForwardWatch(threading.local):
         self._prompt_len = 0
         self._last_ids: torch.Tensor | None = None
 
-    def enter(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Forward pre-hook of the model and of its decoder; the outermost that is called decides."""
-        if self._owner is not None or not self.here:
+    def enter(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> None:
+        """Forward pre-hook of the model and of its decoder; the outermost that is called decides.
+
+        torch leaves `kwargs` out for a pass that begins in another thread while the hook is put in place or taken away.
+        """
+        if self._owner is not None or not self.here or kwargs is None:
             return
         given = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
         given |= given.pop("kwargs", {})

@@ -11,6 +11,7 @@ from transformers import BertConfig, BertModel, PreTrainedModel
 import steercache
 from steercache.core.errors import NotFoundError, UsageError
 from steercache.core.vector_use import VectorUse
+from steercache.steering.watch import ForwardWatch
 from tests.steering.small import padded_batch, small_model
 from tests.steering.tiny import N_LAYERS, blocks_of, tiny_model, vector
 
@@ -128,6 +129,17 @@ def test_threads_that_call_the_model_and_two_objects_at_once_do_not_see_each_oth
         thread.join()
     assert wrong == []
     assert n_hooks(model) == 0
+
+
+def test_a_pass_that_begins_while_another_thread_puts_its_hooks_in_place_is_left_alone() -> None:
+    model = tiny_model("llama")
+    elsewhere = ForwardWatch(thread=-1)
+    model.register_forward_pre_hook(
+        elsewhere.enter
+    )  # torch has the hook, and not yet that it wants the keyword arguments
+    with torch.inference_mode():
+        assert model(input_ids=IDS, attention_mask=MASKS["left"]).logits.shape[0] == 3
+    assert elsewhere.parts == ()
 
 
 @torch.inference_mode()
