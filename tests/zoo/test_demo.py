@@ -1,10 +1,10 @@
 """The assembled *demo*: it is SmolLM2 plus the shipped update, and loads and answers as any checkpoint does."""
 
+import contextlib
 import io
-from pathlib import contextlib
+from pathlib import Path
 from typing import Any
 
-import Path
 import pytest
 import torch
 
