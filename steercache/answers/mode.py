@@ -71,6 +71,7 @@ class ModeChooser:
             seconds=choice.seconds[choice.mode] / self.costs.factor,
             n_answers=choice.n_to_compute,
         )
+        _ = runner.tie_nats  # measured once on a machine, and no part of what is announced
         announce(f"{DOING[choice.mode]} {choice.n_to_compute:,} answers", choice.seconds[choice.mode])
         if begun.get(split) != choice.mode:
             make_folder(self.folder)
