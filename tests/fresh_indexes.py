@@ -33,7 +33,11 @@ def open_a_copy(index: Index) -> object:
     """As `Index._open_writer`; where there is no file yet, a copy of the migrated one gets its name first."""
     if not index.path.exists() and not any(log.exists() for log in logs_of(index.path)):
         new = index.path.with_name(f"{index.path.name}.copy-{os.getpid()}")
-        new.write_bytes(migrated())
+        try:
+            new.write_bytes(migrated())
+        except OSError:  # a full disk: as the index itself meets it
+            new.unlink(missing_ok=True)
+            return open_writer(index)
         new.replace(index.path)
         trust_written(index.path)
     return open_writer(index)

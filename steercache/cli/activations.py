@@ -276,7 +276,7 @@ def copy_command(asked: CopyOptions) -> None:
     on with the same command.
 
     \b
-    steercache activations copy smollm2-concepts part/ --layer 10-12
+    steercache activations copy smollm2-concepts part/ --layer 4-6
     """
     from steercache.api.cache import open_cache_at
 

@@ -66,9 +66,7 @@ def review_command(asked: ReviewOptions) -> None:
         return
     print_table(["sheet", "file"], [["to fill in", str(table)], ["to read", str(text)]])
     sae, concept, verdicts = (shlex.quote(str(word)) for word in (asked.sae, asked.concept, table))
-    same = {"--run": asked.run, "--layers": asked.layers, "--evidence": asked.evidence}
+    same = {"--selection": asked.selection, "--run": asked.run, "--layers": asked.layers, "--evidence": asked.evidence}
     others = "".join(f" {name} {shlex.quote(str(value))}" for name, value in same.items() if value is not None)
     others += " --allow-foreign" * asked.allow_foreign + at_root(asked.root)
-    next_commands(
-        f"steercache fit sae --sae {sae} --concept {concept} --selection {asked.selection} --verdicts {verdicts}{others}"
-    )
+    next_commands(f"steercache fit sae --sae {sae} --concept {concept} --verdicts {verdicts}{others}")

@@ -26,7 +26,7 @@ class PushOptions:
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_runs)
 @click.argument("target")
-@click.option("--layers", help="Send runs with these layers only, such as 5,10-12.")
+@click.option("--layer", "layers", help="Send runs with these layers only, such as 5,10-12.")
 @click.option(
     "--public", is_flag=True, help="Make a repository that everybody can read; by default a new one is private."
 )

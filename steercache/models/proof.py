@@ -85,7 +85,9 @@ def _prompt(model: Any, n_tokens: int, seed: int) -> torch.Tensor:
     """Token ids (1, n) of the vocabulary's upper half, where special tokens are seldom."""
     n_ids = int(model.config.get_text_config().vocab_size)
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(n_ids // 4, max(n_ids // 4 + 1, n_ids * 3 // 4), (1, n_tokens), generator=generator)
+    return torch.randint(
+        n_ids // 4, max(n_ids // 4 + 1, n_ids * 3 // 4), (1, n_tokens), generator=generator, device="cpu"
+    )
 
 
 def _run(
@@ -97,7 +99,7 @@ def _run(
     delta: Mapping[int, torch.Tensor] = {},
 ) -> _Pass:
     n_tokens = max(ids.shape[1] for ids in prompts)
-    ids = torch.zeros(len(prompts), n_tokens, dtype=torch.long)
+    ids = torch.zeros(len(prompts), n_tokens, dtype=torch.long, device="cpu")
     mask = torch.zeros_like(ids)
     for i, prompt in enumerate(prompts):
         at = slice(0, prompt.shape[1]) if side == "right" else slice(n_tokens - prompt.shape[1], n_tokens)
@@ -201,7 +203,8 @@ def _steered(model: Any, family: Family, prompt: torch.Tensor, plain: _Pass, n_l
     """A change of one row at the middle block: that row alone there, later rows only in blocks above, none below."""
     layer = (n_layers - 1) // 2
     change = torch.zeros_like(plain.outputs[layer])
-    change[:, CHANGED] = 4 * plain.outputs[layer].abs().mean() * torch.linspace(-1, 1, change.shape[-1]).to(change)
+    ramp = torch.linspace(-1, 1, change.shape[-1], device=change.device)
+    change[:, CHANGED] = 4 * plain.outputs[layer].abs().mean() * ramp
     run = _run(model, family, [prompt], delta={layer: change})
     moved = {one: _moved_rows(run.outputs[one][0], plain.outputs[one][0]) for one in range(n_layers)}
     below = [one for one in range(layer) if moved[one]]

@@ -104,7 +104,7 @@ def check_computes(module: Any, *, place: str) -> None:
     """
     import torch
 
-    ramp = torch.linspace(-1, 1, module.cfg.d_in, dtype=module.dtype)
+    ramp = torch.linspace(-1, 1, module.cfg.d_in, dtype=module.dtype, device=module.device)
     with torch.no_grad():
         features = module.encode(torch.stack([ramp, ramp.flip(0)]))
         rows = module.decode(features)

@@ -101,7 +101,9 @@ class ShardWriter:
             raise ValueError(f"{site!r} is no site of this shard, or the shard is finished or given up")
         file = self._files[site]
         geometry = file.geometry
-        rows_lie = block_md.strides[-1:] == (self._dtype.itemsize,)  # rows may lie apart: layers of one file in turn
+        rows_lie = (
+            block_md.size == 0 or block_md[0].flags.c_contiguous
+        )  # rows may lie apart: layers of one file in turn
         if block_md.dtype != self._dtype or block_md.shape[1:] != (geometry.width,) or not rows_lie:
             raise ValueError(f"{site}: a contiguous (n, {geometry.width}) {self._dtype} block was expected")
         if not 0 <= layer_pos < geometry.n_layers:

@@ -201,7 +201,7 @@ BROKEN: list[tuple[Callable[[Path], None], type[SteercacheError], str]] = [
     (add_adapter, ManifestError, "merge it first"),
     (drop_tokenizer, SteercacheError, "tokenizer"),
     (break_tokenizer, DamagedError, "cannot load it"),
-    (other_architecture, NotFoundError, "'mamba' are not supported; these are: "),
+    (other_architecture, NotFoundError, "'mamba' are not in the table of families, and cannot be derived"),
     (absurd_sizes, DamagedError, "cannot load it"),
 ]
 

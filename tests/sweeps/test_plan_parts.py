@@ -51,7 +51,7 @@ def test_a_sweep_that_ran_corrects_the_next_prediction(
     own_session: Session, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths, key = own_session.cache.paths, key_of(world.loaded)
-    slow = {name: 100 * seconds for name, seconds in COSTS.as_dict().items()}  # as measured on a busy machine
+    slow = {name: 30 * seconds for name, seconds in COSTS.as_dict().items()}  # as measured on a busy machine
     record_costs(paths, key, slow)
     monkeypatch.setattr("steercache.cache.calibration.LEAST_S", 0.0)
     job = small_job(own_session, world.loaded, tmp_path, **SMALL)

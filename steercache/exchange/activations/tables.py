@@ -50,7 +50,7 @@ class ExportRequest:
         sel = self.selection
         model = sel.fitted_on
         return {
-            "format": "steercache activations 1",
+            "format": "steercache-activations 1",
             "run_id": sel.run_id,
             "site": sel.site,
             "layers": list(self.layers),

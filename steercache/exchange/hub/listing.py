@@ -94,7 +94,7 @@ def from_json(data: bytes, *, place: str) -> Listing:
         raise DamagedError(
             f"{len(wrong)} entries are no files of a cache, the first {wrong[0]}",
             place=place,
-            hint="take nothing from this place: steercache writes no such entries",
+            hint="take nothing from this place: no push writes such entries",
         )
     return listing
 
