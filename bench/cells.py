@@ -154,4 +154,4 @@ def run_exactly(
     answers = runner.run(asked, cells)
     writer.flush()
     writer.save(status="complete")
-    return Answered(answers=answers, near_ties=frozenset(runner.near_ties))
+    return Answered(answers=answers, near_ties=frozenset(runner.tally.near_ties))

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -219,7 +221,18 @@ def test_the_notebook_of_the_readme_is_typed(tmp_path: Path) -> None:
 # The first three take minutes on the demo model (tests/sweeps run them on small ones); the fourth names a run that is not here.
 # Those with an SAE need weights that are not here (tests/sae, tests/screening and tests/sweeps make small ones).
 OF_SAES = ("load_sae(", 'cache.fit("sae"', "cache.screen_features(", "cache.feature_vector(")
-SKIPPED = ("cache.evaluate(", "cache.screen(", "cache.sweep(", "zarr.open_group(", *OF_SAES)
+# What another engine wrote, and other people's evaluations, are in tests/exchange and tests/evals.
+OTHERS = ("cache.import_activations(", "lm_eval", "lmms_eval")
+SKIPPED = (*OTHERS, "cache.evaluate(", "cache.screen(", "cache.sweep(", "zarr.open_group(", *OF_SAES)
+
+
+def things_at_hand(cache: steercache.Cache) -> dict[str, Any]:
+    """What a page takes for granted: a transformers model, its inputs, and vectors."""
+    loaded = steercache.load("tiny-backbone")
+    vector = replace(cache.vector("counting"), fitted_on=None)
+    other = replace(vector, values=np.roll(vector.values, 1, axis=1))
+    inputs = loaded.tokenizer("The cat sat", return_tensors="pt")
+    return {"model": loaded.model, "vector": vector, "first": vector, "second": other, "inputs": inputs}
 
 
 @pytest.mark.slow
@@ -238,5 +251,8 @@ def test_the_python_of_a_page_runs_from_top_to_bottom_on_a_small_model(
             text = block.text.replace("smollm2-135m", "tiny-backbone").replace(
                 "n_rows=200_000", "n_rows=2_000, batch_size=64"
             )
-            text = text.replace("layer=10", "layer=2").replace("layer=15", "layer=2")
+            text = re.sub(r"layer=1[0-9]", "layer=2", text)
+            text = text.replace("layers=[10, 11, 12]", "layers=[1, 2]").replace("[12]", "[2]").replace("(12,)", "(2,)")
+            if re.search(r"\bvector\b", text) and "vector" not in namespace:
+                namespace |= things_at_hand(namespace["cache"])
             exec(compile(text, block.place, "exec"), namespace)

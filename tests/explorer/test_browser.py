@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -89,15 +90,16 @@ def hosts(tab: Tab) -> set[str]:
 
 
 def wait(tab: Tab, script: str) -> Any:
-    """The value of an expression once it is true."""
-    return tab.call(
-        "Runtime.evaluate",
-        expression=f"""new Promise((done, fail) => {{ const until = Date.now() + 15000; (function look() {{
-            const found = ({script}); if (found) done(found); else if (Date.now() > until) fail(new Error({script!r}));
-            else setTimeout(look, 20) }})() }})""",
-        awaitPromise=True,
-        returnByValue=True,
-    )["result"].get("value")
+    """The value of an expression once it is true. A page that is just being left has no answer: it is asked again."""
+    until, last = time.monotonic() + 15, "it was never true"
+    while time.monotonic() < until:
+        try:
+            if found := tab.ask(f"({script})"):
+                return found
+        except AssertionError as error:
+            last = str(error)
+        time.sleep(0.02)
+    raise AssertionError(f"not true within 15 s: {script}; {last}")
 
 
 def picture(tab: Tab, selector: str) -> bytes:
