@@ -222,15 +222,16 @@ def test_the_notebook_of_the_readme_is_typed(tmp_path: Path) -> None:
 # Those with an SAE need weights that are not here (tests/sae, tests/screening and tests/sweeps make small ones).
 OF_SAES = ("load_sae(", 'cache.fit("sae"', "cache.screen_features(", "cache.feature_vector(")
 # What another engine wrote, and other people's evaluations, are in tests/exchange and tests/evals.
-OTHERS = ("cache.import_activations(", "lm_eval", "lmms_eval")
+OTHERS = ("hf://", "cache.import_activations(", "lm_eval", "lmms_eval")
 SKIPPED = (*OTHERS, "cache.evaluate(", "cache.screen(", "cache.sweep(", "zarr.open_group(", *OF_SAES)
 
 
 def things_at_hand(cache: steercache.Cache) -> dict[str, Any]:
     """What a page takes for granted: a transformers model, its inputs, and vectors."""
     loaded = steercache.load("tiny-backbone")
-    vector = replace(cache.vector("counting"), fitted_on=None)
-    other = replace(vector, values=np.roll(vector.values, 1, axis=1))
+    values = np.random.default_rng(0).normal(size=(1, loaded.spec.hidden_size)).astype(np.float32)
+    vector = replace(cache.vector("counting"), fitted_on=None, layers=(2,), values=values)
+    other = replace(vector, values=np.roll(values, 1, axis=1))
     inputs = loaded.tokenizer("The cat sat", return_tensors="pt")
     return {"model": loaded.model, "vector": vector, "first": vector, "second": other, "inputs": inputs}
 

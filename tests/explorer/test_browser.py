@@ -94,7 +94,7 @@ def wait(tab: Tab, script: str) -> Any:
     until, last = time.monotonic() + 15, "it was never true"
     while time.monotonic() < until:
         try:
-            if found := tab.ask(f"({script})"):
+            if found := tab.ask(f"(found => found instanceof Node || found)({script})"):
                 return found
         except AssertionError as error:
             last = str(error)
