@@ -47,7 +47,7 @@ def test_a_sheet_is_written_and_its_verdicts_are_taken(line: tuple[str, ...], wo
         assert terminal("sae", "review", *line, "--out", "sheet", "--json") == 0, terminal.err
         assert json.loads(terminal.out) == {"csv": "sheet.csv", "markdown": "sheet.md"}
         assert terminal("sae", "review", *line, "--out", "new/sheet") == 0, terminal.err  # the folder is made
-        fit = "fit sae --sae my-sae --concept counting --selection paper --verdicts new/sheet.csv"
+        fit = "fit sae --sae my-sae --concept counting --verdicts new/sheet.csv --selection paper"
         assert f"{fit} --run {RUN} --allow-foreign" in terminal.err + terminal.out
         assert terminal("fit", "sae", *line, "--verdicts", "sheet.csv") == 2
         assert "16 without a verdict" in terminal.err

@@ -196,9 +196,9 @@ def test_a_grids_page_has_its_choices_and_its_gains(
 
 
 def test_a_sweep_that_is_no_table_or_not_there_says_so(session: Session) -> None:
+    save_sweep(session.cache, "empty", manifest={"kind": "colours"}, cells=[], answers=[])
     with pytest.raises(NotFoundError, match="none-such"):
         read_sweep(session, "none-such")
-    save_sweep(session.cache, "empty", manifest={"kind": "colours"}, cells=[], answers=[])
     with pytest.raises(UsageError, match="neither right nor wrong"):
         read_sweep(session, "empty")
 
