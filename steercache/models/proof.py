@@ -206,18 +206,22 @@ def _steered(model: Any, family: Family, prompt: torch.Tensor, plain: _Pass, n_l
     ramp = torch.linspace(-1, 1, change.shape[-1], device=change.device)
     change[:, CHANGED] = 4 * plain.outputs[layer].abs().mean() * ramp
     run = _run(model, family, [prompt], delta={layer: change})
-    moved = {one: _moved_rows(run.outputs[one][0], plain.outputs[one][0]) for one in range(n_layers)}
-    below = [one for one in range(layer) if moved[one]]
-    earlier = [one for one in range(layer, n_layers) if moved[one] and moved[one][0] < CHANGED]
-    lost = [one for one in range(layer, n_layers) if CHANGED not in moved[one]]
-    holds = moved[layer] == [CHANGED] and not below and not earlier and not lost
-    seen = f"rows moved per block {moved}" if not holds else f"row {CHANGED} of block {layer}"
+    touched = {one: _moved_rows(run.outputs[one][0], plain.outputs[one][0], 0.0) for one in range(n_layers)}
+    rounded = {one: _moved_rows(run.outputs[one][0], plain.outputs[one][0], _ROUNDING) for one in range(n_layers)}
+    below = [one for one in range(layer) if touched[one]]
+    earlier = [one for one in range(layer, n_layers) if any(row < CHANGED for row in rounded[one])]
+    lost = [one for one in range(layer, n_layers) if CHANGED not in touched[one]]
+    holds = touched[layer] == [CHANGED] and not below and not earlier and not lost
+    seen = f"rows moved per block {rounded}" if not holds else f"row {CHANGED} of block {layer}"
     return Evidence("a change of one row moves it and later ones only, in this block and above", holds, seen)
 
 
-def _moved_rows(now: torch.Tensor, before: torch.Tensor) -> list[int]:
-    """Rows that moved by more than rounding: experts of a mixture compute their tokens together, so others' bits move."""
-    bound = _ROUNDING * torch.finfo(before.dtype).eps * before.abs().amax()
+def _moved_rows(now: torch.Tensor, before: torch.Tensor, rounding: float) -> list[int]:
+    """Rows that moved by more than `rounding` units of precision, beside the row's own largest value.
+
+    Experts of a mixture compute their tokens together, so others' last bits move.
+    """
+    bound = rounding * torch.finfo(before.dtype).eps * before.abs().amax(-1)
     rows: list[int] = ((now - before).abs().amax(-1) > bound).nonzero()[:, 0].tolist()
     return rows
 
