@@ -33,7 +33,7 @@ Format = Literal["vllm", "speculators", "vllm-lens", "sae-lens", "torch", "npy",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportOptions:
-    """What is said about captured activations; see `Cache.import_activations`."""
+    """The options of one import of captured activations, as `Cache.import_activations` explains them."""
 
     format: str
     trace: TraceLike | None = None
@@ -208,7 +208,11 @@ def _entries(
     options: ImportOptions,
     source: Path,
 ) -> tuple[EntryMap, tuple[VerifiedEntry, ...]]:
-    """Which layers the entries are: as is said, as the format says, or as the model's own values say."""
+    """The layer of every entry: from the options, else from the format; with `verify`, from the model's own values.
+
+    Raises:
+        UsageError: neither says it, they contradict each other or the values, or there is no model to verify with.
+    """
     place, n_layers = str(source), target.model.n_layers
     of = Captured(
         format=captured.format,
@@ -233,7 +237,7 @@ def _entries(
 
 
 def _declared(captured: Captured, said: EntryRequest, n_layers: int, place: str) -> list[EntryMap]:
-    """Every map that fits what is said; none when nothing is."""
+    """The maps of entries to layers that the options and the format allow; an empty list where they say too little."""
     lasts: Iterable[LastEntry] = ("block", "norm") if said.last is None and captured.last is None else (None,)  # type: ignore[assignment]
     found = []
     for last in lasts:

@@ -2,11 +2,11 @@
 
 from typing import Any, Final
 
-from steercache.core.drawing.heat import heat_map
 from steercache.core.errors import SteercacheError
 from steercache.core.notebook import MAX_ROWS, notebook_html, notebook_table
 from steercache.manifests.sweep import SweepManifest
 from steercache.queries.session import Session
+from steercache.sweeps.notebook import gain_map
 
 _SHOWN: Final = 6  # rows of each table of a cache
 _TABLES: Final = {
@@ -91,11 +91,4 @@ def _map(name: str, target: str, rows: list[dict[str, Any]]) -> str:
     gains = {(int(row["layer"]), float(row["alpha"])): row["gain"] for row in rows}
     nan = float("nan")
     grid = [[nan if gains.get((la, a)) is None else 100 * float(gains[la, a]) for a in alphas] for la in layers]
-    return heat_map(
-        grid,
-        rows=[str(layer) for layer in layers],
-        columns=[f"{alpha:g}" for alpha in alphas],
-        title=f"{name}, {target}: gain in points, search split",
-        x_title="alpha",
-        y_title="layer",
-    )
+    return gain_map(grid, layers=layers, alphas=alphas, of=f"{name}, {target}")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from steercache.core.trials import Mode
 from steercache.models.spec import LoadedModel
 from steercache.steering.forward import BlockCall, call_obstacle, exact_logits, first_touched, head_logits, record_call
 from steercache.steering.live import ModelParts, parts_of
-from steercache.steering.repeat_check import middle_of, repeat_obstacle
+from steercache.steering.repeat_check import found_once, middle_of, repeat_obstacle
 from steercache.steering.targets import ForwardTokens
 from steercache.trace.batches import PaddedBatch
 from steercache.trace.capture import model_inputs
@@ -139,14 +140,15 @@ def run_prefill(loaded: LoadedModel, batch: PaddedBatch, *, layers: Sequence[int
         obstacle = "this model does more between its last block and its logits than a norm and a head"
     keys_values = {} if obstacle else {i: (layer.keys, layer.values) for i, layer in enumerate(cache.layers)}
     if obstacle is None and loaded.family.derived:
-        obstacle = repeat_obstacle(
-            loaded,
+        repeat = partial(
+            repeat_obstacle,
             parts.blocks,
             real_bt=prompts.tokens.real_bt,
             calls=calls,
             outputs=tape.outputs,
             keys_values=keys_values,
         )
+        obstacle = found_once(loaded, repeat)
     return Prefill(
         loaded=loaded,
         parts=parts,

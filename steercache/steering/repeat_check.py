@@ -1,6 +1,6 @@
 """Whether the upper blocks of a derived model, run again from stored rows as branches run them, give what its own pass gave."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,14 @@ from steercache.steering.forward import BlockCall, BranchCache, Stacking, run_bl
 _MEMO = "blocks repeat"
 
 
+def found_once(loaded: LoadedModel, find: Callable[[], str | None]) -> str | None:
+    """What `find` says of a loaded model, asked once for as long as it is in memory."""
+    if _MEMO not in loaded.envoys:
+        loaded.envoys[_MEMO] = find()
+    found: str | None = loaded.envoys[_MEMO]
+    return found
+
+
 def middle_of(n_layers: int) -> int:
     """The block from whose output on the upper blocks are run again."""
     return (n_layers - 1) // 2
@@ -19,7 +27,6 @@ def middle_of(n_layers: int) -> int:
 
 @torch.inference_mode()
 def repeat_obstacle(
-    loaded: LoadedModel,
     blocks: Any,
     *,
     real_bt: torch.Tensor,
@@ -27,24 +34,11 @@ def repeat_obstacle(
     outputs: Mapping[int, torch.Tensor],
     keys_values: Mapping[int, tuple[torch.Tensor, torch.Tensor]],
 ) -> str | None:
-    """Why branches of this model cannot be trusted; None when they can. Found once for each loaded model.
+    """Why branches of this model cannot be trusted; None when they can.
 
     Two copies of the batch run from the second half of its columns on, and once the whole batch: the first within rounding of
     the model's own last block, the second bit for bit.
     """
-    if _MEMO not in loaded.envoys:
-        loaded.envoys[_MEMO] = _compare(blocks, real_bt, calls, outputs, keys_values)
-    found: str | None = loaded.envoys[_MEMO]
-    return found
-
-
-def _compare(
-    blocks: Any,
-    real_bt: torch.Tensor,
-    calls: Sequence[BlockCall],
-    outputs: Mapping[int, torch.Tensor],
-    keys_values: Mapping[int, tuple[torch.Tensor, torch.Tensor]],
-) -> str | None:
     n_seq, n_tokens = real_bt.shape
     middle, last = middle_of(len(blocks)), outputs[len(blocks) - 1]
     for n_copies, start in ((1, 0), (2, n_tokens // 2)):

@@ -1,6 +1,7 @@
 """How a sweep's table shows itself in a notebook: gains with their intervals, the grid of the best arm, and the rows."""
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from steercache.core.drawing.heat import heat_map
@@ -74,11 +75,23 @@ def _map(table: "SweepTable", arm: str, target: str) -> str:
     row = next(one for one in table.choices if one.name == arm)
     at = row.cell.layer, row.cell.alpha
     chosen = (layers.index(int(at[0])), alphas.index(at[1])) if at in cells and at[0] is not None else None
+    return gain_map(grid, layers=layers, alphas=alphas, of=f"{arm}, {target}", chosen=chosen)
+
+
+def gain_map(
+    grid: Sequence[Sequence[float]],
+    *,
+    layers: Sequence[int],
+    alphas: Sequence[float],
+    of: str,
+    chosen: tuple[int, int] | None = None,
+) -> str:
+    """The picture of gains in points, shape (layers, alphas), NaN where nothing was answered, as SVG."""
     return heat_map(
         grid,
         rows=[str(layer) for layer in layers],
         columns=[f"{alpha:g}" for alpha in alphas],
-        title=f"{arm}, {target}: gain in points, search split",
+        title=f"{of}: gain in points, search split",
         x_title="alpha",
         y_title="layer",
         chosen=chosen,

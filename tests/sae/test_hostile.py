@@ -26,7 +26,7 @@ from steercache.sae import memory
 from steercache.sae.loading import load_sae
 from tests.sae.folders import D_IN, D_SAE, inference, rows, saved
 from tests.sae.hub import as_json, npz, put, random, torch_bytes
-from tests.sae.test_releases import manifest, narrow
+from tests.sae.releases import manifest, narrow
 
 WEIGHTS = "sae_weights.safetensors"
 

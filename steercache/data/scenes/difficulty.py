@@ -16,8 +16,8 @@ class Difficulty:
     objects: float = 0.0
     """Up to three additional objects in the picture."""
     distance: float = 0.0
-    """Smaller distances between objects. At 1 the smallest gap is halved, and relations are asked only of pairs whose distance
-    along the axis is .06 to .24 of the picture's side."""
+    """Smaller distances between objects. At 1 the smallest gap is half as large, and a relation is asked only about two objects
+    that lie between .06 and .24 of the picture's side apart, measured along the axis of the relation."""
     size: float = 0.0
     """Smaller objects: at 1 half the radius."""
     palette: float = 0.0
