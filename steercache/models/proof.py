@@ -70,6 +70,7 @@ def _examine(model: Any, family: Family, evidence: list[Evidence]) -> Family:
     long = alone[0]
     n_layers = len(find_module(model, family.blocks))
     evidence.append(_in_order(long, n_layers))
+    evidence.append(_finite(long))
     evidence.append(_one_stream(model, long, n_layers))
     if not all(one.holds for one in evidence):
         return family
@@ -161,6 +162,13 @@ def _keep(parts: dict[tuple[int, str], torch.Tensor], key: tuple[int, str], out:
 
 def _in_order(run: _Pass, n_layers: int) -> Evidence:
     return Evidence("blocks run in order, each once", run.order == list(range(n_layers)), f"order {run.order}")
+
+
+def _finite(run: _Pass) -> Evidence:
+    bad = [layer for layer, rows in run.outputs.items() if not bool(rows.isfinite().all())]
+    return Evidence(
+        "its hidden states are finite", not bad, f"NaN or infinity first behind block {min(bad, default=0)}"
+    )
 
 
 def _one_stream(model: Any, run: _Pass, n_layers: int) -> Evidence:

@@ -105,6 +105,14 @@ def test_every_fault_of_one_folder_is_named_at_once(engine: Engine, cache: Cache
     assert run.n_samples == len(engine.plain) - len(out)
 
 
+def test_a_file_that_is_not_read_counts_among_the_samples(engine: Engine, cache: Cache, tmp_path: Path) -> None:
+    folder = as_vllm(tmp_path / "hs", engine.plain, ALL)
+    n_files = len(list(folder.glob("*.safetensors")))
+    (folder / "0.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(ManifestError, match=f"1 of {n_files} samples cannot be taken in"):
+        cache.import_activations(folder, source_format="vllm", model=engine.model, entries=ALL)
+
+
 def test_requests_that_the_data_set_or_the_list_misses_are_named(engine: Engine, cache: Cache, tmp_path: Path) -> None:
     folder = as_vllm(tmp_path / "hs", engine.plain[:-2], ALL)
     with pytest.raises(ManifestError) as raised:

@@ -29,7 +29,7 @@ def test_parts_are_where_a_person_reads_them_and_prove_right(kind: str) -> None:
     assert (family.attn_out, family.mlp_out) == (read.attn_out, read.mlp_out)
     assert find_module(model, family.lm_head) is model.get_output_embeddings()
     assert family.derived
-    assert len(evidence) == 7
+    assert len(evidence) == 8
     assert all(one.holds for one in evidence)
 
 
@@ -78,6 +78,13 @@ def test_a_wrong_norm_and_a_block_that_runs_twice_are_seen() -> None:
     model.model.layers[1].forward = lambda hidden_states, **kwargs: model.model.layers[2](hidden_states, **kwargs)
     with pytest.raises(NotFoundError, match=r"blocks run in order, each once: no, order \[0, 1, 2, 2, 3\]"):
         prove(model, row)
+
+
+def test_one_weight_that_is_not_a_number_is_named_by_its_block() -> None:
+    model = small("olmo2")
+    model.model.layers[2].mlp.down_proj.weight.data[0, 0] = float("nan")
+    with pytest.raises(NotFoundError, match="hidden states are finite: no, NaN or infinity first behind block 2"):
+        prove(model, family_of_model(model))
 
 
 def test_a_model_that_looks_ahead_is_seen() -> None:

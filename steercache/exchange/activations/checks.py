@@ -68,7 +68,8 @@ def checked(
     problems += twice
     if not samples and not problems:
         problems.append(_problem("", "missing", "there is no sample"))
-    refuse(problems, n=len(captured.samples), place=place)
+    seen = {*(s.key for s in captured.samples), *(p.loc for p in captured.problems)}  # files that are not read, too
+    refuse(problems, n=len(seen), place=place)
     return tuple(samples)
 
 

@@ -84,5 +84,6 @@ def checked_values(path: Path, values: Mapping[int, Any]) -> dict[int, npt.NDArr
         problems.append(f"widths differ: {', '.join(map(str, widths[:_SHOWN]))}")
     if problems:
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise refused(path, "; ".join(problems[:_SHOWN]) + more)
+        hint = "the file is not what was computed, or the computation failed: write it again from finite values of one width"
+        raise refused(path, "; ".join(problems[:_SHOWN]) + more, hint)
     return found
