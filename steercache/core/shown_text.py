@@ -10,7 +10,8 @@ _LAYOUT: Final = "\n\t"
 
 def visible(text: str) -> str:
     """A text in which characters that cannot be seen are named: control characters (those that begin the colours of a terminal,
-    too), those that turn the direction of writing, spaces without width, tags, halves of surrogate pairs.
+    too), those that turn the direction of writing, spaces without width, tags, halves of surrogate pairs, and the code points that
+    are no characters (U+FFFE, U+FFFF and their like, which XML refuses).
 
     >>> visible("cat\\u202egnp.exe"), visible("\\x1b[31mred"), visible("two\\r\\nlines")
     ('cat[U+202E]gnp.exe', '[U+001B][31mred', 'two\\nlines')
@@ -33,4 +34,7 @@ def escaped(text: str) -> str:
 def _hides(character: str) -> bool:
     if character in _LAYOUT or character in _JOINERS:
         return False
+    code = ord(character)
+    if code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF:  # noncharacters of Unicode, chapter 23.7
+        return True
     return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")

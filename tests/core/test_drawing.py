@@ -6,7 +6,7 @@ from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from steercache.core.drawing.bars import bar_chart, layer_strip
@@ -94,6 +94,7 @@ def test_a_map_has_a_box_for_every_cell_and_colours_only_those_that_were_run(
     st.dictionaries(NAMES, st.floats(-1, 2), max_size=5),
     st.dictionaries(NAMES, st.lists(st.integers(0, 90)), max_size=4),
 )
+@example({"\ufffe": 1.0}, {"\U0001ffff\ufdd0": [0]})
 def test_bars_and_layers_are_well_formed(shares: dict[str, float], kept: dict[str, list[int]]) -> None:
     bars = [float(e.attrib["width"]) for e in read(bar_chart(shares, title="t")).iter(f"{SVG}rect")]
     assert all(0 <= one <= max(bars) for one in bars)
