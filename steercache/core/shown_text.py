@@ -10,7 +10,7 @@ _LAYOUT: Final = "\n\t"
 
 def visible(text: str) -> str:
     """A text in which characters that cannot be seen are named: control characters (those that begin the colours of a terminal,
-    too), those that turn the direction of writing, spaces without width, tags, halves of surrogate pairs, and the code points that
+    too), those that turn the direction of writing, spaces without width, tags, halves of surrogate pairs, and code points that
     are no characters (U+FFFE, U+FFFF and their like, which XML refuses).
 
     >>> visible("cat\\u202egnp.exe"), visible("\\x1b[31mred"), visible("two\\r\\nlines")
