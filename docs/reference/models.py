@@ -24,7 +24,9 @@ what it changes. Branches are tried on the first batch. A model that fails is re
 In Python, `load(...).evidence` is the list.
 
 A model whose blocks cannot be run alone (their state is more than keys and values) is computed in full, and its answers
-say so.
+say so. Branch and replay equal the full forward bit for bit where every cell runs alone in the batch as it was recorded;
+a mixture of experts computes padding beside the tokens, and a replay of a padded batch, whose padding is not stored, equals
+it within rounding.
 """
 
 
@@ -50,7 +52,12 @@ def page_text(table: Any) -> str:
 def _known(family: Family) -> list[object]:
     types = ", ".join(f"`{one}`" for one in family.model_types)
     reads = "pictures and text" if family.modality == "image" else "text"
-    return [types, reads, "yes", "branch, replay, full", "in the table; by value, and by layout at real size"]
+    modes = f"branch, {_replay(family)}, full"
+    return [types, reads, "yes", modes, "in the table; by value, and by layout at real size"]
+
+
+def _replay(family: Family) -> str:
+    return "replay (from the first layers with the pictures)" if family.deepstack else "replay"
 
 
 def _derived(name: str, one: Class) -> list[object]:

@@ -21,8 +21,9 @@ class Family:
     norms after attention and MLP. A multimodal row takes them, and `sdpa`, from the row of its text model.
     `positions` says who makes position ids: we do, from the attention mask (0- or 1-based), or the model's own forward.
     `needs` are the image processor's outputs that the forward wants. `token_types` names a per-token input and its rule:
-    "image" is 1 on image tokens, "suffix" is 0 on the prompt, read in both directions, and 1 on what follows it. One row of the
-    table below: most columns have the value of Llama.
+    "image" is 1 on image tokens, "suffix" is 0 on the prompt, read in both directions, and 1 on what follows it. With
+    `deepstack` the decoder adds features of the pictures to the outputs of its first blocks; a block's output is what it is
+    before that sum (`steering.deepstack`). One row of the table below: most columns have the value of Llama.
     """
 
     name: str
@@ -45,6 +46,9 @@ class Family:
     placeholder: str = "{image}"  # where a picture stands in a prompt without a chat template
     bos_in_text: bool = False  # its processor switches the tokenizer's own BOS off and writes it into the prompt
     tuples: bool = False  # whether a block returns a tuple that begins with the hidden states
+    deepstack: str | None = (
+        None  # the vision configuration's list of as many tower blocks as decoder blocks get features
+    )
     derived: bool = False  # not in the table: read from the structure of its class, and proven when it is loaded
 
 
@@ -63,7 +67,7 @@ _TEXT = (
     Family(name="llama", model_types=("llama",)),
     Family(name="mistral", model_types=("mistral",)),
     Family(name="qwen2", model_types=("qwen2", "qwen2_5_vl_text")),
-    Family(name="qwen3", model_types=("qwen3",)),
+    Family(name="qwen3", model_types=("qwen3", "qwen3_vl_text", "qwen3_vl_moe_text")),
     Family(name="gemma", model_types=("gemma",), special_tokens=_TURNS),
     Family(
         name="gemma2",
@@ -150,26 +154,42 @@ _MULTIMODAL = (
         patches="tiles",
         needs=("pixel_values", "pixel_attention_mask"),
     ),
-    replace(
-        _LLAVA,
-        name="qwen2_5_vl",
-        model_types=("qwen2_5_vl",),
-        positions="internal",
-        vision="model.visual",
-        connector="model.visual.merger",
-        special_tokens=(r"<\|vision_(start|end)\|>",),
-        patches="merged",
-        needs=("pixel_values", "image_grid_thw"),
-        token_types=("mm_token_type_ids", "image"),
-        placeholder="<|vision_start|>{image}<|vision_end|>",
-    ),
 )
 
-FAMILIES: tuple[Family, ...] = _TEXT + _MULTIMODAL
+_QWEN2_5_VL = replace(
+    _LLAVA,
+    name="qwen2_5_vl",
+    model_types=("qwen2_5_vl",),
+    positions="internal",
+    vision="model.visual",
+    connector="model.visual.merger",
+    special_tokens=(r"<\|vision_(start|end)\|>",),
+    patches="merged",
+    needs=("pixel_values", "image_grid_thw"),
+    token_types=("mm_token_type_ids", "image"),
+    placeholder="<|vision_start|>{image}<|vision_end|>",
+)
+
+_QWEN3_VL = replace(
+    _QWEN2_5_VL,
+    name="qwen3_vl",
+    model_types=("qwen3_vl",),
+    deepstack="deepstack_visual_indexes",
+)
+
+_QWEN = (
+    _QWEN2_5_VL,
+    _QWEN3_VL,
+    replace(_QWEN3_VL, name="qwen3_vl_moe", model_types=("qwen3_vl_moe",)),
+)
+
+FAMILIES: tuple[Family, ...] = _TEXT + _MULTIMODAL + _QWEN
 
 # What transformers takes the text model to be when a multimodal `config.json` does not say.
 _DEFAULT_TEXT = {
     "qwen2_5_vl": "qwen2_5_vl_text",
+    "qwen3_vl": "qwen3_vl_text",
+    "qwen3_vl_moe": "qwen3_vl_moe_text",
     "gemma3": "gemma3_text",
     "paligemma": "gemma",
     "llava_onevision": "qwen2",
@@ -180,7 +200,9 @@ def _row(model_type: str) -> Family:
     for family in FAMILIES:
         if model_type in family.model_types:
             return family
-    supported = ", ".join(sorted(t for f in FAMILIES for t in f.model_types if not t.endswith("_vl_text")))
+    supported = ", ".join(
+        sorted(t for f in FAMILIES for t in f.model_types if not t.endswith(("_vl_text", "_moe_text")))
+    )
     raise NotFoundError(
         f"models of type {model_type!r} are not supported; these are: {supported}",
         hint="choose a model of one of these types, or add a row to steercache/models/families.py",

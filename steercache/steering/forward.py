@@ -16,6 +16,7 @@ from transformers import Cache
 
 from steercache.models.families import find_module
 from steercache.models.spec import LoadedModel
+from steercache.steering.deepstack import AddedFeatures
 
 # (argument of a block, dimensions) -> (axis of the samples, axis of the tokens that are computed)
 _AXES: dict[tuple[str, int], tuple[int | None, int]] = {
@@ -32,11 +33,13 @@ _FOR_THE_HEAD = "logits_to_keep"  # LLaVA-OneVision hands it on to its blocks, w
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockCall:
-    """What one block was called with, by parameter name, beside hidden states and cache."""
+    """What one block was called with, by parameter name, beside hidden states and cache. `added` is what the decoder added to
+    the output of the block before."""
 
     hidden_name: str
     cache_name: str | None
     arguments: Mapping[str, Any] = field(repr=False)
+    added: AddedFeatures | None = None
 
     @property
     def mask(self) -> torch.Tensor | None:
@@ -147,10 +150,12 @@ def run_blocks(
     stacking: Stacking,
     cache: BranchCache | None,
 ) -> torch.Tensor:
-    """The output of the last block (n b, t - start, d), given the input of block `first` in the same shape."""
+    """The output of the last block (n b, t - start, d), given that of the block before `first` in the same shape."""
     memo: dict[tuple[int, str], Any] = {}
     for layer in range(first, len(blocks)):
         call = calls[layer]
+        if call.added is not None:
+            hidden = call.added.added_to(hidden, start=stacking.start, n_copies=stacking.n_copies)
         arguments = {
             name: _stacked(name, value, stacking, memo, hidden.device) for name, value in call.arguments.items()
         }

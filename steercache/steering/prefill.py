@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from steercache.core.errors import UsageError
 from steercache.core.trials import Mode
 from steercache.models.spec import LoadedModel
+from steercache.steering.deepstack import AddedFeatures, features_before
 from steercache.steering.forward import BlockCall, call_obstacle, exact_logits, first_touched, head_logits, record_call
 from steercache.steering.live import ModelParts, parts_of
 from steercache.steering.repeat_check import found_once, middle_of, repeat_obstacle
@@ -181,11 +182,13 @@ class BlockTape:
         self.position_ids: torch.Tensor | None = None
         self._parts, self._keep, self._skip = parts, keep, skip
         self._calls: dict[int, BlockCall] = {}
+        self._added: dict[int, AddedFeatures] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> "BlockTape":
         def at_decoder(module: Any, args: Any, kwargs: Any) -> None:
             self.position_ids = kwargs.get("position_ids")
+            self._added = features_before(kwargs)
 
         self._on(self._parts.decoder.register_forward_pre_hook(at_decoder, with_kwargs=True))
         for layer, block in enumerate(self._parts.blocks):
@@ -200,7 +203,8 @@ class BlockTape:
 
     def block_calls(self) -> tuple[BlockCall, ...]:
         """The calls of all blocks, in order."""
-        return tuple(self._calls[layer] for layer in range(len(self._parts.blocks)))
+        layers = range(len(self._parts.blocks))
+        return tuple(replace(self._calls[layer], added=self._added.get(layer)) for layer in layers)
 
     def _watch(self, layer: int, block: Any) -> None:
         def before(module: Any, args: Any, kwargs: Any) -> None:

@@ -3,7 +3,10 @@
 Neither the vision tower nor any block below runs: the model's own forward makes masks and positions with its blocks idle
 (`prefill.BlockTape`), and hidden states come from a replayable run. In the composition in which the run recorded its batches
 (samples, order, padded length, side) logits are bit-identical to the full steered forward; rows of padding are not stored and
-are zeros here, which no real token attends to. Refused: runs whose rows were dropped or made lossy, that belong to other
+are zeros here, which no real token attends to. (A mixture of experts computes them beside the real ones: padded batches of one
+agree within rounding.) Where the decoder adds features of the pictures to the outputs of its first
+blocks (`deepstack`), the rows of such a layer lack what is added above them: the vision tower then runs, and wants the pixels.
+Refused: runs whose rows were dropped or made lossy, that belong to other
 weights, another tokenizer, another compute dtype, other prompts or other pictures, or that other kernels computed (attention,
 device, what `trace.numerics` measures).
 """
@@ -27,6 +30,7 @@ from steercache.models.spec import LoadedModel
 from steercache.steering.branch import BranchOptions, branch, branch_from
 from steercache.steering.cells import BranchCell, CellAnswers
 from steercache.steering.decode import KeysValues
+from steercache.steering.deepstack import n_with_features
 from steercache.steering.forward import BranchCache, Stacking, call_obstacle, head_logits, run_blocks
 from steercache.steering.live import parts_of
 from steercache.steering.prefill import BlockTape, Prefill, check_layers, fresh_cache, next_positions, read_prompts
@@ -106,16 +110,18 @@ def replay(
     stored: StoredBatch,
     options: BranchOptions = FIRST_TOKEN,
 ) -> Iterator[CellAnswers]:
-    """First-token answers of every cell over a recorded batch, layer by layer. Pixels of `batch` are not looked at.
+    """First-token answers of every cell over a recorded batch, layer by layer. Pixels of `batch` are looked at only for cells
+    at the first layers of a decoder with `deepstack`.
 
     A model whose blocks cannot be run alone is branched instead, which runs it in full and says why.
 
     Raises:
-        UsageError: the run does not fit this model or batch, or the answers have more than one token.
+        UsageError: the run does not fit this model or batch, the answers have more than one token, or pixels are wanted and
+            the batch has none.
         BudgetError: one cell over this batch does not fit into the memory budget.
     """
     check_fit(loaded, batch, stored, options)
-    idle = idle_prefill(loaded, batch)
+    idle = idle_prefill(loaded, batch, features=_wants_features(loaded, batch, cells, stored))
     check_layers(idle.parts, [cell.layer for cell in cells])
     if idle.obstacle is not None:
         yield from branch(loaded, batch, cells, options)
@@ -174,6 +180,27 @@ def misfit_of_numerics(recorded: Mapping[str, Any], loaded: LoadedModel, *, as_r
     return None
 
 
+def _wants_features(loaded: LoadedModel, batch: PaddedBatch, cells: Sequence[BranchCell], stored: StoredBatch) -> bool:
+    """Whether the decoder adds features of pictures above some cell's rows. Raises UsageError where they cannot be computed."""
+    n_first = n_with_features(loaded)
+    layer = min((cell.layer for cell in cells), default=n_first)
+    if layer >= n_first or not _shows_pictures(loaded, batch):
+        return False
+    if not any(name.startswith("pixel_") for name in batch.pixels):
+        raise UsageError(
+            f"a replay from layer {layer} needs the pixels of the pictures: this decoder adds features of them to the outputs"
+            f" of its first {n_first} blocks, which the run does not hold",
+            place=stored.facts.name,
+            hint=f"make the batch with its pixels, choose layers from {n_first} on, or branch",
+        )
+    return True
+
+
+def _shows_pictures(loaded: LoadedModel, batch: PaddedBatch) -> bool:
+    image_token = getattr(loaded.config, "image_token_id", None)
+    return image_token is not None and bool((batch.input_ids == image_token).any())
+
+
 def _check_batch(loaded: LoadedModel, batch: PaddedBatch, stored: StoredBatch, again: str) -> None:
     """Raises UsageError when the batch holds other samples than the stored ones, or holds them otherwise."""
     facts = stored.facts
@@ -195,8 +222,7 @@ def _check_batch(loaded: LoadedModel, batch: PaddedBatch, stored: StoredBatch, a
             raise UsageError(
                 f"the run {facts.name!r} is stale: sample {slot} of the batch is another prompt", hint=again
             )
-    image_token = getattr(loaded.config, "image_token_id", None)
-    if batch.image_digests is None and image_token is not None and bool((batch.input_ids == image_token).any()):
+    if batch.image_digests is None and _shows_pictures(loaded, batch):
         raise UsageError(
             "the pictures of the batch are unknown: it has no `image_digests`",
             place=facts.name,
@@ -211,10 +237,13 @@ def _check_batch(loaded: LoadedModel, batch: PaddedBatch, stored: StoredBatch, a
 
 
 @torch.inference_mode()
-def idle_prefill(loaded: LoadedModel, batch: PaddedBatch) -> Prefill:
-    """Everything a forward pass over the batch would hand to its blocks, without running vision tower or blocks."""
+def idle_prefill(loaded: LoadedModel, batch: PaddedBatch, *, features: bool = False) -> Prefill:
+    """Everything a forward pass over the batch would hand to its blocks, without running vision tower or blocks.
+
+    With `features` the tower runs, for what the decoder adds between its blocks.
+    """
     parts, prompts = parts_of(loaded), read_prompts(loaded, batch)
-    inputs = {name: value for name, value in prompts.inputs.items() if not name.startswith("pixel_")}
+    inputs = {name: value for name, value in prompts.inputs.items() if features or not name.startswith("pixel_")}
     cache, other_state = fresh_cache(parts)
     with BlockTape(parts, keep={len(parts.blocks) - 1}, skip=True) as tape:
         out = parts.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=prompts.columns)

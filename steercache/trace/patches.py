@@ -67,7 +67,7 @@ def tiles(picture: Picture) -> Coordinates:
 
 
 def merged(picture: Picture) -> Coordinates:
-    """Qwen2.5-VL: a grid of any shape, of which `merge_size` squared neighbours make one token."""
+    """Qwen-VL: a grid of any shape, of which `merge_size` squared neighbours make one token."""
     height, width = picture.grid
     merge = int(picture.processor.image_processor.merge_size)
     return grid_of(0, height // merge, width // merge)

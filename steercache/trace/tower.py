@@ -31,11 +31,12 @@ def tiles(picture: Picture, shape: Shape, config: Any) -> Coordinates:
 
 
 def merged(picture: Picture, shape: Shape, config: Any) -> Coordinates:
-    """Qwen2.5-VL: squares of `spatial_merge_size` squared neighbours, window by window, as its attention reads them."""
+    """Qwen-VL: squares of `spatial_merge_size` squared neighbours, in 2.5 window by window, as its attention reads them."""
     vision = config.vision_config
     merge = int(vision.spatial_merge_size)
-    side = int(vision.window_size) // merge // int(vision.patch_size)  # of a window, in squares
     height, width = (n // merge for n in picture.grid)
+    window = getattr(vision, "window_size", None)
+    side = max(height, width) if window is None else int(window) // merge // int(vision.patch_size)  # in squares
     squares = grid_of(0, height, width)[:, 1:]
     windows = squares // side
     order = np.lexsort((squares[:, 1], squares[:, 0], windows[:, 1], windows[:, 0]))

@@ -24,7 +24,12 @@ MODELS = {  # the ids under which their authors publish them
     "llava-1.5-7b": "llava-hf/llava-1.5-7b-hf",
     "paligemma2-10b-mix-448": "google/paligemma2-10b-mix-448",
     "paligemma2-3b-mix-448": "google/paligemma2-3b-mix-448",
+    "qwen2.5-vl-3b": "Qwen/Qwen2.5-VL-3B-Instruct",
     "qwen2.5-vl-7b": "Qwen/Qwen2.5-VL-7B-Instruct",
+    "qwen3-vl-2b": "Qwen/Qwen3-VL-2B-Instruct",
+    "qwen3-vl-30b-a3b": "Qwen/Qwen3-VL-30B-A3B-Instruct",
+    "qwen3-vl-4b": "Qwen/Qwen3-VL-4B-Instruct",
+    "qwen3-vl-8b": "Qwen/Qwen3-VL-8B-Instruct",
     "smolvlm-256m": "HuggingFaceTB/SmolVLM-256M-Instruct",
 }
 

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from steercache.models.families import FAMILIES, family_of, find_module
 from tests.models.test_sizes import GEMMA_2_2B, GEMMA_2_9B, LLAMA_3_1_8B
-from tests.models.tiny_images import MAKERS
+from tests.models.tiny_images import MAKERS, QWEN
 
 SIGLIP = {
     "model_type": "siglip_vision_model",
@@ -120,6 +120,58 @@ QWEN_2_5_VL = {
     "tie_word_embeddings": False,
 }
 
+
+def qwen3_vl(vision: dict[str, Any], text: dict[str, Any], *, tied: bool = False) -> dict[str, Any]:
+    """A published configuration of Qwen3-VL; what its sizes share."""
+    return {
+        "model_type": "qwen3_vl_moe" if "num_experts" in text else "qwen3_vl",
+        "vision_config": {
+            "depth": 27,
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "num_heads": 16,
+            "patch_size": 16,
+            "spatial_merge_size": 2,
+            "num_position_embeddings": 2304,
+            "deepstack_visual_indexes": [8, 16, 24],
+            "out_hidden_size": text["hidden_size"],
+        }
+        | vision,
+        "text_config": {"vocab_size": 151_936, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
+        | text
+        | {"tie_word_embeddings": tied},
+        "image_token_id": 151_655,
+        "tie_word_embeddings": tied,
+    }
+
+
+QWEN_2_5_VL_3B = QWEN_2_5_VL | {
+    "vision_config": QWEN_2_5_VL["vision_config"] | {"out_hidden_size": 2048},
+    "text_config": {
+        "vocab_size": 151_936,
+        "hidden_size": 2048,
+        "intermediate_size": 11_008,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+    },
+    "tie_word_embeddings": True,
+}
+_NARROW = {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "deepstack_visual_indexes": [5, 11, 17]}
+QWEN_3_VL_2B = qwen3_vl(
+    _NARROW,
+    {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16},
+    tied=True,
+)
+QWEN_3_VL_4B = qwen3_vl(_NARROW, {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36}, tied=True)
+QWEN_3_VL_8B = qwen3_vl({}, {"hidden_size": 4096, "intermediate_size": 12_288, "num_hidden_layers": 36})
+QWEN_3_VL_30B_A3B = qwen3_vl(
+    {},
+    {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 48, "num_key_value_heads": 4}
+    | {"num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768},
+)
+
 REAL = {
     "paligemma2-3b-mix-448": Real(paligemma2(GEMMA_2_2B), 26, 2304, 1152, 1024, 1024, 3.03, NORMS),
     "paligemma2-10b-mix-448": Real(paligemma2(GEMMA_2_9B), 42, 3584, 1152, 1024, 1024, 9.66, NORMS),
@@ -127,6 +179,11 @@ REAL = {
     "gemma-3-4b-it": Real(GEMMA_3_4B, 34, 2560, 1152, 4096, 256, 4.30, NORMS),
     "llava-1.5-7b": Real(LLAVA_1_5, 32, 4096, 1024, 576, 576, 7.06),
     "Qwen2.5-VL-7B": Real(QWEN_2_5_VL, 28, 3584, 1280, 1024, 256, 8.29),
+    "Qwen2.5-VL-3B": Real(QWEN_2_5_VL_3B, 36, 2048, 1280, 1024, 256, 3.75),
+    "Qwen3-VL-2B": Real(QWEN_3_VL_2B, 28, 2048, 1024, 1024, 256, 2.13),
+    "Qwen3-VL-4B": Real(QWEN_3_VL_4B, 36, 2560, 1024, 1024, 256, 4.44),
+    "Qwen3-VL-8B": Real(QWEN_3_VL_8B, 36, 4096, 1152, 1024, 256, 8.77),
+    "Qwen3-VL-30B-A3B": Real(QWEN_3_VL_30B_A3B, 48, 2048, 1152, 1024, 256, 31.1),
 }
 
 
@@ -149,8 +206,12 @@ def test_a_real_multimodal_model_has_its_parts_where_the_table_says(name: str) -
     assert find_module(model, family.vision or "")
     patches = torch.empty(1, real.patches, real.vision, device="meta", dtype=model.dtype)
     connector = find_module(model, family.connector or "")
-    rows = connector(patches[0] if family.name == "qwen2_5_vl" else patches)
+    rows = connector(patches[0] if family.name in QWEN else patches)
     assert rows.shape[-2:] == (real.tokens, real.width)
+    if family.deepstack is not None:
+        assert len(model.model.visual.deepstack_merger_list) == len(
+            getattr(model.config.vision_config, family.deepstack)
+        )
     assert model.config.image_token_id < find_module(model, family.embed).weight.shape[0]
 
 

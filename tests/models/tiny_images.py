@@ -21,7 +21,9 @@ MARKS = [
     *("<start_of_image>", "<end_of_image>", "<image_soft_token>"),
     *("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", "<|user|>", "<|assistant|>", "<|end|>"),
 ]
-PLACEHOLDER = {"gemma3": "<start_of_image>", "qwen2_5_vl": "<|vision_start|><|image_pad|><|vision_end|>"}
+QWEN = ("qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")  # no BOS; grids of patches, and positions in time, height and width
+DEEPSTACK = {"qwen3_vl": 1, "qwen3_vl_moe": 1}  # to the outputs of as many blocks the decoder adds features of pictures
+PLACEHOLDER = {"gemma3": "<start_of_image>"} | dict.fromkeys(QWEN, "<|vision_start|><|image_pad|><|vision_end|>")
 CHAT = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{% for part in m['content'] %}{% if part['type'] == 'image' %}"
     "PLACEHOLDER{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|end|>\n{% endfor %}"
@@ -39,12 +41,12 @@ def train_tokenizer(family: str) -> Any:
         vocab_size=380, special_tokens=MARKS + tags, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
     backend.train_from_iterator(CORPUS * 3, trainer)
-    if family != "qwen2_5_vl":
+    if family not in QWEN:
         backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     named = {"image_token": "<image>"}
     if family == "gemma3":
         named = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
-    elif family == "qwen2_5_vl":
+    elif family in QWEN:
         named = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
     return tf.PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>", extra_special_tokens=named
@@ -202,6 +204,44 @@ def qwen2_5_vl(tokenizer: Any) -> tuple[Any, Any]:
     return processor, config
 
 
+QWEN_IDS = {
+    "image_token_id": "<|image_pad|>",
+    "video_token_id": "<|video_pad|>",
+    "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+}
+
+
+def qwen3_vl(tokenizer: Any, config: type = tf.Qwen3VLConfig, **text: Any) -> tuple[Any, Any]:
+    images = tf.Qwen2VLImageProcessorPil(
+        patch_size=PATCH, merge_size=2, temporal_patch_size=2, min_pixels=16 * 16, max_pixels=96 * 96, **MEAN
+    )
+    processor = stills(tf.Qwen3VLProcessor)(images, tokenizer, None, chat_template=chat_template("qwen3_vl"))
+    made = config(
+        vision_config={
+            "depth": 2,
+            "hidden_size": 24,
+            "intermediate_size": 32,
+            "num_heads": 2,
+            "patch_size": PATCH,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "out_hidden_size": WIDTH,
+            "num_position_embeddings": 36,
+            "deepstack_visual_indexes": [0],
+        },
+        text_config=LLAMA
+        | text
+        | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}},
+        **{name: tokenizer.convert_tokens_to_ids(token) for name, token in QWEN_IDS.items()},
+    )
+    return processor, made
+
+
+def qwen3_vl_moe(tokenizer: Any) -> tuple[Any, Any]:
+    return qwen3_vl(tokenizer, tf.Qwen3VLMoeConfig, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16)
+
+
 MAKERS: dict[str, Callable[[Any], tuple[Any, Any]]] = {
     "paligemma": paligemma2,
     "idefics3": idefics3,
@@ -209,6 +249,8 @@ MAKERS: dict[str, Callable[[Any], tuple[Any, Any]]] = {
     "llava": llava,
     "llava_onevision": llava_onevision,
     "qwen2_5_vl": qwen2_5_vl,
+    "qwen3_vl": qwen3_vl,
+    "qwen3_vl_moe": qwen3_vl_moe,
 }
 
 

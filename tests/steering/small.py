@@ -84,6 +84,25 @@ IMAGE: dict[str, dict[str, Any]] = {
         "image_token_id": IMAGE_ID,
     },
 }
+_QWEN3_VL: dict[str, Any] = {
+    "text_config": DECODER
+    | {"model_type": "qwen3_vl_text", "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1]}},
+    "vision_config": {"hidden_size": 16, "intermediate_size": 24, "depth": 2, "num_heads": 2, "patch_size": 4}
+    | {"out_hidden_size": WIDTH, "spatial_merge_size": 2, "temporal_patch_size": 1, "num_position_embeddings": 16}
+    | {"deepstack_visual_indexes": [0, 1]},
+    "image_token_id": IMAGE_ID,
+    "video_token_id": IMAGE_ID + 1,
+    "vision_start_token_id": IMAGE_ID + 2,
+    "vision_end_token_id": IMAGE_ID + 3,
+}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+IMAGE |= {
+    "qwen3_vl": _QWEN3_VL,
+    "qwen3_vl_moe": _QWEN3_VL
+    | {"text_config": _QWEN3_VL["text_config"] | _EXPERTS | {"model_type": "qwen3_vl_moe_text"}},
+}
+DEEPSTACK = {"qwen3_vl": 2, "qwen3_vl_moe": 2}  # to the outputs of as many blocks the decoder adds features of pictures
+EXPERTS = ("qwen3_vl_moe",)
 FAMILIES = (*TEXT, *IMAGE)
 N_PATCHES = 4
 
@@ -94,6 +113,8 @@ def small_model(family: str, dtype: torch.dtype = torch.float32, *, seed: int = 
     sizes = (TEXT.get(family) or IMAGE[family]) | changes
     auto: Any = AutoModelForImageTextToText if family in IMAGE else AutoModelForCausalLM
     config = AutoConfig.for_model(family, **sizes)
+    if dtype == torch.float64 and family in EXPERTS:
+        config.text_config._experts_implementation = "eager"  # torch's grouped product is float32 or less
     model = auto.from_config(config)
     for parameter in model.parameters():
         parameter.data += 0.25 * torch.randn_like(parameter)
@@ -171,7 +192,7 @@ def padded_batch(
         pixels["pixel_values"] = torch.randn(len(lengths), 3, 3, 8, 8, generator=generator)
         pixels["image_sizes"] = torch.tensor([[8, 16]] * len(lengths))
         pixels["batch_num_images"] = torch.ones(len(lengths), dtype=torch.long)
-    if family == "qwen2_5_vl":
+    if family.startswith("qwen") and family in IMAGE:
         extra["mm_token_type_ids"] = is_image
         pixels["pixel_values"] = torch.randn(len(lengths) * 16, 3 * 4 * 4, generator=generator)
         pixels["image_grid_thw"] = torch.tensor([[1, 4, 4]] * len(lengths))

@@ -11,7 +11,7 @@ from steercache.core.errors import UsageError
 from steercache.core.vectors import SteeringVector
 from steercache.steering.gradient import MarginGradients, gradient_rows, margin_gradients, option_margins
 from steercache.trace.capture import model_inputs
-from tests.steering.small import FAMILIES, IMAGE, N_LAYERS, WIDTH, directions, padded_batch, small_model
+from tests.steering.small import EXPERTS, FAMILIES, IMAGE, N_LAYERS, WIDTH, directions, padded_batch, small_model
 
 Array = np.ndarray[Any, Any]
 OPTIONS = [[20, 30, 40], [21, 31], [50]]  # three, two and one
@@ -30,7 +30,11 @@ def by_hand(logits_v: np.ndarray[Any, Any], ids: list[int]) -> list[float]:
 def gradients(family: str, dtype: torch.dtype = torch.float64, side: str = "left") -> tuple[Any, Any, MarginGradients]:
     # Gemma 2's eager attention gives NaN for padded prompts in float64, which no model is loaded in.
     lengths = (9, 9, 9) if family == "gemma2" and dtype == torch.float64 else (9, 12, 7)
-    loaded, batch = small_model(family, dtype), padded_batch(family, side=side, dtype=dtype, lengths=lengths)
+    changes = {}
+    if family in EXPERTS:  # all of them for every token: which are chosen jumps
+        changes = {"text_config": IMAGE[family]["text_config"] | {"num_experts_per_tok": 4}}
+    loaded = small_model(family, dtype, **changes)
+    batch = padded_batch(family, side=side, dtype=dtype, lengths=lengths)
     targets = {name: name for name in ("all", "text", *(("image",) if family in IMAGE else ()))}
     return loaded, batch, margin_gradients(loaded, batch, OPTIONS, layers=LAYERS, targets=targets)  # type: ignore[arg-type]
 

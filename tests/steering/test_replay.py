@@ -19,7 +19,7 @@ from steercache.trace.batches import PaddedBatch
 from steercache.trace.capture import capture
 from steercache.trace.numerics import numerics_of
 from tests.kernels import without_onednn
-from tests.steering.small import FAMILIES, N_LAYERS, directions, padded_batch, small_model
+from tests.steering.small import DEEPSTACK, EXPERTS, FAMILIES, N_LAYERS, directions, padded_batch, small_model
 from tests.steering.test_branch import cells_for, full_logits
 
 FIRST = BranchOptions(max_new_tokens=1)
@@ -82,11 +82,14 @@ def stored(loaded: LoadedModel, batch: PaddedBatch, **changes: Any) -> GatheredB
 def test_a_replay_is_the_full_steered_forward_and_never_sees_a_pixel(
     family: str, side: str, dtype: torch.dtype
 ) -> None:
-    loaded, batch = small_model(family, dtype), padded_batch(family, side=side, dtype=dtype)
+    lengths = (12, 12, 12) if family in EXPERTS else (9, 12, 7)
+    loaded, batch = small_model(family, dtype), padded_batch(family, side=side, dtype=dtype, lengths=lengths)
     blind = replace(batch, pixels={n: x for n, x in batch.pixels.items() if not n.startswith("pixel_values")})
     rows, cells = stored(loaded, batch), cells_for(family)
-    alone = {a.key: a for a in replay(loaded, blind, cells, stored=rows, options=EXACT)}
-    together = {a.key: a for a in replay(loaded, blind, cells, stored=rows, options=FIRST)}
+    n_first = DEEPSTACK.get(family, 0)  # rows of these layers lack what the decoder adds of the pictures above them
+    parts = [([c for c in cells if c.layer < n_first], batch), ([c for c in cells if c.layer >= n_first], blind)]
+    alone = {a.key: a for some, b in parts for a in replay(loaded, b, some, stored=rows, options=EXACT)}
+    together = {a.key: a for some, b in parts for a in replay(loaded, b, some, stored=rows, options=FIRST)}
     assert len(alone) == len(together) == len(cells)
     for cell in cells[:: 1 if dtype == torch.float32 else 3]:
         expected = full_logits(loaded, batch, cell)
@@ -94,6 +97,17 @@ def test_a_replay_is_the_full_steered_forward_and_never_sees_a_pixel(
         assert torch.equal(alone[cell.key].logits_bv, expected), cell.key
         worst = (together[cell.key].logits_bv - expected).abs().amax(1)
         assert (worst <= ROUNDING[dtype] * expected.abs().amax(1)).all(), cell.key
+
+
+@pytest.mark.parametrize("family", EXPERTS)
+def test_experts_compute_padding_too_which_is_not_stored_so_padded_batches_agree_within_rounding(family: str) -> None:
+    loaded, batch = small_model(family), padded_batch(family)
+    cells = cells_for(family)[-4:]
+    for answer, cell in zip(
+        replay(loaded, batch, cells, stored=stored(loaded, batch), options=EXACT), cells, strict=True
+    ):
+        expected = full_logits(loaded, batch, cell)
+        assert (answer.logits_bv - expected).abs().max() <= ROUNDING[torch.float32] * expected.abs().max()
 
 
 def test_blocks_below_the_layer_and_the_vision_tower_never_run() -> None:
@@ -106,6 +120,27 @@ def test_blocks_below_the_layer_and_the_vision_tower_never_run() -> None:
     cells = [BranchCell(key="x", layer=1, delta_d=directions(1)[0], target="image")]
     list(replay(loaded, batch, cells, stored=rows))
     assert ran == ["block 2", "block 3"]
+
+
+def test_a_layer_that_gets_features_of_the_pictures_runs_the_tower_and_is_refused_without_pixels() -> None:
+    loaded, batch = small_model("qwen3_vl"), padded_batch("qwen3_vl")
+    rows, ran = stored(loaded, batch), []
+    watched = {f"block {i}": block.mlp for i, block in enumerate(loaded.model.model.language_model.layers)}
+    for name, module in (watched | {"tower": loaded.model.model.visual}).items():
+        module.register_forward_hook(lambda m, a, out, name=name: ran.append(name))
+    early, late = (BranchCell(key="x", layer=layer, delta_d=directions(1)[0], target="last") for layer in (1, 2))
+    list(replay(loaded, batch, [early], stored=rows))
+    assert ran == ["tower", "block 2", "block 3"]
+    ran.clear()
+    list(replay(loaded, batch, [late], stored=rows))
+    assert ran == ["block 3"]
+    blind = replace(batch, pixels={"image_grid_thw": batch.pixels["image_grid_thw"]})
+    list(replay(loaded, blind, [late], stored=rows))
+    with pytest.raises(UsageError, match=r"from layer 1 needs the pixels .* its first 2 blocks") as caught:
+        list(replay(loaded, blind, [late, early], stored=rows))
+    assert "layers from 2 on" in str(caught.value)
+    words = padded_batch("llama")  # no picture, no features
+    list(replay(loaded, words, [early], stored=stored(loaded, words)))
 
 
 def test_several_text_cells_share_one_pass_for_the_keys_and_values_of_the_picture() -> None:

@@ -20,7 +20,7 @@ from steercache.trace.batches import pad_batch
 from steercache.trace.capture import capture
 from steercache.trace.encode import EncodingProblem, encode_example
 from tests.models.tiny import manifest_of
-from tests.models.tiny_images import MAKERS, N_LAYERS, picture, write_tiny_images
+from tests.models.tiny_images import DEEPSTACK, MAKERS, N_LAYERS, PLACEHOLDER, QWEN, picture, write_tiny_images
 
 # PaliGemma's processor converts its own tensors in a way that numpy 2 warns of; the tests call it as users do.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
@@ -28,10 +28,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 SITES = ("resid_pre", "attn_out", "mlp_out", "resid_post")
 LAYERS = tuple(range(N_LAYERS))
 BLOCKS = {"idefics3": "model.text_model.layers"}
-CONNECTOR = {"idefics3": "model.connector", "qwen2_5_vl": "model.visual.merger"}
+CONNECTOR = {"idefics3": "model.connector"} | dict.fromkeys(QWEN, "model.visual.merger")
 POST_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
 ADDED = {"paligemma": POST_NORMS, "gemma3": POST_NORMS}
-TYPES = {"paligemma": "token_type_ids", "gemma3": "token_type_ids", "qwen2_5_vl": "mm_token_type_ids"}
+TYPES = {"paligemma": "token_type_ids", "gemma3": "token_type_ids"} | dict.fromkeys(QWEN, "mm_token_type_ids")
 IMAGE = TOKEN_KINDS.index("image")
 
 
@@ -60,9 +60,7 @@ def plain_prompt(loaded: LoadedModel, asked: Example) -> str:
         turns = [{"role": "user", "content": content}]
         return str(loaded.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))  # type: ignore[union-attr]
     name = loaded.spec.family
-    one = {"gemma3": "<start_of_image>", "qwen2_5_vl": "<|vision_start|><|image_pad|><|vision_end|>"}.get(
-        name, "<image>"
-    )
+    one = PLACEHOLDER.get(name, "<image>")
     return one * len(asked.images) + asked.text
 
 
@@ -148,7 +146,7 @@ def n_image_tokens(family: str, width: int, height: int, inputs: Any) -> int:
     """Counted by hand from the picture's size and the processor's own report."""
     if family == "idefics3":
         return int(inputs["pixel_values"].shape[1]) * 4  # tiles and the whole, 16 patches shuffled 2 x 2
-    if family == "qwen2_5_vl":
+    if family in QWEN:
         return int(inputs["image_grid_thw"].prod()) // 4
     if family == "llava_onevision":
         # 32 x 32 views of 4 x 4 patches on the canvas chosen; the picture's share of it, and an end for each line
@@ -178,8 +176,10 @@ def test_there_are_as_many_image_tokens_as_the_picture_has_places(
 def blind_tower(model: nn.Module) -> None:
     """Let every patch see itself only, so that a change in the picture reaches the tokens over it and no others."""
     for name, parameter in model.named_parameters():
-        if ("vision" in name or "visual" in name) and any(
-            part in name for part in ("out_proj", "fc2", "attn.proj", "mlp.down_proj")
+        if (
+            ("vision" in name or "visual" in name)
+            and "merger" not in name
+            and any(part in name for part in ("out_proj", "fc2", "attn.proj", "mlp.down_proj"))
         ):
             parameter.data.zero_()
 
@@ -248,8 +248,33 @@ def test_every_site_equals_a_plain_forward_of_the_processors_inputs_bit_for_bit(
     connected = states["connector_out"][0]
     assert connected[~is_image].isnan().all()
     if family not in ("llava_onevision", "qwen2_5_vl"):  # these two rearrange what the connector gives
-        assert torch.equal(connected[is_image], expected["connector", -1].flatten(0, 1))
+        connector = expected["connector", -1]
+        assert torch.equal(connected[is_image], connector.reshape(-1, connector.shape[-1]))
     assert torch.equal(connected[is_image], expected["resid_pre", 0][is_image])
+
+
+@pytest.mark.parametrize("family", DEEPSTACK)
+def test_features_that_the_decoder_adds_are_in_the_next_blocks_input_and_not_in_the_output(
+    family: str, folders: dict[str, Path]
+) -> None:
+    loaded = load(folders[family])
+    asked = example("The cat is on the table", picture(50, 80))
+    inputs = plain_inputs(loaded, asked)
+    with torch.no_grad():
+        tower = loaded.model.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
+        own = loaded.model(**inputs, output_hidden_states=True).hidden_states
+    batch = pad_batch([encode_example(asked, loaded.bundle)], padding_side="right", pad_id=0)
+    states = capture(loaded, batch, sites=["resid_pre", "resid_post"], layers=LAYERS)
+    is_image = batch.input_ids == loaded.config.image_token_id
+    assert len(tower.deepstack_features) == DEEPSTACK[family] == 1
+    for layer in LAYERS[:-1]:
+        out, read = states["resid_post"][layer], states["resid_pre"][layer + 1]
+        assert torch.equal(out, own[layer + 1])
+        expected = out.clone()
+        if layer < DEEPSTACK[family]:
+            expected[is_image] = out[is_image] + torch.cat(tower.deepstack_features[layer])
+        assert torch.equal(read, expected)
+        assert torch.equal(read, out) == (layer >= DEEPSTACK[family])
 
 
 @pytest.mark.parametrize("family", MAKERS)
@@ -300,7 +325,7 @@ def test_a_sentence_alone_is_read_as_the_text_model_reads_it(family: str, folder
         handle.remove()
     for got, expected in zip(state["resid_post"], seen, strict=True):
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
-    has_bos = family != "qwen2_5_vl"
+    has_bos = family not in QWEN
     assert (loaded.tokenizer.convert_ids_to_tokens(int(sample.input_ids[0])) == "<s>") == has_bos
 
 

@@ -23,7 +23,7 @@ from steercache.trace.patches import Picture
 from steercache.trace.prompt import ImageError, decode_image, image_size, pixel_inputs
 from steercache.trace.tower import locate_patches
 from tests.models.tiny import manifest_of
-from tests.models.tiny_images import MAKERS, picture, write_tiny_images
+from tests.models.tiny_images import MAKERS, QWEN, picture, write_tiny_images
 from tests.trace.test_images import blind_tower, dotted, example, plain_inputs, turned_picture
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
@@ -56,7 +56,7 @@ def places_of(sample: EncodedSample) -> np.ndarray:
 
 def counted_by_hand(family: str, width: int, height: int, inputs: Any) -> int:
     """From the views and grids that the processor reports; a view of 32 x 32 pixels has 4 x 4 patches."""
-    if family == "qwen2_5_vl":
+    if family in QWEN:
         return int(inputs["image_grid_thw"].prod())
     if family == "idefics3":
         return 16 * int(inputs["pixel_values"].shape[1])
