@@ -216,6 +216,9 @@ page("vector-header", "Header of a vector's file", f"{header}\n\n```json\n{vecto
 models = runpy.run_path("docs/reference/models.py")
 with mkdocs_gen_files.open("models.md", "w") as file:
     file.write(f"{WARNING}# Models\n\n{models['page_text'](table)}\n")
+methods = runpy.run_path("docs/reference/methods.py")
+with mkdocs_gen_files.open("methods.md", "w") as file:
+    file.write(f"{WARNING}# Methods\n\n{methods['page_text'](table)}\n")
 notebooks = runpy.run_path("docs/examples/notebooks.py")
 for name in notebooks["names"]():
     with mkdocs_gen_files.open(f"examples/{name}.md", "w") as file:

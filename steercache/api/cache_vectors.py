@@ -55,7 +55,8 @@ class VectorMethods(CacheCore):
         `query` is a named selection or SQL, `bindings` its parameters; without one, anchors against controls, or the last
         tokens of contrastive pairs where the run has only pairs. Without `run`, the newest complete text run that has the
         concept. A vector is named after its concept, or, for pairs without one, after its run. `seed` is that of the paper's
-        probe. `diagnose` also measures held-out AUC (vector and token only), norms and stability per layer.
+        probe and of `lat`. `diagnose` also measures held-out AUC (vector and token only), d', how alike the differences within
+        pairs are, norms and stability per layer. `steercache.fit.catalogue` has the formula of every method.
 
         Method "sae" takes the mean of decoder rows, at unit norm, of the features of an `sae` (a manifest with one SAE per
         layer, its name or file, a folder, or a loaded SAE) that `selection` picks (paper, firing_rate or sparse_probe) and that

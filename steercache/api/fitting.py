@@ -11,11 +11,12 @@ from steercache.core.selection import Selection
 from steercache.core.vectors import SteeringVector
 from steercache.fit import METHODS, diagnose
 from steercache.fit import compare as compare
+from steercache.fit.catalogue import CATALOGUE
 from steercache.fit.recipes import differences as differences
 from steercache.fit.shift import vector_name
 from steercache.queries.session import Session
 
-MethodName = Literal["mean_shift", "linear_probe", "sae"]
+MethodName = Literal["mean_shift", "linear_probe", "pca_diff", "pca_center", "lat", "lda", "mass_mean", "sae"]
 RecipeName = Literal["default", "paper"]
 ANCHORS: Literal["anchor_vs_control"] = "anchor_vs_control"
 PAIRS: Literal["contrast_last"] = "contrast_last"
@@ -76,7 +77,7 @@ def fit_vectors(
         raise UsageError(f"no method named {method!r}", hint=f"choose among: {', '.join(get_args(MethodName))}")
     check_request(request)
     options: dict[str, Any] = {"recipe": request.recipe, "layers": request.layers}
-    options |= {"seed": request.seed} if method == "linear_probe" else {}
+    options |= {"seed": request.seed} if CATALOGUE[method].takes_seed else {}
     run = run_of_request(session, request)
     concepts = concepts_of(session, run) if request.all_concepts and run is not None else [request.concept]
     fitted = []
@@ -90,6 +91,11 @@ def fit_vectors(
             session.save(vector)
             fitted.append(vector)
     return fitted
+
+
+def method_facts() -> list[dict[str, Any]]:
+    """Every method: {"name", "formula", "source", "length", "command", "tested_by"}."""
+    return [one.to_json() for one in CATALOGUE.values()]
 
 
 def check_request(request: FitRequest) -> None:

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -17,6 +17,9 @@ from steercache.cli.vector_tables import describe_vector, print_best, print_laye
 from steercache.core.counts import counted
 from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
+
+if TYPE_CHECKING:
+    from steercache.api.fitting import MethodName
 
 F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_SITE = "resid_post"
@@ -32,17 +35,30 @@ class FitOptions:
     pairs: tuple[str, ...]
     run: str | None
     site: str
-    recipe: Literal["default", "paper"]
     layers: str | None
     name: str | None
     no_diagnose: bool
     root: Path
     as_json: bool
+    recipe: Literal["default", "paper"] = "default"
     seed: int = 0
 
 
+_recipe_option = click.option(
+    "--recipe",
+    type=click.Choice(["default", "paper"]),
+    default="default",
+    show_default=True,
+    help="Way of fitting; paper: as in arXiv 2505.14071.",
+)
+
+
+def _seed_option(of: str) -> Callable[[F], F]:
+    return click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help=f"Seed of {of}.")
+
+
 def _fit_options(command: F) -> F:
-    """What both methods take."""
+    """What all methods take."""
     for option in reversed(
         (
             click.option(
@@ -68,13 +84,6 @@ def _fit_options(command: F) -> F:
                 "--site", default=DEFAULT_SITE, show_default=True, help="Site of the rows, such as resid_post."
             ),
             click.option(
-                "--recipe",
-                type=click.Choice(["default", "paper"]),
-                default="default",
-                show_default=True,
-                help="Way of fitting; paper: as in arXiv 2505.14071.",
-            ),
-            click.option(
                 "--layer",
                 "layers",
                 cls=RenamedOption,
@@ -91,13 +100,24 @@ def _fit_options(command: F) -> F:
     return command
 
 
-@click.group()
-def fit() -> None:
+@click.group(invoke_without_command=True, no_args_is_help=True)
+@click.option("--list", "as_list", is_flag=True, help="List the methods with formula, source and command.")
+@json_option
+@click.pass_context
+def fit(context: click.Context, as_list: bool, as_json: bool) -> None:
     """Fit steering vectors for every layer from the cache; no model is loaded.
 
     \b
     steercache fit mean-shift --all-concepts
+    steercache fit --list
     """
+    if as_list:
+        from steercache.cli.fit_list import list_methods
+
+        list_methods(as_json=as_json)
+        context.exit()
+    if context.invoked_subcommand is None:
+        raise UsageError("no method was named", hint="steercache fit --list")
 
 
 fit.add_command(fit_sae_command)
@@ -105,6 +125,7 @@ fit.add_command(fit_sae_command)
 
 @fit.command("mean-shift")
 @_fit_options
+@_recipe_option
 @takes(FitOptions)
 def mean_shift_command(asked: FitOptions) -> None:
     """Fit the mean of the concept's rows minus the mean of the other rows.
@@ -118,9 +139,8 @@ def mean_shift_command(asked: FitOptions) -> None:
 
 @fit.command("probe")
 @_fit_options
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the SGD of the recipe `paper`."
-)
+@_recipe_option
+@_seed_option("the SGD of the recipe `paper`")
 @takes(FitOptions)
 def probe_command(asked: FitOptions) -> None:
     """Fit the direction of a logistic regression, of unit norm.
@@ -132,7 +152,68 @@ def probe_command(asked: FitOptions) -> None:
     _run("linear_probe", asked)
 
 
-def _run(method: Literal["mean_shift", "linear_probe"], asked: FitOptions) -> None:
+@fit.command("pca-diff")
+@_fit_options
+@takes(FitOptions)
+def pca_diff_command(asked: FitOptions) -> None:
+    """Fit the first principal component of the differences within pairs, their mean taken away (repeng).
+
+    \b
+    steercache fit pca-diff --concept counting
+    """
+    _run("pca_diff", asked)
+
+
+@fit.command("pca-center")
+@_fit_options
+@takes(FitOptions)
+def pca_center_command(asked: FitOptions) -> None:
+    """Fit the first principal component of rows around the middle of their pair (repeng, steering-vectors).
+
+    \b
+    steercache fit pca-center --concept counting
+    """
+    _run("pca_center", asked)
+
+
+@fit.command("lat")
+@_fit_options
+@_seed_option("the order within pairs")
+@takes(FitOptions)
+def lat_command(asked: FitOptions) -> None:
+    """Fit a reading vector: the first principal component of differences with random signs (arXiv 2310.01405).
+
+    \b
+    steercache fit lat --concept counting --seed 1
+    """
+    _run("lat", asked)
+
+
+@fit.command("lda")
+@_fit_options
+@takes(FitOptions)
+def lda_command(asked: FitOptions) -> None:
+    """Fit a linear discriminant: the difference of means, whitened by the covariance inside the sides.
+
+    \b
+    steercache fit lda --concept counting
+    """
+    _run("lda", asked)
+
+
+@fit.command("mass-mean")
+@_fit_options
+@takes(FitOptions)
+def mass_mean_command(asked: FitOptions) -> None:
+    """Fit a mass-mean probe: the difference of means times the pseudo-inverse of the covariance (arXiv 2310.06824).
+
+    \b
+    steercache fit mass-mean --concept counting
+    """
+    _run("mass_mean", asked)
+
+
+def _run(method: "MethodName", asked: FitOptions) -> None:
     from steercache.api.cache import open_cache_at
 
     if asked.name and asked.all_concepts:

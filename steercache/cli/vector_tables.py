@@ -57,13 +57,17 @@ def print_layers(vector: "SteeringVector") -> None:
     """The per-layer table of one vector."""
     by_layer = {d["layer"]: d for d in vector.diagnostics}
     others = list(dict.fromkeys(name for d in vector.diagnostics for name in d.get("cosine", {})))
-    columns = ["layer", "AUC", "AUC, token only", "norm", "norm / median row", "stability", "95 %"]
+    columns = ["layer", "AUC", "AUC, token only", "d'", "cos of differences", "wrong way", "norm", "norm / median row"]
+    columns += ["stability", "95 %"]
     rows = []
     for layer, norm in zip(vector.layers, vector.norms, strict=True):
         d = by_layer.get(layer, {})
         low, high = d.get("stability_low"), d.get("stability_high")
         interval = None if low is None else f"{low:.2f} to {high:.2f}"
-        measured = [d.get("auc"), d.get("token_auc"), float(norm), d.get("norm_ratio"), d.get("stability"), interval]
+        spread = d.get("difference_cosine_std")
+        alike = None if spread is None else f"{d['difference_cosine']:.2f} ± {spread:.2f}"
+        measured = [d.get("auc"), d.get("token_auc"), d.get("d_prime"), alike, d.get("wrong_way")]
+        measured += [float(norm), d.get("norm_ratio"), d.get("stability"), interval]
         rows.append([layer, *measured, *(d.get("cosine", {}).get(name) for name in others)])
     print_table([*columns, *(f"cos {name}" for name in others)], rows)
     _say_caveats([vector])
@@ -71,12 +75,15 @@ def print_layers(vector: "SteeringVector") -> None:
 
 def print_best(fitted: "Sequence[SteeringVector]") -> None:
     """One line per vector: its best layer, and how well it does there."""
-    columns = ["vector", "id", "rows", "best layer", "AUC", "AUC, token only", "norm / median row", "stability"]
+    columns = ["vector", "id", "rows", "best layer", "AUC", "AUC, token only", "d'", "wrong way", "norm / median row"]
+    columns += ["stability"]
     rows = []
     for vector in fitted:
         best: Any = max(vector.diagnostics, key=lambda d: d["auc"] or 0.0, default={})
         head = [vector.name, vector.vector_id[:SHORT_ID], vector.provenance["rows"]["n"], best.get("layer")]
-        rows.append([*head, *(best.get(k) for k in ("auc", "token_auc", "norm_ratio", "stability"))])
+        rows.append(
+            [*head, *(best.get(k) for k in ("auc", "token_auc", "d_prime", "wrong_way", "norm_ratio", "stability"))]
+        )
     print_table(columns, rows)
     _say_caveats(fitted)
 

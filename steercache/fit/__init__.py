@@ -1,4 +1,4 @@
-"""Vectors from rows and labels: mean shift, linear probe, and diagnostics of the result.
+"""Vectors from rows and labels: the methods of `catalogue`, and diagnostics of the result.
 
 Pure functions on the arrays of a `core.selection.Selection`, streamed in blocks and accumulated in float64. No
 database, model or file is used here. scikit-learn is imported in this package only, when a convex probe is fitted.
@@ -7,16 +7,32 @@ database, model or file is used here. scikit-learn is imported in this package o
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from steercache.fit.catalogue import METHODS
 from steercache.fit.compare import compare
 from steercache.fit.diagnostics import diagnose
+from steercache.fit.pca import lat, pca_center, pca_diff
 from steercache.fit.probe import linear_probe
-from steercache.fit.recipes import METHODS, refit
+from steercache.fit.recipes import refit
 from steercache.fit.shift import mean_shift
+from steercache.fit.whitened import lda, mass_mean
 
 if TYPE_CHECKING:
     from steercache.sae.vector import sae as sae
 
-__all__ = ["METHODS", "compare", "diagnose", "linear_probe", "mean_shift", "refit", "sae"]
+__all__ = [
+    "METHODS",
+    "compare",
+    "diagnose",
+    "lat",
+    "lda",
+    "linear_probe",
+    "mass_mean",
+    "mean_shift",
+    "pca_center",
+    "pca_diff",
+    "refit",
+    "sae",
+]
 
 
 def __dir__() -> list[str]:

@@ -14,17 +14,19 @@ from steercache.core.vectors import SteeringVector
 from steercache.fit import probe, shift
 from steercache.fit.blocks import iter_rows, refuse_non_finite
 from steercache.fit.bootstrap import Fit, draw_counts, refit_draws, shift_draws
+from steercache.fit.catalogue import CATALOGUE
 from steercache.fit.compare import cosine
 from steercache.fit.convex import fit_convex
+from steercache.fit.fitted import values_of
 from steercache.fit.folds import FoldArray, assign_folds, group_rows, usable_folds, without
 from steercache.fit.provenance import rows_digest
 from steercache.fit.scores import fold_aucs, fold_interval, token_scores
+from steercache.fit.separation import difference_spread, fold_d_prime
 from steercache.fit.sgd import fit_paper
 from steercache.fit.sides import FloatArray, LabelledSides, check_recipe, split_sides
 from steercache.fit.threads import fitting_threads
 
 DoubleArray = npt.NDArray[np.float64]
-N_DRAWS = {shift.METHOD: 200, probe.METHOD: 20}
 _INTERVAL = (2.5, 97.5)
 
 
@@ -40,7 +42,9 @@ def diagnose(
 
     auc: mean over folds of the AUC on held-out groups, of a direction fitted without them (`held_out` False: the method
     cannot be fitted here, so the finished vector is scored on all rows); auc_low, auc_high: its 95 % interval over folds
-    (`scores.fold_interval`). token_auc: the same for a classifier that knows only the token id. norm, resid_norm (median row,
+    (`scores.fold_interval`). d_prime: distance of the sides' held-out means in deviations (`separation.d_prime`).
+    difference_cosine, difference_cosine_std and wrong_way: how alike the differences within pairs are, held out too
+    (`separation.difference_spread`). token_auc: AUC of a classifier that knows only the token id. norm, resid_norm (median row,
     position 0 left out): Euclidean; norm_ratio: their quotient. stability: mean cosine between the vector and fits on
     sentences drawn again, with a 95 % interval. cosine: to each of `others` that has the layer.
     A number that cannot be had is None. A probe keeps the penalty that was chosen on all rows.
@@ -80,6 +84,7 @@ def diagnose(
                 "auc": _mean(aucs),
                 "auc_low": low,
                 "auc_high": high,
+                "d_prime": fold_d_prime(scores, sides.label, fold=fold, usable=usable),
                 "token_auc": _mean(token_aucs),
                 "held_out": fit is not None,
                 "n_folds": len(usable),
@@ -87,6 +92,7 @@ def diagnose(
                 "norm": norm,
                 "resid_norm": resid_norm,
                 "norm_ratio": norm / resid_norm if resid_norm else None,
+                **difference_spread(sel, sides, layer=layer, fold=fold, directions_fd=directions_fld[:, i]),
                 **stability[i],
                 "cosine": {o.name: cosine(vector.at(layer), o.at(layer)) for o in others if layer in o.layers},
             }
@@ -100,6 +106,10 @@ def fold_fit(sel: Selection, vector: SteeringVector) -> Fit | None:
     params: Mapping[str, Any] = made.get("params") or {}
     if vector.method == shift.METHOD:
         return lambda sides: shift.shift_values(sel, sides, layers=vector.layers)
+    method = CATALOGUE.get(vector.method)
+    if method is not None and method.formula_of is not None:
+        formula = method.formula_of(int(made.get("seed") or 0))
+        return lambda sides: values_of(sel, sides, layers=vector.layers, formula=formula)
     if vector.method != probe.METHOD:
         return None
     if made.get("recipe") == "paper":
@@ -139,7 +149,8 @@ def _stability(
     sel: Selection, sides: LabelledSides, *, vector: SteeringVector, fit: Fit | None, draws: tuple[int | None, int]
 ) -> list[dict[str, Any]]:
     wanted, seed = draws
-    n_draws = N_DRAWS.get(vector.method, 0) if wanted is None else wanted
+    usual = CATALOGUE[vector.method].n_draws if vector.method in CATALOGUE else 0
+    n_draws = usual if wanted is None else wanted
     if fit is None or n_draws == 0:
         return [_summary([], vector.at(layer)) for layer in vector.layers]
     counts = draw_counts(sides.n_units, n_draws=n_draws, seed=seed)

@@ -1,17 +1,12 @@
 """The methods by name, and fitting a vector again from what it says about itself."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from steercache.core.errors import UsageError
 from steercache.core.recorded_rows import SelectsRows, rows_of
 from steercache.core.vectors import LOCATED, SteeringVector
-from steercache.fit import probe, shift
-from steercache.fit.probe import linear_probe
-from steercache.fit.shift import mean_shift
-
-METHODS: dict[str, Callable[..., SteeringVector]] = {shift.METHOD: mean_shift, probe.METHOD: linear_probe}
-"""The fitting functions by the name that a vector's `method` and its provenance keep."""
+from steercache.fit.catalogue import METHODS as METHODS
 
 
 def refit(vector: SteeringVector, session: SelectsRows) -> SteeringVector:

@@ -84,7 +84,7 @@ def wanted_layers(sel: Selection, layers: Sequence[int] | None) -> tuple[int, ..
 def vector_name(sel: Selection, method: str, recipe: Recipe) -> str:
     """The default name: the concept, with what is not the default way of fitting behind it."""
     stem = sel.concept or sel.query.name or "vector"
-    suffix = ("" if method == METHOD else f"-{method.removeprefix('linear_')}") + (
+    suffix = ("" if method == METHOD else f"-{method.removeprefix('linear_').replace('_', '-')}") + (
         "" if recipe == "default" else "-paper"
     )
     return f"{stem}{suffix}"

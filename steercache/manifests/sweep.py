@@ -11,7 +11,7 @@ from steercache.manifests.fields import BenchmarkName, Document, FileName, Name,
 from steercache.manifests.model import ModelManifest
 from steercache.manifests.trace import Layers, layers_of
 
-FitMethod = Literal["mean_shift", "linear_probe", "sae"]
+FitMethod = Literal["mean_shift", "linear_probe", "pca_diff", "pca_center", "lat", "lda", "mass_mean", "sae"]
 FitRecipe = Literal["default", "paper"]
 SaeSelection = Literal["paper", "firing_rate", "sparse_probe"]
 SweepTarget = Literal["image", "text", "both", "all", "last"]
