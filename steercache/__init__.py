@@ -25,6 +25,7 @@ if _TYPE_CHECKING:
     from steercache.api.runs import Run as Run
     from steercache.api.saes import load_sae as load_sae
     from steercache.api.sweeps import Sweep as Sweep
+    from steercache.api.targets import plan_target as plan_target
     from steercache.core.selection import Selection as Selection
     from steercache.core.vector_use import VectorUse as VectorUse
     from steercache.core.vectors import SteeringVector as SteeringVector
@@ -51,6 +52,7 @@ __all__ = [
     "load_sae",
     "open",
     "pairs",
+    "plan_target",
     "serve",
     "steer",
     "steered",
@@ -72,6 +74,7 @@ _WHERE = {
     "load_sae": ("steercache.api.saes", "load_sae"),
     "open": ("steercache.api.cache", "open_cache_at"),
     "pairs": ("steercache.api.pairs", "pairs"),
+    "plan_target": ("steercache.api.targets", "plan_target"),
     "serve": ("steercache.explorer.server", "serve"),
     "steer": ("steercache.steering.live", "steer"),
     "steered": ("steercache.steering.steered", "steered"),

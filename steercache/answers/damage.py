@@ -21,6 +21,7 @@ from steercache.core.damage import Damage
 from steercache.core.examples import EncodedSample, Example, ImageRef
 from steercache.data.scenes import SceneExample, make_example
 from steercache.models.spec import LoadedModel, TokenizerBundle
+from steercache.queries.token_clause import TokenClause
 from steercache.steering.branch import BranchOptions, branch_from
 from steercache.steering.cells import BranchCell
 from steercache.steering.effect_inputs import NEUTRAL, EffectInputs, prompt_inputs, sample_inputs
@@ -28,7 +29,6 @@ from steercache.steering.groups import options_beside
 from steercache.steering.neutral import CAPTIONS, PROMPTS
 from steercache.steering.prefill import Prefill, run_prefill
 from steercache.steering.stack import MIB
-from steercache.steering.targets import target_mask
 from steercache.trace.encode import encode_example
 
 SEED: Final = 9_100_007  # of the pictures; no question is asked about them anywhere else
@@ -46,7 +46,7 @@ def damage_of(
     if not cells:
         return {}
     nats: dict[str, list[float]] = {cell.key: [] for cell in cells}
-    layers = sorted({cell.layer for cell in cells})
+    layers = sorted({layer for cell in cells for layer in cell.reads})
     for batch in inputs.batches():
         prefill = run_prefill(loaded, batch, layers=layers)
         options = options_beside(prefill, BranchOptions(max_new_tokens=1, memory_budget_bytes=memory_mib * MIB))
@@ -109,9 +109,8 @@ def _placed(prefill: Prefill, cells: Sequence[BranchCell], *, skip_first: bool) 
     """The cells, with targets that leave the first token of every prompt out where it is to be left alone."""
     if not skip_first:
         return cells
-    tokens, vocabulary = prefill.prompts.tokens, prefill.parts.vocabulary
-    masks: Mapping[str, torch.Tensor] = {
-        name: target_mask(name, tokens, vocabulary=vocabulary, skip_first=True)
-        for name in {cell.target for cell in cells if isinstance(cell.target, str)}
+    by_text: Mapping[str, torch.Tensor] = {
+        str(target): prefill.mask_of(target, skip_first=True)
+        for target in {cell.target for cell in cells if isinstance(cell.target, str | TokenClause)}
     }
-    return [replace(c, target=masks[c.target]) if isinstance(c.target, str) else c for c in cells]
+    return [replace(c, target=by_text[str(c.target)]) if str(c.target) in by_text else c for c in cells]

@@ -56,7 +56,8 @@ def groups_of_results(
         padded = _padded(loaded, ready, blind=not way.needs_pixels(loaded.family))
         yield replay(loaded, padded, at_rows, stored=way.rows.batch(ready), options=options)
     else:
-        prefill = run_prefill(loaded, _padded(loaded, ready), layers=sorted({cell.layer for cell in cells}))
+        layers = sorted({layer for cell in cells for layer in cell.reads})
+        prefill = run_prefill(loaded, _padded(loaded, ready), layers=layers)
         beside = options_beside(prefill, options)
         for group in groups_of(prefill, cells, beside):
             yield branch_from(prefill, [cell for cell in group if cell.key in wanted], beside)

@@ -11,6 +11,7 @@ from steercache.core.vectors import SteeringVector
 
 if TYPE_CHECKING:
     from steercache.models.spec import LoadedModel
+    from steercache.queries.token_clause import TokenClause
     from steercache.steering.generate import SideBySide
 
 
@@ -24,6 +25,17 @@ class ModelMethods(CacheCore):
         from steercache.api.models import load
 
         return load(name, device=device, dtype=dtype, device_map=device_map, root=self.root)
+
+    def target(self, text: str) -> "TokenClause":
+        """A target written as SQL, with the vectors of this cache that it names, for `steer`, `steercache.plan_target` and
+        sweeps: "sql: list_inner_product(activation(12), vector('counting', 12)) > 3".
+
+        Raises:
+            QueryError: the SQL is wrong or not allowed, or a vector lacks the layer. NotFoundError: no such vector.
+        """
+        from steercache.queries.token_clause import read_token_clause
+
+        return read_token_clause(text, self._session.vector)
 
     def model_of(
         self,

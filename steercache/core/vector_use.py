@@ -61,9 +61,10 @@ class VectorUse:
 
     `operation` with its `parameters` (an angle, a bound) is applied at `place`, a site of blocks `layers` (zero-based; None:
     not decided), with `strength` in `strength_unit` (None: not decided). `strength_range` is where `damage` was measured to
-    be small; `damage` is plain JSON about that measurement (its value, limit, prompts). `target` and `phase` say which tokens,
-    `skip_first` leaves out the first. `bos` says whether prompts begin with the tokenizer's BOS token, `chat` whether its chat
-    template is around them; None: not known. `source` names where the recommendation comes from (sweep, cell, split).
+    be small; `damage` is plain JSON about that measurement (its value, limit, prompts). `target` (a name, or SQL behind
+    "sql:") and `phase` say which tokens, `skip_first` leaves out the first, `n_generated` ends with the n-th generated token
+    (None: all of them). `bos` says whether prompts begin with the tokenizer's BOS token, `chat` whether its chat template is
+    around them; None: not known. `source` names where the recommendation comes from (sweep, cell, split).
     """
 
     operation: OperationName = "add"
@@ -74,9 +75,10 @@ class VectorUse:
     strength_unit: AlphaUnit = "raw"
     strength_range: tuple[float, float] | None = None
     damage: Mapping[str, Any] = field(default_factory=dict)
-    target: Target = "all"
+    target: Target | str = "all"
     skip_first: bool = False
     phase: Phase = "prompt"
+    n_generated: int | None = None
     bos: bool | None = None
     chat: ChatConvention | None = None
     source: Mapping[str, Any] = field(default_factory=dict)
@@ -87,7 +89,7 @@ class VectorUse:
             ("operation", self.operation, tuple(OPERATIONS)),
             ("place", self.place, tuple(PLACES)),
             ("unit of strength", self.strength_unit, get_args(AlphaUnit)),
-            ("target", self.target, get_args(Target)),
+            *([] if str(self.target).startswith("sql: ") else [("target", self.target, get_args(Target))]),
             ("phase", self.phase, tuple(PHASES)),
             ("chat convention", self.chat, (None, *get_args(ChatConvention))),
         ):
@@ -103,6 +105,8 @@ class VectorUse:
             raise ValueError("layers are numbers of blocks, from 0")
         if self.layers is not None and len(set(self.layers)) != len(self.layers):
             raise ValueError("a layer is named twice")
+        if self.n_generated is not None and not (type(self.n_generated) is int and self.n_generated > 0):
+            raise ValueError("the number of generated tokens that are steered is at least 1")
         if not (isinstance(self.skip_first, bool) and (self.bos is None or isinstance(self.bos, bool))):
             raise ValueError("skip_first is true or false, and bos true, false or not known")
 
@@ -111,7 +115,9 @@ class VectorUse:
         strength = "" if self.strength is None else f" {self.strength:g} {self.strength_unit}"
         layers = "" if self.layers is None else f" of {', '.join(map(str, self.layers))}"
         first = " but the first" if self.skip_first else ""
-        return f"{self.operation}{strength} at {self.place}{layers}, {self.target} tokens{first}, {self.phase}"
+        target = f"tokens where {self.target}" if self.target.startswith("sql: ") else f"{self.target} tokens"
+        phase = self.phase if self.n_generated is None else f"{self.phase}, the first {self.n_generated} generated"
+        return f"{self.operation}{strength} at {self.place}{layers}, {target}{first}, {phase}"
 
     def to_json(self) -> dict[str, Any]:
         """As in the header of a vector's file: JSON values, with the sentences that explain them; without what is not known."""

@@ -37,10 +37,11 @@ def stream_query(
     *,
     limits: Limits,
     failures: list[QueryError] | None = None,
+    locked: bool = False,
 ) -> Iterator[pa.RecordBatchReader]:
     """Run one SELECT on `con` and hand out its batches as they come; `con` is locked down for good.
 
-    `failures` is what `register_functions` returned for this connection.
+    `failures` is what `register_functions` returned for this connection. `locked`: an earlier query locked it down.
 
     Raises:
         QueryError: the SQL or a binding is wrong or not allowed, or a limit was reached; here or while reading.
@@ -49,7 +50,8 @@ def stream_query(
     """
     query = _Query(con=con, sql=sql, limits=limits, failures=[] if failures is None else failures)
     query.check(bindings)
-    query.lock_down()
+    if not locked:
+        query.lock_down()
     timer = threading.Timer(limits.time_s, query.stop)
     timer.daemon = True
     timer.start()
@@ -71,9 +73,10 @@ def run_query(
     *,
     limits: Limits,
     failures: list[QueryError] | None = None,
+    locked: bool = False,
 ) -> pa.Table:
     """Run one SELECT on `con` to its end; the table holds nothing of the connection. Raises as `stream_query` does."""
-    with stream_query(con, sql, bindings, limits=limits, failures=failures) as reader:
+    with stream_query(con, sql, bindings, limits=limits, failures=failures, locked=locked) as reader:
         return pa.Table.from_batches(list(bounded(reader, limits)), schema=reader.schema)
 
 

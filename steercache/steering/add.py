@@ -23,11 +23,17 @@ from steercache.core.vectors import SteeringVector
 def add_vector(hidden_btd: torch.Tensor, delta: torch.Tensor, mask_bt: torch.Tensor) -> torch.Tensor:
     """`hidden_btd` with `delta` added where `mask_bt` is True; every other row keeps its bits.
 
-    `delta` is float32 of shape (d,), or (b, 1, d) when every sequence gets its own. Differentiable in both.
+    `delta` is float32 of shape (d,), or (b, 1, d) when every sequence gets its own. Differentiable in both. A mask of float32
+    weights scales delta token by token, float32(weight) * delta, so that a weight of 1 is what True is.
     """
     exact = torch.promote_types(hidden_btd.dtype, torch.float32)
-    moved = (hidden_btd.to(exact) + delta.to(exact)).to(hidden_btd.dtype)
-    return torch.where(mask_bt.unsqueeze(-1), moved, hidden_btd)
+    if mask_bt.dtype == torch.bool:
+        moved = (hidden_btd.to(exact) + delta.to(exact)).to(hidden_btd.dtype)
+        return torch.where(mask_bt.unsqueeze(-1), moved, hidden_btd)
+    own = mask_bt.unsqueeze(-1) * delta
+    return torch.where(
+        mask_bt.unsqueeze(-1) != 0, (hidden_btd.to(exact) + own.to(exact)).to(hidden_btd.dtype), hidden_btd
+    )
 
 
 def adds_finitely(deltas: torch.Tensor) -> torch.Tensor:

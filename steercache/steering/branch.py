@@ -18,6 +18,7 @@ import torch
 from steercache.core.errors import UsageError
 from steercache.models.ends import end_ids
 from steercache.models.spec import LoadedModel
+from steercache.queries.token_clause import TokenClause
 from steercache.steering.add import adds_finitely
 from steercache.steering.cells import BranchCell, CellAnswers, Precision, make_answers, read_firsts
 from steercache.steering.decode import decode_greedily
@@ -27,7 +28,6 @@ from steercache.steering.operations.apply import apply, as_applied
 from steercache.steering.pool import DecodeQueue, PendingStack, start_of
 from steercache.steering.prefill import Prefill, decider, run_prefill
 from steercache.steering.stack import MIB, copies_that_fit, costs_of, stacks
-from steercache.steering.targets import target_mask
 from steercache.trace.batches import PaddedBatch
 
 
@@ -54,6 +54,12 @@ class _Placed:
     mask_bt: torch.Tensor = field(repr=False)
     start: int
 
+    @property
+    def missed_b(self) -> torch.Tensor | None:
+        """Samples of which the target hits nothing; None: there are none."""
+        missed_b = ~(self.mask_bt != 0).any(1)
+        return missed_b if bool(missed_b.any()) else None
+
 
 def branch(
     loaded: LoadedModel, batch: PaddedBatch, cells: Sequence[BranchCell], options: BranchOptions = BranchOptions()
@@ -64,7 +70,7 @@ def branch(
         UsageError: a layer the model does not have, a vector of another width, a target that hits nothing.
         BudgetError: one cell over this batch does not fit into the memory budget.
     """
-    prefill = run_prefill(loaded, batch, layers=sorted({cell.layer for cell in cells}))
+    prefill = run_prefill(loaded, batch, layers=sorted({layer for cell in cells for layer in cell.reads}))
     yield from branch_from(prefill, cells, options)
 
 
@@ -75,6 +81,14 @@ def branch_from(
     ends = end_ids(prefill.loaded) if options.ends is None else options.ends
     masks: dict[str, torch.Tensor] = {}
     placed = [_place(prefill, cell, options, masks) for cell in cells]
+    missed = {one.cell.key: one.missed_b for one in placed}
+    for answers in _answers(prefill, placed, options, ends):
+        yield answers if missed[answers.key] is None else replace(answers, missed_b=missed[answers.key])
+
+
+def _answers(
+    prefill: Prefill, placed: Sequence["_Placed"], options: BranchOptions, ends: frozenset[int]
+) -> Iterator[CellAnswers]:
     if prefill.obstacle is not None:
         for one in placed:
             yield run_full(
@@ -102,10 +116,10 @@ def _place(prefill: Prefill, cell: BranchCell, options: BranchOptions, masks: di
         raise UsageError(
             f"the vector of {cell.key!r} has shape {cell.delta_d.shape} and the model is {prefill.parts.hidden_size} wide"
         )
-    named = cell.target if isinstance(cell.target, str) else ""
+    named = str(cell.target) if isinstance(cell.target, str | TokenClause) else ""
     mask_bt = masks.get(named)
     if mask_bt is None:
-        mask_bt = target_mask(cell.target, prefill.prompts.tokens, vocabulary=prefill.parts.vocabulary)
+        mask_bt = prefill.mask_of(cell.target)
         if named:
             masks[named] = mask_bt
     whole = options.same_batch or prefill.obstacle is not None
@@ -119,7 +133,7 @@ def _moves(prefill: Prefill, one: _Placed) -> bool:
     """Whether the cell has to be run: it can change something, or there is no unsteered answer to repeat."""
     if prefill.logits_bv is None:
         return True
-    if not one.cell.delta_d.any():
+    if not one.cell.delta_d.any() or not bool(one.mask_bt.any()):
         return False
     at_last = one.mask_bt.gather(1, prefill.prompts.last_b[:, None])
     return one.cell.layer < prefill.n_layers - 1 or bool(at_last.any())

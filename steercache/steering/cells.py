@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from steercache.core.trials import Mode
+from steercache.steering.clause_masks import layers_of
 from steercache.steering.operations.change import Change, added
 from steercache.steering.targets import TargetLike
 
@@ -27,6 +28,7 @@ NOT_FINITE: Final = (
 class BranchCell:
     """`delta_d` (float32, from steer.add.delta_of or scale_direction) added at the output of block `layer` on `target`.
 
+    Where a target written as SQL selects nothing of a sample, the sample is not steered (`CellAnswers.missed_b`).
     Another operation than to add is its `change`, and `delta_d` is that change's own. `key` is the caller's own: a cell id.
     """
 
@@ -41,6 +43,16 @@ class BranchCell:
         """What is done to the hidden states."""
         return added(self.delta_d) if self.change is None else self.change
 
+    @property
+    def looks_at(self) -> tuple[int, ...]:
+        """Layers whose unsteered outputs the target looks at."""
+        return layers_of(self.target)
+
+    @property
+    def reads(self) -> frozenset[int]:
+        """Layers whose unsteered outputs running the cell needs: its own, and those that its target looks at."""
+        return frozenset({self.layer, *self.looks_at})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellAnswers:
@@ -51,7 +63,7 @@ class CellAnswers:
     generated ids without the one that ended the answer; `ended` is False where `max_new_tokens` cut it off. `gap_b` is the
     smallest distance between best and second-best logit over the answer; within the tolerance another batching may answer
     otherwise: `near_tie_b`. `finite_b` is False where a step overflowed: then the tokens mean nothing. `mode` says
-    how it was computed, and `reason` why in full.
+    how it was computed, and `reason` why in full. `missed_b` is True where the target hits nothing (None: nowhere).
     """
 
     key: str
@@ -64,6 +76,7 @@ class CellAnswers:
     finite_b: torch.Tensor
     hidden_bd: torch.Tensor | None = field(repr=False, default=None)
     reason: str | None = None
+    missed_b: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,6 @@ from steercache.steering.effect_inputs import EffectInputs, prompt_inputs
 from steercache.steering.foreign import warn_if_foreign
 from steercache.steering.prefill import Prefill, run_prefill
 from steercache.steering.stack import MIB
-from steercache.steering.targets import target_mask
 from steercache.steering.word_tokens import Forms, word_tokens
 
 Masses = npt.NDArray[np.float64]
@@ -181,9 +180,7 @@ def _steered(
     skip_first: bool,
 ) -> Any:
     """((direction, alpha), how computed, probabilities (b, w)) of every setting over one batch."""
-    mask_bt = target_mask(
-        plan.target, prefill.prompts.tokens, vocabulary=prefill.parts.vocabulary, skip_first=skip_first
-    )
+    mask_bt = prefill.mask_of(plan.target, skip_first=skip_first)
     keys = {f"{v} {a}": (v, a) for v, a in deltas}
     cells = [
         BranchCell(key=key, layer=plan.layer, delta_d=deltas[setting], target=mask_bt) for key, setting in keys.items()

@@ -10,9 +10,9 @@ Rows of a gradient run (row kind `sample_target`, site `margin_grad`, float32): 
 option after option (`gradient_rows`); layers are the store's own axis.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ import torch
 
 from steercache.core.errors import UsageError
 from steercache.models.spec import LoadedModel
+from steercache.steering.clause_masks import layers_of
 from steercache.steering.forward import exact_logits, head_logits
 from steercache.steering.live import ModelParts, parts_of
 from steercache.steering.prefill import Prompts, check_layers, read_prompts
@@ -33,7 +34,8 @@ Float32Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MarginGradients:
-    """Gradients of a batch, summed over the target's tokens: `values` (layer, sample, target, option, d).
+    """Gradients of a batch, summed over the target's tokens, times their weights where they have some: `values` (layer, sample,
+    target, option, d).
 
     `margins` (sample, option) are the unsteered margins. Options that a sample does not have are NaN in both. A target that
     hits nothing in a sample has gradient 0 there; `n_steered` (sample, target) counts its tokens, `row_norms` (layer, sample,
@@ -84,10 +86,12 @@ def margin_gradients(
         prompts = read_prompts(loaded, batch)
         vocab_size = int(loaded.config.get_text_config().vocab_size)
         ids_bk = _option_ids(options, n_seq=prompts.n_seq, n_vocabulary=vocab_size, device=prompts.last_b.device)
-        masks = [target_mask(target, prompts.tokens, vocabulary=parts.vocabulary) for target in targets.values()]
-        masks_bqt = torch.stack(masks, dim=1)
-        with _Leaves(parts, layers) as leaves:
+        looked_at = {layer for target in targets.values() for layer in layers_of(target)}
+        with _Leaves(parts, layers, looked_at) as leaves:
             out = parts.model(**prompts.inputs, use_cache=False, logits_to_keep=prompts.columns)
+        tokens = replace(prompts.tokens, outputs=lambda layer: leaves.outputs[layer])
+        masks = [target_mask(target, tokens, vocabulary=parts.vocabulary) for target in targets.values()]
+        masks_bqt = torch.stack(masks if len({x.dtype for x in masks}) == 1 else [x.float() for x in masks], dim=1)
         last = leaves.outputs[len(parts.blocks) - 1]
         exact_bk = _exact(loaded, prompts, last, out.logits, ids_bk)
         margins_bk = option_margins(prompts.at_last(out.logits), ids_bk, exact_bk)
@@ -99,8 +103,8 @@ def margin_gradients(
         targets=tuple(targets),
         values=values.float().cpu().numpy(),
         margins=margins_bk.detach().float().cpu().numpy(),
-        n_steered=masks_bqt.sum(2).int().cpu().numpy(),
-        row_norms=median_norms(outputs, masks_bqt & ~prompts.tokens.first_bt[:, None]),
+        n_steered=(masks_bqt != 0).sum(2).int().cpu().numpy(),
+        row_norms=median_norms(outputs, (masks_bqt != 0) & ~prompts.tokens.first_bt[:, None]),
     )
 
 
@@ -201,14 +205,15 @@ def _option_ids(
 
 
 class _Leaves:
-    """Hooks that make the first wanted block's output a leaf (nothing below is differentiated) and keep the others."""
+    """Hooks that make the first wanted block's output a leaf (nothing below is differentiated) and keep the others, those of
+    `others` too."""
 
-    def __init__(self, parts: ModelParts, layers: Sequence[int]) -> None:
+    def __init__(self, parts: ModelParts, layers: Sequence[int], others: Collection[int] = ()) -> None:
         self.outputs: dict[int, torch.Tensor] = {}
-        self._parts, self._layers, self._stack = parts, layers, ExitStack()
+        self._parts, self._layers, self._others, self._stack = parts, layers, others, ExitStack()
 
     def __enter__(self) -> "_Leaves":
-        for layer in {*self._layers, len(self._parts.blocks) - 1}:
+        for layer in {*self._layers, *self._others, len(self._parts.blocks) - 1}:
             handle = self._parts.blocks[layer].register_forward_hook(self._hook(layer))
             self._stack.callback(handle.remove)
         return self

@@ -9,18 +9,21 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
-from steercache.core.errors import UsageError
+from steercache.core.errors import NotFoundError, UsageError
 from steercache.core.operations import Operation, read_operation
 from steercache.core.trials import AlphaUnit
 from steercache.core.vectors import SteeringVector
+from steercache.index.clause import is_clause
 from steercache.models.families import find_module
 from steercache.models.recognise import proven_family
 from steercache.models.spec import LoadedModel
 from steercache.models.tokenizers import special_ids
+from steercache.queries.token_clause import read_token_clause
+from steercache.steering.clause_masks import PlannedTarget, clause_of, layers_of
 from steercache.steering.foreign import warn_if_foreign
 from steercache.steering.operations.apply import apply, as_applied
 from steercache.steering.operations.change import Change, change_of
-from steercache.steering.targets import TARGETS, ForwardTokens, TargetLike, Vocabulary, target_mask
+from steercache.steering.targets import TARGETS, ForwardTokens, TargetLike, Vocabulary, refuse_missed, target_mask
 from steercache.steering.watch import ForwardWatch
 
 When = Literal["prefill", "generated", "every"]
@@ -48,6 +51,7 @@ def parts_of(model: Any, *, tokenizer: Any = None) -> ModelParts:
     """
     if isinstance(model, LoadedModel):
         module, family, special = model.model, model.family, set(model.bundle.special_ids)
+        tokenizer = model.tokenizer
     else:
         if not hasattr(model, "config"):
             raise UsageError(f"a {type(model).__name__} cannot be steered: give a transformers model or a LoadedModel")
@@ -61,30 +65,39 @@ def parts_of(model: Any, *, tokenizer: Any = None) -> ModelParts:
         blocks=blocks,
         hidden_size=int(text_config.hidden_size),
         tuples=family.tuples,
-        vocabulary=Vocabulary(special_ids=frozenset(special), image_id=_image_id(module.config)),
+        vocabulary=Vocabulary(special_ids=frozenset(special), image_id=_image_id(module.config), tokenizer=tokenizer),
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRule:
     """Which tokens are steered: `target` of the prompt, of the generated ones or of both (`when`), the first one left out or
-    not. With `masked`, a batch has to say what is padding where the target depends on it."""
+    not, of the generated ones the first `n_generated` (None: all). With `masked`, a batch has to say what is padding where the
+    target depends on it."""
 
     target: TargetLike = "all"
     when: When = "prefill"
     skip_first: bool = False
     masked: bool = False
+    n_generated: int | None = None
 
     def mask(self, tokens: ForwardTokens, vocabulary: Vocabulary) -> torch.Tensor:
         """The rows of a pass, or of a part of it, that are steered; bool of shape (b, t)."""
         if self.when != "every" and tokens.prompt != (self.when == "prefill"):
             return torch.zeros_like(tokens.real_bt)
-        if self.masked and not tokens.padding_known and self.target in ("last", "text", "both"):
+        if self.n_generated is not None and tokens.step is not None and tokens.step >= self.n_generated:
+            return torch.zeros_like(tokens.real_bt)
+        clause = clause_of(self.target)
+        if self.masked and not tokens.padding_known and (clause or self.target in ("last", "text", "both")):
             raise UsageError(
-                f"the target {self.target} needs to know which tokens of the batch are padding, and it has no attention mask",
+                f"the target {clause or self.target} needs to know which tokens of the batch are padding, "
+                "and it has no attention mask",
                 hint="pass the tokenizer's attention_mask, run one sequence at a time, or choose the target all",
             )
-        return target_mask(self.target, tokens, vocabulary=vocabulary, skip_first=self.skip_first)
+        mask_bt = target_mask(self.target, tokens, vocabulary=vocabulary, skip_first=self.skip_first)
+        if clause is not None and tokens.prompt and not clause.layers:  # a condition on activations may be met nowhere
+            refuse_missed(self.target, mask_bt)
+        return mask_bt
 
 
 @contextmanager
@@ -99,6 +112,7 @@ def steer(
     when: When = "prefill",
     alpha_unit: AlphaUnit = "raw",
     skip_first: bool = False,
+    n_generated: int | None = None,
     tokenizer: Any = None,
 ) -> Iterator[Any]:
     """Add alpha times `vector` to the output of block `layer` at the target tokens, for as long as the context is open.
@@ -109,12 +123,14 @@ def steer(
     `alpha_unit` is the unit of alpha: "raw" multiplies the vector; "resid_norm" gives it the length of alpha median
     norms of the rows that it was fitted on, which `fit.diagnose` measures. `layer` may name several blocks; each gets its own
     direction. Contexts nest: what the outer one added stays. "prefill" steers the prompt only, "generated" the generated tokens
-    only, "every" both. `skip_first` leaves out the first token, the attention sink.
+    only, "every" both; `n_generated` ends with the n-th generated token. `skip_first` leaves out the first token, the attention
+    sink.
 
-    `target` is "image", "text", "both", "all" or "last", a bool mask of shape (b, t) over the prompt's tokens, or a function
-    from token ids (b, t) to such a mask. "text" and "both" leave special tokens out. A plain transformers model does not know
-    which tokens are special, so these two need its `tokenizer`. Yields the model. (More parameters than house style allows:
-    the call reads as one sentence.)
+    `target` is "image", "text", "both", "all" or "last", a bool mask of shape (b, t) over the prompt's tokens, a function
+    from token ids (b, t) to such a mask, or SQL: "sql: kind = 'image' and from_end < 40". Of a pass of your own SQL knows what
+    token ids say; `plan_target` knows pictures and texts too. "text" and "both" leave special tokens out. A plain transformers
+    model does not know which tokens are special, so these two need its `tokenizer`. Yields the model. (More parameters than
+    house style allows: the call reads as one sentence.)
 
     A forward pass of one token behind a key/value cache is taken for a generated one. So a prompt that `generate` reads in
     chunks (`prefill_chunk_size`) is followed with the target all only, and only if its last chunk has several tokens; without a
@@ -129,7 +145,7 @@ def steer(
             nothing of a prompt.
         NotFoundError: the model's type is not in the table of families and cannot be derived and proven (`models.recognise`).
     """
-    rule = TokenRule(target=target, when=when, skip_first=skip_first)
+    rule = TokenRule(target=resolved(target, vector), when=when, skip_first=skip_first, n_generated=n_generated)
     parts, changes = checked(
         model,
         vector,
@@ -168,14 +184,35 @@ def several(vector: Any) -> list[SteeringVector]:
     return found
 
 
+def resolved(target: TargetLike, vector: Any) -> TargetLike:
+    """SQL as what it means, read once; the vectors that it names are those that steer, by name or id."""
+    if not (isinstance(target, str) and is_clause(target)):
+        return target
+    known = {name: one for one in several(vector) for name in (one.name, one.vector_id)}
+
+    def find(name: str) -> SteeringVector:
+        if name not in known:
+            raise NotFoundError(
+                f"the target names the vector {name!r}, which is not the one that steers",
+                hint="read the target with the cache that has the vector: cache.target(...)",
+            )
+        return known[name]
+
+    return read_token_clause(target, find)
+
+
 def checked(
     model: Any, vector: Any, strength: Strength, rule: "TokenRule", *, tokenizer: Any
 ) -> tuple[ModelParts, dict[int, Change]]:
     """A model's parts, and what is done at each layer; nothing where that moves nothing. Raises as `steer`, before any pass."""
     vectors, operation = several(vector), read_operation(strength.operation)
-    if rule.target in ("text", "both") and tokenizer is None and not isinstance(model, LoadedModel):
+    clause = clause_of(rule.target)
+    by_kind = rule.target in ("text", "both") or (
+        clause is not None and "kind" in clause.clause.words and not isinstance(rule.target, PlannedTarget)
+    )
+    if by_kind and tokenizer is None and not isinstance(model, LoadedModel):
         raise UsageError(
-            f"the target {rule.target} leaves special tokens out, and a plain model does not know which those are",
+            f"the target {clause or rule.target} leaves special tokens out, and a plain model does not know which those are",
             hint="steer(..., tokenizer=tokenizer)",
         )
     parts = parts_of(model, tokenizer=tokenizer)
@@ -185,6 +222,7 @@ def checked(
     }
     for one in vectors:
         _check(parts, one, layers=tuple(changes), rule=rule)
+    _check_clause(rule, layers=tuple(changes))
     return parts, changes if any(one.moves for one in changes.values()) else {}
 
 
@@ -201,6 +239,8 @@ def applied(
         for module in dict.fromkeys((parts.model, parts.decoder)):
             _attach(stack, module.register_forward_pre_hook(watch.enter, with_kwargs=True))
             _attach(stack, module.register_forward_hook(watch.leave, always_call=True))
+        for layer in layers_of(rule.target):
+            _attach(stack, parts.blocks[layer].register_forward_hook(_keeping_hook(layer, watch)))
         for layer, change in changes.items():
             _attach(
                 stack, parts.blocks[layer].register_forward_hook(_block_hook(change, watch, rule, parts.vocabulary))
@@ -210,6 +250,16 @@ def applied(
 
 def _attach(stack: ExitStack, handle: Any) -> None:
     stack.callback(handle.remove)
+
+
+def _keeping_hook(layer: int, watch: ForwardWatch) -> Any:
+    """A forward hook that keeps a block's output for as long as the pass runs; put in place before those that change it."""
+
+    def hook(module: Any, args: Any, output: Any) -> None:
+        if watch.here:
+            watch.outputs[layer] = output[0] if isinstance(output, tuple) else output
+
+    return hook
 
 
 def _block_hook(what: Change, watch: ForwardWatch, rule: TokenRule, vocabulary: Vocabulary) -> Any:
@@ -226,7 +276,9 @@ def _block_hook(what: Change, watch: ForwardWatch, rule: TokenRule, vocabulary: 
                 "a block ran outside its model's forward pass, so its tokens are unknown",
                 hint="call the model or its decoder, or add the vector with steercache.steering.add.add_vector",
             )
-        mask_bt = torch.cat([rule.mask(part, vocabulary) for part in watch.parts], dim=1).to(hidden_btd.device)
+        if watch.mask_bt is None:
+            watch.mask_bt = torch.cat([rule.mask(part, vocabulary) for part in watch.parts], dim=1)
+        mask_bt = watch.mask_bt.to(hidden_btd.device)
         if not bool(mask_bt.any()):
             return None
         change = change.to(hidden_btd.device)
@@ -266,12 +318,36 @@ def _check(parts: ModelParts, vector: SteeringVector, *, layers: tuple[int, ...]
         )
     if when not in get_args(When):
         raise UsageError(f"no time named {when!r}", hint="choose prefill, generated or every")
+    if rule.n_generated is not None and rule.n_generated < 1:
+        raise UsageError(f"the first {rule.n_generated} generated tokens", hint='at least 1, or when="prefill"')
+    if clause_of(target) is not None:
+        return
     if isinstance(target, str):
         if target not in TARGETS:
-            raise UsageError(f"no target named {target!r}", hint=f"choose one of: {', '.join(TARGETS)}")
+            raise UsageError(f"no target named {target!r}", hint=f"choose one of: {', '.join(TARGETS)}, or SQL")
     elif when != "prefill" and not callable(target):
         raise UsageError(
             "a mask names tokens of the prompt only", hint=f'give a callable for when="{when}", or when="prefill"'
+        )
+
+
+def _check_clause(rule: TokenRule, *, layers: tuple[int, ...]) -> None:
+    """Refuse SQL that cannot be decided while the model runs."""
+    clause = clause_of(rule.target)
+    if clause is None:
+        return
+    if rule.when != "prefill" and not clause.clause.alone:
+        raise UsageError(
+            "a target that looks at other tokens or at activations is about the prompt",
+            place=str(clause),
+            hint='when="prefill", or a condition on each token by itself',
+        )
+    late = [one for one in layers_of(rule.target) if one > min(layers)]
+    if late:
+        raise UsageError(
+            f"the target looks at layer {late[0]}, which a pass reaches after layer {min(layers)}, where it is steered",
+            place=str(clause),
+            hint="plan the target first: steercache.plan_target(model, target, prompts) runs the model unsteered",
         )
 
 

@@ -17,7 +17,7 @@ from steercache.steering.deepstack import AddedFeatures, features_before
 from steercache.steering.forward import BlockCall, call_obstacle, exact_logits, first_touched, head_logits, record_call
 from steercache.steering.live import ModelParts, parts_of
 from steercache.steering.repeat_check import found_once, middle_of, repeat_obstacle
-from steercache.steering.targets import ForwardTokens
+from steercache.steering.targets import ForwardTokens, TargetLike, target_mask
 from steercache.trace.batches import PaddedBatch
 from steercache.trace.capture import model_inputs
 
@@ -93,8 +93,25 @@ class Prefill:
         return len(self.parts.blocks)
 
     def start_of(self, mask_bt: torch.Tensor) -> int:
-        """The first column that steering these tokens can change."""
-        return first_touched(self.calls, int(mask_bt.any(0).nonzero()[0, 0]))
+        """The first column that steering these tokens can change; 0 where there are none. Never behind the last token of a
+        sample, of which nothing may be steered."""
+        if not bool(mask_bt.any()):
+            return 0
+        first = min(int(mask_bt.any(0).nonzero()[0, 0]), int(self.prompts.last_b.min()))
+        return first_touched(self.calls, first)
+
+    def mask_of(self, target: TargetLike, *, skip_first: bool = False) -> torch.Tensor:
+        """The rows that a target steers, as `targets.target_mask` gives them; SQL may look at the outputs that were kept."""
+        tokens = replace(self.prompts.tokens, outputs=self._kept)
+        return target_mask(target, tokens, vocabulary=self.parts.vocabulary, skip_first=skip_first)
+
+    def _kept(self, layer: int) -> torch.Tensor:
+        if layer not in self.outputs:
+            raise UsageError(
+                f"layer {layer}, which a target looks at, was not kept of this forward pass",
+                hint="name it in run_prefill's layers",
+            )
+        return self.outputs[layer]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -114,7 +131,11 @@ def read_prompts(loaded: LoadedModel, batch: PaddedBatch) -> Prompts:
         batch=batch,
         inputs=inputs,
         tokens=ForwardTokens(
-            ids_bt=inputs["input_ids"], real_bt=real_bt, first_bt=real_bt & (started == 1), prompt=True
+            ids_bt=inputs["input_ids"],
+            real_bt=real_bt,
+            first_bt=real_bt & (started == 1),
+            prompt=True,
+            samples=batch.samples,
         ),
         last_b=torch.where(real_bt, columns, -1).amax(1),
     )

@@ -1,6 +1,7 @@
 """Every cell by its own forward pass, where branching saves nothing or is not possible."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from steercache.core.errors import UsageError
 from steercache.models.ends import end_ids
@@ -10,7 +11,6 @@ from steercache.steering.cells import BranchCell, CellAnswers
 from steercache.steering.full import run_full
 from steercache.steering.prefill import check_layers, run_prefill
 from steercache.steering.replay import idle_prefill
-from steercache.steering.targets import target_mask
 from steercache.trace.batches import PaddedBatch
 
 
@@ -25,14 +25,20 @@ def recompute(
     """
     idle = idle_prefill(loaded, batch)
     check_layers(idle.parts, [cell.layer for cell in cells])
+    looked_at = sorted({layer for cell in cells for layer in cell.looks_at})
+    seen = run_prefill(loaded, batch, layers=looked_at) if looked_at else idle  # targets look at unsteered outputs
     ends = end_ids(loaded) if options.ends is None else options.ends
     for cell in cells:
         if cell.delta_d.shape != (idle.parts.hidden_size,):
             raise UsageError(
                 f"the vector of {cell.key!r} has shape {cell.delta_d.shape} and the model is {idle.parts.hidden_size} wide"
             )
-        mask_bt = target_mask(cell.target, idle.prompts.tokens, vocabulary=idle.parts.vocabulary)
-        yield run_full(idle, cell, mask_bt, max_new_tokens=options.max_new_tokens, ends=ends, tie_nats=options.tie_nats)
+        mask_bt = seen.mask_of(cell.target)
+        answers = run_full(
+            idle, cell, mask_bt, max_new_tokens=options.max_new_tokens, ends=ends, tie_nats=options.tie_nats
+        )
+        missed_b = ~(mask_bt != 0).any(1)
+        yield replace(answers, missed_b=missed_b) if bool(missed_b.any()) else answers
 
 
 def obstacle_of(loaded: LoadedModel, batch: PaddedBatch) -> str | None:

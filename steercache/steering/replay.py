@@ -34,7 +34,6 @@ from steercache.steering.deepstack import n_with_features
 from steercache.steering.forward import BranchCache, Stacking, call_obstacle, head_logits, run_blocks
 from steercache.steering.live import parts_of
 from steercache.steering.prefill import BlockTape, Prefill, check_layers, fresh_cache, next_positions, read_prompts
-from steercache.steering.targets import target_mask
 from steercache.trace.batches import PaddedBatch
 from steercache.trace.numerics import numerics_of
 
@@ -272,13 +271,20 @@ def _from_disk(
     idle: Prefill, stored: StoredBatch, layer: int, cells: Sequence[BranchCell], options: BranchOptions
 ) -> Prefill:
     """The prefill of one layer: its outputs from disk, and, where several cells share them, the keys and values above."""
+    outputs = {one: _stored(idle, stored, one) for one in sorted({layer}.union(*(cell.looks_at for cell in cells)))}
+    found = replace(idle, outputs=outputs)
+    return replace(found, keys_values=_unsteered_above(found, outputs[layer], layer, cells, options))
+
+
+def _stored(idle: Prefill, stored: StoredBatch, layer: int) -> torch.Tensor:
+    """The output of a block from disk, (b, t, d), zeros at padding."""
     batch = idle.prompts.batch
     dtype, device = TORCH_DTYPES[idle.loaded.spec.dtype], idle.prompts.last_b.device
     hidden = torch.zeros((*batch.input_ids.shape, idle.parts.hidden_size), dtype=dtype, device=device)
     for slot, rows in enumerate(stored.block_outputs(layer)):
         start = batch.starts[slot]
         hidden[slot, start : start + batch.lengths[slot]] = _tensor(rows, dtype).to(device)
-    return replace(idle, outputs={layer: hidden}, keys_values=_unsteered_above(idle, hidden, layer, cells, options))
+    return hidden
 
 
 def _unsteered_above(
@@ -288,9 +294,7 @@ def _unsteered_above(
     if options.same_batch or layer + 1 == idle.n_layers:
         return {}
     prompts = idle.prompts
-    spared = sum(
-        idle.start_of(target_mask(cell.target, prompts.tokens, vocabulary=idle.parts.vocabulary)) for cell in cells
-    )
+    spared = sum(idle.start_of(idle.mask_of(cell.target)) for cell in cells)
     if spared <= prompts.n_tokens:
         return {}
     stacking = Stacking(n_seq=prompts.n_seq, n_tokens=prompts.n_tokens)

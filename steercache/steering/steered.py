@@ -19,7 +19,7 @@ from steercache.core.trials import AlphaUnit
 from steercache.core.vector_use import Phase, VectorUse
 from steercache.core.vectors import SteeringVector
 from steercache.steering.foreign import warn_if_foreign
-from steercache.steering.live import ModelParts, Strength, TokenRule, When, applied, checked, several
+from steercache.steering.live import ModelParts, Strength, TokenRule, When, applied, checked, resolved, several
 from steercache.steering.operations.change import Change
 from steercache.steering.targets import TargetLike
 
@@ -38,6 +38,7 @@ def steered(
     phase: Phase | None = None,
     alpha_unit: AlphaUnit | None = None,
     skip_first: bool | None = None,
+    n_generated: int | None = None,
     tokenizer: Any = None,
 ) -> Any:
     """`model` with alpha times `vector` added to the output of block `layer`, as an object that can be used in its place.
@@ -45,9 +46,9 @@ def steered(
     `model` is a transformers model or a LoadedModel; the object shares its weights. Use it where a model is expected, for
     instance `HFLM(pretrained=steered(...))` of lm-eval, or `with steered(...):` to steer the model itself until the context
     is left. `phase` says which tokens of a text: those of the "prompt", the "generated" ones or "both"; every token that one
-    forward pass without a cache reads belongs to the prompt, an answer whose likelihood is taken as well. Layer, strength,
-    unit, operation, target, phase and `skip_first` are by default those of `vector.use`, else to add, all tokens of the prompt
-    and raw units.
+    forward pass without a cache reads belongs to the prompt, an answer whose likelihood is taken as well. What is not given
+    (layer, strength, unit, operation, target, phase, `skip_first`, `n_generated`) is that of `vector.use`, else to add, all
+    tokens of the prompt and raw units.
     The other parameters are those of `steer` (a mask as target has shape (b, t)); strength 0 is the model itself, bit for bit.
 
     Several can be nested, each adds its own. A batch of several sequences without an attention mask is steered with the target
@@ -79,10 +80,11 @@ def steered(
     if phase not in WHEN_OF:
         raise UsageError(f"no phase named {phase!r}", hint=f"choose one of: {', '.join(WHEN_OF)}")
     rule = TokenRule(
-        target=known.target if target is None else target,
+        target=resolved(known.target if target is None else target, vector),
         when=WHEN_OF[phase],
         skip_first=known.skip_first if skip_first is None else skip_first,
         masked=True,
+        n_generated=known.n_generated if n_generated is None else n_generated,
     )
     before: tuple[_Setting, ...] = getattr(model, _STATE).settings if isinstance(model, _Steered) else ()
     strength = Strength(layer=layer, alpha=alpha, unit=alpha_unit or "raw", operation=operation)

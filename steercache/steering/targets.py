@@ -1,7 +1,6 @@
 """Which tokens of a forward pass are steered. Padding never is."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,33 +8,16 @@ import torch
 
 from steercache.core.errors import UsageError
 from steercache.core.trials import Target
+from steercache.queries.token_clause import TokenClause
+from steercache.steering.clause_masks import PlannedTarget, clause_mask, clause_of
+from steercache.steering.pass_tokens import ForwardTokens as ForwardTokens
+from steercache.steering.pass_tokens import Vocabulary as Vocabulary
+from steercache.steering.pass_tokens import ids_of
 
 Chooser = Callable[[torch.Tensor], torch.Tensor]
-TargetLike = Target | Chooser | torch.Tensor | np.ndarray[Any, Any] | list[list[bool]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForwardTokens:
-    """The new tokens of one forward pass; masks have shape (b, t).
-
-    `ids_bt` is None when the model was given embeddings only. `first_bt` marks the first token of a sequence, where there is
-    one among these. `prompt` is False for the steps after the prefill. Without `padding_known` nobody said which tokens are
-    padding, and all are taken for real.
-    """
-
-    ids_bt: torch.Tensor | None
-    real_bt: torch.Tensor
-    first_bt: torch.Tensor
-    prompt: bool
-    padding_known: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Vocabulary:
-    """Ids that the targets need: special tokens, and the placeholder of an image patch."""
-
-    special_ids: frozenset[int]
-    image_id: int | None = None
+TargetLike = (
+    Target | str | TokenClause | PlannedTarget | Chooser | torch.Tensor | np.ndarray[Any, Any] | list[list[bool]]
+)
 
 
 def _all(tokens: ForwardTokens, vocabulary: Vocabulary) -> torch.Tensor:
@@ -51,12 +33,12 @@ def _last(tokens: ForwardTokens, vocabulary: Vocabulary) -> torch.Tensor:
 def _image(tokens: ForwardTokens, vocabulary: Vocabulary) -> torch.Tensor:
     if vocabulary.image_id is None:
         raise UsageError("this model has no image tokens", hint="choose the target all, text or last")
-    return tokens.real_bt & (_ids(tokens) == vocabulary.image_id)
+    return tokens.real_bt & (ids_of(tokens) == vocabulary.image_id)
 
 
 def _text(tokens: ForwardTokens, vocabulary: Vocabulary) -> torch.Tensor:
     """Neither image nor special, and not the last token of the prompt (arXiv 2505.14071)."""
-    ids = _ids(tokens)
+    ids = ids_of(tokens)
     left_out = torch.isin(ids, torch.tensor(sorted(vocabulary.special_ids), device=ids.device, dtype=ids.dtype))
     if vocabulary.image_id is not None:
         left_out |= ids == vocabulary.image_id
@@ -83,54 +65,57 @@ def target_mask(
 ) -> torch.Tensor:
     """The rows to steer, bool of shape (b, t); `skip_first` leaves the first token of every sequence out.
 
-    A callable gets the token ids (b, t) and returns the mask. A mask as an array names tokens of the prompt.
+    A callable gets the token ids (b, t) and returns the mask. A mask as an array names tokens of the prompt. A target written
+    as SQL that returns weights gives float32 weights, 0 where nothing is steered.
 
     Raises:
         UsageError: an unknown name, a mask of another shape, or prompts in which nothing is hit: any of the batch for a
-            target by name, all of them for a mask or a callable, which may leave some alone.
+            target by name, all of them for a mask or a callable, which may leave some alone. SQL may select nothing.
+        QueryError: SQL that is wrong or not allowed.
     """
-    if isinstance(target, str):
+    clause = clause_of(target)
+    if clause is not None:
+        mask_bt = clause_mask(target, clause, tokens, vocabulary)
+    elif isinstance(target, str):
         if target not in TARGETS:
-            raise UsageError(f"no target named {target!r}", hint=f"choose one of: {', '.join(TARGETS)}")
+            raise UsageError(f"no target named {target!r}", hint=f"choose one of: {', '.join(TARGETS)}, or SQL")
         mask_bt = TARGETS[target](tokens, vocabulary)
     elif callable(target):
-        mask_bt = _as_mask(target(_ids(tokens)), tokens)
+        mask_bt = _as_mask(target(ids_of(tokens)), tokens)
     elif tokens.prompt:
         mask_bt = _as_mask(target, tokens)
     else:
         mask_bt = torch.zeros_like(tokens.real_bt)
     if skip_first:
-        mask_bt = mask_bt & ~tokens.first_bt
-    if tokens.prompt:
-        _refuse_missed(target, mask_bt)
+        mask_bt = mask_bt.masked_fill(tokens.first_bt, False)
+    if tokens.prompt and clause is None:
+        refuse_missed(target, mask_bt)
     return mask_bt
 
 
-def _refuse_missed(target: TargetLike, mask_bt: torch.Tensor) -> None:
-    missed = (~mask_bt.any(dim=1)).nonzero().flatten().tolist()
-    if not missed or (len(missed) < len(mask_bt) and not isinstance(target, str)):
+def refuse_missed(target: TargetLike, mask_bt: torch.Tensor) -> None:
+    """Raises UsageError where nothing of a prompt is hit: of any prompt for a target by name, of all of them for others."""
+    missed = (~(mask_bt != 0).any(dim=1)).nonzero().flatten().tolist()
+    by_name = isinstance(target, str) and target in TARGETS
+    if not missed or (len(missed) < len(mask_bt) and not by_name):
         return
-    what = repr(target) if isinstance(target, str) else "given"
+    what = repr(str(target)) if isinstance(target, str | TokenClause) else "given"
     which = (
         "the prompt" if len(mask_bt) == 1 else f"prompt {', '.join(str(i + 1) for i in missed[:8])} of {len(mask_bt)}"
     )
     raise UsageError(f"the target {what} selects no token of {which}, so nothing would be steered there")
 
 
-def _ids(tokens: ForwardTokens) -> torch.Tensor:
-    if tokens.ids_bt is None:
-        raise UsageError(
-            "the model was called with embeddings and no input_ids, so token kinds are unknown",
-            hint="choose the target all or last, or give a mask",
-        )
-    return tokens.ids_bt
-
-
 def _as_mask(value: Any, tokens: ForwardTokens) -> torch.Tensor:
     mask = torch.as_tensor(value, device=tokens.real_bt.device)
-    if mask.shape != tokens.real_bt.shape or mask.dtype != torch.bool:
+    is_weight = mask.dtype.is_floating_point
+    if mask.shape != tokens.real_bt.shape or not (is_weight or mask.dtype == torch.bool):
         raise UsageError(
-            f"a mask must be bool of shape {tuple(tokens.real_bt.shape)} (sequence, token), "
+            f"a mask must be bool, or weights, of shape {tuple(tokens.real_bt.shape)} (sequence, token), "
             f"not {str(mask.dtype).removeprefix('torch.')} of shape {tuple(mask.shape)}"
         )
-    return mask & tokens.real_bt
+    if not is_weight:
+        return mask & tokens.real_bt
+    if not bool(mask.isfinite().all()):
+        raise UsageError("the weights of a mask must be finite")
+    return mask.to(torch.float32).masked_fill(~tokens.real_bt, 0.0)

@@ -18,7 +18,7 @@ class PaddedBatch:
 
     Sample i lies at columns `starts[i]` to `starts[i] + lengths[i]`. `position_ids` is None where counting columns is right.
     `extra` has per-token inputs (b, t) by name, `pixels` the image tensors, in the order of the samples. `image_digests` has
-    the hashes of each sample's pictures; None in a batch whose maker did not say.
+    the hashes of each sample's pictures, `samples` what is known of every token; None in a batch whose maker did not say.
     """
 
     input_ids: torch.Tensor
@@ -29,6 +29,7 @@ class PaddedBatch:
     extra: Mapping[str, torch.Tensor] = field(default_factory=dict)
     pixels: Mapping[str, Any] = field(default_factory=dict)
     image_digests: tuple[tuple[str, ...], ...] | None = None
+    samples: tuple[EncodedSample, ...] | None = field(default=None, repr=False)
 
     @property
     def padding_side(self) -> Literal["left", "right"] | None:
@@ -110,6 +111,7 @@ def pad_batch(samples: Sequence[EncodedSample], *, padding_side: Literal["left",
         position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0) if any(starts) else None,
         pixels=collate_pixels([s.pixels() for s in samples if s.pixels is not None]),
         image_digests=tuple(s.image_digests for s in samples),
+        samples=tuple(samples),
         extra={
             name: _stack(
                 [s.extra.get(name, np.zeros(s.n_tokens, np.int32)) for s in samples], starts, width=width, fill=0

@@ -5,7 +5,7 @@ row by itself, so that a row's value does not depend on what else is in the batc
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -50,13 +50,31 @@ def as_applied(changes: Sequence[Change], *, n_each: int = 1) -> Applied:
 
 
 def apply(hidden_btd: torch.Tensor, change: Applied, mask_bt: torch.Tensor) -> torch.Tensor:
-    """`hidden_btd` changed where `mask_bt` is True and the strength is not 0; every other row keeps its bits."""
+    """`hidden_btd` changed where `mask_bt` is True and the strength is not 0; every other row keeps its bits.
+
+    A mask of float32 weights multiplies the strength token by token: what is added, the share, the angle.
+    """
     change = change.to(hidden_btd.device)
     if change.name == "add":
         return add_vector(hidden_btd, change.rows[0], mask_bt)
+    if mask_bt.dtype != torch.bool:
+        change, mask_bt = weighed(change, mask_bt.unsqueeze(-1)), mask_bt != 0
     exact = torch.promote_types(hidden_btd.dtype, torch.float32)
     moved = _FORMULAS[change.name](hidden_btd.to(exact), change).to(hidden_btd.dtype)
     return torch.where((mask_bt & (change.strength[:, :, 0] != 0)).unsqueeze(-1), moved, hidden_btd)
+
+
+def weighed(change: Applied, weight_bt1: torch.Tensor) -> Applied:
+    """The change at `weight` times its strength (b, t, 1); where the weight is 1 its numbers keep their bits."""
+    strength = change.strength * weight_bt1
+    if change.name == "add_preserving_norm":
+        return replace(change, rows=change.rows * weight_bt1, strength=strength)
+    if change.name != "rotate":
+        return replace(change, strength=strength)
+    angle = torch.deg2rad(change.strength.double() * weight_bt1.double())
+    same = weight_bt1 == 1
+    first = torch.where(same, change.first, angle.cos().float())
+    return replace(change, strength=strength, first=first, second=torch.where(same, change.second, angle.sin().float()))
 
 
 def _along(hidden: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
