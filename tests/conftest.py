@@ -37,11 +37,18 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
     return skipped(module_path, parent)
 
 
+# Families whose own code differs from another one's in the table by little: tried among the slow tests only.
+VARIANTS = frozenset({"qwen2_vl", "qwen3_vl_moe", "qwen3_5_moe", "glm4v", "glm4v_moe", "glm46v"})
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Properties run twice: with few examples by default, with all of them among the slow tests."""
+    """Properties run twice, with all of their examples among the slow tests; variants of families only there."""
     all_of_them = config.getoption("markexpr") == "slow"
     for item in items:
+        callspec = getattr(item, "callspec", None)
+        if callspec is not None and callspec.params.get("family") in VARIANTS:
+            item.add_marker(pytest.mark.slow)
         function = getattr(item, "function", None)
         chosen = getattr(function, "_hypothesis_internal_use_settings", None)
         if not getattr(function, "is_hypothesis_test", False):

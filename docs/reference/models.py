@@ -7,7 +7,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from steercache.models.families import FAMILIES, Family
-from tests.models.derived import CLASSES, REFUSED, Class
+from tests.models.derived import CLASSES, FULL, REFUSED, Class
 
 INTRODUCTION = """
 Two kinds of models can be traced and steered.
@@ -52,7 +52,7 @@ def page_text(table: Any) -> str:
 def _known(family: Family) -> list[object]:
     types = ", ".join(f"`{one}`" for one in family.model_types)
     reads = "pictures and text" if family.modality == "image" else "text"
-    modes = f"branch, {_replay(family)}, full"
+    modes = f"full ({FULL[family.name]})" if family.name in FULL else f"branch, {_replay(family)}, full"
     return [types, reads, "yes", modes, "in the table; by value, and by layout at real size"]
 
 

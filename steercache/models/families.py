@@ -40,6 +40,7 @@ class Family:
     vision: str | None = None
     connector: str | None = None
     special_tokens: tuple[str, ...] = ()  # patterns, beside those that the tokenizer itself calls special
+    tower_width: str = "hidden_size"  # what the vision configuration calls the width of its tower's output
     patches: str | None = None  # how image tokens lie on the picture: a name in trace.patches
     needs: tuple[str, ...] = ()
     token_types: tuple[str, str] | None = None
@@ -66,7 +67,7 @@ _TURNS = ("<(start|end)_of_turn>",)  # some Gemma tokenizers do not mark them
 _TEXT = (
     Family(name="llama", model_types=("llama",)),
     Family(name="mistral", model_types=("mistral",)),
-    Family(name="qwen2", model_types=("qwen2", "qwen2_5_vl_text")),
+    Family(name="qwen2", model_types=("qwen2", "qwen2_vl_text", "qwen2_5_vl_text")),
     Family(name="qwen3", model_types=("qwen3", "qwen3_vl_text", "qwen3_vl_moe_text")),
     Family(name="gemma", model_types=("gemma",), special_tokens=_TURNS),
     Family(
@@ -177,19 +178,53 @@ _QWEN3_VL = replace(
     deepstack="deepstack_visual_indexes",
 )
 
-_QWEN = (
+_GLM4V = replace(
+    _QWEN2_5_VL,
+    name="glm4v",
+    model_types=("glm4v",),
+    special_tokens=(r"<\|(begin|end)_of_(image|video)\|>",),
+    patches="downsampled",
+    tower_width="out_hidden_size",
+    placeholder="<|begin_of_image|>{image}<|end_of_image|>",
+)
+
+_POSITIONED = (  # tokens of pictures have positions in time, height and width
+    replace(_QWEN2_5_VL, name="qwen2_vl", model_types=("qwen2_vl",), tower_width="embed_dim"),
     _QWEN2_5_VL,
     _QWEN3_VL,
     replace(_QWEN3_VL, name="qwen3_vl_moe", model_types=("qwen3_vl_moe",)),
+    replace(_QWEN2_5_VL, name="qwen3_5", model_types=("qwen3_5",)),
+    replace(_QWEN2_5_VL, name="qwen3_5_moe", model_types=("qwen3_5_moe",)),
+    _GLM4V,
+    replace(_GLM4V, name="glm4v_moe", model_types=("glm4v_moe",)),
+    replace(_GLM4V, name="glm46v", model_types=("glm46v",)),
 )
 
-FAMILIES: tuple[Family, ...] = _TEXT + _MULTIMODAL + _QWEN
+FAMILIES: tuple[Family, ...] = _TEXT + _MULTIMODAL + _POSITIONED
+
+# Text models that exist inside of multimodal ones only, or are derived where they stand alone.
+_INNER = (
+    Family(name="qwen3_5_text", model_types=("qwen3_5_text", "qwen3_5_moe_text"), attn_out="linear_attn|self_attn"),
+    Family(
+        name="glm4v_text",
+        model_types=("glm4v_text",),
+        attn_out="post_self_attn_layernorm",
+        mlp_out="post_mlp_layernorm",
+    ),
+    Family(name="glm4v_moe_text", model_types=("glm4v_moe_text",)),
+)
 
 # What transformers takes the text model to be when a multimodal `config.json` does not say.
 _DEFAULT_TEXT = {
     "qwen2_5_vl": "qwen2_5_vl_text",
     "qwen3_vl": "qwen3_vl_text",
     "qwen3_vl_moe": "qwen3_vl_moe_text",
+    "qwen2_vl": "qwen2_vl_text",
+    "qwen3_5": "qwen3_5_text",
+    "qwen3_5_moe": "qwen3_5_moe_text",
+    "glm4v": "glm4v_text",
+    "glm4v_moe": "glm4v_moe_text",
+    "glm46v": "glm4v_text",
     "gemma3": "gemma3_text",
     "paligemma": "gemma",
     "llava_onevision": "qwen2",
@@ -224,7 +259,8 @@ def family_of(config: Mapping[str, Any]) -> Family:
     if family.modality == "text":
         return family
     text_config = config.get("text_config") or {}
-    text = _row(str(text_config.get("model_type", _DEFAULT_TEXT.get(family.name, "llama"))))
+    text_type = str(text_config.get("model_type", _DEFAULT_TEXT.get(family.name, "llama")))
+    text = next((inner for inner in _INNER if text_type in inner.model_types), None) or _row(text_type)
     return replace(family, attn_out=text.attn_out, mlp_out=text.mlp_out, sdpa=text.sdpa)
 
 

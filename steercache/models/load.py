@@ -180,7 +180,7 @@ def _open(manifest: ModelManifest, *, cache_dir: Path, base_dir: Path | None, dt
         backbone=manifest.backbone,
         n_layers=int(text_config.num_hidden_layers),
         hidden_size=int(text_config.hidden_size),
-        vision_size=None if vision_config is None else int(vision_config.hidden_size),
+        vision_size=None if vision_config is None else int(getattr(vision_config, family.tower_width)),
         vocab_size=int(text_config.vocab_size),
         dtype=wanted or _own_dtype(manifest, checkpoint),
         attention=_attention(manifest, family),

@@ -16,6 +16,7 @@ from steercache.models.weight_files import listed, tensors_of
 
 # Any other dtype of safetensors holds codes of quantised weights; without `quantization_config` their scale is unknown.
 _FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
+_AHEAD: Final = re.compile(r"^(model\.)?mtp\.")  # a head that predicts tokens further ahead, beside the model's own
 _LORA: Final = re.compile(r"(^|[._])lora_|\.base_layer\.|loha_|lokr_|\.modules_to_save\.")
 _SCALES: Final = re.compile(r"scale|zero_?point|absmax|\.SCB$|quant_(map|state)|qweight|qzeros|g_idx")
 _LAYER: Final = re.compile(r"(?:^|\.)(?:layers|h|blocks|blk)\.(\d+)\.")
@@ -90,7 +91,9 @@ def refuse_partial(info: Mapping[str, Any], model: Any, checkpoint: Checkpoint) 
     missing = {str(key) for key in info["missing_keys"]}
     reshaped = {str(key) for key, *_ in info["mismatched_keys"]}
     left_over = {str(key) for key in info["unexpected_keys"]} | _dropped_unseen(model, tensors)
-    left_over = {key for key in left_over if not is_harmless(key, tensors.get(key))}
+    left_over = {
+        key for key in left_over if not is_harmless(key, tensors.get(key)) and not _ahead(key, checkpoint.config)
+    }
     if (missing | reshaped) and not any(_LORA.search(key) or _SCALES.search(key) for key in left_over):
         raise _lacking(missing, reshaped, checkpoint)
     if left_over:
@@ -103,6 +106,16 @@ def is_harmless(name: str, tensor: Mapping[str, Any] | None) -> bool:
     """Whether a tensor of a file may be left out of the model; `tensor` is its entry in the file's header."""
     shape = () if tensor is None else tensor["shape"]
     return any(one.fits(name, shape) for one in HARMLESS)
+
+
+def _ahead(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether a tensor is of a head that predicts tokens further ahead, for speculative decoding, and that the forward leaves
+    out: by its name (Qwen), or as one of the blocks that a configuration counts behind the model's last (DeepSeek, GLM)."""
+    if _AHEAD.match(name):
+        return True
+    text, n_layers, found = config.get("text_config") or {}, _n_layers(config), _LAYER.search(name)
+    n_more = next((c["num_nextn_predict_layers"] for c in (text, config) if c.get("num_nextn_predict_layers")), 0)
+    return found is not None and n_layers is not None and n_layers <= int(found[1]) < n_layers + n_more
 
 
 def unused(names: set[str], *, config: Mapping[str, Any], place: str) -> DamagedError | ManifestError:

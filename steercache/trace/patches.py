@@ -136,6 +136,7 @@ PATCHES: dict[str, Callable[[Picture], Coordinates]] = {
     "square": square,
     "tiles": tiles,
     "merged": merged,
+    "downsampled": merged,
     "anyres": anyres,
 }
 

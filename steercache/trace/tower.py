@@ -46,6 +46,12 @@ def merged(picture: Picture, shape: Shape, config: Any) -> Coordinates:
     return places
 
 
+def downsampled(picture: Picture, shape: Shape, config: Any) -> Coordinates:
+    """GLM-4V: its tower hands on one row for each square of neighbours, line by line."""
+    merge = int(config.vision_config.spatial_merge_size)
+    return grid_of(0, *(n // merge for n in picture.grid))
+
+
 def anyres(picture: Picture, shape: Shape, config: Any) -> Coordinates:
     """LLaVA-OneVision: the whole picture small (tile 0), then the views of its canvas, padding included, row by row.
 
@@ -67,6 +73,7 @@ TOWERS: dict[str, Callable[[Picture, Shape, Any], Coordinates]] = {
     "square": square,
     "tiles": tiles,
     "merged": merged,
+    "downsampled": downsampled,
     "anyres": anyres,
 }
 

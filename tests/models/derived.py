@@ -134,6 +134,8 @@ CLASSES: dict[str, Class] = {
         attn_out="attn",
     ),
 }
+# Rows of the table whose blocks cannot be run alone, and the beginning of the reason.
+FULL = {"qwen3_5": _STATE, "qwen3_5_moe": _STATE}
 # Refused, and a part of the reason.
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "bert": (_DECODER, "one norm"),

@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from steercache.models.families import FAMILIES, family_of, find_module
+from steercache.models.families import FAMILIES, family_of, find_module, find_part
 from tests.models.test_sizes import GEMMA_2_2B, GEMMA_2_9B, LLAMA_3_1_8B
-from tests.models.tiny_images import MAKERS, QWEN
+from tests.models.tiny_images import GRIDS, MAKERS
 
 SIGLIP = {
     "model_type": "siglip_vision_model",
@@ -172,6 +172,26 @@ QWEN_3_VL_30B_A3B = qwen3_vl(
     | {"num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768},
 )
 
+QWEN_2_VL_7B = QWEN_2_5_VL | {"model_type": "qwen2_vl", "vision_config": {"hidden_size": 3584}}
+QWEN_2_VL_2B = QWEN_2_VL_7B | {
+    "vision_config": {"hidden_size": 1536},
+    "text_config": {
+        "vocab_size": 151_936,
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+    },
+    "tie_word_embeddings": True,
+}
+# The configuration classes' own sizes are those of these three.
+QWEN_3_5_9B = {"model_type": "qwen3_5", "vision_config": {"out_hidden_size": 4096}, "tie_word_embeddings": False}
+GLM_4_1V_9B = {"model_type": "glm4v"}
+GLM_4_6V_FLASH = {"model_type": "glm46v"}
+GLM_NORMS = ("post_self_attn_layernorm", "post_mlp_layernorm")
+
 REAL = {
     "paligemma2-3b-mix-448": Real(paligemma2(GEMMA_2_2B), 26, 2304, 1152, 1024, 1024, 3.03, NORMS),
     "paligemma2-10b-mix-448": Real(paligemma2(GEMMA_2_9B), 42, 3584, 1152, 1024, 1024, 9.66, NORMS),
@@ -180,6 +200,11 @@ REAL = {
     "llava-1.5-7b": Real(LLAVA_1_5, 32, 4096, 1024, 576, 576, 7.06),
     "Qwen2.5-VL-7B": Real(QWEN_2_5_VL, 28, 3584, 1280, 1024, 256, 8.29),
     "Qwen2.5-VL-3B": Real(QWEN_2_5_VL_3B, 36, 2048, 1280, 1024, 256, 3.75),
+    "Qwen2-VL-2B": Real(QWEN_2_VL_2B, 28, 1536, 1280, 1024, 256, 2.21),
+    "Qwen2-VL-7B": Real(QWEN_2_VL_7B, 28, 3584, 1280, 1024, 256, 8.29),
+    "Qwen3.5-9B": Real(QWEN_3_5_9B, 32, 4096, 1152, 1024, 256, 9.41, ("linear_attn|self_attn", "mlp")),
+    "GLM-4.1V-9B": Real(GLM_4_1V_9B, 40, 4096, 4096, 256, 256, 10.29, GLM_NORMS),
+    "GLM-4.6V-Flash": Real(GLM_4_6V_FLASH, 40, 4096, 4096, 256, 256, 10.29, GLM_NORMS),
     "Qwen3-VL-2B": Real(QWEN_3_VL_2B, 28, 2048, 1024, 1024, 256, 2.13),
     "Qwen3-VL-4B": Real(QWEN_3_VL_4B, 36, 2560, 1024, 1024, 256, 4.44),
     "Qwen3-VL-8B": Real(QWEN_3_VL_8B, 36, 4096, 1152, 1024, 256, 8.77),
@@ -201,12 +226,13 @@ def test_a_real_multimodal_model_has_its_parts_where_the_table_says(name: str) -
     assert find_module(model, family.final_norm).weight.shape == (real.width,)
     assert find_module(model, family.lm_head).weight.shape[1] == real.width
     assert (family.attn_out, family.mlp_out) == real.added
-    for part in real.added:
-        assert find_module(blocks[real.n_layers - 1], part)
+    for block in blocks:
+        assert all(find_part(block, part) for part in real.added)
+    assert getattr(model.config.vision_config, family.tower_width) == real.vision
     assert find_module(model, family.vision or "")
     patches = torch.empty(1, real.patches, real.vision, device="meta", dtype=model.dtype)
     connector = find_module(model, family.connector or "")
-    rows = connector(patches[0] if family.name in QWEN else patches)
+    rows = connector(patches[0] if family.name in GRIDS else patches)
     assert rows.shape[-2:] == (real.tokens, real.width)
     if family.deepstack is not None:
         assert len(model.model.visual.deepstack_merger_list) == len(

@@ -106,7 +106,7 @@ def test_no_model_type_stands_in_two_rows() -> None:
 
 
 def test_an_unknown_type_is_refused_with_the_list_of_those_that_are_known() -> None:
-    with pytest.raises(NotFoundError, match="gemma2, gemma3, gemma3_text, gpt2") as caught:
+    with pytest.raises(NotFoundError, match=r"gemma2, gemma3, gemma3_text, .*gpt2") as caught:
         family_of({"model_type": "t5"})
     assert "'t5'" in caught.value.message
     with pytest.raises(NotFoundError, match="'mamba'"):

@@ -377,3 +377,22 @@ def test_every_multimodal_family_is_whole_as_transformers_saves_it(family: str, 
     with_tensors(folder, **{"model.vision_tower.extra.bias": torch.ones(3)})
     with pytest.raises(DamagedError, match=r"extra\.bias"):
         load(folder)
+
+
+def test_a_head_that_predicts_tokens_ahead_may_be_left_out_and_nothing_else(tmp_path: Path) -> None:
+    """Published Qwen3.5 has `mtp` tensors, DeepSeek-V3 and GLM-4.5 a block behind the last; no forward pass reads them."""
+    folder = write_tiny_images("qwen3_5", tmp_path / "model")
+    with_tensors(folder, **{"mtp.layers.0.self_attn.q_proj.weight": torch.ones(3), "mtp.fc.weight": torch.ones(3)})
+    assert load(folder).spec.family == "qwen3_5"
+    with_tensors(folder, **{"model.mtp_like.weight": torch.ones(3)})
+    with pytest.raises(DamagedError, match=r"mtp_like\.weight"):
+        load(folder)
+    folder = write_tiny("llama", tmp_path / "other")
+    with_tensors(folder, **{f"model.layers.{N_LAYERS}.eh_proj.weight": torch.ones(3)})
+    with pytest.raises(DamagedError, match="eh_proj"):
+        load(folder)
+    edit_config(folder, num_nextn_predict_layers=1)
+    assert load(folder).spec.n_layers == N_LAYERS
+    with_tensors(folder, **{f"model.layers.{N_LAYERS + 1}.eh_proj.weight": torch.ones(3)})
+    with pytest.raises(DamagedError, match=f"layers.{N_LAYERS + 1}.eh_proj"):
+        load(folder)

@@ -1,5 +1,6 @@
 """Random multimodal checkpoints of every family with their ordinary processors, and pictures to show them."""
 
+import functools
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +22,15 @@ MARKS = [
     *("<start_of_image>", "<end_of_image>", "<image_soft_token>"),
     *("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", "<|user|>", "<|assistant|>", "<|end|>"),
 ]
-QWEN = ("qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")  # no BOS; grids of patches, and positions in time, height and width
+GLM = ("glm4v", "glm4v_moe", "glm46v")
+# no BOS; grids of patches, and positions in time, height and width
+GRIDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", *GLM)
 DEEPSTACK = {"qwen3_vl": 1, "qwen3_vl_moe": 1}  # to the outputs of as many blocks the decoder adds features of pictures
-PLACEHOLDER = {"gemma3": "<start_of_image>"} | dict.fromkeys(QWEN, "<|vision_start|><|image_pad|><|vision_end|>")
+PLACEHOLDER = (
+    {"gemma3": "<start_of_image>"}
+    | dict.fromkeys(GRIDS, "<|vision_start|><|image_pad|><|vision_end|>")
+    | dict.fromkeys(GLM, "<|begin_of_image|><|image|><|end_of_image|>")
+)
 CHAT = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{% for part in m['content'] %}{% if part['type'] == 'image' %}"
     "PLACEHOLDER{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|end|>\n{% endfor %}"
@@ -38,15 +45,19 @@ def train_tokenizer(family: str) -> Any:
     backend.decoder = decoders.ByteLevel()
     tags = [f"<row_{i}_col_{j}>" for i in range(1, 7) for j in range(1, 7)]
     trainer = trainers.BpeTrainer(
-        vocab_size=380, special_tokens=MARKS + tags, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        vocab_size=380,
+        special_tokens=MARKS + tags + (list(GLM_IDS.values()) if family in GLM else []),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     backend.train_from_iterator(CORPUS * 3, trainer)
-    if family not in QWEN:
+    if family not in GRIDS:
         backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     named = {"image_token": "<image>"}
     if family == "gemma3":
         named = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
-    elif family in QWEN:
+    elif family in GLM:
+        named = {"image_token": "<|image|>", "video_token": "<|video|>"}
+    elif family in GRIDS:
         named = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
     return tf.PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>", extra_special_tokens=named
@@ -204,42 +215,94 @@ def qwen2_5_vl(tokenizer: Any) -> tuple[Any, Any]:
     return processor, config
 
 
-QWEN_IDS = {
+IDS = {
     "image_token_id": "<|image_pad|>",
     "video_token_id": "<|video_pad|>",
     "vision_start_token_id": "<|vision_start|>",
     "vision_end_token_id": "<|vision_end|>",
 }
+GLM_IDS = {
+    "image_token_id": "<|image|>",
+    "video_token_id": "<|video|>",
+    "image_start_token_id": "<|begin_of_image|>",
+    "image_end_token_id": "<|end_of_image|>",
+    "video_start_token_id": "<|begin_of_video|>",
+    "video_end_token_id": "<|end_of_video|>",
+}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+LINEAR = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "layer_types": ["linear_attention", "linear_attention", "full_attention"],
+}
+GRID_VISION = {
+    "depth": 2,
+    "hidden_size": 24,
+    "intermediate_size": 32,
+    "num_heads": 2,
+    "patch_size": PATCH,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "out_hidden_size": WIDTH,
+}
 
 
-def qwen3_vl(tokenizer: Any, config: type = tf.Qwen3VLConfig, **text: Any) -> tuple[Any, Any]:
-    images = tf.Qwen2VLImageProcessorPil(
-        patch_size=PATCH, merge_size=2, temporal_patch_size=2, min_pixels=16 * 16, max_pixels=96 * 96, **MEAN
+def gridded(
+    family: str, tokenizer: Any, *, vision: dict[str, Any], text: dict[str, Any], rope: dict[str, Any] | None = None
+) -> tuple[Any, Any]:
+    """A family whose pictures are grids of patches with positions in time, height and width."""
+    glm, sizes = family in GLM, {"patch_size": PATCH, "merge_size": 2, "temporal_patch_size": 2}
+    if glm:  # pixels of the two frames that a picture is made of
+        small: dict[str, Any] = {"size": {"shortest_edge": 2 * 16 * 16, "longest_edge": 2 * 96 * 96}}
+    else:
+        small = {"min_pixels": 16 * 16, "max_pixels": 96 * 96}
+    images = PROCESSORS[family][1](**sizes, **small, **MEAN)
+    processor = stills(PROCESSORS[family][0])(images, tokenizer, None, chat_template=chat_template(family))
+    rotary = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]} | (rope or {})
+    config = tf.AutoConfig.for_model(
+        family,
+        vision_config=GRID_VISION | vision,
+        text_config=LLAMA | text | {"rope_parameters": rotary},
+        **{name: tokenizer.convert_tokens_to_ids(token) for name, token in (GLM_IDS if glm else IDS).items()},
     )
-    processor = stills(tf.Qwen3VLProcessor)(images, tokenizer, None, chat_template=chat_template("qwen3_vl"))
-    made = config(
-        vision_config={
-            "depth": 2,
-            "hidden_size": 24,
-            "intermediate_size": 32,
-            "num_heads": 2,
-            "patch_size": PATCH,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-            "out_hidden_size": WIDTH,
-            "num_position_embeddings": 36,
-            "deepstack_visual_indexes": [0],
-        },
-        text_config=LLAMA
-        | text
-        | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}},
-        **{name: tokenizer.convert_tokens_to_ids(token) for name, token in QWEN_IDS.items()},
-    )
-    return processor, made
+    return processor, config
 
 
-def qwen3_vl_moe(tokenizer: Any) -> tuple[Any, Any]:
-    return qwen3_vl(tokenizer, tf.Qwen3VLMoeConfig, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16)
+PROCESSORS = {
+    "qwen2_vl": (tf.Qwen2VLProcessor, tf.Qwen2VLImageProcessorPil),
+    "qwen3_vl": (tf.Qwen3VLProcessor, tf.Qwen2VLImageProcessorPil),
+    "qwen3_vl_moe": (tf.Qwen3VLProcessor, tf.Qwen2VLImageProcessorPil),
+    "qwen3_5": (tf.Qwen3VLProcessor, tf.Qwen2VLImageProcessorPil),
+    "qwen3_5_moe": (tf.Qwen3VLProcessor, tf.Qwen2VLImageProcessorPil),
+    "glm4v": (tf.Glm4vProcessor, tf.Glm4vImageProcessorPil),
+    "glm4v_moe": (tf.Glm4vProcessor, tf.Glm4vImageProcessorPil),
+    "glm46v": (tf.Glm46VProcessor, tf.Glm46VImageProcessorPil),
+}
+_SQUARE = {"num_position_embeddings": 36}
+_STACK = _SQUARE | {"deepstack_visual_indexes": [0]}
+_QUARTER = {"partial_rotary_factor": 1.0}
+_GLM_VISION = {"image_size": SIDE}
+GRIDDED: dict[str, dict[str, Any]] = {
+    "qwen2_vl": {"vision": {"embed_dim": 24, "hidden_size": WIDTH, "mlp_ratio": 2}, "text": {}},
+    "qwen3_vl": {"vision": _STACK, "text": {}},
+    "qwen3_vl_moe": {"vision": _STACK, "text": EXPERTS},
+    "qwen3_5": {"vision": _SQUARE, "text": LINEAR, "rope": _QUARTER},
+    "qwen3_5_moe": {
+        "vision": _SQUARE,
+        "text": LINEAR | EXPERTS | {"shared_expert_intermediate_size": 16},
+        "rope": _QUARTER,
+    },
+    "glm4v": {"vision": _GLM_VISION, "text": {}},
+    "glm4v_moe": {
+        "vision": _GLM_VISION,
+        "text": {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_group": 1}
+        | {"topk_group": 1, "first_k_dense_replace": 1},
+        "rope": _QUARTER,
+    },
+    "glm46v": {"vision": _GLM_VISION, "text": {}},
+}
 
 
 MAKERS: dict[str, Callable[[Any], tuple[Any, Any]]] = {
@@ -249,9 +312,7 @@ MAKERS: dict[str, Callable[[Any], tuple[Any, Any]]] = {
     "llava": llava,
     "llava_onevision": llava_onevision,
     "qwen2_5_vl": qwen2_5_vl,
-    "qwen3_vl": qwen3_vl,
-    "qwen3_vl_moe": qwen3_vl_moe,
-}
+} | {family: functools.partial(gridded, family, **sizes) for family, sizes in GRIDDED.items()}
 
 
 def write_tiny_images(family: str, folder: Path, *, seed: int = 0) -> Path:
@@ -259,6 +320,26 @@ def write_tiny_images(family: str, folder: Path, *, seed: int = 0) -> Path:
     tokenizer = train_tokenizer(family)
     tokenizer.chat_template = None
     return save_random(*MAKERS[family](tokenizer), folder, seed=seed)
+
+
+class Written(dict[str, Path]):
+    """Folders of random models by family, each written when it is first asked for: most runs try a few families."""
+
+    def __init__(self, factory: Any) -> None:
+        super().__init__()
+        self._factory = factory
+
+    def __missing__(self, family: str) -> Path:
+        self[family] = write_tiny_images(family, self._factory.mktemp(family))
+        return self[family]
+
+
+_WRITTEN: dict[Path, Written] = {}
+
+
+def written(factory: Any) -> Written:
+    """The folders of a test session, for tests that leave them as they are."""
+    return _WRITTEN.setdefault(factory.getbasetemp(), Written(factory))
 
 
 def save_random(processor: Any, config: Any, folder: Path, *, seed: int = 0) -> Path:

@@ -17,7 +17,7 @@ from steercache.models.load import load_model
 from steercache.models.spec import LoadedModel
 from steercache.store.dtypes import bits_dtype
 from tests.models.tiny import manifest_of
-from tests.models.tiny_images import MAKERS, N_LAYERS, QWEN, picture
+from tests.models.tiny_images import GRIDS, MAKERS, N_LAYERS, picture
 from tests.runs.pictures import QUESTIONS, SIZES, example_of, write_pictures_trace
 from tests.trace.test_images import SITES, TYPES, hooked_forward, plain_inputs
 from tests.tracing import SmallTrace, write_small_trace
@@ -135,7 +135,7 @@ def test_a_replayable_run_has_all_that_a_forward_needs_again_but_the_pictures(
         inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask), **pixels}
         if family in TYPES:
             inputs[TYPES[family]] = torch.from_numpy(types)
-        if family not in QWEN:
+        if family not in GRIDS:
             inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0) + (family == "paligemma")
         last = hooked_forward(loaded.model, family, inputs)["resid_post", N_LAYERS - 1]
         for slot, (start, n, rows) in stored.items():

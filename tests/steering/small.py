@@ -84,26 +84,51 @@ IMAGE: dict[str, dict[str, Any]] = {
         "image_token_id": IMAGE_ID,
     },
 }
-_QWEN3_VL: dict[str, Any] = {
-    "text_config": DECODER
-    | {"model_type": "qwen3_vl_text", "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1]}},
-    "vision_config": {"hidden_size": 16, "intermediate_size": 24, "depth": 2, "num_heads": 2, "patch_size": 4}
-    | {"out_hidden_size": WIDTH, "spatial_merge_size": 2, "temporal_patch_size": 1, "num_position_embeddings": 16}
-    | {"deepstack_visual_indexes": [0, 1]},
-    "image_token_id": IMAGE_ID,
-    "video_token_id": IMAGE_ID + 1,
-    "vision_start_token_id": IMAGE_ID + 2,
-    "vision_end_token_id": IMAGE_ID + 3,
+_GRID: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 24, "depth": 2, "num_heads": 2, "patch_size": 4} | {
+    "out_hidden_size": WIDTH,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 1,
 }
+_PLACES = {"num_position_embeddings": 16}
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+_ROUTED = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_group": 1, "topk_group": 1}
+_LINEAR = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
+}
+
+
+def _gridded(vision: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
+    """Sizes of a family whose pictures are grids of patches with positions in time, height and width."""
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1], "partial_rotary_factor": 1.0}
+    marks = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    return {
+        "text_config": DECODER | {"rope_parameters": rope} | text,
+        "vision_config": _GRID | vision,
+        **{name: IMAGE_ID + i for i, name in enumerate(marks)},
+    }
+
+
 IMAGE |= {
-    "qwen3_vl": _QWEN3_VL,
-    "qwen3_vl_moe": _QWEN3_VL
-    | {"text_config": _QWEN3_VL["text_config"] | _EXPERTS | {"model_type": "qwen3_vl_moe_text"}},
+    "qwen2_vl": _gridded({"embed_dim": 16, "hidden_size": WIDTH, "mlp_ratio": 2}, {}),
+    "qwen3_vl": _gridded(_PLACES | {"deepstack_visual_indexes": [0, 1]}, {}),
+    "qwen3_vl_moe": _gridded(_PLACES | {"deepstack_visual_indexes": [0, 1]}, _EXPERTS),
+    "glm4v": _gridded({"image_size": 16}, {}),
+    "glm4v_moe": _gridded({"image_size": 16}, _ROUTED | {"first_k_dense_replace": 1}),
+    "glm46v": _gridded({"image_size": 16}, {}),
 }
 DEEPSTACK = {"qwen3_vl": 2, "qwen3_vl_moe": 2}  # to the outputs of as many blocks the decoder adds features of pictures
-EXPERTS = ("qwen3_vl_moe",)
+EXPERTS = ("qwen3_vl_moe", "glm4v_moe")
 FAMILIES = (*TEXT, *IMAGE)
+HYBRID = ("qwen3_5", "qwen3_5_moe")  # state that cannot be branched
+IMAGE |= {
+    "qwen3_5": _gridded(_PLACES, _LINEAR),
+    "qwen3_5_moe": _gridded(_PLACES, _LINEAR | _EXPERTS | {"shared_expert_intermediate_size": 16}),
+}
+GRIDS = ("qwen2_5_vl", *(family for family in IMAGE if family.startswith(("qwen2_vl", "qwen3", "glm"))))
 N_PATCHES = 4
 
 
@@ -192,7 +217,7 @@ def padded_batch(
         pixels["pixel_values"] = torch.randn(len(lengths), 3, 3, 8, 8, generator=generator)
         pixels["image_sizes"] = torch.tensor([[8, 16]] * len(lengths))
         pixels["batch_num_images"] = torch.ones(len(lengths), dtype=torch.long)
-    if family.startswith("qwen") and family in IMAGE:
+    if family in GRIDS:
         extra["mm_token_type_ids"] = is_image
         pixels["pixel_values"] = torch.randn(len(lengths) * 16, 3 * 4 * 4, generator=generator)
         pixels["image_grid_thw"] = torch.tensor([[1, 4, 4]] * len(lengths))

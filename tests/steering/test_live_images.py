@@ -14,7 +14,7 @@ from steercache.models.families import FAMILIES
 from steercache.models.load import load_model
 from steercache.models.spec import LoadedModel
 from tests.models.tiny import manifest_of
-from tests.models.tiny_images import MAKERS, N_LAYERS, WIDTH, write_tiny_images
+from tests.models.tiny_images import MAKERS, N_LAYERS, WIDTH, written
 from tests.steering.tiny import vector
 from tests.trace.test_images import example, picture, plain_inputs
 
@@ -27,7 +27,7 @@ MIDDLE, LAST = 1, N_LAYERS - 1
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {family: write_tiny_images(family, tmp_path_factory.mktemp(family)) for family in MAKERS}
+    return written(tmp_path_factory)
 
 
 def load(folder: Path, dtype: str = "float32") -> tuple[LoadedModel, Any]:

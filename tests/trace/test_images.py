@@ -20,7 +20,7 @@ from steercache.trace.batches import pad_batch
 from steercache.trace.capture import capture
 from steercache.trace.encode import EncodingProblem, encode_example
 from tests.models.tiny import manifest_of
-from tests.models.tiny_images import DEEPSTACK, MAKERS, N_LAYERS, PLACEHOLDER, QWEN, picture, write_tiny_images
+from tests.models.tiny_images import DEEPSTACK, GRIDS, MAKERS, N_LAYERS, PLACEHOLDER, picture, written
 
 # PaliGemma's processor converts its own tensors in a way that numpy 2 warns of; the tests call it as users do.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
@@ -28,16 +28,17 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 SITES = ("resid_pre", "attn_out", "mlp_out", "resid_post")
 LAYERS = tuple(range(N_LAYERS))
 BLOCKS = {"idefics3": "model.text_model.layers"}
-CONNECTOR = {"idefics3": "model.connector"} | dict.fromkeys(QWEN, "model.visual.merger")
+CONNECTOR = {"idefics3": "model.connector"} | dict.fromkeys(GRIDS, "model.visual.merger")
 POST_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
-ADDED = {"paligemma": POST_NORMS, "gemma3": POST_NORMS}
-TYPES = {"paligemma": "token_type_ids", "gemma3": "token_type_ids"} | dict.fromkeys(QWEN, "mm_token_type_ids")
+GLM_NORMS = ("post_self_attn_layernorm", "post_mlp_layernorm")
+ADDED = {"paligemma": POST_NORMS, "gemma3": POST_NORMS, "glm4v": GLM_NORMS, "glm46v": GLM_NORMS}
+TYPES = {"paligemma": "token_type_ids", "gemma3": "token_type_ids"} | dict.fromkeys(GRIDS, "mm_token_type_ids")
 IMAGE = TOKEN_KINDS.index("image")
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {family: write_tiny_images(family, tmp_path_factory.mktemp(family)) for family in MAKERS}
+    return written(tmp_path_factory)
 
 
 @functools.cache
@@ -90,7 +91,8 @@ def hooked_forward(model: nn.Module, family: str, inputs: dict[str, Any]) -> dic
     for layer, block in enumerate(model.get_submodule(BLOCKS.get(family, "model.language_model.layers")).children()):
         keep(("resid_pre", layer), block, before=True)
         keep(("resid_post", layer), block)
-        keep(("attn_out", layer), block.get_submodule(attn))
+        hybrid = "linear_attn" if hasattr(block, "linear_attn") else attn
+        keep(("attn_out", layer), block.get_submodule(hybrid))
         keep(("mlp_out", layer), block.get_submodule(mlp))
     connector = model.get_submodule(CONNECTOR.get(family, "model.multi_modal_projector"))
     keep(("vision_out", -1), connector, before=True)
@@ -146,7 +148,7 @@ def n_image_tokens(family: str, width: int, height: int, inputs: Any) -> int:
     """Counted by hand from the picture's size and the processor's own report."""
     if family == "idefics3":
         return int(inputs["pixel_values"].shape[1]) * 4  # tiles and the whole, 16 patches shuffled 2 x 2
-    if family in QWEN:
+    if family in GRIDS:
         return int(inputs["image_grid_thw"].prod()) // 4
     if family == "llava_onevision":
         # 32 x 32 views of 4 x 4 patches on the canvas chosen; the picture's share of it, and an end for each line
@@ -325,7 +327,7 @@ def test_a_sentence_alone_is_read_as_the_text_model_reads_it(family: str, folder
         handle.remove()
     for got, expected in zip(state["resid_post"], seen, strict=True):
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
-    has_bos = family not in QWEN
+    has_bos = family not in GRIDS
     assert (loaded.tokenizer.convert_ids_to_tokens(int(sample.input_ids[0])) == "<s>") == has_bos
 
 

@@ -23,7 +23,7 @@ from steercache.trace.patches import Picture
 from steercache.trace.prompt import ImageError, decode_image, image_size, pixel_inputs
 from steercache.trace.tower import locate_patches
 from tests.models.tiny import manifest_of
-from tests.models.tiny_images import MAKERS, QWEN, picture, write_tiny_images
+from tests.models.tiny_images import GLM, GRIDS, MAKERS, picture, written
 from tests.trace.test_images import blind_tower, dotted, example, plain_inputs, turned_picture
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {family: write_tiny_images(family, tmp_path_factory.mktemp(family)) for family in MAKERS}
+    return written(tmp_path_factory)
 
 
 @functools.cache
@@ -56,8 +56,8 @@ def places_of(sample: EncodedSample) -> np.ndarray:
 
 def counted_by_hand(family: str, width: int, height: int, inputs: Any) -> int:
     """From the views and grids that the processor reports; a view of 32 x 32 pixels has 4 x 4 patches."""
-    if family in QWEN:
-        return int(inputs["image_grid_thw"].prod())
+    if family in GRIDS:
+        return int(inputs["image_grid_thw"].prod()) // (4 if family in GLM else 1)
     if family == "idefics3":
         return 16 * int(inputs["pixel_values"].shape[1])
     if family == "llava_onevision":

@@ -17,7 +17,7 @@ from steercache.models.spec import TokenizerBundle
 from steercache.trace.encode import EncodingProblem, encode_example
 from steercache.trace.prompt import as_tensor, decode_image, pixel_inputs
 from tests.models.tiny import manifest_of
-from tests.models.tiny_images import MAKERS, write_tiny_images
+from tests.models.tiny_images import MAKERS, Written, written
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 
@@ -62,11 +62,20 @@ DEEP = {
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TokenizerBundle]:
-    found = {}
-    for family in MAKERS:
-        folder = write_tiny_images(family, tmp_path_factory.mktemp(family))
-        found[family] = load_bundle(manifest_of(folder), cache_dir=folder / "cache")
-    return found
+    return Bundles(written(tmp_path_factory))
+
+
+class Bundles(dict[str, TokenizerBundle]):
+    """By family, each read when it is first asked for."""
+
+    def __init__(self, folders: Written) -> None:
+        super().__init__()
+        self._folders = folders
+
+    def __missing__(self, family: str) -> TokenizerBundle:
+        folder = self._folders[family]
+        self[family] = load_bundle(manifest_of(folder), cache_dir=folder / "cache")
+        return self[family]
 
 
 def ref(data: bytes) -> ImageRef:
