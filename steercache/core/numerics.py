@@ -10,6 +10,7 @@ from typing import Any, Final
 from steercache.core.errors import UsageError
 
 PROBE: Final = "probe"  # dtype -> kernels -> hash of what they computed
+QUANTISED: Final = "quantised"  # method, releases of its packages and, of a model in memory, classes of its modules
 FORCED_OVER: Final = "forced_over"  # what a run's first shards were made under, where --force mixed two settings
 BATCHING: Final = frozenset(
     {"tokens_per_batch", "padding_side", "batch_invariant"}

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from steercache.manifests.fields import Document, FileName, HubId, Name, Revision, Version, refuse_outside
+from steercache.manifests.quantization import Quantization
 
 ComputeDType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -66,6 +67,8 @@ class ModelManifest(Document):
     """Dtype to compute in; `auto` is the checkpoint's own."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """Attention implementation: numerics, not identity."""
+    quantization: Quantization | None = None
+    """Quantise the weights when they are loaded; left out, they are loaded as they are stored. Part of the fingerprint."""
     chat_template: FileName | None = None
     """A Jinja file that replaces the tokenizer's own chat template; relative to the manifest's folder."""
     template_date: datetime.date | None = None
@@ -74,7 +77,8 @@ class ModelManifest(Document):
 
     def identity(self) -> dict[str, Any]:
         """What of this document decides the values: not where the weights lie (their fingerprint says what they are)."""
-        return {"dtype": self.dtype}
+        quantised = {} if self.quantization is None else {"quantization": self.quantization.scheme()}
+        return {"dtype": self.dtype, **quantised}
 
     def numerics(self) -> dict[str, Any]:
         """What may move the last bits of the values."""

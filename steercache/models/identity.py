@@ -16,6 +16,7 @@ from steercache.models.checkpoint_folder import Checkpoint, read_checkpoint
 from steercache.models.fingerprint import fingerprint
 from steercache.models.gguf import conversions, other_conversions
 from steercache.models.memo import Stamp, file_stamp
+from steercache.models.quantised import fingerprint_at_load
 
 HASHED_AT_MOST: Final = 4 << 30  # bytes of weights that are read to identify a model that was loaded without steercache
 
@@ -43,7 +44,8 @@ def backbone_fingerprints(manifest: ModelManifest, *, cache_dir: Path, base_dir:
         path = find_manifest(manifest.backbone, kind="model", search=() if base_dir is None else (base_dir,))
         backbone = read_manifest(path, kind="model")
         assert isinstance(backbone, ModelManifest)
-        return _fingerprints(tuple(_folders(backbone, cache_dir=cache_dir, base_dir=path.parent)), cache_dir)
+        found = _fingerprints(tuple(_folders(backbone, cache_dir=cache_dir, base_dir=path.parent)), cache_dir)
+        return tuple(sorted({fingerprint_at_load(one, backbone.quantization) for one in found} | set(found)))
     return ()
 
 

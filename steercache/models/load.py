@@ -27,10 +27,13 @@ from steercache.core.layout import DType
 from steercache.manifests.model import ModelManifest
 from steercache.models.checkpoint import find_checkpoint
 from steercache.models.checkpoint_folder import Checkpoint
+from steercache.models.companions import refuse_incomplete
 from steercache.models.ends import read_end_ids
 from steercache.models.families import Family, family_of, is_known
 from steercache.models.identity import backbone_fingerprints, fingerprint_of, kin_of
 from steercache.models.memo import Stamp, file_stamp
+from steercache.models.quantised import EXTRAS, fingerprint_at_load, quantised_of, stored_settings
+from steercache.models.quantised_modules import loading_config, refuse_misread, settle
 from steercache.models.quiet import SAFE, quiet
 from steercache.models.recognise import evidence_of, family_of_config, may_be_derived
 from steercache.models.slow_dtype import warn_if_slow
@@ -46,6 +49,7 @@ TORCH_DTYPES: dict[DType, torch.dtype] = {
 }
 _OURS = frozenset({"accelerate", "gguf", "nnsight", "PIL", "tokenizers", "torch", "transformers"})  # extra `models`
 _UNQUANTISED = "use a copy of the model whose weights are not quantised"
+_NOT_QUANTISED = "leave `quantization` out of the model manifest"
 _FILE_DTYPES: dict[str, DType] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
@@ -87,12 +91,18 @@ def load_model(
     place = None if device_map is not None else resolve_device(device)
     announce(f"loading {bundle.spec.name}")
     auto: Any = AutoModelForImageTextToText if bundle.family.modality == "image" else AutoModelForCausalLM
+    computed_in, quantised = TORCH_DTYPES[bundle.spec.dtype], bundle.spec.quantised
     with _explaining(manifest, opened.checkpoint):
         model, info = auto.from_pretrained(
             opened.checkpoint.folder,
-            dtype=TORCH_DTYPES[bundle.spec.dtype],
+            dtype=computed_in,
             attn_implementation=bundle.spec.attention,
-            device_map=device_map,
+            device_map=device_map if quantised is None or place is None else {"": str(place)},  # few can be moved later
+            **(
+                {}
+                if manifest.quantization is None
+                else {"quantization_config": loading_config(manifest.quantization, computed_in)}
+            ),
             **SAFE,
             use_safetensors=True,
             output_loading_info=True,
@@ -100,6 +110,9 @@ def load_model(
         )
         refuse_partial(info, model, opened.checkpoint)
         opened.refuse_changed()
+        if quantised is not None:
+            settle(model, one_device=device_map is None)
+            refuse_misread(model, opened.checkpoint, quantised, computed_in)
         model = model.eval().requires_grad_(False)
         if place is not None and not _is_placed(model, place):
             model = model.to(place)
@@ -164,6 +177,8 @@ def _open(manifest: ModelManifest, *, cache_dir: Path, base_dir: Path | None, dt
     stamps = _stamps(checkpoint)
     family = _family(manifest, checkpoint)
     refuse_codes(checkpoint)
+    refuse_incomplete(checkpoint)
+    quantised = quantised_of(manifest, checkpoint)
     with _explaining(manifest, checkpoint):
         config = AutoConfig.from_pretrained(checkpoint.folder, **SAFE)
         tokenizer, processor = read_tokenizer(checkpoint.folder, images=family.modality == "image")
@@ -171,10 +186,11 @@ def _open(manifest: ModelManifest, *, cache_dir: Path, base_dir: Path | None, dt
     set_template(manifest, base_dir or Path(), tokenizer=tokenizer, processor=processor)
     text_config = config.get_text_config()
     vision_config = getattr(config, "vision_config", None)
+    stored = fingerprint_of(checkpoint, cache_dir)
     spec = ModelSpec(
         name=manifest.name,
         model_id=checkpoint.model_id,
-        fingerprint=fingerprint_of(checkpoint, cache_dir),
+        fingerprint=fingerprint_at_load(stored, manifest.quantization),
         family=family.name,
         modality=family.modality,
         backbone=manifest.backbone,
@@ -185,8 +201,9 @@ def _open(manifest: ModelManifest, *, cache_dir: Path, base_dir: Path | None, dt
         dtype=wanted or _own_dtype(manifest, checkpoint),
         attention=_attention(manifest, family),
         tokenizer_digest=tokenizer_digest(tokenizer, processor),
-        kin=kin_of(checkpoint, cache_dir),
+        kin=(*kin_of(checkpoint, cache_dir), *([stored] if manifest.quantization is not None else [])),
         backbone_fingerprints=backbone_fingerprints(manifest, cache_dir=cache_dir, base_dir=base_dir),
+        quantised=quantised,
     )
     bundle = TokenizerBundle(
         tokenizer=tokenizer,
@@ -256,6 +273,8 @@ def _own_dtype(manifest: ModelManifest, checkpoint: Checkpoint) -> DType:
             return found
     sizes: dict[str, int] = {}
     for entry in tensors_of(checkpoint.files).values():
+        if entry["dtype"] not in _FILE_DTYPES and stored_settings(config) is not None:
+            continue  # codes
         begin, end = entry["data_offsets"]
         sizes[entry["dtype"]] = sizes.get(entry["dtype"], 0) + end - begin
     most = max(sizes, key=lambda name: sizes[name], default="F32")
@@ -276,7 +295,7 @@ def _explaining(manifest: ModelManifest, checkpoint: Checkpoint) -> Iterator[Non
             "the model does not fit into memory", place=place, hint="load it in bfloat16, or take a smaller model"
         ) from error
     except ImportError as error:
-        raise _missing_package(error, checkpoint) from error
+        raise _missing_package(error, manifest, checkpoint) from error
     except Exception as error:  # anything: the files are outside input to a library that raises what it likes
         if "scaled_dot_product_attention" in str(error) or "attn_implementation" in str(error):
             hint = "`attention: eager` in the model manifest (Gemma 2 soft-caps its attention, which sdpa cannot)"
@@ -287,25 +306,38 @@ def _explaining(manifest: ModelManifest, checkpoint: Checkpoint) -> Iterator[Non
                 place=place,
                 hint="choose a model that transformers knows",
             ) from error
-        if (method := quantisation(checkpoint.config)) is not None:
+        if (method := _method(manifest, checkpoint)) is not None:
             raise ManifestError(
-                f"its weights are quantised ({method}) and transformers cannot load them here: {reason_of(error)}",
+                f"its weights are quantised ({method}) and transformers cannot load them here: {_told_why(error)}",
                 place=place,
-                hint=_UNQUANTISED,
+                hint=_NOT_QUANTISED if manifest.quantization is not None else _UNQUANTISED,
             ) from error
         raise DamagedError(
             f"transformers cannot load it: {reason_of(error)}", place=place, hint="fetch the model again"
         ) from error
 
 
-def _missing_package(error: ImportError, checkpoint: Checkpoint) -> MissingExtraError:
+def _missing_package(error: ImportError, manifest: ModelManifest, checkpoint: Checkpoint) -> MissingExtraError:
     """What is not installed, in transformers' words, and how to get it; only some of it is in an extra of ours."""
-    message, method = reason_of(error), quantisation(checkpoint.config)
+    message, method = reason_of(error), _method(manifest, checkpoint)
     if (error.name or "").partition(".")[0] in _OURS:
         hint = "pip install 'steercache[models]'"
     elif method is not None:
         message = f"its weights are quantised ({method}): {message}"
-        hint = f"install the package that is named, or {_UNQUANTISED}"
+        install = (
+            f"pip install 'steercache[{EXTRAS[method]}]'" if method in EXTRAS else "install the package that is named"
+        )
+        hint = f"{install}, or {_NOT_QUANTISED if manifest.quantization is not None else _UNQUANTISED}"
     else:
         hint = "install the package that is named"
     return MissingExtraError(message, place=str(checkpoint.folder), hint=hint)
+
+
+def _method(manifest: ModelManifest, checkpoint: Checkpoint) -> str | None:
+    return quantisation(checkpoint.config) or (manifest.quantization.method if manifest.quantization else None)
+
+
+def _told_why(error: Exception) -> str:
+    """The reason of an error, and what it was raised over where transformers only says that there was one."""
+    inner = error.__cause__ or error.__context__
+    return reason_of(error) + (f" ({reason_of(inner)})" if isinstance(inner, Exception) else "")

@@ -7,6 +7,7 @@ from typing import Any
 
 from steercache.core.layout import DType
 from steercache.models.families import Evidence, Family, Modality
+from steercache.models.quantised import Quantised
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +15,8 @@ class ModelSpec:
     """A checkpoint by name, content and size. `dtype` is what it computes in; `fingerprint` knows nothing of it.
 
     `hidden_size` is the width d of the residual stream, `vision_size` that of the vision tower's output. `kin` has the
-    fingerprints of the same GGUF file's conversions to other dtypes: other weights by rounding only.
+    fingerprints of the same GGUF file's conversions to other dtypes, and of the weights before they were quantised at load:
+    other weights by rounding only. `quantised` says how the weights are quantised in memory, None that they are not.
     `backbone_fingerprints` are those of the text model that it was grown from, () where that is not on this machine.
     """
 
@@ -33,6 +35,7 @@ class ModelSpec:
     tokenizer_digest: str
     kin: tuple[str, ...] = ()
     backbone_fingerprints: tuple[str, ...] = ()
+    quantised: Quantised | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

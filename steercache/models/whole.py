@@ -12,6 +12,7 @@ from transformers.utils.quantization_config import QuantizationMethod
 
 from steercache.core.errors import DamagedError, ManifestError
 from steercache.models.checkpoint_folder import Checkpoint
+from steercache.models.quantised import stored_settings
 from steercache.models.weight_files import listed, tensors_of
 
 # Any other dtype of safetensors holds codes of quantised weights; without `quantization_config` their scale is unknown.
@@ -168,12 +169,8 @@ def _dropped_unseen(model: Any, tensors: Mapping[str, Any]) -> set[str]:
 
 def quantisation(config: Mapping[str, Any]) -> str | None:
     """How a configuration says that its weights are quantised (its `quant_method`); None for not at all."""
-    text = config.get("text_config")
-    holders = (config, text if isinstance(text, Mapping) else {})
-    said = next((c["quantization_config"] for c in holders if c.get("quantization_config") is not None), None)
-    if said is None:
-        return None
-    return str(said.get("quant_method", "method not named")) if isinstance(said, Mapping) else "method not named"
+    stored = stored_settings(config)
+    return None if stored is None else str(stored.get("quant_method", "method not named"))
 
 
 def _n_layers(config: Mapping[str, Any]) -> int | None:

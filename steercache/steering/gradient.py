@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 
 from steercache.core.errors import UsageError
+from steercache.models.quantised_modules import gradient_obstacle
 from steercache.models.spec import LoadedModel
 from steercache.steering.clause_masks import layers_of
 from steercache.steering.forward import exact_logits, head_logits
@@ -78,10 +79,11 @@ def margin_gradients(
 
     Raises:
         UsageError: a layer or a token that the model does not have, a sample without options or with one twice, a target
-            that hits nothing in the whole batch, or a forward pass that is not finite.
+            that hits nothing in the whole batch, a forward pass that is not finite, quantised weights without a gradient.
     """
     parts = parts_of(loaded)
     check_layers(parts, layers)
+    _check_modules(loaded)
     with torch.inference_mode(False), torch.enable_grad():
         prompts = read_prompts(loaded, batch)
         vocab_size = int(loaded.config.get_text_config().vocab_size)
@@ -106,6 +108,18 @@ def margin_gradients(
         n_steered=(masks_bqt != 0).sum(2).int().cpu().numpy(),
         row_norms=median_norms(outputs, (masks_bqt != 0) & ~prompts.tokens.first_bt[:, None]),
     )
+
+
+def _check_modules(loaded: LoadedModel) -> None:
+    """Without this, what is left where a kernel has no backward pass is the residual stream's own gradient."""
+    if loaded.spec.quantised is None:
+        return
+    obstacle = gradient_obstacle(loaded.model, loaded.envoys)
+    if obstacle is not None:
+        raise UsageError(
+            f"{loaded.spec.name} has no gradients: its weights are quantised ({loaded.spec.quantised.method}), and {obstacle}",
+            hint="screen with the unquantised model, or compute the cells",
+        )
 
 
 def option_margins(logits_bv: torch.Tensor, ids_bk: torch.Tensor, exact_bk: torch.Tensor | None = None) -> torch.Tensor:

@@ -157,7 +157,7 @@ def run_prefill(loaded: LoadedModel, batch: PaddedBatch, *, layers: Sequence[int
         cache, other_state = fresh_cache(parts)
         out = parts.model(**prompts.inputs, past_key_values=cache, use_cache=True, logits_to_keep=prompts.columns)
     calls = tape.block_calls()
-    obstacle = other_state or call_obstacle(calls) or _cache_obstacle(parts, cache)
+    obstacle = quantised_obstacle(loaded) or other_state or call_obstacle(calls) or _cache_obstacle(parts, cache)
     if obstacle is None and not torch.equal(head_logits(loaded, tape.outputs[last], keep=prompts.columns), out.logits):
         obstacle = "this model does more between its last block and its logits than a norm and a head"
     keys_values = {} if obstacle else {i: (layer.keys, layer.values) for i, layer in enumerate(cache.layers)}
@@ -275,6 +275,11 @@ def fresh_cache(parts: ModelParts) -> tuple[Any, str | None]:
     """
     other_state = cache_obstacle(parts)
     return DynamicCache() if other_state is None else DynamicCache(config=parts.model.config), other_state
+
+
+def quantised_obstacle(loaded: LoadedModel) -> str | None:
+    """Why rows of this model's quantised weights cannot be computed in another batch than they came from."""
+    return None if loaded.spec.quantised is None else loaded.spec.quantised.mixes_rows
 
 
 def cache_obstacle(parts: ModelParts) -> str | None:

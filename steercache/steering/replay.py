@@ -33,7 +33,15 @@ from steercache.steering.decode import KeysValues
 from steercache.steering.deepstack import n_with_features
 from steercache.steering.forward import BranchCache, Stacking, call_obstacle, head_logits, run_blocks
 from steercache.steering.live import parts_of
-from steercache.steering.prefill import BlockTape, Prefill, check_layers, fresh_cache, next_positions, read_prompts
+from steercache.steering.prefill import (
+    BlockTape,
+    Prefill,
+    check_layers,
+    fresh_cache,
+    next_positions,
+    quantised_obstacle,
+    read_prompts,
+)
 from steercache.trace.batches import PaddedBatch
 from steercache.trace.numerics import numerics_of
 
@@ -247,7 +255,7 @@ def idle_prefill(loaded: LoadedModel, batch: PaddedBatch, *, features: bool = Fa
     with BlockTape(parts, keep={len(parts.blocks) - 1}, skip=True) as tape:
         out = parts.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=prompts.columns)
     calls = tape.block_calls()
-    obstacle = other_state or call_obstacle(calls)
+    obstacle = quantised_obstacle(loaded) or other_state or call_obstacle(calls)
     if obstacle is None and not torch.equal(
         head_logits(loaded, tape.outputs[len(parts.blocks) - 1], keep=prompts.columns), out.logits
     ):

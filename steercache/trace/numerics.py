@@ -12,8 +12,9 @@ import torch
 
 from steercache.core.errors import BudgetError
 from steercache.core.layout import DType
-from steercache.core.numerics import PROBE
+from steercache.core.numerics import PROBE, QUANTISED
 from steercache.models.load import resolve_device
+from steercache.models.quantised_modules import settings_of_numerics
 from steercache.models.spec import LoadedModel, TokenizerBundle
 from steercache.trace.picture_probe import picture_numerics
 from steercache.trace.probe import probe_kernels
@@ -39,6 +40,8 @@ def numerics(bundle: TokenizerBundle, *, device: torch.device, n_threads: int | 
         **_versions(),
         PROBE: _probe([spec.dtype, *ALWAYS], device, n_threads=n_threads),
     }
+    if spec.quantised is not None:
+        found[QUANTISED] = settings_of_numerics(spec.quantised, None)
     if spec.modality == "image":
         found |= {"vision_attention": spec.attention, "pictures": picture_numerics(bundle.processor)}
     if device.type == "cpu":
@@ -56,6 +59,8 @@ def numerics_of(loaded: LoadedModel, *, n_threads: int | None = None) -> dict[st
     if loaded.model is None:
         return numerics(loaded.bundle, device=resolve_device("auto"), n_threads=n_threads)
     found = numerics(loaded.bundle, device=loaded.model.device, n_threads=n_threads)
+    if loaded.spec.quantised is not None:
+        found[QUANTISED] = settings_of_numerics(loaded.spec.quantised, loaded.model)
     config = loaded.model.config
     parts = {"attention": config.get_text_config(), "vision_attention": getattr(config, "vision_config", None)}
     for name, part in parts.items():

@@ -59,7 +59,10 @@ def wrong_by_shape_alone(path: Path) -> bool:
     """Whether a schema can see what is wrong: nothing in the YAML itself, and no rule between two fields."""
     kinds = {kind for _, _, kind in expected_problems(path)}
     of_a_kind = path.name.startswith(("model-", "dataset-", "trace-", "sweep-", "sae-"))
-    between = ("trace-layers-backwards", "trace-shard-of-half-chunks", "sweep-layers-backwards", "sweep-alpha-zero")
+    between = (
+        *("trace-layers-backwards", "trace-shard-of-half-chunks", "sweep-layers-backwards", "sweep-alpha-zero"),
+        "model-quantized-otherwise",
+    )
     return of_a_kind and kinds <= SHAPE_KINDS and path.stem not in between
 
 

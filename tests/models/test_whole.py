@@ -14,6 +14,7 @@ from transformers import modeling_utils as loader
 from steercache.core.errors import BusyError, DamagedError, ManifestError, MissingExtraError, SteercacheError
 from steercache.models import identity
 from steercache.models.load import load_bundle, load_model
+from steercache.models.quantised import EXTRAS
 from steercache.models.spec import LoadedModel
 from tests.models.tiny import N_LAYERS, TEXT_FAMILIES, WIDTH, manifest_of, write_tiny
 from tests.models.tiny_images import MAKERS, write_tiny_images
@@ -316,14 +317,16 @@ def test_a_folder_that_is_written_while_it_is_loaded_is_refused(
 
 
 @pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq", "compressed-tensors", "hqq", "quanto", "torchao"])
-def test_a_missing_quantiser_is_named_and_no_extra_of_ours_is_promised(method: str, tmp_path: Path) -> None:
+def test_a_missing_quantiser_is_named_and_an_extra_of_ours_where_there_is_one(method: str, tmp_path: Path) -> None:
     folder = write_tiny("llama", tmp_path / "model")
     edit_config(
         folder, quantization_config={"quant_method": method, "bits": 8, "load_in_8bit": method == "bitsandbytes"}
     )
     with pytest.raises(SteercacheError) as caught:
         load(folder)
-    assert "steercache[" not in str(caught.value)
+    if isinstance(caught.value, MissingExtraError):
+        extra = f"steercache[{EXTRAS[method]}]" if method in EXTRAS else "install the package that is named"
+        assert extra in str(caught.value.hint)
     assert method in str(caught.value)
     assert caught.value.hint
     assert isinstance(caught.value, MissingExtraError | ManifestError)

