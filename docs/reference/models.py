@@ -30,6 +30,17 @@ it within rounding.
 """
 
 
+SHARED_KEYS = """
+## Blocks without keys of their own
+
+The upper blocks of Gemma 4's E2B (15 to 34) and E4B (24 to 41) make no keys and values: they read those of the last block
+below that has the same kind of attention. What is added to a token from the last block with keys of its own on (14 in E2B,
+23 in E4B) reaches no other token. So image tokens and the text of a prompt are steered below it; above it only the last token
+of the prompt, and tokens that are generated, move the answer. Asked for the logits of the last token, which is what `generate`
+does, these blocks compute that token alone; branches, replays and hooks do the same, to the last bit.
+"""
+
+
 def page_text(table: Any) -> str:
     """The page; `table` makes a Markdown table of column names and rows."""
     columns = ["`model_type`", "reads", "attention and MLP outputs", "execution modes", "checked"]
@@ -42,6 +53,7 @@ def page_text(table: Any) -> str:
             "Weights of these classes other than SmolLM2, *tiny* and *demo* were never loaded here; no number in this"
             " documentation is theirs. “By value” means: a small random model of the real class, rows and answers"
             " compared with a plain forward and `generate`.",
+            SHARED_KEYS.strip(),
             "## Refused",
             "Among the classes that were tried, these are refused; the words are part of the error.",
             table(["`model_type`", "because"], refused),
@@ -53,10 +65,13 @@ def _known(family: Family) -> list[object]:
     types = ", ".join(f"`{one}`" for one in family.model_types)
     reads = "pictures and text" if family.modality == "image" else "text"
     modes = f"full ({FULL[family.name]})" if family.name in FULL else f"branch, {_replay(family)}, full"
-    return [types, reads, "yes", modes, "in the table; by value, and by layout at real size"]
+    parts = "yes" if family.attn_out else "no"
+    return [types, reads, parts, modes, "in the table; by value, and by layout at real size"]
 
 
 def _replay(family: Family) -> str:
+    if family.name == "gemma4":
+        return "replay (of E2B and E4B with the pictures)"
     return "replay (from the first layers with the pictures)" if family.deepstack else "replay"
 
 

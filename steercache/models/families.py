@@ -18,7 +18,8 @@ class Family:
     """One kind of model. Paths are dotted names from the loaded model, or, for `attn_out` and `mlp_out`, from a block.
 
     `attn_out` and `mlp_out` are the modules whose output is added to the residual stream: in Gemma 2 and 3 those are the
-    norms after attention and MLP. A multimodal row takes them, and `sdpa`, from the row of its text model.
+    norms after attention and MLP; "" where the residual stream is not the sum of two parts. A multimodal row takes them, and
+    `sdpa`, from the row of its text model.
     `positions` says who makes position ids: we do, from the attention mask (0- or 1-based), or the model's own forward.
     `needs` are the image processor's outputs that the forward wants. `token_types` names a per-token input and its rule:
     "image" is 1 on image tokens, "suffix" is 0 on the prompt, read in both directions, and 1 on what follows it. With
@@ -64,6 +65,8 @@ class Evidence:
 
 _TURNS = ("<(start|end)_of_turn>",)  # some Gemma tokenizers do not mark them
 
+_GEMMA4 = (r"<\|?(turn|channel|think|tool|tool_call|tool_response|image|audio|video)\|?>",)
+
 _TEXT = (
     Family(name="llama", model_types=("llama",)),
     Family(name="mistral", model_types=("mistral",)),
@@ -84,6 +87,13 @@ _TEXT = (
         special_tokens=_TURNS,
         attn_out="post_attention_layernorm",
         mlp_out="post_feedforward_layernorm",
+    ),
+    Family(
+        name="gemma4_text",
+        model_types=("gemma4_text",),
+        attn_out="",  # a third summand, from the per-layer input, and a scale of the sum
+        mlp_out="",
+        special_tokens=_GEMMA4,
     ),
     Family(
         name="gpt2",
@@ -141,6 +151,16 @@ _MULTIMODAL = (
         special_tokens=("<(start|end)_of_(image|turn)>",),
         needs=("pixel_values",),
         token_types=("token_type_ids", "image"),
+    ),
+    replace(
+        _LLAVA,
+        name="gemma4",
+        model_types=("gemma4",),
+        special_tokens=_GEMMA4,
+        connector="model.embed_vision",
+        patches="pooled",
+        needs=("pixel_values", "image_position_ids"),
+        token_types=("mm_token_type_ids", "image"),
     ),
     Family(
         name="idefics3",
@@ -226,6 +246,7 @@ _DEFAULT_TEXT = {
     "glm4v_moe": "glm4v_moe_text",
     "glm46v": "glm4v_text",
     "gemma3": "gemma3_text",
+    "gemma4": "gemma4_text",
     "paligemma": "gemma",
     "llava_onevision": "qwen2",
 }

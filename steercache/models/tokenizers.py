@@ -1,5 +1,6 @@
 """Tokenizer and processor of a checkpoint: reading them, their special tokens, their content as one hash."""
 
+import inspect
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers.processing_utils import ProcessorMixin
 
 from steercache.core.errors import ManifestError, NotFoundError
 from steercache.core.ids import digest
@@ -46,10 +48,29 @@ def _read_processor(folder: Path) -> Any:
     attributes = [name for name in known.get_attributes() if name != "video_processor"]
     if attributes == known.get_attributes():
         return known.from_pretrained(folder, **SAFE)
-    stills: Any = type(known.__name__, (known,), {"get_attributes": classmethod(lambda cls: attributes)})
-    processor = stills.from_pretrained(folder, **SAFE)
+    processor = stills_of(known).from_pretrained(folder, **SAFE)
     processor.__class__, processor.video_processor = known, None  # its own class again, so that workers can unpickle it
     return processor
+
+
+class _WithoutVideos(ProcessorMixin):
+    """Stands between a processor's class and transformers' own, which refuses a part that is not among the attributes."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.pop("video_processor", None)
+        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+
+def stills_of(known: Any) -> Any:
+    """A processor's class without its part for videos; one that asks for that part gets None."""
+    attributes = [name for name in known.get_attributes() if name != "video_processor"]
+    members: dict[str, Any] = {"get_attributes": classmethod(lambda cls: attributes)}
+    if inspect.signature(known.__init__).parameters["video_processor"].default is inspect.Parameter.empty:
+        read = known.from_args_and_dict.__func__
+        members["from_args_and_dict"] = classmethod(
+            lambda cls, args, *more, **kw: read(cls, [*args, None], *more, **kw)
+        )
+    return type(known.__name__, (known, _WithoutVideos), members)
 
 
 def set_template(manifest: ModelManifest, base_dir: Path, *, tokenizer: Any, processor: Any) -> None:

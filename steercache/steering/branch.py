@@ -124,8 +124,9 @@ def _place(prefill: Prefill, cell: BranchCell, options: BranchOptions, masks: di
             masks[named] = mask_bt
     whole = options.same_batch or prefill.obstacle is not None
     start = 0 if whole else prefill.start_of(mask_bt)
-    if start and cell.layer + 1 < prefill.n_layers and cell.layer + 1 not in prefill.keys_values:
+    if start and cell.layer + 1 < prefill.parts.sharing.n_own and cell.layer + 1 not in prefill.keys_values:
         start = 0  # a replay has no keys and values of what precedes
+    start = max(start, prefill.prompts.n_tokens - prefill.outputs[cell.layer].shape[1])  # the columns that are computed
     return _Placed(cell=cell, mask_bt=mask_bt, start=start)
 
 
@@ -136,7 +137,7 @@ def _moves(prefill: Prefill, one: _Placed) -> bool:
     if not one.cell.delta_d.any() or not bool(one.mask_bt.any()):
         return False
     at_last = one.mask_bt.gather(1, prefill.prompts.last_b[:, None])
-    return one.cell.layer < prefill.n_layers - 1 or bool(at_last.any())
+    return one.cell.layer < prefill.parts.sharing.n_own - 1 or bool(at_last.any())  # later rows read keys, nothing else
 
 
 @torch.inference_mode()
@@ -183,7 +184,7 @@ def _run_stack(prefill: Prefill, stack: Sequence[_Placed], options: BranchOption
     layer, start = stack[0].cell.layer, stack[0].start
     prompts, n_copies = prefill.prompts, len(stack)
     stacking = Stacking(n_seq=prompts.n_seq, n_tokens=prompts.n_tokens, n_copies=n_copies, start=start)
-    hidden = prefill.outputs[layer][:, start:]
+    hidden = prefill.outputs[layer][:, start - prompts.n_tokens :]
     deltas = torch.stack([torch.from_numpy(one.cell.delta_d) for one in stack]).to(hidden.device)
     steered = apply(
         hidden.repeat(n_copies, 1, 1),
@@ -207,7 +208,7 @@ def _logits_of(prefill: Prefill, out: torch.Tensor, stacking: Stacking | None) -
     if stacking is None:
         keep = prompts.logits_to_keep(as_generate=True)
         return prompts.at_last(head_logits(prefill.loaded, out, keep=keep)), prompts.last_rows(out)
-    last = prompts.last_b.repeat(stacking.n_copies) - stacking.start
+    last = prompts.last_b.repeat(stacking.n_copies) - (prompts.n_tokens - out.shape[1])
     rows = out[torch.arange(len(last), device=out.device), last]
     logits = head_logits(prefill.loaded, rows[:, None])[:, 0]
     return logits.to(torch.promote_types(logits.dtype, torch.float32)), rows

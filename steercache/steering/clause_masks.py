@@ -57,7 +57,13 @@ def clause_mask(target: Any, clause: TokenClause, tokens: ForwardTokens, vocabul
 
         def rows_at(layer: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
             assert n_bd is not None
-            at = n_bd(layer)[tokens.real_bt.to(n_bd(layer).device)]
+            hidden = n_bd(layer)
+            if hidden.shape[1] < real.shape[1]:
+                raise UsageError(
+                    f"block {layer}, which the target looks at, has no keys of its own: the model computes its last token only",
+                    hint="look at a layer below it (see the page about models)",
+                )
+            at = hidden[tokens.real_bt.to(hidden.device)]
             return at[torch.from_numpy(rows).to(at.device)].detach().float().cpu().numpy()
 
         weights = plan_tokens(clause, facts, tokenizer=vocabulary.tokenizer, rows_at=None if n_bd is None else rows_at)

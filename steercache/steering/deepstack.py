@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import torch
 
+from steercache.models.sharing import feeds_pictures_to_blocks
 from steercache.models.spec import LoadedModel
 
 _WHERE: Final = "visual_pos_masks"  # arguments of Qwen3-VL's decoder
@@ -48,7 +49,9 @@ def features_before(arguments: Mapping[str, Any]) -> dict[int, AddedFeatures]:
 
 
 def n_with_features(loaded: LoadedModel) -> int:
-    """To the outputs of how many of its first blocks this decoder adds features of pictures."""
+    """Above how many of its first blocks this decoder adds features of pictures, or hands something made of them to blocks."""
+    if feeds_pictures_to_blocks(loaded.config):
+        return loaded.spec.n_layers
     if loaded.family.deepstack is None:
         return 0
     return len(getattr(loaded.config.vision_config, loaded.family.deepstack))

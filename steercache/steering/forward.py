@@ -8,11 +8,12 @@ is run in full instead.
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from transformers import Cache
+from transformers.cache_utils import KVSharingDict
 
 from steercache.models.families import find_module
 from steercache.models.spec import LoadedModel
@@ -34,10 +35,17 @@ _FOR_THE_HEAD = "logits_to_keep"  # LLaVA-OneVision hands it on to its blocks, w
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockCall:
     """What one block was called with, by parameter name, beside hidden states and cache. `added` is what the decoder added to
-    the output of the block before."""
+    the output of the block before.
+
+    `n_tokens` is how many columns it was given: blocks without keys of their own may get the last one only. `sources` are the
+    blocks whose keys and values such blocks read, by kind of attention; they are handed on as `shared_name`.
+    """
 
     hidden_name: str
     cache_name: str | None
+    n_tokens: int
+    shared_name: str | None = None
+    sources: Mapping[str, int] = field(default_factory=dict)
     arguments: Mapping[str, Any] = field(repr=False)
     added: AddedFeatures | None = None
 
@@ -82,6 +90,13 @@ class BranchCache:
             self.kept[layer_idx] = joined
         return joined
 
+    def shared_below(self, sources: Mapping[str, int]) -> KVSharingDict:
+        """Unsteered keys and values that blocks share, (n b, h, t, d_head) by kind of attention, as far as they are had. Blocks
+        of the branch that make such keys and values put their own there."""
+        n = self._stacking.n_copies
+        had = {kind: self._before[layer] for kind, layer in sources.items() if layer in self._before}
+        return KVSharingDict({kind: tuple(x.repeat(n, 1, 1, 1) for x in pair) for kind, pair in had.items()})
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens before the new ones (Llama 4 scales queries by where they stand)."""
         return self._stacking.start
@@ -93,7 +108,9 @@ class BranchCache:
         return torch.cat([old.repeat(self._stacking.n_copies, 1, 1, 1), new], dim=2)
 
 
-def record_call(block: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[BlockCall, torch.Tensor]:
+def record_call(
+    block: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], sources: Mapping[str, int]
+) -> tuple[BlockCall, torch.Tensor]:
     """A block's call without hidden states, cache and what is meant for the head; and those hidden states (its input)."""
     signature = inspect.signature(
         type(block).forward
@@ -104,9 +121,18 @@ def record_call(block: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     hidden_name = next(iter(bound))
     hidden = bound.pop(hidden_name)
     caches = [name for name, value in bound.items() if isinstance(value, Cache)]
-    for name in caches:
+    shared = [name for name, value in bound.items() if isinstance(value, KVSharingDict)]
+    for name in (*caches, *shared):
         del bound[name]
-    return BlockCall(hidden_name=hidden_name, cache_name=caches[0] if caches else None, arguments=bound), hidden
+    call = BlockCall(
+        hidden_name=hidden_name,
+        cache_name=caches[0] if caches else None,
+        n_tokens=int(hidden.shape[-2]),
+        shared_name=shared[0] if shared else None,
+        sources=sources,
+        arguments=bound,
+    )
+    return call, hidden
 
 
 def call_obstacle(calls: Sequence[BlockCall]) -> str | None:
@@ -127,7 +153,8 @@ def first_touched(calls: Sequence[BlockCall], column: int) -> int:
     That is `column` itself under causal attention; less where tokens attend to later ones (PaliGemma's prefix, Gemma 3's
     pictures), directly or through others.
     """
-    masks = [mask for mask in {id(call.mask): call.mask for call in calls}.values() if mask is not None]
+    whole = {id(call.mask): call.mask for call in calls if call.n_tokens == calls[0].n_tokens}
+    masks = [mask for mask in whole.values() if mask is not None]
     while True:
         reached = min((_first_looking_past(_allowed(mask), column) for mask in masks), default=column)
         if reached == column:
@@ -149,11 +176,17 @@ def run_blocks(
     first: int,
     stacking: Stacking,
     cache: BranchCache | None,
+    stop: int | None = None,
 ) -> torch.Tensor:
-    """The output of the last block (n b, t - start, d), given that of the block before `first` in the same shape."""
+    """The output of the last block (n b, t - start, d), given that of the block before `first` in the same shape; of the last
+    column alone where the model itself computes no other."""
     memo: dict[tuple[int, str], Any] = {}
-    for layer in range(first, len(blocks)):
+    shared: KVSharingDict | None = None
+    for layer in range(first, stop or len(blocks)):
         call = calls[layer]
+        if call.n_tokens < hidden.shape[1]:
+            hidden = hidden[:, -call.n_tokens :]
+            stacking, memo = replace(stacking, start=stacking.n_tokens - call.n_tokens), {}
         if call.added is not None:
             hidden = call.added.added_to(hidden, start=stacking.start, n_copies=stacking.n_copies)
         arguments = {
@@ -161,6 +194,10 @@ def run_blocks(
         }
         if call.cache_name is not None:
             arguments[call.cache_name] = cache
+        if call.shared_name is not None:
+            if shared is None:
+                shared = cache.shared_below(call.sources) if cache is not None else KVSharingDict()
+            arguments[call.shared_name] = shared
         arguments[call.hidden_name] = hidden
         out = blocks[layer](**arguments)
         hidden = out[0] if isinstance(out, tuple) else out
@@ -236,7 +273,7 @@ def _cut(name: str, value: Any, stacking: Stacking) -> Any:
     if not isinstance(value, torch.Tensor):
         return value
     seq_axis, token_axis = _AXES[name, value.ndim]
-    if stacking.start:
+    if stacking.start and value.shape[token_axis] == stacking.n_tokens:  # else the model itself has cut it
         value = value.narrow(token_axis, stacking.start, stacking.n_tokens - stacking.start)
     if stacking.n_copies > 1 and seq_axis is not None and value.shape[seq_axis] > 1:
         copies = [1] * value.ndim

@@ -12,6 +12,7 @@ from steercache.core.trials import Mode
 from steercache.steering.add import adds_finitely
 from steercache.steering.cells import BranchCell, CellAnswers, Precision, make_answers, read_firsts
 from steercache.steering.decode import DecodeStart, decode_greedily
+from steercache.steering.live import last_columns
 from steercache.steering.operations.apply import apply, as_applied
 from steercache.steering.prefill import Prefill, decider
 
@@ -42,7 +43,8 @@ def run_full(
 
     def add(module: Any, args: Any, out: Any) -> Any:
         hidden = out[0] if isinstance(out, tuple) else out
-        steered = apply(hidden, change, mask_bt.to(hidden.device))
+        rows = last_columns(mask_bt, hidden) if cell.layer >= parts.sharing.n_own else mask_bt
+        steered = apply(hidden, change, rows.to(hidden.device))
         return (steered, *out[1:]) if isinstance(out, tuple) else steered
 
     last: list[torch.Tensor] = []

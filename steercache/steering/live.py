@@ -16,6 +16,7 @@ from steercache.core.vectors import SteeringVector
 from steercache.index.clause import is_clause
 from steercache.models.families import find_module
 from steercache.models.recognise import proven_family
+from steercache.models.sharing import KeySharing, key_sharing
 from steercache.models.spec import LoadedModel
 from steercache.models.tokenizers import special_ids
 from steercache.queries.token_clause import read_token_clause
@@ -31,13 +32,15 @@ When = Literal["prefill", "generated", "every"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelParts:
-    """The modules of a model that steering touches, and the ids that targets need. `tuples`: its blocks return tuples."""
+    """The modules of a model that steering touches, and the ids that targets need. `tuples`: its blocks return tuples;
+    `sharing` says which of them make keys and values."""
 
     model: Any
     decoder: Any
     blocks: Any
     hidden_size: int
     tuples: bool
+    sharing: KeySharing
     vocabulary: Vocabulary
 
 
@@ -65,6 +68,7 @@ def parts_of(model: Any, *, tokenizer: Any = None) -> ModelParts:
         blocks=blocks,
         hidden_size=int(text_config.hidden_size),
         tuples=family.tuples,
+        sharing=key_sharing(module.config),
         vocabulary=Vocabulary(special_ids=frozenset(special), image_id=_image_id(module.config), tokenizer=tokenizer),
     )
 
@@ -242,9 +246,9 @@ def applied(
         for layer in layers_of(rule.target):
             _attach(stack, parts.blocks[layer].register_forward_hook(_keeping_hook(layer, watch)))
         for layer, change in changes.items():
-            _attach(
-                stack, parts.blocks[layer].register_forward_hook(_block_hook(change, watch, rule, parts.vocabulary))
-            )
+            shares_keys = layer >= parts.sharing.n_own
+            hook = _block_hook(change, watch, rule, parts.vocabulary, shares_keys=shares_keys)
+            _attach(stack, parts.blocks[layer].register_forward_hook(hook))
         yield
 
 
@@ -262,7 +266,9 @@ def _keeping_hook(layer: int, watch: ForwardWatch) -> Any:
     return hook
 
 
-def _block_hook(what: Change, watch: ForwardWatch, rule: TokenRule, vocabulary: Vocabulary) -> Any:
+def _block_hook(
+    what: Change, watch: ForwardWatch, rule: TokenRule, vocabulary: Vocabulary, *, shares_keys: bool
+) -> Any:
     """A forward hook that steers a block's output, a tensor or a tuple that begins with it."""
     change = as_applied([what])
 
@@ -279,6 +285,8 @@ def _block_hook(what: Change, watch: ForwardWatch, rule: TokenRule, vocabulary: 
         if watch.mask_bt is None:
             watch.mask_bt = torch.cat([rule.mask(part, vocabulary) for part in watch.parts], dim=1)
         mask_bt = watch.mask_bt.to(hidden_btd.device)
+        if shares_keys:
+            mask_bt = last_columns(mask_bt, hidden_btd)
         if not bool(mask_bt.any()):
             return None
         change = change.to(hidden_btd.device)
@@ -286,6 +294,12 @@ def _block_hook(what: Change, watch: ForwardWatch, rule: TokenRule, vocabulary: 
         return (steered, *output[1:]) if isinstance(output, tuple) else steered
 
     return hook
+
+
+def last_columns(mask_bt: torch.Tensor, hidden_btd: torch.Tensor) -> torch.Tensor:
+    """Of a mask of all tokens, the columns that a block computes: Gemma 4's blocks without keys of their own compute the last
+    ones only, where `generate` asks for no other logits. What is steered elsewhere there changes nothing."""
+    return mask_bt[:, mask_bt.shape[1] - hidden_btd.shape[1] :]
 
 
 def _layers(layer: int | Sequence[int]) -> tuple[int, ...]:

@@ -60,7 +60,7 @@ class DecodeQueue:
         open_rows = [self._open_rows(w) for w in waiting]
         merged = {
             layer: self._merge(waiting, open_rows, layer)
-            for layer in range(min(w.layer for w in waiting) + 1, self._prefill.n_layers)
+            for layer in range(min(w.layer for w in waiting) + 1, self._prefill.parts.sharing.n_own)
         }
         samples = torch.cat(open_rows) % n_seq
         first_r = torch.cat([w.firsts.token_r[rows] for w, rows in zip(waiting, open_rows, strict=True)])

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
 from steercache.core.errors import UsageError
 from steercache.core.trials import Mode
@@ -57,8 +57,9 @@ class Prompts:
         return 1 if as_generate and self.columns.tolist() == [self.n_tokens - 1] else self.columns
 
     def last_rows(self, hidden_btd: torch.Tensor) -> torch.Tensor:
-        """Of hidden states of the whole batch, those of every sample's last token: (b, d)."""
-        return hidden_btd[torch.arange(len(self.last_b), device=hidden_btd.device), self.last_b.to(hidden_btd.device)]
+        """Of hidden states of the batch, or of its last columns, those of every sample's last token: (b, d)."""
+        last_b = self.last_b.to(hidden_btd.device) - (self.n_tokens - hidden_btd.shape[1])
+        return hidden_btd[torch.arange(len(last_b), device=hidden_btd.device), last_b]
 
     def at_last(self, logits_bkv: torch.Tensor) -> torch.Tensor:
         """Of logits at `columns`, those of every sample's own last token: (b, vocabulary), in float32 or better."""
@@ -70,7 +71,8 @@ class Prompts:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prefill:
     """An unsteered forward pass. `next_b` is the position id of the token after each prompt, `outputs[l]` is the
-    output of block l (b, t, d), `keys_values[l]` are (b, h, t, d_head).
+    output of block l (b, t, d), `keys_values[l]` are (b, h, t, d_head). Of blocks that make no keys of their own and of which
+    the model computes the last column only, `outputs` has that column (b, 1, d).
 
     `obstacle` says why this model's blocks cannot be run alone; then cells run in full. In mode "replay" `outputs` come from
     disk, and there are keys, values and logits only as far as they were computed from them.
@@ -151,14 +153,14 @@ def run_prefill(loaded: LoadedModel, batch: PaddedBatch, *, layers: Sequence[int
     parts = parts_of(loaded)
     check_layers(parts, layers)
     prompts = read_prompts(loaded, batch)
-    last = len(parts.blocks) - 1
+    last, keep = len(parts.blocks) - 1, keep_of(parts, prompts)
     proof = {middle_of(len(parts.blocks))} if loaded.family.derived else set()
     with BlockTape(parts, keep={*layers, last, *proof}) as tape:
         cache, other_state = fresh_cache(parts)
-        out = parts.model(**prompts.inputs, past_key_values=cache, use_cache=True, logits_to_keep=prompts.columns)
+        out = parts.model(**prompts.inputs, past_key_values=cache, use_cache=True, logits_to_keep=keep)
     calls = tape.block_calls()
     obstacle = quantised_obstacle(loaded) or other_state or call_obstacle(calls) or _cache_obstacle(parts, cache)
-    if obstacle is None and not torch.equal(head_logits(loaded, tape.outputs[last], keep=prompts.columns), out.logits):
+    if obstacle is None and not torch.equal(head_logits(loaded, tape.outputs[last], keep=keep), out.logits):
         obstacle = "this model does more between its last block and its logits than a norm and a head"
     keys_values = {} if obstacle else {i: (layer.keys, layer.values) for i, layer in enumerate(cache.layers)}
     if obstacle is None and loaded.family.derived:
@@ -182,6 +184,12 @@ def run_prefill(loaded: LoadedModel, batch: PaddedBatch, *, layers: Sequence[int
         logits_bv=prompts.at_last(out.logits),
         obstacle=obstacle,
     )
+
+
+def keep_of(parts: ModelParts, prompts: Prompts) -> int | torch.Tensor:
+    """Which logits an unsteered pass computes. Where blocks share keys that is what `generate` asks for: Gemma 4 then computes
+    the last column only in blocks without keys of their own, and products of other shapes round differently."""
+    return prompts.logits_to_keep(as_generate=bool(parts.sharing.sources))
 
 
 def check_layers(parts: ModelParts, layers: Sequence[int]) -> None:
@@ -229,7 +237,7 @@ class BlockTape:
 
     def _watch(self, layer: int, block: Any) -> None:
         def before(module: Any, args: Any, kwargs: Any) -> None:
-            self._calls[layer], _ = record_call(block, args, kwargs)
+            self._calls[layer], _ = record_call(block, args, kwargs, self._parts.sharing.sources)
 
         def after(module: Any, args: Any, out: Any) -> None:
             if layer in self._keep:
@@ -242,7 +250,7 @@ class BlockTape:
         forward, own = block.forward, "forward" in vars(block)
 
         def hand_on(*args: Any, **kwargs: Any) -> Any:
-            self._calls[layer], hidden = record_call(block, args, kwargs)
+            self._calls[layer], hidden = record_call(block, args, kwargs, self._parts.sharing.sources)
             if layer in self._keep:
                 self.outputs[layer] = hidden
             return (hidden,) if self._parts.tuples else hidden
@@ -285,14 +293,14 @@ def quantised_obstacle(loaded: LoadedModel) -> str | None:
 def cache_obstacle(parts: ModelParts) -> str | None:
     """Why what this model keeps of its past are not keys and values alone; known without running it."""
     kinds = {type(layer).__name__ for layer in DynamicCache(config=parts.model.config).layers}
-    if not kinds <= {DynamicLayer.__name__, DynamicSlidingWindowLayer.__name__}:
+    if not kinds <= {one.__name__ for one in (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)}:
         return f"its blocks keep other state than keys and values ({', '.join(sorted(kinds))})"
     return None
 
 
 def _cache_obstacle(parts: ModelParts, cache: Any) -> str | None:
-    """Why keys and values of this model are not one pair per block."""
-    if len(cache.layers) != len(parts.blocks) or any(not layer.is_initialized for layer in cache.layers):
+    """Why keys and values of this model are not one pair for each block that makes them."""
+    if len(cache.layers) != parts.sharing.n_own or any(not layer.is_initialized for layer in cache.layers):
         return "its blocks do not keep one pair of keys and values each"
     return None
 

@@ -5,7 +5,8 @@ Neither the vision tower nor any block below runs: the model's own forward makes
 (samples, order, padded length, side) logits are bit-identical to the full steered forward; rows of padding are not stored and
 are zeros here, which no real token attends to. (A mixture of experts computes them beside the real ones: padded batches of one
 agree within rounding.) Where the decoder adds features of the pictures to the outputs of its first
-blocks (`deepstack`), the rows of such a layer lack what is added above them: the vision tower then runs, and wants the pixels.
+blocks (`deepstack`), the rows of such a layer lack what is added above them: the vision tower then runs, and wants the pixels;
+so does that of Gemma 4's small models, where every block gets an input that is made of the pictures.
 Refused: runs whose rows were dropped or made lossy, that belong to other
 weights, another tokenizer, another compute dtype, other prompts or other pictures, or that other kernels computed (attention,
 device, what `trace.numerics` measures).
@@ -26,6 +27,7 @@ from steercache.core.errors import UsageError
 from steercache.core.numerics import BATCHING, READING, numeric_differences, settings_of
 from steercache.core.selection import RowIndex, RowSource
 from steercache.models.load import TORCH_DTYPES
+from steercache.models.sharing import feeds_pictures_to_blocks
 from steercache.models.spec import LoadedModel
 from steercache.steering.branch import BranchOptions, branch, branch_from
 from steercache.steering.cells import BranchCell, CellAnswers
@@ -38,6 +40,7 @@ from steercache.steering.prefill import (
     Prefill,
     check_layers,
     fresh_cache,
+    keep_of,
     next_positions,
     quantised_obstacle,
     read_prompts,
@@ -118,7 +121,7 @@ def replay(
     options: BranchOptions = FIRST_TOKEN,
 ) -> Iterator[CellAnswers]:
     """First-token answers of every cell over a recorded batch, layer by layer. Pixels of `batch` are looked at only for cells
-    at the first layers of a decoder with `deepstack`.
+    at the first layers of a decoder with `deepstack`, and where blocks receive something made of them.
 
     A model whose blocks cannot be run alone is branched instead, which runs it in full and says why.
 
@@ -188,17 +191,25 @@ def misfit_of_numerics(recorded: Mapping[str, Any], loaded: LoadedModel, *, as_r
 
 
 def _wants_features(loaded: LoadedModel, batch: PaddedBatch, cells: Sequence[BranchCell], stored: StoredBatch) -> bool:
-    """Whether the decoder adds features of pictures above some cell's rows. Raises UsageError where they cannot be computed."""
+    """Whether the decoder adds features of pictures above some cell's rows, or hands something made of them to blocks there.
+
+    Raises:
+        UsageError: they cannot be computed.
+    """
     n_first = n_with_features(loaded)
     layer = min((cell.layer for cell in cells), default=n_first)
     if layer >= n_first or not _shows_pictures(loaded, batch):
         return False
     if not any(name.startswith("pixel_") for name in batch.pixels):
+        what = f"adds features of them to the outputs of its first {n_first} blocks"
+        hint = f"choose layers from {n_first} on, "
+        if feeds_pictures_to_blocks(loaded.config):
+            what, hint = "hands an input that is made of them to every block", ""
         raise UsageError(
-            f"a replay from layer {layer} needs the pixels of the pictures: this decoder adds features of them to the outputs"
-            f" of its first {n_first} blocks, which the run does not hold",
+            f"a replay from layer {layer} needs the pixels of the pictures: this decoder {what}, which the run does not"
+            " hold",
             place=stored.facts.name,
-            hint=f"make the batch with its pixels, choose layers from {n_first} on, or branch",
+            hint=f"make the batch with its pixels, {hint}or branch",
         )
     return True
 
@@ -247,17 +258,18 @@ def _check_batch(loaded: LoadedModel, batch: PaddedBatch, stored: StoredBatch, a
 def idle_prefill(loaded: LoadedModel, batch: PaddedBatch, *, features: bool = False) -> Prefill:
     """Everything a forward pass over the batch would hand to its blocks, without running vision tower or blocks.
 
-    With `features` the tower runs, for what the decoder adds between its blocks.
+    With `features` the tower runs, for what the decoder adds between its blocks or hands to them.
     """
     parts, prompts = parts_of(loaded), read_prompts(loaded, batch)
     inputs = {name: value for name, value in prompts.inputs.items() if features or not name.startswith("pixel_")}
+    keep = keep_of(parts, prompts)
     cache, other_state = fresh_cache(parts)
     with BlockTape(parts, keep={len(parts.blocks) - 1}, skip=True) as tape:
-        out = parts.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=prompts.columns)
+        out = parts.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=keep)
     calls = tape.block_calls()
     obstacle = quantised_obstacle(loaded) or other_state or call_obstacle(calls)
     if obstacle is None and not torch.equal(
-        head_logits(loaded, tape.outputs[len(parts.blocks) - 1], keep=prompts.columns), out.logits
+        head_logits(loaded, tape.outputs[len(parts.blocks) - 1], keep=keep), out.logits
     ):
         obstacle = "this model does more between its last block and its logits than a norm and a head"
     return Prefill(
@@ -278,10 +290,38 @@ def idle_prefill(loaded: LoadedModel, batch: PaddedBatch, *, features: bool = Fa
 def _from_disk(
     idle: Prefill, stored: StoredBatch, layer: int, cells: Sequence[BranchCell], options: BranchOptions
 ) -> Prefill:
-    """The prefill of one layer: its outputs from disk, and, where several cells share them, the keys and values above."""
-    outputs = {one: _stored(idle, stored, one) for one in sorted({layer}.union(*(cell.looks_at for cell in cells)))}
-    found = replace(idle, outputs=outputs)
-    return replace(found, keys_values=_unsteered_above(found, outputs[layer], layer, cells, options))
+    """The prefill of one layer: its outputs from disk, and, where several cells share them, the keys and values above.
+
+    Keys and values that blocks share are made again from the rows below the block that makes them. Blocks of which the model
+    computes the last column only are run on that column, from the last rows on disk that have the model's own bits.
+    """
+    sharing, shared = idle.parts.sharing, {}
+    for source in {source for source in sharing.sources.values() if source <= layer}:
+        if source == 0:
+            raise UsageError(
+                "keys and values that blocks share are made by block 0, whose input no run keeps", hint="branch"
+            )
+        shared[source] = _keys_of(idle, _stored(idle, stored, source - 1), source)
+    looked_at = set().union(*(cell.looks_at for cell in cells)) - {layer}
+    outputs = {one: _stored(idle, stored, one) for one in sorted(looked_at)}
+    if layer < sharing.n_own or idle.calls[-1].n_tokens == idle.prompts.n_tokens:
+        found = replace(idle, outputs=outputs | {layer: _stored(idle, stored, layer)})
+        above = _unsteered_above(found, found.outputs[layer], layer, cells, options)
+        return replace(found, keys_values=shared | above)
+    below, prompts = _stored(idle, stored, sharing.n_own - 1), idle.prompts
+    stacking = Stacking(n_seq=prompts.n_seq, n_tokens=prompts.n_tokens)
+    cache = BranchCache(shared, stacking, keep=False)
+    blocks, first = idle.parts.blocks, sharing.n_own
+    hidden = run_blocks(blocks, idle.calls, below, first=first, stop=layer + 1, stacking=stacking, cache=cache)
+    return replace(idle, outputs=outputs | {layer: hidden}, keys_values=shared)
+
+
+def _keys_of(idle: Prefill, below: torch.Tensor, layer: int) -> KeysValues:
+    """Keys and values of one block, from the output of the block below."""
+    stacking = Stacking(n_seq=idle.prompts.n_seq, n_tokens=idle.prompts.n_tokens)
+    cache = BranchCache({}, stacking, keep=True)
+    run_blocks(idle.parts.blocks, idle.calls, below, first=layer, stop=layer + 1, stacking=stacking, cache=cache)
+    return cache.kept[layer]
 
 
 def _stored(idle: Prefill, stored: StoredBatch, layer: int) -> torch.Tensor:
@@ -299,7 +339,7 @@ def _unsteered_above(
     idle: Prefill, hidden: torch.Tensor, layer: int, cells: Sequence[BranchCell], options: BranchOptions
 ) -> dict[int, KeysValues]:
     """Keys and values of the blocks above `layer`, where one pass for them saves the cells more than it costs."""
-    if options.same_batch or layer + 1 == idle.n_layers:
+    if options.same_batch or layer + 1 >= idle.parts.sharing.n_own:
         return {}
     prompts = idle.prompts
     spared = sum(idle.start_of(idle.mask_of(cell.target)) for cell in cells)
@@ -307,7 +347,8 @@ def _unsteered_above(
         return {}
     stacking = Stacking(n_seq=prompts.n_seq, n_tokens=prompts.n_tokens)
     cache = BranchCache({}, stacking, keep=True)
-    run_blocks(idle.parts.blocks, idle.calls, hidden, first=layer + 1, stacking=stacking, cache=cache)
+    blocks, n_own = idle.parts.blocks, idle.parts.sharing.n_own
+    run_blocks(blocks, idle.calls, hidden, first=layer + 1, stop=n_own, stacking=stacking, cache=cache)
     return cache.kept
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from steercache.core.errors import BudgetError
 from steercache.steering.prefill import Prefill
@@ -25,15 +25,21 @@ def costs_of(prefill: Prefill, *, start: int, max_new_tokens: int) -> Costs:
     item = prefill.dtype.itemsize
     n_all, n_run = prefill.prompts.n_tokens, prefill.prompts.n_tokens - start
     heads = config.num_attention_heads
-    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    width = heads * (_widest(config, "head_dim") or config.hidden_size // heads)
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     attention = 3 * width * n_run + 4 * width * n_all
     scores = n_run * n_all * (heads * (item + 8) if config._attn_implementation == "eager" else 8)
     block = item * (6 * config.hidden_size * n_run + max(attention, 4 * inner * n_run)) + scores
-    pair = 2 * (getattr(config, "num_key_value_heads", None) or heads) * (width // heads) * item
+    pair = 2 * (_widest(config, "num_key_value_heads") or heads) * (width // heads) * item
     logits = int(config.vocab_size) * (item + 8)
     wait = pair * prefill.n_layers * (n_all + max_new_tokens) * 2 if max_new_tokens > 1 else 0
     return Costs(run_bytes=block + pair * n_all * 2 + logits, wait_bytes=wait + logits)
+
+
+def _widest(config: Any, name: str) -> int:
+    """A size of a model's blocks, the largest where they differ (Gemma 4); 0 where its configuration has no such size."""
+    differs = config.is_heterogeneous and name in config.per_layer_attributes
+    return max(int(getattr(one, name, None) or 0) for one in (config.per_layer_config if differs else [config]))
 
 
 def copies_that_fit(costs: Costs, *, n_seq: int, budget_bytes: int) -> int:

@@ -24,8 +24,9 @@ class PatchError(Exception):
 class Picture:
     """One picture of a prompt: its placeholder string, and the result of the image processor.
 
-    `view` is the height and width of one view in pixels, `grid` lines and columns of patches (Qwen), `size` height and width
-    of the picture itself (OneVision); (0, 0) where the processor does not say. Nothing of it depends on what the picture shows.
+    `view` is the height and width of one view in pixels, `grid` lines and columns of patches (Qwen, Gemma 4), `size` height and
+    width of the picture itself (OneVision); (0, 0) where the processor does not say. Nothing of it depends on what the picture
+    shows.
     """
 
     replacement: str = field(repr=False)
@@ -71,6 +72,13 @@ def merged(picture: Picture) -> Coordinates:
     height, width = picture.grid
     merge = int(picture.processor.image_processor.merge_size)
     return grid_of(0, height // merge, width // merge)
+
+
+def pooled(picture: Picture) -> Coordinates:
+    """Gemma 4: a grid of any shape, of which `pooling_kernel_size` squared neighbours make one token."""
+    height, width = picture.grid
+    side = int(picture.processor.image_processor.pooling_kernel_size)
+    return grid_of(0, height // side, width // side)
 
 
 def anyres(picture: Picture) -> Coordinates:
@@ -137,6 +145,7 @@ PATCHES: dict[str, Callable[[Picture], Coordinates]] = {
     "tiles": tiles,
     "merged": merged,
     "downsampled": merged,
+    "pooled": pooled,
     "anyres": anyres,
 }
 

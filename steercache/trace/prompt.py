@@ -122,7 +122,7 @@ def _layout(example: Example, raw: list[bytes], text: str, bundle: TokenizerBund
 def _run_processor(bundle: TokenizerBundle, images: list[PIL.Image.Image], text: str) -> _Layout:
     output, replaced = process(bundle.processor, images, text)
     view = _view(output["pixel_values"])
-    grids, sizes = output.get("image_grid_thw"), output.get("image_sizes")
+    grids, sizes = _grids(output), output.get("image_sizes")
     return _Layout(
         placeholder=bundle.processor.image_token if bundle.processor else "",
         pictures=tuple(
@@ -130,13 +130,23 @@ def _run_processor(bundle: TokenizerBundle, images: list[PIL.Image.Image], text:
                 replacement=item["replacement"],
                 image_token=image_token(bundle),
                 view=view,
-                grid=(0, 0) if grids is None else (int(grids[i][1]), int(grids[i][2])),
+                grid=(0, 0) if grids is None else grids[i],
                 size=(0, 0) if sizes is None else (int(sizes[i][0]), int(sizes[i][1])),
                 processor=bundle.processor,
             )
             for i, item in enumerate(replaced)
         ),
     )
+
+
+def _grids(output: Mapping[str, Any]) -> list[tuple[int, int]] | None:
+    """Lines and columns of patches of every picture, where the processor says them (Qwen), or each patch's place (Gemma 4)."""
+    if (grids := output.get("image_grid_thw")) is not None:
+        return [(int(grid[1]), int(grid[2])) for grid in grids]
+    if (places := output.get("image_position_ids")) is not None:
+        ends = [np.asarray(place).reshape(-1, 2).max(axis=0) + 1 for place in places]
+        return [(int(height), int(width)) for width, height in ends]
+    return None
 
 
 def _view(pixel_values: Any) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from steercache.trace.patches import Coordinates, PatchError, Picture, canvas_views, grid_of
+from steercache.trace.patches import pooled as image_tokens
 
 Shape = tuple[int, int]  # lines and columns of patches in one view
 
@@ -52,6 +53,11 @@ def downsampled(picture: Picture, shape: Shape, config: Any) -> Coordinates:
     return grid_of(0, *(n // merge for n in picture.grid))
 
 
+def pooled(picture: Picture, shape: Shape, config: Any) -> Coordinates:
+    """Gemma 4: its tower pools patches itself, so that its rows are the image tokens."""
+    return image_tokens(picture)
+
+
 def anyres(picture: Picture, shape: Shape, config: Any) -> Coordinates:
     """LLaVA-OneVision: the whole picture small (tile 0), then the views of its canvas, padding included, row by row.
 
@@ -74,6 +80,7 @@ TOWERS: dict[str, Callable[[Picture, Shape, Any], Coordinates]] = {
     "tiles": tiles,
     "merged": merged,
     "downsampled": downsampled,
+    "pooled": pooled,
     "anyres": anyres,
 }
 

@@ -86,9 +86,6 @@ CLASSES: dict[str, Class] = {
     "qwen3_next": Class(_DECODER | _EXPERTS | _LINEAR, attn_out="linear_attn|self_attn", full=_STATE),
     "qwen3_5_text": Class(_DECODER | _LINEAR, attn_out="linear_attn|self_attn", full=_STATE),
     "qwen3_5_moe_text": Class(_DECODER | _EXPERTS | _LINEAR, attn_out="linear_attn|self_attn", full=_STATE),
-    "gemma4_text": Class(
-        _DECODER | _PER_LAYER | _LOCAL | {"global_head_dim": 8}, **_NO_SUM, full="block 0 receives 'shared_kv_states'"
-    ),
     "gpt_oss": Class(_DECODER | _EXPERTS | _LOCAL),
     "llama4_text": Class(_DECODER | _EXPERTS | {"intermediate_size_mlp": 48, "attention_chunk_size": 8}, **_NO_SUM),
     "mixtral": Class(_DECODER | _EXPERTS),

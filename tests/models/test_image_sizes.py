@@ -8,6 +8,8 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from steercache.models.families import FAMILIES, family_of, find_module, find_part
+from steercache.models.sharing import KeySharing, key_sharing
+from tests.models import gemma4_sizes
 from tests.models.test_sizes import GEMMA_2_2B, GEMMA_2_9B, LLAMA_3_1_8B
 from tests.models.tiny_images import GRIDS, MAKERS
 
@@ -209,6 +211,11 @@ REAL = {
     "Qwen3-VL-4B": Real(QWEN_3_VL_4B, 36, 2560, 1024, 1024, 256, 4.44),
     "Qwen3-VL-8B": Real(QWEN_3_VL_8B, 36, 4096, 1152, 1024, 256, 8.77),
     "Qwen3-VL-30B-A3B": Real(QWEN_3_VL_30B_A3B, 48, 2048, 1152, 1024, 256, 31.1),
+    # Gemma 4's tower pools its patches itself
+    "gemma-4-E2B-it": Real(gemma4_sizes.E2B, 35, 1536, 768, 280, 280, 5.1, ("", "")),
+    "gemma-4-E4B-it": Real(gemma4_sizes.E4B, 42, 2560, 768, 280, 280, 8.0, ("", "")),
+    "gemma-4-31B-it": Real(gemma4_sizes.DENSE_31B, 60, 5376, 1152, 280, 280, 31.3, ("", "")),
+    "gemma-4-26B-A4B-it": Real(gemma4_sizes.EXPERTS_26B, 30, 2816, 1152, 280, 280, 25.8, ("", "")),
 }
 
 
@@ -227,7 +234,7 @@ def test_a_real_multimodal_model_has_its_parts_where_the_table_says(name: str) -
     assert find_module(model, family.lm_head).weight.shape[1] == real.width
     assert (family.attn_out, family.mlp_out) == real.added
     for block in blocks:
-        assert all(find_part(block, part) for part in real.added)
+        assert all(find_part(block, part) for part in real.added if part)
     assert getattr(model.config.vision_config, family.tower_width) == real.vision
     assert find_module(model, family.vision or "")
     patches = torch.empty(1, real.patches, real.vision, device="meta", dtype=model.dtype)
@@ -239,6 +246,21 @@ def test_a_real_multimodal_model_has_its_parts_where_the_table_says(name: str) -
             getattr(model.config.vision_config, family.deepstack)
         )
     assert model.config.image_token_id < find_module(model, family.embed).weight.shape[0]
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (gemma4_sizes.E2B, KeySharing(n_own=15, sources={"sliding_attention": 13, "full_attention": 14})),
+        (gemma4_sizes.E4B, KeySharing(n_own=24, sources={"sliding_attention": 22, "full_attention": 23})),
+        (gemma4_sizes.DENSE_31B, KeySharing(n_own=60)),
+        (GEMMA_3_4B, KeySharing(n_own=34)),
+    ],
+    ids=["E2B", "E4B", "31B", "gemma-3-4b"],
+)
+def test_the_blocks_that_make_keys_of_their_own_are_known(config: dict[str, Any], expected: KeySharing) -> None:
+    fields = {key: value for key, value in config.items() if key != "model_type"}
+    assert key_sharing(AutoConfig.for_model(config["model_type"], **fields)) == expected
 
 
 def test_the_tests_know_every_multimodal_family_of_the_table() -> None:

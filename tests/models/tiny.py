@@ -38,6 +38,7 @@ PATHS = {
     **dict.fromkeys(
         ["gemma2", "gemma3_text"], Paths(attn_out="post_attention_layernorm", mlp_out="post_feedforward_layernorm")
     ),
+    "gemma4_text": Paths(attn_out="", mlp_out=""),  # a block is not the sum of two parts
     "gpt2": Paths(blocks="transformer.h", attn_out="attn", final_norm="transformer.ln_f"),
     "gpt_neox": Paths(blocks="gpt_neox.layers", attn_out="attention", final_norm="gpt_neox.final_layer_norm"),
 }
@@ -56,6 +57,15 @@ _LOCAL = {"sliding_window": 4, "query_pre_attn_scalar": 8}  # a window shorter t
 _SIZES: dict[str, dict[str, Any]] = {
     "gemma2": _DECODER | _LOCAL,
     "gemma3_text": _DECODER | _LOCAL,
+    "gemma4_text": _DECODER
+    | {
+        "sliding_window": 4,
+        "global_head_dim": 12,
+        "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+        "num_kv_shared_layers": 1,
+        "vocab_size_per_layer_input": 330,
+        "hidden_size_per_layer_input": 8,
+    },
     "gpt2": {"n_embd": WIDTH, "n_layer": N_LAYERS, "n_head": 4, "n_positions": 64},
     "gpt_neox": {k: v for k, v in _DECODER.items() if k not in ("num_key_value_heads", "head_dim")},
 }

@@ -1,6 +1,7 @@
 """Random multimodal checkpoints of every family with their ordinary processors, and pictures to show them."""
 
 import functools
+import importlib
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import transformers as tf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from steercache.core.examples import ImageRef
+from steercache.models.tokenizers import stills_of
 from tests.models.tiny import CORPUS
 
 WIDTH, N_LAYERS = 32, 3
@@ -27,10 +29,13 @@ GLM = ("glm4v", "glm4v_moe", "glm46v")
 GRIDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", *GLM)
 DEEPSTACK = {"qwen3_vl": 1, "qwen3_vl_moe": 1}  # to the outputs of as many blocks the decoder adds features of pictures
 PLACEHOLDER = (
-    {"gemma3": "<start_of_image>"}
+    {"gemma3": "<start_of_image>", "gemma4": "<|image|>"}
     | dict.fromkeys(GRIDS, "<|vision_start|><|image_pad|><|vision_end|>")
     | dict.fromkeys(GLM, "<|begin_of_image|><|image|><|end_of_image|>")
 )
+NO_BOS = (*GRIDS, "gemma4")
+_SOUNDS = ["<|audio|>", "<|audio>", "<audio|>"]
+MORE_MARKS = {"gemma4": ["<|image|>", "<|image>", "<image|>", *_SOUNDS, "<|video|>", "<|turn>", "<turn|>"]}
 CHAT = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{% for part in m['content'] %}{% if part['type'] == 'image' %}"
     "PLACEHOLDER{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|end|>\n{% endfor %}"
@@ -39,18 +44,18 @@ CHAT = (
 
 
 def train_tokenizer(family: str) -> Any:
-    """Byte-level BPE with every family's marks; <s> before the text, as all of them have it but Qwen."""
+    """Byte-level BPE with every family's marks; <s> before the text, as most of them have it."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     tags = [f"<row_{i}_col_{j}>" for i in range(1, 7) for j in range(1, 7)]
     trainer = trainers.BpeTrainer(
         vocab_size=380,
-        special_tokens=MARKS + tags + (list(GLM_IDS.values()) if family in GLM else []),
+        special_tokens=MARKS + tags + MORE_MARKS.get(family, []) + (list(GLM_IDS.values()) if family in GLM else []),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     backend.train_from_iterator(CORPUS * 3, trainer)
-    if family not in GRIDS:
+    if family not in NO_BOS:
         backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     named = {"image_token": "<image>"}
     if family == "gemma3":
@@ -59,13 +64,17 @@ def train_tokenizer(family: str) -> Any:
         named = {"image_token": "<|image|>", "video_token": "<|video|>"}
     elif family in GRIDS:
         named = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
+    elif family == "gemma4":
+        named = {"image_token": "<|image|>", "boi_token": "<|image>", "eoi_token": "<image|>"}
+        named |= {"audio_token": "<|audio|>", "boa_token": "<|audio>", "eoa_token": "<audio|>"}
     return tf.PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>", extra_special_tokens=named
     )
 
 
 def chat_template(family: str) -> str:
-    return CHAT.replace("PLACEHOLDER", PLACEHOLDER.get(family, "<image>"))
+    bos = "<s>" if family == "gemma4" else ""  # its tokenizer puts none before a text, its template does
+    return bos + CHAT.replace("PLACEHOLDER", PLACEHOLDER.get(family, "<image>"))
 
 
 _TEXT = {
@@ -95,12 +104,6 @@ VISION = {
 _SIZE = {"height": SIDE, "width": SIDE}
 MEAN = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 PINPOINTS = [[32, 32], [32, 64], [64, 32], [64, 64], [32, 96], [96, 32]]
-
-
-def stills(processor: Any) -> Any:
-    """A processor class without its part for videos, which needs torchvision."""
-    attributes = ["image_processor", "tokenizer"]
-    return type(processor.__name__, (processor,), {"get_attributes": classmethod(lambda cls: attributes)})
 
 
 def paligemma2(tokenizer: Any) -> tuple[Any, Any]:
@@ -166,7 +169,7 @@ def llava(tokenizer: Any) -> tuple[Any, Any]:
 
 def llava_onevision(tokenizer: Any) -> tuple[Any, Any]:
     images = tf.LlavaOnevisionImageProcessorPil(size=_SIZE, image_grid_pinpoints=PINPOINTS, **MEAN)
-    processor = stills(tf.LlavaOnevisionProcessor)(
+    processor = stills_of(tf.LlavaOnevisionProcessor)(
         images,
         tokenizer,
         video_processor=None,
@@ -191,7 +194,7 @@ def qwen2_5_vl(tokenizer: Any) -> tuple[Any, Any]:
     images = tf.Qwen2VLImageProcessorPil(
         patch_size=PATCH, merge_size=2, temporal_patch_size=2, min_pixels=16 * 16, max_pixels=96 * 96, **MEAN
     )
-    processor = stills(tf.Qwen2_5_VLProcessor)(images, tokenizer, None, chat_template=chat_template("qwen2_5_vl"))
+    processor = stills_of(tf.Qwen2_5_VLProcessor)(images, tokenizer, None, chat_template=chat_template("qwen2_5_vl"))
     config = tf.Qwen2_5_VLConfig(
         vision_config={
             "depth": 2,
@@ -259,7 +262,7 @@ def gridded(
     else:
         small = {"min_pixels": 16 * 16, "max_pixels": 96 * 96}
     images = PROCESSORS[family][1](**sizes, **small, **MEAN)
-    processor = stills(PROCESSORS[family][0])(images, tokenizer, None, chat_template=chat_template(family))
+    processor = stills_of(PROCESSORS[family][0])(images, tokenizer, None, chat_template=chat_template(family))
     rotary = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]} | (rope or {})
     config = tf.AutoConfig.for_model(
         family,
@@ -305,6 +308,11 @@ GRIDDED: dict[str, dict[str, Any]] = {
 }
 
 
+def _later(module: str, name: str) -> Callable[[Any], tuple[Any, Any]]:
+    """A maker of a module that takes its sizes from here."""
+    return lambda tokenizer: getattr(importlib.import_module(f"tests.models.{module}"), name)(tokenizer)  # type: ignore[no-any-return]
+
+
 MAKERS: dict[str, Callable[[Any], tuple[Any, Any]]] = {
     "paligemma": paligemma2,
     "idefics3": idefics3,
@@ -312,6 +320,7 @@ MAKERS: dict[str, Callable[[Any], tuple[Any, Any]]] = {
     "llava": llava,
     "llava_onevision": llava_onevision,
     "qwen2_5_vl": qwen2_5_vl,
+    "gemma4": _later("tiny_gemma", "gemma4"),
 } | {family: functools.partial(gridded, family, **sizes) for family, sizes in GRIDDED.items()}
 
 
@@ -348,6 +357,9 @@ def save_random(processor: Any, config: Any, folder: Path, *, seed: int = 0) -> 
     model = tf.AutoModelForImageTextToText.from_config(config)
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
+    for name, buffer in model.named_buffers():
+        if name.endswith("layer_scalar"):  # Gemma 4 scales what a block hands on
+            buffer.data += 0.1 * torch.randn_like(buffer)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder

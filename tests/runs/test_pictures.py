@@ -19,7 +19,7 @@ from steercache.store.dtypes import bits_dtype
 from tests.models.tiny import manifest_of
 from tests.models.tiny_images import GRIDS, MAKERS, N_LAYERS, picture
 from tests.runs.pictures import QUESTIONS, SIZES, example_of, write_pictures_trace
-from tests.trace.test_images import SITES, TYPES, hooked_forward, plain_inputs
+from tests.trace.test_images import SITES, TYPES, hooked_forward, plain_inputs, sites_of
 from tests.tracing import SmallTrace, write_small_trace
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
@@ -65,7 +65,7 @@ def test_every_row_of_every_site_equals_a_plain_forward_bit_for_bit(
 ) -> None:
     folder = folders[family]
     trace = write_pictures_trace(folder, family, questions=ASKED)
-    sites = [*SITES, "connector_out"]
+    sites = [*sites_of(family), "connector_out"]
     write_pictures_trace(folder, family, questions=ASKED, sites=sites, model=typed(trace, dtype))
     source = newest(trace.cache(tmp_path / "rows"))
     assert source.document.replayable

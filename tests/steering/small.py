@@ -28,6 +28,38 @@ DECODER: dict[str, Any] = {
 }
 _LOCAL = {"sliding_window": 5, "query_pre_attn_scalar": 8}
 _VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+_GEMMA4 = {  # the last block reads the keys of the one below, and all get per-layer inputs, as in E2B and E4B
+    "sliding_window": 5,
+    "global_head_dim": 8,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "full_attention"],
+    "num_kv_shared_layers": 1,
+    "vocab_size_per_layer_input": 97,
+    "hidden_size_per_layer_input": 8,
+    "use_double_wide_mlp": True,
+    "final_logit_softcapping": 30.0,
+}
+_GEMMA4_LARGE = _GEMMA4 | {  # as in 26B-A4B
+    "num_kv_shared_layers": 0,
+    "hidden_size_per_layer_input": 0,
+    "use_double_wide_mlp": False,
+    "use_bidirectional_attention": "vision",
+    "attention_k_eq_v": True,
+    "num_global_key_value_heads": 1,
+    "enable_moe_block": True,
+    "num_experts": 4,
+    "top_k_experts": 2,
+    "moe_intermediate_size": 16,
+}
+_GEMMA4_VISION = _VISION | {
+    "model_type": "gemma4_vision",
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "patch_size": 4,
+    "pooling_kernel_size": 2,
+    "position_embedding_size": 16,
+    "standardize": True,
+}
+_GEMMA4_IDS = {"image_token_id": IMAGE_ID, "video_token_id": IMAGE_ID + 1, "audio_token_id": IMAGE_ID + 2}
 TEXT: dict[str, dict[str, Any]] = {
     "llama": DECODER,
     "mistral": DECODER | {"sliding_window": 5},
@@ -35,6 +67,7 @@ TEXT: dict[str, dict[str, Any]] = {
     "qwen3": DECODER,
     "gemma2": DECODER | _LOCAL,
     "gemma3_text": DECODER | _LOCAL,
+    "gemma4_text": DECODER | _GEMMA4,
     "gpt2": {"n_embd": WIDTH, "n_layer": N_LAYERS, "n_head": 4, "vocab_size": VOCAB, "n_positions": 64}
     | {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
     "gpt_neox": {k: v for k, v in DECODER.items() if k not in ("num_key_value_heads", "head_dim")},
@@ -51,6 +84,19 @@ IMAGE: dict[str, dict[str, Any]] = {
         "vision_config": _VISION | {"model_type": "siglip_vision_model", "image_size": 16, "patch_size": 8},
         "mm_tokens_per_image": 4,
         "image_token_index": IMAGE_ID,
+    },
+    "gemma4": {
+        "text_config": DECODER | _GEMMA4 | {"model_type": "gemma4_text"},
+        "vision_config": _GEMMA4_VISION,
+        "audio_config": None,
+        **_GEMMA4_IDS,
+    },
+    "gemma4 large": {
+        "model_type": "gemma4",
+        "text_config": DECODER | _GEMMA4_LARGE | {"model_type": "gemma4_text"},
+        "vision_config": _GEMMA4_VISION,
+        "audio_config": None,
+        **_GEMMA4_IDS,
     },
     "llava": {
         "text_config": DECODER | {"model_type": "llama"},
@@ -121,7 +167,8 @@ IMAGE |= {
     "glm46v": _gridded({"image_size": 16}, {}),
 }
 DEEPSTACK = {"qwen3_vl": 2, "qwen3_vl_moe": 2}  # to the outputs of as many blocks the decoder adds features of pictures
-EXPERTS = ("qwen3_vl_moe", "glm4v_moe")
+EXPERTS = dict.fromkeys(("qwen3_vl_moe", "glm4v_moe"), "num_experts_per_tok") | {"gemma4 large": "top_k_experts"}
+PICTURES_IN_BLOCKS = {"gemma4": N_LAYERS}  # as many blocks receive an input that is made of the pictures
 FAMILIES = (*TEXT, *IMAGE)
 HYBRID = ("qwen3_5", "qwen3_5_moe")  # state that cannot be branched
 IMAGE |= {
@@ -137,12 +184,15 @@ def small_model(family: str, dtype: torch.dtype = torch.float32, *, seed: int = 
     torch.manual_seed(seed)
     sizes = (TEXT.get(family) or IMAGE[family]) | changes
     auto: Any = AutoModelForImageTextToText if family in IMAGE else AutoModelForCausalLM
-    config = AutoConfig.for_model(family, **sizes)
+    config = AutoConfig.for_model(**{"model_type": family, **sizes})
     if dtype == torch.float64 and family in EXPERTS:
         config.text_config._experts_implementation = "eager"  # torch's grouped product is float32 or less
     model = auto.from_config(config)
     for parameter in model.parameters():
         parameter.data += 0.25 * torch.randn_like(parameter)
+    for name, buffer in model.named_buffers():
+        if name.endswith(("layer_scalar", "std_bias", "std_scale")):  # Gemma 4
+            buffer.data = 1 + 0.25 * torch.randn_like(buffer)
     model = model.to(dtype).eval().requires_grad_(False)
     return LoadedModel(model=model, bundle=_bundle(model))
 
@@ -211,6 +261,11 @@ def padded_batch(
         extra["token_type_ids"] = torch.zeros_like(mask_bt)  # the whole prompt is its prefix
     if family == "gemma3":
         extra["token_type_ids"] = is_image
+    if family.startswith("gemma4") and family in IMAGE:  # a view of 4 x 4 patches, pooled 2 x 2
+        extra["mm_token_type_ids"] = is_image
+        places = torch.stack(torch.meshgrid(torch.arange(4), torch.arange(4), indexing="xy"), dim=-1).reshape(16, 2)
+        pixels["pixel_values"] = torch.rand(len(lengths), 16, 3 * 4 * 4, generator=generator)
+        pixels["image_position_ids"] = places.repeat(len(lengths), 1, 1)
     if family == "idefics3":
         pixels["pixel_values"] = torch.randn(len(lengths), 1, 3, 16, 16, generator=generator)
     if family == "llava_onevision":

@@ -17,8 +17,8 @@ from tests.models.derived import CLASSES, N_LAYERS, small
 from tests.steering.small import directions, padded_batch, small_model
 from tests.steering.test_branch import N_NEW, full_logits, generated
 
-# One of each kind by default: experts, a second norm, logits that are scaled, other state, keys shared between blocks.
-COMMON = ("qwen3_moe", "olmo2", "cohere2", "qwen3_5_text", "gemma4_text")
+# One of each kind by default: experts, a second norm, logits that are scaled, other state.
+COMMON = ("qwen3_moe", "olmo2", "cohere2", "qwen3_5_text")
 KINDS = [kind if kind in COMMON else pytest.param(kind, marks=pytest.mark.slow) for kind in CLASSES]
 
 

@@ -32,7 +32,7 @@ def gradients(family: str, dtype: torch.dtype = torch.float64, side: str = "left
     lengths = (9, 9, 9) if family == "gemma2" and dtype == torch.float64 else (9, 12, 7)
     changes = {}
     if family in EXPERTS:  # all of them for every token: which are chosen jumps
-        changes = {"text_config": IMAGE[family]["text_config"] | {"num_experts_per_tok": 4}}
+        changes = {"text_config": IMAGE[family]["text_config"] | {EXPERTS[family]: 4}}
     loaded = small_model(family, dtype, **changes)
     batch = padded_batch(family, side=side, dtype=dtype, lengths=lengths)
     targets = {name: name for name in ("all", "text", *(("image",) if family in IMAGE else ()))}

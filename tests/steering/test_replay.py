@@ -12,14 +12,23 @@ import torch
 from steercache.core.errors import UsageError
 from steercache.models.spec import LoadedModel
 from steercache.runs.shard import as_numpy
-from steercache.steering.branch import BranchOptions
+from steercache.steering.branch import BranchOptions, branch
 from steercache.steering.cells import ROUNDING, BranchCell
 from steercache.steering.replay import GatheredBatch, RunFacts, replay
 from steercache.trace.batches import PaddedBatch
 from steercache.trace.capture import capture
 from steercache.trace.numerics import numerics_of
 from tests.kernels import without_onednn
-from tests.steering.small import DEEPSTACK, EXPERTS, FAMILIES, N_LAYERS, directions, padded_batch, small_model
+from tests.steering.small import (
+    DEEPSTACK,
+    EXPERTS,
+    FAMILIES,
+    N_LAYERS,
+    PICTURES_IN_BLOCKS,
+    directions,
+    padded_batch,
+    small_model,
+)
 from tests.steering.test_branch import cells_for, full_logits
 
 FIRST = BranchOptions(max_new_tokens=1)
@@ -77,6 +86,10 @@ def stored(loaded: LoadedModel, batch: PaddedBatch, **changes: Any) -> GatheredB
     )
 
 
+def without_pixels(batch: PaddedBatch) -> PaddedBatch:
+    return replace(batch, pixels={n: x for n, x in batch.pixels.items() if not n.startswith("pixel_values")})
+
+
 @pytest.mark.parametrize(("side", "dtype"), [("left", torch.float32), ("right", torch.bfloat16)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_replay_is_the_full_steered_forward_and_never_sees_a_pixel(
@@ -84,9 +97,11 @@ def test_a_replay_is_the_full_steered_forward_and_never_sees_a_pixel(
 ) -> None:
     lengths = (12, 12, 12) if family in EXPERTS else (9, 12, 7)
     loaded, batch = small_model(family, dtype), padded_batch(family, side=side, dtype=dtype, lengths=lengths)
-    blind = replace(batch, pixels={n: x for n, x in batch.pixels.items() if not n.startswith("pixel_values")})
+    blind = without_pixels(batch)
     rows, cells = stored(loaded, batch), cells_for(family)
-    n_first = DEEPSTACK.get(family, 0)  # rows of these layers lack what the decoder adds of the pictures above them
+    n_first = (DEEPSTACK | PICTURES_IN_BLOCKS).get(
+        family, 0
+    )  # rows of these layers lack what is made of pictures above
     parts = [([c for c in cells if c.layer < n_first], batch), ([c for c in cells if c.layer >= n_first], blind)]
     alone = {a.key: a for some, b in parts for a in replay(loaded, b, some, stored=rows, options=EXACT)}
     together = {a.key: a for some, b in parts for a in replay(loaded, b, some, stored=rows, options=FIRST)}
@@ -108,6 +123,26 @@ def test_experts_compute_padding_too_which_is_not_stored_so_padded_batches_agree
     ):
         expected = full_logits(loaded, batch, cell)
         assert (answer.logits_bv - expected).abs().max() <= ROUNDING[torch.float32] * expected.abs().max()
+
+
+def test_pictures_that_blocks_receive_something_of_must_be_there() -> None:
+    loaded, batch = small_model("gemma4"), padded_batch("gemma4")
+    with pytest.raises(UsageError, match="hands an input that is made of them to every block"):
+        list(replay(loaded, without_pixels(batch), cells_for("gemma4"), stored=stored(loaded, batch)))
+
+
+def test_keys_that_upper_blocks_share_are_made_again_from_rows_below_the_block_that_makes_them() -> None:
+    """Two blocks that share, so that the keys which they read are made by the first block: its input is not on disk."""
+    changes = {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2}
+    loaded, cell = small_model("gemma4_text", **changes), BranchCell(key="x", layer=1, delta_d=directions(1)[0])
+    for lengths in ((9, 12, 7), (12, 12)):  # without padding blocks get no mask
+        batch = padded_batch("gemma4_text", lengths=lengths)
+        with pytest.raises(UsageError, match="made by block 0"):
+            list(replay(loaded, batch, [cell], stored=stored(loaded, batch)))
+        for layer in range(N_LAYERS):
+            (answer,) = branch(loaded, batch, [replace(cell, layer=layer)], EXACT)
+            assert answer.mode == "branch"
+            assert torch.equal(answer.logits_bv, full_logits(loaded, batch, replace(cell, layer=layer)))
 
 
 def test_blocks_below_the_layer_and_the_vision_tower_never_run() -> None:

@@ -30,6 +30,15 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "qwen3": _DECODER,
     "gemma2": _DECODER | {"sliding_window": 4, "query_pre_attn_scalar": 8},
     "gemma3_text": _DECODER | {"sliding_window": 4, "query_pre_attn_scalar": 8},
+    "gemma4_text": _DECODER
+    | {
+        "sliding_window": 4,
+        "global_head_dim": 12,
+        "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+        "num_kv_shared_layers": 1,
+        "vocab_size_per_layer_input": VOCAB,
+        "hidden_size_per_layer_input": 8,
+    },
     "gpt2": _GPT2 | _IDS,
     "gpt_neox": {k: v for k, v in _DECODER.items() if k not in ("num_key_value_heads", "head_dim")},
 }

@@ -93,8 +93,9 @@ def hooked_forward(
     for layer, block in enumerate(model.get_submodule(paths.blocks).children()):
         keep(("resid_pre", layer), block, before=True)
         keep(("resid_post", layer), block)
-        keep(("attn_out", layer), block.get_submodule(paths.attn_out))
-        keep(("mlp_out", layer), block.get_submodule(paths.mlp_out))
+        if paths.attn_out:
+            keep(("attn_out", layer), block.get_submodule(paths.attn_out))
+            keep(("mlp_out", layer), block.get_submodule(paths.mlp_out))
     with torch.no_grad():
         model(**inputs)
     for handle in handles:
@@ -127,8 +128,9 @@ def assert_equals_plain_forward(loaded: LoadedModel, family: str, dtype: torch.d
     for side, lengths in LENGTHS.items():
         ids = random_ids(lengths)
         expected = hooked_forward(loaded.model, family, plain_inputs(ids, side))
-        states = capture(loaded, batch_of(ids, side), sites=SITES, layers=LAYERS)
-        assert len(expected) == len(SITES) * N_LAYERS
+        sites = SITES if PATHS[family].attn_out else ("resid_pre", "resid_post")
+        states = capture(loaded, batch_of(ids, side), sites=sites, layers=LAYERS)
+        assert len(expected) == len(sites) * N_LAYERS
         for (site, layer), value in expected.items():
             got = states[site][layer]
             assert got.shape == (len(ids), max(lengths), WIDTH)
@@ -151,7 +153,7 @@ def test_padding_does_not_reach_the_tokens(family: str, folders: dict[str, Path]
                 torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", TEXT_FAMILIES)
+@pytest.mark.parametrize("family", [family for family in TEXT_FAMILIES if PATHS[family].attn_out])
 def test_attention_and_mlp_are_what_the_residual_stream_gains(family: str, folders: dict[str, Path]) -> None:
     states = capture(load(folders[family]), batch_of(random_ids((8,)), "right"), sites=SITES, layers=LAYERS)
     for pre, attn, mlp, post in zip(*(states[site] for site in SITES), strict=True):

@@ -20,7 +20,7 @@ from steercache.trace.batches import pad_batch
 from steercache.trace.capture import capture
 from steercache.trace.encode import EncodingProblem, encode_example
 from tests.models.tiny import manifest_of
-from tests.models.tiny_images import DEEPSTACK, GRIDS, MAKERS, N_LAYERS, PLACEHOLDER, picture, written
+from tests.models.tiny_images import DEEPSTACK, GRIDS, MAKERS, N_LAYERS, NO_BOS, PLACEHOLDER, picture, written
 
 # PaliGemma's processor converts its own tensors in a way that numpy 2 warns of; the tests call it as users do.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
@@ -28,12 +28,20 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 SITES = ("resid_pre", "attn_out", "mlp_out", "resid_post")
 LAYERS = tuple(range(N_LAYERS))
 BLOCKS = {"idefics3": "model.text_model.layers"}
-CONNECTOR = {"idefics3": "model.connector"} | dict.fromkeys(GRIDS, "model.visual.merger")
+CONNECTOR = {"idefics3": "model.connector", "gemma4": "model.embed_vision"}
+CONNECTOR |= dict.fromkeys(GRIDS, "model.visual.merger")
 POST_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
 GLM_NORMS = ("post_self_attn_layernorm", "post_mlp_layernorm")
-ADDED = {"paligemma": POST_NORMS, "gemma3": POST_NORMS, "glm4v": GLM_NORMS, "glm46v": GLM_NORMS}
-TYPES = {"paligemma": "token_type_ids", "gemma3": "token_type_ids"} | dict.fromkeys(GRIDS, "mm_token_type_ids")
+ADDED = dict.fromkeys(("paligemma", "gemma3"), POST_NORMS) | dict.fromkeys(("glm4v", "glm46v"), GLM_NORMS)
+NO_PARTS = ("gemma4",)  # a block is not the sum of two parts
+TYPES = dict.fromkeys(("paligemma", "gemma3"), "token_type_ids")
+TYPES |= dict.fromkeys((*GRIDS, "gemma4"), "mm_token_type_ids")
 IMAGE = TOKEN_KINDS.index("image")
+
+
+def sites_of(family: str) -> list[str]:
+    """The sites of a block."""
+    return [site for site in SITES if site.startswith("resid") or family not in NO_PARTS]
 
 
 @pytest.fixture(scope="module")
@@ -81,19 +89,25 @@ def hooked_forward(model: nn.Module, family: str, inputs: dict[str, Any]) -> dic
     handles = []
 
     def keep(key: tuple[str, int], module: nn.Module, *, before: bool = False) -> None:
-        def hook(_: nn.Module, args: Any, output: Any = None) -> None:
-            value = args[0] if before else output
-            seen[key] = (value[0] if isinstance(value, tuple) else value).clone()
+        def hook(_: nn.Module, args: Any, output: Any) -> None:
+            seen[key] = (output[0] if isinstance(output, tuple) else output).clone()
 
-        handles.append(module.register_forward_pre_hook(hook) if before else module.register_forward_hook(hook))
+        def hook_before(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+            seen[key] = [*args, *kwargs.values()][0].clone()
+
+        if before:
+            handles.append(module.register_forward_pre_hook(hook_before, with_kwargs=True))
+        else:
+            handles.append(module.register_forward_hook(hook))
 
     attn, mlp = ADDED.get(family, ("self_attn", "mlp"))
     for layer, block in enumerate(model.get_submodule(BLOCKS.get(family, "model.language_model.layers")).children()):
         keep(("resid_pre", layer), block, before=True)
         keep(("resid_post", layer), block)
-        hybrid = "linear_attn" if hasattr(block, "linear_attn") else attn
-        keep(("attn_out", layer), block.get_submodule(hybrid))
-        keep(("mlp_out", layer), block.get_submodule(mlp))
+        if family not in NO_PARTS:
+            hybrid = "linear_attn" if hasattr(block, "linear_attn") else attn
+            keep(("attn_out", layer), block.get_submodule(hybrid))
+            keep(("mlp_out", layer), block.get_submodule(mlp))
     connector = model.get_submodule(CONNECTOR.get(family, "model.multi_modal_projector"))
     keep(("vision_out", -1), connector, before=True)
     keep(("connector", -1), connector)
@@ -154,6 +168,8 @@ def n_image_tokens(family: str, width: int, height: int, inputs: Any) -> int:
         # 32 x 32 views of 4 x 4 patches on the canvas chosen; the picture's share of it, and an end for each line
         rows, cols = {(50, 80): (8, 6), (90, 30): (4, 12), (32, 32): (4, 4)}[width, height]
         return 16 + rows * cols + rows
+    if family == "gemma4":  # at most 630 patches of 8 x 8 in the picture's own shape, nine to a token
+        return {(50, 80): 6 * 10, (90, 30): 4 * 14, (32, 32): 8 * 8}[width, height]
     return {"paligemma": 16, "gemma3": 4, "llava": 16}[family]
 
 
@@ -181,7 +197,7 @@ def blind_tower(model: nn.Module) -> None:
         if (
             ("vision" in name or "visual" in name)
             and "merger" not in name
-            and any(part in name for part in ("out_proj", "fc2", "attn.proj", "mlp.down_proj"))
+            and any(part in name for part in ("o_proj", "out_proj", "fc2", "attn.proj", "mlp.down_proj"))
         ):
             parameter.data.zero_()
 
@@ -240,7 +256,8 @@ def test_every_site_equals_a_plain_forward_of_the_processors_inputs_bit_for_bit(
     expected = hooked_forward(loaded.model, family, plain_inputs(loaded, *asked))
     samples = [encode_example(one, loaded.bundle) for one in asked]
     batch = pad_batch(samples, padding_side="left", pad_id=0)
-    states = capture(loaded, batch, sites=[*SITES, "vision_out", "connector_out"], layers=LAYERS)
+    states = capture(loaded, batch, sites=[*sites_of(family), "vision_out", "connector_out"], layers=LAYERS)
+    assert {site for site, _ in expected} == {*sites_of(family), "vision_out", "connector"}
     for (site, layer), value in expected.items():
         if site in SITES:
             assert torch.equal(states[site][layer], value), (site, layer)
@@ -327,7 +344,7 @@ def test_a_sentence_alone_is_read_as_the_text_model_reads_it(family: str, folder
         handle.remove()
     for got, expected in zip(state["resid_post"], seen, strict=True):
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
-    has_bos = family not in GRIDS
+    has_bos = family not in NO_BOS
     assert (loaded.tokenizer.convert_ids_to_tokens(int(sample.input_ids[0])) == "<s>") == has_bos
 
 

