@@ -261,4 +261,4 @@ def test_hooks_are_gone_afterwards_even_when_the_forward_fails() -> None:
 
 
 def test_every_multimodal_family_of_the_table_is_branched_here() -> None:
-    assert {row.name for row in families.FAMILIES if row.modality == "image"} == set(IMAGE)
+    assert {row.name for row in families.FAMILIES if row.modality == "image"} == set(IMAGE) - {"gemma4 large"}
