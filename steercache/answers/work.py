@@ -17,7 +17,9 @@ from steercache.core.examples import TOKEN_KINDS, EncodedSample
 from steercache.core.trials import Target
 from steercache.models.spec import LoadedModel
 
-TEXT, IMAGE, TEMPLATE = (TOKEN_KINDS.index(kind) for kind in ("text", "image", "template"))
+TEXT, IMAGE, TEMPLATE, VIDEO, AUDIO = (
+    TOKEN_KINDS.index(kind) for kind in ("text", "image", "template", "video", "audio")
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +144,14 @@ def _looks_ahead(loaded: LoadedModel) -> bool:
 
 def _first(sample: EncodedSample, target: Target) -> int:
     """The first token that a target steers in a sample."""
-    kinds = {"image": (IMAGE,), "text": (TEXT, TEMPLATE), "both": (IMAGE, TEXT, TEMPLATE)}.get(target)
+    shown = (IMAGE, VIDEO, AUDIO)
+    kinds = {
+        "image": (IMAGE,),
+        "video": (VIDEO,),
+        "audio": (AUDIO,),
+        "text": (TEXT, TEMPLATE),
+        "both": (*shown, TEXT, TEMPLATE),
+    }.get(target)
     if kinds is None:
         return 0 if target == "all" else sample.n_tokens - 1
     hit = np.flatnonzero(np.isin(sample.kind, kinds))

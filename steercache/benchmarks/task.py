@@ -86,6 +86,12 @@ def check_can_ask(benchmark: Benchmark, bundle: TokenizerBundle, targets: Sequen
             f"{bundle.spec.name} reads no pictures, and {benchmark.name} asks about pictures",
             hint="choose a multimodal model, such as tiny or demo; or questions without pictures",
         )
+    unheard = [t for t in targets if t in ("video", "audio")]
+    if unheard:
+        raise UsageError(
+            f"the questions of {benchmark.name} have no {unheard[0]} tokens, so the target {unheard[0]} hits nothing",
+            hint="choose the target image, text, both, all or last",
+        )
     nowhere = [t for t in targets if t == "image" or (t == "both" and not reads_pictures)]
     if nowhere and not benchmark.has_pictures and benchmark.examples:
         raise UsageError(

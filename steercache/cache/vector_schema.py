@@ -10,10 +10,12 @@ from steercache.core.vector_use import LAYER_INDEXING, OPERATIONS, PHASES, PLACE
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 TARGETS: Mapping[str, str] = {
     "image": "placeholders of image patches",
-    "text": "all but image tokens, special tokens and the last token of the prompt",
-    "both": "image and text",
+    "text": "all but image, video and audio tokens, special tokens and the last token of the prompt",
+    "both": "image, video, audio and text",
     "all": "every token but padding",
     "last": "the last token of the prompt",
+    "video": "placeholders of patches of a video's frames",
+    "audio": "placeholders of stretches of a sound",
 }
 
 

@@ -12,11 +12,12 @@ from steercache.core.ids import digest_bytes
 IntArray = npt.NDArray[np.int32]
 BoolArray = npt.NDArray[np.bool_]
 
-TOKEN_KINDS = ("text", "special", "image", "template")
+TOKEN_KINDS = ("text", "special", "image", "template", "video", "audio")
 """`kind` of a token; an index into this tuple is stored in EncodedSample.kind.
 
 Text is the example's own: what its data set says, or in a chat the user's turn and the completion. Template is what a chat
-template puts around it: the system prompt, role words, the generation prompt. Special tokens mark structure.
+template puts around it: the system prompt, role words, the generation prompt. Special tokens mark structure. Image, video and
+audio tokens stand for patches of pictures, for patches of a video's frames, and for stretches of time of a sound.
 """
 FirstPosition = Literal["refuse", "allow", "leave_out"]
 """What an anchor on a sample's first token, the attention sink, is: an error, an anchor like any other, or no anchor."""
@@ -75,7 +76,9 @@ class EncodedSample:
     """One input as token ids, with what is known about every token; all arrays have shape (t,).
 
     `char_start`, `char_end` are offsets into `text` (the rendered text), -1 for tokens without characters. `kind` indexes
-    TOKEN_KINDS. `tile`, `patch_row`, `patch_col` are -1 for tokens that are not image patches. `extra` holds what else the
+    TOKEN_KINDS. `tile`, `patch_row`, `patch_col` are -1 for tokens that are no patches; of a video `tile` is its number in the
+    prompt and `frame` the first frame that the patch is made of (None: the prompt has no video). `image_digests` are those of
+    the pictures, then of the `n_videos` videos. `extra` holds what else the
     forward needs per token (`token_type_ids`), shape (t,) each. `text_start` is where the example's own text begins in `text`
     (a chat template puts characters before it). `anchors` are the half-open spans in `text` that make tokens anchors.
     `template_date` is the date (ISO 8601) that the chat template saw; None where it did not look at the clock. `pixels` makes
@@ -93,10 +96,12 @@ class EncodedSample:
     tile: IntArray
     patch_row: IntArray
     patch_col: IntArray
+    frame: IntArray | None = None
     text_start: int = 0
     anchors: tuple[tuple[int, int], ...] = ()
     template_date: str | None = None
     image_digests: tuple[str, ...] = ()
+    n_videos: int = 0
     extra: Mapping[str, IntArray] = field(default_factory=dict)
     pixels: Callable[[], Mapping[str, Any]] | None = field(default=None, repr=False, compare=False)
     patches: Callable[[], IntArray] | None = field(default=None, repr=False, compare=False)
@@ -105,6 +110,11 @@ class EncodedSample:
     def n_tokens(self) -> int:
         """Tokens without padding."""
         return len(self.input_ids)
+
+    @property
+    def frames(self) -> IntArray:
+        """`frame` (t,), -1 for tokens that are no patch of a video."""
+        return np.full(self.n_tokens, -1, dtype=np.int32) if self.frame is None else self.frame
 
     @property
     def sample_id(self) -> str:

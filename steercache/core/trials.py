@@ -9,7 +9,7 @@ from steercache.core.ids import digest
 # raw: multiples of the vector. The others count in median row norms, position 0 left out: resid_norm in that of the rows the
 # vector was fitted on, target_norm in that of the rows that are steered.
 AlphaUnit = Literal["raw", "resid_norm", "target_norm"]
-Target = Literal["image", "text", "both", "all", "last"]
+Target = Literal["image", "text", "both", "all", "last", "video", "audio"]
 Mode = Literal["full", "replay", "branch"]
 SaeControlKind = Literal["sae_random_decoder", "sae_random_encoder", "sae_permuted_labels", "sae_live_features"]
 SAE_CONTROL_KINDS: Final[tuple[SaeControlKind, ...]] = get_args(SaeControlKind)  # of vectors made by an SAE only

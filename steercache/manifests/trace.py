@@ -10,7 +10,7 @@ from steercache.manifests.fields import Document, Name, Positive, Version, fault
 from steercache.manifests.model import ModelManifest
 
 TraceSite = Literal["resid_post", "resid_pre", "attn_out", "mlp_out", "connector_out", "vision_out"]
-Role = Literal["anchor", "control", "text", "image", "special", "template", "last"]
+Role = Literal["anchor", "control", "text", "image", "special", "template", "last", "video", "audio"]
 StoreDType = Literal["auto", "float32", "bfloat16", "float16"]
 Layer = Annotated[int, Field(ge=0, le=9999)]
 
@@ -37,7 +37,7 @@ class RowPolicy(Document):
 
     policy: Literal["all", "roles", "last", "every", "image", "text", "pooled"] = "all"
     """`text`: the example's own text, without what a chat template writes around it. `pooled`: the mean of a sample's text,
-    special, image and template tokens each, position 0 (the attention sink) left out."""
+    special, image, template, video and audio tokens each, position 0 (the attention sink) left out."""
     roles: Annotated[tuple[Role, ...], Field(min_length=1)] | None = Field(default=None, validate_default=True)
     """With `roles`: which ones."""
     every: Positive | None = Field(default=None, validate_default=True)

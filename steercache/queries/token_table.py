@@ -36,8 +36,10 @@ class TokenFacts:
     tile: IntArray | None = None
     patch_row: IntArray | None = None
     patch_col: IntArray | None = None
+    frame: IntArray | None = None
     sample_id: str | None = None
     n_images: int | None = None
+    n_videos: int | None = None
     position: IntArray | None = None
     generated: int | None = None
 
@@ -58,8 +60,10 @@ def facts_of(sample: EncodedSample) -> TokenFacts:
         tile=sample.tile,
         patch_row=sample.patch_row,
         patch_col=sample.patch_col,
+        frame=sample.frames,
         sample_id=sample.sample_id,
-        n_images=len(sample.image_digests),
+        n_images=len(sample.image_digests) - sample.n_videos,
+        n_videos=sample.n_videos,
     )
 
 
@@ -219,8 +223,12 @@ COLUMNS: Final[Mapping[str, Column]] = MappingProxyType(
         "tile": Column(meaning="tile of the picture; -1 for tokens that are no patch", make=_joined("tile")),
         "patch_row": Column(meaning="row of the patch; -1 for tokens that are no patch", make=_joined("patch_row")),
         "patch_col": Column(meaning="column of the patch; -1 for tokens that are no patch", make=_joined("patch_col")),
+        "frame": Column(
+            meaning="first frame of a video that the patch is made of; -1 for others", make=_joined("frame")
+        ),
         "sample_id": Column(meaning="hash of the prompt", make=_of_sample("sample_id")),
         "n_images": Column(meaning="pictures of the prompt", make=_of_sample("n_images")),
+        "n_videos": Column(meaning="videos of the prompt", make=_of_sample("n_videos")),
         "generated": Column(meaning="number of a generated token, from 0; NULL in the prompt", make=_generated),
     }
 )

@@ -67,6 +67,7 @@ def shard_tables(
             "tile": _joined([u.tile for u in units]),
             "patch_row": _joined([u.patch_row for u in units]),
             "patch_col": _joined([u.patch_col for u in units]),
+            "frame": _joined([u.frames for u in units]),
             "token_type": _token_types(units),
         },
         ROWS,

@@ -69,7 +69,7 @@ def parts_of(model: Any, *, tokenizer: Any = None) -> ModelParts:
         hidden_size=int(text_config.hidden_size),
         tuples=family.tuples,
         sharing=key_sharing(module.config),
-        vocabulary=Vocabulary(special_ids=frozenset(special), image_id=_image_id(module.config), tokenizer=tokenizer),
+        vocabulary=Vocabulary(special_ids=frozenset(special), tokenizer=tokenizer, **_placeholder_ids(module.config)),
     )
 
 
@@ -130,10 +130,10 @@ def steer(
     only, "every" both; `n_generated` ends with the n-th generated token. `skip_first` leaves out the first token, the attention
     sink.
 
-    `target` is "image", "text", "both", "all" or "last", a bool mask of shape (b, t) over the prompt's tokens, a function
-    from token ids (b, t) to such a mask, or SQL: "sql: kind = 'image' and from_end < 40". Of a pass of your own SQL knows what
-    token ids say; `plan_target` knows pictures and texts too. "text" and "both" leave special tokens out. A plain transformers
-    model does not know which tokens are special, so these two need its `tokenizer`. Yields the model. (More parameters than
+    `target` is "image", "video", "audio", "text", "both", "all" or "last", a bool mask of shape (b, t) over the prompt's
+    tokens, a function from token ids (b, t) to such a mask, or SQL: "sql: kind = 'image' and from_end < 40". Of a pass of your
+    own SQL knows what token ids say; `plan_target` knows pictures and texts too. "text" and "both" leave special tokens out. A
+    plain transformers model does not know which tokens are special, so these two need its `tokenizer`. Yields the model. (More parameters than
     house style allows: the call reads as one sentence.)
 
     A forward pass of one token behind a key/value cache is taken for a generated one. So a prompt that `generate` reads in
@@ -374,6 +374,7 @@ def _configured_ids(config: Any) -> set[int]:
     return found
 
 
-def _image_id(config: Any) -> int | None:
-    value = getattr(config, "image_token_id", None)
-    return None if value is None else int(value)
+def _placeholder_ids(config: Any) -> dict[str, int]:
+    """Ids of the tokens that stand for pictures, videos and sounds, as far as a configuration names them."""
+    found = {f"{kind}_id": getattr(config, f"{kind}_token_id", None) for kind in ("image", "video", "audio")}
+    return {name: int(token) for name, token in found.items() if token is not None}

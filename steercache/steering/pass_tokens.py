@@ -35,11 +35,19 @@ class ForwardTokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """Ids that the targets need: special tokens, and the placeholder of an image patch; and the tokenizer, where known."""
+    """Ids that the targets need: special tokens, and the placeholders of pictures, videos and sounds; and the tokenizer, where
+    known."""
 
     special_ids: frozenset[int]
     image_id: int | None = None
+    video_id: int | None = None
+    audio_id: int | None = None
     tokenizer: Any = field(default=None, repr=False, compare=False)
+
+    def placeholders(self) -> dict[str, int]:
+        """The ids that stand for pictures, videos and sounds, by kind, as far as the model has them."""
+        ids = {"image": self.image_id, "video": self.video_id, "audio": self.audio_id}
+        return {kind: token for kind, token in ids.items() if token is not None}
 
 
 def ids_of(tokens: ForwardTokens) -> torch.Tensor:
@@ -56,6 +64,6 @@ def kinds_of(ids: npt.NDArray[np.int32], vocabulary: Vocabulary) -> npt.NDArray[
     """Kinds (t,) of tokens as far as ids tell: what a chat template wrote is text here."""
     kind = np.full(len(ids), TOKEN_KINDS.index("text"), dtype=np.int8)
     kind[np.isin(ids, sorted(vocabulary.special_ids))] = TOKEN_KINDS.index("special")
-    if vocabulary.image_id is not None:
-        kind[ids == vocabulary.image_id] = TOKEN_KINDS.index("image")
+    for name, token in vocabulary.placeholders().items():
+        kind[ids == token] = TOKEN_KINDS.index(name)
     return kind

@@ -1,6 +1,7 @@
 """Which tokens of a forward pass are steered. Padding never is."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,33 +31,37 @@ def _last(tokens: ForwardTokens, vocabulary: Vocabulary) -> torch.Tensor:
     return tokens.real_bt & (after == 1)
 
 
-def _image(tokens: ForwardTokens, vocabulary: Vocabulary) -> torch.Tensor:
-    if vocabulary.image_id is None:
-        raise UsageError("this model has no image tokens", hint="choose the target all, text or last")
-    return tokens.real_bt & (ids_of(tokens) == vocabulary.image_id)
+def _shown(kind: str | None, tokens: ForwardTokens, vocabulary: Vocabulary) -> torch.Tensor:
+    """Tokens that stand for pictures, videos or sounds: of one kind, or of all that the model has."""
+    wanted = [token for name, token in vocabulary.placeholders().items() if kind in (name, None)]
+    if not wanted:
+        raise UsageError(f"this model has no {kind or 'image'} tokens", hint="choose the target all, text or last")
+    ids = ids_of(tokens)
+    return tokens.real_bt & torch.isin(ids, torch.tensor(wanted, device=ids.device, dtype=ids.dtype))
 
 
 def _text(tokens: ForwardTokens, vocabulary: Vocabulary) -> torch.Tensor:
-    """Neither image nor special, and not the last token of the prompt (arXiv 2505.14071)."""
+    """Neither image, video or audio nor special, and not the last token of the prompt (arXiv 2505.14071)."""
     ids = ids_of(tokens)
-    left_out = torch.isin(ids, torch.tensor(sorted(vocabulary.special_ids), device=ids.device, dtype=ids.dtype))
-    if vocabulary.image_id is not None:
-        left_out |= ids == vocabulary.image_id
+    others = sorted({*vocabulary.special_ids, *vocabulary.placeholders().values()})
+    left_out = torch.isin(ids, torch.tensor(others, device=ids.device, dtype=ids.dtype))
     if tokens.prompt:
         left_out |= _last(tokens, vocabulary)
     return tokens.real_bt & ~left_out
 
 
 def _both(tokens: ForwardTokens, vocabulary: Vocabulary) -> torch.Tensor:
-    return _image(tokens, vocabulary) | _text(tokens, vocabulary)
+    return _shown(None, tokens, vocabulary) | _text(tokens, vocabulary)
 
 
 TARGETS: dict[str, Callable[[ForwardTokens, Vocabulary], torch.Tensor]] = {
     "all": _all,
     "last": _last,
     "text": _text,
-    "image": _image,
+    "image": partial(_shown, "image"),
     "both": _both,
+    "video": partial(_shown, "video"),
+    "audio": partial(_shown, "audio"),
 }
 
 
