@@ -133,8 +133,8 @@ def steer(
     `target` is "image", "video", "audio", "text", "both", "all" or "last", a bool mask of shape (b, t) over the prompt's
     tokens, a function from token ids (b, t) to such a mask, or SQL: "sql: kind = 'image' and from_end < 40". Of a pass of your
     own SQL knows what token ids say; `plan_target` knows pictures and texts too. "text" and "both" leave special tokens out. A
-    plain transformers model does not know which tokens are special, so these two need its `tokenizer`. Yields the model. (More parameters than
-    house style allows: the call reads as one sentence.)
+    plain transformers model does not know which tokens are special, so these two need its `tokenizer`. Yields the
+    model. (More parameters than house style allows: the call reads as one sentence.)
 
     A forward pass of one token behind a key/value cache is taken for a generated one. So a prompt that `generate` reads in
     chunks (`prefill_chunk_size`) is followed with the target all only, and only if its last chunk has several tokens; without a
