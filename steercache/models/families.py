@@ -15,11 +15,12 @@ Positions = Literal["from_mask", "one_based", "internal"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """One kind of model. Paths are dotted names from the loaded model, or, for `attn_out` and `mlp_out`, from a block.
+    """One kind of model. Paths are dotted names from the loaded model, or, for `attn_out` and `mlp_out`, from a block. A type
+    written `a/b` is that of models of type `a` whose vision tower is of type `b`.
 
     `attn_out` and `mlp_out` are the modules whose output is added to the residual stream: in Gemma 2 and 3 those are the
     norms after attention and MLP; "" where the residual stream is not the sum of two parts. A multimodal row takes them, and
-    `sdpa`, from the row of its text model.
+    all that the text model decides, from that one's row.
     `positions` says who makes position ids: we do, from the attention mask (0- or 1-based), or the model's own forward.
     `needs` are the image processor's outputs that the forward wants. `token_types` names a per-token input and its rule:
     "image" is 1 on image tokens, "suffix" is 0 on the prompt, read in both directions, and 1 on what follows it. With
@@ -46,12 +47,15 @@ class Family:
     needs: tuple[str, ...] = ()
     token_types: tuple[str, str] | None = None
     placeholder: str = "{image}"  # where a picture stands in a prompt without a chat template
+    text_beside_pictures: bool = False  # its processor takes pictures only with a text of their placeholders
+    shared_mark: str | None = None  # stands on both sides of each view of a picture, once where two views meet
     bos_in_text: bool = False  # its processor switches the tokenizer's own BOS off and writes it into the prompt
+    text_logits: bool = True  # whether it scales and caps its logits as the text model's configuration says
     tuples: bool = False  # whether a block returns a tuple that begins with the hidden states
     deepstack: str | None = (
         None  # the vision configuration's list of as many tower blocks as decoder blocks get features
     )
-    derived: bool = False  # not in the table: read from the structure of its class, and proven when it is loaded
+    derived: bool = False  # it, or its text model, is not in the table: read from its class, proven when loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,8 @@ class Evidence:
 
 
 _TURNS = ("<(start|end)_of_turn>",)  # some Gemma tokenizers do not mark them
+_IDEFICS_MARKS = ("<fake_token_around_image>", "<global-img>", r"<row_\d+_col_\d+>")
+_PIXTRAL_MARKS = (r"\[IMG_(BREAK|END)\]",)
 
 _GEMMA4 = (r"<\|?(turn|channel|think|tool|tool_call|tool_response|image|audio|video)\|?>",)
 
@@ -127,10 +133,11 @@ _LLAVA = Family(
 )
 
 _MULTIMODAL = (
-    _LLAVA,
+    replace(_LLAVA, text_logits=False),
     replace(
         _LLAVA,
         name="llava_onevision",
+        text_logits=False,
         model_types=("llava_onevision",),
         patches="anyres",
         needs=("pixel_values", "image_sizes", "batch_num_images"),
@@ -142,6 +149,7 @@ _MULTIMODAL = (
         positions="one_based",
         needs=("pixel_values",),
         token_types=("token_type_ids", "suffix"),
+        text_beside_pictures=True,
         bos_in_text=True,
     ),
     replace(
@@ -171,9 +179,10 @@ _MULTIMODAL = (
         final_norm="model.text_model.norm",
         vision="model.vision_model",
         connector="model.connector",
-        special_tokens=("<fake_token_around_image>", "<global-img>", r"<row_\d+_col_\d+>"),
+        special_tokens=_IDEFICS_MARKS,
         patches="tiles",
         needs=("pixel_values", "pixel_attention_mask"),
+        text_logits=False,
     ),
 )
 
@@ -220,7 +229,68 @@ _POSITIONED = (  # tokens of pictures have positions in time, height and width
     replace(_GLM4V, name="glm46v", model_types=("glm46v",)),
 )
 
-FAMILIES: tuple[Family, ...] = _TEXT + _MULTIMODAL + _POSITIONED
+_TILED = (
+    replace(
+        _LLAVA,
+        name="llava_next",
+        model_types=("llava_next",),
+        text_logits=False,
+        patches="anyres",
+        needs=("pixel_values", "image_sizes"),
+    ),
+    replace(
+        _LLAVA,
+        name="pixtral",  # the class of LLaVA around another vision tower
+        model_types=("llava/pixtral",),
+        special_tokens=_PIXTRAL_MARKS,
+        text_logits=False,
+        patches="lines",
+        needs=("pixel_values", "image_sizes"),
+    ),
+    replace(
+        _LLAVA,
+        name="mistral3",
+        model_types=("mistral3",),
+        special_tokens=_PIXTRAL_MARKS,
+        text_logits=False,
+        patches="lines",
+        needs=("pixel_values", "image_sizes"),
+    ),
+    replace(
+        _LLAVA,
+        name="internvl",
+        model_types=("internvl",),
+        special_tokens=("</?img>",),
+        text_logits=False,
+        patches="crops",
+        text_beside_pictures=True,
+    ),
+    Family(
+        name="idefics2",
+        model_types=("idefics2",),
+        modality="image",
+        blocks="model.text_model.layers",
+        embed="model.text_model.embed_tokens",
+        final_norm="model.text_model.norm",
+        vision="model.vision_model",
+        connector="model.connector",
+        special_tokens=_IDEFICS_MARKS,
+        text_logits=False,
+        patches="resampled",
+        needs=("pixel_values", "pixel_attention_mask"),
+        shared_mark="<fake_token_around_image>",
+    ),
+    replace(
+        _LLAVA,
+        name="aya_vision",
+        model_types=("aya_vision",),
+        special_tokens=(r"<\|(START|END)_OF_IMG\|>", r"<\|IMG_LINE_BREAK\|>", r"TILE_(\d+|GLOBAL)"),
+        text_logits=False,
+        patches="crops",
+    ),
+)
+
+FAMILIES: tuple[Family, ...] = _TEXT + _MULTIMODAL + _POSITIONED + _TILED
 
 # Text models that exist inside of multimodal ones only, or are derived where they stand alone.
 _INNER = (
@@ -249,40 +319,82 @@ _DEFAULT_TEXT = {
     "gemma4": "gemma4_text",
     "paligemma": "gemma",
     "llava_onevision": "qwen2",
+    "pixtral": "mistral",
+    "mistral3": "mistral",
+    "internvl": "qwen2",
+    "idefics2": "mistral",
+    "aya_vision": "cohere2",
 }
 
 
+def _find(model_type: str) -> Family | None:
+    return next((family for family in FAMILIES if model_type in family.model_types), None)
+
+
+def _find_text(model_type: str) -> Family | None:
+    return next((inner for inner in _INNER if model_type in inner.model_types), None) or _find(model_type)
+
+
 def _row(model_type: str) -> Family:
-    for family in FAMILIES:
-        if model_type in family.model_types:
-            return family
-    supported = ", ".join(
-        sorted(t for f in FAMILIES for t in f.model_types if not t.endswith(("_vl_text", "_moe_text")))
-    )
+    family = _find(model_type)
+    if family is not None:
+        return family
+    types = (t for f in FAMILIES for t in f.model_types if not t.endswith(("_vl_text", "_moe_text")) and "/" not in t)
     raise NotFoundError(
-        f"models of type {model_type!r} are not supported; these are: {supported}",
+        f"models of type {model_type!r} are not supported; these are: {', '.join(sorted(types))}",
         hint="choose a model of one of these types, or add a row to steercache/models/families.py",
     )
 
 
+def _own_row(config: Mapping[str, Any]) -> Family:
+    """The row of a configuration's type, without what its text model says; first that of its type with its vision tower's."""
+    model_type, vision = config.get("model_type"), config.get("vision_config") or {}
+    return _find(f"{model_type}/{vision.get('model_type')}") or _row(str(model_type))
+
+
+def text_type(config: Mapping[str, Any]) -> str | None:
+    """The type of the text model in a `config.json` that the table has as one that reads pictures; None for any other."""
+    if _find(str(config.get("model_type"))) is None:
+        return None
+    family = _own_row(config)
+    if family.modality == "text":
+        return None
+    return str((config.get("text_config") or {}).get("model_type", _DEFAULT_TEXT.get(family.name, "llama")))
+
+
 def is_known(config: Mapping[str, Any]) -> bool:
-    """Whether the table has the `model_type` of a checkpoint's `config.json`."""
-    return any(config.get("model_type") in family.model_types for family in FAMILIES)
+    """Whether the table has the `model_type` of a checkpoint's `config.json`, and that of its text model."""
+    text = text_type(config)
+    return _find(str(config.get("model_type"))) is not None and (text is None or _find_text(text) is not None)
 
 
-def family_of(config: Mapping[str, Any]) -> Family:
-    """The row for a checkpoint's `config.json`; a multimodal one with the block's names of its text model.
+def family_of(config: Mapping[str, Any], *, text: Family | None = None) -> Family:
+    """The row for a checkpoint's `config.json`; a multimodal one with the parts of its text model, whose row is `text` where
+    the table has none.
 
     Raises:
         NotFoundError: its `model_type` (or its text model's) is not in the table; the message lists those that are.
     """
-    family = _row(str(config.get("model_type")))
-    if family.modality == "text":
-        return family
-    text_config = config.get("text_config") or {}
-    text_type = str(text_config.get("model_type", _DEFAULT_TEXT.get(family.name, "llama")))
-    text = next((inner for inner in _INNER if text_type in inner.model_types), None) or _row(text_type)
-    return replace(family, attn_out=text.attn_out, mlp_out=text.mlp_out, sdpa=text.sdpa)
+    family, kind = _own_row(config), text_type(config)
+    return family if kind is None else _around(family, text or _find_text(kind) or _row(kind))
+
+
+def _around(family: Family, text: Family) -> Family:
+    """A multimodal row with the parts of its text model, which it holds without the head."""
+    inner = family.blocks.rpartition(".")[0]
+    blocks, embed, norm = (f"{inner}.{path.partition('.')[2]}" for path in (text.blocks, text.embed, text.final_norm))
+    return replace(
+        family,
+        blocks=blocks,
+        embed=embed,
+        final_norm=norm,
+        attn_out=text.attn_out,
+        mlp_out=text.mlp_out,
+        sdpa=text.sdpa,
+        tuples=text.tuples,
+        positions="internal" if text.positions == "internal" else family.positions,
+        derived=text.derived,
+    )
 
 
 def find_part(block: Any, paths: str) -> Any:

@@ -55,8 +55,10 @@ def prove(model: Any, family: Family) -> tuple[Family, tuple[Evidence, ...]]:
     failed = [one for one in evidence if not one.holds]
     if failed:
         seen = "; ".join(f"{one.claim}: no, {one.seen}" for one in failed)
+        kind = str(model.config.get_text_config().model_type)
+        named = repr(kind) if kind == family.name else f"{family.name!r} around {kind!r}"
         raise NotFoundError(
-            f"models of type {family.name!r} are not in the table of families, and what was derived from the class does not"
+            f"models of type {named} are not in the table of families, and what was derived from the class does not"
             f" hold on this model. {seen}",
             hint="choose another model, or add a row to steercache/models/families.py",
         )
@@ -83,12 +85,14 @@ def _examine(model: Any, family: Family, evidence: list[Evidence]) -> Family:
 
 
 def _prompt(model: Any, n_tokens: int, seed: int) -> torch.Tensor:
-    """Token ids (1, n) of the vocabulary's upper half, where special tokens are seldom."""
+    """Token ids (1, n) from the middle of the vocabulary, where special tokens are seldom; none stands for a picture."""
     n_ids = int(model.config.get_text_config().vocab_size)
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(
+    ids = torch.randint(
         n_ids // 4, max(n_ids // 4 + 1, n_ids * 3 // 4), (1, n_tokens), generator=generator, device="cpu"
     )
+    image = getattr(model.config, "image_token_id", None)
+    return ids if image is None else torch.where(ids == image, ids - 1, ids)
 
 
 def _run(

@@ -1,9 +1,14 @@
 """Tokenizer and processor of a checkpoint: reading them, their special tokens, their content as one hash."""
 
+import importlib
+import importlib.util
 import inspect
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
@@ -44,12 +49,20 @@ def _read_processor(folder: Path) -> Any:
 
     We show a model still pictures, and transformers' video processors need torchvision, which nothing else here does.
     """
-    known: Any = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder, **SAFE))]
+    config = AutoConfig.from_pretrained(folder, **SAFE)
+    if getattr(getattr(config, "vision_config", None), "model_type", None) == "pixtral":
+        return pixtral_processor().from_pretrained(folder, **SAFE)
+    known: Any = PROCESSOR_MAPPING[type(config)]
     attributes = [name for name in known.get_attributes() if name != "video_processor"]
     if attributes == known.get_attributes():
         return known.from_pretrained(folder, **SAFE)
-    processor = stills_of(known).from_pretrained(folder, **SAFE)
-    processor.__class__, processor.video_processor = known, None  # its own class again, so that workers can unpickle it
+    with _numbers_as_words(known):
+        processor = stills_of(known).from_pretrained(folder, **SAFE)
+    processor.__class__ = known  # its own class again, so that workers can unpickle it
+    # SmolVLM's chat template looks at these two, whether there is a video or not
+    processor.video_processor = (
+        SimpleNamespace(num_frames=None, fps=None) if known.__name__ == "SmolVLMProcessor" else None
+    )
     return processor
 
 
@@ -71,6 +84,35 @@ def stills_of(known: Any) -> Any:
             lambda cls, args, *more, **kw: read(cls, [*args, None], *more, **kw)
         )
     return type(known.__name__, (known, _WithoutVideos), members)
+
+
+@contextmanager
+def _numbers_as_words(known: Any) -> Iterator[None]:
+    """SmolVLM's processor is not made without num2words, which writes the number of a video's frames."""
+    module: Any = sys.modules[known.__module__]
+    missing = getattr(module, "num2words", module) is None
+    if missing:
+        module.num2words = str
+    try:
+        yield
+    finally:
+        if missing:
+            module.num2words = None
+
+
+def pixtral_processor() -> Any:
+    """The class of Pixtral's and Mistral 3's processor. Its module takes one function from the image processor that needs
+    torchvision; where that is not installed, it gets the same function of the one that needs Pillow alone."""
+    folder = "transformers.models.pixtral"
+    name = f"{folder}.image_processing_pixtral"
+    lent = importlib.util.find_spec("torchvision") is None and name not in sys.modules
+    if lent:
+        sys.modules[name] = importlib.import_module(f"{folder}.image_processing_pil_pixtral")
+    try:
+        return importlib.import_module(f"{folder}.processing_pixtral").PixtralProcessor
+    finally:
+        if lent:
+            del sys.modules[name]
 
 
 def set_template(manifest: ModelManifest, base_dir: Path, *, tokenizer: Any, processor: Any) -> None:

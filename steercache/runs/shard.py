@@ -34,6 +34,7 @@ from steercache.trace.batches import PaddedBatch, pad_batch, plan_batches
 from steercache.trace.capture import Capture, States, make_capture
 from steercache.trace.numerics import numerics_of
 from steercache.trace.prompt import ImageError
+from steercache.trace.tower import padded_together
 
 Positions = npt.NDArray[np.int64]
 Rows = Positions | tuple[TokenPool, ...]  # of one sample: single tokens, or means
@@ -115,7 +116,9 @@ class ShardTracer:
     def _rule(self) -> LengthRule:
         """Which samples may share a batch; where rows are patches, their number says nothing of the number of tokens."""
         rule = length_rule(self.loaded.bundle)
-        return rule if rule is any_length or "vision_out" not in self.manifest.sites else alone
+        if "vision_out" not in self.manifest.sites:
+            return rule
+        return alone if rule is not any_length or padded_together(self.loaded.family) else rule
 
     def _shared(self, samples: Sequence[InputSample], kept: Sequence[KeptRows]) -> list[SharedRows] | None:
         """Who shares rows with whom, as the plan counted it; None in a run where nobody does."""

@@ -233,7 +233,10 @@ def exact_logits(loaded: LoadedModel, hidden_bd: torch.Tensor, ids_bk: torch.Ten
 
 
 def _finished(loaded: LoadedModel, logits: torch.Tensor) -> torch.Tensor:
-    """What some models do to logits behind the head: Granite divides them, Cohere multiplies, Gemma 2 caps."""
+    """What some models do to logits behind the head: Granite divides them, Cohere multiplies, Gemma 2 caps. Most that read
+    pictures leave it to the text model, whose own head is not in them: Aya Vision's logits are not Cohere's."""
+    if not loaded.family.text_logits:
+        return logits
     config = loaded.model.config.get_text_config()
     if (divisor := getattr(config, "logits_scaling", None)) is not None:
         logits = logits / divisor

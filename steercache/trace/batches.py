@@ -122,26 +122,25 @@ def pad_batch(samples: Sequence[EncodedSample], *, padding_side: Literal["left",
 
 
 def collate_pixels(parts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Image tensors of several samples as one: joined along the first axis, the second filled up with zeros.
+    """Image tensors of several samples as one: joined along the first axis, all others filled up with zeros at their ends.
 
-    The second axis counts tiles where their number varies (Idefics3, LLaVA-OneVision: both leave empty ones out); in all
-    other tensors it has one length.
+    The second axis counts tiles where their number varies (Idefics2 and 3, LLaVA-NeXT, LLaVA-OneVision: all leave empty ones
+    out), the last two pixels where pictures differ in size (Pixtral, Idefics2: both leave out what fills them up).
     """
     joined = {}
     for name in dict.fromkeys(name for part in parts for name in part):
         tensors = [part[name] for part in parts]
-        if tensors[0].ndim > 1:
-            width = max(t.shape[1] for t in tensors)
-            tensors = [_filled(t, width) for t in tensors]
-        joined[name] = torch.cat(tensors)
+        shape = [max(sizes) for sizes in zip(*(t.shape[1:] for t in tensors), strict=True)]
+        joined[name] = torch.cat([_filled(t, shape) for t in tensors])
     return joined
 
 
-def _filled(tensor: torch.Tensor, width: int) -> torch.Tensor:
-    if tensor.shape[1] == width:
+def _filled(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    if list(tensor.shape[1:]) == list(shape):
         return tensor
-    rest = tensor.new_zeros(tensor.shape[0], width - tensor.shape[1], *tensor.shape[2:])
-    return torch.cat([tensor, rest], dim=1)
+    full = tensor.new_zeros(tensor.shape[0], *shape)
+    full[(slice(None), *(slice(n) for n in tensor.shape[1:]))] = tensor
+    return full
 
 
 def _stack(parts: Sequence[npt.NDArray[Any]], starts: Sequence[int], *, width: int, fill: int) -> torch.Tensor:

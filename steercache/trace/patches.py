@@ -1,7 +1,8 @@
 """Where on the picture every image token lies: one function per way of laying patches out, by the name in the families' table.
 
 Each returns tile, row and column of the tokens of one picture, in their order, shape (n, 3). Tiles count from 0 within the
-picture. Tokens that are not a patch (the line ends of LLaVA-OneVision) have row and column -1.
+picture. Tokens that are not a patch (line ends of LLaVA-NeXT and OneVision, those of Idefics2, which read a whole view) have
+row and column -1.
 """
 
 import math
@@ -24,9 +25,10 @@ class PatchError(Exception):
 class Picture:
     """One picture of a prompt: its placeholder string, and the result of the image processor.
 
-    `view` is the height and width of one view in pixels, `grid` lines and columns of patches (Qwen, Gemma 4), `size` height and
-    width of the picture itself (OneVision); (0, 0) where the processor does not say. Nothing of it depends on what the picture
-    shows.
+    `view` is the height and width of one view in pixels (with the padding that the prompt's other pictures need), `grid` lines
+    and columns of patches (Qwen, Gemma 4; (0, 0) elsewhere), `size` height and width of the picture itself, in pixels: as the
+    processor reports it (LLaVA-NeXT, OneVision; Pixtral: after resizing), else those of the file. `shapes` is the height and
+    width of each view without padding where a mask says so (Idefics2). Nothing of it depends on what the picture shows.
     """
 
     replacement: str = field(repr=False)
@@ -34,6 +36,7 @@ class Picture:
     view: tuple[int, int] = (0, 0)
     grid: tuple[int, int] = (0, 0)
     size: tuple[int, int] = (0, 0)
+    shapes: tuple[tuple[int, int], ...] = ()
     processor: Any = field(repr=False)
     places: dict[str, Coordinates] = field(repr=False, compare=False, default_factory=dict)  # by layout, once known
 
@@ -82,22 +85,28 @@ def pooled(picture: Picture) -> Coordinates:
 
 
 def anyres(picture: Picture) -> Coordinates:
-    """LLaVA-OneVision: the whole picture small (tile 0), then large without its padding (tile 1), each line with an end.
+    """LLaVA-NeXT, OneVision: the whole picture small (tile 0), then large without its padding (tile 1), each line with an end.
 
-    In a prompt of several pictures each is one small view and one end.
+    In a prompt of several pictures OneVision reads of each one small view and one end.
     """
-    base, total = int(picture.processor.num_image_tokens), sum(picture.runs)
-    small = grid_of(0, *_side(base))
-    if total == base + 1:
+    side = _base_side(picture)
+    small = grid_of(0, side, side)
+    if sum(picture.runs) == len(small) + 1:
         return np.concatenate([small, np.array([[0, -1, -1]], dtype=np.int32)])
-    height, width = _large_grid(picture, side=math.isqrt(base))
+    height, width = _large_grid(picture, side=side)
     large = grid_of(1, height, width + 1)
     large[large[:, 2] == width, 1:] = -1
     return np.concatenate([small, large])
 
 
+def _base_side(picture: Picture) -> int:
+    """Lines of patches in one view."""
+    n = getattr(picture.processor, "num_image_tokens", None)  # OneVision; LLaVA-NeXT has the size of a patch
+    return _side(int(n))[0] if n is not None else picture.view[0] // int(picture.processor.patch_size)
+
+
 def _large_grid(picture: Picture, *, side: int) -> tuple[int, int]:
-    """Lines and columns of OneVision's large view: the canvas that fits best, cropped to the picture, scaled to the limit."""
+    """Lines and columns of the large view: the canvas that fits best, cut to the picture; OneVision scales it to a limit."""
     height, width = picture.size
     processor = picture.processor
     rows, cols = (n * side for n in canvas_views(picture))
@@ -105,13 +114,63 @@ def _large_grid(picture: Picture, *, side: int) -> tuple[int, int]:
         rows -= (rows - int(round(height * (cols / width), 7))) // 2 * 2
     else:
         cols -= (cols - int(round(width * (rows / height), 7))) // 2 * 2
-    limit = int(processor.vision_aspect_ratio.removeprefix("anyres_max_"))
+    most = getattr(processor, "vision_aspect_ratio", None)
+    if most is None:
+        return rows, cols
+    limit = int(most.removeprefix("anyres_max_"))
     ratio = math.sqrt(rows * cols / (limit * side**2))
     return (int(rows // ratio), int(cols // ratio)) if ratio > 1.1 else (rows, cols)
 
 
+def lines(picture: Picture) -> Coordinates:
+    """Pixtral, Mistral 3: one view of any shape; every run of tokens is one of its lines, a mark follows each."""
+    runs = picture.runs
+    if len(set(runs)) != 1:
+        raise PatchError(f"lines of {min(runs, default=0)} to {max(runs, default=0)} image tokens")
+    return grid_of(0, len(runs), runs[0])
+
+
+def crops(picture: Picture) -> Coordinates:
+    """InternVL, Aya Vision: tiles row by row, then the whole picture once more, small, as the last tile.
+
+    Rows and columns of the tiles count over the whole picture, those of the last tile within it. A picture of one tile is
+    that tile alone.
+    """
+    n_each = int(getattr(picture.processor, "image_seq_length", 0)) or picture.runs[0]
+    height, width = _side(n_each)
+    return crop_places(picture, sum(picture.runs) // n_each, (height, width))
+
+
+def crop_places(picture: Picture, n_views: int, shape: tuple[int, int]) -> Coordinates:
+    """Places of a picture cut into `n_views - 1` tiles of `shape` patches; the last view, or a single one, shows it whole."""
+    height, width = shape
+    n_cols = _crop_columns(picture, n_views - 1) if n_views > 1 else 1
+    parts = [
+        grid_of(tile, height, width)
+        + np.array([0, tile // n_cols * height, tile % n_cols * width], dtype=np.int32) * (tile < n_views - 1)
+        for tile in range(n_views)
+    ]
+    return np.concatenate(parts).astype(np.int32)
+
+
+def _crop_columns(picture: Picture, n_tiles: int) -> int:
+    """Of the ways to lay out the tiles, the one whose shape is closest to the picture's; between equals, the narrower for a
+    picture of at most half the tiles' pixels, else the wider."""
+    height, width = picture.size
+    fitting = [n for n in range(1, n_tiles + 1) if n_tiles % n == 0]
+    distance = {n: abs(width / height - n / (n_tiles // n)) for n in fitting}
+    closest = [n for n in fitting if distance[n] == min(distance.values())]
+    return closest[-1 if height * width > 0.5 * picture.view[0] * picture.view[1] * n_tiles else 0]
+
+
+def resampled(picture: Picture) -> Coordinates:
+    """Idefics2: tokens of a view that each read all of it (a perceiver's latents), so that none has a row or column."""
+    tile = np.repeat(np.arange(len(picture.runs), dtype=np.int32), picture.runs)
+    return np.stack([tile, np.full_like(tile, -1), np.full_like(tile, -1)], axis=1)
+
+
 def canvas_views(picture: Picture) -> tuple[int, int]:
-    """Views down and across in which OneVision's canvas for this picture is cut."""
+    """Views down and across in which the canvas of LLaVA-NeXT and OneVision for this picture is cut."""
     canvas = _best_canvas(*picture.size, picture.processor.image_processor.image_grid_pinpoints)
     return canvas[0] // picture.view[0], canvas[1] // picture.view[1]
 
@@ -147,6 +206,9 @@ PATCHES: dict[str, Callable[[Picture], Coordinates]] = {
     "downsampled": merged,
     "pooled": pooled,
     "anyres": anyres,
+    "lines": lines,
+    "crops": crops,
+    "resampled": resampled,
 }
 
 

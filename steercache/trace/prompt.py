@@ -73,7 +73,7 @@ def expand(example: Example, bundle: TokenizerBundle, *, decode: bool = True) ->
     shown = _laid_out(processor, blank, text)
     start = _own_start(example, shown, bundle, blank)
     layout = _layout(example, raw, text, bundle, decode=decode)
-    expanded, inserts = _splice(shown, layout)
+    expanded, inserts = _splice(shown, layout, shared_mark=bundle.family.shared_mark)
     bos = bundle.tokenizer.bos_token
     return Prompt(
         shown=shown + example.completion,
@@ -120,9 +120,10 @@ def _layout(example: Example, raw: list[bytes], text: str, bundle: TokenizerBund
 
 
 def _run_processor(bundle: TokenizerBundle, images: list[PIL.Image.Image], text: str) -> _Layout:
-    output, replaced = process(bundle.processor, images, text)
+    output, replaced = process(bundle.processor, images, text, shared_mark=bundle.family.shared_mark)
     view = _view(output["pixel_values"])
     grids, sizes = _grids(output), output.get("image_sizes")
+    shapes = _shapes(output, len(images)) if bundle.family.shared_mark else [()] * len(images)
     return _Layout(
         placeholder=bundle.processor.image_token if bundle.processor else "",
         pictures=tuple(
@@ -131,7 +132,8 @@ def _run_processor(bundle: TokenizerBundle, images: list[PIL.Image.Image], text:
                 image_token=image_token(bundle),
                 view=view,
                 grid=(0, 0) if grids is None else grids[i],
-                size=(0, 0) if sizes is None else (int(sizes[i][0]), int(sizes[i][1])),
+                size=(images[i].height, images[i].width) if sizes is None else (int(sizes[i][0]), int(sizes[i][1])),
+                shapes=shapes[i],
                 processor=bundle.processor,
             )
             for i, item in enumerate(replaced)
@@ -156,6 +158,14 @@ def _view(pixel_values: Any) -> tuple[int, int]:
         value = value[0]
     height, width = np.shape(value)[-2:]
     return int(height), int(width)
+
+
+def _shapes(output: Mapping[str, Any], n_pictures: int) -> list[tuple[tuple[int, int], ...]]:
+    """Height and width of every view of each picture without what fills it up, from the processor's mask."""
+    masks = np.asarray(output["pixel_attention_mask"])[0].astype(bool)  # (views, height, width)
+    found = [(int(mask.any(1).sum()), int(mask.any(0).sum())) for mask in masks]
+    n_views = len(found) // n_pictures
+    return [tuple(found[i * n_views : (i + 1) * n_views]) for i in range(n_pictures)]
 
 
 def image_token(bundle: TokenizerBundle) -> str:
@@ -198,8 +208,18 @@ def image_size(data: bytes, ref: ImageRef) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
-def process(processor: Any, images: list[PIL.Image.Image], text: str) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
-    """The processor's own output, and what it put in the place of every placeholder."""
+def process(
+    processor: Any, images: list[PIL.Image.Image], text: str, *, shared_mark: str | None = None
+) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
+    """The processor's own output, and what it put in the place of every placeholder.
+
+    The processor of Idefics2 (`shared_mark`) does not say; each picture's views then stand between marks of their own.
+    """
+    if shared_mark is not None:
+        output = _called(processor, images=[images], text=[text])
+        views = 5 if processor.image_processor.do_image_splitting else 1
+        row = shared_mark + processor.image_token * int(processor.image_seq_len)
+        return output, [{"type": "image", "replacement": row * views + shared_mark}] * len(images)
     output = _called(processor, images=[images], text=[text], return_text_replacement_offsets=True)
     replaced = [item for item in output["text_replacement_offsets"][0] if item["type"] == "image"]
     if len(replaced) != len(images):
@@ -229,7 +249,8 @@ def pixel_inputs(
     """
     processor: Any = bundle.processor
     decoded = [decode_image(_same_bytes(ref, digest), ref) for ref, digest in zip(images, digests, strict=True)]
-    text = [processor.image_token * len(decoded)] if bundle.family.bos_in_text else None  # PaliGemma's warns without
+    # PaliGemma's processor warns without a text, InternVL's refuses
+    text = [processor.image_token * len(decoded)] if bundle.family.text_beside_pictures else None
     output = _called(processor, images=[decoded], text=text)
     return {name: as_tensor(output[name]) for name in bundle.family.needs if name in output}
 
@@ -287,15 +308,24 @@ def _own_start(example: Example, shown: str, bundle: TokenizerBundle, images: li
     )
 
 
-def _splice(shown: str, layout: _Layout) -> tuple[str, tuple[Insert, ...]]:
-    """Put every replacement in, and say where. Raises ImageError when there are more or fewer places than pictures."""
+def _splice(shown: str, layout: _Layout, *, shared_mark: str | None) -> tuple[str, tuple[Insert, ...]]:
+    """Put every replacement in, and say where. Raises ImageError when there are more or fewer places than pictures.
+
+    As Idefics2's processor has it, two replacements that touch share one mark, and a blank follows a mark before a word.
+    """
     pieces = shown.split(layout.placeholder)
     if len(pieces) != len(layout.pictures) + 1:
         raise ImageError(f"{len(layout.pictures)} pictures, {len(pieces) - 1} places for them in the prompt")
-    parts, inserts, at, length = [pieces[0]], [], len(pieces[0]), len(pieces[0])
+    expanded, inserts, at = pieces[0], [], len(pieces[0])
     for picture, after in zip(layout.pictures, pieces[1:], strict=True):
-        end, shown_end = length + len(picture.replacement), at + len(layout.placeholder)
-        parts += [picture.replacement, after]
-        inserts.append(Insert(start=length, end=end, shown_start=at, shown_end=shown_end))
-        length, at = end + len(after), shown_end + len(after)
-    return "".join(parts), tuple(inserts)
+        replacement, start = picture.replacement, len(expanded)
+        if shared_mark is not None:
+            if expanded.endswith(shared_mark):
+                replacement = replacement.removeprefix(shared_mark)
+            if after and not after[0].isspace() and after[0] != "<":
+                replacement += " "
+        shown_end = at + len(layout.placeholder)
+        expanded += replacement
+        inserts.append(Insert(start=start, end=len(expanded), shown_start=at, shown_end=shown_end))
+        expanded, at = expanded + after, shown_end + len(after)
+    return expanded, tuple(inserts)

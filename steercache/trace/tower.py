@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from steercache.trace.patches import Coordinates, PatchError, Picture, canvas_views, grid_of
+from steercache.models.families import Family
+from steercache.trace.patches import Coordinates, PatchError, Picture, canvas_views, crop_places, grid_of
 from steercache.trace.patches import pooled as image_tokens
 
 Shape = tuple[int, int]  # lines and columns of patches in one view
@@ -59,12 +60,12 @@ def pooled(picture: Picture, shape: Shape, config: Any) -> Coordinates:
 
 
 def anyres(picture: Picture, shape: Shape, config: Any) -> Coordinates:
-    """LLaVA-OneVision: the whole picture small (tile 0), then the views of its canvas, padding included, row by row.
+    """LLaVA-NeXT and OneVision: the whole picture small (tile 0), then the views of its canvas, padding included, row by row.
 
-    In a prompt of several pictures each is one small view.
+    In a prompt of several pictures OneVision reads of each one small view.
     """
     small = grid_of(0, *shape)
-    if sum(picture.runs) == int(picture.processor.num_image_tokens) + 1:
+    if sum(picture.runs) == shape[0] * shape[1] + 1:
         return small
     down, across = canvas_views(picture)
     parts = [
@@ -75,6 +76,34 @@ def anyres(picture: Picture, shape: Shape, config: Any) -> Coordinates:
     return np.concatenate([small, *parts])
 
 
+def lines(picture: Picture, shape: Shape, config: Any) -> Coordinates:
+    """Pixtral, Mistral 3: the picture's own patches, line by line; those of its padding are left out."""
+    height, width = picture.size
+    side = int(config.vision_config.patch_size)
+    return grid_of(0, height // side, width // side)
+
+
+def crops(picture: Picture, shape: Shape, config: Any) -> Coordinates:
+    """InternVL, Aya Vision: tiles row by row, counted over the whole picture, then the whole picture, small.
+
+    InternVL's connector gets squares of patches as one row each (`downsample_ratio`).
+    """
+    ratio = float(getattr(config, "downsample_ratio", 1))
+    n_each = int(getattr(picture.processor, "image_seq_length", 0)) or picture.runs[0]
+    return crop_places(picture, sum(picture.runs) // n_each, (int(shape[0] * ratio), int(shape[1] * ratio)))
+
+
+def resampled(picture: Picture, shape: Shape, config: Any) -> Coordinates:
+    """Idefics2: views of any shape, each filled up to that of the prompt's largest; what fills them has row and column -1."""
+    side = int(config.vision_config.patch_size)
+    parts = []
+    for tile, (height, width) in enumerate(picture.shapes):
+        places = grid_of(tile, *shape)
+        places[(places[:, 1] >= height // side) | (places[:, 2] >= width // side), 1:] = -1
+        parts.append(places)
+    return np.concatenate(parts)
+
+
 TOWERS: dict[str, Callable[[Picture, Shape, Any], Coordinates]] = {
     "square": square,
     "tiles": tiles,
@@ -82,6 +111,9 @@ TOWERS: dict[str, Callable[[Picture, Shape, Any], Coordinates]] = {
     "downsampled": downsampled,
     "pooled": pooled,
     "anyres": anyres,
+    "lines": lines,
+    "crops": crops,
+    "resampled": resampled,
 }
 
 
@@ -93,14 +125,24 @@ def locate_patches(layout: str, picture: Picture, config: Any) -> Coordinates:
     """
     if layout not in TOWERS:
         raise PatchError(f"no layout {layout!r} of a vision tower")
-    side = int(config.vision_config.patch_size)
+    side = _patch_side(config)
     shape = picture.view[0] // side, picture.view[1] // side
     return _with_class_tokens(TOWERS[layout](picture, shape, config), shape, config)
 
 
+def _patch_side(config: Any) -> int:
+    side = config.vision_config.patch_size
+    return int(side[0] if isinstance(side, list | tuple) else side)
+
+
+def padded_together(family: Family) -> bool:
+    """Whether what the tower hands on for a picture depends on those of the other samples in the batch."""
+    return family.patches == "resampled"
+
+
 def _with_class_tokens(places: Coordinates, shape: Shape, config: Any) -> Coordinates:
     """CLIP puts a class token before the patches of each view; LLaVA's `default` leaves each view's first row out."""
-    first = str(getattr(config.vision_config, "model_type", "")).startswith("clip")
+    first = str(getattr(config.vision_config, "model_type", "")).startswith(("clip", "internvl"))
     dropped = getattr(config, "vision_feature_select_strategy", "full") == "default"
     if first == dropped or not len(places):
         return places
@@ -111,6 +153,7 @@ def _with_class_tokens(places: Coordinates, shape: Shape, config: Any) -> Coordi
 
 
 def tower_width(config: Any, hidden_size: int) -> int:
-    """Width of those rows: LLaVA may hand on several blocks' outputs side by side."""
+    """Width of those rows: LLaVA may hand on several blocks' outputs side by side, InternVL those of several patches."""
     layers = getattr(config, "vision_feature_layer", None)
-    return hidden_size * len(layers) if isinstance(layers, list | tuple) else hidden_size
+    n_patches = round(1 / float(getattr(config, "downsample_ratio", 1))) ** 2
+    return hidden_size * n_patches * (len(layers) if isinstance(layers, list | tuple) else 1)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from steercache.models.families import FAMILIES, family_of, find_module, find_part
+from steercache.models.families import FAMILIES, find_module, find_part
+from steercache.models.recognise import family_of_config
 from steercache.models.sharing import KeySharing, key_sharing
 from tests.models import gemma4_sizes
 from tests.models.test_sizes import GEMMA_2_2B, GEMMA_2_9B, LLAMA_3_1_8B
@@ -173,6 +174,79 @@ QWEN_3_VL_30B_A3B = qwen3_vl(
     {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 48, "num_key_value_heads": 4}
     | {"num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768},
 )
+MISTRAL_7B = {
+    "model_type": "mistral",
+    "vocab_size": 32_064,
+    "hidden_size": 4096,
+    "intermediate_size": 14_336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+}
+NEMO = MISTRAL_7B | {"vocab_size": 131_072, "hidden_size": 5120, "num_hidden_layers": 40, "head_dim": 128}
+PIXTRAL = {"model_type": "pixtral", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24}
+LLAVA_NEXT = LLAVA_1_5 | {"model_type": "llava_next", "text_config": MISTRAL_7B}
+PIXTRAL_12B = {
+    "model_type": "llava",
+    "vision_config": PIXTRAL | {"num_attention_heads": 16, "image_size": 1024, "patch_size": 16},
+    "text_config": NEMO,
+    "image_token_index": 10,
+    "vision_feature_layer": -1,
+    "vision_feature_select_strategy": "full",
+}
+MISTRAL_SMALL_3_1 = {
+    "model_type": "mistral3",
+    "vision_config": PIXTRAL | {"num_attention_heads": 16, "image_size": 1540, "patch_size": 14},
+    "text_config": NEMO | {"intermediate_size": 32_768},
+    "image_token_index": 10,
+    "tie_word_embeddings": False,
+}
+INTERNVL3_8B = {
+    "model_type": "internvl",
+    "vision_config": {
+        "model_type": "internvl_vision",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "attention_bias": True,
+        "image_size": [448, 448],
+        "patch_size": [14, 14],
+    },
+    "text_config": {"model_type": "qwen2", **QWEN_2_5_VL["text_config"], "vocab_size": 151_674},
+    "image_token_id": 151_667,
+    "tie_word_embeddings": False,
+}
+SO400M = {k: v for k, v in SIGLIP.items() if k not in ("model_type", "vision_use_head")}
+IDEFICS2_8B = {
+    "model_type": "idefics2",
+    "vision_config": SO400M | {"image_size": 980},
+    "text_config": MISTRAL_7B | {"vocab_size": 32_003},
+    "image_token_id": 32_001,
+    "tie_word_embeddings": False,
+}
+SMOLVLM2_2B = {
+    "model_type": "smolvlm",
+    "vision_config": SO400M | {"image_size": 384},
+    "text_config": {
+        "model_type": "llama",
+        "vocab_size": 49_280,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+    },
+    "scale_factor": 3,
+    "image_token_id": 49_190,
+}
+AYA_VISION_8B = {
+    "model_type": "aya_vision",
+    "vision_config": SIGLIP | {"image_size": 364},
+    "text_config": MISTRAL_7B | {"model_type": "cohere2", "vocab_size": 256_000, "head_dim": 128},
+    "image_token_index": 255_036,
+    "alignment_intermediate_size": 28_672,
+}
 
 QWEN_2_VL_7B = QWEN_2_5_VL | {"model_type": "qwen2_vl", "vision_config": {"hidden_size": 3584}}
 QWEN_2_VL_2B = QWEN_2_VL_7B | {
@@ -216,6 +290,13 @@ REAL = {
     "gemma-4-E4B-it": Real(gemma4_sizes.E4B, 42, 2560, 768, 280, 280, 8.0, ("", "")),
     "gemma-4-31B-it": Real(gemma4_sizes.DENSE_31B, 60, 5376, 1152, 280, 280, 31.3, ("", "")),
     "gemma-4-26B-A4B-it": Real(gemma4_sizes.EXPERTS_26B, 30, 2816, 1152, 280, 280, 25.8, ("", "")),
+    "llava-v1.6-mistral-7b": Real(LLAVA_NEXT, 32, 4096, 1024, 576, 576, 7.57),
+    "pixtral-12b": Real(PIXTRAL_12B, 40, 5120, 1024, 784, 784, 12.68),
+    "Mistral-Small-3.1-24B": Real(MISTRAL_SMALL_3_1, 40, 5120, 1024, 784, 196, 24.01),
+    "InternVL3-8B": Real(INTERNVL3_8B, 28, 3584, 4 * 1024, 256, 256, 7.94),
+    "idefics2-8b": Real(IDEFICS2_8B, 32, 4096, 1152, 4900, 64, 8.40),
+    "SmolVLM2-2.2B": Real(SMOLVLM2_2B, 24, 2048, 1152, 729, 81, 2.25),
+    "aya-vision-8b": Real(AYA_VISION_8B, 32, 4096, 1152, 676, 169, 8.63),
 }
 
 
@@ -226,7 +307,7 @@ def test_a_real_multimodal_model_has_its_parts_where_the_table_says(name: str) -
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(real.config["model_type"], **fields))
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(real.billions * 1e9, rel=0.02)
-    family = family_of(real.config)
+    family = family_of_config(model.config)
     blocks = find_module(model, family.blocks)
     assert len(blocks) == real.n_layers
     assert find_module(model, family.embed).weight.shape[1] == real.width
@@ -239,8 +320,14 @@ def test_a_real_multimodal_model_has_its_parts_where_the_table_says(name: str) -
     assert find_module(model, family.vision or "")
     patches = torch.empty(1, real.patches, real.vision, device="meta", dtype=model.dtype)
     connector = find_module(model, family.connector or "")
-    rows = connector(patches[0] if family.name in GRIDS else patches)
-    assert rows.shape[-2:] == (real.tokens, real.width)
+    if family.name == "idefics2":  # its masks want values
+        assert connector.modality_projection(patches).shape == (1, real.patches, real.width)
+        rows = connector.perceiver_resampler.latents
+    elif family.name == "mistral3":
+        rows = connector(patches[0], [(28 * 14, 28 * 14)])
+    else:
+        rows = connector(patches[0] if family.name in GRIDS else patches)
+    assert rows.flatten(0, -2).shape == (real.tokens, real.width)
     if family.deepstack is not None:
         assert len(model.model.visual.deepstack_merger_list) == len(
             getattr(model.config.vision_config, family.deepstack)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import pytest
 import torch
 import transformers as tf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -28,14 +29,32 @@ GLM = ("glm4v", "glm4v_moe", "glm46v")
 # no BOS; grids of patches, and positions in time, height and width
 GRIDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", *GLM)
 DEEPSTACK = {"qwen3_vl": 1, "qwen3_vl_moe": 1}  # to the outputs of as many blocks the decoder adds features of pictures
-PLACEHOLDER = (
-    {"gemma3": "<start_of_image>", "gemma4": "<|image|>"}
-    | dict.fromkeys(GRIDS, "<|vision_start|><|image_pad|><|vision_end|>")
-    | dict.fromkeys(GLM, "<|begin_of_image|><|image|><|end_of_image|>")
-)
-NO_BOS = (*GRIDS, "gemma4")
 _SOUNDS = ["<|audio|>", "<|audio>", "<audio|>"]
-MORE_MARKS = {"gemma4": ["<|image|>", "<|image>", "<image|>", *_SOUNDS, "<|video|>", "<|turn>", "<turn|>"]}
+MORE_MARKS = {  # of families whose marks are not those of most
+    "pixtral": ["[IMG]", "[IMG_BREAK]", "[IMG_END]"],
+    "mistral3": ["[IMG]", "[IMG_BREAK]", "[IMG_END]"],
+    "internvl": ["<img>", "</img>", "<IMG_CONTEXT>"],
+    "gemma4": ["<|image|>", "<|image>", "<image|>", *_SOUNDS, "<|video|>", "<|turn>", "<turn|>"],
+    "aya_vision": [
+        "<|START_OF_IMG|>",
+        "<|END_OF_IMG|>",
+        "<|IMG_PATCH|>",
+        "TILE_GLOBAL",
+        *(f"TILE_{i}" for i in range(1, 7)),
+    ],
+}
+PLACEHOLDER = {
+    "gemma3": "<start_of_image>",
+    "gemma4": "<|image|>",
+    **dict.fromkeys(GRIDS, "<|vision_start|><|image_pad|><|vision_end|>"),
+    **dict.fromkeys(GLM, "<|begin_of_image|><|image|><|end_of_image|>"),
+    "pixtral": "[IMG]",
+    "mistral3": "[IMG]",
+    "internvl": "<IMG_CONTEXT>",
+}
+# Those of tests.models.tiny_tiles.
+TILED = ("llava_next", "pixtral", "mistral3", "internvl", "idefics2", "aya_vision")
+NO_BOS = (*GRIDS, "gemma4", "internvl")
 CHAT = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{% for part in m['content'] %}{% if part['type'] == 'image' %}"
     "PLACEHOLDER{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|end|>\n{% endfor %}"
@@ -67,6 +86,11 @@ def train_tokenizer(family: str) -> Any:
     elif family == "gemma4":
         named = {"image_token": "<|image|>", "boi_token": "<|image>", "eoi_token": "<image|>"}
         named |= {"audio_token": "<|audio|>", "boa_token": "<|audio>", "eoa_token": "<audio|>"}
+    elif family == "internvl":
+        named = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+        named["video_token"] = "<video>"
+    elif family in ("pixtral", "mistral3", "aya_vision", "idefics2"):
+        named = {}
     return tf.PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>", extra_special_tokens=named
     )
@@ -172,7 +196,6 @@ def llava_onevision(tokenizer: Any) -> tuple[Any, Any]:
     processor = stills_of(tf.LlavaOnevisionProcessor)(
         images,
         tokenizer,
-        video_processor=None,
         num_image_tokens=16,
         vision_feature_select_strategy="full",
         vision_aspect_ratio="anyres_max_4",
@@ -321,7 +344,15 @@ MAKERS: dict[str, Callable[[Any], tuple[Any, Any]]] = {
     "llava_onevision": llava_onevision,
     "qwen2_5_vl": qwen2_5_vl,
     "gemma4": _later("tiny_gemma", "gemma4"),
+    **{name: _later("tiny_tiles", name) for name in TILED},
 } | {family: functools.partial(gridded, family, **sizes) for family, sizes in GRIDDED.items()}
+
+
+FAMILIES_IN_DTYPES = [
+    pytest.param(family, dtype, marks=[pytest.mark.slow] if family in TILED and dtype == "bfloat16" else [])
+    for family in MAKERS
+    for dtype in ("float32", "bfloat16")
+]
 
 
 def write_tiny_images(family: str, folder: Path, *, seed: int = 0) -> Path:

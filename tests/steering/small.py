@@ -3,12 +3,14 @@
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedTokenizerFast
 
-from steercache.models.families import family_of
+from steercache.models.families import Family
+from steercache.models.recognise import evidence_of
 from steercache.models.spec import LoadedModel, ModelSpec, TokenizerBundle
 from steercache.trace.batches import PaddedBatch
 
@@ -169,7 +171,47 @@ IMAGE |= {
 DEEPSTACK = {"qwen3_vl": 2, "qwen3_vl_moe": 2}  # to the outputs of as many blocks the decoder adds features of pictures
 EXPERTS = dict.fromkeys(("qwen3_vl_moe", "glm4v_moe"), "num_experts_per_tok") | {"gemma4 large": "top_k_experts"}
 PICTURES_IN_BLOCKS = {"gemma4": N_LAYERS}  # as many blocks receive an input that is made of the pictures
-FAMILIES = (*TEXT, *IMAGE)
+_SIGLIP = _VISION | {"model_type": "siglip_vision_model", "vision_use_head": False}
+_PIXTRAL = _VISION | {"model_type": "pixtral", "image_size": 16, "head_dim": 8}
+IMAGE |= {
+    "llava_next": IMAGE["llava_onevision"]
+    | {"vision_config": _SIGLIP | {"image_size": 8, "patch_size": 8}, "vision_feature_select_strategy": "full"}
+    | {"vision_feature_layer": -1, "text_config": DECODER | {"model_type": "mistral", "sliding_window": 5}},
+    "pixtral": {
+        "model_type": "llava",
+        "text_config": DECODER | {"model_type": "mistral", "sliding_window": None},
+        "vision_config": _PIXTRAL | {"patch_size": 8},
+        "image_token_index": IMAGE_ID,
+        "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "full",
+    },
+    "mistral3": {
+        "text_config": DECODER | {"model_type": "mistral", "sliding_window": None},
+        "vision_config": _PIXTRAL | {"patch_size": 4},
+        "image_token_index": IMAGE_ID,
+    },
+    "internvl": {
+        "text_config": DECODER | {"model_type": "qwen2"},
+        "vision_config": _VISION | {"model_type": "internvl_vision", "image_size": 16, "patch_size": 4},
+        "image_token_id": IMAGE_ID,
+    },
+    "idefics2": {
+        "text_config": DECODER | {"model_type": "mistral", "sliding_window": None},
+        "vision_config": _VISION | {"image_size": 16, "patch_size": 8},
+        "perceiver_config": {"hidden_size": WIDTH, "resampler_n_latents": 4, "resampler_depth": 1}
+        | {"resampler_n_heads": 4, "resampler_head_dim": 8, "num_key_value_heads": 2},
+        "image_token_id": IMAGE_ID,
+    },
+    "aya_vision": {
+        "text_config": DECODER | {"model_type": "cohere2", "sliding_window": 5},
+        "vision_config": _SIGLIP | {"image_size": 16, "patch_size": 4},
+        "image_token_index": IMAGE_ID,
+        "downsample_factor": 2,
+    },
+}
+# Over text models that others stand for by default.
+_ALONE = ("llava_next", "pixtral", "mistral3", "internvl", "idefics2")
+FAMILIES = [pytest.param(name, marks=[pytest.mark.slow] if name in _ALONE else []) for name in (*TEXT, *IMAGE)]
 HYBRID = ("qwen3_5", "qwen3_5_moe")  # state that cannot be branched
 IMAGE |= {
     "qwen3_5": _gridded(_PLACES, _LINEAR),
@@ -194,10 +236,11 @@ def small_model(family: str, dtype: torch.dtype = torch.float32, *, seed: int = 
         if name.endswith(("layer_scalar", "std_bias", "std_scale")):  # Gemma 4
             buffer.data = 1 + 0.25 * torch.randn_like(buffer)
     model = model.to(dtype).eval().requires_grad_(False)
-    return LoadedModel(model=model, bundle=_bundle(model))
+    family_row, evidence = evidence_of(model)
+    return LoadedModel(model=model, bundle=_bundle(model, family_row), evidence=evidence)
 
 
-def _bundle(model: Any) -> TokenizerBundle:
+def _bundle(model: Any, family: Family) -> TokenizerBundle:
     words = {"<pad>": 0, "<s>": 1, "</s>": 2} | {f"w{i}": i for i in range(3, VOCAB)}
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(WordLevel(words, unk_token="<pad>")),
@@ -209,8 +252,8 @@ def _bundle(model: Any) -> TokenizerBundle:
         name="small",
         model_id="small",
         fingerprint="f" * 64,
-        family=family_of(model.config.to_dict()).name,
-        modality=family_of(model.config.to_dict()).modality,
+        family=family.name,
+        modality=family.modality,
         backbone=None,
         n_layers=N_LAYERS,
         hidden_size=WIDTH,
@@ -223,7 +266,7 @@ def _bundle(model: Any) -> TokenizerBundle:
     return TokenizerBundle(
         tokenizer=tokenizer,
         config=model.config,
-        family=family_of(model.config.to_dict()),
+        family=family,
         spec=spec,
         special_ids=(0, 1, 2),
     )
@@ -255,7 +298,7 @@ def padded_batch(
     extra: dict[str, torch.Tensor] = {}
     pixels: dict[str, torch.Tensor] = {}
     is_image = torch.from_numpy(ids == IMAGE_ID).long()
-    if family in ("paligemma", "gemma3", "llava"):
+    if family in ("paligemma", "gemma3", "llava", "pixtral", "mistral3", "internvl", "aya_vision"):
         pixels["pixel_values"] = torch.randn(len(lengths), 3, 16, 16, generator=generator)
     if family == "paligemma":
         extra["token_type_ids"] = torch.zeros_like(mask_bt)  # the whole prompt is its prefix
@@ -266,11 +309,14 @@ def padded_batch(
         places = torch.stack(torch.meshgrid(torch.arange(4), torch.arange(4), indexing="xy"), dim=-1).reshape(16, 2)
         pixels["pixel_values"] = torch.rand(len(lengths), 16, 3 * 4 * 4, generator=generator)
         pixels["image_position_ids"] = places.repeat(len(lengths), 1, 1)
-    if family == "idefics3":
+    if family in ("pixtral", "mistral3"):
+        pixels["image_sizes"] = torch.tensor([[16, 16]] * len(lengths))
+    if family in ("idefics2", "idefics3"):
         pixels["pixel_values"] = torch.randn(len(lengths), 1, 3, 16, 16, generator=generator)
-    if family == "llava_onevision":
+    if family in ("llava_onevision", "llava_next"):
         pixels["pixel_values"] = torch.randn(len(lengths), 3, 3, 8, 8, generator=generator)
         pixels["image_sizes"] = torch.tensor([[8, 16]] * len(lengths))
+    if family == "llava_onevision":
         pixels["batch_num_images"] = torch.ones(len(lengths), dtype=torch.long)
     if family in GRIDS:
         extra["mm_token_type_ids"] = is_image

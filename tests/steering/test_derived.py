@@ -8,14 +8,16 @@ import torch
 
 from steercache.models.recognise import evidence_of
 from steercache.models.spec import LoadedModel
-from steercache.steering.branch import BranchOptions, branch
+from steercache.steering.branch import BranchOptions, branch, branch_from
 from steercache.steering.cells import ROUNDING, BranchCell
 from steercache.steering.prefill import run_prefill
 from steercache.steering.recompute import obstacle_of, recompute
+from steercache.steering.replay import replay
 from steercache.trace.capture import capture, model_inputs, sites_of
 from tests.models.derived import CLASSES, N_LAYERS, small
-from tests.steering.small import directions, padded_batch, small_model
+from tests.steering.small import DECODER, directions, padded_batch, small_model
 from tests.steering.test_branch import N_NEW, full_logits, generated
+from tests.steering.test_replay import stored
 
 # One of each kind by default: experts, a second norm, logits that are scaled, other state.
 COMMON = ("qwen3_moe", "olmo2", "cohere2", "qwen3_5_text")
@@ -106,3 +108,31 @@ def test_zero_strength_is_the_model_itself() -> None:
     for same_batch in (True, False):
         (got,) = branch(loaded, batch, [cell], BranchOptions(max_new_tokens=1, same_batch=same_batch))
         torch.testing.assert_close(got.logits_bv, plain, rtol=1e-6, atol=1e-5)
+
+
+TEXT_MODELS = {
+    "phi3": DECODER,
+    "qwen3_moe": DECODER | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+    "granite": DECODER | {"residual_multiplier": 0.5, "logits_scaling": 2.0},
+}
+
+
+@pytest.mark.parametrize(("family", "text"), [("llava", "phi3"), ("internvl", "qwen3_moe"), ("llava_next", "granite")])
+def test_pictures_before_a_derived_text_model_are_branched_and_replayed_exactly(family: str, text: str) -> None:
+    loaded = small_model(family, text_config=TEXT_MODELS[text] | {"model_type": text})
+    assert loaded.family.derived
+    batch = padded_batch(family, side="left")
+    cells = [
+        BranchCell(key=f"{target}@{layer}", layer=layer, delta_d=directions(1)[0], target=target)
+        for target, layer in (("image", 0), ("both", 1), ("text", 2))
+    ]
+    prefill = run_prefill(loaded, batch, layers=range(N_LAYERS))
+    assert prefill.obstacle is None
+    rows = stored(loaded, batch)
+    exact = BranchOptions(max_new_tokens=1, same_batch=True)
+    branched = {a.key: a for a in branch_from(prefill, cells, exact)}
+    replayed = {a.key: a for a in replay(loaded, batch, cells, stored=rows, options=exact)}
+    for cell in cells:
+        expected = full_logits(loaded, batch, cell)
+        assert torch.equal(branched[cell.key].logits_bv, expected), cell.key
+        assert torch.equal(replayed[cell.key].logits_bv, expected), cell.key

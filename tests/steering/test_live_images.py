@@ -14,14 +14,14 @@ from steercache.models.families import FAMILIES
 from steercache.models.load import load_model
 from steercache.models.spec import LoadedModel
 from tests.models.tiny import manifest_of
-from tests.models.tiny_images import MAKERS, N_LAYERS, WIDTH, written
+from tests.models.tiny_images import FAMILIES_IN_DTYPES, MAKERS, N_LAYERS, WIDTH, written
 from tests.steering.tiny import vector
 from tests.trace.test_images import example, picture, plain_inputs
 
 # PaliGemma's processor converts its own tensors in a way that numpy 2 warns of; the tests call it as users do.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 
-BLOCKS = {"idefics3": "model.text_model.layers"}
+BLOCKS = dict.fromkeys(("idefics2", "idefics3"), "model.text_model.layers")
 MIDDLE, LAST = 1, N_LAYERS - 1
 LAST_WITH_KEYS = {"gemma4": 1}  # blocks above read its keys; what they do with an image token reaches no other token
 
@@ -62,8 +62,7 @@ def expected_rows(loaded: LoadedModel, inputs: Any) -> dict[Target, npt.NDArray[
     return {"image": image, "text": text, "both": image | text}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("family", MAKERS)
+@pytest.mark.parametrize(("family", "dtype"), FAMILIES_IN_DTYPES)
 def test_exactly_alpha_times_v_is_added_at_the_target_and_no_other_row_moves(
     family: str, dtype: str, folders: dict[str, Path]
 ) -> None:

@@ -20,16 +20,28 @@ from steercache.trace.batches import pad_batch
 from steercache.trace.capture import capture
 from steercache.trace.encode import EncodingProblem, encode_example
 from tests.models.tiny import manifest_of
-from tests.models.tiny_images import DEEPSTACK, GRIDS, MAKERS, N_LAYERS, NO_BOS, PLACEHOLDER, picture, written
+from tests.models.tiny_images import (
+    DEEPSTACK,
+    FAMILIES_IN_DTYPES,
+    GRIDS,
+    MAKERS,
+    N_LAYERS,
+    NO_BOS,
+    PLACEHOLDER,
+    WIDTH,
+    picture,
+    written,
+)
 
 # PaliGemma's processor converts its own tensors in a way that numpy 2 warns of; the tests call it as users do.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 
 SITES = ("resid_pre", "attn_out", "mlp_out", "resid_post")
 LAYERS = tuple(range(N_LAYERS))
-BLOCKS = {"idefics3": "model.text_model.layers"}
-CONNECTOR = {"idefics3": "model.connector", "gemma4": "model.embed_vision"}
+BLOCKS = dict.fromkeys(("idefics2", "idefics3"), "model.text_model.layers")
+CONNECTOR = dict.fromkeys(BLOCKS, "model.connector") | {"gemma4": "model.embed_vision"}
 CONNECTOR |= dict.fromkeys(GRIDS, "model.visual.merger")
+REARRANGED = ("llava_onevision", "llava_next", "qwen2_5_vl")  # what the connector gives is not yet in the tokens' order
 POST_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
 GLM_NORMS = ("post_self_attn_layernorm", "post_mlp_layernorm")
 ADDED = dict.fromkeys(("paligemma", "gemma3"), POST_NORMS) | dict.fromkeys(("glm4v", "glm46v"), GLM_NORMS)
@@ -164,7 +176,14 @@ def n_image_tokens(family: str, width: int, height: int, inputs: Any) -> int:
         return int(inputs["pixel_values"].shape[1]) * 4  # tiles and the whole, 16 patches shuffled 2 x 2
     if family in GRIDS:
         return int(inputs["image_grid_thw"].prod()) // 4
-    if family == "llava_onevision":
+    if family == "idefics2":
+        return int(inputs["pixel_values"].shape[1]) * 5  # quarters and the whole, five latents each
+    if family in ("internvl", "aya_vision"):
+        return len(inputs["pixel_values"]) * 4  # tiles and the whole, 16 patches shuffled 2 x 2
+    if family in ("pixtral", "mistral3"):
+        side = 8 if family == "pixtral" else 16
+        return -(-height // side) * -(-width // side)
+    if family in ("llava_onevision", "llava_next"):
         # 32 x 32 views of 4 x 4 patches on the canvas chosen; the picture's share of it, and an end for each line
         rows, cols = {(50, 80): (8, 6), (90, 30): (4, 12), (32, 32): (4, 4)}[width, height]
         return 16 + rows * cols + rows
@@ -188,7 +207,7 @@ def test_there_are_as_many_image_tokens_as_the_picture_has_places(
     on_patches = places[(sample.kind == IMAGE) & (sample.patch_row >= 0)]
     assert len(np.unique(on_patches, axis=0)) == len(on_patches)  # no place twice
     line_ends = (sample.kind == IMAGE) & (sample.patch_row < 0)
-    assert (line_ends.any()) == (family == "llava_onevision")
+    assert (line_ends.any()) == (family in ("llava_onevision", "llava_next", "idefics2"))
 
 
 def blind_tower(model: nn.Module) -> None:
@@ -197,7 +216,9 @@ def blind_tower(model: nn.Module) -> None:
         if (
             ("vision" in name or "visual" in name)
             and "merger" not in name
-            and any(part in name for part in ("o_proj", "out_proj", "fc2", "attn.proj", "mlp.down_proj"))
+            and any(
+                part in name for part in ("o_proj", "out_proj", "fc2", "attn.proj", "down_proj", "projection_layer")
+            )
         ):
             parameter.data.zero_()
 
@@ -224,6 +245,10 @@ def test_a_dot_on_the_picture_moves_the_tokens_whose_place_it_is(family: str, fo
         for dot in [(0.15, 0.15), (0.85, 0.15), (0.4, 0.9), (0.6, 0.4)]:
             sample, rows = connector_rows(loaded, dotted(*size, dot))
             change = (rows - plain[1]).norm(dim=1).numpy()
+            if family == "idefics2":  # a token reads the whole of its view: the dot's quarter, or the whole picture
+                quarter = int(dot[0] > 0.5) + 2 * int(dot[1] > 0.5)
+                assert set(sample.tile[change > 0].tolist()) == {quarter, 4}
+                continue
             for view in views(sample):
                 tokens = np.flatnonzero(view)
                 hit = tokens[change[tokens].argmax()]
@@ -246,8 +271,7 @@ def views(sample: EncodedSample) -> list[Any]:
     return [view for view in (first, patch & last) if view.any()]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("family", MAKERS)
+@pytest.mark.parametrize(("family", "dtype"), FAMILIES_IN_DTYPES)
 def test_every_site_equals_a_plain_forward_of_the_processors_inputs_bit_for_bit(
     family: str, dtype: str, folders: dict[str, Path]
 ) -> None:
@@ -266,9 +290,8 @@ def test_every_site_equals_a_plain_forward_of_the_processors_inputs_bit_for_bit(
     is_image = batch.input_ids == loaded.config.image_token_id
     connected = states["connector_out"][0]
     assert connected[~is_image].isnan().all()
-    if family not in ("llava_onevision", "qwen2_5_vl"):  # these two rearrange what the connector gives
-        connector = expected["connector", -1]
-        assert torch.equal(connected[is_image], connector.reshape(-1, connector.shape[-1]))
+    if family not in REARRANGED:
+        assert torch.equal(connected[is_image], expected["connector", -1].reshape(-1, WIDTH))
     assert torch.equal(connected[is_image], expected["resid_pre", 0][is_image])
 
 
@@ -349,7 +372,9 @@ def test_a_sentence_alone_is_read_as_the_text_model_reads_it(family: str, folder
 
 
 def test_two_pictures_count_their_tiles_on(folders: dict[str, Path]) -> None:
-    for family in ("paligemma", "gemma3", "llava", "idefics3"):
+    for family in MAKERS:
+        if family in ("llava_onevision", "qwen2_5_vl"):  # of several pictures small views; one tile for each picture
+            continue
         loaded = load(folders[family])
         one = encode_example(example("The cat", picture(50, 80)), loaded.bundle)
         two = encode_example(example("The cat", picture(50, 80), picture(50, 80, seed=1)), loaded.bundle)

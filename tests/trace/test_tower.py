@@ -62,7 +62,15 @@ def counted_by_hand(family: str, width: int, height: int, inputs: Any) -> int:
         return {(50, 80): 6 * 10, (90, 30): 4 * 14, (32, 32): 8 * 8}[width, height]
     if family == "idefics3":
         return 16 * int(inputs["pixel_values"].shape[1])
-    if family == "llava_onevision":
+    if family == "idefics2":
+        shown = inputs["pixel_values"].shape
+        return int(shown[1]) * (shown[-2] // 8) * (shown[-1] // 8)
+    if family in ("internvl", "aya_vision"):
+        return len(inputs["pixel_values"]) * (4 if family == "internvl" else 16)
+    if family in ("pixtral", "mistral3"):
+        side = 8 if family == "pixtral" else 16
+        return -(-height // side) * -(-width // side) * (side // 8) ** 2
+    if family in ("llava_onevision", "llava_next"):
         return 16 * (1 + {(50, 80): 4, (90, 30): 3, (32, 32): 1}[width, height])
     return 16
 
@@ -77,8 +85,11 @@ def test_every_row_that_the_tower_hands_on_has_one_place(
     places = places_of(sample)
     asked = example("The cat", picture(*size))
     assert len(places) == len(rows) == counted_by_hand(family, *size, plain_inputs(loaded, asked))
-    assert len(np.unique(places, axis=0)) == len(places)
-    assert (places >= 0).all()
+    on_patches = places[places[:, 1] >= 0]
+    assert len(np.unique(on_patches, axis=0)) == len(on_patches)
+    assert (len(on_patches) < len(places)) == (
+        family == "idefics2"
+    )  # its quarters are filled up to the size of the whole
 
 
 @pytest.mark.parametrize("family", MAKERS)
@@ -99,19 +110,25 @@ def test_two_pictures_have_the_rows_of_each_one_after_the_other(family: str, fol
 @pytest.mark.parametrize("family", MAKERS)
 def test_a_dot_on_the_picture_moves_the_rows_whose_place_it_is(family: str, folders: dict[str, Path]) -> None:
     loaded = blind(folders[family])
-    # LLaVA 1.5 cuts what is not square; OneVision pads what fits no canvas, and these fit one
-    for size in [(96, 96)] if family == "llava" else [(96, 96), (96, 32), (32, 96)]:
+    # LLaVA 1.5 cuts what is not square; OneVision pads what fits no canvas, and these fit one; Idefics2 drops half patches
+    sizes = [(96, 96), (64, 32), (32, 64)] if family == "idefics2" else [(96, 96), (96, 32), (32, 96)]
+    for size in sizes[:1] if family == "llava" else sizes:
         plain = tower_rows(loaded, dotted(*size, None))[1]
         for dot in [(0.15, 0.15), (0.85, 0.15), (0.4, 0.9), (0.6, 0.4)]:
             sample, rows = tower_rows(loaded, dotted(*size, dot))
             places, change = places_of(sample), (rows - plain).norm(dim=1).numpy()
-            small = places[:, 0] == (0 if family == "llava_onevision" else places[:, 0].max())
-            for view in (small, ~small):
+            small = places[:, 0] == (0 if family in ("llava_onevision", "llava_next") else places[:, 0].max())
+            shown = [(small, dot), (~small, dot)]
+            if family == "idefics2":  # its tiles are quarters, each a picture of its own
+                quarter = places[:, 0] == int(dot[0] > 0.5) + 2 * int(dot[1] > 0.5)
+                shown = [(small, dot), (quarter, (dot[0] * 2 % 1, dot[1] * 2 % 1))]
+                assert not change[~small & ~quarter].any()
+            for view, (x, y) in shown:
                 if view.any():
                     n_rows, n_cols = places[view][:, 1:].max(axis=0) + 1
                     _, row, col = places[view][change[view].argmax()]
-                    assert abs((col + 0.5) / n_cols - dot[0]) <= 0.5 / n_cols + 0.06, (size, dot)
-                    assert abs((row + 0.5) / n_rows - dot[1]) <= 0.5 / n_rows + 0.06, (size, dot)
+                    assert abs((col + 0.5) / n_cols - x) <= 0.5 / n_cols + 0.06, (size, dot)
+                    assert abs((row + 0.5) / n_rows - y) <= 0.5 / n_rows + 0.06, (size, dot)
 
 
 @pytest.mark.parametrize(("strategy", "first"), [("full", [0, -1, -1]), ("default", [0, 0, 0])])
