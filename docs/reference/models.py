@@ -8,6 +8,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from steercache.models.families import FAMILIES, Family
 from tests.models.derived import CLASSES, FULL, REFUSED, Class
+from tests.models.other_backbones import BACKBONES, Around
 
 INTRODUCTION = """
 Two kinds of models can be traced and steered.
@@ -45,6 +46,7 @@ def page_text(table: Any) -> str:
     """The page; `table` makes a Markdown table of column names and rows."""
     columns = ["`model_type`", "reads", "attention and MLP outputs", "execution modes", "checked"]
     rows = [*(_known(family) for family in FAMILIES), *(_derived(name, one) for name, one in CLASSES.items())]
+    around = [_around(one) for one in BACKBONES.values()]
     refused = [[f"`{name}`", reason] for name, (_, reason) in REFUSED.items()]
     return "\n\n".join(
         [
@@ -54,6 +56,11 @@ def page_text(table: Any) -> str:
             " documentation is theirs. “By value” means: a small random model of the real class, rows and answers"
             " compared with a plain forward and `generate`.",
             SHARED_KEYS.strip(),
+            "## Pictures before a derived text model",
+            "A model that reads pictures is in the table by its own type. Its text model may be of any type that the table has"
+            " or that can be derived: `aya_vision` is always around `cohere2`, which is derived. Such a model is marked as"
+            " derived and proven on text. Tried by value:",
+            table(["`model_type`", "attention and MLP outputs", "execution modes"], around),
             "## Refused",
             "Among the classes that were tried, these are refused; the words are part of the error.",
             table(["`model_type`", "because"], refused),
@@ -62,11 +69,22 @@ def page_text(table: Any) -> str:
 
 
 def _known(family: Family) -> list[object]:
-    types = ", ".join(f"`{one}`" for one in family.model_types)
+    types = ", ".join(_type(one) for one in family.model_types)
     reads = "pictures and text" if family.modality == "image" else "text"
     modes = f"full ({FULL[family.name]})" if family.name in FULL else f"branch, {_replay(family)}, full"
     parts = "yes" if family.attn_out else "no"
     return [types, reads, parts, modes, "in the table; by value, and by layout at real size"]
+
+
+def _type(written: str) -> str:
+    """A type of the table; `a/b` is `a` with a vision tower of type `b`."""
+    model, _, tower = written.partition("/")
+    return f"`{model}` with a tower `{tower}`" if tower else f"`{model}`"
+
+
+def _around(one: Around) -> list[object]:
+    parts = "yes" if one.attn_out else "no"
+    return [f"`{one.family}` around `{one.text['model_type']}`", parts, "branch, replay, full"]
 
 
 def _replay(family: Family) -> str:

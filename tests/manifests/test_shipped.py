@@ -15,6 +15,7 @@ from tests.without_torch import MISSING
 
 SHIPPED = manifest_files()
 MODELS = {  # the ids under which their authors publish them
+    "aya-vision-8b": "CohereLabs/aya-vision-8b",
     "gemma-2-2b": "google/gemma-2-2b",
     "gemma-2-9b": "google/gemma-2-9b",
     "gemma-3-4b-it": "google/gemma-3-4b-it",
@@ -25,11 +26,16 @@ MODELS = {  # the ids under which their authors publish them
     "gemma-3-4b-pt": "google/gemma-3-4b-pt",
     "glm-4.1v-9b": "zai-org/GLM-4.1V-9B-Thinking",
     "glm-4.6v-flash": "zai-org/GLM-4.6V-Flash",
+    "idefics2-8b": "HuggingFaceM4/idefics2-8b",
     "idefics3-8b-llama3": "HuggingFaceM4/Idefics3-8B-Llama3",
+    "internvl3-8b": "OpenGVLab/InternVL3-8B-hf",
     "llama-3.1-8b": "meta-llama/Llama-3.1-8B",
     "llava-1.5-7b": "llava-hf/llava-1.5-7b-hf",
+    "llava-v1.6-mistral-7b": "llava-hf/llava-v1.6-mistral-7b-hf",
+    "mistral-small-3.1-24b": "mistralai/Mistral-Small-3.1-24B-Instruct-2503",
     "paligemma2-10b-mix-448": "google/paligemma2-10b-mix-448",
     "paligemma2-3b-mix-448": "google/paligemma2-3b-mix-448",
+    "pixtral-12b": "mistral-community/pixtral-12b",
     "qwen2-vl-2b": "Qwen/Qwen2-VL-2B-Instruct",
     "qwen2-vl-7b": "Qwen/Qwen2-VL-7B-Instruct",
     "qwen3.5-9b": "Qwen/Qwen3.5-9B",
@@ -40,6 +46,7 @@ MODELS = {  # the ids under which their authors publish them
     "qwen3-vl-4b": "Qwen/Qwen3-VL-4B-Instruct",
     "qwen3-vl-8b": "Qwen/Qwen3-VL-8B-Instruct",
     "smolvlm-256m": "HuggingFaceTB/SmolVLM-256M-Instruct",
+    "smolvlm2-2.2b": "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
 }
 
 

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from steercache.models.families import FAMILIES, find_module, find_part
 from steercache.models.recognise import family_of_config
 from steercache.models.sharing import KeySharing, key_sharing
+from steercache.trace.tower import tower_width
 from tests.models import gemma4_sizes
 from tests.models.test_sizes import GEMMA_2_2B, GEMMA_2_9B, LLAMA_3_1_8B
 from tests.models.tiny_images import GRIDS, MAKERS
@@ -316,7 +317,7 @@ def test_a_real_multimodal_model_has_its_parts_where_the_table_says(name: str) -
     assert (family.attn_out, family.mlp_out) == real.added
     for block in blocks:
         assert all(find_part(block, part) for part in real.added if part)
-    assert getattr(model.config.vision_config, family.tower_width) == real.vision
+    assert tower_width(model.config, getattr(model.config.vision_config, family.tower_width)) == real.vision
     assert find_module(model, family.vision or "")
     patches = torch.empty(1, real.patches, real.vision, device="meta", dtype=model.dtype)
     connector = find_module(model, family.connector or "")

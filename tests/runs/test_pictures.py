@@ -17,13 +17,18 @@ from steercache.models.load import load_model
 from steercache.models.spec import LoadedModel
 from steercache.store.dtypes import bits_dtype
 from tests.models.tiny import manifest_of
-from tests.models.tiny_images import GRIDS, MAKERS, N_LAYERS, picture
+from tests.models.tiny_images import GRIDS, MAKERS, N_LAYERS, TILED, picture
 from tests.runs.pictures import QUESTIONS, SIZES, example_of, write_pictures_trace
 from tests.trace.test_images import SITES, TYPES, hooked_forward, plain_inputs, sites_of
 from tests.tracing import SmallTrace, write_small_trace
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 
+# Their layouts are tested by themselves (tests/trace); by default one of them goes through a whole build.
+IN_FLOAT32 = [
+    pytest.param(family, "float32", marks=[pytest.mark.slow] if family in TILED and family != "mistral3" else [])
+    for family in MAKERS
+]
 ASKED = [q for q in QUESTIONS if q[1] is not None][:4]
 
 
@@ -59,7 +64,7 @@ def typed(trace: SmallTrace, dtype: str) -> dict[str, Any]:
     return {"kind": "model", "version": 1, "name": "tiny", "attention": "eager", "dtype": dtype, "source": source}
 
 
-@pytest.mark.parametrize(("family", "dtype"), [*((f, "float32") for f in MAKERS), ("idefics3", "bfloat16")])
+@pytest.mark.parametrize(("family", "dtype"), [*IN_FLOAT32, ("idefics3", "bfloat16")])
 def test_every_row_of_every_site_equals_a_plain_forward_bit_for_bit(
     family: str, dtype: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
