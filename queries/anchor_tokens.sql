@@ -2,7 +2,7 @@
 -- kind: table
 -- summary: Which tokens carry a concept, how often, and how often the same tokens are controls.
 -- params:
---   concept: {type: text, help: concept}
+--   concept: {type: concept, help: concept}
 --   run: {type: run, default: newest_text, help: "run by name, id or prefix; the newest complete text run that has the concept"}
 -- returns:
 --   token_id: id in the vocabulary

@@ -2,7 +2,7 @@
 -- kind: table
 -- summary: Features of an SAE that fire more often on the anchors of a concept than on the controls of the same sentences.
 -- params:
---   concept: {type: text, help: concept whose sentences are taken}
+--   concept: {type: concept, help: concept whose sentences are taken}
 --   sae: {type: sae, default: null, help: "SAE by name, id or prefix; needed where the run is encoded with several"}
 --   run: {type: run, default: null, help: "run by name, id or prefix; needed where several runs are encoded"}
 --   top: {type: integer, default: 20, minimum: 1, help: how many features}

@@ -5,7 +5,7 @@
 --   vector: {type: vector, help: "vector by name, id or prefix"}
 --   layer: {type: integer, minimum: 0, help: decoder block}
 --   run: {type: run, default: null, help: the run that the vector was fitted on}
---   concept: {type: text, default: null, help: only sentences of this concept}
+--   concept: {type: concept, default: null, help: only sentences of this concept}
 --   rows: {type: integer, default: 50000, minimum: 1, help: look at the first so many rows}
 -- returns:
 --   token_id: id in the vocabulary

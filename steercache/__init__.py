@@ -14,6 +14,8 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
+from steercache.core.vector_exports import exported_by as _exported_by
+
 if _TYPE_CHECKING:
     from steercache import fit as fit
     from steercache.api.cache import Cache as Cache
@@ -79,6 +81,9 @@ _WHERE = {
     "steer": ("steercache.steering.live", "steer"),
     "steered": ("steercache.steering.steered", "steered"),
 }
+
+
+_exported_by(lambda: __getattr__("export_vector"))
 
 
 def __dir__() -> list[str]:

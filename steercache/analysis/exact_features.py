@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from steercache.benchmarks.task import Progress
-from steercache.cache.documents import fitted_on
 from steercache.cache.feature_files import Encoding, all_encodings
 from steercache.cache.feature_rows import EncodedRows, groups_of
 from steercache.cells.options import ControlOptions, EvalOptions, GridAxes
@@ -117,7 +116,7 @@ def run_exactly(
         predicted = predict_features(
             screened.gradients, sae.decoder, screened.target, layer, [f for _, f in groups], step=screened.step
         )
-        origin = fitted_on(session.cache.run_document(encoding.document.run_id).model)
+        origin = session.cache.source(encoding.document.run_id).fitted_on
         vectors = [feature_vector(sae, e.feature, sign=1 if e.alpha > 0 else -1, origin=origin) for e in predicted]
         axes = GridAxes(layers=(layer,), alphas=(abs(predicted[0].alpha),), targets=(screened.target,))
         options = EvalOptions(

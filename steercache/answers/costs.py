@@ -116,7 +116,7 @@ def gradients_s(costs: MachineCosts, batch: BatchWork, n_options: int) -> float:
     """Recording gradients of a batch's margins: a forward pass, and for every option but one a backward pass, which takes about
     twice as long."""
     backward_s = 2 * _blocks_s(costs, costs.n_layers, batch.n_seq * batch.n_tokens)
-    forward_s = _inputs_s(costs, batch) + _forward_s(costs, batch)
+    forward_s = _inputs_s(costs, batch) + _forward_s(costs, batch, head_row_s=costs.forward.head_row_s)
     return costs.gradient_factor * (forward_s + max(1, n_options - 1) * backward_s)
 
 
@@ -179,9 +179,9 @@ def _blocks_s(costs: MachineCosts, n_blocks: int, n_tokens: int, *, n_calls: int
     return n_blocks * (n_calls * costs.forward.block_call_s + n_tokens * costs.forward.block_token_s)
 
 
-def _forward_s(costs: MachineCosts, batch: BatchWork) -> float:
+def _forward_s(costs: MachineCosts, batch: BatchWork, *, head_row_s: float) -> float:
     """One forward of the whole model over a batch, tower included."""
-    rows = batch.n_seq * (costs.forward.head_row_s + costs.forward.picture_s)
+    rows = batch.n_seq * (head_row_s + costs.forward.picture_s)
     return costs.forward.pass_s + _blocks_s(costs, costs.n_layers, batch.n_seq * batch.n_tokens) + rows
 
 
@@ -195,7 +195,8 @@ def _branch_s(costs: MachineCosts, batch: BatchWork) -> float:
     """One unsteered pass, then only what each cell changes; cells are stacked, and decoded together."""
     head_s = batch.n_seq * costs.forward.head_row_s
     moving = still = 0
-    total = _inputs_s(costs, batch) + _forward_s(costs, batch) + head_s  # the head twice: compared with the model's own
+    pass_s = _forward_s(costs, batch, head_row_s=costs.forward.head_row_s)
+    total = _inputs_s(costs, batch) + pass_s + head_s  # the head twice: compared with the model's own
     for kind, n in batch.cells:
         if kind.layer is None or not kind.moves:
             still = 1  # they all answer alike
@@ -207,7 +208,8 @@ def _branch_s(costs: MachineCosts, batch: BatchWork) -> float:
 
 
 def _full_s(costs: MachineCosts, batch: BatchWork) -> float:
-    each = _forward_s(costs, batch) + _decode_s(costs, batch, batch.n_seq)
+    pass_s = _forward_s(costs, batch, head_row_s=costs.forward.full_head_row_s)
+    each = pass_s + _decode_s(costs, batch, batch.n_seq)
     return _inputs_s(costs, batch) + _idle_s(costs, batch) + batch.n_cells * each
 
 

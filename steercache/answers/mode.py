@@ -115,7 +115,11 @@ def rows_for(
 ) -> tuple[ReplayRun | None, str]:
     """Rows that a replay of these settings could start from; without them, why it cannot be."""
     if not work.first_tokens_only:
-        return None, "the answers have more than one token"
+        limit = 1 + max(batch.n_more for batch in work.batches)
+        return (
+            None,
+            f"an answer may have {limit} tokens, of which rows give the first; with at most one new token they do",
+        )
     layers = sorted({s.cell.layer for s in settings if s.cell.layer is not None}) or [loaded.spec.n_layers - 1]
     return find_replay(cache, loaded, asked, layers)
 

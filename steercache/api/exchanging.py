@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from steercache.api.fitting import FitRequest, run_of_request, selected_rows
-from steercache.cache.documents import fitted_on
 from steercache.cache.vector_schema import vector_schema_text as vector_schema_text
 from steercache.core.errors import UsageError
 from steercache.core.trials import AlphaUnit, Target
@@ -51,7 +50,7 @@ def changed_use(vector: SteeringVector, change: UseChange) -> VectorUse | None:
     if "strength" in stated and "strength_unit" not in stated:
         stated["strength_unit"] = "raw"
     try:
-        return replace(base, **stated)
+        return vector.prompted(replace(base, **stated))
     except ValueError as error:
         raise UsageError(str(error)) from error
 
@@ -123,7 +122,7 @@ def take_in(
 
 
 def _model_of(session: Session, run_id: str) -> FittedOn:
-    return fitted_on(session.cache.run_document(run_id).model)
+    return session.cache.source(run_id).fitted_on
 
 
 def _refuse_other_model(session: Session, run_id: str, vector: SteeringVector, path: Path) -> None:

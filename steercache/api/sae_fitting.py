@@ -276,8 +276,9 @@ def _verified(session: Session, layers: _Layers, options: SaeOptions, show: Prog
         progress=show,
     )
     _warn_of_missing(verdicts, layers.concept)
-    facts = {"endpoint": options.judge.base_url, "model": options.judge.model, "meaning": options.meaning}
-    return Verification(by="judge", verdicts=verdicts, facts=facts)
+    facts = {"model": options.judge.model, "meaning": options.meaning}
+    located = {"endpoint": options.judge.base_url}
+    return Verification(by="judge", verdicts=verdicts, facts=facts, located=located)
 
 
 def _warn_of_missing(verdicts: "Sequence[Verdict]", concept: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from steercache.cache.conventions import Conventions
 from steercache.core.errors import DamagedError, NotFoundError
 from steercache.core.frame import ViewFrame
 from steercache.core.ids import canonical_json, digest
@@ -123,9 +124,10 @@ def run_model(bundle: TokenizerBundle) -> RunModel:
     )
 
 
-def fitted_on(model: RunModel) -> FittedOn:
-    """A run's model, as vectors fitted on its rows name it."""
-    return FittedOn(name=model.name, fingerprint=model.fingerprint, modality=model.modality)
+def fitted_on(model: RunModel, conventions: Conventions = (None, None)) -> FittedOn:
+    """A run's model, as vectors fitted on its rows name it, with how its prompts begin."""
+    bos, chat = conventions
+    return FittedOn(name=model.name, fingerprint=model.fingerprint, modality=model.modality, bos=bos, chat=chat)
 
 
 def run_id_of(identity: Mapping[str, Any]) -> str:

@@ -1,12 +1,13 @@
 """`CacheFolder`: one handle over a root's files and its index."""
 
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from steercache.cache.catch_up import catch_up, is_fresh
+from steercache.cache.catch_up import CATCH_UP_WAIT_S, catch_up, is_fresh
 from steercache.cache.documents import RunDocument, read_run_document
 from steercache.cache.entries import all_sweep_files, all_vector_rows, run_files, run_row
 from steercache.cache.paths import RootPaths, RunPaths
@@ -19,7 +20,8 @@ from steercache.index.files import RunFiles, over_files
 from steercache.index.place import home_expanded
 from steercache.store.durable import make_folder
 
-READER_WAIT_S = 2.0
+READER_WAIT_S = 2.0  # that a reader waits for another process to let go of the index
+HELD_S = 30.0  # so long after it waited in vain, it does not wait again: files are read at once
 
 
 class CacheFolder:
@@ -29,6 +31,7 @@ class CacheFolder:
         self.paths = RootPaths(root)
         self.index = Index(self.paths.index)
         self._reading_index = Index(self.paths.index, wait_s=READER_WAIT_S)
+        self._held_until = 0.0
         self._sources: dict[tuple[str, str], RunSource] = {}
 
     @property
@@ -127,21 +130,30 @@ class CacheFolder:
     def _fresh_index(self, stack: ExitStack) -> Any:
         """The index as a reading connection on `stack`, or None when it cannot be had up to date."""
         for _ in range(2):
+            waits = time.monotonic() >= self._held_until
             try:
                 with ExitStack() as attempt:
-                    connection = attempt.enter_context(self._reading_index.read())
+                    wait_s = READER_WAIT_S if waits else 0.0
+                    connection = attempt.enter_context(self._reading_index.read(wait_s=wait_s))
                     if is_fresh(self.paths, connection):
                         stack.enter_context(attempt.pop_all())
+                        self._held_until = 0.0
                         return connection
             except (BusyError, NoLocksError):
-                return None
+                return self._held(waits)
             except NotFoundError:
                 pass  # no index yet: made below
             try:
-                catch_up(self.paths)
+                if catch_up(self.paths, wait_s=CATCH_UP_WAIT_S if waits else 0.0) is not None:
+                    return self._held(waits)
             except UsageError:
                 return None  # a root that cannot be written is read from its files
         return None
+
+    def _held(self, waited: bool) -> None:
+        """Note that the index was waited for in vain."""
+        if waited:
+            self._held_until = time.monotonic() + HELD_S
 
 
 def _name_the_one_that_is_meant(wanted: str, candidates: Sequence[tuple[str, str]]) -> None:

@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy.typing as npt
 
+from steercache.cache.conventions import conventions_in
 from steercache.cache.documents import RunDocument, fitted_on, read_shard_record
 from steercache.cache.paths import RunPaths
 from steercache.core.errors import DamagedError, NotFoundError
@@ -100,10 +102,10 @@ class RunSource:
     def run_id(self) -> str:
         return self.document.run_id
 
-    @property
+    @cached_property
     def fitted_on(self) -> FittedOn:
-        """The model whose rows these are, as vectors fitted on them name it."""
-        return fitted_on(self.document.model)
+        """The model whose rows these are, with how its prompts begin, as vectors fitted on them name it."""
+        return fitted_on(self.document.model, conventions_in(self._paths.tokens(0)))
 
     @property
     def generation(self) -> str:

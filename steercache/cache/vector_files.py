@@ -20,8 +20,8 @@ from steercache.core.vectors import FittedOn, SteeringVector
 from steercache.store.durable import make_folder, read_bytes, write_file_atomically
 
 HEADER = "steercache.vector"  # the one key of the safetensors metadata
-FORMAT = 2  # 1 had no `use`
-_FORMATS = (1, FORMAT)
+FORMAT = 3  # 1 had no `use`; 2 no `bos` and `chat` of the texts that it was fitted on
+_FORMATS = (1, 2, FORMAT)
 _REMEDY = "restore the file from a copy, or remove it and fit the vector again"
 
 
@@ -45,10 +45,15 @@ def header_of(vector: SteeringVector) -> dict[str, Any]:
         "layers": list(vector.layers),
         "provenance": vector.provenance,
         "diagnostics": [dict(d) for d in vector.diagnostics],
-        **({} if vector.fitted_on is None else {"fitted_on": asdict(vector.fitted_on)}),
+        **({} if vector.fitted_on is None else {"fitted_on": _known(vector.fitted_on)}),
         **({} if vector.use is None else {"use": vector.use.to_json()}),
         "created_at": datetime.now(UTC).isoformat(timespec="microseconds"),
     }
+
+
+def _known(on: FittedOn) -> dict[str, Any]:
+    """As JSON, without what is not known."""
+    return {name: value for name, value in asdict(on).items() if value is not None}
 
 
 def vector_of(head: Mapping[str, Any], values: npt.NDArray[np.float32]) -> SteeringVector:
@@ -70,7 +75,7 @@ def vector_of(head: Mapping[str, Any], values: npt.NDArray[np.float32]) -> Steer
         values=values,
         provenance=head["provenance"],
         diagnostics=tuple(head["diagnostics"]),
-        fitted_on=None if head.get("fitted_on") is None else FittedOn(**head["fitted_on"]),
+        fitted_on=None if head.get("fitted_on") is None else FittedOn.from_json(head["fitted_on"]),
         use=None if head.get("use") is None else VectorUse.from_json(head["use"]),
     )
 

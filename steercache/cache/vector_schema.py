@@ -61,6 +61,8 @@ def vector_schema() -> dict[str, Any]:
             "name": {"type": "string"},
             "fingerprint": {"type": "string", "description": "Digest of the weights."},
             "modality": {"enum": ["text", "image"]},
+            "bos": {"type": "boolean", "description": "Whether the texts that it read begin with a special token."},
+            "chat": {"enum": ["none", "template"], "description": "How these texts were made."},
         },
         "required": ["name", "fingerprint", "modality"],
     }

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-from steercache.cache.documents import fitted_on
 from steercache.cache.entries import all_vectors
 from steercache.cache.handle import CacheFolder
 from steercache.cache.rebuild import tell_index
@@ -19,7 +18,7 @@ def save_vector(cache: CacheFolder, vector: SteeringVector) -> Path:
     Saved again, it takes the place of itself: it keeps its first name, and its measurements and its use unless it brings new
     ones.
     """
-    path = cache.paths.vector(vector.vector_id)
+    path, vector = cache.paths.vector(vector.vector_id), with_model(cache, vector)
     if (stored := stored_vector(cache, vector.vector_id)) is not None:
         vector = replace(
             vector,
@@ -28,6 +27,8 @@ def save_vector(cache: CacheFolder, vector: SteeringVector) -> Path:
             fitted_on=vector.fitted_on or stored.fitted_on,
             use=vector.use or stored.use,
         )
+    if vector.use is not None:
+        vector = replace(vector, use=vector.prompted(vector.use))
     write_vector(path, vector)
     tell_index(cache)
     return path
@@ -58,11 +59,13 @@ def load_vector(cache: CacheFolder, wanted: str) -> SteeringVector:
 
 
 def with_model(cache: CacheFolder, vector: SteeringVector) -> SteeringVector:
-    """The vector with the model that it was fitted on; a file of an earlier version does not say, and its run may."""
-    run_id = vector.provenance.get("run_id")
-    if vector.fitted_on is not None or not isinstance(run_id, str):
+    """The vector with the model that it was fitted on, and how its prompts began; a file of an earlier version does not say,
+    and its run may."""
+    run_id, known = vector.provenance.get("run_id"), vector.fitted_on
+    if not isinstance(run_id, str) or (known is not None and None not in (known.bos, known.chat)):
         return vector
     try:
-        return replace(vector, fitted_on=fitted_on(cache.run_document(run_id).model))
+        found = cache.source(run_id).fitted_on
+        return replace(vector, fitted_on=found if known is None else replace(known, bos=found.bos, chat=found.chat))
     except (NotFoundError, DamagedError):
         return vector

@@ -14,7 +14,7 @@ from steercache.cells.model import FoundModel, zoo_model
 from steercache.cells.options import ComputeOptions, ControlOptions, DecodingOptions, EvalOptions, GridAxes
 from steercache.cells.sweep_vectors import sweep_vectors, vector_arms
 from steercache.cells.vectors import check_vector
-from steercache.core.errors import BudgetError, PartlyFailedError
+from steercache.core.errors import BudgetError, PartlyFailedError, UsageError
 from steercache.core.ids import digest
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks import open_benchmark
@@ -32,8 +32,9 @@ MAX_CELLS: Final = 200_000  # more is a slip of the pen: the published grids hav
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepGrid:
-    """Every cell of a sweep, the same for all its tasks (but `with_norms`). `settings` are those of each arm (a vector), by the
-    arm's name, in order of preference among equals: strength aside, target and layer as the manifest has them."""
+    """Every cell of a sweep, the same for all its tasks (but `with_norms` and `SweepJob.of_task`). `settings` are those of each
+    arm (a vector), by the arm's name, in order of preference among equals: strength aside, target and layer as the manifest has
+    them."""
 
     options: EvalOptions
     baseline: ArmCell
@@ -54,12 +55,16 @@ class SweepGrid:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskQuestions:
-    """One task of a sweep with its questions by split, encoded under the plain wording; failed ones are among them."""
+    """One task of a sweep with its questions by split, encoded under the plain wording; failed ones are among them.
+
+    `vector_ids` are those of the sweep's vectors that are tried on it; None: all.
+    """
 
     name: str
     wanted: SweepTask
     benchmark: Benchmark
     asked: Mapping[Part, tuple[EncodedQuestion, ...]] = field(repr=False)
+    vector_ids: frozenset[str] | None = None
 
     @property
     def task(self) -> str | None:
@@ -83,6 +88,16 @@ class SweepJob:
     def root(self) -> Path:
         """The cache's folder, where the ledger lies."""
         return self.session.cache.root
+
+    def of_task(self, task: TaskQuestions) -> "SweepJob":
+        """The job with the vectors that are tried on one task."""
+        ids, grid = task.vector_ids, self.grid
+        if ids is None:
+            return self
+        arms = tuple(arm for arm in grid.arms if arm.vector is not None and arm.vector.vector_id in ids)
+        settings = {arm.name: grid.settings[arm.name] for arm in arms}
+        lineages = {vector_id: lineage for vector_id, lineage in self.lineages.items() if vector_id in ids}
+        return replace(self, grid=replace(grid, arms=arms, settings=settings), lineages=lineages)
 
 
 def sweep_model(resolved: ResolvedSweep, root: Path) -> FoundModel:
@@ -111,8 +126,34 @@ def prepare_sweep(
     vectors = sweep_vectors(session, sweep, base_dir=resolved.base_dir)
     grid = expand_sweep(sweep, loaded, vectors)
     lineages = {v.vector_id: check_vector(session.cache, v, loaded, grid.options) for v in vectors}
-    tasks = tuple(_questions(sweep, task, bench, loaded, progress) for task, bench in opened)
+    of_task = [_vectors_of(session, sweep, task, vectors) for task, _ in opened]
+    tasks = tuple(
+        replace(_questions(sweep, task, bench, loaded, progress), vector_ids=ids)
+        for (task, bench), ids in zip(opened, of_task, strict=True)
+    )
     return SweepJob(session=session, loaded=loaded, sweep=sweep, grid=grid, tasks=tasks, lineages=lineages)
+
+
+def _vectors_of(
+    session: Session, sweep: SweepManifest, task: SweepTask, vectors: Sequence[SteeringVector]
+) -> frozenset[str] | None:
+    """Ids of the vectors that are tried on a task; None where the manifest leaves that open: all.
+
+    Raises:
+        UsageError: no vector of the sweep is of a concept that the task names.
+    """
+    if task.concepts is None and task.vectors is None:
+        return None
+    concepts = {v.concept for v in vectors if v.concept is not None}
+    strange = sorted(set(task.concepts or ()) - concepts)
+    if strange:
+        raise UsageError(
+            f"no vector of the sweep is of the concept {', '.join(strange)}",
+            place=f"{sweep.name}: {task.benchmark} {task.task or ''}".strip(),
+            hint=f"its vectors are of: {', '.join(sorted(concepts)) or 'no concept'}",
+        )
+    ids = {session.vector(name).vector_id for name in task.vectors or ()}
+    return frozenset(ids | {v.vector_id for v in vectors if v.concept in (task.concepts or ())})
 
 
 def expand_sweep(sweep: SweepManifest, loaded: LoadedModel, vectors: Sequence[SteeringVector]) -> SweepGrid:
@@ -162,7 +203,8 @@ def stored_manifest(job: SweepJob, task: TaskQuestions, how: Mapping[str, Any]) 
         "kind": "grid",
         "sweep": sweep.name,
         "model": answer_identity(job.loaded),
-        "task": task.wanted.model_dump(mode="json", exclude={"folder"}) | {"benchmark": task.benchmark.name},
+        "task": task.wanted.model_dump(mode="json", exclude={"folder", "concepts", "vectors"})
+        | {"benchmark": task.benchmark.name},
         "samples": {split: digest([one.sample_id for one in some]) for split, some in task.asked.items()},
         "vectors": {arm.name: arm.vector.vector_id for arm in grid.arms if arm.vector is not None},
         "lineages": dict(job.lineages),

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field, fields, replace
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Final, Self, Unpack, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,11 @@ import numpy.typing as npt
 from steercache.core.drawing.charts import Axes, Series, line_chart
 from steercache.core.ids import SHORT_ID, canonical_json, digest_bytes
 from steercache.core.notebook import notebook_html
-from steercache.core.vector_use import VectorUse
+from steercache.core.vector_exports import ExportOptions, export
+from steercache.core.vector_use import ChatConvention, VectorUse
+
+if TYPE_CHECKING:
+    from steercache.exchange.vectors.exporting import ExportedVector
 
 LOCATED: Final = "located"
 """Key of a provenance under which paths and names stand: where something lay when the vector was made, not what it was."""
@@ -19,11 +24,25 @@ LOCATED: Final = "located"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FittedOn:
-    """The model whose activations a vector was fitted on: name, fingerprint of its weights, "text" or "image"."""
+    """The model whose activations a vector was fitted on: name, fingerprint of its weights, "text" or "image".
+
+    `bos` and `chat` are those of the texts that it read, as in `VectorUse`; None: not known.
+    """
 
     name: str
     fingerprint: str
     modality: str
+    bos: bool | None = None
+    chat: ChatConvention | None = None
+
+    def __post_init__(self) -> None:
+        if self.bos not in (None, True, False) or self.chat not in (None, *get_args(ChatConvention)):
+            raise ValueError(f"no convention of prompts: bos {self.bos!r:.40}, chat {self.chat!r:.40}")
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> Self:
+        """What `dataclasses.asdict` made; unknown keys are left. Raises TypeError, ValueError."""
+        return cls(**{one.name: said[one.name] for one in fields(cls) if one.name in said})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -114,6 +133,51 @@ class SteeringVector:
             raise KeyError(layer)
         row: npt.NDArray[np.float32] = self.values[self.layers.index(layer)].copy()
         return row
+
+    def prompted(self, use: VectorUse) -> VectorUse:
+        """A use of this vector; what it leaves open of its prompts is that of the texts that the vector was fitted on."""
+        on = self.fitted_on
+        if on is None:
+            return use
+        return replace(use, bos=on.bos if use.bos is None else use.bos, chat=on.chat if use.chat is None else use.chat)
+
+    def export(
+        self, path: str | PathLike[str], *, to: str | None = None, **options: Unpack[ExportOptions]
+    ) -> "ExportedVector":
+        """Write it for another tool, in the format `to` or by the file's name; as `steercache.export_vector`, and raises so."""
+        return cast("ExportedVector", export(self, path, to=to, options=options))
+
+    def to_gguf(self, path: str | PathLike[str], **options: Unpack[ExportOptions]) -> "ExportedVector":
+        """Write it for llama.cpp (`--control-vector-scaled`). Options and errors of `steercache.export_vector`."""
+        return self.export(path, to="gguf", **options)
+
+    def to_easysteer(self, path: str | PathLike[str], **options: Unpack[ExportOptions]) -> "ExportedVector":
+        """Write it for EasySteer, and repeng. Options and errors of `steercache.export_vector`."""
+        return self.export(path, to="easysteer", **options)
+
+    def to_steering_vectors(self, path: str | PathLike[str], **options: Unpack[ExportOptions]) -> "ExportedVector":
+        """Write it for the package steering-vectors. Options and errors of `steercache.export_vector`."""
+        return self.export(path, to="steering-vectors", **options)
+
+    def to_lm_eval(self, path: str | PathLike[str], **options: Unpack[ExportOptions]) -> "ExportedVector":
+        """Write it for lm-eval (`--model steered`). Options and errors of `steercache.export_vector`."""
+        return self.export(path, to="lm-eval", **options)
+
+    def to_saklas(self, path: str | PathLike[str], **options: Unpack[ExportOptions]) -> "ExportedVector":
+        """Write it for saklas. Options and errors of `steercache.export_vector`."""
+        return self.export(path, to="saklas", **options)
+
+    def to_vllm_lens(self, path: str | PathLike[str], **options: Unpack[ExportOptions]) -> "ExportedVector":
+        """Write it for vllm-lens. Options and errors of `steercache.export_vector`."""
+        return self.export(path, to="vllm-lens", **options)
+
+    def to_pytorch(self, path: str | PathLike[str], **options: Unpack[ExportOptions]) -> "ExportedVector":
+        """Write it for a script that needs only transformers. Options and errors of `steercache.export_vector`."""
+        return self.export(path, to="pytorch", **options)
+
+    def to_npz(self, path: str | PathLike[str], **options: Unpack[ExportOptions]) -> "ExportedVector":
+        """Write it for numpy. Options and errors of `steercache.export_vector`."""
+        return self.export(path, to="npz", **options)
 
     @property
     def norms(self) -> npt.NDArray[np.float32]:

@@ -51,22 +51,24 @@ class Index:
         self.wait_s = wait_s
 
     @contextmanager
-    def read(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection that can only read, for one query. An index of an older version is brought up to date first.
+    def read(self, *, wait_s: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection that can only read, for one query. An index of an older version is brought up to date first. Another
+        process that holds the file is waited for `wait_s` seconds (None: as long as the index is).
 
         Raises:
             NotFoundError: there is no index yet.
             BusyError: another process is writing to it; names the process.
             DamagedError: it is not readable, or a newer steercache wrote it.
         """
+        wait_s = self.wait_s if wait_s is None else wait_s
         with gate_of(self.path).hold(self.path, self.wait_s), naming_damage(self.path):
-            con = retry(self._open_reader, wait_s=self.wait_s, again=is_busy)
+            con = retry(self._open_reader, wait_s=wait_s, again=is_busy)
             try:
                 if not is_current(con, place=str(self.path)):
                     con.close()
                     with writers_lock(self.path, self.wait_s):
                         retry(self._open_writer, wait_s=self.wait_s, again=is_busy).close()
-                    con = retry(self._open_reader, wait_s=self.wait_s, again=is_busy)
+                    con = retry(self._open_reader, wait_s=wait_s, again=is_busy)
                 yield con
             finally:
                 con.close()

@@ -74,6 +74,15 @@ class SweepTask(Document):
     folder: FileName | None = None
     """The benchmark's files, relative to the manifest's own folder, or absolute; without one the hub is asked. Of your own
     questions, the folder of their pictures; by default the file's."""
+    concepts: Annotated[tuple[Name, ...], Field(min_length=1, max_length=256)] | None = None
+    """Vectors of these concepts are tried on this task. With `vectors`, those too; with neither, all of the sweep."""
+    vectors: Annotated[tuple[VectorName, ...], Field(min_length=1, max_length=4096)] | None = None
+    """Of the sweep's own `vectors`, those that are tried on this task."""
+
+    @field_validator("concepts", "vectors")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if value is None else unique(value)
 
 
 class Decoding(Document):
@@ -191,10 +200,18 @@ class SweepManifest(Document):
 
     @field_validator("tasks")
     @classmethod
-    def _tasks_once(cls, value: tuple[SweepTask, ...]) -> tuple[SweepTask, ...]:
+    def _tasks_once(cls, value: tuple[SweepTask, ...], info: ValidationInfo) -> tuple[SweepTask, ...]:
         again = [f"{t.benchmark} {t.task or ''}".strip() for i, t in enumerate(value) if t in value[:i]]
         if again:
             raise fault("duplicate", f"listed more than once: {', '.join(sorted(set(again)))}")
+        named, fits = info.data.get("vectors", ()), info.data.get("fits", ())
+        fitted = {concept for one in fits for concept in one.concepts}
+        for task in value:
+            strange = sorted(set(task.vectors or ()) - set(named))
+            if not named:  # concepts of named vectors are known to the cache alone
+                strange += sorted(set(task.concepts or ()) - fitted)
+            if strange and "fits" in info.data:
+                raise fault("tasks", f"of no vector of the sweep: {', '.join(strange)}")
         return value
 
     @field_validator("splits")
@@ -227,4 +244,8 @@ class SweepManifest(Document):
             if fits["sae"] is None:  # as before there was the method: the sweep is the same
                 for name in ("sae", "selection", "unverified"):
                     del fits[name]
+        for task in found["tasks"]:
+            for name in ("concepts", "vectors"):
+                if task[name] is None:
+                    del task[name]
         return found

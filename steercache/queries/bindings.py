@@ -41,7 +41,24 @@ def bind(
             values[name] = newest_run(ask, modality=NEWEST[param.default], concept=values.get("concept"), param=name)
     for name in [name for name, param in query.params.items() if param.type == "sae"]:
         values[name], values["run"] = find_encoding(values[name], values.get("run"))
+    for name in [name for name, param in query.params.items() if param.type == "concept"]:
+        if values[name] is not None:
+            _check_concept(ask, values[name], values.get("run"))
     return values
+
+
+def _check_concept(ask: RunSql, concept: str, run_id: str | None) -> None:
+    """Raises NotFoundError for a concept that no sample (of the run, where there is one) is labelled with."""
+    known = [
+        row[0]
+        for row in ask(
+            "SELECT DISTINCT concept FROM samples WHERE concept IS NOT NULL AND (?::VARCHAR IS NULL OR run_id = ?)"
+            " ORDER BY 1",
+            [run_id, run_id],
+        )
+    ]
+    if concept not in known:
+        raise _no_concept("no sample" if run_id is None else "no sample of the run", concept, known)
 
 
 def newest_run(
@@ -84,10 +101,14 @@ def _no_run(ask: RunSql, found: Rows, kind: str, concept: str | None, param: str
     if concept is None:
         return NotFoundError(f"there is no {kind} yet", hint="steercache build smollm2-concepts")
     known = [row[0] for row in ask("SELECT DISTINCT concept FROM samples WHERE concept IS NOT NULL ORDER BY 1", [])]
+    return _no_concept(f"no {kind}", concept, known)
+
+
+def _no_concept(what: str, concept: str, known: list[str]) -> NotFoundError:
     close = difflib.get_close_matches(concept, known, n=1, cutoff=0.5)
-    has = f"; concepts: {', '.join(known)}" if known else "; no run has labelled concepts"
+    has = f"; concepts: {', '.join(known)}" if known else "; no sample is labelled with a concept"
     hint = f"did you mean {close[0]}?" if close else "steercache query concept_counts"
-    return NotFoundError(f"no {kind} has the concept {concept!r}{has}", hint=hint)
+    return NotFoundError(f"{what} has the concept {concept!r}{has}", hint=hint)
 
 
 def _say_run(param: str, name: str) -> str:
@@ -149,6 +170,7 @@ _READERS: dict[ParamType, Callable[[Any], Any]] = {
     "run": _text,
     "vector": _text,
     "sae": _text,
+    "concept": _text,
     "integer": _integer,
     "number": _number,
     "boolean": _boolean,

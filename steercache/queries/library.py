@@ -25,7 +25,7 @@ from steercache.core.shipped import shipped_folder
 from steercache.manifests.tree import read_tree
 
 Kind = Literal["selection", "table", "check"]
-ParamType = Literal["text", "integer", "number", "boolean", "run", "vector", "sae"]
+ParamType = Literal["text", "integer", "number", "boolean", "run", "vector", "sae", "concept"]
 NEWEST = {"newest": None, "newest_text": "text", "newest_multimodal": "multimodal"}  # default of a run: its modality
 _Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 _Line = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]

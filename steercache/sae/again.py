@@ -108,6 +108,8 @@ def verification_of(vector: SteeringVector) -> Verification:
     made = vector.provenance
     facts = dict(made.get("verification") or {})
     by = facts.pop("by", None)
+    places = made.get(LOCATED)
+    located = places.get("verification") if isinstance(places, Mapping) else None
     if by not in ("judge", "sheet", "unverified"):
         raise UsageError(f"{vector.name!r} does not say who verified its features")
     verdicts = []
@@ -127,7 +129,9 @@ def verification_of(vector: SteeringVector) -> Verification:
                         problem=None if answer else _problem(columns["reason"][at]),
                     )
                 )
-    return Verification(by=by, verdicts=tuple(verdicts), facts=facts)
+    return Verification(
+        by=by, verdicts=tuple(verdicts), facts=facts, located=located if isinstance(located, Mapping) else {}
+    )
 
 
 def refit(vector: SteeringVector, session: SelectsRows, *, load: Load = load_recorded) -> SteeringVector:

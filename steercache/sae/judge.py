@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from steercache.core.ids import digest
 from steercache.sae.endpoint import Client, JudgeEndpoint, Reply, ReplyError
 from steercache.sae.evidence import Evidence
-from steercache.sae.replies import ReplyFiles, request_of
+from steercache.sae.replies import ReplyFiles, earlier_request_of, request_of
 from steercache.sae.verdict import PROMPT_VERSION, Verdict, messages_for, read_answer, request_body
 
 Result = TypeVar("Result")
@@ -62,9 +62,11 @@ async def _judge(
 
 
 async def _verdict(client: Client, evidence: Evidence, body: dict[str, Any], replies: ReplyFiles | None) -> Verdict:
-    request = request_of(client.endpoint, body)
+    request = request_of(body)
     request_digest = digest(request)
-    reply = None if replies is None else replies.read(request_digest)
+    reply = None
+    if replies is not None:
+        reply = replies.read(request_digest) or replies.read(digest(earlier_request_of(client.endpoint, body)))
     problem = None
     if reply is None:
         try:
@@ -73,7 +75,7 @@ async def _verdict(client: Client, evidence: Evidence, body: dict[str, Any], rep
             problem = error.message
         else:
             if replies is not None:
-                replies.write(request, reply)
+                replies.write(request, reply, endpoint=client.endpoint)
     return _said(evidence, client.endpoint, request_digest, reply, problem)
 
 

@@ -1,6 +1,7 @@
 """Replies of judges, kept in the cache by content: the same question to the same model is asked once.
 
-One file per request at `<root>/sae/verdicts/<digest>.json`, with the request, the whole reply and the time. The key is in none.
+One file per request at `<root>/sae/verdicts/<digest>.json`, with the request, the whole reply, the endpoint that gave it and
+the time. A model is known by its name, wherever it is served; the key is in no file.
 """
 
 import json
@@ -37,12 +38,13 @@ class ReplyFiles:
         except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
-    def write(self, request: Mapping[str, Any], reply: Reply) -> str:
+    def write(self, request: Mapping[str, Any], reply: Reply, *, endpoint: JudgeEndpoint) -> str:
         """Keep a reply; returns the digest of its request."""
         request_digest = digest(request)
         document = {
             "format": FORMAT,
             "request": request,
+            "endpoint": _address(endpoint),
             "reply": {"text": reply.text, "model": reply.model, "finish_reason": reply.finish_reason},
             "asked_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -51,6 +53,15 @@ class ReplyFiles:
         return request_digest
 
 
-def request_of(endpoint: JudgeEndpoint, body: Mapping[str, Any]) -> dict[str, Any]:
-    """What a request is known by: the endpoint's address and the body."""
-    return {"endpoint": endpoint.base_url.rstrip("/"), "body": dict(body)}
+def request_of(body: Mapping[str, Any]) -> dict[str, Any]:
+    """What a request is known by: its body, which names the model."""
+    return {"body": dict(body)}
+
+
+def earlier_request_of(endpoint: JudgeEndpoint, body: Mapping[str, Any]) -> dict[str, Any]:
+    """What earlier versions knew a request by: the endpoint's address too."""
+    return {"endpoint": _address(endpoint), "body": dict(body)}
+
+
+def _address(endpoint: JudgeEndpoint) -> str:
+    return endpoint.base_url.rstrip("/")

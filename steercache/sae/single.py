@@ -4,10 +4,9 @@ from typing import Final
 
 import numpy as np
 
-from steercache.cache.documents import fitted_on
 from steercache.cache.feature_files import all_encodings
 from steercache.cache.handle import CacheFolder
-from steercache.core.errors import NotFoundError, UsageError
+from steercache.core.errors import DamagedError, NotFoundError, UsageError
 from steercache.core.vectors import LOCATED, FittedOn, SteeringVector
 from steercache.sae.loaded import LoadedSae
 
@@ -76,7 +75,7 @@ def origin_of(cache: CacheFolder, sae: LoadedSae) -> FittedOn | None:
     runs += [e.document.run_id for e in all_encodings(cache.paths)[0] if e.document.sae.sae_id == sae.spec.sae_id]
     for run_id in runs:
         try:
-            return fitted_on(cache.run_document(run_id).model)
-        except NotFoundError:
+            return cache.source(run_id).fitted_on
+        except (NotFoundError, DamagedError):
             continue  # the run is gone
     return None

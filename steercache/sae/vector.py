@@ -25,13 +25,14 @@ _PACKAGES = ("numpy", "ml_dtypes", "torch", "sae-lens")
 class Verification:
     """Who looked at the features that a selection picked: a model, a person with a sheet, or nobody.
 
-    `verdicts` are by layer and feature; a picked feature without one is not taken. `facts` (endpoint, description of the
-    concept) go into the vector's provenance.
+    `verdicts` are by layer and feature; a picked feature without one is not taken. `facts` (the judge's model, description of
+    the concept) go into the vector's provenance; so does `located` (its address), which is no part of the vector's id.
     """
 
     by: VerifiedBy
     verdicts: tuple[Verdict, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    located: Mapping[str, Any] = field(default_factory=dict)
 
     def of(self, layer: int) -> dict[int, Verdict]:
         """Verdicts of one layer by feature; of several the last."""
@@ -199,7 +200,10 @@ def _provenance(
                 "n_samples": len(np.unique(sel.sample_idx)),
             },
             "saes": {str(one.layer): one.spec.identity() for one in found},
-            LOCATED: {"saes": {str(one.layer): one.spec.record() for one in found}},
+            LOCATED: {
+                "saes": {str(one.layer): one.spec.record() for one in found},
+                **({"verification": dict(verification.located)} if verification.located else {}),
+            },
             "verification": {"by": verification.by, **verification.facts},
             "features": {str(one.layer): _columns(one, kept[one.layer], verification, only) for one in found},
         }

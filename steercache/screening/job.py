@@ -135,13 +135,13 @@ def sweep_job(
 
 def tasks_of_sweep(job: SweepJob) -> tuple[ScreenTask, ...]:
     """Every task of a sweep, with all its cells."""
-    options, arms = job.grid.options, job.grid.arms
+    options = job.grid.options
     return tuple(
         ScreenTask(
             name=task.name,
             benchmark=task.benchmark.name,
             asked=task.asked["search"],
-            grid=_grid(arms, options.axes),
+            grid=_grid(job.of_task(task).grid.arms, options.axes),
             baseline=job.grid.baseline,
             options=options,
         )
@@ -262,7 +262,7 @@ def corrected_by_pilot(
     as it was where that is too few. Raises as `pilot.run_pilot`.
     """
     loaded, trust = wanted.load(), screened.grid.trust
-    ready = with_target_norms(replace(job, loaded=loaded), task, load=lambda: loaded)
+    ready = with_target_norms(replace(job.of_task(task), loaded=loaded), task, load=lambda: loaded)
     pilot = run_pilot(ready, task, screened.gradients, n=n, trust=trust, progress=progress)
     if pilot is None:
         return screened

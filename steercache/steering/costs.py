@@ -37,7 +37,8 @@ LEAST_REPEATS: Final = 2
 class ForwardCosts:
     """Seconds: of calling one block at all, and of each token in it; of a token's logits; of a picture in tower and connector;
     of a step of decoding at all, and of each sequence in it; of a forward pass at all, outside these parts; of making one
-    sample's inputs (a picture is decoded)."""
+    sample's inputs (a picture is decoded); of a token's logits as `generate` computes them, which a full forward does: on a CPU
+    many times those of `head_row_s`, see `Prompts.logits_to_keep`."""
 
     block_call_s: float
     block_token_s: float
@@ -47,6 +48,7 @@ class ForwardCosts:
     step_row_s: float
     pass_s: float = 0.0
     input_s: float = 0.0
+    full_head_row_s: float = 0.0
 
     def as_dict(self) -> dict[str, float]:
         """By name, as they are kept."""
@@ -95,6 +97,7 @@ def measure_costs(loaded: LoadedModel, samples: Sequence[EncodedSample]) -> Forw
         step_row_s=row_s,
         pass_s=median(part.rest_s for part in parts),
         input_s=min(input_s),
+        full_head_row_s=_full_head_row_s(loaded, batches[min(1, len(batches) - 1)]),
     )
 
 
@@ -197,6 +200,24 @@ def _stopper(loaded: LoadedModel, began: dict[int, float], parts: _Parts, name: 
         setattr(parts, name, getattr(parts, name) + time.perf_counter() - began[id(module)])
 
     return stop
+
+
+@torch.inference_mode()
+def _full_head_row_s(loaded: LoadedModel, batch: PaddedBatch) -> float:
+    """Seconds of one sample's logits in a full forward: of what the head was given there, laid out as it was."""
+    prompts, seen = read_prompts(loaded, batch), list[tuple[Any, Any]]()
+    head = find_module(loaded.model, loaded.family.lm_head)
+    watching = head.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append((args, kwargs)), with_kwargs=True
+    )
+    try:
+        cache, _ = fresh_cache(parts_of(loaded))
+        keep = prompts.logits_to_keep(as_generate=True)
+        loaded.model(**prompts.inputs, past_key_values=cache, use_cache=True, logits_to_keep=keep)
+    finally:
+        watching.remove()
+    ((args, kwargs),) = seen
+    return min(_timed(loaded, lambda: head(*args, **kwargs)) for _ in range(LEAST_REPEATS)) / prompts.n_seq
 
 
 def _decoding(loaded: LoadedModel, batches: Sequence[PaddedBatch], repeats: int) -> tuple[float, float] | None:

@@ -23,6 +23,7 @@ from steercache.cells.options import EvalOptions, ModeRequest
 from steercache.core.damage import Damage
 from steercache.core.trials import Answer, Choice, ChoiceRule
 from steercache.manifests.sweep import Race
+from steercache.models.memory import freed_memory_kept
 from steercache.models.spec import LoadedModel
 from steercache.sweeps.choices import best_setting, choice_of
 from steercache.sweeps.kept_pictures import keep_pictures
@@ -174,7 +175,7 @@ def run_sweep(
     """
     asked = [one for some in plan.asked.values() for one in some]
     ids, wanted = [s.cell.cell_id for s in plan.every], margins_wanted(asked, plan.loaded.tokenizer)
-    with writer.held():
+    with writer.held(), freed_memory_kept():
         runner = Runner(
             loaded=plan.loaded,
             options=plan.options,

@@ -119,7 +119,7 @@ def run_grid(
         search = replace(search, screening=lambda job, task: _screened(job, task, first, screening))
     done = []
     for task in job.tasks:
-        in_norms = with_target_norms(job, task, load=lambda: job.loaded)
+        in_norms = with_target_norms(job.of_task(task), task, load=lambda: job.loaded)
         picked = None if first is None else _screened(in_norms, task, first, screening)
         done.append(_run_task(in_norms, task, options, picked, search=search))
     return GridResult(

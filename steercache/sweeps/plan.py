@@ -60,7 +60,7 @@ def plan_sweep(job: SweepJob, costs: MachineCosts, options: GridOptions, *, want
     Raises:
         UsageError: a way is wanted that cannot be taken.
     """
-    tasks = tuple(_plan_task(job, task, costs, options, wanted) for task in job.tasks)
+    tasks = tuple(_plan_task(job.of_task(task), task, costs, options, wanted) for task in job.tasks)
     chosen = [mode for task in tasks for mode in task.modes.values() if mode.mode != "read"]
     parts = {"answers": sum(mode.seconds[mode.mode] for mode in chosen)} | _beside(job, costs, options)
     return SweepPlan(
@@ -122,7 +122,7 @@ def _beside(job: SweepJob, costs: MachineCosts, options: GridOptions) -> dict[st
     """Seconds of what comes beside a grid's own answers, over all tasks."""
     parts = {"nulls": 0.0, "gradients": 0.0, "pilot": 0.0}
     for task in job.tasks:
-        ready = with_target_norms(job, task)
+        ready = with_target_norms(job.of_task(task), task)
         if options.nulls:
             parts["nulls"] += options.nulls * _quickest(ready, task, _cells_to_run(ready, options), costs)
         first = options.screening

@@ -64,7 +64,9 @@ def compare_sweep(
     Raises:
         UsageError: answers are missing, or have no margin; and as `gradient_source.ensure_gradients`.
     """
-    return tuple(one for task in job.tasks for one in _compare_task(job, task, wanted, options, progress=progress))
+    return tuple(
+        one for task in job.tasks for one in _compare_task(job.of_task(task), task, wanted, options, progress=progress)
+    )
 
 
 def _compare_task(

@@ -37,7 +37,7 @@ def suggested_use(record: SweepRecord, vector: SteeringVector) -> VectorUse:
         strength, unit = strength * cell.unit_norm / float(np.linalg.norm(vector.at(cell.layer))), raw
     damage = {name: value for name, value in (choice.details.get("damage") or {}).items() if value is not None}
     small = damage.get("n", 0) > 0 and damage.get("mean_nats", SMALL_NATS + 1) <= SMALL_NATS
-    return VectorUse(
+    suggested = VectorUse(
         layers=(cell.layer,),
         place=cell.site,
         strength=strength,
@@ -48,3 +48,4 @@ def suggested_use(record: SweepRecord, vector: SteeringVector) -> VectorUse:
         phase="prompt",
         source={"sweep": record.sweep_id, "cell": cell.cell_id, "rule": choice.rule},
     )
+    return vector.prompted(suggested)  # BOS and chat template of the texts that it was fitted on

@@ -221,7 +221,7 @@ def test_what_was_begun_in_one_way_goes_on_in_it(own: Any, world: World, monkeyp
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"max_new_tokens": 2}, "more than one token"),
+        ({"max_new_tokens": 2}, "may have 2 tokens"),
         ({"layers": (1, 5)}, "lacks layer 5"),
         ({"n": 12}, r"has \d+ of these \d+ questions"),
     ],

@@ -82,6 +82,13 @@ def test_a_judged_vector_is_the_mean_of_its_features_and_every_candidate_is_a_ro
     assert measured["resid_norm"] > 0
     digests = {row[4] for row in rows if row[4]}
     assert {f.stem for f in (cache.root / "sae" / "verdicts").iterdir()} == digests
+    with serving(answering) as server:  # the same model at another address: the same vector, and nobody is asked again
+        moved = steercache.JudgeEndpoint(base_url=server.url, model="m", attempts=2)
+        (same,) = cache.fit(
+            "sae", concept="counting", run="words", sae=sae, judge=moved, diagnose=False, progress=False
+        )
+        assert (same.vector_id, server.seen) == (vector.vector_id, [])
+    assert same.provenance["located"]["verification"] == {"endpoint": server.url}
     cache.rebuild(progress=False)
     again = cache.sql("SELECT count(*) FROM features WHERE vector_id = $v", v=vector.vector_id).fetchall()
     assert again == [(len(rows),)]

@@ -1,12 +1,13 @@
 """The index equals the files: single cases that were wrong once, each by itself."""
 
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from steercache.cache import states
+from steercache.cache import handle, states
 from steercache.cache.catch_up import add_shards, catch_up, is_fresh
 from steercache.cache.documents import read_shard_record
 from steercache.cache.handle import CacheFolder, open_cache
@@ -26,6 +27,7 @@ from tests.cache.test_index_equals_files import (
     templates,
     vector,
 )
+from tests.index.test_gate import held, say
 
 
 @pytest.fixture
@@ -65,6 +67,36 @@ def test_diagnostics_of_a_vector_saved_while_the_index_was_held_arrive(cache: Ca
     assert rows(cache, "SELECT DISTINCT auc FROM vectors") == [(None,)]
     write_vector(cache.paths.vector(vector(0).vector_id), vector(0, auc=0.75))
     assert rows(cache, "SELECT DISTINCT auc FROM vectors") == [(0.75,)]
+
+
+@pytest.mark.parametrize("mode", ["w", "r"])
+def test_an_index_that_another_process_keeps_is_waited_for_once(
+    mode: str, cache: CacheFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader in the way keeps the index from being brought up to date, a writer from being read."""
+    monkeypatch.setattr(handle, "READER_WAIT_S", 0.5)
+    save_vector(cache, vector(0))
+
+    def read() -> tuple[object, float, bool]:
+        begun = time.monotonic()
+        with cache.connection() as con:
+            found = con.execute("SELECT count(DISTINCT vector_id) FROM vectors").fetchone()
+            whole = bool(con.execute("SELECT count(*) FROM duckdb_databases() WHERE path IS NOT NULL").fetchone()[0])
+        return found, time.monotonic() - begun, whole
+
+    assert read()[::2] == ((1,), True)
+    with held(cache.paths.index, mode) as process:
+        write_vector(cache.paths.vector(vector(1).vector_id), vector(1))
+        found, first_s, whole = read()
+        assert (found, whole) == ((2,), False)  # of the files
+        again = [read() for _ in range(3)]
+        assert {one[::2] for one in again} == {((2,), False)}
+        assert max(one[1] for one in again) < 0.4 <= first_s
+        say(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "released\n"
+        assert read()[::2] == ((2,), True)  # as soon as it is free
+        assert cache._held_until == 0.0
 
 
 def test_the_older_copy_of_a_vector_is_back_when_the_newer_one_is_removed(cache: CacheFolder) -> None:

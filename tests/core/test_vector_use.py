@@ -109,7 +109,7 @@ def test_a_file_of_format_1_is_read_and_one_of_a_later_format_refused(tmp_path: 
     assert read_vector(path).vector == written
     later = head_of(written, format=99).decode()
     save_file({"values": written.values}, path, metadata={"steercache.vector": later})
-    with pytest.raises(DamagedError, match="its format is 99, and this version reads 1 to 2"):
+    with pytest.raises(DamagedError, match="its format is 99, and this version reads 1 to 3"):
         read_vector(path)
 
 

@@ -52,7 +52,7 @@ def test_what_is_written_fits_the_schema(validator: jsonschema.Draft202012Valida
 @pytest.mark.parametrize(
     ("place", "value"),
     [
-        (("format",), 3),
+        (("format",), 4),
         (("layers",), []),
         (("vector_id",), "abc"),
         (("use", "operation"), "subtract"),
@@ -63,6 +63,7 @@ def test_what_is_written_fits_the_schema(validator: jsonschema.Draft202012Valida
         (("use", "phase"), "prefill"),
         (("use", "target"), None),
         (("fitted_on", "modality"), "sound"),
+        (("fitted_on", "chat"), "yes"),
         (("diagnostics",), {}),
     ],
 )
@@ -81,7 +82,8 @@ def test_a_wrong_header_does_not_fit(
 def test_every_field_of_a_header_is_described() -> None:
     schema = vector_schema()
     assert set(head()) == set(schema["properties"])
-    assert set(head()["use"]) == set(schema["properties"]["use"]["properties"])
+    for part in ("use", "fitted_on"):
+        assert set(head()[part]) == set(schema["properties"][part]["properties"])
 
 
 def test_the_targets_are_those_of_steering() -> None:

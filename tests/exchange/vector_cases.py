@@ -7,7 +7,7 @@ import numpy as np
 from steercache.core.vector_use import VectorUse
 from steercache.core.vectors import FittedOn, SteeringVector
 
-FITTED_ON = FittedOn(name="tiny", fingerprint="f" * 64, modality="text")
+FITTED_ON = FittedOn(name="tiny", fingerprint="f" * 64, modality="text", bos=True, chat="none")
 
 
 def some_vector(
@@ -25,6 +25,6 @@ def some_vector(
         "provenance": {"run_id": "a" * 64, "words": "zählen, 数"},
         "diagnostics": tuple({"layer": layer, "resid_norm": 10.0 + layer} for layer in layers),
         "fitted_on": FITTED_ON,
-        "use": VectorUse(phase="both", layers=layers, strength=2.0),
+        "use": VectorUse(phase="both", layers=layers, strength=2.0, bos=True, chat="none"),
     }
     return SteeringVector(**(said | changes))

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from steercache.core.errors import UsageError
-from steercache.sae.endpoint import JudgeEndpoint
+from steercache.sae.endpoint import JudgeEndpoint, Reply
 from steercache.sae.evidence import Context, Evidence
 from steercache.sae.judge import judge
 from steercache.sae.replies import ReplyFiles
-from steercache.sae.verdict import PROMPT_VERSION, Verdict, messages_for, read_answer
+from steercache.sae.verdict import PROMPT_VERSION, Verdict, messages_for, read_answer, request_body
 from tests.sae.chat_server import Act, cut, drip, hang, huge, says, serving, status
 
 KEY = "sk-very-secret-0123456789"
@@ -62,7 +62,7 @@ def test_a_reply_becomes_a_verdict_and_is_kept_whole(tmp_path: Path) -> None:
     assert (file.stem, json.loads(file.read_bytes())["reply"]["text"]) == (first.digest, text)
 
 
-def test_another_question_model_or_endpoint_is_asked_anew(tmp_path: Path) -> None:
+def test_another_question_or_model_is_asked_anew_and_another_address_is_not(tmp_path: Path) -> None:
     replies = ReplyFiles(tmp_path)
     with serving(says("VERDICT: NO")) as server, serving(says("VERDICT: YES")) as other:
         where = endpoint(server.url)
@@ -71,8 +71,20 @@ def test_another_question_model_or_endpoint_is_asked_anew(tmp_path: Path) -> Non
         judge([evidence()], "counting", where, replies=replies, description="how many things there are")
         judge([evidence(explanation=None)], "counting", where, replies=replies)
         judge([evidence()], "counting", endpoint(server.url, parameters={"temperature": 1}), replies=replies)
-        (elsewhere,) = judge([evidence()], "counting", endpoint(other.url), replies=replies)
-    assert (len(server.seen), len(other.seen), elsewhere.answer) == (5, 1, "yes")
+        (moved,) = judge([evidence()], "counting", endpoint(other.url), replies=replies)
+        (another,) = judge([evidence()], "counting", endpoint(other.url, model="judge-2"), replies=replies)
+    assert (len(server.seen), len(other.seen), moved.answer, another.answer) == (5, 1, "no", "yes")
+
+
+def test_a_reply_that_an_earlier_version_kept_by_its_address_is_read(tmp_path: Path) -> None:
+    replies = ReplyFiles(tmp_path)
+    with serving(says("VERDICT: NO")) as server:
+        where = endpoint(server.url)
+        body = request_body(where.model, messages_for("counting", evidence()), where.parameters)
+        earlier = {"endpoint": server.url.rstrip("/"), "body": body}
+        replies.write(earlier, Reply(text="VERDICT: YES", model=None, finish_reason=None), endpoint=where)
+        (verdict,) = judge([evidence()], "counting", where, replies=replies)
+    assert (verdict.answer, server.seen) == ("yes", [])
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"format":1}', b"\xff\xfe"])

@@ -55,6 +55,7 @@ def planted(n_layers: int) -> ForwardCosts:
         block_call_s=CALL,
         block_token_s=TOKEN,
         head_row_s=HEAD,
+        full_head_row_s=HEAD,
         picture_s=PICTURE,
         step_s=n_layers * CALL,
         step_row_s=n_layers * TOKEN + HEAD,

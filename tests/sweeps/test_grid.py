@@ -24,6 +24,7 @@ from steercache.data import scenes
 from steercache.data.benchmarks import open_benchmark
 from steercache.manifests.sweep import Race
 from steercache.queries.session import Session
+from steercache.screening.job import tasks_of_sweep
 from steercache.screening.pilot import ScreenedCells, ScreenFirst
 from steercache.sweeps import race as grid_race
 from steercache.sweeps.evaluation import evaluate
@@ -72,6 +73,23 @@ def test_the_table_follows_from_the_stored_answers_alone(own_session: Session, w
         assert test.bias.test.estimate == pytest.approx(test.comparison.gain.estimate)
     asked_on_test = {c for (c, _), row in answers.items() if row["split"] == "test"}
     assert asked_on_test == {baseline, *(choice.cell.cell_id for choice in task.choices)}
+
+
+def test_a_task_that_names_its_vectors_is_the_sweep_of_these_alone(
+    own_session: Session, world: World, tmp_path: Path
+) -> None:
+    small: dict[str, Any] = {"layers": [1], "alphas": [3], "targets": ["image"], "n": 4}
+    relation = {"benchmark": "scenes", "task": "Relation"}
+    tasks = [{**COUNT, "concepts": ["counting"]}, {**relation, "vectors": ["entity"]}]
+    job = small_job(own_session, world.loaded, tmp_path, vectors=["counting", "entity"], tasks=tasks, **small)
+    assert [task.grid.names for task in tasks_of_sweep(job)] == [("counting",), ("entity",)]
+    both = run_grid(job)
+    assert [[row.name for row in task.choices] for task in both.tasks] == [["counting"], ["entity"]]
+    for task, name, alone in zip(both.tasks, ("counting", "entity"), (COUNT, relation), strict=True):
+        (again,) = small_grid(own_session, world.loaded, tmp_path, vectors=[name], tasks=[alone], **small).tasks
+        assert (again.sweep_id, again.n_computed) == (task.sweep_id, 0)
+    with pytest.raises(UsageError, match="no vector of the sweep is of the concept colour"):
+        small_job(own_session, world.loaded, tmp_path, tasks=[{**COUNT, "concepts": ["colour"]}])
 
 
 def family_by_hand(right: dict[str, np.ndarray[Any, Any]], baseline: str) -> dict[str, float]:

@@ -58,6 +58,7 @@ def test_the_use_adds_what_the_cell_added() -> None:
     assert use.strength_range == (use.strength, use.strength)
     assert use.damage["mean_nats"] == 0.02
     assert use.source["cell"] == CELL.cell_id
+    assert (use.bos, use.chat) == (True, "none")  # of the texts that it was fitted on
 
 
 @pytest.mark.parametrize("damage", [None, {"mean_nats": 0.4, "n": 8}, {"mean_nats": None, "n": 0, "n_failed": 8}])

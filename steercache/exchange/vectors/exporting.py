@@ -74,7 +74,11 @@ def export_vector(
 def _head(out: Expressed, use: VectorUse | None, *, scaled: bool) -> dict[str, Any]:
     """The vector's header with the use that goes out; it says what was multiplied."""
     stated = out.vector.use if use is None else use
-    vector = out.vector if stated is None else replace(out.vector, use=replace(stated, layers=tuple(out.directions)))
+    vector = (
+        out.vector
+        if stated is None
+        else replace(out.vector, use=out.vector.prompted(replace(stated, layers=tuple(out.directions))))
+    )
     head = header_of(vector)
     return head | ({"scaled": True} if scaled else {})
 
