@@ -10,7 +10,7 @@ from steercache.api.fitting import FitRequest, run_of_request, selected_rows
 from steercache.cache.vector_schema import vector_schema_text as vector_schema_text
 from steercache.core.errors import UsageError
 from steercache.core.trials import AlphaUnit, Target
-from steercache.core.vector_use import OperationName, Phase, VectorUse
+from steercache.core.vector_use import PLACES, OperationName, Phase, VectorUse
 from steercache.core.vectors import FittedOn, SteeringVector
 from steercache.exchange.vectors import exporting
 from steercache.exchange.vectors.exporting import ExportedVector as ExportedVector
@@ -45,7 +45,7 @@ def changed_use(vector: SteeringVector, change: UseChange) -> VectorUse | None:
     stated = {name: value for name in change.__slots__ if (value := getattr(change, name)) is not None}
     if not stated:
         return None
-    place = vector.site if vector.site in ("resid_post", "resid_pre", "attn_out", "mlp_out") else "resid_post"
+    place = vector.site if vector.site in PLACES else "resid_post"
     base = vector.use or VectorUse(place=place, phase="both")
     if "strength" in stated and "strength_unit" not in stated:
         stated["strength_unit"] = "raw"

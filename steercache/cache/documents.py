@@ -11,11 +11,12 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from steercache.cache.conventions import Conventions
-from steercache.core.errors import DamagedError, NotFoundError
+from steercache.core.errors import DamagedError, NotFoundError, UsageError
 from steercache.core.frame import ViewFrame
 from steercache.core.ids import canonical_json, digest
 from steercache.core.layout import ShardRecord, StoreLayout
 from steercache.core.vectors import FittedOn
+from steercache.models.heads import heads_of
 from steercache.models.spec import TokenizerBundle
 from steercache.store.documents import shard_record_from_json, shard_record_to_json
 from steercache.store.durable import read_bytes, write_file_atomically
@@ -51,7 +52,8 @@ class DatasetInputs:
 class RunModel:
     """The model as far as a cache needs to know it. `frame` is what its view shows of a picture; None for all of it.
 
-    `kin` and `backbone_fingerprints` as in `ModelSpec`; () in documents of earlier versions.
+    `kin` and `backbone_fingerprints` as in `ModelSpec`; () in documents of earlier versions. `n_heads` counts attention heads,
+    None where it is not known.
     """
 
     name: str
@@ -65,6 +67,7 @@ class RunModel:
     frame: ViewFrame | None = None
     kin: tuple[str, ...] = ()
     backbone_fingerprints: tuple[str, ...] = ()
+    n_heads: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +124,15 @@ def run_model(bundle: TokenizerBundle) -> RunModel:
         frame=frame_of(bundle),
         kin=spec.kin,
         backbone_fingerprints=spec.backbone_fingerprints,
+        n_heads=_n_heads(bundle.config),
     )
+
+
+def _n_heads(config: Any) -> int | None:
+    try:
+        return heads_of(config).n
+    except UsageError:
+        return None
 
 
 def fitted_on(model: RunModel, conventions: Conventions = (None, None)) -> FittedOn:

@@ -69,7 +69,10 @@ def check_vector(cache: CacheFolder, vector: SteeringVector, loaded: LoadedModel
             hint="fit it on a run of this model or of its backbone",
         )
     if vector.site != "resid_post":
-        raise UsageError(f"{vector.name!r} was fitted at {vector.site}, and steering adds at resid_post")
+        raise UsageError(
+            f"{vector.name!r} was fitted at {vector.site}, and answers are steered at resid_post",
+            hint="steercache.steered applies it where it was fitted",
+        )
     lacking = sorted(k for k in options.axes.layers if k not in vector.layers or not 0 <= k < spec.n_layers)
     if lacking:
         raise UsageError(

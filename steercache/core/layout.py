@@ -5,11 +5,13 @@ from typing import Literal
 
 from steercache.core.ids import digest
 
-Site = Literal["resid_post", "resid_pre", "attn_out", "mlp_out", "connector_out", "vision_out", "margin_grad"]
+Site = Literal[
+    "resid_post", "resid_pre", "head_out", "attn_out", "mlp_out", "connector_out", "vision_out", "margin_grad"
+]
 DType = Literal["float32", "bfloat16", "float16"]
 CodecName = Literal["raw", "blosc", "pcodec", "int8"]
 
-BLOCK_SITES: tuple[Site, ...] = ("resid_post", "resid_pre", "attn_out", "mlp_out")
+BLOCK_SITES: tuple[Site, ...] = ("resid_post", "resid_pre", "head_out", "attn_out", "mlp_out")
 ITEM_BYTES: dict[DType, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 LOSSY_CODECS: frozenset[CodecName] = frozenset({"int8"})
 

@@ -15,6 +15,7 @@ from steercache.core.trials import AlphaUnit, Target
 OperationName = Literal[
     "add", "project_out", "project_cap", "clamp", "replace", "rotate", "add_preserving_norm", "affine"
 ]
+PlaceName = Literal["resid_post", "resid_pre", "head_out", "attn_out", "mlp_out"]
 Phase = Literal["prompt", "generated", "both"]
 ChatConvention = Literal["none", "template"]
 
@@ -34,6 +35,7 @@ PLACES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "resid_post": "output of decoder block l, before the next block and before the final norm",
         "resid_pre": "input of decoder block l, before its first norm",
+        "head_out": "outputs of the attention heads of decoder block l side by side, before their output projection",
         "attn_out": "what attention of decoder block l adds to the residual stream",
         "mlp_out": "what the MLP of decoder block l adds to the residual stream",
     }

@@ -47,11 +47,11 @@ class FittedOn:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SteeringVector:
-    """Directions in the residual stream, one per layer, in float32.
+    """Directions in the residual stream (or of the outputs of attention heads, `site` "head_out"), one per layer, in float32.
 
-    `values` has shape (l, d), row i belonging to block `layers[i]`; added at the output of that block (site `resid_post`)
-    as h + alpha * v. `provenance` holds JSON values only and no clock time: fitting again gives the same id. What it says under
-    "located" (paths, names) is no part of the id: what was moved or renamed gives the same vector.
+    `values` has shape (l, d), row i belonging to block `layers[i]`; added at the output of that block (site `resid_post`),
+    or of its heads, as h + alpha * v. `provenance` holds JSON values only and no clock time: fitting again gives the same id.
+    What it says under "located" (paths, names) is no part of the id: what was moved or renamed gives the same vector.
     `diagnostics` (per layer: auc, norm, resid_norm, ...) are measurements about the vector, not part of its id; nor is
     `fitted_on`, None where it is not known, nor `use`, how it is meant to be used, None where nobody has said. Vectors are
     equal when their ids are.

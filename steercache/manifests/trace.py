@@ -9,7 +9,7 @@ from steercache.manifests.dataset import DatasetManifest
 from steercache.manifests.fields import Document, Name, Positive, Version, fault, unique
 from steercache.manifests.model import ModelManifest
 
-TraceSite = Literal["resid_post", "resid_pre", "attn_out", "mlp_out", "connector_out", "vision_out"]
+TraceSite = Literal["resid_post", "resid_pre", "head_out", "attn_out", "mlp_out", "connector_out", "vision_out"]
 Role = Literal["anchor", "control", "text", "image", "special", "template", "last", "video", "audio"]
 StoreDType = Literal["auto", "float32", "bfloat16", "float16"]
 Layer = Annotated[int, Field(ge=0, le=9999)]

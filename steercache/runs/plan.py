@@ -25,6 +25,7 @@ from steercache.core.examples import EncodedSample
 from steercache.core.ids import digest
 from steercache.core.layout import ITEM_BYTES, DType, SiteLayout, StoreLayout
 from steercache.manifests.trace import TraceManifest
+from steercache.models.heads import heads_of
 from steercache.models.spec import ModelSpec, TokenizerBundle
 from steercache.runs.inputs import InputSample, NamedDataset, iter_inputs
 from steercache.runs.labels import LabelWriter, runs_over
@@ -304,4 +305,5 @@ def _site(name: Any, job: TraceJob) -> SiteLayout:
         return SiteLayout(site=name, layers=(-1,), width=tower_width(job.bundle.config, spec.vision_size or 0))
     if name == "connector_out":
         return SiteLayout(site=name, layers=(-1,), width=spec.hidden_size)
-    return SiteLayout(site=name, layers=job.manifest.resolve_layers(spec.n_layers), width=spec.hidden_size)
+    width = heads_of(job.bundle.config).joined if name == "head_out" else spec.hidden_size
+    return SiteLayout(site=name, layers=job.manifest.resolve_layers(spec.n_layers), width=width)

@@ -1,7 +1,7 @@
 """Steering a model while it runs: hooks on its blocks, put there by a context manager and always taken away again."""
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -12,9 +12,10 @@ import torch
 from steercache.core.errors import NotFoundError, UsageError
 from steercache.core.operations import Operation, read_operation
 from steercache.core.trials import AlphaUnit
+from steercache.core.vector_use import PlaceName
 from steercache.core.vectors import SteeringVector
 from steercache.index.clause import is_clause
-from steercache.models.families import find_module
+from steercache.models.families import Family, find_module
 from steercache.models.recognise import proven_family
 from steercache.models.sharing import KeySharing, key_sharing
 from steercache.models.spec import LoadedModel
@@ -24,6 +25,7 @@ from steercache.steering.clause_masks import PlannedTarget, clause_of, layers_of
 from steercache.steering.foreign import warn_if_foreign
 from steercache.steering.operations.apply import apply, as_applied
 from steercache.steering.operations.change import Change, change_of
+from steercache.steering.places import Place, check_place, find_place, place_of_site, width_of_place
 from steercache.steering.targets import TARGETS, ForwardTokens, TargetLike, Vocabulary, refuse_missed, target_mask
 from steercache.steering.watch import ForwardWatch
 
@@ -36,6 +38,7 @@ class ModelParts:
     `sharing` says which of them make keys and values."""
 
     model: Any
+    family: Family
     decoder: Any
     blocks: Any
     hidden_size: int
@@ -64,6 +67,7 @@ def parts_of(model: Any, *, tokenizer: Any = None) -> ModelParts:
     blocks = find_module(module, family.blocks)  # first, since its error says most
     return ModelParts(
         model=module,
+        family=family,
         decoder=find_module(module, family.blocks.rpartition(".")[0]),
         blocks=blocks,
         hidden_size=int(text_config.hidden_size),
@@ -117,6 +121,7 @@ def steer(
     alpha_unit: AlphaUnit = "raw",
     skip_first: bool = False,
     n_generated: int | None = None,
+    place: str | None = None,
     tokenizer: Any = None,
 ) -> Iterator[Any]:
     """Add alpha times `vector` to the output of block `layer` at the target tokens, for as long as the context is open.
@@ -136,6 +141,10 @@ def steer(
     plain transformers model does not know which tokens are special, so these two need its `tokenizer`. Yields the
     model. (More parameters than house style allows: the call reads as one sentence.)
 
+    `place` is where in the block: "resid_post", its output; "resid_pre", its input; "attn_out" and "mlp_out", what attention
+    and MLP add; "head_out", the outputs of the attention heads side by side, before their output projection. By default a
+    vector of `head_out` is applied there and any other at the output.
+
     A forward pass of one token behind a key/value cache is taken for a generated one. So a prompt that `generate` reads in
     chunks (`prefill_chunk_size`) is followed with the target all only, and only if its last chunk has several tokens; without a
     cache, a prompt that is the one before and one token more is taken for a step of generation: open a context for each.
@@ -153,7 +162,7 @@ def steer(
     parts, changes = checked(
         model,
         vector,
-        Strength(layer=layer, alpha=alpha, unit=alpha_unit, operation=operation),
+        Strength(layer=layer, alpha=alpha, unit=alpha_unit, operation=operation, place=place),
         rule,
         tokenizer=tokenizer,
     )
@@ -174,6 +183,7 @@ class Strength:
     alpha: float
     unit: AlphaUnit = "raw"
     operation: Operation | str = "add"
+    place: str | None = None
 
 
 def several(vector: Any) -> list[SteeringVector]:
@@ -205,9 +215,17 @@ def resolved(target: TargetLike, vector: Any) -> TargetLike:
     return read_token_clause(target, find)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PlacedChange:
+    """What is done at one layer, and where."""
+
+    place: Place
+    what: Change
+
+
 def checked(
     model: Any, vector: Any, strength: Strength, rule: "TokenRule", *, tokenizer: Any
-) -> tuple[ModelParts, dict[int, Change]]:
+) -> tuple[ModelParts, dict[int, PlacedChange]]:
     """A model's parts, and what is done at each layer; nothing where that moves nothing. Raises as `steer`, before any pass."""
     vectors, operation = several(vector), read_operation(strength.operation)
     clause = clause_of(rule.target)
@@ -224,17 +242,27 @@ def checked(
         one: change_of(vectors, one, alpha=strength.alpha, alpha_unit=strength.unit, operation=operation)
         for one in _layers(strength.layer)
     }
+    place = check_place(strength.place or place_of_site(vectors[0].site))
+    width = width_of_place(parts.model, place)
     for one in vectors:
-        _check(parts, one, layers=tuple(changes), rule=rule)
-    _check_clause(rule, layers=tuple(changes))
-    return parts, changes if any(one.moves for one in changes.values()) else {}
+        _check(parts, one, layers=tuple(changes), rule=rule, place=place, width=width)
+    _check_clause(rule, layers=tuple(changes), place=place)
+    if not any(one.moves for one in changes.values()):
+        return parts, {}
+    placed = {
+        layer: PlacedChange(
+            place=find_place(parts.model, parts.family, parts.blocks[layer], place=place, layer=layer), what=change
+        )
+        for layer, change in changes.items()
+    }
+    return parts, placed
 
 
 @contextmanager
 def applied(
-    parts: ModelParts, changes: Mapping[int, Change], rule: TokenRule, *, thread: int | None = None
+    parts: ModelParts, changes: Mapping[int, PlacedChange], rule: TokenRule, *, thread: int | None = None
 ) -> Iterator[None]:
-    """Hooks that change the outputs of blocks; the bare part of `steer`.
+    """Hooks that change the outputs of blocks, or what is inside them; the bare part of `steer`.
 
     With `thread`, an identifier, the passes of other threads through the same model are left alone.
     """
@@ -246,9 +274,11 @@ def applied(
         for layer in layers_of(rule.target):
             _attach(stack, parts.blocks[layer].register_forward_hook(_keeping_hook(layer, watch)))
         for layer, change in changes.items():
-            shares_keys = layer >= parts.sharing.n_own
-            hook = _block_hook(change, watch, rule, parts.vocabulary, shares_keys=shares_keys)
-            _attach(stack, parts.blocks[layer].register_forward_hook(hook))
+            steered = _steering(change.what, watch, rule, parts.vocabulary, shares_keys=layer >= parts.sharing.n_own)
+            if change.place.is_input:
+                _attach(stack, change.place.module.register_forward_pre_hook(_input_hook(steered), with_kwargs=True))
+            else:
+                _attach(stack, change.place.module.register_forward_hook(_output_hook(steered)))
         yield
 
 
@@ -266,17 +296,16 @@ def _keeping_hook(layer: int, watch: ForwardWatch) -> Any:
     return hook
 
 
-def _block_hook(
+def _steering(
     what: Change, watch: ForwardWatch, rule: TokenRule, vocabulary: Vocabulary, *, shares_keys: bool
-) -> Any:
-    """A forward hook that steers a block's output, a tensor or a tuple that begins with it."""
+) -> Callable[[torch.Tensor], torch.Tensor | None]:
+    """A function from hidden states (b, t, d) to steered ones; None where nothing of this pass is steered."""
     change = as_applied([what])
 
-    def hook(module: Any, args: Any, output: Any) -> Any:
+    def steered(hidden_btd: torch.Tensor) -> torch.Tensor | None:
         nonlocal change
         if not watch.here:
             return None
-        hidden_btd = output[0] if isinstance(output, tuple) else output
         if not watch.parts:
             raise UsageError(
                 "a block ran outside its model's forward pass, so its tokens are unknown",
@@ -290,8 +319,29 @@ def _block_hook(
         if not bool(mask_bt.any()):
             return None
         change = change.to(hidden_btd.device)
-        steered = apply(hidden_btd, change, mask_bt)
-        return (steered, *output[1:]) if isinstance(output, tuple) else steered
+        return apply(hidden_btd, change, mask_bt)
+
+    return steered
+
+
+def _output_hook(steered: Callable[[torch.Tensor], torch.Tensor | None]) -> Any:
+    """A forward hook that steers a module's output, a tensor or a tuple that begins with it."""
+
+    def hook(module: Any, args: Any, output: Any) -> Any:
+        moved = steered(output[0] if isinstance(output, tuple) else output)
+        return None if moved is None else (moved, *output[1:]) if isinstance(output, tuple) else moved
+
+    return hook
+
+
+def _input_hook(steered: Callable[[torch.Tensor], torch.Tensor | None]) -> Any:
+    """A forward pre-hook that steers a module's first input, by position or as `hidden_states`."""
+
+    def hook(module: Any, args: Any, kwargs: Any) -> Any:
+        moved = steered(args[0] if args else kwargs["hidden_states"])
+        if moved is None:
+            return None
+        return ((moved, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": moved})
 
     return hook
 
@@ -314,21 +364,34 @@ def _layers(layer: int | Sequence[int]) -> tuple[int, ...]:
     raise UsageError(f"layer must be a block's number or several, not {layer!r}")
 
 
-def _check(parts: ModelParts, vector: SteeringVector, *, layers: tuple[int, ...], rule: TokenRule) -> None:
+def _check(
+    parts: ModelParts,
+    vector: SteeringVector,
+    *,
+    layers: tuple[int, ...],
+    rule: TokenRule,
+    place: PlaceName,
+    width: int,
+) -> None:
     target, when = rule.target, rule.when
     n_layers = len(parts.blocks)
     for one in layers:
         if not 0 <= one < n_layers:
             raise UsageError(f"the model has no layer {one}", hint=f"its blocks are 0 to {n_layers - 1}")
-    if vector.hidden_size != parts.hidden_size:
+    if vector.hidden_size != width:
         raise UsageError(
-            f"the vector {vector.name!r} is {vector.hidden_size} wide and the model {parts.hidden_size}",
+            f"the vector {vector.name!r} is {vector.hidden_size} wide and the model {width}",
             hint="fit it on a run of this model or of its backbone",
         )
-    if vector.site == "resid_pre":
+    if (vector.site == "head_out") != (place == "head_out"):
+        raise UsageError(
+            f"{vector.name!r} was fitted at {vector.site}, and cannot be applied at {place}",
+            hint="outputs of heads lie in a space of their own: head_out for vectors of head_out only",
+        )
+    if vector.site == "resid_pre" and place == "resid_post":
         raise UsageError(
             f"{vector.name!r} was fitted on the blocks' input, and steering adds at their output",
-            hint="fit it at resid_post: that of block l is resid_pre of block l + 1",
+            hint="the place resid_pre; or fit it at resid_post: that of block l is resid_pre of block l + 1",
         )
     if when not in get_args(When):
         raise UsageError(f"no time named {when!r}", hint="choose prefill, generated or every")
@@ -345,7 +408,7 @@ def _check(parts: ModelParts, vector: SteeringVector, *, layers: tuple[int, ...]
         )
 
 
-def _check_clause(rule: TokenRule, *, layers: tuple[int, ...]) -> None:
+def _check_clause(rule: TokenRule, *, layers: tuple[int, ...], place: PlaceName) -> None:
     """Refuse SQL that cannot be decided while the model runs."""
     clause = clause_of(rule.target)
     if clause is None:
@@ -356,10 +419,11 @@ def _check_clause(rule: TokenRule, *, layers: tuple[int, ...]) -> None:
             place=str(clause),
             hint='when="prefill", or a condition on each token by itself',
         )
-    late = [one for one in layers_of(rule.target) if one > min(layers)]
+    known_before = min(layers) if place == "resid_post" else min(layers) - 1  # inside block l its output is yet to come
+    late = [one for one in layers_of(rule.target) if one > known_before]
     if late:
         raise UsageError(
-            f"the target looks at layer {late[0]}, which a pass reaches after layer {min(layers)}, where it is steered",
+            f"the target looks at layer {late[0]}, which a pass reaches after {place} of layer {min(layers)}, which is steered",
             place=str(clause),
             hint="plan the target first: steercache.plan_target(model, target, prompts) runs the model unsteered",
         )

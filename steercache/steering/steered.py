@@ -19,8 +19,17 @@ from steercache.core.trials import AlphaUnit
 from steercache.core.vector_use import Phase, VectorUse
 from steercache.core.vectors import SteeringVector
 from steercache.steering.foreign import warn_if_foreign
-from steercache.steering.live import ModelParts, Strength, TokenRule, When, applied, checked, resolved, several
-from steercache.steering.operations.change import Change
+from steercache.steering.live import (
+    ModelParts,
+    PlacedChange,
+    Strength,
+    TokenRule,
+    When,
+    applied,
+    checked,
+    resolved,
+    several,
+)
 from steercache.steering.targets import TargetLike
 
 WHEN_OF: Final[Mapping[Phase, When]] = {"prompt": "prefill", "generated": "generated", "both": "every"}
@@ -39,6 +48,7 @@ def steered(
     alpha_unit: AlphaUnit | None = None,
     skip_first: bool | None = None,
     n_generated: int | None = None,
+    place: str | None = None,
     tokenizer: Any = None,
 ) -> Any:
     """`model` with alpha times `vector` added to the output of block `layer`, as an object that can be used in its place.
@@ -47,8 +57,8 @@ def steered(
     instance `HFLM(pretrained=steered(...))` of lm-eval, or `with steered(...):` to steer the model itself until the context
     is left. `phase` says which tokens of a text: those of the "prompt", the "generated" ones or "both"; every token that one
     forward pass without a cache reads belongs to the prompt, an answer whose likelihood is taken as well. What is not given
-    (layer, strength, unit, operation, target, phase, `skip_first`, `n_generated`) is that of `vector.use`, else to add, all
-    tokens of the prompt and raw units.
+    (layer, strength, unit, operation, place, target, phase, `skip_first`, `n_generated`) is that of `vector.use`, else to add,
+    the output of the block (outputs of heads for a vector of `head_out`), all tokens of the prompt and raw units.
     The other parameters are those of `steer` (a mask as target has shape (b, t)); strength 0 is the model itself, bit for bit.
 
     Several can be nested, each adds its own. A batch of several sequences without an attention mask is steered with the target
@@ -87,7 +97,9 @@ def steered(
         n_generated=known.n_generated if n_generated is None else n_generated,
     )
     before: tuple[_Setting, ...] = getattr(model, _STATE).settings if isinstance(model, _Steered) else ()
-    strength = Strength(layer=layer, alpha=alpha, unit=alpha_unit or "raw", operation=operation)
+    if place is None and use is not None:
+        place = use.place
+    strength = Strength(layer=layer, alpha=alpha, unit=alpha_unit or "raw", operation=operation, place=place)
     parts, changes = checked(model, vector, strength, rule, tokenizer=tokenizer)
     for one in several(vector):
         warn_if_foreign(model, one)
@@ -100,7 +112,7 @@ class _Setting:
     """What one call of `steered` adds, and where."""
 
     parts: ModelParts = field(repr=False)
-    changes: Mapping[int, Change] = field(repr=False)
+    changes: Mapping[int, PlacedChange] = field(repr=False)
     rule: TokenRule
 
 

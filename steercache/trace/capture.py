@@ -6,7 +6,8 @@ after all packing. Both have layer -1.
 
 Sites of a block: `resid_pre` is its input, `resid_post` its output, `attn_out` and `mlp_out` what attention and MLP add to the
 residual stream (in Gemma 2 and 3 that is the output of the norm after them). So, but for rounding,
-resid_post = resid_pre + attn_out + mlp_out in every family.
+resid_post = resid_pre + attn_out + mlp_out in every family. `head_out` is what the attention heads give, side by side, head
+after head: the input of their output projection, behind a gate where the attention has one.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,12 +20,13 @@ import torch
 from steercache.core.errors import UsageError
 from steercache.core.layout import BLOCK_SITES, DType
 from steercache.models.families import Family, find_module, find_part
+from steercache.models.heads import head_projection, heads_of
 from steercache.models.load import TORCH_DTYPES
 from steercache.models.rope import any_length, forget_lengths, length_rule
 from steercache.models.spec import LoadedModel
 from steercache.trace.batches import PaddedBatch
 
-_AS_COMPUTED: Final = ("resid_pre", "attn_out", "mlp_out", "resid_post")
+_AS_COMPUTED: Final = ("resid_pre", "head_out", "attn_out", "mlp_out", "resid_post")
 States = dict[str, list[torch.Tensor]]
 Capture = Callable[[PaddedBatch], States]
 
@@ -90,16 +92,19 @@ def envoy_of(loaded: LoadedModel) -> Any:
 
 
 def sites_of(family: Family) -> tuple[str, ...]:
-    """The sites that can be read: of a derived family, `attn_out` and `mlp_out` only where two parts make up each block."""
+    """The sites that every block has: of a derived family, `attn_out` and `mlp_out` only where two parts make up each block.
+
+    `head_out` is asked of each block itself (`models.heads`): in hybrid models some have heads and some do not.
+    """
     parts = {"attn_out": family.attn_out, "mlp_out": family.mlp_out}
     of_pictures = ("connector_out", "vision_out") if family.connector else ()
-    return tuple(site for site in BLOCK_SITES if parts.get(site, site)) + of_pictures
+    return tuple(site for site in BLOCK_SITES if parts.get(site, site) and site != "head_out") + of_pictures
 
 
 def plan_taps(loaded: LoadedModel, *, sites: Sequence[str], layers: Sequence[int]) -> tuple[Tap, ...]:
     """What to read, in the order in which a forward pass reaches it (nnsight asks for that)."""
     family = loaded.family
-    known = sites_of(family)
+    known = (*sites_of(family), "head_out")
     unknown = [site for site in sites if site not in known]
     if unknown or not sites:
         raise UsageError(f"no site {', '.join(unknown)!r} in this model", hint=f"sites: {', '.join(known)}")
@@ -118,13 +123,17 @@ def plan_taps(loaded: LoadedModel, *, sites: Sequence[str], layers: Sequence[int
             f"layers {list(layers)} are not ascending blocks of {loaded.spec.name}",
             hint=f"it has blocks 0 to {loaded.spec.n_layers - 1}",
         )
+    heads = heads_of(loaded.config) if "head_out" in sites else None
     for layer in layers:
         block = blocks[layer]
         parts = {"attn_out": family.attn_out, "mlp_out": family.mlp_out}
         for site in _AS_COMPUTED:
             if site in sites:
                 envoy = find_part(block, parts[site]) if site in parts else block
-                taps.append(Tap(site=site, layer=layer, envoy=envoy, is_input=site == "resid_pre"))
+                if heads is not None and site == "head_out":
+                    own = find_module(loaded.model, family.blocks)[layer]
+                    envoy = find_module(block, head_projection(own, heads=heads, layer=layer))
+                taps.append(Tap(site=site, layer=layer, envoy=envoy, is_input=site in ("resid_pre", "head_out")))
     return tuple(taps)
 
 

@@ -30,6 +30,7 @@ class Paths:
     blocks: str = "model.layers"
     attn_out: str = "self_attn"
     mlp_out: str = "mlp"
+    head_out: str = "self_attn.o_proj"
     final_norm: str = "model.norm"
 
 
@@ -39,8 +40,13 @@ PATHS = {
         ["gemma2", "gemma3_text"], Paths(attn_out="post_attention_layernorm", mlp_out="post_feedforward_layernorm")
     ),
     "gemma4_text": Paths(attn_out="", mlp_out=""),  # a block is not the sum of two parts
-    "gpt2": Paths(blocks="transformer.h", attn_out="attn", final_norm="transformer.ln_f"),
-    "gpt_neox": Paths(blocks="gpt_neox.layers", attn_out="attention", final_norm="gpt_neox.final_layer_norm"),
+    "gpt2": Paths(blocks="transformer.h", attn_out="attn", head_out="attn.c_proj", final_norm="transformer.ln_f"),
+    "gpt_neox": Paths(
+        blocks="gpt_neox.layers",
+        attn_out="attention",
+        head_out="attention.dense",
+        final_norm="gpt_neox.final_layer_norm",
+    ),
 }
 TEXT_FAMILIES = tuple(PATHS)
 

@@ -18,7 +18,8 @@ from steercache.trace.batches import PaddedBatch, pad_batch
 from steercache.trace.capture import capture, make_capture
 from tests.models.tiny import N_LAYERS, PATHS, TEXT_FAMILIES, WIDTH, manifest_of, write_tiny
 
-SITES = ("resid_pre", "attn_out", "mlp_out", "resid_post")
+SUMMED = ("resid_pre", "attn_out", "mlp_out", "resid_post")
+SITES = (*SUMMED, "head_out")
 LAYERS = tuple(range(N_LAYERS))
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LENGTHS = {"unpadded": (7, 7), "left": (9, 3, 6), "right": (9, 3, 6)}
@@ -94,6 +95,7 @@ def hooked_forward(
         keep(("resid_pre", layer), block, before=True)
         keep(("resid_post", layer), block)
         if paths.attn_out:
+            keep(("head_out", layer), block.get_submodule(paths.head_out), before=True)
             keep(("attn_out", layer), block.get_submodule(paths.attn_out))
             keep(("mlp_out", layer), block.get_submodule(paths.mlp_out))
     with torch.no_grad():
@@ -155,8 +157,8 @@ def test_padding_does_not_reach_the_tokens(family: str, folders: dict[str, Path]
 
 @pytest.mark.parametrize("family", [family for family in TEXT_FAMILIES if PATHS[family].attn_out])
 def test_attention_and_mlp_are_what_the_residual_stream_gains(family: str, folders: dict[str, Path]) -> None:
-    states = capture(load(folders[family]), batch_of(random_ids((8,)), "right"), sites=SITES, layers=LAYERS)
-    for pre, attn, mlp, post in zip(*(states[site] for site in SITES), strict=True):
+    states = capture(load(folders[family]), batch_of(random_ids((8,)), "right"), sites=SUMMED, layers=LAYERS)
+    for pre, attn, mlp, post in zip(*(states[site] for site in SUMMED), strict=True):
         torch.testing.assert_close(pre + attn + mlp, post, atol=1e-5, rtol=1e-5)
         assert attn.norm() > 0.01 * pre.norm()  # neither is negligible, so leaving it out would show
         assert mlp.norm() > 0.01 * pre.norm()
@@ -165,8 +167,8 @@ def test_attention_and_mlp_are_what_the_residual_stream_gains(family: str, folde
 def test_the_parallel_blocks_of_gpt_neox_add_up_whether_parallel_or_not(tmp_path: Path) -> None:
     for parallel in (True, False):
         folder = write_tiny("gpt_neox", tmp_path / str(parallel), use_parallel_residual=parallel)
-        states = capture(load(folder), batch_of(random_ids((8,)), "right"), sites=SITES, layers=LAYERS)
-        for pre, attn, mlp, post in zip(*(states[site] for site in SITES), strict=True):
+        states = capture(load(folder), batch_of(random_ids((8,)), "right"), sites=SUMMED, layers=LAYERS)
+        for pre, attn, mlp, post in zip(*(states[site] for site in SUMMED), strict=True):
             torch.testing.assert_close(pre + attn + mlp, post, atol=1e-5, rtol=1e-5)
 
 
