@@ -9,6 +9,7 @@ from steercache.api.cache_core import CacheCore
 from steercache.api.progress import ProgressLike
 from steercache.api.runs import Run, run_of
 from steercache.core.layout import DType
+from steercache.engines.crew import EngineName, EngineOptions
 
 if TYPE_CHECKING:
     from steercache.api.importing import Format
@@ -57,6 +58,11 @@ class RunMethods(CacheCore):
         dtype: str = "auto",
         device_map: str | None = None,
         workers: int = 1,
+        engine: EngineName = "local",
+        address: str | None = None,
+        cpus_per_worker: float = 1.0,
+        gpus_per_worker: float = 0.0,
+        mixed_numerics: bool = False,
         budget_gb: float | None = None,
         force: bool = False,
         progress: ProgressLike = None,
@@ -66,7 +72,11 @@ class RunMethods(CacheCore):
 
         `trace` is a shipped trace's name, a manifest's file, a `TraceManifest`, or a data file (.csv, .jsonl, .parquet, .txt)
         together with the name of a `model`. Safe to interrupt at any moment: calling it again continues, and loses at most the
-        shard that was being written. `workers` processes trace shards side by side; `budget_gb` overrides the manifest's limit
+        shard that was being written. `workers` processes trace shards side by side: of this machine, or with `engine="ray"`
+        of a Ray cluster, at `address` ("auto": the one this machine belongs to; None: that of `RAY_ADDRESS`, or one on this
+        machine for the length of the build), each with so many CPUs and GPUs set aside. The cache lies on a file system that
+        all nodes share. Workers that die are replaced. A worker whose numerics differ from the run's is left out with a note; with
+        `mixed_numerics` it takes part, and its shards' records say what differs. `budget_gb` overrides the manifest's limit
         on what may be written; `force` resumes under other numerics than the run began with, and records that.
         `on_note` is called with each remark as it is made; the run's `notes` hold all of them.
 
@@ -84,7 +94,14 @@ class RunMethods(CacheCore):
             device=device,
             dtype=dtype,
             device_map=device_map,
-            workers=workers,
+            engine=EngineOptions(
+                name=engine,
+                workers=workers,
+                address=address,
+                cpus_per_worker=cpus_per_worker,
+                gpus_per_worker=gpus_per_worker,
+            ),
+            mixed_numerics=mixed_numerics,
             budget_gb=budget_gb,
             force=force,
             progress=progress,

@@ -10,6 +10,9 @@ from steercache.api.runs import Run, run_of
 from steercache.cache.handle import CacheFolder as CacheFolder
 from steercache.cache.handle import open_cache
 from steercache.core.errors import NotFoundError, UsageError
+from steercache.engines.crew import ONE_HERE
+from steercache.engines.crew import EngineName as EngineName
+from steercache.engines.crew import EngineOptions as EngineOptions
 from steercache.manifests.documents import TraceManifest
 from steercache.manifests.load import declared_kind, find_manifest
 from steercache.manifests.resolve import ResolvedTrace, resolve_trace, resolve_trace_document
@@ -126,7 +129,8 @@ def build_trace(
     device: str = "auto",
     dtype: str = "auto",
     device_map: str | None = None,
-    workers: int = 1,
+    engine: EngineOptions = ONE_HERE,
+    mixed_numerics: bool = False,
     budget_gb: float | None = None,
     force: bool = False,
     progress: ProgressLike = None,
@@ -161,7 +165,8 @@ def build_trace(
 
         options = BuildOptions(
             force=force,
-            workers=workers,
+            engine=engine,
+            mixed_numerics=mixed_numerics,
             budget_bytes=None if budget_gb is None else bytes_of_gb(budget_gb),
             on_tokens=count,
             on_note=remark,

@@ -5,7 +5,7 @@ idempotent transaction and may lag behind: a person's own `duckdb` shell never s
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +33,7 @@ from steercache.cache.rebuild import catch_up_or_rebuild
 from steercache.cache.source import committed_shards, current_generation, newest_generation
 from steercache.core.errors import UsageError
 from steercache.core.layout import FileRecord, ShardRecord
-from steercache.core.numerics import FORCED_OVER, numeric_differences
+from steercache.core.numerics import FORCED_OVER, numeric_differences, settings_of
 from steercache.store.durable import make_folder, settle, write_file_atomically
 from steercache.store.generation import create_generation, read_generation, set_complete
 from steercache.store.reader import open_generation
@@ -89,6 +89,17 @@ class RunWriter:
         """The record of a shard that this build has traced."""
         return read_shard_record(self.paths.shard(FIRST_GENERATION, shard_idx))
 
+    def admit_numerics(self, numerics: Mapping[str, Any]) -> None:
+        """Note in the run's document that some shards are computed under these numerics too (their records say which)."""
+        if any(not numeric_differences(one, numerics) for one in settings_of(self.document.numerics)):
+            return
+        oldest = settings_of(self.document.numerics)[::-1]
+        chain: dict[str, Any] = {name: value for name, value in numerics.items() if name != FORCED_OVER}
+        for one in oldest:
+            chain = {**{name: value for name, value in one.items() if name != FORCED_OVER}, FORCED_OVER: chain}
+        self.document = replace(self.document, numerics=chain)
+        write_run_document(self.paths.document, self.document)
+
     def tell_index(self, shard_idx: int) -> str | None:
         """Put a committed shard into the index, at most once a minute, with those that wait, and if it is free; returns
         who holds it otherwise. What was not told `finish` makes up, or whoever reads before."""
@@ -139,10 +150,12 @@ def commit_files(
     tables: ShardTables,
     *,
     accept: Accept = lambda writer: True,
+    computed_otherwise: tuple[str, ...] = (),
 ) -> ShardRecord | None:
     """Make a shard's files durable and write its record; touches no index, so workers may call it.
 
-    Where `accept` refuses the finished arrays, there is no record: the files are overwritten by the next attempt.
+    `computed_otherwise` says what the numerics of these rows differ in from the run's own. Where `accept` refuses the finished
+    arrays, there is no record: the files are overwritten by the next attempt.
     """
     arrays = writer.finish(sample_idx=tables.sample_idx, position=tables.position, token_id=tables.token_id)
     if not accept(writer):
@@ -159,6 +172,7 @@ def commit_files(
         input_digest=planned.input_digest,
         files=(*arrays, *parquet),
         non_finite=writer.non_finite,
+        computed_otherwise=computed_otherwise,
     )
     write_shard_record(paths.shard(FIRST_GENERATION, planned.shard_idx), record)
     return record

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from steercache.cli.completion import complete_models, complete_traces
-from steercache.cli.options import device_options, json_option, root_option, takes
+from steercache.cli.options import device_options, engine_options, json_option, root_option, takes
 from steercache.cli.output import human_bytes, next_commands, note, print_json, progress_bar
 from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
 
 if TYPE_CHECKING:
     from steercache.api.runs import Run
+    from steercache.api.tracing import EngineName
 
 _SHOWN = (
     *("run_id", "name", "n_shards_built", "n_shards_kept", "n_rows", "n_bytes", "seconds", "index_held_by"),
@@ -32,7 +33,12 @@ class BuildOptions:
     device: str
     dtype: str
     device_map: str | None
+    engine: "EngineName"
     workers: int
+    address: str | None
+    cpus_per_worker: float
+    gpus_per_worker: float
+    mixed_numerics: bool
     budget: float | None
     force: bool
     as_json: bool
@@ -44,8 +50,11 @@ class BuildOptions:
 @root_option
 @device_options
 @json_option
+@engine_options
 @click.option(
-    "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of processes that trace shards."
+    "--mixed-numerics",
+    is_flag=True,
+    help="Let workers take part that compute other last bits than the run's first; the records of their shards say so.",
 )
 @click.option(
     "--budget",
@@ -71,7 +80,7 @@ def build(asked: BuildOptions) -> None:
     \b
     steercache build smollm2-concepts
     """
-    from steercache.api.tracing import build_trace
+    from steercache.api.tracing import EngineOptions, build_trace
 
     if asked.budget is not None and not math.isfinite(asked.budget):
         raise UsageError(f"--budget {asked.budget} is not a size", hint="--budget 20, or leave it out")
@@ -83,7 +92,14 @@ def build(asked: BuildOptions) -> None:
             device=asked.device,
             dtype=asked.dtype,
             device_map=asked.device_map,
-            workers=asked.workers,
+            engine=EngineOptions(
+                name=asked.engine,
+                workers=asked.workers,
+                address=asked.address,
+                cpus_per_worker=asked.cpus_per_worker,
+                gpus_per_worker=asked.gpus_per_worker,
+            ),
+            mixed_numerics=asked.mixed_numerics,
             budget_gb=asked.budget,
             force=asked.force,
             progress=bar.show,

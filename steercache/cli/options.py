@@ -269,3 +269,42 @@ allow_foreign_option = click.option(
     is_flag=True,
     help="Accept a vector that was fitted on other weights, or whose weights are not recorded.",
 )
+
+
+def engine_options(command: F) -> F:
+    """Where the work is done: how many processes, of this machine or of a Ray cluster."""
+    for option in reversed(_ENGINE):
+        command = option(command)
+    return command
+
+
+_ENGINE = (
+    click.option(
+        "--engine",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        show_default=True,
+        help="Where workers run: processes of this machine, or actors of a Ray cluster.",
+    ),
+    click.option("--workers", type=click.IntRange(1, 4096), default=1, show_default=True, help="Number of processes."),
+    click.option(
+        "--address",
+        metavar="ADDRESS",
+        help="Ray cluster: auto (the one this machine belongs to) or HOST:PORT. By default that of RAY_ADDRESS, or a cluster "
+        "on this machine for the length of the work.",
+    ),
+    click.option(
+        "--cpus-per-worker",
+        type=click.FloatRange(min=0),
+        default=1.0,
+        show_default=True,
+        help="CPUs that Ray sets aside for each worker.",
+    ),
+    click.option(
+        "--gpus-per-worker",
+        type=click.FloatRange(min=0),
+        default=0.0,
+        show_default=True,
+        help="GPUs that Ray sets aside for each worker, such as 1 or 0.5.",
+    ),
+)

@@ -94,6 +94,7 @@ class ShardRecord:
     """What `shards/<shard>.json` says: from the moment that this file has its name, the shard's rows exist.
 
     `non_finite` names the sites and layers with rows that are not finite; None in records from before they were counted.
+    `computed_otherwise` says what the numerics of these rows differ in from the run's own, where a build admitted such workers.
     """
 
     shard_idx: int
@@ -103,6 +104,7 @@ class ShardRecord:
     input_digest: str  # over the samples' ids, so that data changed between plan and trace is noticed
     files: tuple[FileRecord, ...]
     non_finite: tuple[NonFinite, ...] | None = None
+    computed_otherwise: tuple[str, ...] = ()
 
     @property
     def n_bytes(self) -> int:
@@ -115,8 +117,11 @@ class ShardRecord:
         return None if self.non_finite is None else sum(part.n_rows for part in self.non_finite)
 
     def digest(self) -> str:
-        """SHA-256 of what the record says. A count that was never taken is not part of it: older records keep their digest."""
+        """SHA-256 of what the record says. A count that was never taken is not part of it, nor what is seldom there: older
+        records keep their digest."""
         said = asdict(self)
         if self.non_finite is None:
             del said["non_finite"]
+        if not self.computed_otherwise:
+            del said["computed_otherwise"]
         return digest(said)

@@ -14,6 +14,7 @@ from steercache.core.activity import announce
 from steercache.core.errors import BudgetError
 from steercache.core.layout import NonFinite
 from steercache.core.numerics import numeric_differences
+from steercache.engines.crew import ONE_HERE, EngineOptions
 from steercache.models.memory import freed_memory_kept
 from steercache.models.spec import LoadedModel
 from steercache.runs.first_guess import guess_key
@@ -23,7 +24,7 @@ from steercache.runs.overview import build_time, bytes_of_gb, decimal_bytes, eno
 from steercache.runs.plan import Plan, TraceJob
 from steercache.runs.shard import ShardTracer, capture_of
 from steercache.runs.threads import threads_restored
-from steercache.runs.workers import trace_in_workers
+from steercache.runs.workers import Telling, trace_in_workers
 from steercache.runs.writing import WritingThread
 from steercache.store.shard import ShardWriter
 
@@ -32,10 +33,14 @@ SPARE_BYTES = 64 * 2**20  # left free for the index and the tables of the shard 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOptions:
-    """How a build is carried out; nothing here is part of what is built."""
+    """How a build is carried out; nothing here is part of what is built.
+
+    `mixed_numerics` takes workers that compute other bits than the run's numerics say; their shards' records say so.
+    """
 
     force: bool = False
-    workers: int = 1
+    engine: EngineOptions = ONE_HERE
+    mixed_numerics: bool = False
     budget_bytes: int | None = None
     on_tokens: Callable[[int], None] = field(default=lambda n_tokens: None, repr=False)
     on_note: Callable[[str], None] = field(default=lambda note: None, repr=False)
@@ -76,8 +81,8 @@ def build_run(
     check_budget(cache, plan, pending_shards(cache, plan.document), budget_bytes=wanted_bytes)
     with begin_run(cache, plan.document, force=options.force) as run:
         pending = run.pending()
-        if pending and options.workers > 1:
-            trace_in_workers(run, prepared.again, pending, options.workers, on_shard=_tell(run, options))
+        if pending and (options.engine.name != "local" or options.engine.workers > 1):
+            _trace_there(run, prepared, pending, options)
         elif pending:
             with threads_restored():  # the manifest may ask for others while the model runs
                 _trace_here(run, prepared.job, pending, prepared.load(), options)
@@ -149,6 +154,18 @@ def _trace_here(
         record_speed(run.cache.paths, model.fingerprint, model.dtype, n_tokens=n_tokens, seconds=took)
 
 
+def _trace_there(run: RunWriter, prepared: PreparedTrace, pending: list[PlannedShard], options: BuildOptions) -> None:
+    """Trace in other processes; progress is told shard by shard."""
+    tell = _tell(run, options)
+
+    def done(planned: PlannedShard) -> None:
+        options.on_tokens(planned.n_tokens)
+        tell(planned)
+
+    telling = Telling(on_shard=done, on_note=options.on_note)
+    trace_in_workers(run, prepared.again, pending, options.engine, telling, mixed_numerics=options.mixed_numerics)
+
+
 def _tell(run: RunWriter, options: BuildOptions) -> Callable[[PlannedShard], None]:
     """Tell the index of a committed shard; a person who holds the index is named once, as is the first shard with rows that
     are not finite, and the build goes on."""
@@ -163,6 +180,10 @@ def _tell(run: RunWriter, options: BuildOptions) -> Callable[[PlannedShard], Non
             remedy = REMEDIES[run.document.layout.dtype]
             rows = describe_non_finite(record.non_finite, n_rows=record.n_rows)
             options.on_note(f"shard {record.shard_idx} holds {rows}; {remedy}")
+        if record.computed_otherwise and "otherwise" not in told:
+            told.add("otherwise")
+            differences = "; ".join(record.computed_otherwise)
+            options.on_note(f"shard {record.shard_idx} was computed under other numerics than the run's: {differences}")
         held_by = run.tell_index(planned.shard_idx)
         if held_by is not None and held_by not in told:
             told.add(held_by)

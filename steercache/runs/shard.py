@@ -15,7 +15,7 @@ from steercache.cache.commit import ShardTables
 from steercache.cache.documents import PlannedShard, RunDocument
 from steercache.core.errors import DamagedError, UsageError
 from steercache.core.examples import EncodedSample
-from steercache.core.numerics import BATCHING, require_same_numerics
+from steercache.core.numerics import BATCHING, numeric_differences, require_same_numerics
 from steercache.manifests.trace import TraceManifest
 from steercache.models.rope import LengthRule, alone, any_length, length_rule
 from steercache.models.spec import LoadedModel
@@ -175,22 +175,31 @@ class ShardTracer:
         return samples
 
 
-def capture_of(loaded: LoadedModel, document: RunDocument) -> Capture:
+def capture_of(loaded: LoadedModel, document: RunDocument, *, other_numerics_too: bool = False) -> Capture:
     """What captures the sites and layers of a run, batch after batch; means are taken of what the model computed.
 
     Raises:
-        UsageError: this process would compute other bits than the run's numerics say.
+        UsageError: this process would compute other bits than the run's numerics say (unless `other_numerics_too`).
     """
-    n_threads = document.numerics.get("threads")
-    require_same_numerics(
-        {name: value for name, value in document.numerics.items() if name not in BATCHING},
-        numerics_of(loaded, n_threads=n_threads if isinstance(n_threads, int) else None),
-        place=document.name,
-    )
+    if not other_numerics_too:
+        recorded, found = _both_numerics(loaded, document)
+        require_same_numerics(recorded, found, place=document.name)
     layout = document.layout
     layers = next((s.layers for s in layout.sites if s.layers != (-1,)), ())
     dtype = None if document.manifest.get("rows", {}).get("policy") == "pooled" else layout.dtype
     return make_capture(loaded, sites=[s.site for s in layout.sites], layers=layers, dtype=dtype)
+
+
+def other_numerics(loaded: LoadedModel, document: RunDocument) -> tuple[list[str], dict[str, Any]]:
+    """What this process's numerics differ in from the run's, one phrase each, and those numerics."""
+    recorded, found = _both_numerics(loaded, document)
+    return numeric_differences(recorded, found), found
+
+
+def _both_numerics(loaded: LoadedModel, document: RunDocument) -> tuple[dict[str, Any], dict[str, Any]]:
+    n_threads = document.numerics.get("threads")
+    recorded = {name: value for name, value in document.numerics.items() if name not in BATCHING}
+    return recorded, numerics_of(loaded, n_threads=n_threads if isinstance(n_threads, int) else None)
 
 
 def check_tower(value: torch.Tensor, n_patches: int, *, place: str) -> None:

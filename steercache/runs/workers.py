@@ -1,101 +1,134 @@
-"""Several processes trace one run: the coordinator hands out shards and tells the index, workers compute and commit files."""
+"""A run traced by several processes: one plans, hands out shards and tells the index; workers compute and commit files."""
 
-import multiprocessing
-from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
 
 from steercache.cache.commit import RunWriter, ShardTables, commit_files, open_shard
-from steercache.cache.documents import PlannedShard, RunDocument
+from steercache.cache.documents import PlannedShard, RunDocument, read_run_document
 from steercache.cache.paths import RunPaths
-from steercache.core.errors import BudgetError, SteercacheError
+from steercache.core.errors import NotFoundError
+from steercache.core.numerics import BATCHING
+from steercache.engines.crew import EngineOptions, Work, do_work
 from steercache.models.memory import freed_memory_kept
 from steercache.runs.inputs import InputStream
 from steercache.runs.job import PreparedTrace
-from steercache.runs.shard import ShardTracer, capture_of
+from steercache.runs.shard import ShardTracer, capture_of, other_numerics
 from steercache.runs.writing import WritingThread
 from steercache.store.shard import ShardWriter
 from steercache.store.staging import Staging
 
-_tracer: ShardTracer | None = None  # this process's own, made by `_start`
-_refusal: SteercacheError | None = (
-    None  # why there is none: an error of the initializer itself would not reach the user
-)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Telling:
+    """Who hears of what: shards that are committed, and remarks."""
+
+    on_shard: Callable[[PlannedShard], None]
+    on_note: Callable[[str], None]
 
 
 def trace_in_workers(
     run: RunWriter,
     again: Callable[[], PreparedTrace],
     pending: list[PlannedShard],
-    n_workers: int,
+    options: EngineOptions,
+    telling: Telling,
     *,
-    on_shard: Callable[[PlannedShard], None],
+    mixed_numerics: bool = False,
 ) -> None:
-    """Trace `pending` in `n_workers` child processes; the batch plan belongs to the shard, so the bytes are the same.
+    """Trace `pending` in other processes; the batch plan belongs to the shard, so the bytes are the same.
 
-    Each worker opens the data and loads the model itself, by `again`.
+    Each worker opens the data and loads the model itself, by `again`. With `mixed_numerics`, one that computes other bits than
+    the run's numerics say is not refused; its numerics go into the run's document, and its shards' records say so.
     """
-    context = multiprocessing.get_context("spawn")
-    setup = (run.paths, run.document, again)
-    with ProcessPoolExecutor(
-        min(n_workers, len(pending)), mp_context=context, initializer=_start, initargs=setup
-    ) as pool:
-        try:
-            running = {
-                pool.submit(_trace_one, planned): planned for planned in pending
-            }  # may find a worker dead already
-            while running:
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-                    on_shard(running.pop(future))
-        except BrokenProcessPool as error:
-            raise BudgetError(  # most often for want of memory
-                "a worker died; the shards it had committed are kept",
-                place=run.document.name,
-                hint="look at its messages above, then build again (fewer workers need less memory)",
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
 
+    def learn(about: Mapping[str, Any]) -> None:
+        if about.get("numerics"):
+            run.admit_numerics(about["numerics"])
 
-def _start(paths: RunPaths, document: RunDocument, again: Callable[[], PreparedTrace]) -> None:
-    global _tracer, _refusal
-    try:
-        _tracer = _make_tracer(paths, document, again)
-    except SteercacheError as error:
-        _refusal = error
+    def done(planned: PlannedShard, result: None) -> None:
+        telling.on_shard(planned)
 
-
-def _make_tracer(paths: RunPaths, document: RunDocument, again: Callable[[], PreparedTrace]) -> ShardTracer:
-    """This worker's model and data. Raises UsageError where it would compute other bits than the run's numerics say."""
-    staging = Staging()
-
-    def open_(planned: PlannedShard) -> ShardWriter:
-        return open_shard(paths, document, planned, staging)
-
-    def commit(planned: PlannedShard, writer: ShardWriter, tables: ShardTables) -> None:
-        commit_files(paths, planned, writer, tables)
-
-    prepared = again()
-    job = prepared.job
-    inputs = InputStream(job.datasets, job.bundle, max_tokens=job.manifest.max_tokens, patches=job.patches)
-    loaded = prepared.load()
-    return ShardTracer(
-        loaded=loaded,
-        capture_batch=capture_of(loaded, document),
-        document=document,
-        manifest=job.manifest,
-        inputs=inputs,
-        open_shard=open_,
-        commit=commit,
+    work = Work(
+        name=run.document.name,
+        tasks=pending,
+        start=partial(ShardWorker, run.paths, run.document, again, mixed_numerics=mixed_numerics),
+        on_done=done,
+        on_worker=learn,
+        on_note=telling.on_note,
     )
+    do_work(work, options)
 
 
-def _trace_one(planned: PlannedShard) -> None:
-    if _refusal is not None:
-        raise _refusal
-    if _tracer is None:
-        raise RuntimeError("the worker was not started")
-    with freed_memory_kept(), WritingThread() as writing:
-        _tracer.trace(planned, writing)
+class ShardWorker:
+    """A worker's model and data: traces shards, and commits their files.
+
+    Raises:
+        UsageError: it would compute other bits than the run's numerics say. NotFoundError: it does not see the run's files.
+    """
+
+    def __init__(
+        self,
+        paths: RunPaths,
+        document: RunDocument,
+        again: Callable[[], PreparedTrace],
+        *,
+        mixed_numerics: bool = False,
+    ) -> None:
+        _check_that_the_run_is_seen(paths, document)
+        n_threads = document.numerics.get("threads")
+        if isinstance(n_threads, int):
+            torch.set_num_threads(n_threads)  # an engine may have chosen fewer, and the number moves bits
+        prepared, staging = again(), Staging()
+        loaded = prepared.load()
+        differences, numerics = other_numerics(loaded, document) if mixed_numerics else ((), None)
+        own = document.numerics if numerics is None else numerics | _batching(document)
+        self._about = {"numerics": own} if differences else {}
+
+        def open_(planned: PlannedShard) -> ShardWriter:
+            return open_shard(paths, document, planned, staging)
+
+        def commit(planned: PlannedShard, writer: ShardWriter, tables: ShardTables) -> None:
+            commit_files(paths, planned, writer, tables, computed_otherwise=tuple(differences))
+
+        job = prepared.job
+        self._tracer = ShardTracer(
+            loaded=loaded,
+            capture_batch=capture_of(loaded, document, other_numerics_too=bool(differences)),
+            document=document,
+            manifest=job.manifest,
+            inputs=InputStream(job.datasets, job.bundle, max_tokens=job.manifest.max_tokens, patches=job.patches),
+            open_shard=open_,
+            commit=commit,
+        )
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """Its numerics under "numerics", where they differ from the run's."""
+        return self._about
+
+    def run(self, planned: PlannedShard) -> None:
+        """Trace and commit one shard."""
+        with freed_memory_kept(), WritingThread() as writing:
+            self._tracer.trace(planned, writing)
+
+
+def _batching(document: RunDocument) -> dict[str, Any]:
+    return {name: value for name, value in document.numerics.items() if name in BATCHING}
+
+
+def _check_that_the_run_is_seen(paths: RunPaths, document: RunDocument) -> None:
+    """Raises NotFoundError where this process's files below the root are not the coordinator's."""
+    try:
+        seen = read_run_document(paths.document).run_id
+    except NotFoundError:
+        seen = None
+    if seen != document.run_id:
+        raise NotFoundError(
+            "this node does not see the run that it is to write",
+            place=str(paths.folder),
+            hint="put the cache on a file system that all nodes share, under the same path",
+        )

@@ -46,9 +46,18 @@ def layout_from_json(obj: Any, place: str) -> StoreLayout:
         return StoreLayout(sites=sites, dtype=obj["dtype"], **counts)
 
 
+_SPECIAL = (
+    "files",
+    "non_finite",
+    "computed_otherwise",
+)  # of a shard record: written in a way of their own, or left out
+
+
 def shard_record_to_json(record: ShardRecord) -> dict[str, Any]:
     """A shard record as JSON values; checksums as hexadecimal text, eight digits each."""
-    document = {name: getattr(record, name) for name in record.__slots__ if name not in ("files", "non_finite")}
+    document = {name: getattr(record, name) for name in record.__slots__ if name not in _SPECIAL}
+    if record.computed_otherwise:
+        document["computed_otherwise"] = list(record.computed_otherwise)
     if record.non_finite is not None:
         document["non_finite"] = [asdict(part) for part in record.non_finite]
     document["files"] = [
@@ -75,7 +84,14 @@ def shard_record_from_json(obj: Any, place: str) -> ShardRecord:
         counted = (
             None if obj.get("non_finite") is None else tuple(_non_finite(part) for part in _list(obj["non_finite"]))
         )
-        return ShardRecord(**counts, input_digest=_text(obj["input_digest"]), files=files, non_finite=counted)
+        otherwise = tuple(_text(phrase) for phrase in _list(obj.get("computed_otherwise", [])))
+        return ShardRecord(
+            **counts,
+            input_digest=_text(obj["input_digest"]),
+            files=files,
+            non_finite=counted,
+            computed_otherwise=otherwise,
+        )
 
 
 def _non_finite(obj: Any) -> NonFinite:

@@ -11,6 +11,7 @@ import pytest
 from steercache.cache.handle import CacheFolder, open_cache
 from steercache.core.errors import ManifestError
 from steercache.core.examples import Example, ImageRef
+from steercache.engines.crew import EngineOptions
 from steercache.queries.session import open_session
 from steercache.runs.dates import notes_on_dates
 from steercache.runs.engine import BuildOptions, build_run
@@ -120,7 +121,7 @@ def test_a_build_over_midnight_finishes(tmp_path: Path, workers: int) -> None:
     )
     assert len(plan.document.shards) > 2
     assert plan.document.identity["template"] == {"kind": True, "date": "2031-12-31"}
-    build_run(cache, plan, prepared, BuildOptions(workers=workers))
+    build_run(cache, plan, prepared, BuildOptions(engine=EngineOptions(workers=workers)))
     texts = open_session(tmp_path / "root").sql("select distinct left(text, 22) from samples").fetchall()
     assert texts == [("Today is 31 Dec 2031.\n",)]
     assert prepared.again().job.bundle.template_date == MIDNIGHT[0]
