@@ -76,8 +76,8 @@ class RunMethods(CacheCore):
         of a Ray cluster, at `address` ("auto": the one this machine belongs to; None: that of `RAY_ADDRESS`, or one on this
         machine for the length of the build), each with so many CPUs and GPUs set aside. The cache lies on a file system that
         all nodes share. Workers that die are replaced. A worker whose numerics differ from the run's is left out with a note;
-        with `mixed_numerics` it takes part, and its shards' records say what differs. `budget_gb` overrides the manifest's limit
-        on what may be written; `force` resumes under other numerics than the run began with, and records that.
+        with `mixed_numerics` it takes part, and its shards' records say what differs. `budget_gb` overrides the manifest's
+        limit on what may be written; `force` resumes under other numerics than the run began with, and records that.
         `on_note` is called with each remark as it is made; the run's `notes` hold all of them.
 
         Raises:

@@ -6,6 +6,7 @@ workers write files themselves, below a root that every node sees.
 
 import logging
 import os
+import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from steercache.engines.crew import EngineOptions, R, T, Work, Worker
 
 STORE_BYTES = 80 * 2**20  # of Ray's object store, which carries nothing of ours; close to the least that Ray takes
 MOST_TRIES = 5  # of one task, and of starting workers without any task done in between
+KNOCK_S = 5.0  # for a cluster's head to accept a connection
 PATIENCE_S = 60.0  # without news, before people are told what is being waited for
 
 
@@ -197,6 +199,8 @@ def _connected(ray: Any, options: EngineOptions) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = options.address or os.environ.get("RAY_ADDRESS")
+    if address not in (None, "auto", "local"):
+        _knock(address)
     here = {"num_cpus": max(options.workers, os.cpu_count() or 1), "object_store_memory": STORE_BYTES}
     try:
         ray.init(
@@ -207,15 +211,29 @@ def _connected(ray: Any, options: EngineOptions) -> Iterator[None]:
             **({} if address else here),
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise NotFoundError(
-            f"no Ray cluster could be reached: {' '.join(str(error).split())[:300]}",
-            place=address or "a cluster on this machine",
-            hint="`ray start --head` on one node and `ray start --address=...` on the others, or leave the address out",
-        ) from error
+        raise _no_cluster(address or "this machine", error) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises NotFoundError where nobody listens: Ray itself would go on trying for many minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S):
+            pass
+    except (OSError, ValueError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> NotFoundError:
+    return NotFoundError(
+        f"no Ray cluster could be reached: {' '.join(str(error).split())[:300]}",
+        place=address,
+        hint="`ray start --head` on one node and `ray start --address=HOST:6379` on the others, or leave the address out",
+    )
 
 
 def _ray() -> Any:

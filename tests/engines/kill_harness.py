@@ -1,0 +1,146 @@
+"""Builds on a Ray cluster of several raylets, killed at random: workers, nodes, the coordinator.
+
+`python -m tests.engines.kill_harness --kills 200` runs until so many kills hit something that was alive; the slow tests run
+a few.
+Every build that ends equals an undisturbed one byte for byte, and its index an index that is built from the files.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from ray.cluster_utils import Cluster
+
+from steercache.cache.handle import open_cache
+from steercache.cache.remove import collect
+from steercache.cache.verify import verify_root
+from steercache.engines.on_ray import STORE_BYTES
+from tests.cache.contents import files_of, tables_of
+from tests.tracing import SmallTrace, write_small_trace
+
+N_NODES = 2
+FEW = ("worker", "node", "coordinator")
+NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
+BUILD = """
+import sys
+from steercache.engines.crew import EngineOptions
+from tests.tracing import SmallTrace
+from pathlib import Path
+folder, root, address, n = sys.argv[1:]
+options = EngineOptions(name="ray", address=address, workers=int(n))
+SmallTrace(folder=Path(folder)).build(Path(root), engine=options, on_note=lambda note: print(note, file=sys.stderr))
+"""
+
+
+@dataclass
+class Harness:
+    """A cluster, the coordinator's process, and what was killed so far."""
+
+    cluster: Cluster
+    trace: SmallTrace
+    log: Path
+    moments: random.Random
+    nodes: list[Any] = field(default_factory=list)
+    killed: Counter[str] = field(default_factory=Counter)
+    coordinator: subprocess.Popen[bytes] | None = None
+
+    def begin(self, root: Path) -> None:
+        """Start a coordinator."""
+        with self.log.open("ab") as log:
+            command = [sys.executable, "-c", BUILD, self.trace.folder, root, self.cluster.address, N_NODES]
+            self.coordinator = subprocess.Popen([str(part) for part in command], stderr=log, stdout=log)
+
+    def ended(self) -> int | None:
+        """The coordinator's exit status; None while it runs."""
+        return None if self.coordinator is None else self.coordinator.poll()
+
+    def kill(self, what: str) -> None:
+        """Kill one of them, if there is one."""
+        if what == "coordinator" and self.coordinator is not None and self.ended() is None:
+            self.coordinator.kill()
+            self.coordinator.wait()
+            self.killed[what] += 1
+        elif what == "worker" and (pids := list(_workers())):
+            os.kill(self.moments.choice(pids), signal.SIGKILL)
+            self.killed[what] += 1
+        elif what == "node":
+            node = self.nodes.pop(self.moments.randrange(len(self.nodes)))
+            self.cluster.remove_node(node, allow_graceful=False)
+            self.nodes.append(self.cluster.add_node(**NODE))
+            self.killed[what] += 1
+
+
+def _workers() -> Iterator[int]:
+    for process in psutil.process_iter(["cmdline"]):
+        if any(part.startswith("ray::_Actor") for part in process.info["cmdline"] or ()):
+            yield process.pid
+
+
+@contextmanager
+def harness(folder: Path, *, seed: int) -> Iterator[Harness]:
+    """A head that holds no workers, and nodes of one CPU each."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    trace = write_small_trace(folder / "trace", n=60)
+    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE_BYTES}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    made = Harness(cluster=cluster, trace=trace, log=folder / "log", moments=random.Random(seed))
+    made.nodes = [cluster.add_node(**NODE) for _ in range(N_NODES)]
+    try:
+        yield made
+    finally:
+        if made.coordinator is not None and made.coordinator.poll() is None:
+            made.coordinator.kill()
+        cluster.shutdown()
+
+
+def run(folder: Path, *, n_kills: int, seed: int = 0, longest_s: float = 12.0) -> Counter[str]:
+    """Kill until `n_kills`, and let the last build end. Raises AssertionError where a build's files are not another's."""
+    with harness(folder, seed=seed) as it:
+        it.trace.build(folder / "undisturbed")
+        wanted = files_of(folder / "undisturbed"), tables_of(folder / "undisturbed")
+        n_roots = 0
+        while sum(it.killed.values()) < n_kills:
+            root, n_roots = folder / f"root{n_roots}", n_roots + 1
+            it.begin(root)
+            while it.ended() != 0:
+                if it.ended() is not None:  # killed, or it gave up, as after deaths at one shard again and again
+                    it.begin(root)
+                end = time.monotonic() + it.moments.uniform(0.0, longest_s)
+                while it.ended() is None and time.monotonic() < end:
+                    time.sleep(0.02)
+                if it.ended() is None and sum(it.killed.values()) < n_kills:
+                    it.kill(it.moments.choice(FEW))
+            cache = open_cache(root)
+            collect(cache)
+            assert files_of(root) == wanted[0], root
+            assert tables_of(root) == wanted[1], root
+            assert [finding for checked in verify_root(cache) for finding in checked.findings] == []
+        return it.killed + Counter(builds=n_roots)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Builds on Ray, killed at random.")
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.monotonic()
+        killed = run(Path(folder), n_kills=asked.kills, seed=asked.seed)
+        print(json.dumps(dict(killed) | {"seconds": round(time.monotonic() - started)}))
+
+
+if __name__ == "__main__":
+    main()
