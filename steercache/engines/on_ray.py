@@ -232,7 +232,7 @@ def _no_cluster(address: str, error: Exception) -> NotFoundError:
     return NotFoundError(
         f"no Ray cluster could be reached: {' '.join(str(error).split())[:300]}",
         place=address,
-        hint="`ray start --head` on one node and `ray start --address=HOST:6379` on the others, or leave the address out",
+        hint="start one with Ray's own command `ray start`, or leave the address out",
     )
 
 

@@ -135,10 +135,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Builds on Ray, killed at random.")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--longest", type=float, default=12.0, help="Longest time between two kills, in seconds.")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
-        killed = run(Path(folder), n_kills=asked.kills, seed=asked.seed)
+        killed = run(Path(folder), n_kills=asked.kills, seed=asked.seed, longest_s=asked.longest)
         print(json.dumps(dict(killed) | {"seconds": round(time.monotonic() - started)}))
 
 

@@ -13,6 +13,7 @@ import pytest
 from steercache.cache.handle import open_cache
 from steercache.cache.lock import hold_lock
 from steercache.core.errors import BudgetError, BusyError, ManifestError, UsageError
+from steercache.engines.crew import EngineOptions
 from steercache.runs.engine import BuildOptions, build_run
 from steercache.runs.job import prepare_trace
 from steercache.runs.plan import plan_run
@@ -27,7 +28,7 @@ def trace(tmp_path: Path) -> SmallTrace:
 
 def test_workers_write_the_same_bytes_as_one_process(trace: SmallTrace, tmp_path: Path) -> None:
     trace.build(tmp_path / "one")
-    trace.build(tmp_path / "many", workers=2)
+    trace.build(tmp_path / "many", engine=EngineOptions(workers=2))
     assert files_of(tmp_path / "many") == files_of(tmp_path / "one")
     assert tables_of(tmp_path / "many") == tables_of(tmp_path / "one")
 
@@ -162,9 +163,10 @@ def test_a_worker_that_is_killed_is_reported_and_the_build_goes_on_later(trace: 
     code = f"""
 import sys
 from pathlib import Path
+from steercache.engines.crew import EngineOptions
 from tests.tracing import SmallTrace
 if __name__ == "__main__":
-    SmallTrace(folder=Path({str(trace.folder)!r})).build(Path({str(root)!r}), workers=2)
+    SmallTrace(folder=Path({str(trace.folder)!r})).build(Path({str(root)!r}), engine=EngineOptions(workers=2))
 """
     (tmp_path / "go.py").write_text(code)
     env = {**os.environ, "PYTHONPATH": os.getcwd()}
