@@ -46,9 +46,7 @@ class _Actor:
 
     def about(self) -> tuple[SteercacheError | None, str, Mapping[str, Any]]:
         """Why there is no worker here (or None), the place, and what the coordinator has to know of the worker."""
-        import ray
-
-        place = f"node {ray.util.get_node_ip_address()}, process {os.getpid()}"
+        place = f"node {_ray().util.get_node_ip_address()}, process {os.getpid()}"
         return self._refusal, place, {} if self._worker is None else self._worker.about
 
     def run(self, task: Any) -> tuple[SteercacheError | None, Any]:

@@ -12,6 +12,7 @@ import torch
 
 from steercache.cache.handle import CacheFolder, open_cache
 from steercache.core.errors import UsageError
+from steercache.engines.crew import EngineOptions
 from tests.kernels import another_cpu, without_onednn
 from tests.tiny import write_tiny_model
 from tests.tracing import SmallTrace, write_small_trace
@@ -87,7 +88,7 @@ def test_a_worker_on_another_cpu_is_refused(
     for name, value in another_cpu().items():
         monkeypatch.setenv(name, value)  # this process has its kernels already; those that it starts read it
     with pytest.raises(UsageError, match=r"process computes under other numerics than the run: .*bfloat16 products"):
-        trace.build(root, workers=2)
+        trace.build(root, engine=EngineOptions(workers=2))
     assert trace.build(root).n_shards_built == 1
 
 

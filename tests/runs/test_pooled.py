@@ -9,6 +9,7 @@ import pytest
 import steercache
 from steercache.cache.handle import CacheFolder, open_cache
 from steercache.cache.verify import verify_run
+from steercache.engines.crew import EngineOptions
 from steercache.fit.shift import mean_shift
 from tests.cache.contents import files_of, tables_of
 from tests.runs.pictures import QUESTIONS, write_pictures_trace
@@ -102,7 +103,7 @@ def test_pooled_rows_are_picked_and_fitted_like_others(caches: dict[str, Any]) -
 
 @pytest.mark.slow  # starting workers takes seconds; sharing's tests do it by default
 def test_workers_write_the_same_pooled_rows(caches: dict[str, Any], tmp_path: Path) -> None:
-    caches["trace"].build(tmp_path / "workers", workers=2)
+    caches["trace"].build(tmp_path / "workers", engine=EngineOptions(workers=2))
     assert files_of(tmp_path / "workers") == files_of(caches["pooled"].root)
     assert tables_of(tmp_path / "workers") == tables_of(caches["pooled"].root)
 

@@ -1,5 +1,6 @@
 """Resumed, repeated and spread over workers: the same bytes; and what a build refuses."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -8,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from steercache.cache.handle import open_cache
@@ -184,16 +186,11 @@ if __name__ == "__main__":
 def _first_worker(pid: int) -> int:
     """The first process below `pid` that multiprocessing has spawned to work."""
     while True:
-        for task in Path("/proc").glob("[0-9]*/cmdline"):
-            words = task.read_bytes().split(b"\0") if task.exists() else []
-            parent = _parent(task.parent / "stat")
-            if parent == pid and any(b"spawn_main" in word for word in words):
-                return int(task.parent.name)
+        for child in psutil.Process(pid).children():
+            with contextlib.suppress(psutil.Error):  # it may have ended by now
+                if any("spawn_main" in word for word in child.cmdline()):
+                    return child.pid
         time.sleep(0.02)
-
-
-def _parent(stat: Path) -> int | None:
-    return int(stat.read_text().rsplit(")", 1)[1].split()[1]) if stat.exists() else None
 
 
 def _texts(trace: SmallTrace) -> list[str]:

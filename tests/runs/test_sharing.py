@@ -11,6 +11,7 @@ from steercache.cache.handle import CacheFolder, open_cache
 from steercache.cache.verify import verify_run
 from steercache.core.errors import QueryError, UsageError
 from steercache.core.examples import EncodedSample
+from steercache.engines.crew import EngineOptions
 from steercache.runs.job import prepare_trace
 from steercache.runs.plan import Plan, plan_run
 from steercache.runs.sharing import SharedPacking
@@ -128,7 +129,7 @@ def test_a_shared_run_is_the_same_resumed_by_workers_and_rebuilt_and_is_found_so
     assert len(document.shards) > 2
     assert document.n_rows < sum(s.n_tokens for s in document.shards)
     before = files_of(cache.root), tables_of(cache.root)
-    trace.build(tmp_path / "workers", workers=2)
+    trace.build(tmp_path / "workers", engine=EngineOptions(workers=2))
     assert (files_of(tmp_path / "workers"), tables_of(tmp_path / "workers")) == before
     cache.run_paths(run_id).shard("g0001", 1).unlink()
     assert trace.build(cache.root).n_shards_built == 1
