@@ -93,9 +93,10 @@ class UpkeepMethods(CacheCore):
         private: bool = True,
         progress: ProgressLike = None,
     ) -> "Pushed":
-        """Send runs, vectors, sweeps or features of SAEs to a folder, or to a dataset repository `hf://datasets/user/name`.
+        """Send runs, vectors, sweeps, features of SAEs or SAEs to a folder, or to a dataset repository `hf://datasets/user/name`.
 
-        `names` are names, ids or prefixes; `vector:counting` says of which kind where several have a name. `layers` sends runs
+        `names` are names, ids or prefixes, of an SAE its folder (pulled, it lies in `sae/folders/<id>` of the cache, which
+        `load_sae` and `encode` read); `vector:counting` says of which kind where several have a name. `layers` sends runs
         with these layers only, as parts (see `copy_part`). What is there already with the same hash is not sent again, so that
         an interrupted push goes on with the same call. A repository that is not there is made, `private` unless told otherwise.
 

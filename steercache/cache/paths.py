@@ -165,6 +165,11 @@ class RootPaths:
         """Folder of `<sae_id>/<run_id>/`: features of the runs' rows."""
         return self.root / "sae"
 
+    @property
+    def sae_folders(self) -> Path:
+        """Folder of `<id>/`: SAEs as sae-lens writes them, that were pulled from elsewhere."""
+        return self.saes / "folders"
+
     def encoding(self, sae_id: str, run_id: str) -> EncodingPaths:
         return EncodingPaths(self.saes / checked_id(sae_id) / checked_id(run_id))
 

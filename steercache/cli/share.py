@@ -34,7 +34,7 @@ class PushOptions:
 @json_option
 @takes(PushOptions)
 def push(asked: PushOptions) -> None:
-    """Send runs, vectors, sweeps or features of SAEs to TARGET: a folder, or hf://datasets/USER/NAME.
+    """Send runs, vectors, sweeps, features of SAEs or SAE folders to TARGET: a folder, or hf://datasets/USER/NAME.
 
     What is there already with the same hash is not sent; an interrupted push goes on with the same command. A card and a
     listing with the SHA-256 of every file are written last. Nothing that is sent says which machine it was; texts of samples
@@ -106,6 +106,8 @@ def pull(asked: PullOptions) -> None:
         return
     for item in done.items:
         click.echo(f"{item.kind} {item.name}  {human_bytes(item.n_bytes)}")
+        if item.kind == "sae":
+            note(f"the SAE's folder is {asked.root / 'sae' / 'folders' / item.id}")
     for item in done.already:
         note(f"the {item.kind} {item.name} was here already and stays as it is")
     click.echo(f"{done.n_files} files received ({human_bytes(done.n_bytes)})")

@@ -24,7 +24,7 @@ cache: every array is a Zarr v3 array, every table a Parquet file. `steercache.j
 
 checks them and puts the files into a cache, where they can be queried.
 """
-_NOUNS: Final = {"run": "Runs", "vector": "Vectors", "sweep": "Sweeps", "features": "Features of SAEs"}
+_NOUNS: Final = {"run": "Runs", "vector": "Vectors", "sweep": "Sweeps", "features": "Features of SAEs", "sae": "SAEs"}
 
 
 def card_of(listing: Listing, *, source: str) -> str:

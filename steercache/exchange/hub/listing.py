@@ -12,13 +12,13 @@ from typing import Any, Final, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from steercache.core.errors import DamagedError
-from steercache.core.ids import canonical_json
+from steercache.core.ids import canonical_json, digest
 
 NAME: Final = "steercache.json"
 CARD: Final = "README.md"
 FORMAT: Final = 1
 MOST_BYTES: Final = 64 * 2**20  # of the listing itself
-Kind = Literal["run", "vector", "sweep", "features"]
+Kind = Literal["run", "vector", "sweep", "features", "sae"]
 
 _HEX = r"[0-9a-f]{64}"
 _PLAIN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
@@ -27,9 +27,10 @@ _BELOW: Final[Mapping[Kind, str]] = {
     r"|shards/g[0-9]{{4}}/[0-9]{{5}}\.json)|annotations/{plain}/{hex}\.parquet",
     "vector": r"vectors/{id}\.safetensors",
     "sweep": r"sweeps/{id}/(?:{plain}/)?{plain}\.(?:json|parquet)",
+    "sae": r"sae/folders/{id}/(?:cfg\.json|sae_weights\.safetensors|sparsity\.safetensors|health\.json|card\.md)",
     "features": r"sae/{id}/(?:encoding\.json|health\.json|acts/[0-9]{{5}}\.parquet|shards/[0-9]{{5}}\.json)",
 }
-_ID: Final[Mapping[Kind, str]] = {"run": _HEX, "vector": _HEX, "sweep": _HEX, "features": f"{_HEX}/{_HEX}"}
+_ID: Final[Mapping[Kind, str]] = {"run": _HEX, "vector": _HEX, "sweep": _HEX, "features": f"{_HEX}/{_HEX}", "sae": _HEX}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,8 @@ class ListedFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """A run, a vector, a sweep, or the features of one run by one SAE (whose id is `<sae>/<run>`). `about` is for people."""
+    """A run, a vector, a sweep, the features of one run by one SAE (whose id is `<sae>/<run>`), or the folder of an SAE (whose
+    id is `folder_id` of its files). `about` is for people."""
 
     kind: Kind
     id: str
@@ -102,6 +104,8 @@ def from_json(data: bytes, *, place: str) -> Listing:
 def _wrong(item: Item) -> list[str]:
     if not re.fullmatch(_ID[item.kind], item.id) or not re.fullmatch(r"[^\x00-\x1f]{1,200}", item.name):
         return [repr(f"{item.kind} {item.id}"[:200])]
+    if item.kind == "sae" and folder_id(item.files) != item.id:
+        return [repr(f"{item.kind} {item.id}")]
     form = re.compile(form_of(item.kind, item.id))
     seen: set[str] = set()
     found = []
@@ -111,6 +115,11 @@ def _wrong(item: Item) -> list[str]:
             found.append(repr(file.path[:200]))
         seen.add(file.path)
     return found
+
+
+def folder_id(files: Iterable[ListedFile]) -> str:
+    """The id of an SAE's folder: a digest of the names and contents of its files."""
+    return digest(sorted([file.path.rpartition("/")[2], file.sha256] for file in files))
 
 
 def form_of(kind: Kind, item_id: str) -> str:
@@ -137,7 +146,7 @@ def rank(path: str) -> int:
         return ("zarr.json", "CURRENT").index(name)
     if name in ("run.json", "encoding.json"):
         return 2
-    return 4 if "/shards/" in path or name == "manifest.json" else 3
+    return 4 if "/shards/" in path or name in ("manifest.json", "cfg.json") else 3
 
 
 def about_text(value: Any) -> str:

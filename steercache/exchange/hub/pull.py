@@ -1,10 +1,12 @@
 """Pull: take items of a place into a cache, every file checked before it gets its name."""
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args
 
 from steercache.cache.documents import read_run_document
 from steercache.cache.handle import CacheFolder
@@ -14,7 +16,7 @@ from steercache.cache.status import free_bytes
 from steercache.cache.vector_files import read_vector
 from steercache.core.errors import BudgetError, DamagedError, NotFoundError
 from steercache.exchange.hub.contents import sha256_of
-from steercache.exchange.hub.listing import MOST_BYTES, NAME, Item, ListedFile, from_json, rank
+from steercache.exchange.hub.listing import MOST_BYTES, NAME, Item, Kind, ListedFile, from_json, rank
 from steercache.exchange.hub.places import Place
 from steercache.store.durable import disk_errors, fsync_folder, make_folder
 
@@ -47,7 +49,7 @@ def chosen(items: Sequence[Item], names: Sequence[str], *, place: str) -> list[I
         return list(items)
     found: dict[tuple[str, str], Item] = {}
     for name in names:
-        plain = name.partition(":")[2] if name.partition(":")[0] in ("run", "vector", "sweep", "features") else name
+        plain = name.partition(":")[2] if name.partition(":")[0] in get_args(Kind) else name
         fits = [i for i in items if plain in (i.name, i.id) and name in (plain, f"{i.kind}:{plain}")]
         fits = fits or [i for i in items if plain and i.id.startswith(plain)]
         if not fits:
@@ -91,6 +93,7 @@ def _is_here(cache: CacheFolder, item: Item) -> bool:
     """Whether the cache has an item of this id that did not come from this place: its documents are its own."""
     heads = {"run": f"runs/{item.id}/run.json", "vector": f"vectors/{item.id}.safetensors"}
     heads |= {"sweep": f"sweeps/{item.id}/manifest.json", "features": f"sae/{item.id}/encoding.json"}
+    heads |= {"sae": f"sae/folders/{item.id}/cfg.json"}
     listed = {file.path: file for file in item.files}
     path = cache.root / heads[item.kind]
     return path.exists() and (heads[item.kind] not in listed or not _has(path, listed[heads[item.kind]]))
@@ -162,6 +165,24 @@ def _check_document(part: Path, file: ListedFile, item: Item) -> None:
             raise DamagedError("the document of another run", place=file.path)
         if item.kind == "vector" and read_vector(part).vector.vector_id != item.id:
             raise DamagedError("another vector", place=file.path)
+        if file.path == f"sweeps/{item.id}/manifest.json" and _object(part, file.path).get("sweep_id") != item.id:
+            raise DamagedError("the document of another sweep", place=file.path)
+        if item.kind == "features" and file.path == f"sae/{item.id}/encoding.json":
+            said = _object(part, file.path)
+            sae = said.get("sae")
+            if f"{sae.get('sae_id') if isinstance(sae, dict) else None}/{said.get('run_id')}" != item.id:
+                raise DamagedError("features of another SAE or run", place=file.path)
     except DamagedError:
         part.unlink(missing_ok=True)
         raise
+
+
+def _object(path: Path, place: str) -> dict[str, Any]:
+    """A JSON object. Raises DamagedError."""
+    try:
+        said = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DamagedError("not a JSON document", place=place) from error
+    if not isinstance(said, dict):
+        raise DamagedError("not a JSON object", place=place)
+    return said
