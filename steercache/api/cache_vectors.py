@@ -38,6 +38,7 @@ class VectorMethods(CacheCore):
         layers: Sequence[int] | None = None,
         name: str | None = None,
         seed: int = 0,
+        top: int | None = None,
         diagnose: bool = True,
         sae: "SaeLike | None" = None,
         selection: "SelectionName" = "paper",
@@ -55,8 +56,9 @@ class VectorMethods(CacheCore):
         `query` is a named selection or SQL, `bindings` its parameters; without one, anchors against controls, or the last
         tokens of contrastive pairs where the run has only pairs. Without `run`, the newest complete text run that has the
         concept. A vector is named after its concept, or, for pairs without one, after its run. `seed` is that of the paper's
-        probe and of `lat`. `diagnose` also measures held-out AUC (vector and token only), d', how alike the differences within
-        pairs are, norms and stability per layer. `steercache.fit.catalogue` has the formula of every method.
+        probe and of `lat`, `top` how many attention heads `head_probes` keeps (rows of the `site` "head_out"). `diagnose` also
+        measures held-out AUC (vector and token only), d', how alike the differences within pairs are, norms and stability
+        per layer. `steercache.fit.catalogue` has the formula of every method.
 
         Method "sae" takes the mean of decoder rows, at unit norm, of the features of an `sae` (a manifest with one SAE per
         layer, its name or file, a folder, or a loaded SAE) that `selection` picks (paper, firing_rate or sparse_probe) and that
@@ -83,6 +85,7 @@ class VectorMethods(CacheCore):
             layers=layers,
             name=name,
             seed=seed,
+            top=top,
             diagnose=diagnose,
         )
         if method != "sae":

@@ -16,7 +16,9 @@ from steercache.fit.recipes import differences as differences
 from steercache.fit.shift import vector_name
 from steercache.queries.session import Session
 
-MethodName = Literal["mean_shift", "linear_probe", "pca_diff", "pca_center", "lat", "lda", "mass_mean", "sae"]
+MethodName = Literal[
+    "mean_shift", "linear_probe", "pca_diff", "pca_center", "lat", "lda", "mass_mean", "head_probes", "sae"
+]
 RecipeName = Literal["default", "paper"]
 ANCHORS: Literal["anchor_vs_control"] = "anchor_vs_control"
 PAIRS: Literal["contrast_last"] = "contrast_last"
@@ -46,6 +48,7 @@ class FitRequest:
     layers: Sequence[int] | None = None
     name: str | None = None
     seed: int = 0
+    top: int | None = None
     diagnose: bool = True
 
 
@@ -77,7 +80,8 @@ def fit_vectors(
         raise UsageError(f"no method named {method!r}", hint=f"choose among: {', '.join(get_args(MethodName))}")
     check_request(request)
     options: dict[str, Any] = {"recipe": request.recipe, "layers": request.layers}
-    options |= {"seed": request.seed} if CATALOGUE[method].takes_seed else {}
+    asked = {"seed": request.seed, "top": request.top}
+    options |= {name: asked[name] for name in CATALOGUE[method].options if asked.get(name) is not None}
     run = run_of_request(session, request)
     concepts = concepts_of(session, run) if request.all_concepts and run is not None else [request.concept]
     fitted = []

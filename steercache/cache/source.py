@@ -108,6 +108,11 @@ class RunSource:
         return fitted_on(self.document.model, conventions_in(self._paths.tokens(0)))
 
     @property
+    def n_heads(self) -> int | None:
+        """Attention heads of a block of the run's model; None where the run does not say."""
+        return self.document.model.n_heads
+
+    @property
     def generation(self) -> str:
         return self._generation
 

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_SITE = "resid_post"
+HEADS = "head_out"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,7 @@ class FitOptions:
     as_json: bool
     recipe: Literal["default", "paper"] = "default"
     seed: int = 0
+    top: int | None = None
 
 
 _recipe_option = click.option(
@@ -57,7 +60,7 @@ def _seed_option(of: str) -> Callable[[F], F]:
     return click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help=f"Seed of {of}.")
 
 
-def _fit_options(command: F) -> F:
+def _fit_options(command: F, *, site: str = DEFAULT_SITE) -> F:
     """What all methods take."""
     for option in reversed(
         (
@@ -80,9 +83,7 @@ def _fit_options(command: F) -> F:
                 shell_complete=complete_runs,
                 help="Run by name, id or prefix; by default the newest run with rows of the query.",
             ),
-            click.option(
-                "--site", default=DEFAULT_SITE, show_default=True, help="Site of the rows, such as resid_post."
-            ),
+            click.option("--site", default=site, show_default=True, help="Site of the rows, such as resid_post."),
             click.option(
                 "--layer",
                 "layers",
@@ -213,6 +214,19 @@ def mass_mean_command(asked: FitOptions) -> None:
     _run("mass_mean", asked)
 
 
+@fit.command("head-probes")
+@partial(_fit_options, site=HEADS)
+@click.option("--top", type=click.IntRange(1), default=48, show_default=True, help="Heads to keep.")
+@takes(FitOptions)
+def head_probes_command(asked: FitOptions) -> None:
+    """Fit directions at the attention heads that tell the sides apart best (inference-time intervention).
+
+    \b
+    steercache fit head-probes --concept counting --top 48
+    """
+    _run("head_probes", asked)
+
+
 def _run(method: "MethodName", asked: FitOptions) -> None:
     from steercache.api.cache import open_cache_at
 
@@ -221,7 +235,7 @@ def _run(method: "MethodName", asked: FitOptions) -> None:
     if asked.concept and asked.all_concepts:
         raise UsageError("--concept and --all-concepts exclude each other")
     layers = parse_layers(asked.layers)
-    bindings = _bindings(asked)
+    bindings = _bindings(asked, usual_site=HEADS if method == "head_probes" else DEFAULT_SITE)
     cache = open_cache_at(asked.root)
     with progress_bar("fitting", total=None, unit="vectors", quiet=asked.as_json) as bar:
         fitted = cache.fit(
@@ -236,6 +250,7 @@ def _run(method: "MethodName", asked: FitOptions) -> None:
             layers=layers,
             name=asked.name,
             seed=asked.seed,
+            top=asked.top,
             diagnose=not asked.no_diagnose,
             progress=bar.show,
         )
@@ -258,12 +273,12 @@ def _run(method: "MethodName", asked: FitOptions) -> None:
     next_commands(f"steercache vectors show {shlex.quote(first.name)}", steer_command(first, asked.root))
 
 
-def _bindings(asked: FitOptions) -> dict[str, Any]:
+def _bindings(asked: FitOptions, *, usual_site: str) -> dict[str, Any]:
     """Values of -p; run, site and concept have options of their own and may be given either way, once."""
     bindings = parse_bindings(asked.pairs, typed=asked.query is None or len(asked.query.split()) <= 1)
     for name, value, usual in (
         ("run", asked.run, None),
-        ("site", asked.site, DEFAULT_SITE),
+        ("site", asked.site, usual_site),
         ("concept", asked.concept, None),
     ):
         if name in bindings and value != usual:

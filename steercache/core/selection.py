@@ -50,6 +50,16 @@ class ModelSource(Protocol):
 
 
 @runtime_checkable
+class HeadSource(Protocol):
+    """What a RowSource may offer beside `gather`: how many attention heads a block of the model has."""
+
+    @property
+    def n_heads(self) -> int | None:
+        """That number; None where it is not known."""
+        ...
+
+
+@runtime_checkable
 class ViewSource(Protocol):
     """What a RowSource may offer beside `gather`: rows as they lie in memory or in a memory map, without a copy."""
 
@@ -136,6 +146,11 @@ class Selection:
     def fitted_on(self) -> FittedOn | None:
         """The model whose rows these are; None for a source that does not say."""
         return self.source.fitted_on if isinstance(self.source, ModelSource) else None
+
+    @property
+    def n_heads(self) -> int | None:
+        """Attention heads of a block of the model; None for a source that does not say."""
+        return self.source.n_heads if isinstance(self.source, HeadSource) else None
 
     @property
     def layers(self) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from steercache.fit.catalogue import METHODS
 from steercache.fit.compare import compare
 from steercache.fit.diagnostics import diagnose
+from steercache.fit.heads import head_probes
 from steercache.fit.pca import lat, pca_center, pca_diff
 from steercache.fit.probe import linear_probe
 from steercache.fit.recipes import refit
@@ -23,6 +24,7 @@ __all__ = [
     "METHODS",
     "compare",
     "diagnose",
+    "head_probes",
     "lat",
     "lda",
     "linear_probe",

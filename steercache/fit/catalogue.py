@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from steercache.core.vectors import SteeringVector
-from steercache.fit import pca, probe, shift, whitened
+from steercache.fit import heads, pca, probe, shift, whitened
 from steercache.fit.fitted import LayerFormula
 
 
@@ -13,9 +13,10 @@ from steercache.fit.fitted import LayerFormula
 class Method:
     """One method. In formulas m1 and m0 are the means of the concept's and the other rows, and d_i the difference of pair i.
 
-    `length` is "unit" or "difference" (as long as the difference of means). `fit` is the fitting function, None for one that
-    needs more than rows (an SAE). `formula_of` gives the formula by layer with a seed, for fits without some rows, which
-    `n_draws` of are made to measure stability; None where the method has a way of its own.
+    `length` is "unit", "difference" (as long as the difference of means) or "deviation" (of the rows along it). `fit` is the
+    fitting function, None for one that needs more than rows (an SAE). `formula_of` gives the formula by layer with a seed, for
+    fits without some rows, of which `n_draws` are made to measure stability; None where the method has a way of its own.
+    `options` are the parameters of `fit` that a provenance keeps under the same names.
     """
 
     name: str
@@ -27,7 +28,7 @@ class Method:
     fit: Callable[..., SteeringVector] | None = None
     formula_of: Callable[[int], LayerFormula] | None = None
     n_draws: int = 20
-    takes_seed: bool = False
+    options: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As `steercache fit --list --json` shows it."""
@@ -54,7 +55,7 @@ _ALL: Final = (
         tested_by="tests/fit/test_from_cache.py::test_the_probe_equals_scikit_learns_on_a_fresh_forward_pass",
         length="unit",
         fit=probe.linear_probe,
-        takes_seed=True,
+        options=("seed",),
     ),
     Method(
         name=pca.PCA_DIFF,
@@ -85,7 +86,7 @@ _ALL: Final = (
         length="unit",
         fit=pca.lat,
         formula_of=lambda seed: pca.pca_formula(pca.LAT, seed=seed),
-        takes_seed=True,
+        options=("seed",),
     ),
     Method(
         name=whitened.LDA,
@@ -106,6 +107,17 @@ _ALL: Final = (
         length="unit",
         fit=whitened.mass_mean,
         formula_of=lambda seed: whitened.whitened_formula(whitened.MASS_MEAN),
+    ),
+    Method(
+        name=heads.METHOD,
+        formula="v = s u at the heads with the best probes, 0 at the others; u ~ m1 - m0 of a head, s the deviation along u",
+        source="arXiv 2306.03341 (inference-time intervention)",
+        command="steercache fit head-probes --concept counting --top 48",
+        tested_by="tests/fit/test_heads.py::test_the_vector_is_that_of_honest_llama_at_the_heads_with_the_best_probes",
+        length="deviation",
+        fit=heads.head_probes,
+        n_draws=0,
+        options=("top", "n_heads"),
     ),
     Method(
         name="sae",

@@ -11,7 +11,7 @@ from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
 from steercache.core.selection import Selection
 from steercache.core.vectors import SteeringVector
-from steercache.fit import probe, shift
+from steercache.fit import heads, probe, shift
 from steercache.fit.blocks import iter_rows, refuse_non_finite
 from steercache.fit.bootstrap import Fit, draw_counts, refit_draws, shift_draws
 from steercache.fit.catalogue import CATALOGUE
@@ -110,6 +110,9 @@ def fold_fit(sel: Selection, vector: SteeringVector) -> Fit | None:
     if method is not None and method.formula_of is not None:
         formula = method.formula_of(int(made.get("seed") or 0))
         return lambda sides: values_of(sel, sides, layers=vector.layers, formula=formula)
+    if vector.method == heads.METHOD:  # the heads were chosen on all rows, as a probe's penalty is
+        best, n_heads = heads.heads_of_provenance(made)
+        return lambda sides: heads.head_values(sel, sides, layers=vector.layers, heads=best, n_heads=n_heads)
     if vector.method != probe.METHOD:
         return None
     if made.get("recipe") == "paper":

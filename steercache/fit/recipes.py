@@ -6,6 +6,7 @@ from typing import Any
 from steercache.core.errors import UsageError
 from steercache.core.recorded_rows import SelectsRows, rows_of
 from steercache.core.vectors import LOCATED, SteeringVector
+from steercache.fit.catalogue import CATALOGUE
 from steercache.fit.catalogue import METHODS as METHODS
 
 
@@ -34,7 +35,10 @@ def fit_options(vector: SteeringVector) -> dict[str, Any]:
     """What the fitting function of a vector's method was called with, besides the rows."""
     made = vector.provenance
     options: dict[str, Any] = {"layers": vector.layers, "recipe": made.get("recipe"), "name": vector.name}
-    return options if made.get("seed") is None else options | {"seed": made["seed"]}
+    params = {"seed": made.get("seed")} | dict(made.get("params") or {})
+    method = CATALOGUE.get(vector.method)
+    kept = method.options if method is not None else ()
+    return options | {name: params[name] for name in kept if params.get(name) is not None}
 
 
 def differences(first: SteeringVector, second: SteeringVector) -> list[str]:

@@ -127,3 +127,30 @@ def test_a_model_whose_configuration_names_no_heads_has_no_such_site(trace: Smal
     config.num_attention_heads = 0
     with pytest.raises(UsageError, match="names no number of attention heads"):
         heads_of(config)
+
+
+def test_directions_fitted_at_heads_steer_there_and_are_fitted_again_from_what_they_say(trace: SmallTrace) -> None:
+    cache = steercache.open(trace.folder / "root")
+    query = "select run_id, row_idx, position % 2 as label, sample_idx as pair from tokens where run_id = $run and position > 0"
+    (vector,) = cache.fit("head_probes", run="small", site="head_out", query=query, top=3, name="truth")
+    assert vector.site == "head_out"
+    assert vector.provenance["params"]["n_heads"] == 4
+    assert cache.refit("truth").values.tobytes() == vector.values.tobytes()
+
+    model = AutoModelForCausalLM.from_pretrained(trace.folder / "model").eval()
+    ids = torch.tensor([[3, 5, 7, 9]])
+    layer, head, _ = vector.provenance["params"]["heads"][0]
+    states = []
+    block = model.model.layers[layer].self_attn.o_proj
+    handle = block.register_forward_pre_hook(lambda m, args: states.append(args[0].clone()), prepend=False)
+    steered = steercache.steered(model, vector, layer=layer, alpha=15.0)
+    with torch.no_grad():
+        model(ids)
+    handle.remove()
+    with torch.no_grad(), steered:
+        handle = block.register_forward_pre_hook(lambda m, args: states.append(args[0].clone()))
+        model(ids)
+        handle.remove()
+    moved = (states[1] - states[0]).unflatten(-1, (4, 12))
+    assert moved[..., head, :].norm(dim=-1).min() > 0
+    np.testing.assert_allclose(moved[0, 0].flatten().numpy(), 15 * vector.at(layer), rtol=1e-3, atol=1e-4)
