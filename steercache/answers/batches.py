@@ -10,6 +10,7 @@ import torch
 from steercache.answers.lengths import DecodedLengths, decoded_lengths, record_lengths
 from steercache.answers.option_tokens import margin_of, option_ids
 from steercache.answers.store import Key, StoredAnswer, SweepWriter
+from steercache.answers.target_tokens import TargetTokens, selected_tokens
 from steercache.answers.ties import tie_nats_here
 from steercache.answers.ways import BRANCHED, ExecutionPlan, groups_of_results
 from steercache.benchmarks.comparison import make_answer
@@ -40,7 +41,7 @@ class Expected:
 class AnswerTally:
     """What came out while answers were computed. `near_ties` lists what another batching may answer otherwise; `full` has the
     cells that could not branch, and why; `n_not_finite` answers failed because a forward pass was not finite; `decoded` has the
-    lengths of the answers."""
+    lengths of the answers; `missed` says by target written as SQL and question whether it selected nothing."""
 
     n_computed: int = 0
     n_reused: int = 0
@@ -48,6 +49,19 @@ class AnswerTally:
     near_ties: list[Key] = field(default_factory=list)
     full: dict[str, str] = field(default_factory=dict)
     decoded: DecodedLengths = field(default_factory=DecodedLengths, repr=False)
+    missed: dict[str, dict[str, bool]] = field(default_factory=dict, repr=False)
+
+    def lines(self) -> list[str]:
+        """One line for every target written as SQL that selected nothing of some questions, which were not steered."""
+        lines = []
+        for text, questions in self.missed.items():
+            places = [place for place, missed in questions.items() if missed]
+            if places:
+                some = ", ".join(places[:5]) + (", ..." if len(places) > 5 else "")
+                lines.append(
+                    f"{text}: no token of {len(places)} of {len(questions)} questions, which are not steered ({some})"
+                )
+        return lines
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,6 +78,7 @@ class Runner:
     way: ExecutionPlan = BRANCHED
     expected: Expected | None = None
     tally: AnswerTally = field(default_factory=AnswerTally)
+    _selected: TargetTokens = field(default_factory=TargetTokens, repr=False)
     _ties: list[float | None] = field(default_factory=list)
     _total: int = 0
     _done: int = 0
@@ -88,8 +103,18 @@ class Runner:
             found.update({(a.cell_id, a.sample_id): a for a in answers})
             self.writer.add(answers)
             self.count(len(answers))
+        self._keep_selected(asked)
         self._learn(time.perf_counter() - started, self.tally.n_computed - n_before)
         return found
+
+    def _keep_selected(self, asked: Sequence[EncodedQuestion]) -> None:
+        """Keep the tokens that targets written as SQL selected, and note where they selected none, now or before."""
+        cache, spec = self.writer.cache, self.loaded.spec
+        self._selected.keep(cache, spec)
+        for text in self.options.axes.clauses:
+            known = selected_tokens(cache, spec, text)
+            of_target = self.tally.missed.setdefault(text, {})
+            of_target |= {one.place: not known[one.sample_id].any() for one in asked if one.sample_id in known}
 
     def _learn(self, seconds: float, n_answers: int) -> None:
         """Correct later predictions by this run, where it did what was predicted (a race or a failed picture does less)."""
@@ -142,6 +167,9 @@ class Runner:
         ):
             answers, lengths = [], []
             for result in group:  # one at a time: each holds the logits of a batch
+                if result.selected_bt is not None:
+                    samples = [one.encoded for one in ready if one.encoded is not None]
+                    self._selected.add(by_id[result.key].cell.target, samples, result.selected_bt)
                 answers += self._scored(ready, result, margins(result), kinds)
                 lengths += decoded_lengths(result)
             self.tally.decoded.add(ready[0].kind, lengths)

@@ -121,7 +121,8 @@ def rows_for(
             f"an answer may have {limit} tokens, of which rows give the first; with at most one new token they do",
         )
     layers = sorted({s.cell.layer for s in settings if s.cell.layer is not None}) or [loaded.spec.n_layers - 1]
-    return find_replay(cache, loaded, asked, layers)
+    looked_at = {layer for s in settings if s.clause is not None for layer in s.clause.layers}
+    return find_replay(cache, loaded, asked, sorted({*layers, *looked_at}))
 
 
 def _obstacle(runner: Runner, asked: Sequence[EncodedQuestion]) -> str | None:

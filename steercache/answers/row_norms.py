@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +21,7 @@ from steercache.cells.sweep import SweepJob, TaskQuestions
 from steercache.core.errors import DamagedError, PartlyFailedError
 from steercache.core.ids import canonical_json, digest
 from steercache.models.spec import LoadedModel, TokenizerBundle
+from steercache.queries.token_clause import TokenClause
 from steercache.steering.row_norms import row_norms
 from steercache.store.durable import make_folder, read_bytes, write_file_atomically
 from steercache.trace.batches import pad_batch
@@ -30,44 +32,73 @@ RowNorms = Mapping[str, tuple[float | None, ...]]  # by target, layer after laye
 
 
 def row_norms_of(
-    cache: CacheFolder, bundle: TokenizerBundle, asked: Sequence[EncodedQuestion], *, load: Callable[[], LoadedModel]
+    cache: CacheFolder,
+    bundle: TokenizerBundle,
+    asked: Sequence[EncodedQuestion],
+    *,
+    load: Callable[[], LoadedModel],
+    clauses: Mapping[str, TokenClause] = MappingProxyType({}),
 ) -> RowNorms:
     """Median over the first `N_QUESTIONS` questions of the median norm of a target's rows, position 0 left out.
 
-    `asked` is a search split under the plain wording. `load` is called where the cache does not have them.
+    `asked` is a search split under the plain wording. `load` is called where the cache does not have them. `clauses` are
+    targets written as SQL, by their text; each has a file of its own.
 
     Raises:
         DamagedError: the file that holds them cannot be read; PartlyFailedError: no question's picture can be.
     """
     questions = first_questions(asked)
-    known = known_row_norms(cache, bundle, questions)
-    if known is not None:
-        return known
-    norms = _measure(load(), questions)
-    document = {
-        **_identity(bundle, questions),
-        "model": bundle.spec.name,
-        "n_questions": len(questions),
-        "norms": norms,
-    }
-    path = cache.paths.row_norms / f"{digest(_identity(bundle, questions))}.json"
+    groups: list[Mapping[str, str | TokenClause]] = [{name: name for name in TARGETS}]
+    groups += [{text: clause} for text, clause in clauses.items()]
+    found: dict[str, tuple[float | None, ...]] = {}
+    for targets in groups:
+        known = _known(cache, bundle, questions, tuple(targets))
+        if known is None:
+            _keep(cache, bundle, questions, _measure(load(), questions, targets))
+            known = _known(cache, bundle, questions, tuple(targets))  # as it will be read
+            assert known is not None
+        found |= known
+    return found
+
+
+def known_row_norms(
+    cache: CacheFolder, bundle: TokenizerBundle, asked: Sequence[EncodedQuestion], clauses: Sequence[str] = ()
+) -> RowNorms | None:
+    """What was measured of these questions; None: something is not yet. Raises DamagedError."""
+    questions = first_questions(asked)
+    parts = [_known(cache, bundle, questions, some) for some in (TARGETS, *((text,) for text in clauses))]
+    found: dict[str, tuple[float | None, ...]] = {}
+    for part in parts:
+        if part is None:
+            return None
+        found |= part
+    return found
+
+
+def _keep(
+    cache: CacheFolder,
+    bundle: TokenizerBundle,
+    questions: Sequence[EncodedQuestion],
+    norms: Mapping[str, list[float | None]],
+) -> None:
+    identity = _identity(bundle, questions, tuple(norms))
+    document = {**identity, "model": bundle.spec.name, "n_questions": len(questions), "norms": dict(norms)}
+    path = cache.paths.row_norms / f"{digest(identity)}.json"
     make_folder(path.parent)
     with hold_folder(path.parent):
         if not path.exists():  # else another process was quicker: what was written first holds
             write_file_atomically(path, canonical_json(document) + b"\n")
-    kept = known_row_norms(cache, bundle, questions)  # as it will be read
-    assert kept is not None
-    return kept
 
 
-def known_row_norms(cache: CacheFolder, bundle: TokenizerBundle, asked: Sequence[EncodedQuestion]) -> RowNorms | None:
-    """What was measured of these questions; None: nothing yet. Raises DamagedError."""
-    path = cache.paths.row_norms / f"{digest(_identity(bundle, first_questions(asked)))}.json"
+def _known(
+    cache: CacheFolder, bundle: TokenizerBundle, questions: Sequence[EncodedQuestion], targets: tuple[str, ...]
+) -> dict[str, tuple[float | None, ...]] | None:
+    path = cache.paths.row_norms / f"{digest(_identity(bundle, questions, targets))}.json"
     if not path.exists():
         return None
     try:
         norms = json.loads(read_bytes(path))["norms"]
-        return {target: tuple(None if x is None else float(x) for x in norms[target]) for target in TARGETS}
+        return {target: tuple(None if x is None else float(x) for x in norms[target]) for target in targets}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(
             f"not the norms of a task's rows: {error}", place=str(path), hint="delete it: they are measured again"
@@ -82,7 +113,12 @@ def with_target_norms(job: SweepJob, task: TaskQuestions, *, load: Callable[[], 
     if job.grid.options.axes.alpha_unit != "target_norm":
         return job
     cache, bundle, asked = job.session.cache, job.loaded.bundle, task.asked["search"]
-    norms = known_row_norms(cache, bundle, asked) if load is None else row_norms_of(cache, bundle, asked, load=load)
+    clauses = job.grid.options.axes.clauses
+    norms = (
+        known_row_norms(cache, bundle, asked, tuple(clauses))
+        if load is None
+        else row_norms_of(cache, bundle, asked, load=load, clauses=clauses)
+    )
     return job if norms is None else replace(job, grid=job.grid.with_norms(job.loaded, norms))
 
 
@@ -92,9 +128,12 @@ def first_questions(asked: Sequence[EncodedQuestion]) -> tuple[EncodedQuestion, 
     return tuple(sorted(askable, key=lambda one: hashlib.sha256(one.place.encode()).digest())[:N_QUESTIONS])
 
 
-def _identity(bundle: TokenizerBundle, questions: Sequence[EncodedQuestion]) -> dict[str, Any]:
+def _identity(
+    bundle: TokenizerBundle, questions: Sequence[EncodedQuestion], targets: tuple[str, ...] = TARGETS
+) -> dict[str, Any]:
     spec = bundle.spec
-    return {
+    of_targets = {} if targets == TARGETS else {"target": targets[0]}
+    return of_targets | {
         "fingerprint": spec.fingerprint,
         "dtype": spec.dtype,
         "tokenizer": spec.tokenizer_digest,
@@ -102,7 +141,9 @@ def _identity(bundle: TokenizerBundle, questions: Sequence[EncodedQuestion]) -> 
     }
 
 
-def _measure(loaded: LoadedModel, questions: Sequence[EncodedQuestion]) -> dict[str, list[float | None]]:
+def _measure(
+    loaded: LoadedModel, questions: Sequence[EncodedQuestion], targets: Mapping[str, str | TokenClause]
+) -> dict[str, list[float | None]]:
     """By target, layer after layer; question by question, so that no batching has a say."""
     ready, broken = with_pixels(questions)
     if not ready:
@@ -111,10 +152,10 @@ def _measure(loaded: LoadedModel, questions: Sequence[EncodedQuestion]) -> dict[
     for one in ready:
         assert one.encoded is not None
         batch = pad_batch([one.encoded], padding_side="left", pad_id=loaded.pad_id)
-        found.append(row_norms(loaded, batch, targets=TARGETS)[:, 0])
+        found.append(row_norms(loaded, batch, targets=tuple(targets.values()))[:, 0])
     norms_nlt = np.stack(found)
     norms: dict[str, list[float | None]] = {}
-    for t, target in enumerate(TARGETS):
+    for t, target in enumerate(targets):
         known = norms_nlt[~np.isnan(norms_nlt[:, 0, t]), :, t]
         medians = np.median(known, axis=0).tolist() if len(known) else [None] * norms_nlt.shape[1]
         norms[target] = medians

@@ -14,8 +14,9 @@ from steercache.benchmarks.task import EncodedQuestion
 from steercache.cells.arms import ArmCell
 from steercache.cells.options import EvalOptions
 from steercache.core.examples import TOKEN_KINDS, EncodedSample
-from steercache.core.trials import Target
 from steercache.models.spec import LoadedModel
+from steercache.queries.token_clause import TokenClause, plan_tokens
+from steercache.queries.token_table import facts_of
 
 TEXT, IMAGE, TEMPLATE, VIDEO, AUDIO = (
     TOKEN_KINDS.index(kind) for kind in ("text", "image", "template", "video", "audio")
@@ -104,9 +105,13 @@ def _batch_work(
 ) -> BatchWork:
     samples = [one.encoded for one in batch if one.encoded is not None]
     width = max(sample.n_tokens for sample in samples)
-    starts: dict[Target, int] = {}
-    for target in {setting.cell.target for setting in settings}:
-        starts[target] = 0 if _looks_ahead(loaded) else min(width - s.n_tokens + _first(s, target) for s in samples)
+    starts: dict[str, int] = {}
+    clauses = {setting.cell.target: setting.clause for setting in settings}
+    for target, clause in clauses.items():
+        first = [_first(s, target) for s in samples] if clause is None else _firsts(samples, clause, loaded)
+        starts[target] = (
+            0 if _looks_ahead(loaded) else min(width - s.n_tokens + at for s, at in zip(samples, first, strict=True))
+        )
     last = loaded.spec.n_layers - 1
     kinds = Counter(_kind(setting, starts[setting.cell.target], last=last) for setting in settings)
     return BatchWork(
@@ -130,7 +135,8 @@ def _likely(batch: Sequence[EncodedQuestion], loaded: LoadedModel) -> int | None
 
 def _kind(setting: ArmCell, start: int, *, last: int) -> CellKind:
     cell = setting.cell
-    moves = cell.layer is not None and (cell.layer < last or cell.target in ("all", "last"))
+    at_last = cell.target in ("all", "last") or setting.clause is not None
+    moves = cell.layer is not None and (cell.layer < last or at_last)
     return CellKind(
         layer=cell.layer, start=start, moves=moves
     )  # of the last block's output only the last token is read
@@ -142,7 +148,15 @@ def _looks_ahead(loaded: LoadedModel) -> bool:
     return token_types is not None and token_types[1] == "suffix"
 
 
-def _first(sample: EncodedSample, target: Target) -> int:
+def _firsts(samples: Sequence[EncodedSample], clause: TokenClause, loaded: LoadedModel) -> list[int]:
+    """The first token of every sample that SQL selects, the last where it is none; 0 where activations decide."""
+    if clause.layers:
+        return [0] * len(samples)
+    weights = plan_tokens(clause, [facts_of(one) for one in samples], tokenizer=loaded.bundle.tokenizer)
+    return [int(np.flatnonzero(one)[0]) if one.any() else len(one) - 1 for one in weights]
+
+
+def _first(sample: EncodedSample, target: str) -> int:
     """The first token that a target steers in a sample."""
     shown = (IMAGE, VIDEO, AUDIO)
     kinds = {

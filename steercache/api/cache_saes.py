@@ -191,7 +191,7 @@ class SaeMethods(CacheCore):
         *,
         sae: "SaeLike",
         layers: int | Sequence[int] = (),
-        target: Target | None = None,
+        target: Target | str | None = None,
         step: float = 0.25,
         top: int = 10,
         concept: str | None = None,

@@ -32,7 +32,7 @@ class SweepMethods(CacheCore):
         methods: Sequence[str] = (),
         layers: int | Sequence[int] = (),
         alphas: float | Sequence[float] = 1.0,
-        targets: Target | Sequence[Target] | None = None,
+        targets: Target | str | Sequence[Target | str] | None = None,
         alpha_unit: AlphaUnit = "raw",
         operation: Operation | str = "add",
         split: Literal["search", "test", "both"] = "both",
@@ -63,7 +63,8 @@ class SweepMethods(CacheCore):
         `folder` is where a named benchmark was downloaded to, or where the pictures of your own questions lie (None: beside
         the file).
         `operation` is what is done with the vector, as in `steer`.
-        `targets` are the tokens that are steered (None: the image tokens, or the text of questions without pictures).
+        `targets` are the tokens that are steered, by name or as SQL, "sql: kind = 'image' and patch_row < 3" (None: the image
+        tokens, or the text of questions without pictures).
 
         With several `layers`, `alphas` or `targets` every vector and control takes its best on the search split and is held to
         it on the test split. `methods` adds the newest vectors of the same concept and run by each of these. `controls`
@@ -134,7 +135,7 @@ class SweepMethods(CacheCore):
         all_vectors: bool = False,
         layers: int | Sequence[int] = (),
         alphas: float | Sequence[float] = 1.0,
-        targets: Target | Sequence[Target] | None = None,
+        targets: Target | str | Sequence[Target | str] | None = None,
         alpha_unit: AlphaUnit = "raw",
         n: int | None = None,
         allow_foreign: bool = False,

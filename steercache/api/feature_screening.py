@@ -15,6 +15,7 @@ from steercache.cells.model import find_model
 from steercache.core.trials import Target
 from steercache.manifests.sae import SaeManifest
 from steercache.queries.session import Session
+from steercache.queries.token_clause import canonical_target
 from steercache.sae.find import find_saes
 from steercache.sae.loaded import LoadedSae
 from steercache.screening.features import STEP as STEP
@@ -37,7 +38,7 @@ class FeatureRequest:
 
     sae: SaeLike
     layers: tuple[int, ...] = ()
-    target: Target | None = None
+    target: Target | str | None = None
     step: float = STEP
     top: int = 10
     concept: str | None = None
@@ -87,7 +88,7 @@ def screen_sae_features(
     source = gradient_source(
         find_model(model, root), root, device=device, dtype=dtype, run=request.gradients, force=request.force
     )
-    target = request.target or default_targets(questions)[0]
+    target = canonical_target(request.target or default_targets(questions)[0])
     check_can_ask(questions, source.bundle, (target,))
     with reporting(progress) as show:
         decoders = SaeDecoders(_saes(request), run_model(source.bundle), allow_foreign=request.allow_foreign)

@@ -2,18 +2,22 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from steercache.answers.store import stored_answers
 from steercache.cache.handle import CacheFolder as CacheFolder
 from steercache.cache.sweeps import save_sweep
+from steercache.cache.vectors import load_vector
 from steercache.cells.vector_model import load_model_of, model_without_weights_of
 from steercache.core.activity import announce
 from steercache.core.operations import Operation, operation_text, read_operation
 from steercache.core.trials import AlphaUnit
 from steercache.core.vectors import SteeringVector
+from steercache.index.clause import is_clause
 from steercache.models.ends import answer_identity
 from steercache.models.spec import LoadedModel
+from steercache.queries.token_clause import read_token_clause
 from steercache.steering.generate import SideBySide, SteeringSetting, generate_side_by_side
 from steercache.steering.live import When
 from steercache.steering.targets import TargetLike
@@ -32,13 +36,15 @@ def generate(
     target: TargetLike = "all",
     when: When = "prefill",
     skip_first: bool = False,
+    n_generated: int | None = None,
     max_new_tokens: int = 20,
     chat: bool = False,
 ) -> list[SideBySide]:
     """Continue every prompt greedily without the vector (alpha 0) and at every strength of `alphas`.
 
-    `target` names the steered tokens ("image", "text", "both", "all", "last", or a bool mask of shape (b, t)), `when` whether
-    only the prompt ("prefill") or every generated token too ("every"). `skip_first` leaves the first token, the attention
+    `target` names the steered tokens ("image", "text", "both", "all", "last", SQL such as "sql: word = 'not'", or a bool mask
+    of shape (b, t)), `when` whether only the prompt ("prefill"), only generated tokens ("generated") or both ("every");
+    `n_generated` ends with the n-th generated token. `skip_first` leaves the first token, the attention
     sink, alone; `chat` puts each prompt into the model's chat template. `alpha_unit` is the unit of alpha: "raw" multiplies
     the vector; "resid_norm" scales it to alpha times the median norm of the rows that it was fitted on, which
     `fit.diagnose` measures. `operation` is what is done with the vector, as in `steer`. `max_new_tokens` counts the tokens
@@ -49,7 +55,14 @@ def generate(
     """
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     settings = _settings(
-        alphas, layer=layer, alpha_unit=alpha_unit, operation=operation, target=target, when=when, skip_first=skip_first
+        alphas,
+        layer=layer,
+        alpha_unit=alpha_unit,
+        operation=operation,
+        target=target,
+        when=when,
+        skip_first=skip_first,
+        n_generated=n_generated,
     )
     return generate_side_by_side(model, vector, texts, settings=settings, max_new_tokens=max_new_tokens, chat=chat)
 
@@ -63,6 +76,7 @@ def _settings(
     target: TargetLike,
     when: When,
     skip_first: bool,
+    n_generated: int | None,
 ) -> tuple[SteeringSetting, ...]:
     """The unsteered text first, then every strength."""
     done = operation_text(read_operation(operation))
@@ -75,6 +89,7 @@ def _settings(
             when=when,
             skip_first=skip_first,
             operation=done,
+            n_generated=n_generated,
         )
         for alpha in dict.fromkeys((0.0, *alphas))
     )
@@ -108,15 +123,34 @@ def text_plan(
     operation: Operation | str = "add",
     when: When,
     skip_first: bool,
+    n_generated: int | None = None,
     max_new_tokens: int,
     chat: bool,
 ) -> TextPlan:
     """The unsteered text first, then every strength."""
     settings = _settings(
-        alphas, layer=layer, alpha_unit=alpha_unit, operation=operation, target=target, when=when, skip_first=skip_first
+        alphas,
+        layer=layer,
+        alpha_unit=alpha_unit,
+        operation=operation,
+        target=target,
+        when=when,
+        skip_first=skip_first,
+        n_generated=n_generated,
     )
     texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     return TextPlan(prompts=texts, settings=settings, max_new_tokens=max_new_tokens, chat=chat)
+
+
+def _with_vectors(cache: CacheFolder, plan: TextPlan) -> TextPlan:
+    """The plan with the vectors of the cache that targets written as SQL name. Raises QueryError, NotFoundError."""
+    settings = tuple(
+        replace(one, target=read_token_clause(one.target, partial(load_vector, cache)))
+        if isinstance(one.target, str) and is_clause(one.target)
+        else one
+        for one in plan.settings
+    )
+    return replace(plan, settings=settings)
 
 
 def write_texts(
@@ -134,6 +168,7 @@ def write_texts(
     Raises:
         UsageError: as `generate`; or the model has other weights than the vector was fitted on, and that is not allowed.
     """
+    plan = _with_vectors(cache, plan)
     light = model_without_weights_of(cache, vector, model, dtype=dtype, allow_foreign=allow_foreign)
     cells = text_cells(
         light, vector, plan.prompts, settings=plan.settings, max_new_tokens=plan.max_new_tokens, chat=plan.chat

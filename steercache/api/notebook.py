@@ -66,7 +66,7 @@ def sweep_html(session: Session, sweep: SweepManifest) -> str:
     facts = [
         ("tasks", ", ".join(f"{task.benchmark} {task.task or ''}".strip() for task in sweep.tasks)),
         ("strengths", ", ".join(f"{alpha:g}" for alpha in sweep.alphas)),
-        ("targets", ", ".join(sweep.targets)),
+        ("targets", ", ".join(map(str, sweep.targets))),
     ]
     pictures: list[str] = []
     try:

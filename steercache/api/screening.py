@@ -42,7 +42,7 @@ class ScreenRequest:
     all_vectors: bool = False
     layers: tuple[int, ...] = ()
     alphas: tuple[float, ...] = (1.0,)
-    targets: tuple[Target, ...] | None = None
+    targets: tuple[Target | str, ...] | None = None
     alpha_unit: AlphaUnit = "raw"
     n: int | None = None
     allow_foreign: bool = False

@@ -61,7 +61,7 @@ class Sweep:
     def __repr__(self) -> str:
         sweep = self._resolved.sweep
         tasks = ", ".join(f"{task.benchmark} {task.task or ''}".strip() for task in sweep.tasks)
-        return f"<Sweep {sweep.name!r}: {tasks}; {len(sweep.alphas)} strengths, targets {', '.join(sweep.targets)}>"
+        return f"<Sweep {sweep.name!r}: {tasks}; {len(sweep.alphas)} strengths, targets {', '.join(map(str, sweep.targets))}>"
 
     def _repr_html_(self) -> str:
         """What it asks for, and the gains of its newest stored run, for a notebook."""

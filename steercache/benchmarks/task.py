@@ -74,7 +74,7 @@ def default_targets(benchmark: Benchmark) -> tuple[Target, ...]:
     return ("image",) if benchmark.has_pictures else ("text",)
 
 
-def check_can_ask(benchmark: Benchmark, bundle: TokenizerBundle, targets: Sequence[Target] = ()) -> None:
+def check_can_ask(benchmark: Benchmark, bundle: TokenizerBundle, targets: Sequence[Target | str] = ()) -> None:
     """Refuse pictures for a text model, and image tokens as a target where no question shows a picture.
 
     Raises:

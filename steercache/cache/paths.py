@@ -134,6 +134,11 @@ class RootPaths:
         return self.root / "row_norms"
 
     @property
+    def targets(self) -> Path:
+        """Folder of `<target>.json`: which tokens targets written as SQL selected, by sample."""
+        return self.root / "targets"
+
+    @property
     def calibration(self) -> Path:
         return self.root / "calibration.json"
 

@@ -14,6 +14,7 @@ from steercache.core.trials import Cell, Role, Target
 from steercache.core.vectors import SteeringVector
 from steercache.models.ends import end_ids
 from steercache.models.spec import LoadedModel
+from steercache.queries.token_clause import TokenClause
 from steercache.steering.add import resid_norm
 from steercache.steering.cells import BranchCell
 from steercache.steering.operations.change import Change, added, change_of
@@ -36,17 +37,17 @@ class Arm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmCell:
-    """One arm at one layer, strength and target; the baseline's `cell` has no vector."""
+    """One arm at one layer, strength and target, which is `clause` where it is SQL; the baseline's `cell` has no vector."""
 
     arm: Arm
     cell: Cell
+    clause: TokenClause | None = field(default=None, repr=False)
 
     def branch_cell(self, key: str, hidden_size: int) -> BranchCell:
         """What `steer.branch` runs; without a vector nothing is added."""
         change = self.change(hidden_size)
-        return BranchCell(
-            key=key, layer=self.cell.layer or 0, delta_d=change.delta_d, target=self.cell.target, change=change
-        )
+        target = self.cell.target if self.clause is None else self.clause
+        return BranchCell(key=key, layer=self.cell.layer or 0, delta_d=change.delta_d, target=target, change=change)
 
     def delta(self, hidden_size: int) -> npt.NDArray[np.float32]:
         """What is added, shape (d,), float32; of another operation its direction (`Change.delta_d`)."""
@@ -69,7 +70,7 @@ class ArmCell:
 
 def settings_of(arm: Arm, loaded: LoadedModel, options: EvalOptions) -> tuple[ArmCell, ...]:
     """Every setting open to an arm, in the order of preference among equals: strength aside, the lowest layer first."""
-    grid: Sequence[tuple[Target, int | None, float]] = [("all", None, 0.0)]
+    grid: Sequence[tuple[Target | str, int | None, float]] = [("all", None, 0.0)]
     vector_id = None
     if arm.vector is not None:
         axes = options.axes
@@ -92,6 +93,7 @@ def settings_of(arm: Arm, loaded: LoadedModel, options: EvalOptions) -> tuple[Ar
                 prompt_id=arm.wording.prompt_id,
                 decoding=decoding,
             ),
+            clause=options.axes.clauses.get(target),
         )
         for target, layer, alpha in grid
     )

@@ -10,6 +10,7 @@ import numpy as np
 from steercache.core.errors import UsageError
 from steercache.core.operations import IN_UNITS, operation_text, read_operation
 from steercache.core.trials import CONTROL_KINDS, AlphaUnit, ControlKind, Target
+from steercache.queries.token_clause import TokenClause
 from steercache.steering.branch import BranchOptions
 
 Split = Literal["search", "test", "both"]
@@ -30,15 +31,17 @@ def _check_positive(options: object, *names: str) -> None:
 class GridAxes:
     """The cells open to a vector, and to every control alike: layers x strengths x targets, under one `operation` (its text).
 
-    `row_norms` has by target, layer after layer, what the unit "target_norm" counts in; None until it is measured.
+    `row_norms` has by target, layer after layer, what the unit "target_norm" counts in; None until it is measured. `clauses`
+    are the targets written as SQL, by their text (`targets.with_clauses`).
     """
 
     layers: tuple[int, ...]
     alphas: tuple[float, ...]
-    targets: tuple[Target, ...] = ("image",)
+    targets: tuple[Target | str, ...] = ("image",)
     alpha_unit: AlphaUnit = "raw"
     row_norms: Mapping[str, Sequence[float | None]] | None = field(default=None, repr=False)
     operation: str = "add"
+    clauses: Mapping[str, TokenClause] = field(default_factory=lambda: MappingProxyType({}), repr=False)
 
     def __post_init__(self) -> None:
         operation = read_operation(self.operation)

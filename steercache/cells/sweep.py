@@ -13,6 +13,7 @@ from steercache.cells.arms import Arm, ArmCell, settings_of
 from steercache.cells.model import FoundModel, zoo_model
 from steercache.cells.options import ComputeOptions, ControlOptions, DecodingOptions, EvalOptions, GridAxes
 from steercache.cells.sweep_vectors import sweep_vectors, vector_arms
+from steercache.cells.targets import refuse_empty, with_clauses
 from steercache.cells.vectors import check_vector
 from steercache.core.errors import BudgetError, PartlyFailedError, UsageError
 from steercache.core.ids import digest
@@ -25,6 +26,7 @@ from steercache.manifests.sweep import SweepManifest, SweepTask, ZooModel
 from steercache.models.ends import answer_identity
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session
+from steercache.queries.token_clause import target_text
 from steercache.zoo import in_place
 
 MAX_CELLS: Final = 200_000  # more is a slip of the pen: the published grids have some hundreds
@@ -122,15 +124,18 @@ def prepare_sweep(
     sweep = resolved.sweep
     opened = [(task, _open(task, resolved.base_dir)) for task in sweep.tasks]  # cheap, and most often what is wrong
     for _, bench in opened:
-        check_can_ask(bench, loaded.bundle, sweep.targets)
+        check_can_ask(bench, loaded.bundle, targets_of(sweep))
     vectors = sweep_vectors(session, sweep, base_dir=resolved.base_dir)
-    grid = expand_sweep(sweep, loaded, vectors)
+    grid = expand_sweep(sweep, loaded, vectors, session=session)
     lineages = {v.vector_id: check_vector(session.cache, v, loaded, grid.options) for v in vectors}
     of_task = [_vectors_of(session, sweep, task, vectors) for task, _ in opened]
     tasks = tuple(
         replace(_questions(sweep, task, bench, loaded, progress), vector_ids=ids)
         for (task, bench), ids in zip(opened, of_task, strict=True)
     )
+    for asked in tasks:
+        samples = [one.encoded for some in asked.asked.values() for one in some if one.encoded is not None]
+        refuse_empty(grid.options.axes.clauses, samples, tokenizer=loaded.bundle.tokenizer, name=asked.name)
     return SweepJob(session=session, loaded=loaded, sweep=sweep, grid=grid, tasks=tasks, lineages=lineages)
 
 
@@ -174,7 +179,7 @@ def expand_sweep(sweep: SweepManifest, loaded: LoadedModel, vectors: Sequence[St
         axes=GridAxes(
             layers=layers,
             alphas=sweep.alphas,
-            targets=sweep.targets,
+            targets=targets_of(sweep),
             alpha_unit=sweep.alpha_unit,
             operation=sweep.operation,
         ),
@@ -186,10 +191,17 @@ def expand_sweep(sweep: SweepManifest, loaded: LoadedModel, vectors: Sequence[St
         seed=sweep.seed,
         allow_foreign=sweep.allow_foreign,
     )
+    if session is not None:
+        options = with_clauses(options, session)
     arms = vector_arms(tuple(vectors))
     (baseline,) = settings_of(Arm(name="baseline", role="baseline"), loaded, options)
     settings = {arm.name: settings_of(arm, loaded, options) for arm in arms}
     return SweepGrid(options=options, baseline=baseline, arms=arms, settings=settings)
+
+
+def targets_of(sweep: SweepManifest) -> tuple[str, ...]:
+    """The targets of a sweep as text. Raises QueryError for SQL that is wrong or not allowed."""
+    return tuple(one if isinstance(one, str) else target_text(one.where, one.weight) for one in sweep.targets)
 
 
 def stored_manifest(job: SweepJob, task: TaskQuestions, how: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -21,6 +21,7 @@ from steercache.cli.options import (
     rule_option,
     split_option,
     takes,
+    targets_among,
     unit_option,
     words,
 )
@@ -85,7 +86,8 @@ class EvalCommandOptions:
 @click.option(
     "--target",
     "targets",
-    help="image, text, both, all or last; or several: image,text. By default image, or text for questions without pictures.",
+    help="image, text, both, all or last; several: image,text; or SQL: \"sql: kind = 'image' and patch_row < 3\". By default "
+    "image, or text for questions without pictures.",
 )
 @split_option
 @rule_option
@@ -211,7 +213,7 @@ def _options(asked: EvalCommandOptions, usual: tuple[Target, ...]) -> "EvalOptio
         axes=GridAxes(
             layers=tuple(layers or (0,)),
             alphas=parse_alphas(asked.alphas, example="0.5,1,2"),
-            targets=usual if asked.targets is None else among(asked.targets, get_args(Target), "target"),
+            targets=usual if asked.targets is None else targets_among(asked.targets),
             alpha_unit=asked.unit,
             operation=asked.operation,
         ),

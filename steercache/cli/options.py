@@ -12,7 +12,7 @@ import click
 
 from steercache.api.paths import usable_root
 from steercache.core.errors import UsageError
-from steercache.core.trials import AlphaUnit
+from steercache.core.trials import AlphaUnit, Target
 
 F = TypeVar("F", bound=Callable[..., Any])
 Options = TypeVar("Options")
@@ -257,6 +257,23 @@ def among(text: str, known: Sequence[str], noun: str) -> tuple[Any, ...]:
     if wrong:
         raise UsageError(f"no {noun} named {', '.join(wrong)}", hint=f"choose among: {', '.join(known)}")
     return tuple(dict.fromkeys(found))
+
+
+def one_target(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Callback of an option that takes one target, by name or as SQL behind `sql:`."""
+    found = targets_among(value)
+    if len(found) != 1:
+        raise UsageError(f"{len(found)} targets are named", hint="name one")
+    return found[0]
+
+
+def targets_among(text: str) -> tuple[str, ...]:
+    """The targets of `--target`: names such as `image,text`, or one that is SQL, `sql: kind = 'image' and patch_row < 3`.
+
+    Raises:
+        UsageError: a name that there is not.
+    """
+    return (text,) if text.lstrip()[:4].lower() == "sql:" else among(text, get_args(Target), "target")
 
 
 def words(text: str) -> list[str]:

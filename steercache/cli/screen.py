@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from steercache.cli.options import (
-    among,
     device_options,
     json_option,
     parse_alphas,
@@ -16,13 +15,14 @@ from steercache.cli.options import (
     root_option,
     rule_option,
     takes,
+    targets_among,
     unit_option,
 )
 from steercache.cli.output import at_root, next_commands, print_json, progress_bar
 from steercache.cli.screen_options import feature_options
 from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
-from steercache.core.trials import TRUST, AlphaUnit, Target
+from steercache.core.trials import TRUST, AlphaUnit
 
 if TYPE_CHECKING:
     from steercache.api.cache import Cache
@@ -77,7 +77,7 @@ class ScreenOptions:
 @click.option("--layer", "layers", help="Blocks, such as 5,8-10; by default those that every vector has.")
 @click.option("--alpha", "alphas", default="1", show_default=True, help="Strength, or several: 0.5,1,2.")
 @unit_option
-@click.option("--target", "targets", help="image, text, both, all or last; or several. By default as in eval.")
+@click.option("--target", "targets", help="image, text, both, all or last; several; or SQL. By default as in eval.")
 @question_options
 @rule_option
 @click.option("--n", type=click.IntRange(1), help="Number of questions of the search split; by default all.")
@@ -261,7 +261,7 @@ def _of_benchmark(cache: "Cache", asked: ScreenOptions, progress: "ProgressCallb
         all_vectors=asked.all_vectors,
         layers=parse_layers(asked.layers) or (),
         alphas=parse_alphas(asked.alphas, example="0.5,1,2"),
-        targets=None if asked.targets is None else among(asked.targets, get_args(Target), "target"),
+        targets=None if asked.targets is None else targets_among(asked.targets),
         alpha_unit=asked.unit,
         n=asked.n,
         allow_foreign=asked.allow_foreign,

@@ -1,14 +1,13 @@
 """`steercache screen --sae`: features of SAEs by what they would do to a task, at the terminal and as JSON."""
 
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from steercache.cli.options import among, parse_layers
+from steercache.cli.options import parse_layers, targets_among
 from steercache.cli.output import note, print_json, print_table, progress_bar
 from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
-from steercache.core.trials import Target
 
 if TYPE_CHECKING:
     from steercache.api.cache import Cache
@@ -20,7 +19,7 @@ def show_features(cache: "Cache", asked: "ScreenOptions", sae: str) -> None:
     """Screen every feature of an SAE on one benchmark, and print what was found."""
     if len(asked.words) != 2 or asked.names or asked.all_vectors:
         raise UsageError("features are screened on a benchmark", hint="steercache screen MODEL BENCHMARK --sae NAME")
-    targets = None if asked.targets is None else among(asked.targets, get_args(Target), "target")
+    targets = None if asked.targets is None else targets_among(asked.targets)
     if targets is not None and len(targets) != 1:
         raise UsageError("features are screened on one target", hint="--target image")
     with progress_bar("reading questions", total=None, unit="", quiet=asked.as_json) as bar:

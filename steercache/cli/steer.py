@@ -14,6 +14,7 @@ from steercache.cli.options import (
     device_options,
     fitted_unit_option,
     json_option,
+    one_target,
     operation_option,
     parse_alphas,
     root_option,
@@ -33,8 +34,9 @@ class SteerOptions:
     alphas: str
     alpha_unit: AlphaUnit
     operation: str
-    target: Literal["all", "text", "last", "image", "both"]
-    when: Literal["prefill", "every"]
+    target: str
+    when: Literal["prefill", "generated", "every"]
+    n_generated: int | None
     skip_first: bool
     max_new_tokens: int
     chat: bool
@@ -57,17 +59,25 @@ class SteerOptions:
     "--target",
     cls=RenamedOption,
     former=["--tokens"],
-    type=click.Choice(["all", "text", "last", "image", "both"]),
+    callback=one_target,
+    metavar="[all|text|last|image|both|sql: ...]",
     default="all",
     show_default=True,
-    help="Tokens that are steered; padding never is. text: without special tokens and the last token of the prompt.",
+    help="Tokens that are steered; padding never is. text: without special tokens and the last token of the prompt; "
+    "or SQL over the prompt's tokens: \"sql: word = 'not'\".",
 )
 @click.option(
     "--when",
-    type=click.Choice(["prefill", "every"]),
+    type=click.Choice(["prefill", "generated", "every"]),
     default="prefill",
     show_default=True,
-    help="prefill: steer the tokens of the prompt; every: steer the generated tokens too.",
+    help="prefill: steer the tokens of the prompt; generated: those that are generated; every: both.",
+)
+@click.option(
+    "--n-generated",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Of the generated tokens, steer the first N.  [default: all, where --when says so]",
 )
 @click.option("--skip-first", is_flag=True, help="Do not steer the first token (the attention sink).")
 @click.option(
@@ -110,6 +120,7 @@ def steer(asked: SteerOptions) -> None:
         target=asked.target,
         when=asked.when,
         skip_first=asked.skip_first,
+        n_generated=asked.n_generated,
         max_new_tokens=asked.max_new_tokens,
         chat=asked.chat,
     )
@@ -127,8 +138,9 @@ def steer(asked: SteerOptions) -> None:
     if asked.as_json:
         print_json(texts)
         return
+    said = asked.target if asked.n_generated is None else f"{asked.target} (first {asked.n_generated} generated)"
     for text in texts:
-        columns = ["alpha", f"{vector.name}, layer {asked.layer}, {asked.target} tokens, {asked.when}"]
+        columns = ["alpha", f"{vector.name}, layer {asked.layer}, {said} tokens, {asked.when}"]
         print_table(
             columns,
             [[f"{c.alpha:g}", c.text if c.error is None else f"(failed: {c.error})"] for c in text.continuations],

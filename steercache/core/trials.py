@@ -27,7 +27,8 @@ TRUST: Final = 0.5  # median norms of the steered rows: up to there a prediction
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One setting: `alpha` times `vector_id` at block `layer` on the `target` tokens. `vector_id` None is the baseline.
+    """One setting: `alpha` times `vector_id` at block `layer` on the `target` tokens. `vector_id` None is the baseline. A
+    target without a name is SQL in its canonical form behind "sql:", with ids in place of the names of vectors.
 
     `operation` is what is done with the vector, as `core.operations` writes it; "add" adds it. `unit_norm` is the row norm
     that alpha counts in where `alpha_unit` is "resid_norm" or "target_norm" (None: raw, not measured yet, or a file from
@@ -38,7 +39,7 @@ class Cell:
     vector_id: str | None
     layer: int | None
     alpha: float
-    target: Target
+    target: Target | str
     model_fingerprint: str
     prompt_id: str
     alpha_unit: AlphaUnit = "raw"

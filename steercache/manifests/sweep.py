@@ -14,7 +14,7 @@ from steercache.manifests.trace import Layers, layers_of
 FitMethod = Literal["mean_shift", "linear_probe", "pca_diff", "pca_center", "lat", "lda", "mass_mean", "sae"]
 FitRecipe = Literal["default", "paper"]
 SaeSelection = Literal["paper", "firing_rate", "sparse_probe"]
-SweepTarget = Literal["image", "text", "both", "all", "last"]
+NamedTarget = Literal["image", "text", "both", "all", "last"]
 SweepSplit = Literal["search", "test"]
 Alpha = Annotated[float, Field(ge=-1e6, le=1e6)]
 VectorName = Annotated[str, Field(min_length=1, max_length=256)]
@@ -123,6 +123,33 @@ def _operation(value: str) -> str:
 OperationText = Annotated[str, Field(max_length=128), AfterValidator(_operation)]
 
 
+class TokenQuery(Document):
+    """A target as SQL: a condition over the prompt's tokens, and if wanted a weight that scales the strength."""
+
+    where: Annotated[str, Field(min_length=1, max_length=8000)]
+    """True for the tokens that are steered, such as `kind = 'image' and patch_row < 3`."""
+    weight: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    """A number per token, such as `1.0 / (1 + patch_row)`; left out, 1."""
+
+    def __str__(self) -> str:
+        return f"sql: {self.where}" + ("" if self.weight is None else f" (weight {self.weight})")
+
+
+SqlTarget = Annotated[str, Field(pattern=r"^sql:", max_length=10_000)]
+
+
+def _shape_of_target(value: Any) -> str:
+    if isinstance(value, str):
+        return "sql" if value.startswith("sql:") else "name"
+    return "query"
+
+
+SweepTarget = Annotated[
+    Annotated[NamedTarget, Tag("name")] | Annotated[SqlTarget, Tag("sql")] | Annotated[TokenQuery, Tag("query")],
+    Discriminator(_shape_of_target),
+]
+
+
 def _shape_of_model(value: Any) -> str:
     if isinstance(value, str):
         return "name"
@@ -157,6 +184,8 @@ class SweepManifest(Document):
     """What is done with the vector: `add`, `project_out`, `project_cap:bound=2`, `clamp:value=2`, `replace`, `rotate`,
     `add_preserving_norm` or `affine:scale=0.5,offset=2`."""
     targets: Annotated[tuple[SweepTarget, ...], Field(min_length=1)] = ("image",)
+    """Tokens that are steered: by name; SQL over the prompt's tokens, `sql: kind = 'image' and patch_row < 3`; or the same as
+    `{where: ..., weight: ...}`."""
     tasks: Annotated[tuple[SweepTask, ...], Field(min_length=1, max_length=256)]
     splits: Annotated[tuple[SweepSplit, ...], Field(min_length=1)] = ("search", "test")
     """A cell is chosen on `search`; `test` is asked once, about the chosen cell."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from steercache.core.errors import NotFoundError, QueryError
 from steercache.core.vectors import SteeringVector
-from steercache.index.clause import PREFIX, Clause, is_clause, read_clause, with_vector_names
+from steercache.index.clause import PREFIX, Clause, is_clause, read_clause, weighted_clause, with_vector_names
 from steercache.index.clause_run import ClauseRunner, Weights
 from steercache.queries.token_table import COLUMNS, TokenFacts, token_columns
 
@@ -75,6 +75,18 @@ def read_token_clause(text: str, find_vector: FindVector | None = None) -> Token
 def canonical_target(target: str) -> str:
     """A target's text as it enters ids: a name as it is, SQL in its canonical form. Raises QueryError."""
     return f"{PREFIX} {read_clause(target).text}" if is_clause(target) else target
+
+
+def target_text(where: str, weight: str | None = None) -> str:
+    """A target as SQL from a condition and, if wanted, an expression for the weight.
+
+    >>> target_text("kind='image'", "0.5")
+    "sql: select position, (0.5) as weight from tokens where (kind = 'image')"
+
+    Raises:
+        QueryError: the SQL is wrong or not allowed.
+    """
+    return f"{PREFIX} {read_clause(where).text if weight is None else weighted_clause(where, weight)}"
 
 
 def plan_tokens(

@@ -7,6 +7,7 @@ margin, layers and targets. Which option is right is a label: mending it makes n
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +21,7 @@ from steercache.core.ids import SHORT_ID, digest
 from steercache.core.layout import ITEM_BYTES, SiteLayout, StoreLayout
 from steercache.core.trials import Target
 from steercache.models.spec import TokenizerBundle
+from steercache.queries.token_clause import TokenClause
 from steercache.runs.packing import choose_rows_per_shard, digest_of_inputs, pack_shards
 from steercache.steering.gradient import MARGIN
 
@@ -41,11 +43,13 @@ class GradientSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradientRequest:
-    """What gradients are wanted of: `targets` and `layers` of one model over the questions of `benchmark`."""
+    """What gradients are wanted of: `targets` and `layers` of one model over the questions of `benchmark`. `clauses` are the
+    targets written as SQL, by their text."""
 
     benchmark: str
     layers: tuple[int, ...]
-    targets: tuple[Target, ...]
+    targets: tuple[Target | str, ...]
+    clauses: Mapping[str, TokenClause] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     tokens_per_batch: int = TOKENS_PER_BATCH
 
     def __post_init__(self) -> None:
@@ -61,7 +65,8 @@ class GradientPlan:
     document: RunDocument
     samples: tuple[GradientSample, ...] = field(repr=False)
     left_out: tuple[EncodedQuestion, ...] = field(repr=False)
-    targets: tuple[Target, ...]
+    targets: tuple[Target | str, ...]
+    clauses: Mapping[str, TokenClause] = field(default_factory=lambda: MappingProxyType({}), repr=False)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -154,7 +159,9 @@ def plan_gradients(
         replayable=False,
         versions=installed_versions(),
     )
-    return GradientPlan(document=document, samples=samples, left_out=left_out, targets=tuple(wish.targets))
+    return GradientPlan(
+        document=document, samples=samples, left_out=left_out, targets=tuple(wish.targets), clauses=wish.clauses
+    )
 
 
 def screenable(

@@ -177,7 +177,7 @@ def _gradients(loaded: LoadedModel, plan: GradientPlan, samples: Sequence[Gradie
         batch,
         [s.options for s in samples],
         layers=plan.layers,
-        targets={target: target for target in plan.targets},
+        targets={target: plan.clauses.get(target, target) for target in plan.targets},
     )
     return gradient_rows(found), int(batch.input_ids.shape[1])
 

@@ -17,6 +17,7 @@ from steercache.cells.model import FoundModel
 from steercache.cells.options import EvalOptions, GridAxes
 from steercache.cells.sweep import SweepJob, TaskQuestions, prepare_sweep
 from steercache.cells.sweep_vectors import vector_arms
+from steercache.cells.targets import with_clauses
 from steercache.cells.vectors import check_vector
 from steercache.core.drawing.heat import heat_map
 from steercache.core.errors import SteercacheError
@@ -163,7 +164,7 @@ def task_of_benchmark(
     Raises:
         UsageError: a text model, or a vector that does not fit; PartlyFailedError: no question can be encoded.
     """
-    model = model_without_weights(wanted.bundle)
+    model, options = model_without_weights(wanted.bundle), with_clauses(options, session)
     check_can_ask(benchmark, wanted.bundle, options.axes.targets)
     for vector in vectors:
         check_vector(session.cache, vector, model, options)
@@ -207,7 +208,12 @@ def screen_task(
 
     Raises as `gradient_source.ensure_gradients`.
     """
-    wish = GradientRequest(benchmark=task.benchmark, layers=task.grid.layers, targets=task.grid.targets)
+    wish = GradientRequest(
+        benchmark=task.benchmark,
+        layers=task.grid.layers,
+        targets=task.grid.targets,
+        clauses=task.options.axes.clauses,
+    )
     gradients = ensure_gradients(session, task.asked, wish, wanted, progress=progress)
     margins = answer_margins(gradients.screen(task.grid.targets[0]))
     return ScreenedTask(
@@ -318,7 +324,7 @@ def _with_norms(session: Session, task: ScreenTask, wanted: GradientSource) -> V
     grid = task.grid
     if grid.alpha_unit != "target_norm":
         return grid
-    found = row_norms_of(session.cache, wanted.bundle, task.asked, load=wanted.load)
+    found = row_norms_of(session.cache, wanted.bundle, task.asked, load=wanted.load, clauses=task.options.axes.clauses)
     axes = GridAxes(layers=grid.layers, alphas=grid.alphas, alpha_unit=grid.alpha_unit, row_norms=found)
     norms: dict[str, tuple[float, ...]] = {
         t: tuple(axes.norm_of(t, layer) or 0.0 for layer in grid.layers) for t in grid.targets

@@ -31,7 +31,7 @@ class VectorGrid:
     vectors: tuple[SteeringVector, ...] = field(repr=False)
     layers: tuple[int, ...]
     alphas: tuple[float, ...]
-    targets: tuple[Target, ...]
+    targets: tuple[Target | str, ...]
     alpha_unit: AlphaUnit = "raw"
     row_norms: Mapping[str, tuple[float, ...]] | None = field(default=None, repr=False)
 

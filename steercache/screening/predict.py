@@ -279,6 +279,9 @@ def sample_effects(
 
 def wish_of(benchmark: str, settings: Sequence[ArmCell]) -> GradientRequest:
     """The gradients that predictions for these settings need."""
-    targets: tuple[Target, ...] = tuple(dict.fromkeys(s.cell.target for s in settings if s.cell.layer is not None))
+    targets: tuple[Target | str, ...] = tuple(
+        dict.fromkeys(s.cell.target for s in settings if s.cell.layer is not None)
+    )
     layers = sorted({s.cell.layer for s in settings if s.cell.layer is not None})
-    return GradientRequest(benchmark=benchmark, layers=tuple(layers), targets=targets)
+    clauses = {s.cell.target: s.clause for s in settings if s.clause is not None}
+    return GradientRequest(benchmark=benchmark, layers=tuple(layers), targets=targets, clauses=clauses)

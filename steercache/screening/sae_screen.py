@@ -80,7 +80,7 @@ class ScreenedSae:
     name: str
     benchmark: str
     model: str
-    target: Target
+    target: Target | str
     step: float
     k: int
     concept: str | None
@@ -119,7 +119,7 @@ class SaeTask:
 
     name: str
     benchmark: str
-    target: Target
+    target: Target | str
     asked: tuple[EncodedQuestion, ...] = field(repr=False)
     step: float = STEP
     k: int = 10

@@ -20,7 +20,7 @@ from steercache.models.ends import end_ids
 from steercache.models.spec import LoadedModel
 from steercache.queries.token_clause import TokenClause
 from steercache.steering.add import adds_finitely
-from steercache.steering.cells import BranchCell, CellAnswers, Precision, make_answers, read_firsts
+from steercache.steering.cells import BranchCell, CellAnswers, Precision, make_answers, read_firsts, with_selected
 from steercache.steering.decode import decode_greedily
 from steercache.steering.forward import BranchCache, Stacking, head_logits, run_blocks
 from steercache.steering.full import run_full
@@ -54,12 +54,6 @@ class _Placed:
     mask_bt: torch.Tensor = field(repr=False)
     start: int
 
-    @property
-    def missed_b(self) -> torch.Tensor | None:
-        """Samples of which the target hits nothing; None: there are none."""
-        missed_b = ~(self.mask_bt != 0).any(1)
-        return missed_b if bool(missed_b.any()) else None
-
 
 def branch(
     loaded: LoadedModel, batch: PaddedBatch, cells: Sequence[BranchCell], options: BranchOptions = BranchOptions()
@@ -81,9 +75,9 @@ def branch_from(
     ends = end_ids(prefill.loaded) if options.ends is None else options.ends
     masks: dict[str, torch.Tensor] = {}
     placed = [_place(prefill, cell, options, masks) for cell in cells]
-    missed = {one.cell.key: one.missed_b for one in placed}
+    by_key = {one.cell.key: one for one in placed}
     for answers in _answers(prefill, placed, options, ends):
-        yield answers if missed[answers.key] is None else replace(answers, missed_b=missed[answers.key])
+        yield with_selected(answers, by_key[answers.key].cell, by_key[answers.key].mask_bt)
 
 
 def _answers(

@@ -1,7 +1,7 @@
 """Input and output of a branched batch: a cell (one vector, one layer, target tokens), and the answers under it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -9,7 +9,8 @@ import numpy.typing as npt
 import torch
 
 from steercache.core.trials import Mode
-from steercache.steering.clause_masks import layers_of
+from steercache.index.clause import is_clause
+from steercache.steering.clause_masks import clause_of, layers_of
 from steercache.steering.operations.change import Change, added
 from steercache.steering.targets import TargetLike
 
@@ -64,6 +65,7 @@ class CellAnswers:
     smallest distance between best and second-best logit over the answer; within the tolerance another batching may answer
     otherwise: `near_tie_b`. `finite_b` is False where a step overflowed: then the tokens mean nothing. `mode` says
     how it was computed, and `reason` why in full. `missed_b` is True where the target hits nothing (None: nowhere).
+    `selected_bt` is the mask, or the weights, of a target written as SQL.
     """
 
     key: str
@@ -77,6 +79,19 @@ class CellAnswers:
     hidden_bd: torch.Tensor | None = field(repr=False, default=None)
     reason: str | None = None
     missed_b: torch.Tensor | None = None
+    selected_bt: torch.Tensor | None = field(repr=False, default=None)
+
+
+def with_selected(answers: CellAnswers, cell: BranchCell, mask_bt: torch.Tensor) -> CellAnswers:
+    """Answers with what the cell's target selected of the batch: only for targets that may select nothing."""
+    if isinstance(cell.target, str) and not is_clause(cell.target):
+        return answers
+    missed_b = ~(mask_bt != 0).any(1)
+    return replace(
+        answers,
+        missed_b=missed_b if bool(missed_b.any()) else None,
+        selected_bt=None if clause_of(cell.target) is None else mask_bt,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

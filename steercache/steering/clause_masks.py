@@ -19,11 +19,13 @@ from steercache.steering.pass_tokens import ForwardTokens, Vocabulary, ids_of, k
 class PlannedTarget:
     """A target that was planned over encoded prompts: weights (t,) of each, by its token ids (`ids_key`).
 
-    A pass over other prompts is refused. Of generated tokens the clause itself decides.
+    A pass over other prompts is refused, and one in which nothing is selected, unless it `may_miss`. Of generated tokens the
+    clause itself decides.
     """
 
     clause: TokenClause
     weights: Mapping[bytes, npt.NDArray[np.float32]] = field(repr=False)
+    may_miss: bool = False
 
 
 def ids_key(ids: npt.NDArray[Any]) -> bytes:

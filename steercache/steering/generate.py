@@ -6,12 +6,14 @@ for play no part, here as in evaluations. Of that file only the token ids that e
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
+from steercache.core.errors import UsageError
+from steercache.core.examples import EncodedSample
 from steercache.core.operations import read_operation
 from steercache.core.trials import AlphaUnit
 from steercache.core.vectors import SteeringVector
@@ -19,10 +21,12 @@ from steercache.models.ends import end_ids
 from steercache.models.families import find_module
 from steercache.models.rope import forget_lengths, length_rule
 from steercache.models.spec import LoadedModel
+from steercache.queries.token_clause import TokenClause
 from steercache.steering.add import adds_finitely
 from steercache.steering.cells import NOT_FINITE, finite_rows
-from steercache.steering.live import When, steer
+from steercache.steering.live import When, resolved, steer
 from steercache.steering.operations.change import change_of
+from steercache.steering.plan_target import n_selected, plan_samples
 from steercache.steering.prompts import encode_prompts, encode_texts
 from steercache.steering.targets import TargetLike
 from steercache.trace.batches import group_by_rule
@@ -30,7 +34,7 @@ from steercache.trace.batches import group_by_rule
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SteeringSetting:
-    """Where a vector is added, how much, and to which tokens."""
+    """Where a vector is added, how much, and to which tokens; of generated ones to the first `n_generated` (None: all)."""
 
     layer: int
     alpha: float
@@ -39,6 +43,7 @@ class SteeringSetting:
     when: When = "prefill"
     skip_first: bool = False
     operation: str = "add"
+    n_generated: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +90,9 @@ def generate_side_by_side(
     Raises:
         UsageError: as `steer.live.steer`, or an empty prompt.
     """
-    lengths = [sample.n_tokens for sample in encode_texts(loaded.bundle, prompts, chat=chat)]
+    samples = encode_texts(loaded.bundle, prompts, chat=chat)
+    settings = [_planned(loaded, vector, setting, samples) for setting in settings]
+    lengths = [sample.n_tokens for sample in samples]
     texts: list[list[Continuation]] = [[] for _ in prompts]
     for group in group_by_rule(lengths, length_rule(loaded.bundle, n_new=max_new_tokens)):
         batch = encode_prompts(loaded, [prompts[i] for i in group], chat=chat)
@@ -94,6 +101,23 @@ def generate_side_by_side(
             for i, one in zip(group, written, strict=True):
                 texts[i].append(one)
     return [SideBySide(prompt=p, continuations=tuple(t)) for p, t in zip(prompts, texts, strict=True)]
+
+
+def _planned(
+    loaded: LoadedModel, vector: SteeringVector, setting: SteeringSetting, samples: Sequence[EncodedSample]
+) -> SteeringSetting:
+    """The setting with a target written as SQL planned over the prompts, of which it may select nothing.
+
+    Raises:
+        UsageError: it selects nothing of any prompt, and no activation decides that.
+    """
+    target = resolved(setting.target, vector)
+    if not isinstance(target, TokenClause) or setting.alpha == 0:
+        return setting
+    planned = plan_samples(loaded, target, samples)
+    if setting.when == "prefill" and not target.layers and not any(n_selected(planned, samples)):
+        raise UsageError("the target selects no token of any prompt", place=str(target))
+    return replace(setting, target=replace(planned, may_miss=True))
 
 
 @torch.inference_mode()
@@ -123,6 +147,7 @@ def _written(
             target=setting.target,
             when=setting.when,
             skip_first=setting.skip_first,
+            n_generated=setting.n_generated,
         ),
     ):
         ids = loaded.model.generate(**batch, max_new_tokens=max_new_tokens)

@@ -103,8 +103,9 @@ class TokenRule:
                 hint="pass the tokenizer's attention_mask, run one sequence at a time, or choose the target all",
             )
         mask_bt = target_mask(self.target, tokens, vocabulary=vocabulary, skip_first=self.skip_first)
-        if clause is not None and tokens.prompt and not clause.layers:  # a condition on activations may be met nowhere
-            refuse_missed(self.target, mask_bt)
+        may_miss = isinstance(self.target, PlannedTarget) and self.target.may_miss
+        if clause is not None and tokens.prompt and not clause.layers and not may_miss:
+            refuse_missed(self.target, mask_bt)  # a condition on activations may be met nowhere
         return mask_bt
 
 

@@ -1,13 +1,12 @@
 """Every cell by its own forward pass, where branching saves nothing or is not possible."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from steercache.core.errors import UsageError
 from steercache.models.ends import end_ids
 from steercache.models.spec import LoadedModel
 from steercache.steering.branch import BranchOptions
-from steercache.steering.cells import BranchCell, CellAnswers
+from steercache.steering.cells import BranchCell, CellAnswers, with_selected
 from steercache.steering.full import run_full
 from steercache.steering.prefill import check_layers, run_prefill
 from steercache.steering.replay import idle_prefill
@@ -37,8 +36,7 @@ def recompute(
         answers = run_full(
             idle, cell, mask_bt, max_new_tokens=options.max_new_tokens, ends=ends, tie_nats=options.tie_nats
         )
-        missed_b = ~(mask_bt != 0).any(1)
-        yield replace(answers, missed_b=missed_b) if bool(missed_b.any()) else answers
+        yield with_selected(answers, cell, mask_bt)
 
 
 def obstacle_of(loaded: LoadedModel, batch: PaddedBatch) -> str | None:

@@ -12,6 +12,7 @@ from steercache.models.spec import LoadedModel
 from steercache.steering.add import resid_norm
 from steercache.steering.effect_inputs import NEUTRAL
 from steercache.steering.generate import Continuation, SideBySide, SteeringSetting
+from steercache.steering.live import resolved
 from steercache.steering.prompts import encode_texts
 
 StoredTexts = Callable[[Sequence[str]], Mapping[tuple[str, str], str]]
@@ -38,6 +39,7 @@ def text_cells(
                 "text": "greedy",
                 "max_new_tokens": max_new_tokens,
                 "when": setting.when,
+                **({} if setting.n_generated is None else {"n_generated": setting.n_generated}),
                 "skip_first": setting.skip_first,
                 "ends": sorted(end_ids(model)),
                 "dtype": model.spec.dtype,
@@ -56,7 +58,7 @@ def _cell(
         vector_id=vector.vector_id if steers else None,
         layer=setting.layer if steers else None,
         alpha=setting.alpha,
-        target=str(setting.target),  # type: ignore[arg-type]
+        target=str(resolved(setting.target, vector)),
         alpha_unit=setting.alpha_unit,
         operation=operation_text(read_operation(setting.operation)) if steers else "add",
         unit_norm=resid_norm(vector, setting.layer) if in_norms else None,

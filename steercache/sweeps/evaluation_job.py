@@ -20,6 +20,7 @@ from steercache.benchmarks.task import (
 from steercache.cache.vectors import save_vector
 from steercache.cells.arms import Arm, settings_of
 from steercache.cells.options import EvalOptions
+from steercache.cells.targets import refuse_empty, with_clauses
 from steercache.cells.vectors import check_vector, control_arms
 from steercache.core.errors import PartlyFailedError, UsageError
 from steercache.core.ids import digest
@@ -74,6 +75,7 @@ def prepare(
     if twice:
         raise UsageError(f"two vectors are called {', '.join(sorted(twice))}", hint="name one of each")
     lineages = {v.vector_id: check_vector(session.cache, v, loaded, options) for v in vectors}
+    options = with_clauses(options, session)
     arms, notes = _arms(session, vectors, options, pictures=benchmark.has_pictures)
     splits: tuple[Part, ...] = ("search", "test") if options.split == "both" else (options.split,)
     asked: dict[Part, tuple[EncodedQuestion, ...]] = {}
@@ -85,12 +87,15 @@ def prepare(
         if wording is not None:
             reworded[split] = reword(asked[split], rows, wording, loaded.bundle)
     _check_some(asked)
+    if vectors:
+        samples = [one.encoded for some in asked.values() for one in some if one.encoded is not None]
+        refuse_empty(options.axes.clauses, samples, tokenizer=loaded.bundle.tokenizer, name=benchmark.name)
     if options.axes.alpha_unit == "target_norm" and vectors:
         searched = asked.get("search")
         if searched is None:  # a setting is the same thing on both splits
             rows = pick_rows(benchmark, "search", n=options.n, orphans="test")
             searched = ask(rows, loaded.bundle, split="search", progress=progress)
-        norms = row_norms_of(session.cache, loaded.bundle, searched, load=lambda: loaded)
+        norms = row_norms_of(session.cache, loaded.bundle, searched, load=lambda: loaded, clauses=options.axes.clauses)
         options = replace(options, axes=replace(options.axes, row_norms=norms))
     for arm in arms:
         if arm.vector is not None and arm.role == "control":

@@ -161,5 +161,5 @@ def result_of(
         near_ties=tuple(runner.tally.near_ties),
         computed_in_full=dict(runner.tally.full),
         modes=dict(modes),
-        notes=tuple(notes),
+        notes=(*notes, *runner.tally.lines()),
     )

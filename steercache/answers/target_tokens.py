@@ -1,0 +1,100 @@
+"""Which tokens targets written as SQL selected, question by question, as they were steered: kept beside the cells.
+
+One file per target, model and tokenizer at `targets/<digest>.json`; what is there stays, new questions are added.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from steercache.cache.handle import CacheFolder
+from steercache.cache.lock_wait import hold_folder
+from steercache.core.errors import DamagedError
+from steercache.core.examples import EncodedSample
+from steercache.core.ids import canonical_json, digest
+from steercache.models.spec import ModelSpec
+from steercache.store.durable import make_folder, read_bytes, write_file_atomically
+
+
+class TargetTokens:
+    """What was selected while answers were computed, by target and sample id."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, dict[str, dict[str, Any]]] = {}
+
+    def add(self, target: str, samples: Sequence[EncodedSample], weights_bt: torch.Tensor) -> None:
+        """The weights (b, t) of a batch that is padded on the left; what is known of a sample stays."""
+        known = self._found.setdefault(target, {})
+        weights = weights_bt.cpu().numpy()
+        for row, sample in zip(weights, samples, strict=True):
+            if sample.sample_id not in known:
+                known[sample.sample_id] = _as_ranges(row[len(row) - sample.n_tokens :])
+
+    def keep(self, cache: CacheFolder, spec: ModelSpec) -> None:
+        """Write what is new into the cache."""
+        for text, found in self._found.items():
+            path = _path(cache, spec, text)
+            make_folder(path.parent)
+            with hold_folder(path.parent):
+                known = _read(path) if path.exists() else {}
+                if found.keys() <= known.keys():
+                    continue
+                document = _identity(spec, text) | {"model": spec.name, "samples": {**found, **known}}
+                write_file_atomically(path, canonical_json(document) + b"\n")
+
+
+def selected_tokens(cache: CacheFolder, spec: ModelSpec, target: str) -> dict[str, npt.NDArray[np.float32]]:
+    """Weights of the tokens that a target selected, (t,) up to the last one, by sample id; empty where it never ran.
+
+    Raises:
+        DamagedError: the file cannot be read.
+    """
+    path = _path(cache, spec, target)
+    found = {}
+    for sample_id, one in (_read(path) if path.exists() else {}).items():
+        weights = np.zeros(max((stop for _, stop in one["ranges"]), default=0), dtype=np.float32)
+        for start, stop in one["ranges"]:
+            weights[start:stop] = 1
+        if "weights" in one:
+            weights[weights != 0] = one["weights"]
+        found[sample_id] = weights
+    return found
+
+
+def _as_ranges(weights: npt.NDArray[Any]) -> dict[str, Any]:
+    """Half-open ranges of positions, and the weights one after another where they are not all 1."""
+    hit = weights != 0
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], hit, [False]]).astype(np.int8)))
+    found: dict[str, Any] = {"ranges": edges.reshape(-1, 2).tolist()}
+    if weights.dtype != bool and (weights[hit] != 1).any():
+        found["weights"] = [float(x) for x in weights[hit]]
+    return found
+
+
+def _identity(spec: ModelSpec, target: str) -> dict[str, Any]:
+    return {
+        "fingerprint": spec.fingerprint,
+        "dtype": spec.dtype,
+        "tokenizer": spec.tokenizer_digest,
+        "target": target,
+    }
+
+
+def _path(cache: CacheFolder, spec: ModelSpec, target: str) -> Any:
+    return cache.paths.targets / f"{digest(_identity(spec, target))}.json"
+
+
+def _read(path: Any) -> Mapping[str, Any]:
+    try:
+        samples = json.loads(read_bytes(path))["samples"]
+        if not isinstance(samples, dict):
+            raise TypeError("samples is no mapping")
+        return samples
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedError(
+            f"not the tokens of a target: {error}", place=str(path), hint="delete it: it is written again"
+        ) from error
