@@ -96,17 +96,26 @@ class QueryMethods(CacheCore):
         return self._session.read(name_or_sql)[0]
 
     def select(
-        self, name_or_sql: str, /, *, run: str | Run | None = None, site: str = "resid_post", **bindings: Any
+        self,
+        name_or_sql: str,
+        /,
+        *,
+        run: str | Run | None = None,
+        site: str = "resid_post",
+        where: str | None = None,
+        **bindings: Any,
     ) -> Selection:
         """Rows that a query picks, ready to be gathered or fitted.
 
-        `run` is a run, its name, id or a unique prefix; without it, the newest complete text run that has the concept.
+        `run` is a run, its name, id or a unique prefix; without it, the newest complete text run that has the concept. `where`
+        keeps the rows whose tokens a target selects, by the text that steering takes: "kind = 'text' and from_end < 5"; a
+        weight per token becomes the row's.
 
         Raises:
             QueryError: as `sql`; or the rows belong to several runs, were picked twice, or were not kept.
             NotFoundError: no such query or run, or the run does not have `site`.
         """
-        return self._session.select(name_or_sql, run=_run_name(run), site=site, **bindings)
+        return self._session.select(name_or_sql, run=_run_name(run), site=site, where=where, **bindings)
 
     def select_isolated(
         self,
@@ -116,6 +125,7 @@ class QueryMethods(CacheCore):
         run: str | Run | None = None,
         site: str = "resid_post",
         bindings: Mapping[str, Any] | None = None,
+        where: str | None = None,
     ) -> Selection:
         """As `select`, for SQL that you did not write: it runs in a process of its own, with limits that hold from outside.
 
@@ -125,7 +135,7 @@ class QueryMethods(CacheCore):
         Raises:
             QueryError: as `select`; or the process had to be ended. NotFoundError: as `select`.
         """
-        return self._session.select_isolated(name_or_sql, run=_run_name(run), site=site, bindings=bindings)
+        return self._session.select_isolated(name_or_sql, run=_run_name(run), site=site, bindings=bindings, where=where)
 
     def runs(self) -> Relation:
         """Every run, newest first: one row with name, model, rows, size and status."""

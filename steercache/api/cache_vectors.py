@@ -31,6 +31,7 @@ class VectorMethods(CacheCore):
         concept: str | None = None,
         all_concepts: bool = False,
         query: str | None = None,
+        where: str | None = None,
         run: str | Run | None = None,
         site: str = "resid_post",
         bindings: Mapping[str, Any] | None = None,
@@ -54,11 +55,12 @@ class VectorMethods(CacheCore):
         """Fit a vector for a concept (or one per concept of the run), diagnose it, save it, and return all of them.
 
         `query` is a named selection or SQL, `bindings` its parameters; without one, anchors against controls, or the last
-        tokens of contrastive pairs where the run has only pairs. Without `run`, the newest complete text run that has the
-        concept. A vector is named after its concept, or, for pairs without one, after its run. `seed` is that of the paper's
-        probe and of `lat`, `top` how many attention heads `head_probes` keeps (rows of the `site` "head_out"). `diagnose` also
-        measures held-out AUC (vector and token only), d', how alike the differences within pairs are, norms and stability
-        per layer. `steercache.fit.catalogue` has the formula of every method.
+        tokens of contrastive pairs where the run has only pairs. `where` keeps the rows whose tokens a target selects, by the
+        text that steering takes ("kind = 'image'"): a vector is fitted on what it will be added to. Without `run`, the newest
+        complete text run that has the concept. A vector is named after its concept, or, for pairs without one, after its run.
+        `seed` is that of the paper's probe and of `lat`, `top` how many attention heads `head_probes` keeps (rows of the `site`
+        "head_out"). `diagnose` also measures held-out AUC (vector and token only), d', how alike the differences within pairs
+        are, norms and stability per layer. `steercache.fit.catalogue` has the formula of every method.
 
         Method "sae" takes the mean of decoder rows, at unit norm, of the features of an `sae` (a manifest with one SAE per
         layer, its name or file, a folder, or a loaded SAE) that `selection` picks (paper, firing_rate or sparse_probe) and that
@@ -78,6 +80,7 @@ class VectorMethods(CacheCore):
             concept=concept,
             all_concepts=all_concepts,
             query=query,
+            where=where,
             run=_run_name(run),
             site=site,
             bindings=bindings or {},

@@ -23,6 +23,7 @@ from steercache.exchange.vectors.importing import import_vector, read_held
 from steercache.exchange.vectors.offset import OffsetCheck, find_offset
 from steercache.fit.shift import mean_shift
 from steercache.queries.session import Session
+from steercache.queries.token_clause import canonical_target
 
 WRITTEN: tuple[str, ...] = tuple(name for name, row in FORMATS.items() if row.consumer is not None)
 READ: tuple[str, ...] = get_args(VectorFormat)
@@ -35,13 +36,14 @@ class UseChange:
     operation: OperationName | None = None
     strength: float | None = None
     strength_unit: AlphaUnit | None = None
-    target: Target | None = None
+    target: Target | str | None = None
+    n_generated: int | None = None
     phase: Phase | None = None
     skip_first: bool | None = None
 
 
 def changed_use(vector: SteeringVector, change: UseChange) -> VectorUse | None:
-    """The vector's use with what is stated; None where it has none and nothing is stated. Raises UsageError."""
+    """The vector's use with what is stated; None where it has none and nothing is stated. Raises UsageError, QueryError."""
     stated = {name: value for name in change.__slots__ if (value := getattr(change, name)) is not None}
     if not stated:
         return None
@@ -49,6 +51,8 @@ def changed_use(vector: SteeringVector, change: UseChange) -> VectorUse | None:
     base = vector.use or VectorUse(place=place, phase="both")
     if "strength" in stated and "strength_unit" not in stated:
         stated["strength_unit"] = "raw"
+    if "target" in stated:
+        stated["target"] = canonical_target(stated["target"])
     try:
         return vector.prompted(replace(base, **stated))
     except ValueError as error:

@@ -36,11 +36,12 @@ _CONCEPTS_OF = "SELECT DISTINCT concept FROM samples WHERE run_id = $run AND sam
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitRequest:
-    """What to fit; see `Cache.fit`. `query` None chooses by the labels of the run."""
+    """What to fit; see `Cache.fit`. `query` None chooses by the labels of the run; `where` keeps rows as a target does."""
 
     concept: str | None = None
     all_concepts: bool = False
     query: str | None = None
+    where: str | None = None
     run: str | None = None
     site: str = "resid_post"
     bindings: Mapping[str, Any] = field(default_factory=dict)
@@ -169,7 +170,7 @@ def selected_rows(session: Session, request: FitRequest, *, run: str | None, con
         assert run is not None
         query = labels_of(session, run, bindings.get("concept")).query
     site = request.bindings.get("site", request.site)
-    sel = session.select_isolated(query, run=run, site=site, bindings=bindings)
+    sel = session.select_isolated(query, run=run, site=site, bindings=bindings, where=request.where)
     if sel.concept is None and sel.pair is not None:
         found = session.sql(_CONCEPTS_OF, run=sel.run_id, samples=sorted(set(sel.sample_idx.tolist()))).fetchall()
         if len(found) == 1 and found[0][0]:

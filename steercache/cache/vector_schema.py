@@ -43,9 +43,14 @@ def vector_schema() -> dict[str, Any]:
                 "description": "Lowest and highest strength at which `damage` was measured to be small.",
             },
             "damage": {"type": "object", "description": "How damage was measured: its value, its limit."},
-            "target": _one_of(TARGETS, "Tokens that are steered."),
+            "target": _target(),
             "skip_first": {"type": "boolean", "description": "Whether the first token is left alone."},
             "phase": _one_of(PHASES, "When tokens are steered."),
+            "n_generated": {
+                "type": "integer",
+                "minimum": 1,
+                "description": "Of the generated tokens, so many from the first are steered; all where it is left out.",
+            },
             "bos": {"type": "boolean", "description": "Whether prompts begin with the tokenizer's BOS token."},
             "chat": _one_of(
                 {"none": "bare text", "template": "the tokenizer's chat template"}, "How prompts are made."
@@ -103,6 +108,13 @@ def vector_schema() -> dict[str, Any]:
 def vector_schema_text() -> str:
     """The schema as text."""
     return json.dumps(vector_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _target() -> dict[str, Any]:
+    """A target by name, or SQL over the prompt's tokens."""
+    named = _one_of(TARGETS, "Tokens that are steered.")
+    sql = {"type": "string", "pattern": "^sql: ", "description": "SQL that is true for these tokens of the prompt."}
+    return named | {"oneOf": [*named["oneOf"], sql]}
 
 
 def _one_of(meanings: Mapping[Any, str], description: str) -> dict[str, Any]:

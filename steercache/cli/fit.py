@@ -34,6 +34,7 @@ class FitOptions:
     concept: str | None
     all_concepts: bool
     query: str | None
+    where: str | None
     pairs: tuple[str, ...]
     run: str | None
     site: str
@@ -74,6 +75,11 @@ def _fit_options(command: F, *, site: str = DEFAULT_SITE) -> F:
                 "--query",
                 shell_complete=complete_queries,
                 help="Named selection, or SQL.  [default: anchor_vs_control; contrast_last where a run has only pairs]",
+            ),
+            click.option(
+                "--where",
+                metavar="SQL",
+                help="Keep the rows whose tokens meet a condition, as --target of steer: \"kind = 'text' and from_end < 5\".",
             ),
             click.option(
                 "-p", "pairs", multiple=True, metavar="NAME=VALUE", help="Value of a query's parameter; repeatable."
@@ -243,6 +249,7 @@ def _run(method: "MethodName", asked: FitOptions) -> None:
             concept=asked.concept,
             all_concepts=asked.all_concepts,
             query=asked.query,
+            where=asked.where,
             run=asked.run,
             site=asked.site,
             bindings=bindings,

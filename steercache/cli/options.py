@@ -259,8 +259,10 @@ def among(text: str, known: Sequence[str], noun: str) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def one_target(context: click.Context, parameter: click.Parameter, value: str) -> str:
+def one_target(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     """Callback of an option that takes one target, by name or as SQL behind `sql:`."""
+    if value is None:
+        return None
     found = targets_among(value)
     if len(found) != 1:
         raise UsageError(f"{len(found)} targets are named", hint="name one")

@@ -7,10 +7,10 @@ from typing import Any, Literal, get_args
 import click
 
 from steercache.cli.completion import complete_runs, complete_sweeps, complete_vectors
-from steercache.cli.options import json_option, parse_layers, root_option, takes
+from steercache.cli.options import json_option, one_target, parse_layers, root_option, takes
 from steercache.cli.output import next_commands, note, print_json
 from steercache.core.ids import SHORT_ID
-from steercache.core.trials import AlphaUnit, Target
+from steercache.core.trials import AlphaUnit
 from steercache.core.vector_use import OPERATIONS, PHASES, PLACES, OperationName, Phase
 
 WRITTEN = ("gguf", "steering-vectors", "lm-eval", "saklas", "easysteer", "vllm-lens", "pytorch", "npz", "safetensors")
@@ -28,7 +28,7 @@ class ExportOptions:
     operation: OperationName | None
     strength: float | None
     strength_unit: AlphaUnit | None
-    target: Target | None
+    target: str | None
     phase: Phase | None
     skip_first: bool | None
     scaled: bool
@@ -52,7 +52,12 @@ class ExportOptions:
 @click.option(
     "--strength-unit", type=click.Choice(get_args(AlphaUnit)), help="Unit of the stated strength.  [default: raw]"
 )
-@click.option("--target", type=click.Choice(get_args(Target)), help="State these tokens in the place of its own.")
+@click.option(
+    "--target",
+    callback=one_target,
+    metavar="[image|text|both|all|last|sql: ...]",
+    help="State these tokens in the place of its own.",
+)
 @click.option("--phase", type=click.Choice(list(PHASES)), help="State this phase in the place of its own.")
 @click.option("--skip-first/--no-skip-first", default=None, help="State whether the first token is left alone.")
 @click.option("--scaled", is_flag=True, help="Write the values times the strength, where the file holds no strength.")

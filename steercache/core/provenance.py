@@ -15,8 +15,10 @@ from steercache.core.selection import Selection
 
 def describe_rows(sel: Selection, *, needs: tuple[str, ...]) -> dict[str, Any]:
     """The query, run and generation of a selection, and the versions of `needs`: the packages that decide a vector's bytes."""
+    where = {} if sel.query.where is None else {"where": sel.query.where}
+    bindings = as_json(dict(sel.query.bindings))
     return {
-        "query": {"name": sel.query.name, "text": sel.query.text, "bindings": as_json(dict(sel.query.bindings))},
+        "query": {"name": sel.query.name, "text": sel.query.text, "bindings": bindings, **where},
         "run_id": sel.run_id,
         "generation": sel.source.generation,
         "lossy": bool(sel.source.lossy),

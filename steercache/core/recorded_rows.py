@@ -20,6 +20,7 @@ class SelectsRows(Protocol):
         run: str | None = None,
         site: str = "resid_post",
         bindings: Mapping[str, Any] | None = None,
+        where: str | None = None,
     ) -> Selection: ...
 
 
@@ -35,7 +36,7 @@ def rows_of(vector: SteeringVector, session: SelectsRows) -> Selection:
     record, run_id = _record_of(vector)
     bindings = dict(record.bindings)
     run = bindings.pop("run", None)  # bound only where the query's text asks for it
-    sel = session.select_isolated(record.text, run=run, site=vector.site, bindings=bindings)
+    sel = session.select_isolated(record.text, run=run, site=vector.site, bindings=bindings, where=record.where)
     if sel.run_id != run_id:
         raise UsageError(f"the query now selects rows of run {sel.run_id}, not of {run_id}")
     return replace(sel, query=record, concept=vector.concept)
@@ -45,9 +46,10 @@ def _record_of(vector: SteeringVector) -> tuple[QueryRecord, str]:
     """The query and the run of a fitted vector. Provenance is free JSON, also of other programs, and may hold anything."""
     query, run_id = vector.provenance.get("query"), vector.provenance.get("run_id")
     if isinstance(query, Mapping) and isinstance(run_id, str):
-        name, text, bindings = query.get("name"), query.get("text"), query.get("bindings")
-        if isinstance(text, str) and isinstance(bindings, Mapping) and (name is None or isinstance(name, str)):
-            return QueryRecord(name=name, text=text, bindings=bindings), run_id
+        name, text, bindings, where = (query.get(key) for key in ("name", "text", "bindings", "where"))
+        named = all(one is None or isinstance(one, str) for one in (name, where))
+        if isinstance(text, str) and isinstance(bindings, Mapping) and named:
+            return QueryRecord(name=name, text=text, bindings=bindings, where=where), run_id
     raise UsageError(
         f"{vector.name!r} was made by {vector.method!r}, which cannot be fitted again from a query",
         hint="only vectors that were fitted on rows of a cache can",

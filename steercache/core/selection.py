@@ -70,11 +70,12 @@ class ViewSource(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryRecord:
-    """How rows were picked: enough to pick them again."""
+    """How rows were picked: enough to pick them again. `where` is a target, as in steering, that their tokens meet."""
 
     name: str | None
     text: str
     bindings: Mapping[str, Any]
+    where: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -117,6 +118,7 @@ class Selection:
             ("samples", f"{len(np.unique(self.sample_idx)):,}"),
             ("run", self.run_id[:SHORT_ID]),
         ]
+        facts += [("tokens where", self.query.where)] if self.query.where else []
         sides = {"rows": self.position}
         if self.label is not None:
             sides = {"with the concept": self.position[self.label == 1], "other side": self.position[self.label == 0]}

@@ -82,7 +82,7 @@ class ClauseRunner:
         if ((position < 0) | (position >= np.asarray(lengths)[samples])).any():
             raise QueryError("the target returned a position that the prompt does not have", place=self.clause.text)
         at = starts[samples] + position
-        if len(np.unique(at)) != len(at):
+        if (np.bincount(at, minlength=n_rows) > 1).any():
             raise QueryError(
                 "the target returned a token more than once", place=self.clause.text, hint="SELECT DISTINCT"
             )

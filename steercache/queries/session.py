@@ -26,6 +26,7 @@ from steercache.queries.bindings import newest_run
 from steercache.queries.isolated import isolated
 from steercache.queries.library import Query, find_query, load_library, looks_like_name, parse_query, yaml_header
 from steercache.queries.own_tables import as_arrow
+from steercache.queries.rows_where import rows_where
 from steercache.queries.running import asking, running
 from steercache.queries.selection import (
     PLACES,
@@ -37,6 +38,7 @@ from steercache.queries.selection import (
     picked_rows,
     weight_of,
 )
+from steercache.queries.token_clause import read_token_clause
 
 
 class Session:
@@ -68,11 +70,19 @@ class Session:
             return as_relation(self._table(query, text, bindings))
 
     def select(
-        self, name_or_sql: str, /, *, run: str | None = None, site: str = "resid_post", **bindings: Any
+        self,
+        name_or_sql: str,
+        /,
+        *,
+        run: str | None = None,
+        site: str = "resid_post",
+        where: str | None = None,
+        **bindings: Any,
     ) -> Selection:
         """Rows that a query picks, ready to be gathered.
 
-        `run` is a name, an id or a prefix; without it, the newest complete text run that has the concept.
+        `run` is a name, an id or a prefix; without it, the newest complete text run that has the concept. `where` keeps those
+        whose tokens a target written as SQL selects, by the same text as in steering: "kind = 'text' and from_end < 5".
 
         Raises:
             QueryError: as `sql`; or the rows are of several runs, picked twice, or were not kept.
@@ -82,7 +92,8 @@ class Session:
         is_received = query is not None and query.is_received
         given = bindings if run is None else {**bindings, "run": run}
         with clear_traceback_frames():
-            return self._selection(query, text, given, site=site, is_received=is_received)
+            sel = self._selection(query, text, given, site=site, is_received=is_received)
+            return sel if where is None else self._where(sel, where)
 
     def select_isolated(
         self,
@@ -92,6 +103,7 @@ class Session:
         run: str | None = None,
         site: str = "resid_post",
         bindings: Mapping[str, Any] | None = None,
+        where: str | None = None,
     ) -> Selection:
         """As `select`, with SQL of unknown origin: it runs in a process of its own, whose limits hold from outside.
 
@@ -100,7 +112,8 @@ class Session:
         query, text = self._selecting(name_or_sql)
         given = dict(bindings or {}) if run is None else {**(bindings or {}), "run": run}
         with clear_traceback_frames():
-            return self._selection(query, text, given, site=site, is_received=not self._ships(text))
+            sel = self._selection(query, text, given, site=site, is_received=not self._ships(text))
+            return sel if where is None else self._where(sel, where)
 
     @contextmanager
     def stream(self, name_or_sql: str, bindings: Mapping[str, Any]) -> Iterator[pa.RecordBatchReader]:
@@ -205,6 +218,9 @@ class Session:
             concept=concept if isinstance(concept, str) else None,
             site=site,
         )
+
+    def _where(self, sel: Selection, where: str) -> Selection:
+        return rows_where(self.cache, sel, read_token_clause(where, self.vector))
 
     def _picked(self, reader: pa.RecordBatchReader) -> tuple[str, pa.Table]:
         """The run and the rows that a selection picked, within the limits of a result that is kept in memory."""

@@ -175,13 +175,15 @@ def _texts(one: TokenFacts) -> list[str | None]:
 def _words_of(one: TokenFacts) -> dict[int, tuple[int, int]]:
     """The word (start, end) of each token that is part of one; of two, the first."""
     spans = [match.span() for match in _WORD.finditer(str(one.text))]
-    ends = np.array([end for _, end in spans])
-    found = {}
-    for at, start, end in _spans(one):
-        word = int(np.searchsorted(ends, start, side="right"))
-        if word < len(spans) and spans[word][0] < end:
-            found[at] = spans[word]
-    return found
+    if not spans:
+        return {}
+    own = _spans(one)
+    words = np.searchsorted([end for _, end in spans], [start for _, start, _ in own], side="right").tolist()
+    return {
+        at: spans[word]
+        for (at, _, end), word in zip(own, words, strict=True)
+        if word < len(spans) and spans[word][0] < end
+    }
 
 
 def _words(one: TokenFacts) -> list[str | None]:

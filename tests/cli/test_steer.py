@@ -20,8 +20,8 @@ PROMPTS = ("the cat and two", "a red box is near the table")
 LAYER, N_NEW = 2, 6
 
 
-def continued(prompt: str, *, alpha: float, every: bool) -> str:
-    """Greedy decoding of one prompt without a cache, adding at its own tokens but the first (and at generated ones)."""
+def continued(prompt: str, *, alpha: float, start: int = 1, stop: int | None = None) -> str:
+    """Greedy decoding of one prompt without a cache, adding at tokens `start` to `stop` (None: its last one)."""
     tokenizer, model = AutoTokenizer.from_pretrained("model"), AutoModelForCausalLM.from_pretrained("model").eval()
     delta = alpha * torch.from_numpy(load_vector(open_cache(Path("cache")), "counting").at(LAYER))
     ids = tokenizer(prompt, return_tensors="pt").input_ids
@@ -29,7 +29,7 @@ def continued(prompt: str, *, alpha: float, every: bool) -> str:
 
     def add(module: object, args: object, out: torch.Tensor) -> torch.Tensor:
         out = out.clone()
-        out[:, 1 : None if every else n_prompt] += delta
+        out[:, start : n_prompt if stop is None else stop] += delta
         return out
 
     model.model.layers[LAYER].register_forward_hook(add)
@@ -49,12 +49,44 @@ def test_texts_side_by_side_are_those_of_a_loop_by_hand(when: str, work: Path, t
     for text in shown:
         assert [one["alpha"] for one in text["continuations"]] == [0, 40, 400]
         for one in text["continuations"]:
-            assert one["text"] == continued(text["prompt"], alpha=one["alpha"], every=when == "every")
+            assert one["text"] == continued(text["prompt"], alpha=one["alpha"], stop=99 if when == "every" else None)
     assert any(len({one["text"] for one in text["continuations"]}) > 1 for text in shown), (
         "the vector changes something"
     )
     assert terminal(*line) == 0, terminal.err
     assert all(one["text"] in terminal.out for text in shown for one in text["continuations"] if len(one["text"]) < 20)
+
+
+@pytest.mark.parametrize(
+    ("how", "ends"),
+    [
+        (("--when", "generated"), (0, 99)),
+        (("--when", "generated", "--n-generated", "2"), (0, 2)),
+        (("--target", "sql: word = 'two' or from_end = 0"), (-1, 0)),
+        (("--target", "sql: from_end < 2", "--when", "every", "--n-generated", "1"), (-2, 0)),
+    ],
+)
+def test_phases_and_targets_as_sql_are_those_of_a_loop_by_hand(
+    how: tuple[str, ...], ends: tuple[int, int], work: Path, terminal: Terminal
+) -> None:
+    line = ("steer", "counting", PROMPTS[0], "--layer", str(LAYER), "--alpha", "400", *how)
+    assert terminal(*line, "--max-new-tokens", str(N_NEW), "--json") == 0, terminal.err
+    (text,) = json.loads(terminal.out)
+    n_prompt = AutoTokenizer.from_pretrained("model")(PROMPTS[0], return_tensors="pt").input_ids.shape[1]
+    for one in text["continuations"]:
+        by_hand = continued(PROMPTS[0], alpha=one["alpha"], start=n_prompt + ends[0], stop=n_prompt + ends[1])
+        assert one["text"] == by_hand
+    assert terminal(*line, "--max-new-tokens", str(N_NEW)) == 0, terminal.err
+    assert "0 computed" in terminal.out
+
+
+def test_sql_that_is_wrong_or_selects_nothing_is_refused(work: Path, terminal: Terminal) -> None:
+    line = ("steer", "counting", PROMPTS[0], "--layer", str(LAYER))
+    assert terminal(*line, "--target", "sql: position < 0") == 2
+    assert "selects no token of any prompt" in terminal.err
+    assert terminal(*line, "--target", "sql: colour = 'red'") == 3
+    assert "patch_row" in terminal.err
+    assert terminal(*line, "--target", "picture") == 2
 
 
 def test_a_build_computes_in_the_dtype_on_the_device_and_spread_as_asked(work: Path, terminal: Terminal) -> None:

@@ -136,11 +136,16 @@ def _reasons(vector: SteeringVector, use: VectorUse, layers: list[int], consumer
         where = use.place if use.place not in consumer.sites else vector.site
         reasons.append(f"it belongs at {where}, and the format steers at {', '.join(consumer.sites)}")
     if use.target != "all" or use.skip_first:
-        what = f"{use.target} tokens" + (" but the first" if use.skip_first else "")
+        what = f"tokens where {use.target}" if use.target.startswith("sql: ") else f"{use.target} tokens"
+        what += " but the first" if use.skip_first else ""
         reasons.append(f"it is meant for {what}, and the format steers every token")
     if use.phase not in consumer.phases:
         does = " or ".join(_WORDS[phase] for phase in consumer.phases)
         reasons.append(f"it is meant for {_WORDS[use.phase]}, and the format steers {does}")
+    if use.n_generated is not None:
+        reasons.append(
+            f"it is meant for the first {use.n_generated} generated tokens, and the format steers all of them"
+        )
     too_early = [layer for layer in layers if layer < consumer.first_layer]
     if too_early:
         reasons.append(f"layer {', '.join(map(str, too_early))}: {consumer.why_first_layer}")
