@@ -15,7 +15,7 @@ from steercache.cells.arms import ArmCell
 from steercache.cells.options import EvalOptions
 from steercache.core.examples import TOKEN_KINDS, EncodedSample
 from steercache.models.spec import LoadedModel
-from steercache.queries.token_clause import TokenClause, plan_tokens
+from steercache.queries.token_clause import plan_tokens
 from steercache.queries.token_table import facts_of
 
 TEXT, IMAGE, TEMPLATE, VIDEO, AUDIO = (
@@ -90,27 +90,32 @@ def work_of(
     are those of answers, by kind, where they are known."""
     by_id = {s.cell.cell_id: s for s in settings}
     n_cached, n_to_compute, batches = 0, 0, []
+    firsts = _firsts(asked, settings, loaded)
     for batch in question_batches(asked, options, loaded.bundle):
         missing = Counter(i for i in by_id for one in batch if (i, one.sample_id) not in known)
         n_to_compute += missing.total()
         n_cached += len(by_id) * len(batch) - missing.total()
         if missing:
-            work = _batch_work(batch, [by_id[i] for i in missing], loaded, options)
+            work = _batch_work(batch, [by_id[i] for i in missing], loaded, options, firsts)
             batches.append(replace(work, lengths=lengths.get(batch[0].kind)))
     return PendingWork(batches=tuple(batches), n_to_compute=n_to_compute, n_cached=n_cached)
 
 
 def _batch_work(
-    batch: Sequence[EncodedQuestion], settings: Sequence[ArmCell], loaded: LoadedModel, options: EvalOptions
+    batch: Sequence[EncodedQuestion],
+    settings: Sequence[ArmCell],
+    loaded: LoadedModel,
+    options: EvalOptions,
+    firsts: Mapping[str, Mapping[str, int]],
 ) -> BatchWork:
     samples = [one.encoded for one in batch if one.encoded is not None]
     width = max(sample.n_tokens for sample in samples)
     starts: dict[str, int] = {}
-    clauses = {setting.cell.target: setting.clause for setting in settings}
-    for target, clause in clauses.items():
-        first = [_first(s, target) for s in samples] if clause is None else _firsts(samples, clause, loaded)
+    for target in {setting.cell.target for setting in settings}:
+        known = firsts.get(target)
+        at = [_first(s, target) if known is None else known[s.sample_id] for s in samples]
         starts[target] = (
-            0 if _looks_ahead(loaded) else min(width - s.n_tokens + at for s, at in zip(samples, first, strict=True))
+            0 if _looks_ahead(loaded) else min(width - s.n_tokens + i for s, i in zip(samples, at, strict=True))
         )
     last = loaded.spec.n_layers - 1
     kinds = Counter(_kind(setting, starts[setting.cell.target], last=last) for setting in settings)
@@ -148,12 +153,23 @@ def _looks_ahead(loaded: LoadedModel) -> bool:
     return token_types is not None and token_types[1] == "suffix"
 
 
-def _firsts(samples: Sequence[EncodedSample], clause: TokenClause, loaded: LoadedModel) -> list[int]:
-    """The first token of every sample that SQL selects, the last where it is none; 0 where activations decide."""
-    if clause.layers:
-        return [0] * len(samples)
-    weights = plan_tokens(clause, [facts_of(one) for one in samples], tokenizer=loaded.bundle.tokenizer)
-    return [int(np.flatnonzero(one)[0]) if one.any() else len(one) - 1 for one in weights]
+def _firsts(
+    asked: Sequence[EncodedQuestion], settings: Sequence[ArmCell], loaded: LoadedModel
+) -> dict[str, dict[str, int]]:
+    """By target written as SQL and sample: the first token that is selected, the last where none is; 0 where activations
+    decide."""
+    found: dict[str, dict[str, int]] = {}
+    samples = [one.encoded for one in asked if one.encoded is not None]
+    for text, clause in {s.cell.target: s.clause for s in settings if s.clause is not None}.items():
+        if clause.layers:
+            found[text] = dict.fromkeys((one.sample_id for one in samples), 0)
+            continue
+        weights = plan_tokens(clause, [facts_of(one) for one in samples], tokenizer=loaded.bundle.tokenizer)
+        found[text] = {
+            sample.sample_id: int(np.flatnonzero(one)[0]) if one.any() else len(one) - 1
+            for sample, one in zip(samples, weights, strict=True)
+        }
+    return found
 
 
 def _first(sample: EncodedSample, target: str) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from steercache.core.errors import UsageError
 from steercache.core.operations import IN_UNITS, operation_text, read_operation
 from steercache.core.trials import CONTROL_KINDS, AlphaUnit, ControlKind, Target
-from steercache.queries.token_clause import TokenClause
+from steercache.queries.token_clause import TokenClause, canonical_target
 from steercache.steering.branch import BranchOptions
 
 Split = Literal["search", "test", "both"]
@@ -44,6 +44,7 @@ class GridAxes:
     clauses: Mapping[str, TokenClause] = field(default_factory=lambda: MappingProxyType({}), repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "targets", tuple(canonical_target(one) for one in self.targets))
         operation = read_operation(self.operation)
         object.__setattr__(self, "operation", operation_text(operation))
         if self.alpha_unit != "raw" and operation.name not in IN_UNITS:

@@ -149,6 +149,16 @@ REFUSED = [
     ),
     ({"use": VectorUse(phase="both", target="image")}, "easysteer", "image tokens, and the format steers every token"),
     ({"use": VectorUse(phase="both", skip_first=True)}, "pytorch", "all tokens but the first"),
+    (
+        {"use": VectorUse(phase="both", target="sql: kind = 'image'")},
+        "gguf",
+        "tokens where sql: kind = 'image', and the format steers every token",
+    ),
+    (
+        {"use": VectorUse(phase="both", n_generated=3)},
+        "steering-vectors",
+        "the first 3 generated tokens, and the format",
+    ),
     ({"site": "mlp_out", "use": VectorUse(phase="both", place="mlp_out")}, "gguf", "belongs at mlp_out"),
     ({"site": "resid_pre", "use": None}, "lm-eval", "belongs at resid_pre"),
     ({"layers": (0, 1, 2), "use": None}, "gguf", "layer 0: llama.cpp has no control vector for block 0"),

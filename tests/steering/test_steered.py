@@ -1,6 +1,7 @@
 """A steered object stands in for its model: the same values as `steer`, in its own calls and its own thread only."""
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -174,6 +175,13 @@ def test_what_a_vector_carries_is_the_default() -> None:
     with steercache.steer(model, vector(0, 1, 2), layer=1, alpha=2.0, when="every", skip_first=True):
         expected = model.generate(**inputs, max_new_tokens=3, do_sample=False)
     assert torch.equal(made.generate(**inputs, max_new_tokens=3, do_sample=False), expected)
+    use = replace(use, target="sql: position % 2 = 1", n_generated=1)
+    made = steercache.steered(model, vector(0, 1, 2, use=use))
+    how: dict[str, Any] = {"when": "every", "skip_first": True, "target": "sql: position % 2 = 1", "n_generated": 1}
+    with steercache.steer(model, vector(0, 1, 2), layer=1, alpha=2.0, **how):
+        expected = model.generate(**inputs, max_new_tokens=3, do_sample=False)
+    assert torch.equal(made.generate(**inputs, max_new_tokens=3, do_sample=False), expected)
+    assert VectorUse.from_json(use.to_json()) == use
     clamped = vector(0, 1, 2, use=VectorUse(operation="clamp", parameters={"value": 2}, layers=(1,)))
     with steercache.steer(model, vector(0, 1, 2), layer=1, alpha=1.0, operation="clamp:value=2"):
         set_to_two = model(**inputs).logits
