@@ -25,7 +25,8 @@ FULL = VectorUse(
     damage={"limit": 0.1},
     target="text",
     skip_first=True,
-    phase="prompt",
+    phase="both",
+    n_generated=4,
     bos=True,
     chat="template",
     source={"sweep": "s"},
@@ -43,7 +44,9 @@ def head(use: VectorUse | None = FULL) -> Any:
     return json.loads(json.dumps(header_of(some_vector(use=use))))
 
 
-@pytest.mark.parametrize("use", [None, VectorUse(), FULL], ids=["none", "least", "full"])
+@pytest.mark.parametrize(
+    "use", [None, VectorUse(), VectorUse(target="sql: position = 1"), FULL], ids=["none", "least", "sql", "full"]
+)
 def test_what_is_written_fits_the_schema(validator: jsonschema.Draft202012Validator, use: VectorUse | None) -> None:
     assert list(validator.iter_errors(head(use))) == []
     assert VectorUse.from_json(head()["use"]) == FULL
