@@ -161,8 +161,10 @@ def _vectors_of(
     return frozenset(ids | {v.vector_id for v in vectors if v.concept in (task.concepts or ())})
 
 
-def expand_sweep(sweep: SweepManifest, loaded: LoadedModel, vectors: Sequence[SteeringVector]) -> SweepGrid:
-    """Every cell of a sweep for this model and these vectors.
+def expand_sweep(
+    sweep: SweepManifest, loaded: LoadedModel, vectors: Sequence[SteeringVector], *, session: Session | None = None
+) -> SweepGrid:
+    """Every cell of a sweep for this model and these vectors; targets written as SQL need the session of their vectors.
 
     Raises:
         UsageError: a layer that the model lacks; BudgetError: more than `MAX_CELLS` cells.

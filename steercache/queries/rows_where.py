@@ -18,7 +18,7 @@ from steercache.queries.token_table import TokenFacts
 SITE: Final = "resid_post"  # of the activations that a condition looks at
 _TOKENS: Final = """
 SELECT t.sample_idx, t.row_idx, t.token_id, t.piece, t.char_start, t.char_end, t.kind::VARCHAR AS kind, t.tile, t.patch_row,
-    t.patch_col
+    t.patch_col, t.frame
 FROM tokens t
 WHERE t.run_id = $run AND t.position >= 0 AND t.sample_idx IN (SELECT unnest($samples::INTEGER[]))
 ORDER BY t.sample_idx, t.position
@@ -107,7 +107,7 @@ def _facts(tokens: pa.Table, samples: pa.Table) -> Iterator[TokenFacts]:
     kinds = tokens["kind"].to_pylist()
     columns = {
         name: tokens[name].fill_null(-1).to_numpy().astype(np.int32)
-        for name in ("token_id", "char_start", "char_end", "tile", "patch_row", "patch_col")
+        for name in ("token_id", "char_start", "char_end", "tile", "patch_row", "patch_col", "frame")
     }
     code = {kind: i for i, kind in enumerate(TOKEN_KINDS)}
     kind = np.array([code[one] for one in kinds], dtype=np.int8)
@@ -117,5 +117,6 @@ def _facts(tokens: pa.Table, samples: pa.Table) -> Iterator[TokenFacts]:
             text=row["text"],
             sample_id=row["sample_id"],
             n_images=int(row["has_image"]),
+            n_videos=len(np.unique(columns["tile"][start:stop][kind[start:stop] == code["video"]])),
             **{name: values[start:stop] for name, values in columns.items()},
         )
