@@ -48,7 +48,7 @@ ADDED = dict.fromkeys(("paligemma", "gemma3"), POST_NORMS) | dict.fromkeys(("glm
 NO_PARTS = ("gemma4",)  # a block is not the sum of two parts
 TYPES = dict.fromkeys(("paligemma", "gemma3"), "token_type_ids")
 TYPES |= dict.fromkeys((*GRIDS, "gemma4"), "mm_token_type_ids")
-IMAGE = TOKEN_KINDS.index("image")
+IMAGE, TEXT = TOKEN_KINDS.index("image"), TOKEN_KINDS.index("text")
 
 
 def sites_of(family: str) -> list[str]:
@@ -451,3 +451,26 @@ def test_a_text_site_list_is_named_when_a_site_is_not_there(folders: dict[str, P
     batch = pad_batch([encode_example(example("The cat"), loaded.bundle)], padding_side="left", pad_id=0)
     with pytest.raises(UsageError, match="vision_out"):
         capture(loaded, batch, sites=["visions"], layers=[0])
+
+
+@pytest.mark.parametrize("family", MAKERS)
+def test_prompts_of_two_pictures_before_and_within_the_text_have_the_processors_tokens(
+    family: str, folders: dict[str, Path]
+) -> None:
+    loaded = load(folders[family])
+    pictures = picture(50, 80), picture(90, 30, seed=1)
+    mark = PLACEHOLDER.get(family, "<image>")
+    texts = ("The cat", f"{mark}{mark}The cat", f"See {mark} and{mark}there", f"{mark}\n{mark} on the table")
+    for text in texts[:1] if family == "paligemma" else texts:  # which writes BOS behind its pictures
+        asked = example(text, *pictures)
+        sample = encode_example(asked, loaded.bundle)
+        written = text if mark in text else mark * 2 + text
+        plain = loaded.processor(images=[[pil(ref) for ref in pictures]], text=[written], return_tensors="pt")  # type: ignore[misc]
+        assert sample.input_ids.tolist() == plain["input_ids"][0].tolist(), text
+        assert ((sample.kind == IMAGE) == (plain["input_ids"][0] == loaded.config.image_token_id).numpy()).all()
+        pieces = [
+            sample.text[a:b]
+            for a, b, k in zip(sample.char_start, sample.char_end, sample.kind, strict=True)
+            if k == TEXT
+        ]
+        assert "".join("".join(pieces).split()) == "".join(text.replace(mark, "").split())
