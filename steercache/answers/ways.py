@@ -21,6 +21,8 @@ from steercache.steering.recompute import recompute
 from steercache.steering.replay import replay
 from steercache.trace.batches import PaddedBatch, pad_batch
 
+_READ_WITH_PIXELS: Final = frozenset({"image_sizes", "batch_num_images"})  # by what arranges the vision tower's output
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionPlan:
@@ -31,7 +33,8 @@ class ExecutionPlan:
 
     def needs_pixels(self, family: Family) -> bool:
         """Whether pictures have to be decoded: in a replay only where the forward reads more of them than their pixels."""
-        return self.mode != "replay" or any(not name.startswith("pixel_") for name in family.needs)
+        more = (name for name in family.needs if not name.startswith("pixel_") and name not in _READ_WITH_PIXELS)
+        return self.mode != "replay" or any(more)
 
 
 BRANCHED: Final = ExecutionPlan()
