@@ -70,7 +70,7 @@ def page_text(table: Any) -> str:
 
 def _known(family: Family) -> list[object]:
     types = ", ".join(_type(one) for one in family.model_types)
-    reads = "pictures and text" if family.modality == "image" else "text"
+    reads = {"image": "pictures and text", "audio": "sounds and text"}.get(family.modality, "text")
     modes = f"full ({FULL[family.name]})" if family.name in FULL else f"branch, {_replay(family)}, full"
     parts = "yes" if family.attn_out else "no"
     return [types, reads, parts, modes, "in the table; by value, and by layout at real size"]

@@ -32,6 +32,14 @@ class ImageRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SoundRef:
+    """A sound that is read when it is needed. `load` returns the bytes of a WAV file; `name` is for messages."""
+
+    name: str
+    load: Callable[[], bytes] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Labels:
     """Labels of an input. Never part of a run's identity: mending a label re-indexes, it never re-traces.
 
@@ -67,6 +75,7 @@ class Example:
     completion: str = ""
     chat: bool = False
     images: tuple[ImageRef, ...] = ()
+    sounds: tuple[SoundRef, ...] = ()
     labels: Labels = Labels()
     first_position: FirstPosition = "refuse"
 
@@ -77,13 +86,14 @@ class EncodedSample:
 
     `char_start`, `char_end` are offsets into `text` (the rendered text), -1 for tokens without characters. `kind` indexes
     TOKEN_KINDS. `tile`, `patch_row`, `patch_col` are -1 for tokens that are no patches; of a video `tile` is its number in the
-    prompt and `frame` the first frame that the patch is made of (None: the prompt has no video). `image_digests` are those of
-    the pictures, then of the `n_videos` videos. `extra` holds what else the
-    forward needs per token (`token_type_ids`), shape (t,) each. `text_start` is where the example's own text begins in `text`
-    (a chat template puts characters before it). `anchors` are the half-open spans in `text` that make tokens anchors.
-    `template_date` is the date (ISO 8601) that the chat template saw; None where it did not look at the clock. `pixels` makes
-    the image tensors when the batch runs, `patches` says tile, row and column of every row of the vision tower's output, shape
-    (n, 3), in the tower's order. Flat: the arrays are the columns of the table `tokens`.
+    prompt and `frame` the first frame that the patch is made of (None: the prompt has no video). Of a sound `tile` is its
+    number in the prompt and `time_ms` the milliseconds from its beginning at which the token begins (None: the prompt has no
+    sound). `image_digests` are those of the pictures, then of the `n_videos` videos, then of the `n_sounds` sounds. `extra`
+    holds what else the forward needs per token (`token_type_ids`), shape (t,) each. `text_start` is where the example's own
+    text begins in `text` (a chat template puts characters before it). `anchors` are the half-open spans in `text` that make
+    tokens anchors. `template_date` is the date (ISO 8601) that the chat template saw; None where it did not look at the clock.
+    `pixels` makes the image tensors when the batch runs, `patches` says tile, row and column of every row of the vision
+    tower's output, shape (n, 3), in the tower's order. Flat: the arrays are the columns of the table `tokens`.
     """
 
     text: str
@@ -97,11 +107,13 @@ class EncodedSample:
     patch_row: IntArray
     patch_col: IntArray
     frame: IntArray | None = None
+    time_ms: IntArray | None = None
     text_start: int = 0
     anchors: tuple[tuple[int, int], ...] = ()
     template_date: str | None = None
     image_digests: tuple[str, ...] = ()
     n_videos: int = 0
+    n_sounds: int = 0
     extra: Mapping[str, IntArray] = field(default_factory=dict)
     pixels: Callable[[], Mapping[str, Any]] | None = field(default=None, repr=False, compare=False)
     patches: Callable[[], IntArray] | None = field(default=None, repr=False, compare=False)
@@ -115,6 +127,11 @@ class EncodedSample:
     def frames(self) -> IntArray:
         """`frame` (t,), -1 for tokens that are no patch of a video."""
         return np.full(self.n_tokens, -1, dtype=np.int32) if self.frame is None else self.frame
+
+    @property
+    def times_ms(self) -> IntArray:
+        """`time_ms` (t,), -1 for tokens that are no stretch of a sound."""
+        return np.full(self.n_tokens, -1, dtype=np.int32) if self.time_ms is None else self.time_ms
 
     @property
     def sample_id(self) -> str:

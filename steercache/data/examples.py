@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from steercache.core.errors import Problem
-from steercache.core.examples import Example, FirstPosition, ImageRef, Labels
+from steercache.core.examples import Example, FirstPosition, ImageRef, Labels, SoundRef
 from steercache.core.excerpts import excerpt
 from steercache.data.anchors import Span, find_anchors, words_around
 from steercache.data.cells import Cells
@@ -13,6 +13,7 @@ from steercache.data.inside import read_inside, resolve_inside
 from steercache.data.rows import Row
 from steercache.manifests.dataset import Columns, DatasetManifest, PairColumns
 
+_File = tuple[str, Callable[[], bytes]]  # its name, for messages, and what reads it
 RowReader = Callable[[Row], list[Example] | list[Problem]]  # one row's examples, or everything that is wrong with it
 
 
@@ -37,7 +38,8 @@ def row_reader(manifest: DatasetManifest, columns: Columns, folder: Path | None)
             system=cells.label(columns.system) or system,
             completion=cells.label(columns.completion) or "",
             chat=chat,
-            images=_images(cells, columns.image, folder),
+            images=tuple(ImageRef(name=n, load=f) for n, f in _files(cells, columns.image, folder, "image", "picture")),
+            sounds=tuple(SoundRef(name=n, load=f) for n, f in _files(cells, columns.audio, folder, "audio", "sound")),
             first_position=_first_position(manifest),
             labels=Labels(
                 concept=cells.label(columns.concept) or manifest.concept,
@@ -132,25 +134,26 @@ def _first_position(manifest: DatasetManifest) -> FirstPosition:
     return "leave_out" if manifest.anchors == "optional" else "refuse"
 
 
-def _images(cells: Cells, column: str | None, folder: Path | None) -> tuple[ImageRef, ...]:
+def _files(cells: Cells, column: str | None, folder: Path | None, kind: str, noun: str) -> list[_File]:
+    """The pictures or sounds of a cell; what is wrong with one is noted."""
     if column is None:
-        return ()
+        return []
     value = cells.raw(column)
     values = value if isinstance(value, list) else [value] if value is not None else []
-    return tuple(image for item in values if (image := _image(cells, column, item, folder)) is not None)
+    return [found for item in values if (found := _file(cells, column, item, folder, kind, noun)) is not None]
 
 
-def _image(cells: Cells, column: str, value: Any, folder: Path | None) -> ImageRef | None:
+def _file(cells: Cells, column: str, value: Any, folder: Path | None, kind: str, noun: str) -> _File | None:
     place = cells.row.place
     data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, value)
     if isinstance(data, bytes):
         name = path if isinstance(path, str) and path is not value else f"{place}:{column}"
-        return ImageRef(name=name, load=lambda: data)
+        return name, lambda: data
     if not isinstance(path, str):
-        cells.problem(column, "image", "must be a path, bytes, or a struct of both")
+        cells.problem(column, kind, "must be a path, bytes, or a struct of both")
         return None
-    found = resolve_inside(folder, path) if folder is not None else "a picture from the hub must come with its bytes"
+    found = resolve_inside(folder, path) if folder is not None else f"a {noun} from the hub must come with its bytes"
     if folder is None or isinstance(found, str):
-        cells.problem(column, "image", f"{excerpt(path)}: {found}")
+        cells.problem(column, kind, f"{excerpt(path)}: {found}")
         return None
-    return ImageRef(name=path, load=lambda: read_inside(folder, path, place=place))
+    return path, lambda: read_inside(folder, path, place=place)

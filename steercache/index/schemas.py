@@ -25,6 +25,7 @@ TOKENS = pa.schema(
         pa.field("patch_row", pa.int16()),
         pa.field("patch_col", pa.int16()),
         pa.field("frame", pa.int16()),  # of a video's patch, the first frame that it is made of; -1 for other tokens
+        pa.field("time_ms", pa.int32()),  # of a sound's token, the milliseconds at which it begins; -1 for other tokens
         pa.field("token_type", pa.int8()),  # what else the forward reads per token; null where it reads nothing
         # A row of a gradient run (`sample_target`) stands for an answer option under a target; only those files have these.
         pa.field("target", pa.string()),
@@ -36,7 +37,7 @@ TOKENS = pa.schema(
 )
 GRADIENT_COLUMNS = frozenset({"target", "option_idx", "margin", "n_steered", "row_norms"})
 # Files from before a column was added lack it, and read as null.
-ADDED_LATER = GRADIENT_COLUMNS | {"token_type", "frame", "mode", "controls", "margin_of"}
+ADDED_LATER = GRADIENT_COLUMNS | {"token_type", "frame", "time_ms", "mode", "controls", "margin_of"}
 
 SAMPLES = pa.schema(
     [

@@ -37,6 +37,8 @@ class Columns(Document):
     """Text that follows the prompt and is part of the input."""
     image: Column | None = None
     """A picture: a path inside the data file's folder, bytes, or a struct of both; or a list of them."""
+    audio: Column | None = None
+    """A sound, as `image`: a WAV file of integer samples at the rate that the model hears; or a list of them."""
     anchor: Column | None = None
     """The word or phrase that carries the concept; every whole-word occurrence counts."""
     concept: Column | None = None

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from steercache.core.errors import NotFoundError, UsageError
 
-Modality = Literal["text", "image"]
+Modality = Literal["text", "image", "audio"]
 Positions = Literal["from_mask", "one_based", "internal"]
 
 
@@ -49,6 +49,7 @@ class Family:
     placeholder: str = "{image}"  # where a picture stands in a prompt without a chat template
     text_beside_pictures: bool = False  # its processor takes pictures only with a text of their placeholders
     shared_mark: str | None = None  # stands on both sides of each view of a picture, once where two views meet
+    frames_per_token: int = 1  # steps of a sound's spectrogram that an audio token stands for
     bos_in_text: bool = False  # its processor switches the tokenizer's own BOS off and writes it into the prompt
     text_logits: bool = True  # whether it scales and caps its logits as the text model's configuration says
     tuples: bool = False  # whether a block returns a tuple that begins with the hidden states
@@ -290,7 +291,22 @@ _TILED = (
     ),
 )
 
-FAMILIES: tuple[Family, ...] = _TEXT + _MULTIMODAL + _POSITIONED + _TILED
+_AUDIO = (
+    Family(
+        name="qwen2_audio",
+        model_types=("qwen2_audio",),
+        modality="audio",
+        blocks="model.language_model.layers",
+        embed="model.language_model.embed_tokens",
+        final_norm="model.language_model.norm",
+        special_tokens=(r"<\|(AUDIO|audio_bos|audio_eos)\|>",),
+        needs=("input_features", "feature_attention_mask"),
+        placeholder="<|audio_bos|>{audio}<|audio_eos|>",
+        frames_per_token=4,  # two steps of the convolution, two of the pooling
+    ),
+)
+
+FAMILIES: tuple[Family, ...] = _TEXT + _MULTIMODAL + _POSITIONED + _TILED + _AUDIO
 
 # Text models that exist inside of multimodal ones only, or are derived where they stand alone.
 _INNER = (
@@ -324,6 +340,7 @@ _DEFAULT_TEXT = {
     "internvl": "qwen2",
     "idefics2": "mistral",
     "aya_vision": "cohere2",
+    "qwen2_audio": "qwen2",
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM
 
 from steercache.core.activity import announce
 from steercache.core.errors import (
@@ -90,7 +90,8 @@ def load_model(
         raise MissingExtraError("`device_map` needs accelerate", hint="pip install accelerate")
     place = None if device_map is not None else resolve_device(device)
     announce(f"loading {bundle.spec.name}")
-    auto: Any = AutoModelForImageTextToText if bundle.family.modality == "image" else AutoModelForCausalLM
+    autos: dict[str, Any] = {"image": AutoModelForImageTextToText, "audio": AutoModelForMultimodalLM}
+    auto = autos.get(bundle.family.modality, AutoModelForCausalLM)
     computed_in, quantised = TORCH_DTYPES[bundle.spec.dtype], bundle.spec.quantised
     with _explaining(manifest, opened.checkpoint):
         model, info = auto.from_pretrained(
@@ -181,7 +182,7 @@ def _open(manifest: ModelManifest, *, cache_dir: Path, base_dir: Path | None, dt
     quantised = quantised_of(manifest, checkpoint)
     with _explaining(manifest, checkpoint):
         config = AutoConfig.from_pretrained(checkpoint.folder, **SAFE)
-        tokenizer, processor = read_tokenizer(checkpoint.folder, images=family.modality == "image")
+        tokenizer, processor = read_tokenizer(checkpoint.folder, processed=family.modality != "text")
         ends = read_end_ids(checkpoint.folder, config, tokenizer)
     set_template(manifest, base_dir or Path(), tokenizer=tokenizer, processor=processor)
     text_config = config.get_text_config()

@@ -23,14 +23,14 @@ from steercache.models.fingerprint import meaning
 from steercache.models.quiet import SAFE
 
 
-def read_tokenizer(folder: Path, *, images: bool) -> tuple[Any, Any]:
-    """Tokenizer and processor; a text model has no processor.
+def read_tokenizer(folder: Path, *, processed: bool) -> tuple[Any, Any]:
+    """Tokenizer and processor; a text model has no processor (`processed` is False).
 
     Raises:
         ManifestError: the tokenizer gives no character offsets.
     """
-    found = _read_processor(folder) if images else _read_tokenizer(folder)
-    tokenizer, processor = (found.tokenizer, found) if images else (found, None)
+    found = _read_processor(folder) if processed else _read_tokenizer(folder)
+    tokenizer, processor = (found.tokenizer, found) if processed else (found, None)
     if not tokenizer.is_fast:
         raise ManifestError(
             f"its tokenizer ({type(tokenizer).__name__}) gives no character offsets; a tokenizer.json is needed",

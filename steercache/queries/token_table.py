@@ -37,9 +37,11 @@ class TokenFacts:
     patch_row: IntArray | None = None
     patch_col: IntArray | None = None
     frame: IntArray | None = None
+    time_ms: IntArray | None = None
     sample_id: str | None = None
     n_images: int | None = None
     n_videos: int | None = None
+    n_sounds: int | None = None
     position: IntArray | None = None
     generated: int | None = None
 
@@ -61,9 +63,11 @@ def facts_of(sample: EncodedSample) -> TokenFacts:
         patch_row=sample.patch_row,
         patch_col=sample.patch_col,
         frame=sample.frames,
+        time_ms=sample.times_ms,
         sample_id=sample.sample_id,
-        n_images=len(sample.image_digests) - sample.n_videos,
+        n_images=len(sample.image_digests) - sample.n_videos - sample.n_sounds,
         n_videos=sample.n_videos,
+        n_sounds=sample.n_sounds,
     )
 
 
@@ -228,9 +232,13 @@ COLUMNS: Final[Mapping[str, Column]] = MappingProxyType(
         "frame": Column(
             meaning="first frame of a video that the patch is made of; -1 for others", make=_joined("frame")
         ),
+        "time_ms": Column(
+            meaning="milliseconds of a sound at which the token begins; -1 for others", make=_joined("time_ms")
+        ),
         "sample_id": Column(meaning="hash of the prompt", make=_of_sample("sample_id")),
         "n_images": Column(meaning="pictures of the prompt", make=_of_sample("n_images")),
         "n_videos": Column(meaning="videos of the prompt", make=_of_sample("n_videos")),
+        "n_sounds": Column(meaning="sounds of the prompt", make=_of_sample("n_sounds")),
         "generated": Column(meaning="number of a generated token, from 0; NULL in the prompt", make=_generated),
     }
 )

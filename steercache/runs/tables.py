@@ -68,6 +68,7 @@ def shard_tables(
             "patch_row": _joined([u.patch_row for u in units]),
             "patch_col": _joined([u.patch_col for u in units]),
             "frame": _joined([u.frames for u in units]),
+            "time_ms": _joined([u.times_ms for u in units]),
             "token_type": _token_types(units),
         },
         ROWS,

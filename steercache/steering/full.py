@@ -34,7 +34,7 @@ def run_full(
     """
     parts, prompts = prefill.parts, prefill.prompts
     keep = prompts.logits_to_keep(as_generate=True)
-    if max_new_tokens > 1 and keep != 1:
+    if max_new_tokens > 1 and not prompts.end_together:
         raise UsageError(
             f"free-form answers of prompts padded on the right cannot be computed in full ({prefill.obstacle or 'asked for'})",
             hint="pad on the left",

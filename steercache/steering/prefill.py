@@ -1,5 +1,6 @@
 """One unsteered forward pass over a batch, and what later cells branch from: block outputs, keys, values, block calls."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -26,12 +27,14 @@ KeysValues = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prompts:
-    """A batch as the model sees it. `last_b` is the column of every sample's last prompt token."""
+    """A batch as the model sees it. `last_b` is the column of every sample's last prompt token; with `all_logits` the model's
+    forward knows no `logits_to_keep` and computes those of every column (Qwen2-Audio)."""
 
     batch: PaddedBatch = field(repr=False)
     inputs: dict[str, Any] = field(repr=False)
     tokens: ForwardTokens = field(repr=False)
     last_b: torch.Tensor
+    all_logits: bool = False
 
     @property
     def n_seq(self) -> int:
@@ -45,8 +48,16 @@ class Prompts:
 
     @property
     def columns(self) -> torch.Tensor:
-        """The columns at which some sample's prompt ends, ascending; one where padding is on the left or there is none."""
+        """The columns of which logits are computed, ascending: those at which some sample's prompt ends, one where padding is
+        on the left or there is none; all of them where the model leaves no choice."""
+        if self.all_logits:
+            return torch.arange(self.n_tokens, device=self.last_b.device)
         return torch.tensor(sorted(set(self.last_b.tolist())), device=self.last_b.device)
+
+    @property
+    def end_together(self) -> bool:
+        """Whether all prompts end in the last column."""
+        return bool((self.last_b == self.n_tokens - 1).all())
 
     def logits_to_keep(self, *, as_generate: bool) -> int | torch.Tensor:
         """Which logits the model's forward pass computes.
@@ -140,6 +151,7 @@ def read_prompts(loaded: LoadedModel, batch: PaddedBatch) -> Prompts:
             samples=batch.samples,
         ),
         last_b=torch.where(real_bt, columns, -1).amax(1),
+        all_logits="logits_to_keep" not in inspect.signature(type(loaded.model).forward).parameters,
     )
 
 

@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +49,7 @@ from steercache.trace.batches import PaddedBatch
 from steercache.trace.numerics import numerics_of
 
 FIRST_TOKEN = BranchOptions(max_new_tokens=1)
+_FOR_TOWERS: Final = ("pixel_", "input_features")  # how inputs of vision towers, and of those that hear, begin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,7 +262,7 @@ def idle_prefill(loaded: LoadedModel, batch: PaddedBatch, *, features: bool = Fa
     With `features` the tower runs, for what the decoder adds between its blocks or hands to them.
     """
     parts, prompts = parts_of(loaded), read_prompts(loaded, batch)
-    inputs = {name: value for name, value in prompts.inputs.items() if features or not name.startswith("pixel_")}
+    inputs = {name: value for name, value in prompts.inputs.items() if features or not name.startswith(_FOR_TOWERS)}
     keep = keep_of(parts, prompts)
     cache, other_state = fresh_cache(parts)
     with BlockTape(parts, keep={len(parts.blocks) - 1}, skip=True) as tape:

@@ -1,8 +1,8 @@
 """An example as token ids, with what is known about every token."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -10,19 +10,25 @@ import numpy.typing as npt
 from steercache.core.errors import SteercacheError
 from steercache.core.examples import TOKEN_KINDS, BoolArray, EncodedSample, Example, IntArray
 from steercache.core.excerpts import excerpt
+from steercache.data.sounds import SoundError
 from steercache.models.families import Family
 from steercache.models.spec import TokenizerBundle
 from steercache.trace.patches import PatchError, Picture, locate
 from steercache.trace.prompt import ImageError, Insert, Prompt, expand, pixel_inputs
+from steercache.trace.sounds import expand_sounds, sound_inputs
 from steercache.trace.template import TemplateError, render
 from steercache.trace.tokens import Spans, TextTokens, tokens_of
 from steercache.trace.tower import locate_patches
 
-TEXT, SPECIAL, IMAGE, TEMPLATE = (TOKEN_KINDS.index(kind) for kind in ("text", "special", "image", "template"))
+TEXT, SPECIAL, IMAGE, TEMPLATE, AUDIO = (
+    TOKEN_KINDS.index(kind) for kind in ("text", "special", "image", "template", "audio")
+)
 
 
 REMEDIES: Final = {
     "images": "mend the pictures, or the placeholders that the text has for them",
+    "sounds": "mend the sounds (`ffmpeg -i FILE -ar RATE -ac 1 FILE.wav` converts them), or the placeholders that the text has"
+    " for them",
     "template": "mend the chat template (`chat_template: FILE` in the model manifest names another one), or read the bare text"
     " with `chat: {apply: false}` in the data set's manifest",
     "encoding": "mend the text: every character must be whole",
@@ -56,6 +62,7 @@ def encode_example(
     Raises:
         EncodingProblem: with `kind` one of
             "images": a picture is broken, the model reads none, or the prompt's places and the pictures differ in number;
+            "sounds": a sound is broken, of another rate or too long, the model hears none, or it and the prompt do not fit;
             "template": the chat template cannot render it, or changes its text;
             "encoding": it holds half a surrogate pair; "empty": there is no token;
             "too_long": more tokens than allowed (nothing is ever cut off);
@@ -68,9 +75,10 @@ def encode_example(
     _check_length(ids, spans, _limit(bundle, max_tokens), example, prompt)
     kind = _kinds(tokens, prompt=prompt, bundle=bundle)
     extra = _token_types(kind, spans, example=example, prompt=prompt, family=bundle.family)
+    times = _times(kind, prompt, place=example.place) if prompt.times else None
     places = _places(kind, prompt, bundle, place=example.place)
     spans = _shown(spans, prompt.inserts)
-    if example.chat or example.images:  # PaliGemma's processor ends a prompt with a line's end
+    if example.chat or example.images or example.sounds:  # PaliGemma's processor ends a prompt with a line's end
         kind[(kind == TEXT) & ~anchor_mask(spans, own_spans(example, prompt))] = TEMPLATE
     _check_anchors(example, prompt, spans)
     anchors = _anchors(example, prompt, spans)
@@ -90,10 +98,19 @@ def encode_example(
         anchors=anchors,
         template_date=prompt.template_date,
         image_digests=prompt.image_digests,
+        n_sounds=len(example.sounds),
         extra=extra,
-        pixels=partial(pixel_inputs, example.images, bundle, digests=prompt.image_digests) if example.images else None,
+        pixels=_inputs(example, prompt, bundle),
+        time_ms=times,
         patches=partial(_tower_places, prompt.pictures, bundle) if example.images else None,
     )
+
+
+def _inputs(example: Example, prompt: Prompt, bundle: TokenizerBundle) -> Callable[[], dict[str, Any]] | None:
+    """What makes the tensors of an example's pictures or sounds when its batch runs."""
+    if example.sounds:
+        return partial(sound_inputs, example.sounds, bundle, digests=prompt.image_digests)
+    return partial(pixel_inputs, example.images, bundle, digests=prompt.image_digests) if example.images else None
 
 
 def patches_of(sample: EncodedSample) -> EncodedSample:
@@ -121,6 +138,8 @@ def patches_of(sample: EncodedSample) -> EncodedSample:
 def _prompt(example: Example, bundle: TokenizerBundle, *, decode: bool) -> Prompt:
     """The text to tokenize, with or without pictures."""
     try:
+        if example.sounds:
+            return expand_sounds(example, bundle)
         if example.images:
             return expand(example, bundle, decode=decode)
         rendered = render(example, bundle)
@@ -128,6 +147,8 @@ def _prompt(example: Example, bundle: TokenizerBundle, *, decode: bool) -> Promp
         raise EncodingProblem("template", str(problem), place=example.place) from problem
     except ImageError as problem:
         raise EncodingProblem("images", str(problem), place=example.place) from problem
+    except SoundError as problem:
+        raise EncodingProblem("sounds", str(problem), place=example.place) from problem
     return Prompt(
         shown=rendered.text,
         start=rendered.start,
@@ -145,7 +166,20 @@ def _kinds(tokens: TextTokens, *, prompt: Prompt, bundle: TokenizerBundle) -> np
         kind[(first_char >= insert.start) & (first_char < insert.end)] = SPECIAL
     if bundle.family.modality == "image":
         kind[tokens.ids == bundle.config.image_token_id] = IMAGE
+    if bundle.family.modality == "audio":
+        kind[tokens.ids == bundle.config.audio_token_id] = AUDIO
     return kind
+
+
+def _times(kind: npt.NDArray[np.int8], prompt: Prompt, *, place: str) -> npt.NDArray[np.int32]:
+    """Milliseconds from a sound's beginning at which each of its tokens begins, shape (t,); -1 for other tokens."""
+    times = np.full(len(kind), -1, dtype=np.int32)
+    found = np.concatenate(prompt.times)
+    if len(found) != (kind == AUDIO).sum():
+        message = f"audio tokens and sounds do not go together: {(kind == AUDIO).sum()} tokens, {len(found)} stretches"
+        raise EncodingProblem("sounds", message, place=place)
+    times[kind == AUDIO] = found
+    return times
 
 
 def _token_types(
@@ -165,8 +199,11 @@ def _token_types(
 def _places(
     kind: npt.NDArray[np.int8], prompt: Prompt, bundle: TokenizerBundle, *, place: str
 ) -> npt.NDArray[np.int32]:
-    """Tile, row and column of every token, shape (t, 3); -1 where it is no patch. Tiles count on from picture to picture."""
+    """Tile, row and column of every token, shape (t, 3); -1 where it is no patch. Tiles count on from picture to picture; of a
+    sound's token the tile is the number of the sound."""
     places = np.full((len(kind), 3), -1, dtype=np.int32)
+    if prompt.times:  # the number of the sound; how many tokens there are, `_times` has looked at
+        places[kind == AUDIO, 0] = np.repeat(np.arange(len(prompt.times)), [len(one) for one in prompt.times])
     if not (kind == IMAGE).any() and not prompt.pictures:
         return places
     try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import PIL.ExifTags
 import PIL.Image
 import torch
@@ -41,6 +42,7 @@ class Insert:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
     """`expanded` is tokenized; `shown` has one placeholder per picture, and `start` is where the example's own text begins.
+    `times` are the milliseconds of each sound at which its tokens begin.
 
     `template_date` is the date that the chat template saw; None where it did not look at the clock.
     """
@@ -51,6 +53,7 @@ class Prompt:
     add_special: bool
     inserts: tuple[Insert, ...] = ()
     pictures: tuple[Picture, ...] = field(default=(), repr=False)
+    times: tuple[npt.NDArray[np.int32], ...] = field(default=(), repr=False)
     image_digests: tuple[str, ...] = ()
     template_date: str | None = None
 
@@ -73,7 +76,8 @@ def expand(example: Example, bundle: TokenizerBundle, *, decode: bool = True) ->
     shown = _laid_out(processor, blank, text)
     start = _own_start(example, shown, bundle, blank)
     layout = _layout(example, raw, text, bundle, decode=decode)
-    expanded, inserts = _splice(shown, layout, shared_mark=bundle.family.shared_mark)
+    replacements = [picture.replacement for picture in layout.pictures]
+    expanded, inserts = splice(shown, layout.placeholder, replacements, shared_mark=bundle.family.shared_mark)
     bos = bundle.tokenizer.bos_token
     return Prompt(
         shown=shown + example.completion,
@@ -308,23 +312,25 @@ def _own_start(example: Example, shown: str, bundle: TokenizerBundle, images: li
     )
 
 
-def _splice(shown: str, layout: _Layout, *, shared_mark: str | None) -> tuple[str, tuple[Insert, ...]]:
-    """Put every replacement in, and say where. Raises ImageError when there are more or fewer places than pictures.
+def splice(
+    shown: str, placeholder: str, replacements: Sequence[str], *, shared_mark: str | None = None
+) -> tuple[str, tuple[Insert, ...]]:
+    """Put every replacement in, and say where. Raises ImageError when there are more or fewer places than replacements.
 
     As Idefics2's processor has it, two replacements that touch share one mark, and a blank follows a mark before a word.
     """
-    pieces = shown.split(layout.placeholder)
-    if len(pieces) != len(layout.pictures) + 1:
-        raise ImageError(f"{len(layout.pictures)} pictures, {len(pieces) - 1} places for them in the prompt")
+    pieces = shown.split(placeholder)
+    if len(pieces) != len(replacements) + 1:
+        raise ImageError(f"{len(replacements)} pictures, {len(pieces) - 1} places for them in the prompt")
     expanded, inserts, at = pieces[0], [], len(pieces[0])
-    for picture, after in zip(layout.pictures, pieces[1:], strict=True):
-        replacement, start = picture.replacement, len(expanded)
+    for whole, after in zip(replacements, pieces[1:], strict=True):
+        replacement, start = whole, len(expanded)
         if shared_mark is not None:
             if expanded.endswith(shared_mark):
                 replacement = replacement.removeprefix(shared_mark)
             if after and not after[0].isspace() and after[0] != "<":
                 replacement += " "
-        shown_end = at + len(layout.placeholder)
+        shown_end = at + len(placeholder)
         expanded += replacement
         inserts.append(Insert(start=start, end=len(expanded), shown_start=at, shown_end=shown_end))
         expanded, at = expanded + after, shown_end + len(after)

@@ -92,8 +92,10 @@ def _start_within(prompt: str, own: str, form: _Form | None) -> int | None:
     return None
 
 
-def apply_template(bundle: TokenizerBundle, user: str, *, system: str | None, n_images: int = 0) -> RenderedTurn:
-    """One user's turn, pictures first, after a system prompt if there is one, with the generation prompt.
+def apply_template(
+    bundle: TokenizerBundle, user: str, *, system: str | None, n_images: int = 0, n_sounds: int = 0
+) -> RenderedTurn:
+    """One user's turn, pictures and sounds first, after a system prompt if there is one, with the generation prompt.
 
     The template's clock shows midnight of the bundle's `template_date`.
 
@@ -107,9 +109,10 @@ def apply_template(bundle: TokenizerBundle, user: str, *, system: str | None, n_
             hint="`chat_template: FILE` in the model manifest, or `chat: {apply: false}` in the data set's",
         )
     said: list[tuple[str, Any]] = [("system", system), ("user", user)] if system is not None else [("user", user)]
-    if bundle.family.modality == "image":  # templates of multimodal models look for typed parts
+    if bundle.family.modality != "text":  # templates of multimodal models look for typed parts
         said = [(who, [{"type": "text", "text": text}]) for who, text in said]
-        said[-1] = (said[-1][0], [{"type": "image"}] * n_images + said[-1][1])
+        shown = [{"type": "image"}] * n_images + [{"type": "audio"}] * n_sounds
+        said[-1] = (said[-1][0], shown + said[-1][1])
     turns = [{"role": who, "content": content} for who, content in said]
     if _draws(str(holder.chat_template)):
         raise TemplateError(f"{_template_name(bundle)} is random, so that the prompt is another one each time")
