@@ -43,7 +43,7 @@ def encode(loaded: LoadedModel, examples: Sequence[Any]) -> dict[str, torch.Tens
     made: Any = loaded.processor
     inputs = made(images=pictures, text=texts, padding=True, padding_side="left", return_tensors="pt")
     inputs.pop("labels", None)
-    return dict(inputs.to(loaded.model.dtype))
+    return dict(inputs.to(loaded.model.device, dtype=loaded.model.dtype))
 
 
 def mask_of(loaded: LoadedModel, inputs: dict[str, torch.Tensor], target: str) -> torch.Tensor:
@@ -52,7 +52,7 @@ def mask_of(loaded: LoadedModel, inputs: dict[str, torch.Tensor], target: str) -
     image = ids == loaded.config.image_token_id
     if target == "image":
         return image
-    special = torch.tensor(sorted(loaded.bundle.special_ids))
+    special = torch.tensor(sorted(loaded.bundle.special_ids), device=ids.device)
     words = ~image & ~torch.isin(ids, special) & inputs["attention_mask"].bool()
     words[:, -1] = False
     return words
@@ -64,7 +64,7 @@ def hooked(loaded: LoadedModel, setting: ArmCell | None, mask_bt: torch.Tensor) 
     if setting is None or setting.cell.layer is None:
         yield
         return
-    delta = torch.from_numpy(setting.delta(loaded.spec.hidden_size))
+    delta = torch.from_numpy(setting.delta(loaded.spec.hidden_size)).to(mask_bt.device)
 
     def add(module: Any, args: Any, out: torch.Tensor) -> torch.Tensor | None:
         if out.shape[1] != mask_bt.shape[1]:
