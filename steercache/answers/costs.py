@@ -112,6 +112,11 @@ def predict_seconds(costs: MachineCosts, work: PendingWork) -> dict[Mode, float]
     return {mode: costs.factor * sum(ways[mode](costs, batch) for batch in work.batches) for mode in MODES}
 
 
+def branches_s(costs: MachineCosts, batch: BatchWork) -> float:
+    """One unsteered pass over a batch and the cells that branch from it."""
+    return costs.factor * _branch_s(costs, batch)
+
+
 def gradients_s(costs: MachineCosts, batch: BatchWork, n_options: int) -> float:
     """Recording gradients of a batch's margins: a forward pass, and for every option but one a backward pass, which takes about
     twice as long."""

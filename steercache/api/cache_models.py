@@ -5,7 +5,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Literal
 
 from steercache.api.cache_core import CacheCore
-from steercache.core.operations import Operation
+from steercache.core.operations import Operation, operation_text, read_operation
 from steercache.core.trials import AlphaUnit, Target
 from steercache.core.vectors import SteeringVector
 
@@ -58,6 +58,43 @@ class ModelMethods(CacheCore):
         return load_model_of(
             self._session.cache, direction, model, device=device, dtype=dtype, allow_foreign=allow_foreign
         )
+
+    def strength_at_kl(
+        self,
+        vector: str | SteeringVector,
+        nats: float,
+        *,
+        layer: int,
+        target: Target = "all",
+        operation: Operation | str = "add",
+        model: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        allow_foreign: bool = False,
+    ) -> float:
+        """The raw strength at which the mean KL of the next token on unrelated prompts is `nats`, by the model of the vector.
+
+        Negative `nats` ask for the opposite direction. It is kept in the cache, and is what the unit "kl" of grids and
+        evaluations stands for.
+
+        Raises:
+            UsageError: the vector cannot reach it (what was seen is named), or has other weights. NotFoundError: no such vector
+                or model.
+        """
+        from steercache.answers.kl_strengths import kl_strengths_of
+        from steercache.cells.options import GridAxes
+
+        direction = self._session.vector(vector) if isinstance(vector, str) else vector
+        axes = GridAxes(
+            layers=(layer,),
+            alphas=(nats,),
+            targets=(target,),
+            alpha_unit="kl",
+            operation=operation_text(read_operation(operation)),
+        )
+        loaded = self.model_of(direction, model, device=device, dtype=dtype, allow_foreign=allow_foreign)
+        found = kl_strengths_of(self._session.cache, loaded.bundle, [direction], axes, load=lambda: loaded)
+        return next(iter(found.values()))
 
     def generate(
         self,

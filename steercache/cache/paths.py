@@ -139,6 +139,11 @@ class RootPaths:
         return self.root / "targets"
 
     @property
+    def kl_strengths(self) -> Path:
+        """Folder of `<curve>.json`: strengths at a given KL. Part of what cells are: not to be deleted."""
+        return self.root / "kl_strengths"
+
+    @property
     def calibration(self) -> Path:
         return self.root / "calibration.json"
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from steercache.benchmarks.task import PLAIN, Wording
-from steercache.cells.options import EvalOptions
+from steercache.cells.options import EvalOptions, KlPlace
 from steercache.core.operations import read_operation
 from steercache.core.trials import Cell, Role, Target
 from steercache.core.vectors import SteeringVector
@@ -85,7 +85,7 @@ def settings_of(arm: Arm, loaded: LoadedModel, options: EvalOptions) -> tuple[Ar
                 layer=layer,
                 alpha=alpha,
                 alpha_unit=options.axes.alpha_unit if arm.vector is not None else "raw",
-                unit_norm=_unit_norm(arm, layer, target, options),
+                unit_norm=_unit_norm(arm, layer, target, alpha, options),
                 operation=options.axes.operation if arm.vector is not None else "add",
                 preprocessing=loaded.spec.tokenizer_digest,
                 target=target,
@@ -99,10 +99,12 @@ def settings_of(arm: Arm, loaded: LoadedModel, options: EvalOptions) -> tuple[Ar
     )
 
 
-def _unit_norm(arm: Arm, layer: int | None, target: str, options: EvalOptions) -> float | None:
+def _unit_norm(arm: Arm, layer: int | None, target: str, alpha: float, options: EvalOptions) -> float | None:
     """What alpha counts in; None for raw strengths. Raises UsageError where it is not known."""
     if arm.vector is None or layer is None:
         return None
     if options.axes.alpha_unit == "resid_norm":
         return resid_norm(arm.vector, layer)
+    if options.axes.alpha_unit == "kl":
+        return options.axes.per_nat(KlPlace(arm.vector.vector_id, layer, target, alpha))
     return options.axes.norm_of(target, layer)

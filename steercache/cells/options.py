@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -27,12 +27,22 @@ def _check_positive(options: object, *names: str) -> None:
             raise UsageError(f"{name} is {value}, and must be at least 1")
 
 
+class KlPlace(NamedTuple):
+    """A setting whose raw strength is found on unrelated prompts; `alpha` in nats, negative for the opposite direction."""
+
+    vector_id: str
+    layer: int
+    target: str
+    alpha: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridAxes:
     """The cells open to a vector, and to every control alike: layers x strengths x targets, under one `operation` (its text).
 
-    `row_norms` has by target, layer after layer, what the unit "target_norm" counts in; None until it is measured. `clauses`
-    are the targets written as SQL, by their text (`targets.with_clauses`).
+    `row_norms` has by target, layer after layer, what the unit "target_norm" counts in, `kl_strengths` the raw strengths that
+    the unit "kl" stands for; None until they are measured. `clauses` are the targets written as SQL, by their text
+    (`targets.with_clauses`).
     """
 
     layers: tuple[int, ...]
@@ -42,12 +52,13 @@ class GridAxes:
     row_norms: Mapping[str, Sequence[float | None]] | None = field(default=None, repr=False)
     operation: str = "add"
     clauses: Mapping[str, TokenClause] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    kl_strengths: Mapping[KlPlace, float] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", tuple(canonical_target(one) for one in self.targets))
         operation = read_operation(self.operation)
         object.__setattr__(self, "operation", operation_text(operation))
-        if self.alpha_unit != "raw" and operation.name not in IN_UNITS:
+        if self.alpha_unit not in ("raw", "kl") and operation.name not in IN_UNITS:
             raise UsageError(f"the strength of {operation.name} has no unit {self.alpha_unit}", hint="the unit raw")
         if not self.layers or not self.alphas or not self.targets:
             raise UsageError(
@@ -71,6 +82,11 @@ class GridAxes:
             "targets": list(self.targets),
             **({} if self.operation == "add" else {"operation": self.operation}),
         }
+
+    def per_nat(self, place: KlPlace) -> float | None:
+        """The raw strength for each nat of alpha; None for other units, or where nothing was measured."""
+        found = None if self.alpha_unit != "kl" or self.kl_strengths is None else self.kl_strengths.get(place)
+        return None if found is None else found / place.alpha
 
     def norm_of(self, target: str, layer: int) -> float | None:
         """What alpha counts in at a layer on a target's rows; None for other units, or where nothing was measured.

@@ -50,7 +50,11 @@ class SweepGrid:
 
     def with_norms(self, loaded: LoadedModel, row_norms: Mapping[str, Sequence[float | None]]) -> "SweepGrid":
         """The same cells in the unit "target_norm" of one task, whose steered rows have these norms (`GridAxes`)."""
-        options = replace(self.options, axes=replace(self.options.axes, row_norms=row_norms))
+        return self.with_axes(loaded, replace(self.options.axes, row_norms=row_norms))
+
+    def with_axes(self, loaded: LoadedModel, axes: GridAxes) -> "SweepGrid":
+        """The same cells, whose axes know more of their unit."""
+        options = replace(self.options, axes=axes)
         settings = {arm.name: settings_of(arm, loaded, options) for arm in self.arms}
         return replace(self, options=options, settings=settings)
 

@@ -71,7 +71,8 @@ unit_option = click.option(
     default="raw",
     show_default=True,
     help="Unit of alpha. raw: alpha times the vector; resid_norm: alpha times the median norm of the rows that the vector was "
-    "fitted on; target_norm: alpha times the median norm of the steered rows.",
+    "fitted on; target_norm: alpha times the median norm of the steered rows; kl: the strength at which the KL "
+    "divergence on unrelated prompts is alpha nats.",
 )
 fitted_unit_option = click.option(
     "--alpha-unit",

@@ -10,6 +10,7 @@ from steercache.cli.clusters import clusters_line
 from steercache.cli.output import note, print_table
 from steercache.cli.screen_tables import pilot_note
 from steercache.core.ids import SHORT_ID
+from steercache.core.trials import UNIT_WORDS
 
 if TYPE_CHECKING:
     from steercache.benchmarks.whatsup import WhatsUpScore
@@ -106,7 +107,7 @@ def print_maps(table: "SweepTable") -> None:
 
     for one in gain_maps(table):
         rows = [[str(layer), *(_mark(one, layer, alpha) for alpha in one.alphas)] for layer in one.layers]
-        unit = "" if one.alpha_unit == "raw" else " median norms"
+        unit = UNIT_WORDS[one.alpha_unit]
         click.echo(
             f"{one.vector}, {one.target} tokens: gain in points by layer and alpha{unit}"
         )  # wider than the table

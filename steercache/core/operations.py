@@ -83,6 +83,13 @@ OF_SHARES: Final = (*OF_SUBSPACES, "replace")  # strength 1 is the whole operati
 IN_UNITS: Final = ("add", "replace", "add_preserving_norm", "project_cap", "clamp", "affine")
 
 
+def largest_strength(operation: Operation) -> float | None:
+    """The strength beyond which nothing more is done; None: strengths have no end."""
+    if operation.name in OF_SHARES:
+        return 1.0
+    return 180.0 if operation.name == "rotate" else None
+
+
 def operation_text(operation: Operation) -> str:
     """An operation as text; the same operation always has the same.
 

@@ -7,8 +7,14 @@ from typing import Any, Final, Literal, get_args
 from steercache.core.ids import digest
 
 # raw: multiples of the vector. The others count in median row norms, position 0 left out: resid_norm in that of the rows the
-# vector was fitted on, target_norm in that of the rows that are steered.
-AlphaUnit = Literal["raw", "resid_norm", "target_norm"]
+# vector was fitted on, target_norm in that of the rows that are steered. kl: the damage that is done, in nats.
+AlphaUnit = Literal["raw", "resid_norm", "target_norm", "kl"]
+UNIT_WORDS: Final[Mapping[str, str]] = {
+    "raw": "",
+    "resid_norm": " median norms",
+    "target_norm": " median norms",
+    "kl": " nats of KL",
+}
 Target = Literal["image", "text", "both", "all", "last", "video", "audio"]
 Mode = Literal["full", "replay", "branch"]
 SaeControlKind = Literal["sae_random_decoder", "sae_random_encoder", "sae_permuted_labels", "sae_live_features"]
@@ -32,7 +38,8 @@ class Cell:
 
     `operation` is what is done with the vector, as `core.operations` writes it; "add" adds it. `unit_norm` is the row norm
     that alpha counts in where `alpha_unit` is "resid_norm" or "target_norm" (None: raw, not measured yet, or a file from
-    before it was kept for resid_norm): with the vector's id it fixes what is added. `preprocessing` is the digest of
+    before it was kept for resid_norm): with the vector's id it fixes what is added. In the unit "kl" it is the raw strength
+    for each nat of `alpha`, found on unrelated prompts (`answers.kl_strengths`). `preprocessing` is the digest of
     tokenizer and processor (None: a file from before it was kept).
     """
 

@@ -177,9 +177,10 @@ class SweepManifest(Document):
     """`all`, a list of block numbers, or a range with `stop` included."""
     alphas: Annotated[tuple[Alpha, ...], Field(min_length=1, max_length=1000)]
     """Strengths other than 0, which is the baseline and always runs."""
-    alpha_unit: Literal["raw", "resid_norm", "target_norm"] = "raw"
+    alpha_unit: Literal["raw", "resid_norm", "target_norm", "kl"] = "raw"
     """`raw` multiplies the vector; `resid_norm` counts in median norms of the rows it was fitted on, `target_norm` in those of
-    the rows that are steered (by layer, target and task, over the first questions of the search split)."""
+    the rows that are steered (by layer, target and task, over the first questions of the search split). `kl`: the strength at
+    which the mean KL of the next-token distribution on unrelated prompts is alpha nats."""
     operation: OperationText = "add"
     """What is done with the vector: `add`, `project_out`, `project_cap:bound=2`, `clamp:value=2`, `replace`, `rotate`,
     `add_preserving_norm` or `affine:scale=0.5,offset=2`."""

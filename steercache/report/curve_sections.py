@@ -14,6 +14,7 @@ UNITS = {
     "raw": "alpha",
     "resid_norm": "alpha (median norms)",
     "target_norm": "alpha (median norms of the steered rows)",
+    "kl": "alpha (nats of KL on unrelated prompts)",
 }
 
 

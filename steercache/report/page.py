@@ -10,6 +10,7 @@ from steercache.analysis.findings import Findings
 from steercache.benchmarks.comparison import Comparison
 from steercache.core.ids import SHORT_ID
 from steercache.core.shown_text import escaped
+from steercache.core.trials import UNIT_WORDS
 from steercache.report.about_sections import features_section, missing_section, provenance_section
 from steercache.report.card_section import card_section
 from steercache.report.chart_words import gain_words, letter_numbers, letter_words, map_numbers, map_words
@@ -218,7 +219,7 @@ def _map(grid: GainMap, number: int) -> str:
 def _cells(row: TableRow) -> list[str]:
     c, cell = row.comparison, row.cell
     gains = sorted(control.gain for control in row.controls if not control.ranked.failed)
-    unit = "" if cell.alpha_unit == "raw" else " norms"
+    unit = UNIT_WORDS[cell.alpha_unit].replace(" median", "")
     return [
         row.name
         + (f" ({row.method.replace('_', ' ')})" if row.method else "")

@@ -28,6 +28,7 @@ _ALPHA: Final[dict[AlphaUnit, str]] = {
     "raw": "alpha (multiples of the vector)",
     "resid_norm": "alpha (median norms of the rows it was fitted on)",
     "target_norm": "alpha (median norms of the rows that are steered)",
+    "kl": "alpha (nats of KL on unrelated prompts)",
 }
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from steercache.core.excerpts import shortened
 from steercache.core.shown_text import visible
+from steercache.core.trials import UNIT_WORDS
 from steercache.report.style import ACCENT, DIVERGING, INK, QUIET, SECOND, SMALLEST, altair, heading, styled
 from steercache.sweeps.gain_maps import GainMap
 from steercache.sweeps.table import SplitTable, TableRow
@@ -89,7 +90,7 @@ def map_chart(grid: GainMap) -> Any:
         for j, alpha in enumerate(grid.alphas)
         if np.isfinite(values[i, j])
     ]
-    unit = "" if grid.alpha_unit == "raw" else " (median norms)"
+    unit = f" ({words})" if (words := UNIT_WORDS[grid.alpha_unit].strip()) else ""
     base = alt.Chart(alt.Data(values=rows)).encode(
         x=alt.X(
             "alpha:N",

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from steercache.answers.row_norms import row_norms_of, with_target_norms
+from steercache.answers.row_norms import row_norms_of
 from steercache.answers.ties import known_tie_nats, tie_nats_here
+from steercache.answers.units import in_units
 from steercache.benchmarks.task import EncodedQuestion, Progress, check_can_ask
 from steercache.cache.vectors import list_vectors
 from steercache.cells.arms import Arm, ArmCell, settings_of
@@ -20,9 +21,9 @@ from steercache.cells.sweep_vectors import vector_arms
 from steercache.cells.targets import with_clauses
 from steercache.cells.vectors import check_vector
 from steercache.core.drawing.heat import heat_map
-from steercache.core.errors import SteercacheError
+from steercache.core.errors import SteercacheError, UsageError
 from steercache.core.notebook import notebook_html, notebook_table
-from steercache.core.trials import TRUST
+from steercache.core.trials import TRUST, AlphaUnit
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks.questions import Benchmark
 from steercache.manifests.resolve import ResolvedSweep
@@ -268,7 +269,7 @@ def corrected_by_pilot(
     as it was where that is too few. Raises as `pilot.run_pilot`.
     """
     loaded, trust = wanted.load(), screened.grid.trust
-    ready = with_target_norms(replace(job.of_task(task), loaded=loaded), task, load=lambda: loaded)
+    ready = in_units(replace(job.of_task(task), loaded=loaded), task, load=lambda: loaded)
     pilot = run_pilot(ready, task, screened.gradients, n=n, trust=trust, progress=progress)
     if pilot is None:
         return screened
@@ -304,6 +305,7 @@ def screening_for_grid(
     """What `grid.run_grid` asks for the best predicted settings of every vector, best first; a pilot is run where wanted."""
 
     def screening(job: SweepJob, task: TaskQuestions, first: ScreenFirst) -> ScreenedCells:
+        refuse_kl(job.grid.options.axes.alpha_unit)
         wanted = GradientSource(bundle=job.loaded.bundle, load=lambda: job.loaded, device=str(job.loaded.model.device))
         wish = wish_of(task.benchmark.name, job.grid.cells)
         gradients = ensure_gradients(job.session, task.asked["search"], wish, wanted, progress=progress)
@@ -322,6 +324,7 @@ def screening_for_grid(
 def _with_norms(session: Session, task: ScreenTask, wanted: GradientSource) -> VectorGrid:
     """A task's grid with the norms of the rows that it steers, where alpha counts in them: those that `grid` goes by."""
     grid = task.grid
+    refuse_kl(grid.alpha_unit)
     if grid.alpha_unit != "target_norm":
         return grid
     found = row_norms_of(session.cache, wanted.bundle, task.asked, load=wanted.load, clauses=task.options.axes.clauses)
@@ -330,6 +333,15 @@ def _with_norms(session: Session, task: ScreenTask, wanted: GradientSource) -> V
         t: tuple(axes.norm_of(t, layer) or 0.0 for layer in grid.layers) for t in grid.targets
     }
     return replace(grid, row_norms=norms)
+
+
+def refuse_kl(unit: AlphaUnit) -> None:
+    """Raises UsageError for the unit "kl": a prediction is a straight line in the strength, and damage is not."""
+    if unit == "kl":
+        raise UsageError(
+            "a screening predicts along straight lines in the strength, and equal steps in kl are none",
+            hint="run every cell of a grid in the unit kl, or screen in raw units",
+        )
 
 
 def _grid(arms: Sequence[Arm], axes: GridAxes) -> VectorGrid:

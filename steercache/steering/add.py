@@ -86,7 +86,9 @@ def delta_of(
     if alpha_unit == "raw":
         return scale_direction(direction, alpha)
     if alpha_unit not in ("resid_norm", "target_norm"):
-        raise UsageError(f"no alpha unit named {alpha_unit!r}", hint="choose raw, resid_norm or target_norm")
+        raise UsageError(
+            f"nothing is added in the alpha unit {alpha_unit!r}", hint="choose raw, resid_norm or target_norm"
+        )
     norm = float(np.linalg.norm(direction))
     if norm == 0:
         raise UsageError(f"the vector {vector.name!r} is zero at layer {layer}: it has no direction")

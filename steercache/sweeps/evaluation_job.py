@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from steercache.answers.kl_strengths import kl_axes
 from steercache.answers.row_norms import row_norms_of
 from steercache.answers.store import SweepWriter
 from steercache.benchmarks.task import (
@@ -65,7 +66,7 @@ def prepare(
 ) -> EvalJob:
     """Check the options, encode the questions, make the controls, and look up what is answered already.
 
-    The job's `options` have the norms of the steered rows where alpha counts in them.
+    The job's `options` have the norms of the steered rows, or the strengths at a given KL, where alpha counts in them.
 
     Raises:
         UsageError, PartlyFailedError: as `run.evaluate`.
@@ -97,6 +98,9 @@ def prepare(
             searched = ask(rows, loaded.bundle, split="search", progress=progress)
         norms = row_norms_of(session.cache, loaded.bundle, searched, load=lambda: loaded, clauses=options.axes.clauses)
         options = replace(options, axes=replace(options.axes, row_norms=norms))
+    memory_mib = options.compute.memory_mib
+    axes = kl_axes(session.cache, loaded.bundle, arms, options.axes, load=lambda: loaded, memory_mib=memory_mib)
+    options = replace(options, axes=axes)
     for arm in arms:
         if arm.vector is not None and arm.role == "control":
             save_vector(session.cache, arm.vector)

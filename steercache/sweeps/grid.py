@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from steercache.answers.costs import costs_here
-from steercache.answers.row_norms import with_target_norms
 from steercache.answers.store import SweepWriter
+from steercache.answers.units import in_units
 from steercache.benchmarks.task import Progress
 from steercache.cells.options import ModeRequest
 from steercache.cells.sweep import SweepJob, TaskQuestions, stored_manifest
@@ -119,7 +119,7 @@ def run_grid(
         search = replace(search, screening=lambda job, task: _screened(job, task, first, screening))
     done = []
     for task in job.tasks:
-        in_norms = with_target_norms(job.of_task(task), task, load=lambda: job.loaded)
+        in_norms = in_units(job.of_task(task), task, load=lambda: job.loaded)
         picked = None if first is None else _screened(in_norms, task, first, screening)
         done.append(_run_task(in_norms, task, options, picked, search=search))
     return GridResult(

@@ -12,6 +12,7 @@ answers are a sweep of their own, so that the grid's stays what it was asked for
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from steercache.answers.kl_strengths import kl_axes
 from steercache.answers.store import SweepWriter
 from steercache.benchmarks.task import Progress
 from steercache.cache.vectors import save_vector
@@ -72,6 +73,9 @@ def null_settings(
 ) -> tuple[tuple[tuple[ArmCell, ...], ...], tuple[str, ...]]:
     """The grid of `options` for every null of a vector, to be run on the samples that the vector was run on."""
     arms, notes = null_arms(session, vector, options)
+    memory_mib = options.compute.memory_mib
+    axes = kl_axes(session.cache, loaded.bundle, arms, options.axes, load=lambda: loaded, memory_mib=memory_mib)
+    options = replace(options, axes=axes)
     return tuple(settings_of(arm, loaded, options) for arm in arms), notes
 
 

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from steercache.answers.costs import MachineCosts, ModeChoice, choose_mode, gradients_s, predict_seconds
+from steercache.answers.kl_strengths import kl_strengths_s
 from steercache.answers.lengths import AnswerLengths, known_lengths
 from steercache.answers.mode import begun_in, rows_for
 from steercache.answers.option_tokens import margins_wanted
-from steercache.answers.row_norms import with_target_norms
 from steercache.answers.store import stored_answers
+from steercache.answers.units import in_units
 from steercache.answers.work import work_of
 from steercache.benchmarks.task import EncodedQuestion, Part
 from steercache.cache.sweeps import sweep_id_of
@@ -42,8 +43,8 @@ class TaskPlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepPlan:
     """A sweep before it runs. `parts` are seconds: "answers" adds up the modes chosen, "nulls" are the searches for null
-    directions, "gradients" and "pilot" what a screening needs and the cache lacks; `seconds` is their sum. `at_most`: a race
-    will run fewer cells."""
+    directions, "gradients" and "pilot" what a screening needs and the cache lacks, "strengths" those at a given KL; `seconds`
+    is their sum. `at_most`: a race will run fewer cells."""
 
     sweep: str
     model: str
@@ -77,7 +78,7 @@ def plan_sweep(job: SweepJob, costs: MachineCosts, options: GridOptions, *, want
 def _plan_task(
     job: SweepJob, task: TaskQuestions, costs: MachineCosts, options: GridOptions, wanted: ModeRequest
 ) -> TaskPlan:
-    job = with_target_norms(job, task)  # where they are not measured yet, nothing is answered yet
+    job = in_units(job, task)  # where they are not measured yet, nothing is answered yet
     cache, grid = job.session.cache, job.grid
     manifest = stored_manifest(job, task, options.how)
     sweep_id = sweep_id_of(f"{job.sweep.name}: {task.name}", manifest)
@@ -121,8 +122,10 @@ def _cells_to_run(job: SweepJob, options: GridOptions) -> list[ArmCell]:
 def _beside(job: SweepJob, costs: MachineCosts, options: GridOptions) -> dict[str, float]:
     """Seconds of what comes beside a grid's own answers, over all tasks."""
     parts = {"nulls": 0.0, "gradients": 0.0, "pilot": 0.0}
+    if job.grid.options.axes.alpha_unit == "kl":
+        parts["strengths"] = kl_strengths_s(costs, job, n_nulls=options.nulls)
     for task in job.tasks:
-        ready = with_target_norms(job.of_task(task), task)
+        ready = in_units(job.of_task(task), task)
         if options.nulls:
             parts["nulls"] += options.nulls * _quickest(ready, task, _cells_to_run(ready, options), costs)
         first = options.screening

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from steercache.answers.option_tokens import margins_wanted
-from steercache.answers.row_norms import with_target_norms
 from steercache.answers.store import Key, StoredAnswer, stored_answers
+from steercache.answers.units import in_units
 from steercache.benchmarks.comparison import make_answer
 from steercache.benchmarks.task import EncodedQuestion, Progress
 from steercache.cache.catch_up import catch_up
@@ -77,7 +77,7 @@ def _compare_task(
     *,
     progress: Progress | None,
 ) -> list[ComparedShortcuts]:
-    job = with_target_norms(job, task, load=wanted.load)
+    job = in_units(job, task, load=wanted.load)
     cells, session = job.grid.cells, job.session
     ids = [job.grid.baseline.cell.cell_id, *(s.cell.cell_id for s in cells)]
     known = stored_answers(session.cache, ids, margins=margins_wanted(task.asked["search"], job.loaded.tokenizer))

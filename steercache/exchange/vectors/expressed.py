@@ -158,6 +158,11 @@ def _multiples(vector: SteeringVector, use: VectorUse, layers: list[int]) -> dic
         return None
     if use.strength_unit == "raw":
         return dict.fromkeys(layers, float(use.strength))
+    if use.strength_unit == "kl":
+        raise UsageError(
+            f"the strength of {vector.name!r} is a KL on unrelated prompts, which a file cannot know",
+            hint="give the strength in raw units",
+        )
     if use.strength_unit == "target_norm":
         raise UsageError(
             f"the strength of {vector.name!r} counts in norms of the rows that are steered, which a file cannot know",

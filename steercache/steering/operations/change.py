@@ -67,7 +67,8 @@ def change_of(
     """What an operation does at `layer`; several vectors are the subspace that they span.
 
     Where `alpha_unit` is not "raw", the vector that is added or put in place, and the numbers `bound`, `value` and `offset`,
-    count in median row norms, as in `add.delta_of`; the strength of `project_out` is a share and that of `rotate` an angle.
+    count in median row norms, as in `add.delta_of`; the strength of `project_out` is a share and that of `rotate` an angle. In
+    the unit "kl" the strength is alpha times `row_norm`, in raw units.
 
     Raises:
         UsageError: as `add.delta_of`; a unit or several vectors for an operation that has none; vectors that span less than
@@ -77,6 +78,13 @@ def change_of(
     name = operation.name
     if len(several) != 1 and (name not in OF_SUBSPACES or not several):
         raise UsageError(f"{name} takes one vector", hint=f"of subspaces there are: {', '.join(OF_SUBSPACES)}")
+    if alpha_unit == "kl":
+        if row_norm is None:
+            raise UsageError(
+                "the strength at a given KL is found on unrelated prompts, which was not done here",
+                hint="grid, eval and Cache.strength_at_kl find it; give alpha in raw units",
+            )
+        alpha, alpha_unit, row_norm = alpha * row_norm, "raw", None
     if name == "add":
         return added(delta_of(several[0], layer, alpha=alpha, alpha_unit=alpha_unit, row_norm=row_norm))
     if isinstance(alpha, bool) or not math.isfinite(alpha):
