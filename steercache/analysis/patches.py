@@ -23,7 +23,7 @@ WHERE run_id = $run AND (sample_idx = $number OR ($number IS NULL AND starts_wit
 ORDER BY sample_idx
 """
 _TOKENS = """
-SELECT token_id, tile FROM tokens WHERE run_id = $run AND sample_idx = $sample AND position >= 0 ORDER BY position
+SELECT token_id, tile, patch_row FROM tokens WHERE run_id = $run AND sample_idx = $sample AND position >= 0 ORDER BY position
 """
 
 
@@ -129,7 +129,8 @@ def patch_maps(
 
     Raises:
         UsageError: the sample has several pictures, the vector or the run lacks a layer, other widths, the vector was fitted
-            on other weights than the run's model or its backbone and that is not allowed, or the run kept no image rows.
+            on other weights than the run's model or its backbone and that is not allowed, the run kept no image rows, or the
+            model's image tokens are no patches (Idefics2).
     """
     if not _has_one_picture(session, sample):
         raise UsageError(
@@ -161,6 +162,7 @@ def patch_maps(
             "patch_projections", run=sample.run_id, sample=sample.sample_idx, vector=direction.vector_id, layer=layer
         ).to_arrow_table()
         if not len(rows):
+            _refuse_placeless(session, sample)
             raise UsageError(
                 "the run kept no rows of this picture's patches", hint="rows: {policy: all}, or image, in the trace"
             )
@@ -179,6 +181,16 @@ def patch_maps(
         frame=document.model.frame,
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _refuse_placeless(session: Session, sample: PictureSample) -> None:
+    """Raises UsageError where the sample's image tokens are no patches."""
+    tokens = session.sql(_TOKENS, run=sample.run_id, sample=sample.sample_idx).to_arrow_table()
+    if not (tokens["patch_row"].to_numpy() >= 0).any():
+        raise UsageError(
+            "this model's image tokens have no place on the picture: each of them reads a whole view of it",
+            hint="a model whose image tokens are patches",
+        )
 
 
 def _has_one_picture(session: Session, sample: PictureSample) -> bool:

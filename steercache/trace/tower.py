@@ -94,12 +94,19 @@ def crops(picture: Picture, shape: Shape, config: Any) -> Coordinates:
 
 
 def resampled(picture: Picture, shape: Shape, config: Any) -> Coordinates:
-    """Idefics2: views of any shape, each filled up to that of the prompt's largest; what fills them has row and column -1."""
+    """Idefics2: the picture's quarters, counted over the whole picture where it cuts pictures, and then the whole, small.
+
+    Each is filled up to the size of the prompt's largest; what fills it up has row and column -1.
+    """
     side = int(config.vision_config.patch_size)
+    sizes = [(height // side, width // side) for height, width in picture.shapes]
     parts = []
-    for tile, (height, width) in enumerate(picture.shapes):
+    for tile, (height, width) in enumerate(sizes):
         places = grid_of(tile, *shape)
-        places[(places[:, 1] >= height // side) | (places[:, 2] >= width // side), 1:] = -1
+        outside = (places[:, 1] >= height) | (places[:, 2] >= width)
+        if tile < len(sizes) - 1:
+            places[:, 1:] += np.array([tile // 2 * sizes[0][0], tile % 2 * sizes[0][1]], dtype=np.int32)
+        places[outside, 1:] = -1
         parts.append(places)
     return np.concatenate(parts)
 

@@ -171,6 +171,14 @@ def test_a_sample_of_several_pictures_is_refused_and_one_of_one_is_drawn(of_seve
             patch_maps(session, two, "ones", layers=[1], view=view)
 
 
+def test_tokens_that_read_a_whole_view_are_not_drawn_on_the_picture(tmp_path: Path) -> None:
+    write_pictures_trace(tmp_path, "idefics2", questions=[("The dog", 0)]).build(tmp_path / "cache")
+    session = open_session(tmp_path / "cache")
+    session.save(vector(np.ones((N_LAYERS, WIDTH), dtype=np.float32), name="ones", run_id="x"))
+    with pytest.raises(UsageError, match="have no place on the picture"):
+        patch_maps(session, find_sample(session, None, "0"), "ones", layers=[1])
+
+
 def test_a_data_set_that_is_not_here_says_from_where_it_is_found(
     of_several: tuple[Path, Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -268,6 +268,39 @@ QWEN_3_5_9B = {"model_type": "qwen3_5", "vision_config": {"out_hidden_size": 409
 GLM_4_1V_9B = {"model_type": "glm4v"}
 GLM_4_6V_FLASH = {"model_type": "glm46v"}
 GLM_NORMS = ("post_self_attn_layernorm", "post_mlp_layernorm")
+# Around text models that are derived.
+LLAVA_PHI_3_MINI = LLAVA_1_5 | {
+    "text_config": {
+        "model_type": "phi3",
+        "vocab_size": 32_064,
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+    },
+}
+INTERNVL3_5_30B_A3B = INTERNVL3_8B | {
+    "text_config": {"model_type": "qwen3_moe", **QWEN_3_VL_30B_A3B["text_config"]},
+}
+GRANITE_VISION_3_3_2B = {
+    "model_type": "llava_next",
+    "vision_config": SIGLIP | {"image_size": 384},
+    "text_config": {
+        "model_type": "granite",
+        "vocab_size": 49_156,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "tie_word_embeddings": True,
+    },
+    "image_token_index": 49_155,
+    "vision_feature_layer": [-24, -20, -12, -1],
+    "vision_feature_select_strategy": "full",
+    "tie_word_embeddings": True,
+}
 
 REAL = {
     "paligemma2-3b-mix-448": Real(paligemma2(GEMMA_2_2B), 26, 2304, 1152, 1024, 1024, 3.03, NORMS),
@@ -297,6 +330,9 @@ REAL = {
     "InternVL3-8B": Real(INTERNVL3_8B, 28, 3584, 4 * 1024, 256, 256, 7.94),
     "idefics2-8b": Real(IDEFICS2_8B, 32, 4096, 1152, 4900, 64, 8.40),
     "SmolVLM2-2.2B": Real(SMOLVLM2_2B, 24, 2048, 1152, 729, 81, 2.25),
+    "llava-phi-3-mini": Real(LLAVA_PHI_3_MINI, 32, 3072, 1024, 576, 576, 4.14),
+    "InternVL3.5-30B-A3B": Real(INTERNVL3_5_30B_A3B, 48, 2048, 4 * 1024, 256, 256, 30.85),
+    "granite-vision-3.3-2b": Real(GRANITE_VISION_3_3_2B, 40, 2048, 4 * 1152, 729, 729, 2.98),
     "aya-vision-8b": Real(AYA_VISION_8B, 32, 4096, 1152, 676, 169, 8.63),
 }
 

@@ -14,6 +14,7 @@ from steercache.models.recognise import evidence_of
 from steercache.trace.batches import pad_batch
 from steercache.trace.capture import capture, sites_of
 from steercache.trace.encode import encode_example
+from steercache.trace.tower import tower_width
 from tests.models.other_backbones import BACKBONES, write_around
 from tests.models.tiny import manifest_of
 from tests.models.tiny_images import N_LAYERS, picture
@@ -42,6 +43,9 @@ def test_it_is_derived_and_its_rows_are_those_of_a_plain_forward(name: str, tmp_
     samples = [encode_example(one, loaded.bundle) for one in asked]
     assert any((sample.kind == IMAGE).any() for sample in samples)
     batch = pad_batch(samples, padding_side="left", pad_id=0)
+    (tower,) = capture(loaded, batch, sites=["vision_out"], layers=[])["vision_out"]
+    assert tower.shape[-1] == tower_width(loaded.config, loaded.spec.vision_size or 0)
+    assert tower[..., 0].numel() == sum(len(sample.patches()) for sample in samples if sample.patches is not None)
     sites = [site for site in sites_of(family) if site not in ("connector_out", "vision_out")]
     states = capture(loaded, batch, sites=sites, layers=range(N_LAYERS))
     for layer in range(N_LAYERS - 1):
