@@ -11,6 +11,7 @@ from bench.gpu_models import MODELS
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in transformers' PaliGemmaProcessor
 @pytest.mark.parametrize("name", list(MODELS))
 def test_a_tiny_model_of_each_class_passes_every_check(name: str, tmp_path: Path) -> None:
     rows = list(gpu.run(size="small", device="cpu", names=[name], folder=tmp_path))
