@@ -20,6 +20,7 @@ from steercache.core.errors import DamagedError, SteercacheWarning, UsageError
 from steercache.core.trials import Cell
 from steercache.data.benchmarks import open_benchmark
 from steercache.queries.session import Session
+from steercache.queries.token_clause import target_text
 from steercache.screening.job import screening_for_grid
 from steercache.screening.pilot import ScreenFirst
 from steercache.stats.level import TOLERANCE
@@ -94,7 +95,9 @@ def test_other_operations_are_brought_to_the_same_kl(operation: str, own_session
 
 @QUIET
 def test_a_target_in_sql_has_a_strength_of_its_own(own_session: Session, world: World) -> None:
-    asked = options(**{**AXES, "alphas": (0.002,), "targets": ("image", "kind = 'image' and patch_row < 1")})
+    asked = options(
+        **{**AXES, "alphas": (0.002,), "targets": ("image", target_text("kind = 'image' and patch_row < 1"))}
+    )
     axes, vector = with_clauses(asked, own_session).axes, own_session.vector("counting")
     found = kl_strengths_of(own_session.cache, world.loaded.bundle, [vector], axes, load=lambda: world.loaded)
     every, some = (found[KlPlace(vector.vector_id, 3, target, 0.002)] for target in axes.targets)
