@@ -46,7 +46,7 @@ def vector_arms(vectors: tuple[SteeringVector, ...]) -> tuple[Arm, ...]:
 
 def _fitted(session: Session, fits: FittedVectors, base_dir: Path) -> Iterator[SteeringVector]:
     for run, concept, method in product(fits.runs, fits.concepts, fits.methods):
-        sel = session.select(QUERY, run=run, concept=concept)
+        sel = session.select(QUERY, run=run, concept=concept, where=fits.where)
         if method == "sae":
             vector = sweep_sae_vector(session, sel, fits, base_dir)
         else:

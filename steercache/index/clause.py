@@ -221,6 +221,7 @@ def _gathers(tree: Any) -> bool:
 def _check(tree: Any, said: str) -> None:
     """Refuse other tables, and whatever gives another answer another time or for another batch."""
     _, fickle = _functions()
+    whole = {"tokens", *(str(n["alias"]).lower() for n in _nodes(tree) if n.get("type") == "BASE_TABLE" and n["alias"])}
     parts = {str(e["key"]).lower() for n in _nodes(tree) for e in (n.get("cte_map") or {}).get("map") or ()}
     for node in _nodes(tree):
         kind, name = node.get("type"), str(node.get("function_name", "")).lower()
@@ -240,7 +241,7 @@ def _check(tree: Any, said: str) -> None:
             raise QueryError(f"{name}() gives another value another time: not in a target", place=said)
         if node.get("class") == "COLUMN_REF":
             column = str(node["column_names"][-1]).lower()
-            if column in (SAMPLE, ROW):
+            if column in (SAMPLE, ROW) or column in whole:  # a table's name is its whole row
                 raise QueryError(f"tokens have no column {column}", place=said, hint=HINT)
             if column in fickle:
                 raise QueryError(f"{column} is another value another time: not in a target", place=said)

@@ -35,6 +35,8 @@ class FittedVectors(Document):
     runs: Annotated[tuple[Text, ...], Field(min_length=1, max_length=256)]
     """Runs of the cache, by name, id or prefix."""
     recipe: FitRecipe = "default"
+    where: Annotated[str, Field(min_length=1, max_length=10_000)] | None = None
+    """SQL that keeps the rows whose tokens it selects, as in `targets`: a vector fitted on what it is added to."""
     sae: Annotated[Text | None, Field(validate_default=True)] = None
     """For the method `sae`: an SAE manifest's name or file, one layer of it as `NAME-l12`, or a folder; files and folders are
     relative to the manifest's folder."""
@@ -274,6 +276,8 @@ class SweepManifest(Document):
             if fits["sae"] is None:  # as before there was the method: the sweep is the same
                 for name in ("sae", "selection", "unverified"):
                     del fits[name]
+            if fits["where"] is None:
+                del fits["where"]
         for task in found["tasks"]:
             for name in ("concepts", "vectors"):
                 if task[name] is None:

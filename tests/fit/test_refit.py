@@ -31,6 +31,7 @@ class Answering:
         run: str | None = None,
         site: str = "resid_post",
         bindings: Mapping[str, Any] | None = None,
+        where: str | None = None,
     ) -> Selection:
         given = dict(bindings or {})
         self.asked.append((name_or_sql, run, site, given))

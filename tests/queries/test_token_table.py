@@ -1,7 +1,12 @@
 """The table of tokens, column by column, against what is worked out by hand."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from steercache.core.errors import QueryError, UsageError
 from steercache.core.examples import TOKEN_KINDS, EncodedSample
@@ -106,3 +111,47 @@ def test_of_token_ids_alone_only_what_they_say_is_known() -> None:
 def test_a_target_by_name_is_its_own_canonical_text() -> None:
     assert canonical_target("image") == "image"
     assert canonical_target("sql:Kind='image'") == "sql: kind = 'image'"
+
+
+@st.composite
+def conditions(draw: st.DrawFn) -> tuple[str, Callable[[dict[str, Any]], bool]]:
+    """A condition on a token by itself as SQL, and the same in Python."""
+    leaves: list[tuple[str, Callable[[dict[str, Any]], bool]]] = []
+    for _ in range(draw(st.integers(1, 4))):
+        n, kind = draw(st.integers(-1, 8)), draw(st.sampled_from(["image", "text", "special", "template"]))
+        column = draw(st.sampled_from(["position", "from_end", "patch_row", "patch_col", "token_id", "char_start"]))
+        leaves.append(
+            draw(
+                st.sampled_from(
+                    [
+                        (f"{column} < {n}", lambda t, c=column, n=n: t[c] < n),
+                        (f"{column} % 3 = {n % 3}", lambda t, c=column, n=n: int(np.fmod(t[c], 3)) == n % 3),
+                        (f"kind = '{kind}'", lambda t, k=kind: t["kind"] == k),
+                        (f"kind not in ('{kind}', 'image')", lambda t, k=kind: t["kind"] not in (k, "image")),
+                        (f"coalesce(len(word), 0) = {n}", lambda t, n=n: len(t["word"] or "") == n),
+                    ]
+                )
+            )
+        )
+    sql, holds = leaves[0]
+    for text, other in leaves[1:]:
+        if draw(st.booleans()):
+            sql, holds = f"({sql} and not ({text}))", lambda t, a=holds, b=other: a(t) and not b(t)
+        else:
+            sql, holds = f"({sql} or {text})", lambda t, a=holds, b=other: a(t) or b(t)
+    return sql, holds
+
+
+@settings(deadline=None)
+@given(condition=conditions(), copies=st.integers(1, 3))
+def test_any_condition_selects_what_python_selects(
+    condition: tuple[str, Callable[[dict[str, Any]], bool]], copies: int
+) -> None:
+    sql, holds = condition
+    facts = facts_of(sample())
+    made = token_columns(frozenset(COLUMNS), [facts], Tokenizer())
+    rows = [
+        dict(zip(made, values, strict=True)) for values in zip(*(c.to_pylist() for c in made.values()), strict=True)
+    ]
+    for weights in plan_tokens(read_token_clause(f"sql: {sql}"), [facts] * copies, tokenizer=Tokenizer()):
+        assert weights.tolist() == [float(holds(row)) for row in rows], sql

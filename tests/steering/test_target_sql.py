@@ -119,37 +119,73 @@ class Spy:
         return moved
 
 
-@pytest.mark.parametrize(("family", "side"), [("llama", "right"), ("llava", "left"), ("paligemma", "right")])
+def check_every_way(
+    loaded: LoadedModel, batch: PaddedBatch, case: Case, spy: Spy, delta: npt.NDArray[np.float32], rows: Any
+) -> None:
+    """Steered rows, answers and gradients of one target against its own words."""
+    weights, clause = expected(loaded, batch, case), read(case.sql)
+    cell = BranchCell(key="x", layer=LAYER, delta_d=delta, target=clause)
+    (branched,) = branch(loaded, batch, [cell], FIRST)
+    moved = {"branch": spy.take()}
+    (full,) = recompute(loaded, batch, [cell], FIRST)
+    moved["full"] = spy.take()
+    (replayed,) = replay(loaded, batch, [cell], stored=rows, options=FIRST)
+    moved["replay"] = spy.take()
+    for way, steps in moved.items():
+        assert np.allclose(steps, weights, atol=1e-6), (case.sql, way)
+        assert ((steps != 0) == (weights != 0)).all(), (case.sql, way)
+    missed = ~weights.any(axis=1)
+    for answers in (branched, full, replayed):
+        found = np.zeros(len(missed), dtype=bool) if answers.missed_b is None else answers.missed_b.numpy()
+        assert found.tolist() == missed.tolist()
+        worst = (answers.logits_bv - full.logits_bv).abs().amax(1)
+        assert (worst <= ROUNDING[torch.float32] * full.logits_bv.abs().amax(1)).all(), case.sql
+    options = [(3, 4, 5)] * len(batch.lengths)
+    grads = margin_gradients(loaded, batch, options, layers=[LAYER], targets={"t": clause})
+    by_mask = margin_gradients(loaded, batch, options, layers=[LAYER], targets={"t": _array(weights)})
+    assert np.array_equal(grads.values, by_mask.values)
+    assert np.array_equal(grads.row_norms, by_mask.row_norms, equal_nan=True)
+    assert grads.n_steered[:, 0].tolist() == (weights != 0).sum(1).tolist()
+
+
+@pytest.mark.parametrize(("family", "side"), [("llama", "right"), ("paligemma", "left")])
 def test_every_way_steers_the_same_tokens_by_the_same_weights(
     family: str, side: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded, batch = small_model(family), told_batch(family, side=side)
     (delta,) = directions(1)
-    spy = Spy(monkeypatch, batch, delta)
-    rows = stored(loaded, batch)
-    for name, case in CASES.items():
-        weights, clause = expected(loaded, batch, case), read(case.sql)
-        cell = BranchCell(key=name, layer=LAYER, delta_d=delta, target=clause)
-        (branched,) = branch(loaded, batch, [cell], FIRST)
-        moved = {"branch": spy.take()}
-        (full,) = recompute(loaded, batch, [cell], FIRST)
-        moved["full"] = spy.take()
-        (replayed,) = replay(loaded, batch, [cell], stored=rows, options=FIRST)
-        moved["replay"] = spy.take()
-        for way, steps in moved.items():
-            assert np.allclose(steps, weights, atol=1e-6), (name, way)
-            assert ((steps != 0) == (weights != 0)).all(), (name, way)
-        missed = ~weights.any(axis=1)
-        for answers in (branched, full, replayed):
-            assert (answers.missed_b is None and not missed.any()) or answers.missed_b.tolist() == missed.tolist()
-            worst = (answers.logits_bv - full.logits_bv).abs().amax(1)
-            assert (worst <= ROUNDING[torch.float32] * full.logits_bv.abs().amax(1)).all()
-        options = [(3, 4, 5)] * len(batch.lengths)
-        grads = margin_gradients(loaded, batch, options, layers=[LAYER], targets={"t": clause})
-        by_mask = margin_gradients(loaded, batch, options, layers=[LAYER], targets={"t": _array(weights)})
-        assert np.array_equal(grads.values, by_mask.values)
-        assert np.array_equal(grads.row_norms, by_mask.row_norms, equal_nan=True)
-        assert grads.n_steered[:, 0].tolist() == (weights != 0).sum(1).tolist()
+    spy, rows = Spy(monkeypatch, batch, delta), stored(loaded, batch)
+    for case in CASES.values():
+        check_every_way(loaded, batch, case, spy, delta, rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "side"), [("llava", "left"), ("gemma3", "right"), ("gpt2", "left")])
+def test_every_way_steers_the_same_tokens_for_random_conditions(
+    family: str, side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, batch = small_model(family), told_batch(family, side=side)
+    (delta,) = directions(1)
+    spy, rows = Spy(monkeypatch, batch, delta), stored(loaded, batch)
+    rng = np.random.default_rng(0)
+    for _ in range(12):
+        at, by, row, sign = (
+            int(rng.integers(1, 9)),
+            int(rng.integers(2, 5)),
+            int(rng.integers(0, 2)),
+            rng.choice([-1, 1]),
+        )
+        after_picture = "lag(kind) over (order by position) = 'image'"
+        where = f"(position % {by} = 0 or patch_row = {row}) and position < {at} or {after_picture}"
+
+        def weights(t: Facts, at: int = at, by: int = by, row: int = row, sign: int = int(sign)) -> Any:
+            after = np.concatenate([[False], t["kind"][:-1] == "image"])
+            hit = ((t["position"] % by == 0) | (t["row"] == row)) & (t["position"] < at) | after
+            return np.where(hit, sign * (0.5 + t["position"]), 0).astype(np.float32)
+
+        weight = f"{sign} * (0.5 + position)"
+        text = f"sql: select position, {weight} as weight from tokens qualify {where}"
+        check_every_way(loaded, batch, Case(sql=text, weights=weights), spy, delta, rows)
 
 
 def _array(weights: npt.NDArray[np.float32]) -> Any:

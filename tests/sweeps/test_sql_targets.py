@@ -148,3 +148,23 @@ def test_a_condition_on_activations_names_vectors_of_the_cache_and_is_recorded_b
     twice = GridAxes(layers=(3,), alphas=(1.0,), targets=("sql: true", "SQL:  TRUE"))
     with pytest.raises(UsageError, match="twice"):
         with_clauses(replace(options(), axes=twice), own_session)
+
+
+def test_a_sweep_fits_on_the_tokens_of_a_target_and_is_otherwise_the_sweep_it_was(
+    own_session: Session, world: World, tmp_path: Path
+) -> None:
+    fits = {"concepts": ["counting"], "runs": ["small"]}
+    where = fits | {"where": "sql: kind = 'text' and position > 2"}
+    job = small_job(own_session, world.loaded, tmp_path, vectors=[], fits=[fits, where], **SMALL)
+    every, some = (arm.vector for arm in job.grid.arms)
+    assert every is not None
+    assert some is not None
+    assert some.provenance["query"]["where"] == where["where"]
+    assert 0 < some.provenance["rows"]["n"] < every.provenance["rows"]["n"]
+    assert some.vector_id != every.vector_id
+    assert set(write_sweep(tmp_path, fits=[fits]).sweep.identity()["fits"][0]) == {
+        "methods",
+        "concepts",
+        "runs",
+        "recipe",
+    }
