@@ -5,6 +5,7 @@ One file per target, model and tokenizer at `targets/<digest>.json`; what is the
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ import torch
 
 from steercache.cache.handle import CacheFolder
 from steercache.cache.lock_wait import hold_folder
-from steercache.core.errors import DamagedError
+from steercache.core.errors import DamagedError, NotFoundError
 from steercache.core.examples import EncodedSample
-from steercache.core.ids import canonical_json, digest
+from steercache.core.ids import SHORT_ID, canonical_json, digest
 from steercache.models.spec import ModelSpec
 from steercache.store.durable import make_folder, read_bytes, write_file_atomically
 
@@ -37,7 +38,7 @@ class TargetTokens:
     def keep(self, cache: CacheFolder, spec: ModelSpec) -> None:
         """Write what is new into the cache."""
         for text, found in self._found.items():
-            path = _path(cache, spec, text)
+            path = _path(cache, _identity(spec, text))
             make_folder(path.parent)
             with hold_folder(path.parent):
                 known = _read(path) if path.exists() else {}
@@ -53,7 +54,27 @@ def selected_tokens(cache: CacheFolder, spec: ModelSpec, target: str) -> dict[st
     Raises:
         DamagedError: the file cannot be read.
     """
-    path = _path(cache, spec, target)
+    return _weights(_path(cache, _identity(spec, target)))
+
+
+def selected_in_cell(cache: CacheFolder, cell_id: str) -> dict[str, npt.NDArray[np.float32]]:
+    """As `selected_tokens`, of the target of a stored cell; empty for a target by name.
+
+    Raises:
+        NotFoundError: the cache has no such cell. DamagedError: the file cannot be read.
+    """
+    with cache.connection() as con:
+        found = con.execute(_CELL, [cell_id]).fetchone()
+    if found is None:
+        raise NotFoundError(f"no cell {cell_id[:SHORT_ID]}", hint="the column cell_id of the table cells has them")
+    names = ("fingerprint", "dtype", "tokenizer", "target")
+    return _weights(_path(cache, dict(zip(names, found, strict=True))))
+
+
+_CELL = "SELECT model_fingerprint, decoding->>'dtype', preprocessing, target FROM cells WHERE cell_id = ? LIMIT 1"
+
+
+def _weights(path: Path) -> dict[str, npt.NDArray[np.float32]]:
     found = {}
     for sample_id, one in (_read(path) if path.exists() else {}).items():
         weights = np.zeros(max((stop for _, stop in one["ranges"]), default=0), dtype=np.float32)
@@ -84,11 +105,11 @@ def _identity(spec: ModelSpec, target: str) -> dict[str, Any]:
     }
 
 
-def _path(cache: CacheFolder, spec: ModelSpec, target: str) -> Any:
-    return cache.paths.targets / f"{digest(_identity(spec, target))}.json"
+def _path(cache: CacheFolder, identity: Mapping[str, Any]) -> Path:
+    return cache.paths.targets / f"{digest(identity)}.json"
 
 
-def _read(path: Any) -> Mapping[str, Any]:
+def _read(path: Path) -> Mapping[str, Any]:
     try:
         samples = json.loads(read_bytes(path))["samples"]
         if not isinstance(samples, dict):

@@ -12,6 +12,9 @@ from steercache.core.trials import CONTROL_KINDS, TRUST, AlphaUnit, ControlKind,
 from steercache.core.vectors import SteeringVector
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from steercache.api.evaluating import BenchmarkLike, ModelLike
     from steercache.api.sweeps import Sweep
     from steercache.cells.options import ModeRequest
@@ -198,6 +201,18 @@ class SweepMethods(CacheCore):
         return open_sweep(
             self._session, Path(manifest) if not isinstance(manifest, str) else manifest, device=device, dtype=dtype
         )
+
+    def steered_tokens(self, cell_id: str) -> "dict[str, npt.NDArray[np.float32]]":
+        """The tokens that were steered in a cell whose target is SQL: weights (t,) by sample id, up to the last one that is
+        selected, 0 where a token is not and 1 where it has no weight. `cell_id` is that of the tables `cells` and `answers`.
+        Empty for targets by name, which follow from the tokens' kinds.
+
+        Raises:
+            NotFoundError: the cache has no such cell. DamagedError: the file that holds them cannot be read.
+        """
+        from steercache.answers.target_tokens import selected_in_cell
+
+        return selected_in_cell(self._session.cache, cell_id)
 
     def table(self, sweep: "str | SweepResult") -> "SweepTable":
         """The table of a stored sweep or evaluation: what `evaluate`, `Sweep.run`, the terminal and the HTML page show.

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import steercache
 from steercache.answers.row_norms import row_norms_of
 from steercache.answers.target_tokens import selected_tokens
 from steercache.cells.options import GridAxes
@@ -78,6 +79,12 @@ def test_sql_that_says_what_a_name_says_is_answered_predicted_and_measured_alike
         image = one.encoded.kind == TOKEN_KINDS.index("image")
         assert np.flatnonzero(kept[one.sample_id]).tolist() == np.flatnonzero(image).tolist()
         assert weighted[one.sample_id].sum() == image.sum() / 2
+    public = steercache.open(own_session.cache.root)
+    of_cell = public.steered_tokens(by_target[texts[3]])
+    assert {i: w.tolist() for i, w in of_cell.items()} == {i: w.tolist() for i, w in weighted.items()}
+    assert public.steered_tokens(by_target["image"]) == {}
+    with pytest.raises(NotFoundError, match="no cell"):
+        public.steered_tokens("0" * 64)
     cells = job.grid.cells
     asked = job.tasks[0].asked["search"]
     gradients = ensure_gradients(own_session, asked, wish_of("scenes", cells), wanted(world.loaded))
