@@ -24,11 +24,8 @@ from tests.tracing import SmallTrace, write_small_trace
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 
-# Their layouts are tested by themselves (tests/trace); by default one of them goes through a whole build.
-IN_FLOAT32 = [
-    pytest.param(family, "float32", marks=[pytest.mark.slow] if family in TILED and family != "mistral3" else [])
-    for family in MAKERS
-]
+# Layouts of the slow ones are tested by themselves in tests/trace.
+IN_FLOAT32 = [pytest.param(family, "float32", marks=[pytest.mark.slow] if family in TILED else []) for family in MAKERS]
 ASKED = [q for q in QUESTIONS if q[1] is not None][:4]
 
 

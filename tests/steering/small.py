@@ -210,7 +210,7 @@ IMAGE |= {
     },
 }
 # Over text models that others stand for by default.
-_ALONE = ("llava_next", "pixtral", "mistral3", "internvl", "idefics2")
+_ALONE = ("llava_next", "pixtral", "mistral3", "internvl", "idefics2", "aya_vision")
 FAMILIES = [pytest.param(name, marks=[pytest.mark.slow] if name in _ALONE else []) for name in (*TEXT, *IMAGE)]
 HYBRID = ("qwen3_5", "qwen3_5_moe")  # state that cannot be branched
 IMAGE |= {
