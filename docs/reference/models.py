@@ -71,6 +71,7 @@ def page_text(table: Any) -> str:
 def _known(family: Family) -> list[object]:
     types = ", ".join(_type(one) for one in family.model_types)
     reads = {"image": "pictures and text", "audio": "sounds and text"}.get(family.modality, "text")
+    reads = "pictures, videos and text" if family.video is not None else reads
     modes = f"full ({FULL[family.name]})" if family.name in FULL else f"branch, {_replay(family)}, full"
     parts = "yes" if family.attn_out else "no"
     return [types, reads, parts, modes, "in the table; by value, and by layout at real size"]

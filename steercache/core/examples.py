@@ -40,6 +40,15 @@ class SoundRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VideoRef:
+    """A video as its frames, pictures of one size that are read when they are needed; `fps` of them show a second."""
+
+    name: str
+    frames: tuple[ImageRef, ...]
+    fps: float = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Labels:
     """Labels of an input. Never part of a run's identity: mending a label re-indexes, it never re-traces.
 
@@ -76,6 +85,7 @@ class Example:
     chat: bool = False
     images: tuple[ImageRef, ...] = ()
     sounds: tuple[SoundRef, ...] = ()
+    videos: tuple[VideoRef, ...] = ()
     labels: Labels = Labels()
     first_position: FirstPosition = "refuse"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from steercache.core.errors import Problem
-from steercache.core.examples import Example, FirstPosition, ImageRef, Labels, SoundRef
+from steercache.core.examples import Example, FirstPosition, ImageRef, Labels, SoundRef, VideoRef
 from steercache.core.excerpts import excerpt
 from steercache.data.anchors import Span, find_anchors, words_around
 from steercache.data.cells import Cells
@@ -40,6 +40,7 @@ def row_reader(manifest: DatasetManifest, columns: Columns, folder: Path | None)
             chat=chat,
             images=tuple(ImageRef(name=n, load=f) for n, f in _files(cells, columns.image, folder, "image", "picture")),
             sounds=tuple(SoundRef(name=n, load=f) for n, f in _files(cells, columns.audio, folder, "audio", "sound")),
+            videos=_videos(cells, columns.video, folder, fps=manifest.video_fps),
             first_position=_first_position(manifest),
             labels=Labels(
                 concept=cells.label(columns.concept) or manifest.concept,
@@ -141,6 +142,26 @@ def _files(cells: Cells, column: str | None, folder: Path | None, kind: str, nou
     value = cells.raw(column)
     values = value if isinstance(value, list) else [value] if value is not None else []
     return [found for item in values if (found := _file(cells, column, item, folder, kind, noun)) is not None]
+
+
+def _videos(cells: Cells, column: str | None, folder: Path | None, *, fps: float) -> tuple[VideoRef, ...]:
+    """Videos as the lists of their frames; what is wrong with one is noted."""
+    value = cells.raw(column) if column is not None else None
+    if column is None or value is None:
+        return ()
+    if not isinstance(value, list):
+        cells.problem(column, "video", "must be a list of pictures, the video's frames, or a list of such lists")
+        return ()
+    videos = value if value and all(isinstance(one, list) for one in value) else [value]
+    found = []
+    for number, frames in enumerate(videos):
+        files = [file for one in frames if (file := _file(cells, column, one, folder, "image", "picture")) is not None]
+        if files:
+            images = tuple(ImageRef(name=n, load=f) for n, f in files)
+            found.append(VideoRef(name=f"{cells.row.place}:{column}[{number}]", frames=images, fps=fps))
+        elif not frames:
+            cells.problem(column, "video", "has no frames")
+    return tuple(found)
 
 
 def _file(cells: Cells, column: str, value: Any, folder: Path | None, kind: str, noun: str) -> _File | None:

@@ -39,6 +39,8 @@ class Columns(Document):
     """A picture: a path inside the data file's folder, bytes, or a struct of both; or a list of them."""
     audio: Column | None = None
     """A sound, as `image`: a WAV file of integer samples at the rate that the model hears; or a list of them."""
+    video: Column | None = None
+    """A video: a list of pictures, its frames, each as in `image`; or a list of such lists."""
     anchor: Column | None = None
     """The word or phrase that carries the concept; every whole-word occurrence counts."""
     concept: Column | None = None
@@ -278,6 +280,8 @@ class DatasetManifest(Document):
     first_position: Literal["refuse", "allow"] = "refuse"
     """An anchor on the first token, the attention sink (no BOS or template stands before it): `refuse` is an error, or with
     `anchors: optional` leaves that token out; `allow` makes it an anchor like any other."""
+    video_fps: Annotated[float, Field(gt=0, le=1000)] = 2.0
+    """Frames of a video in a second, at which these were taken: Qwen3-VL reads the time of every pair."""
     limit: Positive | None = None
     """Keep this many rows: the first ones, or with `seed` a random choice in file order."""
     seed: Annotated[int, Field(ge=0, le=2**32)] | None = None

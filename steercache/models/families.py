@@ -50,6 +50,7 @@ class Family:
     text_beside_pictures: bool = False  # its processor takes pictures only with a text of their placeholders
     shared_mark: str | None = None  # stands on both sides of each view of a picture, once where two views meet
     frames_per_token: int = 1  # steps of a sound's spectrogram that an audio token stands for
+    video: str | None = None  # the same of a video, as `trace.videos` reads it; None: its videos are not read here
     bos_in_text: bool = False  # its processor switches the tokenizer's own BOS off and writes it into the prompt
     text_logits: bool = True  # whether it scales and caps its logits as the text model's configuration says
     tuples: bool = False  # whether a block returns a tuple that begins with the hidden states
@@ -201,11 +202,13 @@ _QWEN2_5_VL = replace(
     placeholder="<|vision_start|>{image}<|vision_end|>",
 )
 
+_VIDEO = "<|vision_start|>{video}<|vision_end|>"
 _QWEN3_VL = replace(
     _QWEN2_5_VL,
     name="qwen3_vl",
     model_types=("qwen3_vl",),
     deepstack="deepstack_visual_indexes",
+    video=_VIDEO,
 )
 
 _GLM4V = replace(
@@ -223,8 +226,8 @@ _POSITIONED = (  # tokens of pictures have positions in time, height and width
     _QWEN2_5_VL,
     _QWEN3_VL,
     replace(_QWEN3_VL, name="qwen3_vl_moe", model_types=("qwen3_vl_moe",)),
-    replace(_QWEN2_5_VL, name="qwen3_5", model_types=("qwen3_5",)),
-    replace(_QWEN2_5_VL, name="qwen3_5_moe", model_types=("qwen3_5_moe",)),
+    replace(_QWEN2_5_VL, name="qwen3_5", model_types=("qwen3_5",), video=_VIDEO),
+    replace(_QWEN2_5_VL, name="qwen3_5_moe", model_types=("qwen3_5_moe",), video=_VIDEO),
     _GLM4V,
     replace(_GLM4V, name="glm4v_moe", model_types=("glm4v_moe",)),
     replace(_GLM4V, name="glm46v", model_types=("glm46v",)),

@@ -39,6 +39,7 @@ from steercache.models.recognise import evidence_of, family_of_config, may_be_de
 from steercache.models.slow_dtype import warn_if_slow
 from steercache.models.spec import LoadedModel, ModelSpec, TokenizerBundle
 from steercache.models.tokenizers import read_tokenizer, set_template, special_ids, tokenizer_digest
+from steercache.models.video_settings import read_video_settings
 from steercache.models.weight_files import tensors_of
 from steercache.models.whole import quantisation, refuse_codes, refuse_partial
 
@@ -184,6 +185,7 @@ def _open(manifest: ModelManifest, *, cache_dir: Path, base_dir: Path | None, dt
         config = AutoConfig.from_pretrained(checkpoint.folder, **SAFE)
         tokenizer, processor = read_tokenizer(checkpoint.folder, processed=family.modality != "text")
         ends = read_end_ids(checkpoint.folder, config, tokenizer)
+        video = None if family.video is None else read_video_settings(checkpoint.folder)
     set_template(manifest, base_dir or Path(), tokenizer=tokenizer, processor=processor)
     text_config = config.get_text_config()
     vision_config = getattr(config, "vision_config", None)
@@ -216,6 +218,7 @@ def _open(manifest: ModelManifest, *, cache_dir: Path, base_dir: Path | None, dt
         template_date=manifest.template_date or datetime.date.today(),
         template_file=(base_dir or Path()) / manifest.chat_template if manifest.chat_template else None,
         end_ids=ends,
+        video=video,
     )
     return _Opened(checkpoint=checkpoint, bundle=bundle, stamps=stamps)
 

@@ -8,6 +8,7 @@ from typing import Any
 from steercache.core.layout import DType
 from steercache.models.families import Evidence, Family, Modality
 from steercache.models.quantised import Quantised
+from steercache.models.video_settings import VideoSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +46,9 @@ class TokenizerBundle:
     `template_date` is the date that chat templates see: the manifest's, or the day on which the bundle was loaded.
     `template_file` is the manifest's own chat template, if it names one.
     `special_ids` are the tokens that mark structure rather than text, `end_ids` those that end an answer (None: ask the model
-    in memory), both ascending. `layouts`, `forms` and `tokens` are where
-    encoding keeps what the processor makes of pictures, by their sizes, what stands around a prompt's own text, and tokens.
+    in memory), both ascending. `video` is how it wants the frames of videos, None where it reads none. `layouts`, `forms` and
+    `tokens` are where encoding keeps what the processor makes of pictures, by their sizes, what stands around a prompt's own
+    text, and tokens.
     """
 
     tokenizer: Any = field(repr=False)
@@ -58,6 +60,7 @@ class TokenizerBundle:
     template_date: datetime.date = field(default_factory=datetime.date.today)
     template_file: Path | None = None
     end_ids: tuple[int, ...] | None = field(repr=False, default=None)
+    video: VideoSettings | None = field(repr=False, default=None)
     layouts: dict[Any, Any] = field(repr=False, compare=False, default_factory=dict)
     forms: dict[Any, Any] = field(repr=False, compare=False, default_factory=dict)
     tokens: dict[Any, Any] = field(repr=False, compare=False, default_factory=dict)
@@ -90,6 +93,13 @@ class LoadedModel:
     def processor(self) -> Any | None:
         """Image processor and tokenizer in one; None for a text model."""
         return self.bundle.processor
+
+    @property
+    def shown_ids(self) -> tuple[int, ...]:
+        """Token ids that stand for patches of pictures and of videos; () for a text model."""
+        kinds = ("image",) if self.family.video is None else ("image", "video")
+        found = [getattr(self.config, f"{kind}_token_id", None) for kind in kinds]
+        return tuple(int(one) for one in found if one is not None)
 
     @property
     def config(self) -> Any:

@@ -216,8 +216,9 @@ def _wants_features(loaded: LoadedModel, batch: PaddedBatch, cells: Sequence[Bra
 
 
 def _shows_pictures(loaded: LoadedModel, batch: PaddedBatch) -> bool:
-    image_token = getattr(loaded.config, "image_token_id", None)
-    return image_token is not None and bool((batch.input_ids == image_token).any())
+    """Whether a prompt has pictures or videos."""
+    ids = batch.input_ids
+    return bool(torch.isin(ids, torch.tensor(loaded.shown_ids, dtype=ids.dtype, device=ids.device)).any())
 
 
 def _check_batch(loaded: LoadedModel, batch: PaddedBatch, stored: StoredBatch, again: str) -> None:

@@ -129,7 +129,7 @@ def collate_pixels(parts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, tor
     """
     joined = {}
     for name in dict.fromkeys(name for part in parts for name in part):
-        tensors = [part[name] for part in parts]
+        tensors = [part[name] for part in parts if name in part]  # some samples show pictures, others videos
         shape = [max(sizes) for sizes in zip(*(t.shape[1:] for t in tensors), strict=True)]
         joined[name] = torch.cat([_filled(t, shape) for t in tensors])
     return joined

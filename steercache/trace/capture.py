@@ -69,6 +69,11 @@ def make_capture(
     torch_dtype = None if dtype is None else TORCH_DTYPES[dtype]
 
     def run(batch: PaddedBatch) -> States:
+        if "vision_out" in sites and {"pixel_values", "pixel_values_videos"} <= set(batch.pixels):
+            raise UsageError(
+                "the vision tower reads pictures and videos of a batch one after the other, and its rows are kept of one",
+                hint="trace pictures and videos as two data sets, or leave the site vision_out out",
+            )
         inputs = model_inputs(loaded, batch)
         values = _trace(root, inputs, taps, torch_dtype)
         for gpu in range(torch.cuda.device_count()):
@@ -77,8 +82,8 @@ def make_capture(
         for tap, value in zip(taps, values, strict=True):
             states[tap.site].append(value)
         if "connector_out" in states:
-            is_image = (batch.input_ids == loaded.config.image_token_id)[:, :, None]
-            states["connector_out"] = [v.where(is_image, torch.nan) for v in states["connector_out"]]
+            is_shown = torch.isin(batch.input_ids, torch.tensor(loaded.shown_ids))[:, :, None]
+            states["connector_out"] = [v.where(is_shown, torch.nan) for v in states["connector_out"]]
         return states
 
     return run

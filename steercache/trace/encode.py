@@ -1,6 +1,6 @@
 """An example as token ids, with what is known about every token."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -19,9 +19,10 @@ from steercache.trace.sounds import expand_sounds, sound_inputs
 from steercache.trace.template import TemplateError, render
 from steercache.trace.tokens import Spans, TextTokens, tokens_of
 from steercache.trace.tower import locate_patches
+from steercache.trace.videos import expand_videos, frame_digests, video_inputs
 
-TEXT, SPECIAL, IMAGE, TEMPLATE, AUDIO = (
-    TOKEN_KINDS.index(kind) for kind in ("text", "special", "image", "template", "audio")
+TEXT, SPECIAL, IMAGE, TEMPLATE, VIDEO, AUDIO = (
+    TOKEN_KINDS.index(kind) for kind in ("text", "special", "image", "template", "video", "audio")
 )
 
 
@@ -78,7 +79,7 @@ def encode_example(
     times = _times(kind, prompt, place=example.place) if prompt.times else None
     places = _places(kind, prompt, bundle, place=example.place)
     spans = _shown(spans, prompt.inserts)
-    if example.chat or example.images or example.sounds:  # PaliGemma's processor ends a prompt with a line's end
+    if example.chat or prompt.inserts:  # PaliGemma's processor ends a prompt with a line's end
         kind[(kind == TEXT) & ~anchor_mask(spans, own_spans(example, prompt))] = TEMPLATE
     _check_anchors(example, prompt, spans)
     anchors = _anchors(example, prompt, spans)
@@ -92,29 +93,34 @@ def encode_example(
         is_anchor=is_anchor,
         is_control=control_mask(kind, spans, is_anchor, labelled=_has_controls(example, anchors)),
         tile=places[:, 0],
+        frame=places[:, 3] if prompt.clips else None,
         patch_row=places[:, 1],
         patch_col=places[:, 2],
         text_start=prompt.start,
         anchors=anchors,
         template_date=prompt.template_date,
         image_digests=prompt.image_digests,
+        n_videos=len(example.videos),
         n_sounds=len(example.sounds),
         extra=extra,
         pixels=_inputs(example, prompt, bundle),
         time_ms=times,
-        patches=partial(_tower_places, prompt.pictures, bundle) if example.images else None,
+        patches=partial(_tower_places, prompt, bundle) if example.images or example.videos else None,
     )
 
 
-def _inputs(example: Example, prompt: Prompt, bundle: TokenizerBundle) -> Callable[[], dict[str, Any]] | None:
-    """What makes the tensors of an example's pictures or sounds when its batch runs."""
+def _inputs(example: Example, prompt: Prompt, bundle: TokenizerBundle) -> Callable[[], Mapping[str, Any]] | None:
+    """What makes the tensors of an example's pictures, videos or sounds when its batch runs; None where there are none."""
     if example.sounds:
         return partial(sound_inputs, example.sounds, bundle, digests=prompt.image_digests)
+    if example.videos:
+        return partial(video_inputs, example.videos, bundle, digests=frame_digests(example.videos))
     return partial(pixel_inputs, example.images, bundle, digests=prompt.image_digests) if example.images else None
 
 
 def patches_of(sample: EncodedSample) -> EncodedSample:
-    """The vision tower's rows of a sample as if they were its tokens, all of kind image and without characters.
+    """The vision tower's rows of a sample as if they were its tokens, all of kind image or video and without characters; of a
+    video every pair of frames is a tile.
 
     There are none where it has no picture. The `sample_id` is not the sample's: nothing of this reaches the model.
     """
@@ -126,7 +132,7 @@ def patches_of(sample: EncodedSample) -> EncodedSample:
         input_ids=nowhere,
         char_start=nowhere,
         char_end=nowhere,
-        kind=np.full(len(places), IMAGE, dtype=np.int8),
+        kind=np.full(len(places), VIDEO if sample.n_videos else IMAGE, dtype=np.int8),
         is_anchor=neither,
         is_control=neither,
         tile=places[:, 0],
@@ -140,6 +146,8 @@ def _prompt(example: Example, bundle: TokenizerBundle, *, decode: bool) -> Promp
     try:
         if example.sounds:
             return expand_sounds(example, bundle)
+        if example.videos:
+            return expand_videos(example, bundle, decode=decode)
         if example.images:
             return expand(example, bundle, decode=decode)
         rendered = render(example, bundle)
@@ -168,6 +176,8 @@ def _kinds(tokens: TextTokens, *, prompt: Prompt, bundle: TokenizerBundle) -> np
         kind[tokens.ids == bundle.config.image_token_id] = IMAGE
     if bundle.family.modality == "audio":
         kind[tokens.ids == bundle.config.audio_token_id] = AUDIO
+    if bundle.family.video is not None:
+        kind[tokens.ids == bundle.config.video_token_id] = VIDEO
     return kind
 
 
@@ -190,7 +200,7 @@ def _token_types(
         return {}
     name, rule = family.token_types
     if rule == "image":
-        return {name: (kind == IMAGE).astype(np.int32)}
+        return {name: (kind == IMAGE).astype(np.int32) + 2 * (kind == VIDEO).astype(np.int32)}
     # Without a picture nothing is a prefix: the text is read as its backbone reads it.
     prefix = len(prompt.expanded) - len(example.completion) if example.images else 0
     return {name: (spans[:, 0] >= prefix).astype(np.int32) if prefix else np.ones(len(kind), dtype=np.int32)}
@@ -199,24 +209,38 @@ def _token_types(
 def _places(
     kind: npt.NDArray[np.int8], prompt: Prompt, bundle: TokenizerBundle, *, place: str
 ) -> npt.NDArray[np.int32]:
-    """Tile, row and column of every token, shape (t, 3); -1 where it is no patch. Tiles count on from picture to picture; of a
-    sound's token the tile is the number of the sound."""
-    places = np.full((len(kind), 3), -1, dtype=np.int32)
+    """Tile, row, column and frame of every token, shape (t, 4); -1 where it is no patch, or no video's. Tiles count on from
+    picture to picture; of a video or a sound the tile is its number."""
+    places = np.full((len(kind), 4), -1, dtype=np.int32)
     if prompt.times:  # the number of the sound; how many tokens there are, `_times` has looked at
         places[kind == AUDIO, 0] = np.repeat(np.arange(len(prompt.times)), [len(one) for one in prompt.times])
-    if not (kind == IMAGE).any() and not prompt.pictures:
+    if not np.isin(kind, (IMAGE, VIDEO)).any() and not prompt.pictures and not prompt.clips:
         return places
     try:
-        places[kind == IMAGE] = _counted_on([locate(bundle.family.patches or "", p) for p in prompt.pictures])
+        places[kind == IMAGE, :3] = _counted_on([locate(bundle.family.patches or "", p) for p in prompt.pictures])
+        places[kind == VIDEO] = _of_videos([clip.places() for clip in prompt.clips])
     except (PatchError, ValueError) as problem:
         message = f"image tokens and pictures do not go together: {problem}"
         raise EncodingProblem("images", message, place=place) from problem
     return places
 
 
-def _tower_places(pictures: Sequence[Picture], bundle: TokenizerBundle) -> npt.NDArray[np.int32]:
-    """Tile, row and column of the vision tower's rows, shape (n, 3). Tiles count on from picture to picture."""
-    return _counted_on([locate_patches(bundle.family.patches or "", p, bundle.config) for p in pictures])
+def _of_videos(parts: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.int32]:
+    """Tile, row, column and frame of the tokens of several videos, from frame, row and column of each one's."""
+    found = [np.empty((0, 4), dtype=np.int32)]
+    for number, part in enumerate(parts):
+        found.append(np.column_stack([np.full(len(part), number, dtype=np.int32), part[:, [1, 2, 0]]]))
+    return np.concatenate(found)
+
+
+def _tower_places(prompt: Prompt, bundle: TokenizerBundle) -> npt.NDArray[np.int32]:
+    """Tile, row and column of the vision tower's rows, shape (n, 3). Tiles count on from picture to picture; every pair of a
+    video's frames is one."""
+    shown: list[Picture] = list(prompt.pictures)
+    for clip in prompt.clips:
+        view = Picture(replacement="", image_token="-", grid=clip.grid[1:], processor=bundle.processor)
+        shown += [view] * clip.grid[0]
+    return _counted_on([locate_patches(bundle.family.patches or "", one, bundle.config) for one in shown])
 
 
 def _counted_on(parts: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.int32]:

@@ -42,7 +42,7 @@ class Insert:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
     """`expanded` is tokenized; `shown` has one placeholder per picture, and `start` is where the example's own text begins.
-    `times` are the milliseconds of each sound at which its tokens begin.
+    `clips` are its videos (`videos.Clip`), `times` the milliseconds of each sound at which its tokens begin.
 
     `template_date` is the date that the chat template saw; None where it did not look at the clock.
     """
@@ -54,6 +54,7 @@ class Prompt:
     inserts: tuple[Insert, ...] = ()
     pictures: tuple[Picture, ...] = field(default=(), repr=False)
     times: tuple[npt.NDArray[np.int32], ...] = field(default=(), repr=False)
+    clips: tuple[Any, ...] = field(default=(), repr=False)
     image_digests: tuple[str, ...] = ()
     template_date: str | None = None
 
@@ -252,14 +253,14 @@ def pixel_inputs(
         ImageError: a picture cannot be read, or its file has other bytes than when the sample was encoded.
     """
     processor: Any = bundle.processor
-    decoded = [decode_image(_same_bytes(ref, digest), ref) for ref, digest in zip(images, digests, strict=True)]
+    decoded = [decode_image(same_bytes(ref, digest), ref) for ref, digest in zip(images, digests, strict=True)]
     # PaliGemma's processor warns without a text, InternVL's refuses
     text = [processor.image_token * len(decoded)] if bundle.family.text_beside_pictures else None
     output = _called(processor, images=[decoded], text=text)
     return {name: as_tensor(output[name]) for name in bundle.family.needs if name in output}
 
 
-def _same_bytes(ref: ImageRef, digest: str) -> bytes:
+def same_bytes(ref: ImageRef, digest: str) -> bytes:
     """The bytes of a picture. Raises ImageError where they are not those of `digest`."""
     data = ref.load()
     if digest_bytes(data) != digest:

@@ -93,9 +93,15 @@ def _start_within(prompt: str, own: str, form: _Form | None) -> int | None:
 
 
 def apply_template(
-    bundle: TokenizerBundle, user: str, *, system: str | None, n_images: int = 0, n_sounds: int = 0
+    bundle: TokenizerBundle,
+    user: str,
+    *,
+    system: str | None,
+    n_images: int = 0,
+    n_videos: int = 0,
+    n_sounds: int = 0,
 ) -> RenderedTurn:
-    """One user's turn, pictures and sounds first, after a system prompt if there is one, with the generation prompt.
+    """One user's turn, pictures, videos and sounds first, after a system prompt if there is one, with the generation prompt.
 
     The template's clock shows midnight of the bundle's `template_date`.
 
@@ -111,7 +117,8 @@ def apply_template(
     said: list[tuple[str, Any]] = [("system", system), ("user", user)] if system is not None else [("user", user)]
     if bundle.family.modality != "text":  # templates of multimodal models look for typed parts
         said = [(who, [{"type": "text", "text": text}]) for who, text in said]
-        shown = [{"type": "image"}] * n_images + [{"type": "audio"}] * n_sounds
+        counts = (("image", n_images), ("video", n_videos), ("audio", n_sounds))
+        shown = [{"type": kind} for kind, n in counts for _ in range(n)]
         said[-1] = (said[-1][0], shown + said[-1][1])
     turns = [{"role": who, "content": content} for who, content in said]
     if _draws(str(holder.chat_template)):
