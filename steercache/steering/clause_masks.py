@@ -27,6 +27,17 @@ class PlannedTarget:
     weights: Mapping[bytes, npt.NDArray[np.float32]] = field(repr=False)
     may_miss: bool = False
 
+    def __repr__(self) -> str:
+        """How many tokens of how many prompts.
+
+        >>> from steercache.queries.token_clause import read_token_clause
+        >>> clause = read_token_clause("position < 2")
+        >>> PlannedTarget(clause=clause, weights={b"a": np.ones(2, np.float32), b"b": np.zeros(3, np.float32)})
+        <sql: position < 2: 2 tokens of 2 prompts; none of 1 of them>
+        """
+        counts = [int(np.count_nonzero(one)) for one in self.weights.values()]
+        return f"<{self.clause}: {sum(counts):,} tokens of {len(counts)} prompts; none of {counts.count(0)} of them>"
+
 
 def ids_key(ids: npt.NDArray[Any]) -> bytes:
     """What a planned prompt is found by."""

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from steercache.core.errors import UsageError
 from steercache.core.examples import EncodedSample
 from steercache.core.operations import read_operation
 from steercache.core.trials import AlphaUnit
@@ -24,9 +23,10 @@ from steercache.models.spec import LoadedModel
 from steercache.queries.token_clause import TokenClause
 from steercache.steering.add import adds_finitely
 from steercache.steering.cells import NOT_FINITE, finite_rows
+from steercache.steering.clause_masks import PlannedTarget
 from steercache.steering.live import When, resolved, steer
 from steercache.steering.operations.change import change_of
-from steercache.steering.plan_target import n_selected, plan_samples
+from steercache.steering.plan_target import plan_samples, report_missed
 from steercache.steering.prompts import encode_prompts, encode_texts
 from steercache.steering.targets import TargetLike
 from steercache.trace.batches import group_by_rule
@@ -91,7 +91,7 @@ def generate_side_by_side(
         UsageError: as `steer.live.steer`, or an empty prompt.
     """
     samples = encode_texts(loaded.bundle, prompts, chat=chat)
-    settings = [_planned(loaded, vector, setting, samples) for setting in settings]
+    settings = _planned(loaded, vector, settings, samples)
     lengths = [sample.n_tokens for sample in samples]
     texts: list[list[Continuation]] = [[] for _ in prompts]
     for group in group_by_rule(lengths, length_rule(loaded.bundle, n_new=max_new_tokens)):
@@ -104,20 +104,29 @@ def generate_side_by_side(
 
 
 def _planned(
-    loaded: LoadedModel, vector: SteeringVector, setting: SteeringSetting, samples: Sequence[EncodedSample]
-) -> SteeringSetting:
-    """The setting with a target written as SQL planned over the prompts, of which it may select nothing.
+    loaded: LoadedModel,
+    vector: SteeringVector,
+    settings: Sequence[SteeringSetting],
+    samples: Sequence[EncodedSample],
+) -> list[SteeringSetting]:
+    """The settings with targets written as SQL planned over the prompts, each once. Warns of prompts of which nothing is
+    selected.
 
     Raises:
-        UsageError: it selects nothing of any prompt, and no activation decides that.
+        UsageError: nothing is selected of any prompt, and no activation decides that.
     """
-    target = resolved(setting.target, vector)
-    if not isinstance(target, TokenClause) or setting.alpha == 0:
-        return setting
-    planned = plan_samples(loaded, target, samples)
-    if setting.when == "prefill" and not target.layers and not any(n_selected(planned, samples)):
-        raise UsageError("the target selects no token of any prompt", place=str(target))
-    return replace(setting, target=replace(planned, may_miss=True))
+    plans: dict[str, PlannedTarget] = {}
+    found = []
+    for setting in settings:
+        target = resolved(setting.target, vector)
+        if isinstance(target, TokenClause) and setting.alpha != 0:
+            if str(target) not in plans:
+                plans[str(target)] = replace(plan_samples(loaded, target, samples), may_miss=True)
+                if setting.when != "generated":
+                    report_missed(plans[str(target)], samples)
+            target = plans[str(target)]
+        found.append(replace(setting, target=target))
+    return found
 
 
 @torch.inference_mode()

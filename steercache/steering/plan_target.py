@@ -1,11 +1,13 @@
 """Targets written as SQL, planned over encoded prompts before the pass that they steer."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from steercache.core.errors import SteercacheWarning, UsageError
 from steercache.core.examples import EncodedSample
 from steercache.models.rope import length_rule
 from steercache.models.spec import LoadedModel
@@ -65,6 +67,28 @@ def _unsteered(
     return {
         layer: tape.outputs[layer][real_bt.to(tape.outputs[layer].device)].float().cpu().numpy() for layer in layers
     }
+
+
+class UnsteeredPromptWarning(SteercacheWarning):
+    """A target selects no token of some of the prompts, so these are not steered."""
+
+
+def report_missed(target: PlannedTarget, samples: Sequence[EncodedSample]) -> None:
+    """Warn (`UnsteeredPromptWarning`) of prompts of which a target selects nothing.
+
+    Raises:
+        UsageError: it selects nothing of any prompt, and no activation decides that.
+    """
+    missed = [number for number, n in enumerate(n_selected(target, samples), start=1) if n == 0]
+    if len(missed) == len(samples) and not target.clause.layers:
+        raise UsageError("the target selects no token of any prompt", place=str(target.clause))
+    if missed:
+        some = ", ".join(map(str, missed[:8])) + (", ..." if len(missed) > 8 else "")
+        warnings.warn(
+            f"{target.clause}: no token of {len(missed)} of {len(samples)} prompts, which are not steered (number {some})",
+            UnsteeredPromptWarning,
+            stacklevel=4,
+        )
 
 
 def n_selected(target: PlannedTarget, samples: Sequence[EncodedSample]) -> list[int]:

@@ -13,6 +13,7 @@ from steercache.cache.handle import open_cache
 from steercache.cache.vector_files import write_vector
 from steercache.cache.vectors import load_vector
 from steercache.steering.foreign import ForeignVectorWarning
+from steercache.steering.plan_target import UnsteeredPromptWarning
 from tests.cli.small import RUN, Terminal
 from tests.tiny import write_tiny_model
 
@@ -78,6 +79,14 @@ def test_phases_and_targets_as_sql_are_those_of_a_loop_by_hand(
         assert one["text"] == by_hand
     assert terminal(*line, "--max-new-tokens", str(N_NEW)) == 0, terminal.err
     assert "0 computed" in terminal.out
+
+
+def test_a_prompt_in_which_a_target_selects_nothing_is_unsteered_and_reported(work: Path, terminal: Terminal) -> None:
+    line = ("steer", "counting", *PROMPTS, "--layer", str(LAYER), "--alpha", "400", "--target", "sql: word = 'two'")
+    with pytest.warns(UnsteeredPromptWarning, match=r"no token of 1 of 2 prompts, which are not steered \(number 2\)"):
+        assert terminal(*line, "--max-new-tokens", str(N_NEW), "--json") == 0, terminal.err
+    (_, second) = json.loads(terminal.out)
+    assert len({one["text"] for one in second["continuations"]}) == 1
 
 
 def test_sql_that_is_wrong_or_selects_nothing_is_refused(work: Path, terminal: Terminal) -> None:
