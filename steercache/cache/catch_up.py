@@ -44,9 +44,11 @@ from steercache.index.ingest import (
     shard_row,
     stored_shards,
 )
+from steercache.index.rows import Row
 from steercache.index.seen import SourceState, read_seen, read_sources, write_seen, write_sources
 
 CATCH_UP_WAIT_S = 0.5
+_AT_ONCE = 512  # records of shards in memory
 
 
 def catch_up(paths: RootPaths, *, wait_s: float = CATCH_UP_WAIT_S, settle: bool = True) -> str | None:
@@ -114,6 +116,8 @@ def _runs(
             continue
         try:
             files = run_files(paths, read_run_document(paths.run(run_id).document))
+            is_new = f"runs/{run_id}" in changed
+            rows = _shard_rows(files) if is_new else {}
         except NotFoundError:
             there.discard(run_id)  # removed since it was listed
             continue
@@ -122,8 +126,7 @@ def _runs(
                 there.discard(run_id)  # it says of none of its rows whose they are
             continue  # `cache verify` names it; the other runs stay usable
         labels, path = SourceState(labels_state(files.annotations), run_id), labels_path(run_id)
-        is_new = f"runs/{run_id}" in changed
-        n_kept = _run(connection, files) if is_new else len(files.shards)
+        n_kept = _run(connection, files, rows) if is_new else len(files.shards)
         if n_kept and (kept.get(path) != labels or labels.state == UNSETTLED):
             annotate(connection, run_id, files.annotations)
         kept[path] = labels
@@ -146,21 +149,29 @@ def labels_path(run_id: str) -> str:
     return f"runs/{run_id}"
 
 
-def _run(connection: Any, files: RunFiles) -> int:
+def _shard_rows(files: RunFiles) -> dict[int, Row]:
+    """What `shards` says of a run by its files, by shard."""
+    run_id = files.run["run_id"]
+    return {
+        shard.record.shard_idx: shard_row(run_id, shard.record, files=(shard.tokens, shard.samples))
+        for shard in files.shard_files()
+    }
+
+
+def _run(connection: Any, files: RunFiles, rows: Mapping[int, Row]) -> int:
     """Make the rows of one run equal to its files; returns how many of its shards were there already.
 
     Tokens and samples are read again where the Parquet files of a shard are others; a compaction leaves them as they are.
     """
-    run_id, rows = files.run["run_id"], {}
-    for shard in files.shard_files:
-        row = shard_row(run_id, shard.record, files=(shard.tokens, shard.samples))
-        rows[shard.record.shard_idx] = row
+    run_id = files.run["run_id"]
     stored = stored_shards(connection, run_id)
     same = {idx for idx, row in stored.items() if idx in rows and _has_same_tables(row, rows[idx])}
     drop_shards(connection, run_id, sorted(stored.keys() - same))
     put_run(connection, files.run)
-    new = [shard for shard in files.shard_files if shard.record.shard_idx not in same]
-    put_shards(connection, run_id, new, annotations=files.annotations)
+    new = [at for at, idx in enumerate(rows) if idx not in same]
+    for first in range(0, len(new), _AT_ONCE):
+        some = [shard for at in new[first : first + _AT_ONCE] for shard in files.shard_files(at, at + 1)]
+        put_shards(connection, run_id, some, annotations=files.annotations)
     if any(stored[idx] != rows[idx] for idx in same):
         put_shard_rows(connection, run_id, list(rows.values()))
     return len(same)

@@ -30,7 +30,7 @@ from steercache.cache.handle import CacheFolder
 from steercache.cache.lock import hold_lock
 from steercache.cache.paths import FIRST_GENERATION, RunPaths
 from steercache.cache.rebuild import catch_up_or_rebuild
-from steercache.cache.source import committed_shards, current_generation, newest_generation
+from steercache.cache.source import ShardRecords, StoredRecords, current_generation, newest_generation
 from steercache.core.errors import UsageError
 from steercache.core.layout import FileRecord, ShardRecord
 from steercache.core.numerics import FORCED_OVER, numeric_differences, settings_of
@@ -43,6 +43,7 @@ from steercache.store.staging import Staging
 # Between two transactions in the index. When DuckDB closes a file it gives back what memory this process has free, and the next
 # passes have their pages made anew: up to half a second for each telling, seen on virtual machines.
 TELL_EVERY_S = 60.0
+MOST_UNTOLD = 4096  # records kept for an index that somebody holds; beyond it they are left to `finish`
 TELL_SHARE = 100  # they take at most one part in so many of the time
 Accept = Callable[[ShardWriter], bool]
 
@@ -70,10 +71,13 @@ class RunWriter:
         self._due = time.monotonic() + TELL_EVERY_S
 
     def pending(self) -> list[PlannedShard]:
-        """Shards without a record, in order."""
-        generation = current_generation(self.paths)
-        done = {r.shard_idx for r in committed_shards(self.paths, generation)}
+        """Shards without a record, in order. Raises DamagedError where a record cannot be read."""
+        done = {record.shard_idx for record in self.records()}
         return [s for s in self.document.shards if s.shard_idx not in done]
+
+    def is_complete(self) -> bool:
+        """Whether every shard has a record; none is read."""
+        return _n_committed(self.paths) >= len(self.document.shards)
 
     def open_shard(self, planned: PlannedShard) -> ShardWriter:
         """A writer for one shard's arrays; what an earlier attempt left is overwritten."""
@@ -103,7 +107,9 @@ class RunWriter:
     def tell_index(self, shard_idx: int) -> str | None:
         """Put a committed shard into the index, at most once a minute, with those that wait, and if it is free; returns
         who holds it otherwise. What was not told `finish` makes up, or whoever reads before."""
-        self._untold.append(self._in_force(shard_idx))
+        record = self._in_force(shard_idx)
+        if len(self._untold) < MOST_UNTOLD:
+            self._untold.append(record)
         start = time.monotonic()
         if start < self._due:
             return None
@@ -126,13 +132,13 @@ class RunWriter:
         finally:
             source.close()
 
-    def records(self) -> tuple[ShardRecord, ...]:
-        """Records of the shards committed so far."""
-        return committed_shards(self.paths, current_generation(self.paths))
+    def records(self) -> StoredRecords:
+        """Records of the shards committed so far, read as they are asked for."""
+        return StoredRecords(self.paths, current_generation(self.paths))
 
     def finish(self) -> str | None:
         """Mark the run complete when nothing is pending, and bring the index up to date; returns who holds it, if anyone."""
-        if not self.pending():
+        if self.is_complete():
             set_complete(self.paths.generation(current_generation(self.paths)), True)
         return catch_up_or_rebuild(self.cache, wait_s=self.cache.index.wait_s)
 
@@ -195,7 +201,9 @@ def begin_run(cache: CacheFolder, document: RunDocument, *, force: bool = False)
         for folder in (paths.tokens(0).parent, paths.samples(0).parent, paths.shards(FIRST_GENERATION)):
             make_folder(folder)
         writer, is_new = RunWriter(cache, kept), not paths.current.exists()
-        if is_new or writer.pending():  # of a run that was compacted, the first generation may have been collected
+        if (
+            is_new or not writer.is_complete()
+        ):  # of a run that was compacted, the first generation may have been collected
             attributes = {"run_id": document.run_id, "name": document.name, "generation": FIRST_GENERATION}
             create_generation(paths.generation(FIRST_GENERATION), document.layout, attributes=attributes)
         if is_new:
@@ -205,6 +213,10 @@ def begin_run(cache: CacheFolder, document: RunDocument, *, force: bool = False)
         settle(paths.document, paths.current, paths.shard(current_generation(paths), 0))
         catch_up_or_rebuild(cache)
         yield writer
+
+
+def _n_committed(paths: RunPaths) -> int:
+    return len(ShardRecords(paths, current_generation(paths)))
 
 
 def _put_newest_in_force(paths: RunPaths, document: RunDocument) -> None:
@@ -217,9 +229,7 @@ def _put_newest_in_force(paths: RunPaths, document: RunDocument) -> None:
 def _resumable(begun: RunDocument, wanted: RunDocument, paths: RunPaths, *, force: bool) -> RunDocument:
     """The document to go on with. A run keeps the numerics it began with; others need `force`, which records them."""
     differences = numeric_differences(begun.numerics, wanted.numerics)
-    pending = (
-        len(committed_shards(paths, current_generation(paths))) < len(begun.shards) if paths.current.exists() else True
-    )
+    pending = not paths.current.exists() or _n_committed(paths) < len(begun.shards)
     if not differences or not pending:
         return begun
     if not force:

@@ -6,7 +6,7 @@ from typing import Any
 
 from steercache.cache.documents import RunDocument
 from steercache.cache.paths import RootPaths
-from steercache.cache.source import committed_shards, current_generation
+from steercache.cache.source import ShardRecords, StoredRecords, current_generation
 from steercache.cache.sweep_files import MANIFEST, read_sweep_files
 from steercache.cache.vector_files import StoredVector, read_vector, vector_rows
 from steercache.index.files import RunFiles, SweepFiles
@@ -16,7 +16,7 @@ def run_row(paths: RootPaths, document: RunDocument) -> dict[str, Any]:
     """One run as a row of `runs`, with its `sites`."""
     run = paths.run(document.run_id)
     generation = current_generation(run)
-    committed = len(committed_shards(run, generation))
+    committed = len(ShardRecords(run, generation))
     return {
         "run_id": document.run_id,
         "name": document.name,
@@ -47,13 +47,13 @@ def run_row(paths: RootPaths, document: RunDocument) -> dict[str, Any]:
 def run_files(paths: RootPaths, document: RunDocument) -> RunFiles:
     """A run with the files that its rows of the index are made from."""
     run = paths.run(document.run_id)
-    shards = committed_shards(run, current_generation(run))
+    shards = StoredRecords(run, current_generation(run))
     annotations = [paths.annotation(d.dataset, d.inputs_digest) for d in document.datasets]
     return RunFiles(
         run=run_row(paths, document),
         shards=shards,
-        tokens=tuple(run.tokens(s.shard_idx) for s in shards),
-        samples=tuple(run.samples(s.shard_idx) for s in shards),
+        tokens=tuple(run.tokens(idx) for idx in shards.shard_idxs),
+        samples=tuple(run.samples(idx) for idx in shards.shard_idxs),
         annotations=tuple(a for a in annotations if a.exists()),
     )
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, overload
 
 import numpy.typing as npt
 
@@ -60,6 +60,34 @@ class ShardRecords(Mapping[int, ShardRecord]):
 
     def __len__(self) -> int:
         return len(self._shard_idxs)
+
+
+class StoredRecords(Sequence[ShardRecord]):
+    """Records of the committed shards, in order, each read whenever it is asked for: those of 100,000 shards fill a memory."""
+
+    def __init__(self, paths: RunPaths, generation: str) -> None:
+        self._paths, self._generation = paths, generation
+        self._shard_idxs = tuple(ShardRecords(paths, generation))
+
+    def __len__(self) -> int:
+        return len(self._shard_idxs)
+
+    @overload
+    def __getitem__(self, at: int) -> ShardRecord: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[ShardRecord, ...]: ...
+    def __getitem__(self, at: int | slice) -> ShardRecord | tuple[ShardRecord, ...]:
+        if isinstance(at, slice):
+            return tuple(self._read(idx) for idx in self._shard_idxs[at])
+        return self._read(self._shard_idxs[at])
+
+    @property
+    def shard_idxs(self) -> tuple[int, ...]:
+        """The shards, ascending, by the names of their records: nothing is read."""
+        return self._shard_idxs
+
+    def _read(self, shard_idx: int) -> ShardRecord:
+        return read_shard_record(self._paths.shard(self._generation, shard_idx))
 
 
 def committed_shards(paths: RunPaths, generation: str) -> tuple[ShardRecord, ...]:

@@ -119,7 +119,10 @@ class ShardRecord:
     def digest(self) -> str:
         """SHA-256 of what the record says. A count that was never taken is not part of it, nor what is seldom there: older
         records keep their digest."""
-        said = asdict(self)
+        said = {name: getattr(self, name) for name in self.__slots__}
+        # not by `asdict`, which copies every checksum of every chunk
+        said["files"] = [{name: getattr(file, name) for name in file.__slots__} for file in self.files]
+        said["non_finite"] = None if self.non_finite is None else [asdict(part) for part in self.non_finite]
         if self.non_finite is None:
             del said["non_finite"]
         if not self.computed_otherwise:

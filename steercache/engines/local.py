@@ -2,13 +2,15 @@
 
 import multiprocessing
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from typing import Any
 
 from steercache.core.errors import BudgetError, SteercacheError
 from steercache.engines.crew import EngineOptions, R, T, Work, Worker
 
+AHEAD = 3  # tasks handed over for each worker: `wait` looks through all of them each time one is done
 _worker: Worker[Any, Any] | None = None  # this process's own, made by `_start`
 _refusal: SteercacheError | None = (
     None  # why there is none: an error of the initializer itself would not reach the user
@@ -26,8 +28,12 @@ def work_here(work: Work[T, R], options: EngineOptions) -> None:
     known: set[int] = set()
     with ProcessPoolExecutor(n, mp_context=context, initializer=_start, initargs=(work.start,)) as pool:
         try:
-            running = {pool.submit(_run, task): task for task in work.tasks}  # may find a worker dead already
-            while running:
+            waiting, running = iter(work.tasks), dict[Future[Any], T]()
+            while True:
+                for task in islice(waiting, AHEAD * n - len(running)):
+                    running[pool.submit(_run, task)] = task  # may find a worker dead already
+                if not running:
+                    break
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     process, about, result = future.result()

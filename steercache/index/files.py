@@ -1,7 +1,7 @@
 """The index from nothing but files: rebuilt on disk, or read in memory while another process holds the file."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from operator import and_
@@ -46,19 +46,21 @@ _PER_TRANSACTION = 8  # shards of a rebuild: few enough to keep memory flat, eno
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFiles:
-    """One run as the index needs it: `run` as `put_run` takes it, and the files of each committed shard, in one order."""
+    """One run as the index needs it: `run` as `put_run` takes it, and the files of each committed shard, in one order.
+
+    `shards` may read a record whenever it is asked for it.
+    """
 
     run: Row
-    shards: tuple[ShardRecord, ...]
+    shards: Sequence[ShardRecord]
     tokens: tuple[Path, ...]
     samples: tuple[Path, ...]
     annotations: tuple[Path, ...]
 
-    @property
-    def shard_files(self) -> tuple[ShardFiles, ...]:
-        """Each committed shard with its Parquet files."""
-        parts = zip(self.shards, self.tokens, self.samples, strict=True)
-        return tuple(ShardFiles(record=record, tokens=tokens, samples=samples) for record, tokens, samples in parts)
+    def shard_files(self, first: int = 0, end: int | None = None) -> Iterator[ShardFiles]:
+        """Each committed shard with its Parquet files, from the one at place `first` to before that at `end`."""
+        for at in range(first, len(self.shards) if end is None else min(end, len(self.shards))):
+            yield ShardFiles(record=self.shards[at], tokens=self.tokens[at], samples=self.samples[at])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +135,7 @@ def over_files(
     migrate(con)
     for run in runs:
         put_run(con, run.run)
-        rows = [shard_row(run.run["run_id"], s.record, files=(s.tokens, s.samples)) for s in run.shard_files]
+        rows = [shard_row(run.run["run_id"], s.record, files=(s.tokens, s.samples)) for s in run.shard_files()]
         insert(con, "shards", rows)
     _fill_rest(con, vectors, sweeps)
     con.register("tokens_file", parquet_dataset(TOKENS, _per_shard(runs, "tokens")))
@@ -150,10 +152,9 @@ def over_files(
 
 
 def _fill_run(con: duckdb.DuckDBPyConnection, run: RunFiles, on_shards: Callable[[int], None]) -> None:
-    shards = run.shard_files
     _in_transaction(con, lambda: put_run(con, run.run))
-    for first in range(0, len(shards), _PER_TRANSACTION):
-        some = shards[first : first + _PER_TRANSACTION]
+    for first in range(0, len(run.shards), _PER_TRANSACTION):
+        some = list(run.shard_files(first, first + _PER_TRANSACTION))
         fill = partial(put_shards, con, run.run["run_id"], some, annotations=run.annotations)
         _in_transaction(con, fill)
         on_shards(len(some))

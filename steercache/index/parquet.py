@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 
 import duckdb
@@ -17,20 +18,41 @@ from steercache.index.schemas import ADDED_LATER, ANNOTATIONS, REMEDY, check_par
 
 def table_of(path: Path) -> str:
     """SQL for the rows of one file. The path is taken literally, whatever signs of a pattern are in it."""
-    literal = "".join(f"[{c}]" if c in "*?[" else c for c in str(path.absolute())).replace("'", "''")
-    return f"read_parquet('{literal}', hive_partitioning = false)"
+    return f"read_parquet({_literal(path)}, hive_partitioning = false)"
+
+
+def _literal(path: Path) -> str:
+    escaped = "".join(f"[{c}]" if c in "*?[" else c for c in str(path.absolute())).replace("'", "''")
+    return f"'{escaped}'"
 
 
 def rows_of(path: Path, schema: pa.Schema) -> str:
     """SQL for the rows of one file with every column of `schema`: those that were added later are NULL in older files."""
-    found = pq.read_schema(path.absolute()).names
-    lacking = [f"NULL AS {name}" for name in schema.names if name in ADDED_LATER and name not in found]
+    lacking = [f"NULL AS {name}" for name in _lacking(path, schema)]
     return f"FROM {table_of(path)}" if not lacking else f"SELECT *, {', '.join(lacking)} FROM {table_of(path)}"
 
 
+def _lacking(path: Path, schema: pa.Schema) -> tuple[str, ...]:
+    """Columns of `schema` that the file is too old to have."""
+    found = pq.read_schema(path.absolute()).names
+    return tuple(name for name in schema.names if name in ADDED_LATER and name not in found)
+
+
 def rows_of_shards(files: Sequence[tuple[int, Path]], schema: pa.Schema) -> str:
-    """SQL for the rows of shards' files, pairs (shard_idx, file), one after the other, with a column `shard_idx`."""
-    parts = [f"SELECT *, {idx}::INTEGER AS shard_idx FROM ({rows_of(path, schema)})" for idx, path in files]
+    """SQL for the rows of shards' files, pairs (shard_idx, file), one after the other, with a column `shard_idx`.
+
+    Consecutive files with the same columns are one scan: planning a union takes time and memory by the square of its parts, and
+    600 of them do not fit the writer's memory.
+    """
+    parts = []
+    for lacking, some in groupby(files, key=lambda file: _lacking(file[1], schema)):
+        these = list(some)
+        columns = ", ".join(f"NULL AS {name}" if name in lacking else name for name in schema.names)
+        paths, idxs = ", ".join(_literal(path) for _, path in these), ", ".join(str(idx) for idx, _ in these)
+        parts.append(
+            f"SELECT {columns}, ([{idxs}]::INTEGER[])[file_index::BIGINT + 1] AS shard_idx"
+            f" FROM read_parquet([{paths}], hive_partitioning = false)"
+        )
     return " UNION ALL ".join(parts)
 
 

@@ -1,7 +1,7 @@
 """Build a run: plan, begin or resume, trace what is pending, commit shard by shard, finish."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from steercache.cache.calibration import LEAST_TOKENS, record_outcome, record_speed
@@ -12,7 +12,7 @@ from steercache.cache.non_finite import REMEDIES, describe_non_finite, sum_non_f
 from steercache.cache.status import free_bytes
 from steercache.core.activity import announce
 from steercache.core.errors import BudgetError
-from steercache.core.layout import NonFinite
+from steercache.core.layout import NonFinite, ShardRecord
 from steercache.core.numerics import numeric_differences
 from steercache.engines.crew import ONE_HERE, EngineOptions
 from steercache.models.memory import freed_memory_kept
@@ -87,19 +87,41 @@ def build_run(
             with threads_restored():  # the manifest may ask for others while the model runs
                 _trace_here(run, prepared.job, pending, prepared.load(), options)
         held_by = run.finish()
-        records = run.records()
+        total = _total(run.records())
     return BuildResult(
         run_id=run.document.run_id,
         name=run.document.name,
         n_shards_built=len(pending),
-        n_shards_kept=len(records) - len(pending),
-        n_rows=sum(r.n_rows for r in records),
-        n_bytes=sum(r.n_bytes for r in records),
+        n_shards_kept=total.n_shards - len(pending),
+        n_rows=total.n_rows,
+        n_bytes=total.n_bytes,
         seconds=time.monotonic() - started,
         index_held_by=held_by,
         computed_otherwise=() if pending else tuple(numeric_differences(run.document.numerics, plan.document.numerics)),
-        non_finite=sum_non_finite(records),
+        non_finite=total.non_finite,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Total:
+    n_shards: int
+    n_rows: int
+    n_bytes: int
+    non_finite: tuple[NonFinite, ...]
+
+
+def _total(records: Iterable[ShardRecord]) -> _Total:
+    """Sums over shards, whose records are not kept."""
+    n_shards = n_rows = n_bytes = 0
+
+    def counted() -> Iterator[ShardRecord]:
+        nonlocal n_shards, n_rows, n_bytes
+        for record in records:
+            n_shards, n_rows, n_bytes = n_shards + 1, n_rows + record.n_rows, n_bytes + record.n_bytes
+            yield record
+
+    non_finite = sum_non_finite(counted())
+    return _Total(n_shards=n_shards, n_rows=n_rows, n_bytes=n_bytes, non_finite=non_finite)
 
 
 def check_budget(cache: CacheFolder, plan: Plan, pending: Sequence[PlannedShard], *, budget_bytes: int | None) -> None:

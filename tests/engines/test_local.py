@@ -1,19 +1,42 @@
 """Workers as processes of this machine."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from steercache.core.errors import BudgetError, UsageError
 from steercache.engines.crew import EngineOptions, do_work
+from steercache.engines.local import AHEAD
 from tests.engines.workers import give_lives, refusing, squarer, starting, told
+
+
+class Taken(list[int]):
+    """Tasks, and how many of them were asked for."""
+
+    n_taken = 0
+
+    def __iter__(self) -> Iterator[int]:
+        for task in super().__iter__():
+            self.n_taken += 1
+            yield task
+
 
 TWO = EngineOptions(workers=2)
 
 
 def test_every_task_is_done_once_and_told_with_its_result_and_each_worker_is_told_of_once(tmp_path: Path) -> None:
-    heard = told()
-    do_work(heard.work(list(range(9)), starting(squarer, tmp_path)), TWO)
+    heard, tasks = told(), Taken(range(9))
+    work = heard.work(tasks, starting(squarer, tmp_path))
+    ahead: list[int] = []
+
+    def done(task: int, result: int) -> None:
+        heard.results[task] = result
+        ahead.append(tasks.n_taken - len(heard.results))
+
+    do_work(replace(work, on_done=done), TWO)
+    assert max(ahead) < AHEAD * 2  # 100,000 tasks are not looked through each time one is done
     assert heard.results == {n: n * n for n in range(9)}
     assert sorted(map(int, (tmp_path / "log").read_text().split())) == list(range(9))
     assert 1 <= len(set(heard.workers)) == len(heard.workers) <= 2

@@ -1,8 +1,11 @@
 """Taking files in: once, twice, in any order, again from nothing, or not at all."""
 
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -11,6 +14,7 @@ from steercache.index import ingest
 from steercache.index.database import Index
 from steercache.index.files import RunFiles, SweepFiles, over_files, rebuild
 from steercache.index.ingest import (
+    ShardFiles,
     annotate,
     drop_run,
     drop_vector,
@@ -297,5 +301,40 @@ def test_of_many_files_the_damaged_one_is_named(index: Index, runs: list[RunFile
     )  # the schema is whole, the pages are not
     assert others
     with pytest.raises(DamagedError, match="not the Parquet rows expected") as caught, index.write() as con:
-        put_shards(con, RUN_A, runs[0].shard_files, annotations=runs[0].annotations)
+        put_shards(con, RUN_A, list(runs[0].shard_files()), annotations=runs[0].annotations)
     assert caught.value.place == str(damaged)
+
+
+def test_hundreds_of_small_shards_come_in_together_within_the_writers_memory(
+    index: Index, runs: list[RunFiles]
+) -> None:
+    (first, *_) = runs[0].shard_files()
+    for path in (first.tokens, first.samples):
+        for i in range(700):
+            path.with_name(f"{i}.copy").hardlink_to(path)
+    shards = [
+        ShardFiles(
+            record=replace(first.record, shard_idx=i),
+            tokens=first.tokens.with_name(f"{i}.copy"),
+            samples=first.samples.with_name(f"{i}.copy"),
+        )
+        for i in range(700)
+    ]
+    with index.write() as con:
+        put_run(con, runs[0].run)
+        put_shards(con, RUN_A, shards, annotations=())
+        found = con.execute("SELECT shard_idx, count(*) FROM tokens GROUP BY ALL ORDER BY ALL").fetchall()
+    n_tokens = pq.read_metadata(first.tokens.absolute()).num_rows
+    assert found == [(i, n_tokens) for i in range(700)]
+
+
+def test_shards_of_older_and_newer_files_come_in_together(index: Index, runs: list[RunFiles]) -> None:
+    shards = list(runs[0].shard_files())
+    older = pq.read_table(shards[0].tokens.absolute())
+    pq.write_table(older.drop_columns(["frame"]), shards[0].tokens.absolute())
+    with index.write() as con:
+        put_run(con, runs[0].run)
+        put_shards(con, RUN_A, shards, annotations=runs[0].annotations)
+        found = dict(con.execute("SELECT piece, count(*) FROM tokens WHERE shard_idx < 2 GROUP BY ALL").fetchall())
+    both = pa.concat_tables([older, pq.read_table(shards[1].tokens.absolute())])
+    assert found == Counter(both["piece"].to_pylist())
