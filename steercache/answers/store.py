@@ -16,7 +16,7 @@ from steercache.core.trials import Answer, Cell, Choice, Mode
 
 EVERY_S: Final = 1.0  # between two writings: what a kill may cost, beside the answers being computed
 SHARE: Final = 20  # writing takes at most one part in so many of the time
-_KEPT: Final = ("damage", "nulls")
+_KEPT: Final = ("damage", "nulls", "panel")
 Key = tuple[str, str]  # cell, sample
 
 # Of several sweeps' answers to one sample in one cell whole rows, one for each set of options that their margins are of: with a

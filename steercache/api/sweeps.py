@@ -133,6 +133,7 @@ class Sweep:
         by: Literal["margin", "accuracy"] | None = None,
         test: bool = True,
         damage: bool = True,
+        panel: int = 0,
         mode: ModeRequest = "auto",
         recalibrate: bool = False,
         memory_mib: int | None = None,
@@ -144,8 +145,9 @@ class Sweep:
         Safe to interrupt: answers are stored as they come and read from the cache the next time. `nulls` null directions per
         vector get the same search, so that the vector's gain can be ranked among theirs. `race` stops cells early that cannot
         win, and promises the best cell or one at most `tolerance` (a share of right answers) below it; `screen_first` runs only
-        that many of the best predicted cells of each vector, after `pilot` exact questions. None: as the manifest says. `mode`
-        "auto" takes the quickest exact execution mode by costs measured on this machine (again with `recalibrate`).
+        that many of the best predicted cells of each vector, after `pilot` exact questions. None: as the manifest says. `panel`
+        questions of each unrelated task (the manifest's `panel`; without it, drawn scenes) show what the chosen cells do there.
+        `mode` "auto" takes the quickest exact execution mode by costs measured on this machine (again with `recalibrate`).
 
         Raises:
             UsageError: a text model, a vector that does not fit the model, a layer that the model does not have.
@@ -163,7 +165,7 @@ class Sweep:
             recalibrate=recalibrate,
         )
         with reporting(progress) as show:
-            job = prepare_sweep(self._session, self._model(), resolved, progress=show)
+            job = prepare_sweep(self._session, self._model(), resolved, panel=panel, progress=show)
             return run_grid(job, options, screening=screening_for_grid(progress=show), progress=show)
 
     def report(self, path: str | PathLike[str] | None = None) -> Path:

@@ -21,6 +21,7 @@ from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks import open_benchmark
 from steercache.data.benchmarks.own import is_own_file
 from steercache.data.benchmarks.questions import Benchmark
+from steercache.data.scenes import TASKS
 from steercache.manifests.resolve import ResolvedSweep
 from steercache.manifests.sweep import SweepManifest, SweepTask, ZooModel
 from steercache.models.ends import answer_identity
@@ -81,7 +82,8 @@ class TaskQuestions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepJob:
-    """A sweep ready to run: what it works on, its cells, and its questions. `lineages` has every vector's, by id."""
+    """A sweep ready to run: what it works on, its cells, and its questions. `lineages` has every vector's, by id.
+    `panel` are questions of unrelated tasks, for the cells that are chosen."""
 
     session: Session
     loaded: LoadedModel = field(repr=False)
@@ -89,6 +91,7 @@ class SweepJob:
     grid: SweepGrid
     tasks: tuple[TaskQuestions, ...]
     lineages: Mapping[str, str]
+    panel: tuple[TaskQuestions, ...] = ()
 
     @property
     def root(self) -> Path:
@@ -116,9 +119,14 @@ def sweep_model(resolved: ResolvedSweep, root: Path) -> FoundModel:
 
 
 def prepare_sweep(
-    session: Session, loaded: LoadedModel, resolved: ResolvedSweep, *, progress: Progress | None = None
+    session: Session,
+    loaded: LoadedModel,
+    resolved: ResolvedSweep,
+    *,
+    panel: int = 0,
+    progress: Progress | None = None,
 ) -> SweepJob:
-    """Find or fit the vectors, make the cells, and read the questions of every task.
+    """Find or fit the vectors, make the cells, and read the questions of every task, and `panel` of each unrelated one.
 
     Raises:
         UsageError: a text model, a vector that does not fit, a layer that the model lacks, no such benchmark or task;
@@ -140,7 +148,37 @@ def prepare_sweep(
     for asked in tasks:
         samples = [one.encoded for some in asked.asked.values() for one in some if one.encoded is not None]
         refuse_empty(grid.options.axes.clauses, samples, tokenizer=loaded.bundle.tokenizer, name=asked.name)
-    return SweepJob(session=session, loaded=loaded, sweep=sweep, grid=grid, tasks=tasks, lineages=lineages)
+    others = panel_of(sweep, resolved.base_dir, loaded, panel, progress) if panel else ()
+    return SweepJob(
+        session=session, loaded=loaded, sweep=sweep, grid=grid, tasks=tasks, lineages=lineages, panel=others
+    )
+
+
+def panel_of(
+    sweep: SweepManifest, base_dir: Path, loaded: LoadedModel, n: int, progress: Progress | None
+) -> tuple[TaskQuestions, ...]:
+    """The tasks that the manifest names as unrelated; without any, those of the drawn scenes that no task of the sweep is.
+
+    Raises:
+        UsageError: a text model, for which none ship, and the manifest names none.
+    """
+    wanted = sweep.panel
+    if not wanted:
+        if loaded.family.modality != "image":
+            raise UsageError(
+                "no unrelated questions for text models ship",
+                place=sweep.name,
+                hint="list tasks of your own under `panel` in the manifest",
+            )
+        names = {task.task for task in sweep.tasks}
+        wanted = tuple(SweepTask(benchmark="scenes", task=task) for task in TASKS if task not in names)
+    one_split = sweep.model_copy(update={"splits": ("search",), "n": n})
+    found = []
+    for task in wanted:
+        bench = _open(task, base_dir)
+        check_can_ask(bench, loaded.bundle, targets_of(sweep))
+        found.append(_questions(one_split, task, bench, loaded, progress))
+    return tuple(found)
 
 
 def _vectors_of(

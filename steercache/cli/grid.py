@@ -31,6 +31,7 @@ class GridCommandOptions:
     nulls: int
     null_kinds: str
     damage: bool
+    panel: int
     mode: Literal["auto", "replay", "branch", "full"]
     recalibrate: bool
     no_test: bool
@@ -90,6 +91,15 @@ class GridCommandOptions:
     show_default=True,
     help="Measure damage: the KL divergence of the next-token distribution on unrelated prompts.",
 )
+@click.option(
+    "--panel",
+    metavar="N",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Side effects: N questions of each unrelated task are asked in the chosen cells: of the tasks under `panel` in the "
+    "manifest, or of the drawn scenes' other tasks.",
+)
 @mode_options
 @click.option("--no-test", is_flag=True, help="Do not use the test split.")
 @click.option(
@@ -137,6 +147,7 @@ def grid(asked: GridCommandOptions) -> None:
             by=asked.by,
             test=not asked.no_test,
             damage=asked.damage,
+            panel=asked.panel,
             mode=asked.mode,
             recalibrate=asked.recalibrate,
             memory_mib=asked.memory_mib,

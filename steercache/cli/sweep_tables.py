@@ -84,6 +84,8 @@ def _print_lines(row: "TableRow") -> None:
         click.echo(
             f"  {row.name}: search gain {row.bias.search.estimate:+.3f}, selection optimism {row.bias.optimism:+.3f}"
         )
+    for effect in row.side_effects:
+        click.echo(f"  {row.name}, side effect on {effect}")
     if row.whatsup is not None:
         click.echo(f"  {row.name}: {whatsup_line(row.whatsup)}")
 

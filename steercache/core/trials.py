@@ -100,7 +100,8 @@ class Choice:
     """The cell that one arm of a sweep took on the search split, and was held to on the test split.
 
     `n_cells` cells were open to it under `rule`. `control_of` is the id of the vector that a control belongs to. `details` are
-    plain JSON: "damage" of the cell, "race", "nulls" (the sweep of its null directions), "family" (sweeps whose p values are
+    plain JSON: "damage" of the cell, "race", "nulls" (the sweep of its null directions), "panel" (side effects),
+    "family" (sweeps whose p values are
     adjusted together), "whole" (false: cells were left out for what was predicted of them); what is not known is not there.
     """
 

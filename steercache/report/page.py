@@ -207,7 +207,27 @@ def _split(report: SweepTable, split: SplitTable) -> str:
         phone=svg_of(gain_chart_narrow(split), prefix=f"{split.split}-narrow"),
     )
     rows = table(f"{title}: every arm", _COLUMNS, [_cells(row) for row in split.rows])
-    return section(title, f'<p class="note">{escaped(note)}</p>{chart}{rows}')
+    return section(title, f'<p class="note">{escaped(note)}</p>{chart}{rows}{_side_effects(split)}')
+
+
+def _side_effects(split: SplitTable) -> str:
+    """What the chosen cells do on unrelated tasks, beside their damage; empty without a panel."""
+    lines = [
+        [
+            row.name,
+            one.task,
+            f"{one.before:.3f}",
+            f"{one.after:.3f}",
+            f"{one.change:+.3f} (+{one.helped} −{one.hurt})",
+            f"{one.low:+.3f} to {one.high:+.3f}",
+            f"{one.n}" + (f", {one.n_failed} failed" if one.n_failed else ""),
+            "–" if row.damage is None else str(row.damage),
+        ]
+        for row in split.rows
+        for one in row.side_effects
+    ]
+    columns = ("", "unrelated task", "before", "after", "change", "95 %", "questions", "KL")
+    return table("Side effects of the chosen cells", columns, lines) if lines else ""
 
 
 def _map(grid: GainMap, number: int) -> str:

@@ -21,6 +21,7 @@ from steercache.sweeps.engine import Looked, PlannedSweep, SweepRun, mode_choose
 from steercache.sweeps.nulls import NullSearch, search_nulls
 from steercache.sweeps.record import SweepRecord
 from steercache.sweeps.result import SweepResult, result_of
+from steercache.sweeps.side_effects import side_effects_of
 from steercache.sweeps.table import SweepTable
 from steercache.sweeps.tabulate import adjust_together, sweep_table
 
@@ -77,13 +78,15 @@ class GridResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Task:
-    """One task that was run, and what its null directions took, by the id of the vector that they belong to."""
+    """One task that was run, what its null directions took, by the id of the vector that they belong to, and side effects of
+    the cells it chose, by arm."""
 
     job: SweepJob
     task: TaskQuestions
     run: SweepRun
     pilot: Pilot | None
     nulls: Mapping[str, SweepRecord]
+    panel: Mapping[str, list[dict[str, Any]]]
     notes: tuple[str, ...]
     n_computed_nulls: int
 
@@ -172,6 +175,8 @@ def _run_task(
         root=job.root,
         progress=None if progress is None else _under(f"{task.name}: answers", progress),
     )
+    steering = {name: setting for name, setting in run.chosen.items() if setting.arm.vector is not None}
+    panel = side_effects_of(job, task, steering, how=options.how, choosing=search.choosing, progress=progress)
     found = []
     if options.nulls:
         found = [search_nulls(job, task, setting, search) for setting in run.chosen.values()]
@@ -182,6 +187,7 @@ def _run_task(
         run=run,
         pilot=None if picked is None else picked.pilot,
         nulls={v: one.record for v, one in zip(winners, found, strict=False) if one.record is not None},
+        panel=panel,
         notes=tuple(line for one in found for line in one.notes),
         n_computed_nulls=sum(one.n_computed for one in found),
     )
@@ -200,11 +206,16 @@ def _results(tasks: Sequence[_Task]) -> tuple[SweepResult, ...]:
 
 
 def _details(done: _Task, family: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What is stored of every vector beside what it took: the tasks it is adjusted with, and its nulls' sweep."""
+    """What is stored of every vector beside what it took: the tasks it is adjusted with, its nulls' sweep, its side effects."""
     details: dict[str, dict[str, Any]] = {}
     for name, setting in done.run.chosen.items():
         nulls = done.nulls.get(setting.cell.vector_id or "")
-        details[name] = {"family": list(family)} | ({} if nulls is None else {"nulls": nulls.sweep_id})
+        panel = done.panel.get(name)
+        details[name] = {
+            "family": list(family),
+            **({} if nulls is None else {"nulls": nulls.sweep_id}),
+            **({"panel": panel} if panel else {}),
+        }
     return details
 
 

@@ -47,13 +47,38 @@ class ControlResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SideEffect:
+    """What a chosen cell does on a task that it was not chosen for: shares of right answers of `n` questions before and after,
+    their difference with its 95 % interval, and how many became right and wrong."""
+
+    task: str
+    n: int
+    n_failed: int
+    before: float
+    after: float
+    change: float
+    low: float
+    high: float
+    helped: int
+    hurt: int
+
+    def __str__(self) -> str:
+        failed = f", {self.n_failed} failed" if self.n_failed else ""
+        return (
+            f"{self.task}: {self.before:.3f} -> {self.after:.3f} ({self.low:+.3f} to {self.high:+.3f}, "
+            f"+{self.helped} -{self.hurt}, n {self.n}{failed})"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TableRow:
     """One arm against the baseline on one split, at the cell that it took on the search split, by `rule` among `n_cells`.
 
     `p_holm` is adjusted for all rows of the split, and of the same split of the sweep's other tasks. `rank_p` is the share of
     vector and controls that gained at least as much; None without controls. `bias` says what choosing was worth; None where
     nothing was chosen, in a race, after a screening, or with a single picture. `damage` is what the cell does to unrelated
-    prompts; None: no vector, or not measured. Flat, as the row of the table that is printed and written as JSON.
+    prompts; None: no vector, or not measured. `side_effects` are its changes on unrelated tasks; () where none were asked.
+    Flat, as the row of the table that is printed and written as JSON.
     """
 
     name: str
@@ -74,6 +99,7 @@ class TableRow:
     bias: SelectionBias | None = None
     whatsup: WhatsUpScore | None = None
     damage: Damage | None = None
+    side_effects: tuple[SideEffect, ...] = ()
     race: Mapping[str, Any] | None = None
 
 

@@ -24,7 +24,7 @@ from steercache.stats.choice import SelectionBias, selection_bias, with_test
 from steercache.sweeps.cell_rows import CellRow, cell_rows
 from steercache.sweeps.choosing import RIGHT, Answers, finished, states_of
 from steercache.sweeps.record import HINT, PARTS, SweepRecord, cells_of
-from steercache.sweeps.table import ControlResult, Failure, SplitTable, SweepTable, TableRow
+from steercache.sweeps.table import ControlResult, Failure, SideEffect, SplitTable, SweepTable, TableRow
 
 Questions = Sequence[StoredQuestion]
 
@@ -182,6 +182,7 @@ def _row(record: SweepRecord, split: str, choice: Choice) -> TableRow:
         bias=_bias(record, split, choice),
         whatsup=_whatsup(choice.cell_id, record.asked(split), record.answers[split]),
         damage=_damage(choice),
+        side_effects=tuple(SideEffect(**one) for one in choice.details.get("panel", ())),
         race={k: v for k, v in choice.details["race"].items() if k != "dropped"} if "race" in choice.details else None,
     )
 
