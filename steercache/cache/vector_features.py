@@ -25,6 +25,7 @@ _TYPES: Final[Mapping[str, tuple[str, type]]] = {  # column of the index: column
     "reason": ("reason", str),
 }
 _INTEGER: Final = 2**31  # of the index's columns
+_FLOAT: Final = 3.4e38  # theirs are of 32 bits
 
 
 def feature_rows(vector: SteeringVector) -> list[dict[str, Any]]:
@@ -79,4 +80,6 @@ def typed(value: Any, kind: type) -> Any:
         return None
     if isinstance(value, int):
         return value if kind in (int, float) and -(2**63) <= value < 2**63 else None
+    if isinstance(value, float) and not abs(value) <= _FLOAT:
+        return None
     return value if isinstance(value, kind) else None

@@ -22,6 +22,7 @@ from steercache.store.durable import make_folder, read_bytes, write_file_atomica
 HEADER = "steercache.vector"  # the one key of the safetensors metadata
 FORMAT = 3  # 1 had no `use`; 2 no `bos` and `chat` of the texts that it was fitted on
 _FORMATS = (1, 2, FORMAT)
+MOST_CHARS, MOST_LAYER = 1024, 1_000_000
 _REMEDY = "restore the file from a copy, or remove it and fit the vector again"
 
 
@@ -62,8 +63,7 @@ def vector_of(head: Mapping[str, Any], values: npt.NDArray[np.float32]) -> Steer
     Raises:
         KeyError, TypeError, ValueError: not such a header, or other values.
     """
-    if not isinstance(head["provenance"], dict) or not all(isinstance(d, dict) for d in head["diagnostics"]):
-        raise TypeError("provenance and diagnostics are mappings")
+    _check_types(head)
     if head["format"] not in _FORMATS:
         raise ValueError(f"its format is {head['format']!r}, and this version reads {_FORMATS[0]} to {FORMAT}")
     return SteeringVector(
@@ -78,6 +78,25 @@ def vector_of(head: Mapping[str, Any], values: npt.NDArray[np.float32]) -> Steer
         fitted_on=None if head.get("fitted_on") is None else FittedOn.from_json(head["fitted_on"]),
         use=None if head.get("use") is None else VectorUse.from_json(head["use"]),
     )
+
+
+def _check_types(head: Mapping[str, Any]) -> None:
+    """Raises TypeError or ValueError for a header that is not of the types of one, or whose text no file can hold."""
+    if not isinstance(head["provenance"], dict) or not isinstance(head["diagnostics"], list | tuple):
+        raise TypeError("provenance is a mapping, and diagnostics a list of them")
+    if not all(isinstance(d, dict) for d in head["diagnostics"]):
+        raise TypeError("diagnostics are mappings")
+    texts = ("name", "method", "site")
+    if not all(isinstance(head[key], str) and 0 < len(head[key]) <= MOST_CHARS for key in texts):
+        raise TypeError(f"{', '.join(texts)} are texts of up to {MOST_CHARS} characters")
+    if not (head["concept"] is None or isinstance(head["concept"], str)):
+        raise TypeError("a concept is a text, or null")
+    layers = head["layers"]
+    if not isinstance(layers, list | tuple) or not all(type(one) is int and 0 <= one <= MOST_LAYER for one in layers):
+        raise TypeError("layers are numbers of blocks, from 0")
+    if len(set(layers)) != len(layers):
+        raise ValueError("a layer is named twice")
+    canonical_json(head)  # no NaN, no half of a surrogate pair
 
 
 def vector_bytes(vector: SteeringVector) -> bytes:
@@ -105,7 +124,7 @@ def read_vector(path: Path) -> StoredVector:
             head = json.loads((file.metadata() or {})[HEADER])
             values = file.get_tensor("values")
         vector = vector_of(head, values)
-        created_at = str(head["created_at"])
+        created_at = datetime.fromisoformat(head["created_at"]).isoformat(timespec="microseconds")
         claimed = head["vector_id"]
     except FileNotFoundError as error:
         if path.exists():  # what safetensors says of a file that may not be read, too

@@ -97,6 +97,8 @@ class VectorUse:
         ):
             if value not in known:
                 raise ValueError(f"no {name} named {value!r}; there are: {', '.join(str(one) for one in known)}")
+        if self.strength_range is not None and len(self.strength_range) != 2:
+            raise ValueError("a range of strengths has a lowest and a highest")
         numbers = [*self.parameters.values(), *(self.strength_range or ())]
         numbers += [] if self.strength is None else [self.strength]
         if not all(_is_number(one) for one in numbers):

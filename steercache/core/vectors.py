@@ -36,7 +36,9 @@ class FittedOn:
     chat: ChatConvention | None = None
 
     def __post_init__(self) -> None:
-        if self.bos not in (None, True, False) or self.chat not in (None, *get_args(ChatConvention)):
+        if not all(isinstance(one, str) for one in (self.name, self.fingerprint, self.modality)):
+            raise TypeError("a model's name, fingerprint and modality are texts")
+        if not (self.bos is None or isinstance(self.bos, bool)) or self.chat not in (None, *get_args(ChatConvention)):
             raise ValueError(f"no convention of prompts: bos {self.bos!r:.40}, chat {self.chat!r:.40}")
 
     @classmethod

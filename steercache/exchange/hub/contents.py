@@ -22,6 +22,7 @@ from steercache.exchange.hub.listing import Item, Kind, ListedFile, folder_id, f
 SAES: Final = "sae/folders"
 SAE_FILES: Final = ("cfg.json", "sae_weights.safetensors", "sparsity.safetensors", "health.json", "card.md")
 MOST_HEADER_BYTES: Final = 2**24
+MOST_NAME: Final = 200
 About = dict[str, str | int]
 Known = Mapping[Kind, list[tuple[str, str]]]  # (id, name) by kind
 
@@ -199,6 +200,7 @@ def _item(cache: CacheFolder, kind: Kind, item_id: str, name: str, paths: Sequen
         if form.fullmatch(relative) and path.is_file():  # locks and what a killed writer left are no part of it
             files.append(_file(cache, path, relative))
     listed = tuple(file.listed for file in files)
+    name = re.sub(r"[\x00-\x1f]", " ", name)[:MOST_NAME].strip() or item_id[:SHORT_ID]  # as a listing may have it
     return PushedItem(item=Item(kind=kind, id=item_id, name=name, about=about, files=listed), files=tuple(files))
 
 

@@ -98,7 +98,9 @@ def read_safetensors(path: Path) -> HeldVector:
     header = json_header(path, metadata[HEADER].encode()) if HEADER in metadata else None
     if header is not None and set(tensors) == {"values"}:
         layers = header.get("layers")
-        if not isinstance(layers, list) or len(layers) != len(tensors["values"]):
+        if not isinstance(layers, list) or not all(type(one) is int for one in layers):
+            raise refused(path, "its header names layers that are no numbers")
+        if len(layers) != len(tensors["values"]):
             raise refused(path, "its header names other layers than it has values for")
         return plain_held(path, dict(zip(layers, tensors["values"], strict=True)), header=header)
     whole = tensors["values"] if set(tensors) == {"values"} else tensors
