@@ -46,11 +46,11 @@ BACKBONES = {
 }
 
 
-def write_around(name: str, folder: Path) -> Path:
-    """Save such a model and its processor."""
+def write_around(name: str, folder: Path, *, text: dict[str, Any] | None = None) -> Path:
+    """Save such a model, or one around the text model that `text` sizes, and its processor."""
     one = BACKBONES[name]
     tokenizer = train_tokenizer(one.family)
     tokenizer.chat_template = None
     processor, config = (one.maker or MAKERS[one.family])(tokenizer)
-    config.text_config = type(config)(text_config=one.text).text_config
+    config.text_config = type(config)(text_config=text or one.text).text_config
     return save_random(processor, config, folder)

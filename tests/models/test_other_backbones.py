@@ -17,7 +17,7 @@ from steercache.trace.encode import encode_example
 from steercache.trace.tower import tower_width
 from tests.models.other_backbones import BACKBONES, write_around
 from tests.models.tiny import manifest_of
-from tests.models.tiny_images import N_LAYERS, picture
+from tests.models.tiny_images import LLAMA, N_LAYERS, picture
 from tests.trace.test_images import IMAGE, example, plain_inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
@@ -55,6 +55,30 @@ def test_it_is_derived_and_its_rows_are_those_of_a_plain_forward(name: str, tmp_
     if "attn_out" in sites:
         total = sum(states[site][1].double() for site in ("resid_pre", "attn_out", "mlp_out"))
         torch.testing.assert_close(total, states["resid_post"][1].double(), atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts"),
+    [
+        ("gpt_neox", ("layers", "embed_in", "final_layer_norm", "attention", "mlp")),
+        ("gemma2", ("layers", "embed_tokens", "norm", "post_attention_layernorm", "post_feedforward_layernorm")),
+    ],
+)
+def test_a_text_model_of_the_table_with_other_names_of_its_parts_is_found_by_them(
+    kind: str, parts: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = write_around("llava-phi3", tmp_path / "m", text=LLAMA | {"model_type": kind})
+    loaded = load_model(manifest_of(folder), cache_dir=tmp_path, device="cpu", dtype="float32")
+    family, inner = loaded.family, "model.language_model"
+    assert not family.derived
+    assert (family.blocks, family.embed, family.final_norm) == tuple(f"{inner}.{name}" for name in parts[:3])
+    assert (family.attn_out, family.mlp_out) == parts[3:]
+    asked = example("The cat is on the table", picture(50, 80))
+    with torch.no_grad():
+        own = loaded.model(**plain_inputs(loaded, asked), output_hidden_states=True).hidden_states
+    batch = pad_batch([encode_example(asked, loaded.bundle)], padding_side="left", pad_id=0)
+    rows = capture(loaded, batch, sites=["resid_post"], layers=range(N_LAYERS))["resid_post"]
+    assert all(torch.equal(rows[layer], own[layer + 1]) for layer in range(N_LAYERS - 1))
 
 
 def test_its_bundle_is_derived_before_the_weights_are_read_and_a_model_in_memory_is_proven_once(tmp_path: Path) -> None:

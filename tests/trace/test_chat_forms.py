@@ -81,6 +81,17 @@ def test_a_chat_has_the_processors_tokens_and_the_question_where_it_stands(
     assert (kinds == "image").sum() == ids.count(bundle.config.image_token_id)
 
 
+def test_idefics2_without_quarters_shows_each_picture_once(folders: dict[str, Path]) -> None:
+    bundle = load_bundle(manifest_of(folders["idefics2"]), cache_dir=folders["idefics2"] / "cache")
+    processor: Any = bundle.processor
+    processor.image_processor.do_image_splitting = False
+    pictures = picture(50, 80), picture(90, 30, seed=1)
+    sample = encode_example(example("The cat", *pictures), bundle)
+    plain = processor(images=[[pil(ref) for ref in pictures]], text=["<image><image>The cat"], return_tensors="pt")
+    assert sample.input_ids.tolist() == plain["input_ids"][0].tolist()
+    assert sample.tile[sample.tile >= 0].tolist() == [0] * 5 + [1] * 5
+
+
 @pytest.mark.parametrize(
     ("family", "marks"),
     [
