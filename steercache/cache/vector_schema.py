@@ -65,7 +65,7 @@ def vector_schema() -> dict[str, Any]:
         "properties": {
             "name": {"type": "string"},
             "fingerprint": {"type": "string", "description": "Digest of the weights."},
-            "modality": {"enum": ["text", "image"]},
+            "modality": {"enum": ["text", "image", "audio"]},
             "bos": {"type": "boolean", "description": "Whether the texts that it read begin with a special token."},
             "chat": {"enum": ["none", "template"], "description": "How these texts were made."},
         },

@@ -166,6 +166,8 @@ _MULTIMODAL = (
         _LLAVA,
         name="gemma4",
         model_types=("gemma4",),
+        attn_out="",
+        mlp_out="",
         special_tokens=_GEMMA4,
         connector="model.embed_vision",
         patches="pooled",
@@ -294,6 +296,26 @@ _TILED = (
     ),
 )
 
+_LLAMA4 = (
+    Family(
+        name="llama4",
+        model_types=("llama4",),
+        modality="image",
+        blocks="language_model.model.layers",
+        embed="language_model.model.embed_tokens",
+        final_norm="language_model.model.norm",
+        attn_out="",
+        mlp_out="",
+        lm_head="language_model.lm_head",
+        vision="vision_model",
+        connector="multi_modal_projector",
+        tower_width="vision_output_dim",
+        special_tokens=(r"<\|(image|image_start|image_end|tile_x_separator|tile_y_separator)\|>",),
+        patches="tile_lines",
+        needs=("pixel_values",),
+    ),
+)
+
 _AUDIO = (
     Family(
         name="qwen2_audio",
@@ -309,7 +331,7 @@ _AUDIO = (
     ),
 )
 
-FAMILIES: tuple[Family, ...] = _TEXT + _MULTIMODAL + _POSITIONED + _TILED + _AUDIO
+FAMILIES: tuple[Family, ...] = _TEXT + _MULTIMODAL + _POSITIONED + _TILED + _LLAMA4 + _AUDIO
 
 # Text models that exist inside of multimodal ones only, or are derived where they stand alone.
 _INNER = (
@@ -321,6 +343,7 @@ _INNER = (
         mlp_out="post_mlp_layernorm",
     ),
     Family(name="glm4v_moe_text", model_types=("glm4v_moe_text",)),
+    Family(name="llama4_text", model_types=("llama4_text",), attn_out="", mlp_out=""),  # its experts return rows, flat
 )
 
 # What transformers takes the text model to be when a multimodal `config.json` does not say.
@@ -343,6 +366,7 @@ _DEFAULT_TEXT = {
     "internvl": "qwen2",
     "idefics2": "mistral",
     "aya_vision": "cohere2",
+    "llama4": "llama4_text",
     "qwen2_audio": "qwen2",
 }
 
@@ -355,10 +379,22 @@ def _find_text(model_type: str) -> Family | None:
     return next((inner for inner in _INNER if model_type in inner.model_types), None) or _find(model_type)
 
 
+REFUSED: Mapping[str, str] = {
+    "gemma3n": "its blocks hand on four streams (AltUp) and its last norm reads the mean of them all, so that no one of them is"
+    " the residual stream",
+    "molmo2": "its image processor needs torchvision, and where its image tokens lie was never checked",
+}
+"""Types of models that are known and not supported, and why."""
+
+
 def _row(model_type: str) -> Family:
     family = _find(model_type)
     if family is not None:
         return family
+    if model_type in REFUSED:
+        raise NotFoundError(
+            f"models of type {model_type!r} are not supported: {REFUSED[model_type]}", hint="choose another model"
+        )
     types = (t for f in FAMILIES for t in f.model_types if not t.endswith(("_vl_text", "_moe_text")) and "/" not in t)
     raise NotFoundError(
         f"models of type {model_type!r} are not supported; these are: {', '.join(sorted(types))}",

@@ -70,6 +70,19 @@ def tiles(picture: Picture) -> Coordinates:
     return np.concatenate(parts)
 
 
+def tile_lines(picture: Picture) -> Coordinates:
+    """Llama 4: as Idefics3, lines of tiles parted by marks, then the whole picture once more, small, as the last tile."""
+    runs, lines = picture.runs, picture.replacement.count("<|tile_y_separator|>")
+    if lines and (len(runs) - 1) % lines:
+        raise PatchError(f"{len(runs)} runs of image tokens in {lines} lines of tiles")
+    across, parts = (len(runs) - 1) // max(lines, 1), []
+    for tile, n in enumerate(runs):
+        height, width = _side(n)
+        row, col = divmod(tile, across) if tile < len(runs) - 1 else (0, 0)
+        parts.append(grid_of(tile, height, width) + np.array([0, row * height, col * width], dtype=np.int32))
+    return np.concatenate(parts)
+
+
 def merged(picture: Picture) -> Coordinates:
     """Qwen-VL: a grid of any shape, of which `merge_size` squared neighbours make one token."""
     height, width = picture.grid
@@ -205,6 +218,7 @@ PATCHES: dict[str, Callable[[Picture], Coordinates]] = {
     "merged": merged,
     "downsampled": merged,
     "pooled": pooled,
+    "tile_lines": tile_lines,
     "anyres": anyres,
     "lines": lines,
     "crops": crops,

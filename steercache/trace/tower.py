@@ -15,6 +15,7 @@ import numpy as np
 from steercache.models.families import Family
 from steercache.trace.patches import Coordinates, PatchError, Picture, canvas_views, crop_places, grid_of
 from steercache.trace.patches import pooled as image_tokens
+from steercache.trace.patches import tile_lines as tile_tokens
 
 Shape = tuple[int, int]  # lines and columns of patches in one view
 
@@ -57,6 +58,11 @@ def downsampled(picture: Picture, shape: Shape, config: Any) -> Coordinates:
 def pooled(picture: Picture, shape: Shape, config: Any) -> Coordinates:
     """Gemma 4: its tower pools patches itself, so that its rows are the image tokens."""
     return image_tokens(picture)
+
+
+def tile_lines(picture: Picture, shape: Shape, config: Any) -> Coordinates:
+    """Llama 4: its tower shuffles patches itself, so that its rows are the image tokens."""
+    return tile_tokens(picture)
 
 
 def anyres(picture: Picture, shape: Shape, config: Any) -> Coordinates:
@@ -117,6 +123,7 @@ TOWERS: dict[str, Callable[[Picture, Shape, Any], Coordinates]] = {
     "merged": merged,
     "downsampled": downsampled,
     "pooled": pooled,
+    "tile_lines": tile_lines,
     "anyres": anyres,
     "lines": lines,
     "crops": crops,

@@ -20,6 +20,7 @@ MODELS = {  # the ids under which their authors publish them
     "gemma-2-9b": "google/gemma-2-9b",
     "gemma-3-4b-it": "google/gemma-3-4b-it",
     "qwen2-audio-7b-instruct": "Qwen/Qwen2-Audio-7B-Instruct",
+    "llama-4-scout-17b-16e-instruct": "meta-llama/Llama-4-Scout-17B-16E-Instruct",
     "gemma-4-e2b-it": "google/gemma-4-E2B-it",
     "gemma-4-e4b-it": "google/gemma-4-E4B-it",
     "gemma-4-31b-it": "google/gemma-4-31B-it",

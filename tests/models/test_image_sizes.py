@@ -13,7 +13,7 @@ from steercache.models.sharing import KeySharing, key_sharing
 from steercache.trace.tower import tower_width
 from tests.models import gemma4_sizes
 from tests.models.test_sizes import GEMMA_2_2B, GEMMA_2_9B, LLAMA_3_1_8B
-from tests.models.tiny_images import GRIDS, MAKERS
+from tests.models.tiny_images import GRIDS, MAKERS, WITHOUT_PROCESSOR
 
 SIGLIP = {
     "model_type": "siglip_vision_model",
@@ -302,6 +302,30 @@ GRANITE_VISION_3_3_2B = {
     "tie_word_embeddings": True,
 }
 
+LLAMA_4_SCOUT = {
+    "model_type": "llama4",
+    "vision_config": {
+        "hidden_size": 1408,
+        "num_hidden_layers": 34,
+        "num_attention_heads": 16,
+        "intermediate_size": 5632,
+        "image_size": 336,
+        "vision_output_dim": 4096,
+    },
+    "text_config": {
+        "model_type": "llama4_text",
+        "vocab_size": 202_048,
+        "hidden_size": 5120,
+        "intermediate_size": 8192,
+        "intermediate_size_mlp": 16_384,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 8,
+        "num_local_experts": 16,
+        "interleave_moe_layer_step": 1,
+    },
+}
+
 REAL = {
     "paligemma2-3b-mix-448": Real(paligemma2(GEMMA_2_2B), 26, 2304, 1152, 1024, 1024, 3.03, NORMS),
     "paligemma2-10b-mix-448": Real(paligemma2(GEMMA_2_9B), 42, 3584, 1152, 1024, 1024, 9.66, NORMS),
@@ -319,6 +343,7 @@ REAL = {
     "Qwen3-VL-4B": Real(QWEN_3_VL_4B, 36, 2560, 1024, 1024, 256, 4.44),
     "Qwen3-VL-8B": Real(QWEN_3_VL_8B, 36, 4096, 1152, 1024, 256, 8.77),
     "Qwen3-VL-30B-A3B": Real(QWEN_3_VL_30B_A3B, 48, 2048, 1152, 1024, 256, 31.1),
+    "Llama-4-Scout-17B-16E": Real(LLAMA_4_SCOUT, 48, 5120, 4096, 144, 144, 109, ("", "")),
     # Gemma 4's tower pools its patches itself
     "gemma-4-E2B-it": Real(gemma4_sizes.E2B, 35, 1536, 768, 280, 280, 5.1, ("", "")),
     "gemma-4-E4B-it": Real(gemma4_sizes.E4B, 42, 2560, 768, 280, 280, 8.0, ("", "")),
@@ -388,4 +413,4 @@ def test_the_blocks_that_make_keys_of_their_own_are_known(config: dict[str, Any]
 
 
 def test_the_tests_know_every_multimodal_family_of_the_table() -> None:
-    assert {family.name for family in FAMILIES if family.modality == "image"} == set(MAKERS)
+    assert {family.name for family in FAMILIES if family.modality == "image"} == {*MAKERS, *WITHOUT_PROCESSOR}

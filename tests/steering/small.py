@@ -169,7 +169,18 @@ IMAGE |= {
     "glm46v": _gridded({"image_size": 16}, {}),
 }
 DEEPSTACK = {"qwen3_vl": 2, "qwen3_vl_moe": 2}  # to the outputs of as many blocks the decoder adds features of pictures
-EXPERTS = dict.fromkeys(("qwen3_vl_moe", "glm4v_moe"), "num_experts_per_tok") | {"gemma4 large": "top_k_experts"}
+IMAGE["llama4"] = {
+    "text_config": DECODER
+    | {"model_type": "llama4_text", "intermediate_size_mlp": 48, "attention_chunk_size": 5, "num_local_experts": 4}
+    | {"num_experts_per_tok": 2, "no_rope_layers": [1, 1, 1, 0]},
+    "vision_config": _VISION
+    | {"image_size": 16, "patch_size": 4, "intermediate_size": 64, "projector_input_dim": 24}
+    | {"projector_output_dim": 24, "vision_output_dim": 24},
+    "image_token_index": IMAGE_ID,
+}
+EXPERTS = dict.fromkeys(("qwen3_vl_moe", "glm4v_moe", "llama4"), "num_experts_per_tok") | {
+    "gemma4 large": "top_k_experts"
+}
 PICTURES_IN_BLOCKS = {"gemma4": N_LAYERS}  # as many blocks receive an input that is made of the pictures
 _SIGLIP = _VISION | {"model_type": "siglip_vision_model", "vision_use_head": False}
 _PIXTRAL = _VISION | {"model_type": "pixtral", "image_size": 16, "head_dim": 8}
@@ -235,7 +246,10 @@ def small_model(family: str, dtype: torch.dtype = torch.float32, *, seed: int = 
     for name, buffer in model.named_buffers():
         if name.endswith(("layer_scalar", "std_bias", "std_scale")):  # Gemma 4
             buffer.data = 1 + 0.25 * torch.randn_like(buffer)
-    model = model.to(dtype).eval().requires_grad_(False)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():  # `model.to` would make the complex angles of Llama 4's tower real
+            tensor.data = tensor.data.to(dtype)
+    model = model.eval().requires_grad_(False)
     family_row, evidence = evidence_of(model)
     return LoadedModel(model=model, bundle=_bundle(model, family_row), evidence=evidence)
 
@@ -298,7 +312,7 @@ def padded_batch(
     extra: dict[str, torch.Tensor] = {}
     pixels: dict[str, torch.Tensor] = {}
     is_image = torch.from_numpy(ids == IMAGE_ID).long()
-    if family in ("paligemma", "gemma3", "llava", "pixtral", "mistral3", "internvl", "aya_vision"):
+    if family in ("paligemma", "gemma3", "llava", "pixtral", "mistral3", "internvl", "aya_vision", "llama4"):
         pixels["pixel_values"] = torch.randn(len(lengths), 3, 16, 16, generator=generator)
     if family == "paligemma":
         extra["token_type_ids"] = torch.zeros_like(mask_bt)  # the whole prompt is its prefix

@@ -14,7 +14,7 @@ from steercache.models.families import FAMILIES
 from steercache.models.load import load_model
 from steercache.models.spec import LoadedModel
 from tests.models.tiny import manifest_of
-from tests.models.tiny_images import FAMILIES_IN_DTYPES, MAKERS, N_LAYERS, WIDTH, written
+from tests.models.tiny_images import FAMILIES_IN_DTYPES, MAKERS, N_LAYERS, WIDTH, WITHOUT_PROCESSOR, written
 from tests.steering.tiny import vector
 from tests.trace.test_images import example, picture, plain_inputs
 
@@ -100,4 +100,4 @@ def test_the_last_block_that_makes_keys_leaves_the_answer_alone_on_image_tokens_
 
 
 def test_every_multimodal_family_of_the_table_is_tried_here() -> None:
-    assert {family.name for family in FAMILIES if family.modality == "image"} == set(MAKERS)
+    assert {family.name for family in FAMILIES if family.modality == "image"} == {*MAKERS, *WITHOUT_PROCESSOR}
