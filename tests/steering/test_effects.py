@@ -53,7 +53,9 @@ def loaded(family: str = "llama") -> LoadedModel:
         tokenizer=word_tokenizer(),
         config=model.config,
         family=family_of(model.config.to_dict()),
-        spec=SimpleNamespace(fingerprint="f" * 64, dtype="float32", tokenizer_digest="t" * 64, vocab_size=len(LEXICON)),  # type: ignore[arg-type]
+        spec=SimpleNamespace(  # type: ignore[arg-type]
+            fingerprint="f" * 64, dtype="float32", tokenizer_digest="t" * 64, vocab_size=len(LEXICON), quantised=None
+        ),
         special_ids=(0, 1),
     )
     return LoadedModel(model=model, bundle=bundle)
