@@ -55,7 +55,7 @@ def pieces_of(sample: Sample) -> list[Piece]:
     text, at = sample.text or "", 0
     pieces: list[Piece] = []
     for i, token in enumerate(sample.tokens):
-        if token.kind == "image" and token.patch_row >= 0:
+        if token.kind in ("image", "video") and token.patch_row >= 0:
             if pieces and pieces[-1].n_patches:
                 last = pieces.pop()
                 pieces.append(Piece(text="", n_patches=last.n_patches + 1))

@@ -200,6 +200,18 @@ def test_rows_are_those_of_a_plain_forward_alone_and_beside_a_picture_under_eith
         assert known.tolist() == torch.isin(batch.input_ids, torch.tensor(loaded.shown_ids)).tolist()
 
 
+def test_qwen3_5_reads_videos_too(tmp_path: Path) -> None:
+    folder = write_tiny_images("qwen3_5", tmp_path / "model")
+    (folder / "video_preprocessor_config.json").write_text(json.dumps(SAID))
+    loaded = load_model(manifest_of(folder), cache_dir=folder / "cache", device="cpu", dtype="float32")
+    asked = example("The cat is on the table", video_of(noise(4, 50, 80)))
+    sample = encode_example(asked, loaded.bundle)
+    expected = plain_states(loaded, sample)
+    batch = pad_batch([sample], padding_side="left", pad_id=0)
+    states = capture(loaded, batch, sites=["resid_post"], layers=[0, 1])["resid_post"]
+    assert all(torch.equal(got, wanted) for got, wanted in zip(states, expected, strict=True))
+
+
 def test_a_dot_in_one_frame_moves_the_tokens_whose_frame_and_place_it_is(folder: Path) -> None:
     loaded = load_model(manifest_of(folder), cache_dir=folder / "cache", device="cpu")
     blind_tower(loaded.model)
