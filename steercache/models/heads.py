@@ -36,6 +36,8 @@ def heads_of(config: Any) -> Heads:
         UsageError: it names no heads (a state-space model), or its layers have heads of different widths.
     """
     text = config.get_text_config()
+    if {"head_dim", "num_attention_heads"} & set(getattr(text, "per_layer_attributes", None) or ()):  # Gemma 4
+        raise _without(text, "its layers have heads of different widths")
     n = getattr(text, "num_attention_heads", None)
     if not isinstance(n, int) or n < 1:
         raise _without(text, "its configuration names no number of attention heads")

@@ -220,8 +220,8 @@ IMAGE |= {
         "downsample_factor": 2,
     },
 }
-# Over text models that others stand for by default.
-_ALONE = ("llava_next", "pixtral", "mistral3", "internvl", "idefics2", "aya_vision")
+# Over text models, or with masks, for which others stand by default.
+_ALONE = ("llava_next", "pixtral", "mistral3", "internvl", "idefics2", "aya_vision", "gemma4 large", "llama4")
 FAMILIES = [pytest.param(name, marks=[pytest.mark.slow] if name in _ALONE else []) for name in (*TEXT, *IMAGE)]
 HYBRID = ("qwen3_5", "qwen3_5_moe")  # state that cannot be branched
 IMAGE |= {

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import steercache
 from steercache.core.errors import UsageError
@@ -127,6 +127,16 @@ def test_a_model_whose_configuration_names_no_heads_has_no_such_site(trace: Smal
     config.num_attention_heads = 0
     with pytest.raises(UsageError, match="names no number of attention heads"):
         heads_of(config)
+
+
+def test_a_model_whose_layers_have_heads_of_different_widths_has_no_such_site() -> None:
+    for width, differs in ((8, False), (16, True)):
+        config = AutoConfig.for_model("gemma4_text", head_dim=8, num_attention_heads=4, global_head_dim=width)
+        if differs:
+            with pytest.raises(UsageError, match="heads of different widths"):
+                heads_of(config)
+        else:
+            assert heads_of(config).joined == 32
 
 
 def test_directions_fitted_at_heads_steer_there_and_are_fitted_again_from_what_they_say(trace: SmallTrace) -> None:
