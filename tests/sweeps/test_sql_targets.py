@@ -6,15 +6,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 import steercache
 from steercache.answers.row_norms import row_norms_of
 from steercache.answers.target_tokens import selected_tokens
+from steercache.benchmarks.task import pick_rows
 from steercache.cells.options import GridAxes
 from steercache.cells.targets import with_clauses
 from steercache.core.errors import ManifestError, NotFoundError, QueryError, UsageError
-from steercache.core.examples import TOKEN_KINDS
+from steercache.core.examples import TOKEN_KINDS, Example
 from steercache.core.trials import Cell
+from steercache.data.benchmarks import open_benchmark
 from steercache.queries.session import Session
 from steercache.screening.gradient_source import ensure_gradients
 from steercache.screening.predict import predict_settings, wish_of
@@ -175,3 +179,32 @@ def test_a_sweep_fits_on_the_tokens_of_a_target_and_is_otherwise_the_sweep_it_wa
         "runs",
         "recipe",
     }
+
+
+@QUIET
+def test_a_plan_over_a_prompt_with_its_picture_steers_its_patches_in_a_pass_of_the_processors_own_inputs(
+    world: World, tmp_path: Path
+) -> None:
+    loaded = world.loaded
+    (example, *_) = pick_rows(open_benchmark("scenes", task="Count", form="number"), "search", n=1, orphans="search")
+    assert isinstance(example, Example)
+    file = tmp_path / "picture.png"
+    file.write_bytes(example.images[0].load())
+    text = "answer en How many?"
+    plan = steercache.plan_target(loaded, "sql: kind = 'image' and patch_row = 1", text, images=[file])
+    inputs = loaded.processor(images=[[Image.open(file).convert("RGB")]], text=[f"<image>{text}"], return_tensors="pt")
+    inputs.pop("labels", None)
+    vector = world.session.vector("counting")
+    layer = vector.layers[0]
+    block = loaded.model.model.language_model.layers[layer]
+    outputs: list[torch.Tensor] = []
+    before = block.register_forward_hook(lambda m, a, out: outputs.append(out.clone()))
+    with steercache.steer(loaded, vector, layer=layer, alpha=1.0, target=plan), torch.no_grad():
+        after = block.register_forward_hook(lambda m, a, out: outputs.append(out.clone()))
+        loaded.model(**inputs)
+    before.remove()
+    after.remove()
+    moved = (outputs[1] - outputs[0])[0].abs().sum(-1).nonzero().flatten().tolist()
+    image = (inputs["input_ids"][0] == loaded.config.image_token_id).nonzero().flatten().tolist()
+    side = int(len(image) ** 0.5)
+    assert moved == image[side : 2 * side]
