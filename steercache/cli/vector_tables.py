@@ -30,12 +30,21 @@ def describe_vector(vector: "SteeringVector") -> dict[str, Any]:
     }
 
 
+def _conventions(bos: bool | None, chat: str | None) -> str:
+    """How prompts begin, in words."""
+    begins = {None: "BOS not known", True: "with BOS", False: "without BOS"}[bos]
+    template = {None: "chat template not known", "none": "no chat template"}.get(chat, "in the chat template")
+    return f"{begins}, {template}"
+
+
 def use_facts(vector: "SteeringVector") -> list[list[Any]]:
     """What is known of the model that a vector belongs to, and of its use, as rows of a table."""
     fitted_on, use = vector.fitted_on, vector.use
     rows: list[list[Any]] = []
     if fitted_on is not None:
         rows.append(["fitted on", f"{fitted_on.name} ({fitted_on.fingerprint[:SHORT_ID]}), {fitted_on.modality} model"])
+        if fitted_on.bos is not None or fitted_on.chat is not None:
+            rows.append(["its texts", _conventions(fitted_on.bos, fitted_on.chat)])
     if use is None:
         return rows
     rows += [["use", str(use)], ["place", f"{use.place}: {PLACES[use.place]}"], ["layers are", LAYER_INDEXING]]
@@ -46,8 +55,7 @@ def use_facts(vector: "SteeringVector") -> list[list[Any]]:
         rows.append(["strength", f"{use.strength:g} {UNITS[use.strength_unit]}"])
     if use.strength_range is not None:
         rows.append(["small damage", f"strength {use.strength_range[0]:g} to {use.strength_range[1]:g}"])
-    bos = {None: "not known", True: "with BOS", False: "without BOS"}[use.bos]
-    rows.append(["prompts", f"{bos}; chat template {'not known' if use.chat is None else use.chat}"])
+    rows.append(["prompts", _conventions(use.bos, use.chat)])
     if use.source:
         rows.append(["comes from", ", ".join(f"{name} {value}" for name, value in use.source.items())])
     return rows
