@@ -16,6 +16,7 @@ from steercache.cache.sweeps import add_answers, begin_sweep, save_choices, save
 from steercache.core.errors import DamagedError, NotFoundError
 from steercache.core.trials import Answer, Cell, Choice
 from tests.exchange.hub_server import REPO, Hub, serving
+from tests.exchange.vector_cases import some_vector
 from tests.sae.coordinates import coordinates_sae
 
 HF = f"hf://datasets/{REPO}"
@@ -138,3 +139,29 @@ def test_documents_of_another_sweep_are_refused(cache: Cache, tmp_path: Path) ->
         with pytest.raises(DamagedError, match=r"another sweep|not a JSON"):
             other.pull(tmp_path / "shared")
         assert not list(other.root.rglob("manifest.json"))
+
+
+def test_a_sweep_that_no_query_could_read_is_taken_out_again(cache: Cache, tmp_path: Path) -> None:
+    """Its files are what the listing says; one number that is none would be in the way of every query of the cache."""
+    sweep_id = write_sweep(cache)
+    cache.push(["trial", "small"], tmp_path / "shared")
+    path = tmp_path / "shared" / "sweeps" / sweep_id / "manifest.json"
+    listing = tmp_path / "shared" / "steercache.json"
+    said, document = json.loads(listing.read_text()), json.loads(path.read_text())
+    document["cells"][1]["alpha"] = {"a": 1}
+    path.write_text(forged := json.dumps(document))
+    entry = next(f for item in said["items"] for f in item["files"] if f["path"].endswith("/manifest.json"))
+    entry |= {"n_bytes": len(forged), "sha256": hashlib.sha256(forged.encode()).hexdigest()}
+    listing.write_text(json.dumps(said))
+    other = steercache.open(tmp_path / "other", create=True)
+    own = some_vector()
+    other.save(own)
+    before = below(other.root / "vectors")
+    with pytest.raises(DamagedError, match="what came cannot be read, and is not kept"):
+        other.pull(tmp_path / "shared")
+    assert below(other.root / "vectors") == before
+    assert not below(other.root / "sweeps")
+    assert not below(other.root / "runs")
+    assert other.sql("SELECT count(DISTINCT vector_id) FROM vectors").fetchall() == [(1,)]
+    assert other.pull(tmp_path / "shared", "small").n_files > 0  # the rest is as it was
+    assert other.sql("SELECT count(*) FROM runs").fetchall() == [(1,)]

@@ -14,7 +14,7 @@ from steercache.cache.lock import hold_lock
 from steercache.cache.rebuild import catch_up_or_rebuild
 from steercache.cache.status import free_bytes
 from steercache.cache.vector_files import read_vector
-from steercache.core.errors import BudgetError, DamagedError, NotFoundError
+from steercache.core.errors import BudgetError, DamagedError, NotFoundError, SteercacheError
 from steercache.exchange.hub.contents import sha256_of
 from steercache.exchange.hub.listing import MOST_BYTES, NAME, Item, Kind, ListedFile, from_json, rank
 from steercache.exchange.hub.places import Place
@@ -62,8 +62,11 @@ def chosen(items: Sequence[Item], names: Sequence[str], *, place: str) -> list[I
 def pull(place: Place, items: Sequence[Item], cache: CacheFolder, *, budget_bytes: int, progress: Progress) -> Pulled:
     """Take items into the cache; killed, the same call goes on. What the cache has under the same id stays as it is.
 
+    What the cache cannot read after all is taken out again: one such item would be in the way of every query.
+
     Raises:
-        BudgetError: larger than the budget or the disk. DamagedError: a file is not what the listing says; nothing of it stays.
+        BudgetError: larger than the budget or the disk. DamagedError: a file is not what the listing says, or what came cannot
+            be read; nothing of it stays.
         BusyError: another process works on a run of the same id.
     """
     already = [item for item in items if _is_here(cache, item)]
@@ -71,7 +74,7 @@ def pull(place: Place, items: Sequence[Item], cache: CacheFolder, *, budget_byte
     lacking = {f.path: f for item in wanted for f in item.files if not _has(cache.root / f.path, f)}
     total = sum(file.n_bytes for file in lacking.values())
     _check_size(cache, total, budget_bytes, place.name)
-    received = 0
+    received, sound = 0, _can_be_read(cache) is None
 
     def count(n_bytes: int) -> None:
         nonlocal received
@@ -85,8 +88,41 @@ def pull(place: Place, items: Sequence[Item], cache: CacheFolder, *, budget_byte
             for file in sorted(item.files, key=lambda f: (rank(f.path), f.path)):
                 if file.path in lacking:
                     _receive(place, file, cache.root / file.path, item, count)
-    catch_up_or_rebuild(cache)
+    problem = _can_be_read(cache)
+    if problem is not None and sound:
+        for path in (file.path for item in wanted for file in item.files):
+            if path in lacking or not path.startswith("annotations/"):
+                (cache.root / path).unlink(missing_ok=True)
+        for item in wanted:
+            for folder in {(cache.root / file.path).parent for file in item.files}:
+                _remove_empty(folder, up_to=cache.root)
+        _can_be_read(cache)
+        raise DamagedError(
+            f"what came cannot be read, and is not kept: {problem.message}",
+            place=place.name,
+            hint="take nothing from this place; or push again, with the newest steercache",
+        )
+    if problem is not None:
+        raise problem
     return Pulled(place=place.name, items=tuple(items), already=tuple(already), n_files=len(lacking), n_bytes=total)
+
+
+def _can_be_read(cache: CacheFolder) -> SteercacheError | None:
+    """Bring the index up to date; what is wrong with the files, None for nothing."""
+    try:
+        catch_up_or_rebuild(cache)
+    except NotFoundError:
+        return None  # an empty cache
+    except SteercacheError as error:
+        return error
+    return None
+
+
+def _remove_empty(folder: Path, *, up_to: Path) -> None:
+    """Remove a folder and those above it, as far as they are empty."""
+    while folder != up_to and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
 
 
 def _is_here(cache: CacheFolder, item: Item) -> bool:
