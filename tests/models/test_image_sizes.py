@@ -263,10 +263,16 @@ QWEN_2_VL_2B = QWEN_2_VL_7B | {
     },
     "tie_word_embeddings": True,
 }
-# The configuration classes' own sizes are those of these three.
+# The configuration classes' own sizes are those of these five.
 QWEN_3_5_9B = {"model_type": "qwen3_5", "vision_config": {"out_hidden_size": 4096}, "tie_word_embeddings": False}
 GLM_4_1V_9B = {"model_type": "glm4v"}
 GLM_4_6V_FLASH = {"model_type": "glm46v"}
+GLM_4_5V = {"model_type": "glm4v_moe"}
+QWEN_3_5_35B_A3B = {
+    "model_type": "qwen3_5_moe",
+    "vision_config": {"out_hidden_size": 2048},
+    "tie_word_embeddings": False,
+}
 GLM_NORMS = ("post_self_attn_layernorm", "post_mlp_layernorm")
 # Around text models that are derived.
 LLAVA_PHI_3_MINI = LLAVA_1_5 | {
@@ -338,6 +344,8 @@ REAL = {
     "Qwen2-VL-7B": Real(QWEN_2_VL_7B, 28, 3584, 1280, 1024, 256, 8.29),
     "Qwen3.5-9B": Real(QWEN_3_5_9B, 32, 4096, 1152, 1024, 256, 9.41, ("linear_attn|self_attn", "mlp")),
     "GLM-4.1V-9B": Real(GLM_4_1V_9B, 40, 4096, 4096, 256, 256, 10.29, GLM_NORMS),
+    "Qwen3.5-35B-A3B": Real(QWEN_3_5_35B_A3B, 40, 2048, 1152, 1024, 256, 35.1, ("linear_attn|self_attn", "mlp")),
+    "GLM-4.5V": Real(GLM_4_5V, 46, 4096, 4096, 256, 256, 104.4),
     "GLM-4.6V-Flash": Real(GLM_4_6V_FLASH, 40, 4096, 4096, 256, 256, 10.29, GLM_NORMS),
     "Qwen3-VL-2B": Real(QWEN_3_VL_2B, 28, 2048, 1024, 1024, 256, 2.13),
     "Qwen3-VL-4B": Real(QWEN_3_VL_4B, 36, 2560, 1024, 1024, 256, 4.44),
