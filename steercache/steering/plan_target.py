@@ -25,7 +25,8 @@ def plan_samples(
     """The tokens that a target selects of every sample. A condition on activations takes an unsteered pass of the model.
 
     Raises:
-        QueryError: a column that there is not, a condition that is not true or false. UsageError: a layer that the model lacks.
+        QueryError: a column that there is not, a condition that is not true or false. UsageError: a layer that the model lacks,
+            or prompts that only their pictures tell apart, of which different tokens are selected.
     """
     weights: dict[bytes, npt.NDArray[np.float32]] = {}
     for part, outputs in _parts(loaded, target, samples, tokens_per_batch=tokens_per_batch):
@@ -37,7 +38,14 @@ def plan_samples(
 
         facts = [facts_of(sample) for sample in part]
         found = plan_tokens(target, facts, tokenizer=loaded.tokenizer, rows_at=rows_at if outputs else None)
-        weights.update({ids_key(sample.input_ids): one for sample, one in zip(part, found, strict=True)})
+        for sample, one in zip(part, found, strict=True):
+            known = weights.setdefault(ids_key(sample.input_ids), one)
+            if not target.layers and not np.array_equal(known, one):  # activations of equal prompts differ by rounding
+                raise UsageError(
+                    "the target selects different tokens of two prompts of equal token ids, which a pass cannot tell apart",
+                    place=str(target),
+                    hint="plan and steer such prompts (other pictures under one text) one at a time",
+                )
     return PlannedTarget(clause=target, weights=weights)
 
 

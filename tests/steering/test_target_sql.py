@@ -1,7 +1,7 @@
 """Targets as SQL: the same tokens, with the same weights, are steered live, in full, branched, replayed and in gradients."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -233,6 +233,17 @@ def test_a_planned_target_is_about_its_prompts_in_any_batch_and_no_others() -> N
         loaded, batch, [BranchCell(key="x", layer=LAYER, delta_d=directions(1)[0], target=read("from_end < 2"))], FIRST
     )
     assert torch.allclose(branched.logits_bv[0], alone, atol=1e-4)
+
+
+def test_prompts_that_only_their_pictures_tell_apart_are_planned_alike_or_not_together() -> None:
+    loaded, batch = small_model("llava"), told_batch("llava")
+    assert batch.samples is not None
+    one = batch.samples[0]
+    other = replace(one, image_digests=("f" * 64,))
+    planned = plan_samples(loaded, read("sql: kind = 'image'"), [one, other])
+    assert n_selected(planned, [one, other]) == [4, 4]
+    with pytest.raises(UsageError, match="cannot tell apart"):
+        plan_samples(loaded, read(f"sql: sample_id = '{one.sample_id}'"), [one, other])
 
 
 def test_a_weight_of_one_is_true_and_a_weight_of_half_is_half_the_strength() -> None:
