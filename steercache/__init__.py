@@ -18,6 +18,8 @@ from steercache.core.vector_exports import exported_by as _exported_by
 
 if _TYPE_CHECKING:
     from steercache import fit as fit
+    from steercache.analysis.interference import Steering as Steering
+    from steercache.analysis.interference import interference as interference
     from steercache.api.cache import Cache as Cache
     from steercache.api.cache import open_cache_at as open
     from steercache.api.exchanging import export_vector as export_vector
@@ -43,6 +45,7 @@ __all__ = [
     "JudgeEndpoint",
     "Run",
     "Selection",
+    "Steering",
     "SteeringVector",
     "Sweep",
     "TrainingSettings",
@@ -50,6 +53,7 @@ __all__ = [
     "export_vector",
     "fit",
     "generate",
+    "interference",
     "load",
     "load_sae",
     "open",
@@ -65,6 +69,7 @@ _WHERE = {
     "JudgeEndpoint": ("steercache.sae.endpoint", "JudgeEndpoint"),
     "Run": ("steercache.api.runs", "Run"),
     "Selection": ("steercache.core.selection", "Selection"),
+    "Steering": ("steercache.analysis.interference", "Steering"),
     "SteeringVector": ("steercache.core.vectors", "SteeringVector"),
     "Sweep": ("steercache.api.sweeps", "Sweep"),
     "TrainingSettings": ("steercache.sae.training_settings", "TrainingSettings"),
@@ -72,6 +77,7 @@ _WHERE = {
     "export_vector": ("steercache.api.exchanging", "export_vector"),
     "fit": ("steercache.fit", None),
     "generate": ("steercache.api.generating", "generate"),
+    "interference": ("steercache.analysis.interference", "interference"),
     "load": ("steercache.api.models", "load"),
     "load_sae": ("steercache.api.saes", "load_sae"),
     "open": ("steercache.api.cache", "open_cache_at"),
