@@ -31,7 +31,7 @@ MOST = 12  # members: 79 combinations
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Steering:
-    """One member: a vector at a layer, with its strength, operation and target, as `steercache.steer` takes them."""
+    """One member: a vector, shape (d,) at `layer`, its strength, operation and target, as `steercache.steer` takes them."""
 
     vector: SteeringVector = field(repr=False)
     layer: int
