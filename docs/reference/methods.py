@@ -6,6 +6,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from steercache.api.recipes import recipe_facts
 from steercache.fit.catalogue import CATALOGUE
 
 INTRODUCTION = """
@@ -18,6 +19,11 @@ as [your own sentences](how-to/own-sentences.md) says.
 
 Length *difference* means that a vector is as long as the difference of means, so that strength 1 moves a row by it; *unit*
 that it has length 1, so that strengths are lengths, or better multiples of the rows' norm (`alpha_unit="resid_norm"`).
+"""
+RECIPES = """
+A recipe is a method with its rows and its use: a manifest of kind `recipe`. `steercache fit recipe NAME` (`Cache.fit_recipe`)
+fits it on your run and saves the vector with the use, which `steercache.steered(model, vector)` applies; layers and strengths
+that a recipe leaves open are given there.
 """
 DIAGNOSTICS = """
 Every fit measures, per layer, on held-out sentences or pairs (`steercache vectors show NAME`; `--no-diagnose` skips it):
@@ -42,4 +48,30 @@ def page_text(table: Any) -> str:
         [f"`{one.name}`", f"`{one.formula}`", one.length, one.source, f"`{one.command}`", f"`{one.tested_by}`"]
         for one in CATALOGUE.values()
     ]
-    return "\n\n".join([INTRODUCTION.strip(), table(columns, rows), "## What a fit measures", DIAGNOSTICS.strip()])
+    names = ["recipe", "formula", "method", "use", "source", "command", "checked by"]
+    recipes = [
+        [
+            f"`{one['name']}`: {one['summary']}",
+            f"`{one['formula']}`",
+            f"`{one['method']}`",
+            one["use"],
+            one["source"],
+            f"`{one['command']}`",
+            f"`{one['tested_by']}`",
+        ]
+        for one in recipe_facts()
+    ]
+    others = [f"- `{one['name']}`: {sentence}" for one in recipe_facts() for sentence in one["differs"]]
+    return "\n\n".join(
+        [
+            INTRODUCTION.strip(),
+            table(columns, rows),
+            "## Recipes of papers",
+            RECIPES.strip(),
+            table(names, recipes),
+            "What the papers or their code do otherwise:",
+            "\n".join(others),
+            "## What a fit measures",
+            DIAGNOSTICS.strip(),
+        ]
+    )

@@ -17,6 +17,7 @@ from steercache.cells.vectors import lineage
 from steercache.core.errors import NotFoundError
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks.questions import Benchmark
+from steercache.fit.spread import RECIPE
 from steercache.models.spec import LoadedModel, ModelSpec
 from steercache.queries.session import Session
 from steercache.sweeps.evaluation import evaluate
@@ -57,7 +58,8 @@ def find_origins(
     found: dict[str, SteeringVector] = {}
     for stored in list_vectors(session.cache):
         vector = stored.vector
-        if (vector.concept, vector.method) == (concept, method) and "control_kind" not in vector.provenance:
+        made = vector.provenance
+        if (vector.concept, vector.method) == (concept, method) and not {"control_kind", RECIPE} & made.keys():
             found.setdefault(lineage(session.cache, vector, spec), vector)
     for origin, whose in (("own", f"{spec.name} itself"), ("backbone", f"its backbone ({spec.backbone or 'unnamed'})")):
         if origin not in found:

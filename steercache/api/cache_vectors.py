@@ -14,6 +14,7 @@ from steercache.core.vectors import SteeringVector
 
 if TYPE_CHECKING:
     from steercache.api.fitting import MethodName
+    from steercache.api.recipes import RecipeLike
     from steercache.api.sae_fitting import SaeLike, SelectionName
     from steercache.cache.vector_files import StoredVector
     from steercache.exchange.vectors.held import Norm
@@ -107,6 +108,56 @@ class VectorMethods(CacheCore):
             allow_foreign=allow_foreign,
         )
         return fit_sae_vectors(self._session, request, options, progress=progress)
+
+    def fit_recipe(
+        self,
+        recipe: "RecipeLike",
+        *,
+        concept: str | None = None,
+        all_concepts: bool = False,
+        query: str | None = None,
+        where: str | None = None,
+        run: str | Run | None = None,
+        bindings: Mapping[str, Any] | None = None,
+        layers: Sequence[int] | None = None,
+        from_layer: int | None = None,
+        name: str | None = None,
+        diagnose: bool = True,
+        sae: "SaeLike | None" = None,
+        verdicts: str | PathLike[str] | None = None,
+        unverified: bool = False,
+        progress: ProgressLike = None,
+    ) -> list[SteeringVector]:
+        """Fit a vector as a paper does and save it with its use: operation, place, tokens, strength where the paper has one.
+
+        `recipe` is the name of one that ships (`steercache fit --list`, the page Methods), a manifest's file or a
+        RecipeManifest. The other parameters are those of `fit`; `query` and `bindings` take the place of the recipe's.
+        `from_layer` is for recipes that take the direction of one layer at every layer: by default the one with the highest
+        held-out AUC. `sae`, `verdicts` and `unverified` are for recipes with features of an SAE.
+        `steercache.steered(model, vector)` applies the use.
+
+        Raises:
+            UsageError: as `fit`; a `from_layer` for a recipe that has none, a run of another kind of model.
+            NotFoundError: no such recipe, or as `fit`. QueryError: as `fit`.
+        """
+        from steercache.api.fitting import FitRequest
+        from steercache.api.recipes import RecipeRequest, find_recipe, fit_recipe
+        from steercache.api.sae_fitting import sae_options
+
+        fit = FitRequest(
+            concept=concept,
+            all_concepts=all_concepts,
+            query=query,
+            where=where,
+            run=_run_name(run),
+            bindings=bindings or {},
+            layers=layers,
+            name=name,
+            diagnose=diagnose,
+        )
+        options = None if sae is None else sae_options(sae, verdicts=verdicts, unverified=unverified)
+        request = RecipeRequest(fit=fit, from_layer=from_layer, sae=options)
+        return fit_recipe(self._session, find_recipe(recipe), request, progress=progress)
 
     def review_sae(
         self,

@@ -1,6 +1,6 @@
 """Fitting vectors from a cache by concept: which run, which query, which name. What `Cache.fit` does."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -73,10 +73,19 @@ def labels_of(session: Session, run_id: str, concept: str | None = None) -> RunL
     return RunLabels(has_anchors=anchors, has_pairs=pairs, concepts=tuple(concepts or ()))
 
 
+Finish = Callable[[Selection, SteeringVector], SteeringVector]
+"""What is made of a fitted and diagnosed vector before it is saved."""
+
+
 def fit_vectors(
-    session: Session, method: MethodName, request: FitRequest, *, progress: ProgressLike = None
+    session: Session,
+    method: MethodName,
+    request: FitRequest,
+    *,
+    finish: Finish = lambda sel, vector: vector,
+    progress: ProgressLike = None,
 ) -> list[SteeringVector]:
-    """Fit, diagnose and save; see `Cache.fit`."""
+    """Fit, diagnose, finish and save; see `Cache.fit`."""
     if method not in METHODS:
         raise UsageError(f"no method named {method!r}", hint=f"choose among: {', '.join(get_args(MethodName))}")
     check_request(request)
@@ -93,6 +102,7 @@ def fit_vectors(
             vector = METHODS[method](sel, name=_name(session, request, sel, method), **options)
             if request.diagnose:
                 vector = diagnose(sel, vector, others=siblings(session, vector))
+            vector = finish(sel, vector)
             session.save(vector)
             fitted.append(vector)
     return fitted

@@ -8,7 +8,7 @@ from steercache.core.errors import ManifestError, NotFoundError, Problem
 from steercache.data.benchmarks import BENCHMARKS
 from steercache.data.benchmarks.own import is_own_file
 from steercache.data.stream import open_dataset
-from steercache.manifests.documents import DatasetManifest, Manifest, SaeManifest, SweepManifest
+from steercache.manifests.documents import DatasetManifest, Manifest, RecipeManifest, SaeManifest, SweepManifest
 from steercache.manifests.load import SUFFIXES, manifest_files, read_manifest
 from steercache.manifests.load import find_manifest as find_manifest
 from steercache.manifests.problems import close_match
@@ -133,6 +133,8 @@ def _about(document: Manifest) -> str:
         tasks = [f"{task.benchmark} {task.task or ''}".strip() for task in document.tasks]
         model = document.model if isinstance(document.model, str) else getattr(document.model, "zoo", "its own model")
         return f"{model} on {', '.join(tasks)}"
+    if isinstance(document, RecipeManifest):
+        return document.summary
     if isinstance(document, SaeManifest):
         place = getattr(document.source, "release", None) or getattr(document.source, "folder", None)
         layers = f", {len(document.saes)} layers" if document.saes else ""

@@ -13,6 +13,7 @@ from steercache.core.selection import Selection
 from steercache.core.vectors import SteeringVector
 from steercache.fit import METHODS, diagnose
 from steercache.fit.provenance import rows_digest
+from steercache.fit.spread import RECIPE
 from steercache.manifests.sweep import FittedVectors, SweepManifest
 from steercache.queries.session import Session
 
@@ -68,6 +69,7 @@ def _known(session: Session, sel: Selection, *, method: str, recipe: str) -> Ste
             and made.get("rows", {}).get("digest") == rows
             and set(sel.layers) <= set(stored.vector.layers)
             and stored.vector.site == sel.site
+            and RECIPE not in made
         ):
             return stored.vector
     return None

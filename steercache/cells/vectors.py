@@ -24,8 +24,8 @@ from steercache.core.recorded_rows import rows_of
 from steercache.core.selection import Selection
 from steercache.core.trials import SAE_CONTROL_KINDS, ControlKind, SaeControlKind
 from steercache.core.vectors import SteeringVector
-from steercache.fit import METHODS
-from steercache.fit.recipes import fit_options
+from steercache.fit.recipes import fit_again
+from steercache.fit.spread import RECIPE
 from steercache.models.spec import LoadedModel, ModelSpec
 from steercache.queries.session import Session
 from steercache.sae.again import recorded_saes
@@ -92,7 +92,7 @@ def by_methods(
     """
     found = {v.vector_id: v for v in vectors}
     stored = [one.vector for one in list_vectors(cache)]
-    known = [vector for vector in stored if not _is_control(vector) and not _is_one_feature(vector)]
+    known = [vector for vector in stored if not _is_control(vector) and not _is_no_sibling(vector)]
     for vector in vectors:
         run_id = vector.provenance.get("run_id")
         alike = [v for v in known if v.concept == vector.concept and v.provenance.get("run_id") == run_id]
@@ -164,7 +164,7 @@ def _makers(session: Session, vector: SteeringVector, options: EvalOptions) -> d
                 run_id,
                 vector.hidden_size,
             )
-            if same and not _is_control(other) and not _is_one_feature(other) and {*vector.layers} <= {*other.layers}:
+            if same and not _is_control(other) and not _is_no_sibling(other) and {*vector.layers} <= {*other.layers}:
                 newest.setdefault(other.concept, other)
         return concept_controls(vector, [newest[c] for c in sorted(newest, key=str)][: count + 1])
 
@@ -175,7 +175,7 @@ def _makers(session: Session, vector: SteeringVector, options: EvalOptions) -> d
         def refit(labels: npt.NDArray[np.int8]) -> SteeringVector:
             if vector.method == SAE_METHOD:
                 return replace(vector, values=shuffled_direction(live(), labels).values)
-            return METHODS[vector.method](replace(sel, label=labels), **fit_options(vector))
+            return fit_again(vector, replace(sel, label=labels))
 
         if sel.label is None:
             raise UsageError("its rows have no labels")
@@ -216,8 +216,10 @@ def _with_norms(control: SteeringVector, vector: SteeringVector) -> SteeringVect
     return replace(control, diagnostics=norms)
 
 
-def _is_one_feature(vector: SteeringVector) -> bool:
-    """Whether a vector of an SAE is one of its features, not their mean."""
+def _is_no_sibling(vector: SteeringVector) -> bool:
+    """Whether a vector was made by a paper's recipe, for a use of its own, or is one feature of an SAE and not their mean."""
+    if RECIPE in vector.provenance:
+        return True
     params = vector.provenance.get("params")
     return vector.method == SAE_METHOD and isinstance(params, dict) and params.get("feature") is not None
 

@@ -68,6 +68,11 @@ def complete_saes(context: click.Context, parameter: click.Parameter, incomplete
     return _starting(completion.manifest_names("sae"), incomplete)
 
 
+def complete_recipes(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Recipe manifests."""
+    return _starting(completion.manifest_names("recipe"), incomplete)
+
+
 def complete_encoded_saes(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """SAEs that encoded a run of the cache."""
     return _starting(completion.encoded_sae_names(_root(context)), incomplete)

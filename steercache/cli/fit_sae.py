@@ -11,7 +11,7 @@ import click
 from steercache.cli.completion import complete_concepts, complete_runs, complete_saes
 from steercache.cli.options import RenamedOption, json_option, parse_layers, root_option, takes
 from steercache.cli.output import next_commands, note, print_json, progress_bar
-from steercache.cli.vector_tables import describe_vector, print_best, print_layers, steer_command
+from steercache.cli.vector_tables import describe_vector, print_best, print_layers, steer_commands
 from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
 
@@ -184,7 +184,7 @@ def fit_sae_command(asked: FitSaeOptions) -> None:
     first = fitted[0]
     next_commands(
         f"steercache query \"select * from features where vector_id = '{first.vector_id}' order by layer, rank\"",
-        steer_command(first, asked.root),
+        *steer_commands(first, asked.root),
     )
 
 

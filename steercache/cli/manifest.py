@@ -11,7 +11,7 @@ from steercache.cli.options import json_option
 from steercache.cli.streams import say
 from steercache.core.errors import ManifestError
 
-KINDS = ("model", "dataset", "trace", "sweep", "sae")
+KINDS = ("model", "dataset", "trace", "sweep", "sae", "recipe")
 
 search_option = click.option(
     "--search",
@@ -103,7 +103,7 @@ def show(name: str, search: tuple[Path, ...], as_json: bool) -> None:
 @click.argument("kind")
 @json_option
 def schema(kind: str, as_json: bool) -> None:
-    """Print the JSON schema of a kind of manifest: model, dataset, trace, sweep or sae.
+    """Print the JSON schema of a kind of manifest: model, dataset, trace, sweep, sae or recipe.
 
     \b
     steercache manifest schema trace > trace.schema.json

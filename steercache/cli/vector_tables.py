@@ -103,16 +103,21 @@ def _say_caveats(vectors: "Sequence[SteeringVector]") -> None:
         note(sentence)
 
 
-def steer_command(vector: "SteeringVector", root: Path) -> str:
+def steer_commands(vector: "SteeringVector", root: Path) -> list[str]:
     """How to try a vector, from any folder: at an early block, at strengths that show (a probe has unit norm), without the
-    first token. Vectors of SAEs belong to one block: where it is late, steering the prompt alone changes little."""
+    first token. Vectors of SAEs belong to one block: where it is late, steering the prompt alone changes little. Nothing for
+    one that does something else than to add, or is used at several layers: the command has one."""
     early = vector.layers[len(vector.layers) // 5]
+    if vector.use is not None and (vector.use.operation != "add" or len(vector.use.layers or ()) > 1):
+        return []
     if vector.method.startswith("sae"):
         words = f"--layer {early} --alpha 20,40,80 --when every --skip-first"
     else:
         alpha = "1,2,4" if vector.method == "mean_shift" else "10,20,40"
         words = f"--layer {early} --alpha {alpha} --target text --skip-first"
-    return f'steercache steer {shlex.quote(vector.name)} "On the way home we saw" {words}{at_root(root, default=None)}'
+    return [
+        f'steercache steer {shlex.quote(vector.name)} "On the way home we saw" {words}{at_root(root, default=None)}'
+    ]
 
 
 def sae_facts(vector: "SteeringVector") -> "list[list[Any]]":

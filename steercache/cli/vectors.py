@@ -11,7 +11,7 @@ from steercache.cli.completion import complete_vectors
 from steercache.cli.options import json_option, root_option
 from steercache.cli.output import next_commands, print_json, print_table
 from steercache.cli.vector_exchange import export_command, import_command, schema_command, suggest_command
-from steercache.cli.vector_tables import describe_vector, print_layers, sae_facts, steer_command, use_facts
+from steercache.cli.vector_tables import describe_vector, print_layers, sae_facts, steer_commands, use_facts
 from steercache.core.errors import DamagedError
 from steercache.core.ids import SHORT_ID
 
@@ -90,7 +90,7 @@ def show(name: str, root: Path, as_json: bool) -> None:
     print_table(["what", "value"], facts, title=vector.name)
     click.echo()
     print_layers(vector)
-    next_commands(f"steercache vectors refit {shlex.quote(vector.name)}", steer_command(vector, root))
+    next_commands(f"steercache vectors refit {shlex.quote(vector.name)}", *steer_commands(vector, root))
 
 
 @vectors.command()

@@ -24,6 +24,7 @@ from steercache.fit.scores import fold_aucs, fold_interval, token_scores
 from steercache.fit.separation import difference_spread, fold_d_prime
 from steercache.fit.sgd import fit_paper
 from steercache.fit.sides import FloatArray, LabelledSides, check_recipe, split_sides
+from steercache.fit.spread import SPREAD
 from steercache.fit.threads import fitting_threads
 
 DoubleArray = npt.NDArray[np.float64]
@@ -104,6 +105,9 @@ def fold_fit(sel: Selection, vector: SteeringVector) -> Fit | None:
     """The vector's own way of fitting, as a function of the sides; None for a method that is not one of `fit`."""
     made: Mapping[str, Any] = vector.provenance
     params: Mapping[str, Any] = made.get("params") or {}
+    if SPREAD in made:
+        one = fold_fit(sel, _layer_alone(vector, int(made[SPREAD])))
+        return None if one is None else lambda sides: np.repeat(one(sides), len(vector.layers), axis=0)
     if vector.method == shift.METHOD:
         return lambda sides: shift.shift_values(sel, sides, layers=vector.layers)
     method = CATALOGUE.get(vector.method)
@@ -125,6 +129,11 @@ def fold_fit(sel: Selection, vector: SteeringVector) -> Fit | None:
             for layer, c in strengths.items()
         ]
     )
+
+
+def _layer_alone(vector: SteeringVector, layer: int) -> SteeringVector:
+    made = {key: value for key, value in vector.provenance.items() if key != SPREAD}
+    return replace(vector, layers=(layer,), values=vector.at(layer)[None], provenance=made, use=None)
 
 
 def fold_directions(vector: SteeringVector, sides: LabelledSides, *, fit: Fit | None, fold: FoldArray) -> FloatArray:
@@ -158,10 +167,12 @@ def _stability(
         return [_summary([], vector.at(layer)) for layer in vector.layers]
     counts = draw_counts(sides.n_units, n_draws=n_draws, seed=seed)
     if vector.method == shift.METHOD:
-        return [
-            _summary(list(shift_draws(sel, sides, layer=layer, counts_bu=counts)), vector.at(layer))
-            for layer in vector.layers
+        spread_from = vector.provenance.get(SPREAD)
+        layers = vector.layers if spread_from is None else (int(spread_from),)
+        found = [
+            _summary(list(shift_draws(sel, sides, layer=layer, counts_bu=counts)), vector.at(layer)) for layer in layers
         ]
+        return found if spread_from is None else found * len(vector.layers)
     drawn = refit_draws(sides, counts_bu=counts, fit=fit)
     return [_summary([d[i] for d in drawn], vector.at(layer)) for i, layer in enumerate(vector.layers)]
 

@@ -1,13 +1,16 @@
 """The methods by name, and fitting a vector again from what it says about itself."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from steercache.core.errors import UsageError
 from steercache.core.recorded_rows import SelectsRows, rows_of
+from steercache.core.selection import Selection
 from steercache.core.vectors import LOCATED, SteeringVector
 from steercache.fit.catalogue import CATALOGUE
 from steercache.fit.catalogue import METHODS as METHODS
+from steercache.fit.spread import RECIPE, SPREAD, spread
 
 
 def refit(vector: SteeringVector, session: SelectsRows) -> SteeringVector:
@@ -28,7 +31,15 @@ def refit(vector: SteeringVector, session: SelectsRows) -> SteeringVector:
             f"{vector.name!r} was made by {vector.method!r}, which cannot be fitted again from a query",
             hint=f"these can: {', '.join(METHODS)}",
         )
-    return METHODS[vector.method](rows_of(vector, session), **fit_options(vector))
+    return fit_again(vector, rows_of(vector, session))
+
+
+def fit_again(vector: SteeringVector, sel: Selection) -> SteeringVector:
+    """A vector of the same method, recipe and options, fitted on `sel`."""
+    fitted, made = METHODS[vector.method](sel, **fit_options(vector)), vector.provenance
+    if RECIPE in made:
+        fitted = replace(fitted, provenance=dict(fitted.provenance) | {RECIPE: made[RECIPE]})
+    return spread(fitted, int(made[SPREAD])) if SPREAD in made else fitted
 
 
 def fit_options(vector: SteeringVector) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from steercache.core.errors import UsageError
 from steercache.core.selection import Selection
 from steercache.core.vectors import SteeringVector
 from steercache.fit.blocks import iter_rows, width_of
@@ -80,6 +81,12 @@ def whitened_formula(method: str) -> LayerFormula:
         inside_r = found.basis_dr.T @ found.shift_d
         if method == MASS_MEAN:
             keep = found.values_r > EIGENVALUES_FROM
+            if not keep.any():
+                raise UsageError(
+                    f"at layer {layer} no direction inside the sides has a variance above {EIGENVALUES_FROM:g}, and the"
+                    " mass-mean probe leaves out those below",
+                    hint="the method lda, which has no such bound",
+                )
             direction = found.basis_dr[:, keep] @ (inside_r[keep] / found.values_r[keep])
         else:
             direction = _shrunk(found, inside_r)

@@ -1,13 +1,14 @@
 """Manifests: YAML in, frozen and validated documents out, and which of their fields are part of an identity.
 
-Owns the kinds of manifest (`model`, `dataset`, `trace`, `sweep`, `sae`), how they are found by name, read and checked, and
-their JSON schemas. Reads YAML files and nothing else: no data set, model or network is opened here.
+Owns the kinds of manifest (`model`, `dataset`, `trace`, `sweep`, `sae`, `recipe`), how they are found by name, read and
+checked, and their JSON schemas. Reads YAML files and nothing else: no data set, model or network is opened here.
 """
 
 from steercache.manifests.documents import (
     DatasetManifest,
     Manifest,
     ModelManifest,
+    RecipeManifest,
     SaeManifest,
     SweepManifest,
     TraceManifest,
@@ -19,6 +20,7 @@ __all__ = [
     "DatasetManifest",
     "Manifest",
     "ModelManifest",
+    "RecipeManifest",
     "ResolvedSweep",
     "ResolvedTrace",
     "SaeManifest",

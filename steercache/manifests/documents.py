@@ -2,11 +2,12 @@
 
 from steercache.manifests.dataset import DatasetManifest
 from steercache.manifests.model import ModelManifest
+from steercache.manifests.recipe import RecipeManifest
 from steercache.manifests.sae import SaeManifest
 from steercache.manifests.sweep import SweepManifest
 from steercache.manifests.trace import TraceManifest
 
-Manifest = ModelManifest | DatasetManifest | TraceManifest | SweepManifest | SaeManifest
+Manifest = ModelManifest | DatasetManifest | TraceManifest | SweepManifest | SaeManifest | RecipeManifest
 
 KINDS: dict[str, type[Manifest]] = {
     "model": ModelManifest,
@@ -14,6 +15,16 @@ KINDS: dict[str, type[Manifest]] = {
     "trace": TraceManifest,
     "sweep": SweepManifest,
     "sae": SaeManifest,
+    "recipe": RecipeManifest,
 }
 
-__all__ = ["KINDS", "DatasetManifest", "Manifest", "ModelManifest", "SaeManifest", "SweepManifest", "TraceManifest"]
+__all__ = [
+    "KINDS",
+    "DatasetManifest",
+    "Manifest",
+    "ModelManifest",
+    "RecipeManifest",
+    "SaeManifest",
+    "SweepManifest",
+    "TraceManifest",
+]

@@ -16,7 +16,7 @@ from steercache.manifests.tree import MAX_BYTES, Tree, read_tree
 VERSION = 1
 SUFFIXES = (".yaml", ".yml")
 FILES = (*SUFFIXES, ".json")  # a name that ends so is a file's: JSON is YAML, though nobody looks for it by name
-FOLDERS = ("models", "datasets", "traces", "sweeps", "saes")
+FOLDERS = ("models", "datasets", "traces", "sweeps", "saes", "recipes")
 
 
 def parse_manifest(text: str, *, file: str, kind: str | None = None) -> Manifest:

@@ -139,10 +139,11 @@ class Session:
         with clear_traceback_frames(), self.cache.connection() as con:
             return newest_run(asking(con), modality="text", concept=None, labelled=True)
 
-    def newest_run(self, concept: str | None = None) -> str:
-        """The newest complete text run that has the concept (None: any). Raises as a query that leaves its run open."""
+    def newest_run(self, concept: str | None = None, *, modality: str = "text") -> str:
+        """The newest complete run of a modality ("text" or "multimodal") that has the concept (None: any). Raises as a query
+        that leaves its run open."""
         with clear_traceback_frames(), self.cache.connection() as con:
-            return newest_run(asking(con), modality="text", concept=concept)
+            return newest_run(asking(con), modality=modality, concept=concept)
 
     def vector(self, name: str) -> SteeringVector:
         """The vector that answers to a name, an id or a prefix. Raises NotFoundError."""

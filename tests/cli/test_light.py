@@ -82,7 +82,7 @@ def test_help_of_one_command_imports_nothing_heavy_in_a_process_of_its_own(words
         (("steer",), "counting-", ["counting-probe"]),
         (("cache", "verify"), "", [RUN]),
         (("query",), "concept_", ["concept_counts", "concept_vs_other_concepts"]),
-        (("fit", "probe", "--query"), "contrast", ["contrast_last"]),
+        (("fit", "probe", "--query"), "contrast", ["contrast_from_end", "contrast_last"]),
         (("manifest", "show"), "my-", ["my-trace.yaml"]),
         (("build",), "my-", ["my-trace.yaml"]),
         (("build", "x.csv", "--model"), "smollm2-135m", ["smollm2-135m"]),

@@ -70,3 +70,8 @@ def test_rows_that_are_all_the_same_are_refused() -> None:
     for fit in (lda, mass_mean):
         with pytest.raises(UsageError, match="all rows are the same"):
             fit(sel)
+    small, _ = planted(20)
+    tiny = selection(ArraySource(arrays={0: small.gather(1) / 500}), small.rows, np.asarray(small.label))
+    with pytest.raises(UsageError, match=r"no direction inside the sides has a variance above 0\.001"):
+        mass_mean(tiny)
+    assert cos(lda(tiny).at(0), lda(small).at(1)) > 0.999

@@ -51,6 +51,8 @@ CASES: list[tuple[str, dict[str, Any], str, list[tuple[Any, ...]]]] = [
     ("anchor_vs_control", {"concept": "spatial", "split": "test"}, "row_idx label", [(7, 0), (8, 1), (9, 0), (10, 0)]),
     ("anchor_vs_control", {"concept": "counting", "run": "text"}, "row_idx label", [(65, 0), (66, 1)]),
     ("contrast_last", {}, "row_idx label pair", [(71, 1, "pairs:p1"), (73, 0, "pairs:p1")]),
+    ("contrast_from_end", {}, "row_idx label pair", [(71, 1, "pairs:p1"), (73, 0, "pairs:p1")]),
+    ("contrast_from_end", {"from_end": 1}, "row_idx label pair", [(70, 1, "pairs:p1"), (72, 0, "pairs:p1")]),
     ("concept_vs_other_concepts", {"concept": "spatial"}, "row_idx label", [(3, 1), (8, 1), (66, 0)]),
     ("concept_vs_other_concepts", {"concept": "counting"}, "row_idx label", [(3, 0), (8, 0), (66, 1)]),
     ("image_rows", {}, "row_idx", [(0,), (1,), (2,)]),
