@@ -35,7 +35,7 @@ def fit(context: click.Context, as_list: bool, as_json: bool) -> None:
 
     \b
     steercache fit mean-shift --all-concepts
-    steercache fit recipe caa --concept counting
+    steercache fit recipe textual-mean-shift --concept counting
     steercache fit --list
     """
     if as_list:

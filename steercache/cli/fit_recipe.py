@@ -45,7 +45,8 @@ def fit_recipe_command(asked: FitRecipeOptions) -> None:
     """Fit a vector as a paper does, with the use that the paper makes of it; RECIPE is a name or a manifest's file.
 
     \b
-    steercache fit recipe caa --concept counting
+    steercache fit recipe textual-mean-shift --concept counting
+    steercache fit recipe caa --concept joy
     steercache fit recipe refusal-ablation --concept counting --from-layer 12
     """
     from steercache.api.cache import open_cache_at

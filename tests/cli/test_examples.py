@@ -36,6 +36,9 @@ TEXT = (("steercache", "zoo", "card"), ("steercache", "manifest", "schema"), ("s
 COMMANDS = list(commands_below(steercache, ("steercache",)))
 ONLY_PARSED = (
     "steercache eval ",
+    "steercache fit head-probes ",
+    "steercache fit recipe caa ",
+    "steercache fit recipe refusal-ablation ",
     "steercache fit sae ",
     "steercache grid ",
     "steercache plan tiny-scenes",
@@ -51,7 +54,7 @@ ONLY_PARSED = (
     "steercache vectors suggest ",
     "steercache zoo build ",
     "steercache zoo card ",
-)  # they need models of their own (tests/zoo), an SAE (tests/sae) or files of other engines (tests/exchange)
+)  # they need models of their own (tests/zoo), an SAE (tests/sae), pairs or heads (tests/api/test_recipes.py) or files of other engines
 EXAMPLES = sorted({example for _, command in COMMANDS for example in examples_of(command)})
 
 
