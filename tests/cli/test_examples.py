@@ -54,7 +54,7 @@ ONLY_PARSED = (
     "steercache vectors suggest ",
     "steercache zoo build ",
     "steercache zoo card ",
-)  # they need models of their own (tests/zoo), an SAE (tests/sae), pairs or heads (tests/api/test_recipes.py) or files of other engines
+)  # they need models of their own (tests/zoo), an SAE (tests/sae), pairs or heads (tests/api), files of other engines
 EXAMPLES = sorted({example for _, command in COMMANDS for example in examples_of(command)})
 
 
