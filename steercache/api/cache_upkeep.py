@@ -93,7 +93,10 @@ class UpkeepMethods(CacheCore):
         private: bool = True,
         progress: ProgressLike = None,
     ) -> "Pushed":
-        """Send runs, vectors, sweeps, features of SAEs or SAEs to a folder, or to a dataset repository `hf://datasets/user/name`.
+        """Send runs, vectors, sweeps, features of SAEs or SAEs to a folder, a repository of the hub, or a bucket.
+
+        `target` is a folder, a dataset repository `hf://datasets/user/name`, or `s3://bucket/folder`, `gs://bucket/folder`,
+        `az://container/folder`, with the credentials of the environment.
 
         `names` are names, ids or prefixes, of an SAE its folder (pulled, it lies in `sae/folders/<id>` of the cache, which
         `load_sae` and `encode` read); `vector:counting` says of which kind where several have a name. `layers` sends runs
@@ -105,8 +108,8 @@ class UpkeepMethods(CacheCore):
         samples are part of a run: they are sent.
 
         Raises:
-            NotFoundError: nothing has the name. UsageError: several kinds have it, a run is not complete, the hub refuses, or
-                the connection failed.
+            NotFoundError: nothing has the name. UsageError: several kinds have it, a run is not complete, the hub or the
+                store refuses, or the connection failed. BusyError: others write the place's listing all the time.
         """
         from steercache.api.sharing import push
 
@@ -121,7 +124,7 @@ class UpkeepMethods(CacheCore):
         budget_gb: float = 20.0,
         progress: ProgressLike = None,
     ) -> "Pulled":
-        """Take what was pushed to a folder or repository into this cache: all of it, or the items with these names.
+        """Take what was pushed to a folder, repository or bucket into this cache: all of it, or the items with these names.
 
         Every file gets its name after its size and SHA-256 were found to be those of the listing; a call that was interrupted
         goes on where it was. What the cache has under the same id stays as it is. `budget_gb` bounds what is received.
@@ -129,7 +132,7 @@ class UpkeepMethods(CacheCore):
         Raises:
             NotFoundError: nothing was pushed there, or nothing has the name. BudgetError: larger than the budget or the disk.
             DamagedError: the listing names what is no file of a cache, or a file is not the listed one; nothing of it stays.
-            UsageError: the hub refuses, or the connection failed.
+            UsageError: the hub or the store refuses, or the connection failed.
         """
         from steercache.api.sharing import pull
 

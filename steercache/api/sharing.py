@@ -10,6 +10,7 @@ from steercache.cache.handle import CacheFolder, open_cache
 from steercache.core.errors import UsageError
 from steercache.exchange.activations.part import copy_part
 from steercache.exchange.hub.contents import gather
+from steercache.exchange.hub.object_store import SCHEMES, StorePlace
 from steercache.exchange.hub.places import FolderPlace, Place, refuse_same
 from steercache.exchange.hub.pull import Pulled, chosen, listing_of
 from steercache.exchange.hub.pull import pull as pull_items
@@ -19,12 +20,20 @@ from steercache.exchange.hub.remote import HubPlace
 
 
 def place_of(address: str | PathLike[str], root: Path, *, private: bool = True) -> Place:
-    """A folder, or a dataset repository `hf://datasets/user/name`. Raises UsageError for other addresses."""
+    """A folder, a dataset repository `hf://datasets/user/name`, or a bucket of an object store (`s3://`, `gs://`, `az://`).
+
+    Raises UsageError for other addresses.
+    """
     text = str(address)
+    if text.partition("://")[0] in SCHEMES and "://" in text:
+        return StorePlace(text)
     if text.startswith("hf://"):
         return HubPlace(text, private=private)
     if "://" in text:
-        raise UsageError(f"{text[:200]!r} is no address", hint="a folder, or hf://datasets/USER/NAME")
+        raise UsageError(
+            f"{text[:200]!r} is no address",
+            hint="a folder, hf://datasets/USER/NAME, or s3://BUCKET/FOLDER (gs://, az://)",
+        )
     refuse_same(Path(address), root)
     return FolderPlace(Path(address))
 

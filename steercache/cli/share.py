@@ -34,7 +34,8 @@ class PushOptions:
 @json_option
 @takes(PushOptions)
 def push(asked: PushOptions) -> None:
-    """Send runs, vectors, sweeps, features of SAEs or SAE folders to TARGET: a folder, or hf://datasets/USER/NAME.
+    """Send runs, vectors, sweeps, features of SAEs or SAE folders to TARGET: a folder, hf://datasets/USER/NAME, or a
+    bucket (s3://BUCKET/FOLDER, gs://..., az://...).
 
     What is there already with the same hash is not sent; an interrupted push goes on with the same command. A card and a
     listing with the SHA-256 of every file are written last. Nothing that is sent says which machine it was; texts of samples
@@ -85,7 +86,8 @@ class PullOptions:
 @json_option
 @takes(PullOptions)
 def pull(asked: PullOptions) -> None:
-    """Take what was pushed to SOURCE (a folder, or hf://datasets/USER/NAME) into the cache: all of it, or the items NAME.
+    """Take what was pushed to SOURCE (a folder, hf://datasets/USER/NAME, or a bucket) into the cache: all of it, or the
+    items NAME.
 
     Every file is checked against its listed size and SHA-256 before it gets its name; an interrupted pull goes on with the same
     command. What the cache has under the same id stays as it is.

@@ -15,8 +15,12 @@ PIECE: Final = 4 * 2**20
 OnBytes = Callable[[int], None]
 
 
+class ListingChangedError(Exception):
+    """Somebody else has written the listing since it was read."""
+
+
 class Place(Protocol):
-    """A folder, or a repository of the hub."""
+    """A folder, a repository of the hub, or a bucket of an object store."""
 
     name: str
     shown: str  # what the card calls it: of a folder its own name, since its place is this machine's business
@@ -38,7 +42,10 @@ class Place(Protocol):
         ...
 
     def finish(self, documents: dict[str, bytes]) -> None:
-        """Write the small files that describe the place, last."""
+        """Write the small files that describe the place, last.
+
+        Raises ListingChangedError, where the place can tell, if the listing is no longer the one that was read.
+        """
         ...
 
 

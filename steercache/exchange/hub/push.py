@@ -3,11 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from steercache.core.errors import BusyError
 from steercache.exchange.hub.card import card_of
 from steercache.exchange.hub.contents import PushedItem
 from steercache.exchange.hub.listing import CARD, MOST_BYTES, NAME, Item, from_json, merged, rank, to_json
-from steercache.exchange.hub.places import Place
+from steercache.exchange.hub.places import ListingChangedError, Place
 
+MOST_TRIES = 20  # to write a listing that others write too
 Progress = Callable[[str, int, int | None], None]
 
 
@@ -29,7 +31,8 @@ def push(place: Place, items: Sequence[PushedItem], *, progress: Progress) -> Pu
         DamagedError: the place has a listing that is not one. UsageError: it cannot be written to.
     """
     before = place.read(NAME, most=MOST_BYTES)
-    known = None if before is None else from_json(before, place=place.name)
+    if before is not None:
+        from_json(before, place=place.name)  # a place with a listing that is none is left as it is
     files = {file.listed.path: file for item in items for file in item.files}
     order = sorted(files.values(), key=lambda file: (rank(file.listed.path), file.listed.path))
     lacking = place.lacks(order)
@@ -42,10 +45,7 @@ def push(place: Place, items: Sequence[PushedItem], *, progress: Progress) -> Pu
         progress("pushing", sent, total)
 
     place.put(lacking, on_bytes=count)
-    listing = merged(known, [item.item for item in items])
-    documents = {CARD: card_of(listing, source=place.shown).encode(), NAME: to_json(listing)}
-    if before != documents[NAME] or lacking:
-        place.finish(documents)
+    _finish(place, before, [item.item for item in items], changed=bool(lacking))
     return Pushed(
         place=place.name,
         items=tuple(item.item for item in items),
@@ -53,3 +53,20 @@ def push(place: Place, items: Sequence[PushedItem], *, progress: Progress) -> Pu
         n_kept=len(order) - len(lacking),
         n_bytes=total,
     )
+
+
+def _finish(place: Place, before: bytes | None, items: Sequence[Item], *, changed: bool) -> None:
+    """Add the items to the listing, and to one that another push has written meanwhile. Raises BusyError."""
+    for _ in range(MOST_TRIES):
+        known = None if before is None else from_json(before, place=place.name)
+        listing = merged(known, items)
+        documents = {CARD: card_of(listing, source=place.shown).encode(), NAME: to_json(listing)}
+        if before == documents[NAME] and not changed:
+            return
+        try:
+            place.finish(documents)
+        except ListingChangedError:
+            before = place.read(NAME, most=MOST_BYTES)
+        else:
+            return
+    raise BusyError("others write its listing all the time", place=place.name, hint="push again")
