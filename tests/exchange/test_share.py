@@ -262,7 +262,7 @@ def test_names_and_addresses_that_mean_nothing_are_said(full: Cache, hub: Hub, t
     with pytest.raises(NotFoundError, match="nothing is named 'smal1'"):
         full.push(["smal1"], tmp_path / "shared")
     with pytest.raises(UsageError, match="no address"):
-        full.push(["small"], "s3://bucket/x")
+        full.push(["small"], "ftp://host/x")
     with pytest.raises(UsageError, match="no address"):
         full.push(["small"], "hf://datasets/../x")
     with pytest.raises(UsageError, match="the cache itself"):
