@@ -24,7 +24,7 @@ _ADDRESS = re.compile(r"(?:s3|gs|az)://[a-z0-9][a-z0-9._-]{1,62}(?:/[\w.=+@ -]+)
 _SECRET = re.compile(r"\?[^\s\"')]*|(?i:(?:signature|credential|key|token|secret|authorization)\S*\s*[:=]\s*)\S+")
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist")
 _HASH = "sha256"
-_RETRIES: Final = {
+_RETRIES: Final[Any] = {
     "max_retries": 8,
     "retry_timeout": timedelta(seconds=90),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
