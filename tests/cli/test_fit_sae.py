@@ -84,7 +84,7 @@ def test_a_judge_is_asked_and_a_refusal_is_said(
             assert "(judge: 16 yes)" in terminal.err
             assert {r["headers"]["Authorization"] for r in server.seen} == {"Bearer sk-secret-key"}
         with serving(status(401, b'{"error": "sk-secret-key is wrong"}')) as server:
-            asked = ("--judge", server.url, "--judge-model", "m", "--no-diagnose")
+            asked = ("--judge", server.url, "--judge-model", "another", "--no-diagnose")
             assert terminal("fit", "sae", *line, *asked) == 2
             assert "16 without a verdict (HTTP 401: [key] is wrong)" in terminal.err
     assert "sk-secret" not in terminal.err + terminal.out
