@@ -78,7 +78,7 @@ def _known(family: Family) -> list[object]:
     parts = "yes" if family.attn_out else "no"
     checked = "in the table; by value, and by layout at real size"
     if family.name == "llama4":
-        checked += "; its image processor, which needs torchvision, was never run"
+        checked += "; its image processor, which needs torchvision, was run by hand only"
     return [types, reads, parts, modes, checked]
 
 

@@ -49,6 +49,9 @@ class Family:
     placeholder: str = "{image}"  # where a picture stands in a prompt without a chat template
     text_beside_pictures: bool = False  # its processor takes pictures only with a text of their placeholders
     shared_mark: str | None = None  # stands on both sides of each view of a picture, once where two views meet
+    tiles_joined: bool = (
+        False  # whether the forward wants the tiles of all pictures along one axis, and gets them by picture
+    )
     frames_per_token: int = 1  # steps of a sound's spectrogram that an audio token stands for
     video: str | None = None  # the same of a video, as `trace.videos` reads it; None: its videos are not read here
     bos_in_text: bool = False  # its processor switches the tokenizer's own BOS off and writes it into the prompt
@@ -312,7 +315,9 @@ _LLAMA4 = (
         tower_width="vision_output_dim",
         special_tokens=(r"<\|(image|image_start|image_end|tile_x_separator|tile_y_separator)\|>",),
         patches="tile_lines",
+        tiles_joined=True,
         needs=("pixel_values",),
+        text_beside_pictures=True,
     ),
 )
 

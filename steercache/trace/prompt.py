@@ -16,6 +16,7 @@ from steercache.core.examples import Example, ImageRef
 from steercache.core.excerpts import first_line_of
 from steercache.core.ids import digest_bytes
 from steercache.data.pixels import upright_rgb
+from steercache.models.load import TORCH_DTYPES
 from steercache.models.spec import TokenizerBundle
 from steercache.trace.patches import Picture
 from steercache.trace.template import MARK, RenderedTurn, TemplateError, apply_template, own_start
@@ -257,7 +258,16 @@ def pixel_inputs(
     # PaliGemma's processor warns without a text, InternVL's refuses
     text = [processor.image_token * len(decoded)] if bundle.family.text_beside_pictures else None
     output = _called(processor, images=[decoded], text=text)
+    if bundle.family.tiles_joined:  # Llama 4's processor gives bfloat16, whatever its model computes in
+        return {"pixel_values": joined_tiles(output["pixel_values"]).to(TORCH_DTYPES[bundle.spec.dtype])}
     return {name: as_tensor(output[name]) for name in bundle.family.needs if name in output}
+
+
+def joined_tiles(value: Any) -> torch.Tensor:
+    """The tiles of all pictures, one after the other, from one tensor of them for each picture, however deep in lists."""
+    if isinstance(value, list | tuple):
+        return torch.cat([joined_tiles(item) for item in value])
+    return as_tensor(value)
 
 
 def same_bytes(ref: ImageRef, digest: str) -> bytes:

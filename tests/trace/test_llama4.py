@@ -11,6 +11,7 @@ import torch
 import transformers as tf
 
 from steercache.trace.patches import PatchError, Picture, locate
+from steercache.trace.prompt import joined_tiles
 from tests.steering.small import small_model
 
 
@@ -36,6 +37,12 @@ def test_tiles_that_make_no_lines_are_refused() -> None:
     broken = picture.replacement.replace("<|tile_x_separator|>", "", 1)
     with pytest.raises(PatchError):
         locate("tile_lines", Picture(replacement=broken, image_token="<|patch|>", processor=None))
+
+
+def test_tiles_of_pictures_of_several_sizes_lie_along_one_axis() -> None:
+    tiles = [torch.randn(n, 3, 8, 8).bfloat16() for n in (5, 1, 3)]
+    for given in (tiles, [[one] for one in tiles], torch.cat(tiles)):  # as the processor gives them, or joined
+        assert torch.equal(joined_tiles(given), torch.cat(tiles))
 
 
 @torch.inference_mode()
