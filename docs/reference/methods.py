@@ -25,6 +25,14 @@ A recipe is a method with its rows and its use: a manifest of kind `recipe`. `st
 fits it on your run and saves the vector with the use, which `steercache.steered(model, vector)` applies; layers and strengths
 that a recipe leaves open are given there.
 """
+CONDITIONS = """
+Conditional steering (CAST, arXiv 2409.05907) steers prompts whose hidden state lies along a condition vector.
+`steercache.fit.find_condition(sel, vector)` finds layer, threshold and side with the highest F1 over labelled prompts (one row
+each, such as `contrast_last`); `.target` is the condition as a target in SQL: all tokens of prompts whose last token meets
+it. The condition vector of the paper is `pca_center`. Its package compares with cos(h, tanh(P h)), P the projection on the
+vector (`similarity="cast"` does the same), and by default the mean over the prompt's tokens; a target compares the cosine of
+the last token. Checked by `tests/fit/test_condition.py::test_the_condition_is_the_point_that_the_authors_search_finds`.
+"""
 DIAGNOSTICS = """
 Every fit measures, per layer, on held-out sentences or pairs (`steercache vectors show NAME`; `--no-diagnose` skips it):
 
@@ -71,6 +79,8 @@ def page_text(table: Any) -> str:
             table(names, recipes),
             "What the papers or their code do otherwise:",
             "\n".join(others),
+            "## Conditions",
+            CONDITIONS.strip(),
             "## What a fit measures",
             DIAGNOSTICS.strip(),
         ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from steercache.fit.catalogue import METHODS
 from steercache.fit.compare import compare
+from steercache.fit.condition import find_condition
 from steercache.fit.diagnostics import diagnose
 from steercache.fit.heads import head_probes
 from steercache.fit.pca import lat, pca_center, pca_diff
@@ -24,6 +25,7 @@ __all__ = [
     "METHODS",
     "compare",
     "diagnose",
+    "find_condition",
     "head_probes",
     "lat",
     "lda",
