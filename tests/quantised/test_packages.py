@@ -1,7 +1,9 @@
 """Weights of bitsandbytes, torchao, compressed-tensors, GPTQ and AWQ by value, where these packages are installed."""
 
+import json
 import warnings
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from steercache.trace.numerics import numerics_of
 from tests.models.tiny import N_LAYERS, manifest_of
 from tests.quantised.folders import WIDTH, dense, weights_of, write
 from tests.steering.small import padded_batch
+from tests.tracing import write_small_trace
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of five other people's packages
 AT_LOAD: dict[str, dict[str, Any]] = {
@@ -240,3 +243,22 @@ def save_like(folder: Path, weights: dict[str, torch.Tensor]) -> None:
     with safe_open(folder / "model.safetensors", "pt") as file:
         metadata = file.metadata()
     save_file(weights, folder / "model.safetensors", metadata=metadata)
+
+
+def test_rows_of_one_folder_dense_and_quantised_are_runs_of_two_models(tmp_path: Path) -> None:
+    pytest.importorskip("torchao")
+    source = {"type": "path", "folder": str(dense(tmp_path / "model"))}
+    for name, extra in (("plain", {}), ("quantised", {"quantization": {"method": "torchao"}})):
+        folder = tmp_path / name
+        folder.mkdir()
+        manifest = {"kind": "model", "version": 1, "name": name, "source": source, **extra}
+        write_small_trace(folder, n=6, model=manifest).build(tmp_path / "root")
+    found = {}
+    for path in (tmp_path / "root" / "runs").glob("*/run.json"):
+        document = json.loads(path.read_text())
+        found[document["model"]["name"]] = document
+    plain, quantised = found["plain"], found["quantised"]
+    assert plain["run_id"] != quantised["run_id"]
+    assert quantised["model"]["kin"] == [plain["model"]["fingerprint"]]
+    assert quantised["numerics"]["quantised"] == {"method": "torchao", "torchao": version("torchao")}
+    assert "quantised" not in plain["numerics"]
