@@ -60,7 +60,7 @@ def write_shard_files(folder: Path, shard_idx: int) -> tuple[ShardRecord, Path, 
         "char_start": position * 6,
         "char_end": position * 6 + 5,
         "kind": pa.array(["text"] * ROWS_PER_SHARD),
-        **dict.fromkeys(("tile", "patch_row", "patch_col"), none),
+        **dict.fromkeys(("tile", "patch_row", "patch_col", "frame"), none),
         "token_type": pa.nulls(ROWS_PER_SHARD),
     }
     ids = np.arange(n_samples, dtype=np.int32) + shard_idx * n_samples
@@ -78,7 +78,12 @@ def write_shard_files(folder: Path, shard_idx: int) -> tuple[ShardRecord, Path, 
     for name, columns, schema in (("rows", tokens, ROWS), ("samples", samples, SAMPLES)):
         path = folder / name / f"{shard_idx:05d}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        table = pa.table({f.name: pa.array(columns[f.name]).cast(f.type) for f in schema}, schema=schema)
+        given = {name: pa.array(column) for name, column in columns.items()}
+        n = len(given["sample_idx"])
+        table = pa.table(
+            {f.name: given[f.name].cast(f.type) if f.name in given else pa.nulls(n, f.type) for f in schema},
+            schema=schema,
+        )
         pq.write_table(table, path, compression="zstd")
         paths.append(path)
     files = (FileRecord(path=f"g0001/{shard_idx}", n_bytes=1, crc32c=0),)

@@ -34,11 +34,15 @@ class RunMethods(CacheCore):
         model: str | None = None,
         device: str = "auto",
         dtype: str = "auto",
+        budget_gb: float | None = None,
         progress: ProgressLike = None,
     ) -> "Overview":
         """What `build` would write, what is cached already, and about how long it takes; nothing is computed.
 
         Sizes (`n_bytes`, `n_bytes_to_write`) are in bytes, `seconds` is None where nothing is known of the model's speed here.
+        With `budget_gb`, `proposals` are choices of layers, rows and codec with their sizes and what each still allows: which
+        vectors can be fitted, whether runs can be replayed, whether SAEs can encode rows. Those that fit come first, among them
+        those that keep the most.
 
         Raises:
             ManifestError, NotFoundError, UsageError: as `build`.
@@ -46,7 +50,14 @@ class RunMethods(CacheCore):
         from steercache.api.tracing import plan_trace
 
         return plan_trace(
-            self._session.cache, self.root, trace, model=model, device=device, dtype=dtype, progress=progress
+            self._session.cache,
+            self.root,
+            trace,
+            model=model,
+            device=device,
+            dtype=dtype,
+            budget_gb=budget_gb,
+            progress=progress,
         )
 
     def build(

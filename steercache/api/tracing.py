@@ -1,5 +1,6 @@
 """Planning and building runs: what `Cache.plan` and `Cache.build` do."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +17,16 @@ from steercache.engines.crew import EngineOptions as EngineOptions
 from steercache.manifests.documents import TraceManifest
 from steercache.manifests.load import declared_kind, find_manifest
 from steercache.manifests.resolve import ResolvedTrace, resolve_trace, resolve_trace_document
+from steercache.runs.budget import Proposal as Proposal
+from steercache.runs.budget import propose
+from steercache.runs.budget import shortlist as shortlist
 from steercache.runs.dates import notes_on_dates
 from steercache.runs.engine import BuildOptions, build_run
 from steercache.runs.job import PreparedTrace, prepare_trace
 from steercache.runs.overview import Overview, bytes_of_gb, overview
 from steercache.runs.overview import decimal_bytes as decimal_bytes
 from steercache.runs.overview import sizes_of as sizes_of
-from steercache.runs.plan import Plan, plan_run
+from steercache.runs.plan import Plan, Progress, TraceJob, plan_run
 
 TraceLike = str | Path | TraceManifest | ResolvedTrace
 """A shipped trace's name, a manifest's file, a manifest object, or a data file (with the name of a model)."""
@@ -67,6 +71,7 @@ def plan_at(
     model: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    budget_gb: float | None = None,
     progress: ProgressLike = None,
 ) -> PlannedTrace:
     """What building `trace` into the cache at `root`, which need not exist yet, would write; raises as `Cache.plan`."""
@@ -78,7 +83,18 @@ def plan_at(
         resolved = resolved_trace(trace, model=model)
         prepared = prepare_trace(resolved, cache_root=root, device=device, dtype=dtype)
         plan = plan_run(prepared.job, progress=show)
-    return PlannedTrace(plan=plan, overview=_with_notes(overview(folder, root, plan), notes_on_columns(resolved)))
+        seen = _within(overview(folder, root, plan), prepared.job, budget_gb, show)
+    return PlannedTrace(plan=plan, overview=_with_notes(seen, notes_on_columns(resolved)))
+
+
+def _within(planned: Overview, job: TraceJob, budget_gb: float | None, show: Progress) -> Overview:
+    """The overview with what could be kept within a budget."""
+    if budget_gb is None:
+        return planned
+    if not 0 < budget_gb < math.inf:
+        raise UsageError(f"a budget of {budget_gb} GB is not a size", hint="give a positive number of GB")
+    budget = bytes_of_gb(budget_gb)
+    return replace(planned, budget_bytes=budget, proposals=propose(job, budget, progress=show))
 
 
 def is_sweep(manifest: str) -> bool:
@@ -107,6 +123,7 @@ def plan_trace(
     model: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    budget_gb: float | None = None,
     progress: ProgressLike = None,
 ) -> Overview:
     """What building `trace` would write and how long it would take; see `Cache.plan`."""
@@ -114,6 +131,7 @@ def plan_trace(
         resolved = resolved_trace(trace, model=model)
         prepared = prepare_trace(resolved, cache_root=root, device=device, dtype=dtype)
         planned = overview(folder, root, plan_run(prepared.job, progress=show))
+        planned = _within(planned, prepared.job, budget_gb, show)
     return _with_notes(planned, notes_on_columns(resolved))
 
 

@@ -1,6 +1,7 @@
 """`steercache plan`: what a trace or a sweep will cost, before anything is computed."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from steercache.sweeps.plan import SweepPlan, TaskPlan
 
 
+MOST_SHOWN = 12  # proposals; all are in the JSON
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanOptions:
     """What is planned, as typed."""
@@ -27,6 +31,7 @@ class PlanOptions:
     nulls: int
     mode: Literal["auto", "replay", "branch", "full"]
     recalibrate: bool
+    budget: float | None
     root: Path
     device: str
     dtype: str
@@ -45,6 +50,12 @@ class PlanOptions:
     help="Null directions per vector, as in `grid`; counted in the estimate.",
 )
 @mode_options
+@click.option(
+    "--budget",
+    metavar="GB",
+    type=click.FloatRange(0, min_open=True),
+    help="For a trace: propose layers, rows and codecs that fit in this many GB, and say what each still allows.",
+)
 @root_option
 @device_options
 @json_option
@@ -57,6 +68,7 @@ def plan(asked: PlanOptions) -> None:
 
     \b
     steercache plan smollm2-concepts
+    steercache plan smollm2-concepts --budget 0.05
     steercache plan tiny-scenes
     steercache plan tiny-scenes --nulls 20
     """
@@ -91,12 +103,15 @@ def _plan_trace(asked: PlanOptions) -> None:
             model=asked.model,
             device=asked.device,
             dtype=asked.dtype,
+            budget_gb=asked.budget,
             progress=bar.show,
         )
     if asked.as_json:
         print_json(found.overview)
         return
     _print_overview(found)
+    if asked.budget is not None:
+        _print_proposals(found.overview)
     with_model = "" if asked.model is None else f" --model {asked.model}"
     next_commands(f"steercache build {asked.manifest}{with_model}")
 
@@ -136,6 +151,43 @@ def _sweep_rows(task: "TaskPlan") -> list[list[Any]]:
         ]
         for split, mode in task.modes.items()
     ]
+
+
+def _print_proposals(seen: "Overview") -> None:
+    """What fits the budget; where nothing does, the smallest choices."""
+    from steercache.api.tracing import decimal_bytes, shortlist
+
+    shown = shortlist(seen.proposals)[:MOST_SHOWN]
+    print_table(
+        ["layers", "rows", "codec", "size", "while written", "fit", "replay", "SAEs", "values"],
+        [
+            [
+                _layers_text(one.layers),
+                one.rows,
+                one.codec,
+                f"{'about ' if one.codec != 'raw' else ''}{decimal_bytes(one.n_bytes)}",
+                decimal_bytes(one.n_bytes_written),
+                one.fit,
+                "yes" if one.replay else "no",
+                ("yes" if one.exact else "of changed values") if one.saes else "no",
+                "exact" if one.exact else "changed",
+            ]
+            for one in shown
+        ],
+        title=f"{'Within' if shown[0].fits else 'Nothing fits in'} {decimal_bytes(seen.budget_bytes)}",
+    )
+    note(
+        "vectors can be fitted and screened at the layers of a row; the other codecs are made by `steercache cache compact`"
+    )
+
+
+def _layers_text(layers: tuple[int, ...]) -> str:
+    """Layers as a range with its step, or one by one."""
+    steps = {after - before for before, after in pairwise(layers)}
+    if len(layers) < 3 or len(steps) > 1:
+        return ", ".join(map(str, layers))
+    (step,) = steps
+    return f"{layers[0]} to {layers[-1]}" + (f", every {step}" if step > 1 else "")
 
 
 def _time(seen: "Overview") -> str:

@@ -13,6 +13,7 @@ from steercache.cache.source import ShardRecords, current_generation, newest_gen
 from steercache.cache.status import free_bytes
 from steercache.core.layout import ITEM_BYTES
 from steercache.core.numerics import numeric_differences
+from steercache.runs.budget import Proposal
 from steercache.runs.dates import notes_on_dates
 from steercache.runs.first_guess import guess_key, guessed_s
 from steercache.runs.plan import Plan
@@ -34,8 +35,8 @@ class Overview:
     matrix products on this CPU and what earlier builds of any model took beside it; None where neither can be had.
 
     `n_bytes_of_largest` is what the largest sample comes to by itself, `n_bytes_of_layer` one layer of it. `notes` say
-    which runs are not reused, and why, and under which other numerics the cached shards were computed. Flat, as the JSON of
-    `plan`.
+    which runs are not reused, and why, and under which other numerics the cached shards were computed. `proposals` are what
+    could be kept instead, where a budget was given (see `Proposal`). Flat, as the JSON of `plan`.
     """
 
     run_id: str
@@ -56,6 +57,7 @@ class Overview:
     guessed: bool
     overlapping: tuple[Overlap, ...]
     notes: tuple[str, ...]
+    proposals: tuple[Proposal, ...] = ()
 
 
 def overview(cache: CacheFolder | None, root: Path, plan: Plan) -> Overview:

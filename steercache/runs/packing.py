@@ -38,6 +38,11 @@ def pack_shards(
     rows: Counts, tokens: Counts, sample_ids: Sequence[str], *, rows_per_shard: int
 ) -> tuple[PlannedShard, ...]:
     """Cut samples of `rows` kept rows and `tokens` tokens, shape (samples,) each, into shards."""
+    return cut_shards(first_samples(rows, rows_per_shard=rows_per_shard), rows, tokens, sample_ids)
+
+
+def first_samples(rows: Counts, *, rows_per_shard: int) -> list[int]:
+    """The samples that shards begin at: each shard holds as many whole samples as it has slots for."""
     firsts: list[int] = []
     first = 0
     ends = np.cumsum(rows)
@@ -45,7 +50,7 @@ def pack_shards(
         firsts.append(first)
         before = int(ends[first - 1]) if first else 0
         first = max(int(np.searchsorted(ends, before + rows_per_shard, side="right")), first + 1)
-    return cut_shards(firsts, rows, tokens, sample_ids)
+    return firsts
 
 
 def cut_shards(

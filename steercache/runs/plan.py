@@ -77,12 +77,7 @@ class Plan:
 
     def bytes_of(self, shards: Iterable[PlannedShard]) -> int:
         """Bytes of the shards' files, tables aside: whole chunks with their index, and coordinates of every row slot."""
-        layout = self.document.layout
-        coordinates = layout.rows_per_shard * COORDINATE_BYTES
-        return sum(
-            coordinates + sum(shard_geometry(layout, site, shard.n_rows).file_bytes for site in layout.sites)
-            for shard in shards
-        )
+        return sum(bytes_of_shard(self.document.layout, shard.n_rows) for shard in shards)
 
     @property
     def row_bytes(self) -> int:
@@ -94,6 +89,12 @@ class Plan:
         return sum(s.n_tokens for s in self.document.shards)
 
 
+def bytes_of_shard(layout: StoreLayout, n_rows: int) -> int:
+    """Bytes of the arrays and coordinates of a shard with `n_rows` used rows: whole chunks with their index, every slot."""
+    arrays = sum(shard_geometry(layout, site, n_rows).file_bytes for site in layout.sites)
+    return layout.rows_per_shard * COORDINATE_BYTES + arrays
+
+
 def plan_run(job: TraceJob, *, cache: CacheFolder | None = None, progress: Progress = lambda *_: None) -> Plan:
     """Read every input once; with `cache`, labels are kept there and joined into runs that have these inputs already.
 
@@ -102,7 +103,7 @@ def plan_run(job: TraceJob, *, cache: CacheFolder | None = None, progress: Progr
         UsageError: layers or sites that the model does not have, or rows that cannot be shared.
     """
     manifest = job.manifest
-    sites = _sites(job)
+    sites = sites_of(job)
     packing = _start_sharing(job, sites)
     seen = InputCounts()
     rules: dict[str, Any] = {}
@@ -130,7 +131,7 @@ def plan_run(job: TraceJob, *, cache: CacheFolder | None = None, progress: Progr
             )
         progress("reading inputs", len(seen.rows), len(seen.rows))
         inputs = _inputs_by_dataset(starts, seen)
-        rows_per_shard = _rows_per_shard(job, sites, max(seen.rows), mean=sum(seen.rows) / len(seen.rows))
+        rows_per_shard = slots_of_shards(job, sites, max(seen.rows), mean=sum(seen.rows) / len(seen.rows))
         if packing is not None and packing.rows_per_shard != rows_per_shard:
             packing = _pack_again(job, rows_per_shard)
         document = _document(
@@ -169,7 +170,7 @@ def _start_sharing(job: TraceJob, sites: tuple[SiteLayout, ...]) -> SharedPackin
     if not job.manifest.share_prefix:
         return None
     check_sharing(job.bundle, place=f"trace {job.manifest.name}: share_prefix")
-    return SharedPacking(_rows_per_shard(job, sites, 1))
+    return SharedPacking(slots_of_shards(job, sites, 1))
 
 
 def _pack_again(job: TraceJob, rows_per_shard: int) -> SharedPacking:
@@ -202,7 +203,7 @@ def _inputs_by_dataset(starts: dict[str, int], seen: InputCounts) -> tuple[Datas
     )
 
 
-def _rows_per_shard(
+def slots_of_shards(
     job: TraceJob, sites: tuple[SiteLayout, ...], longest_sample: int, *, mean: float = math.inf
 ) -> int:
     """Row slots of a shard; the largest sample keeps `longest_sample` rows, one on average `mean`.
@@ -211,7 +212,7 @@ def _rows_per_shard(
         ManifestError: the manifest's own are too few.
     """
     manifest = job.manifest
-    row_bytes = sum(len(s.layers) * s.width for s in sites) * ITEM_BYTES[_dtype(job)]
+    row_bytes = sum(len(s.layers) * s.width for s in sites) * ITEM_BYTES[stored_dtype(job)]
     found = manifest.rows_per_shard or choose_rows_per_shard(
         row_bytes,
         shard_mib=manifest.shard_mib,
@@ -228,7 +229,7 @@ def _rows_per_shard(
     return found
 
 
-def _dtype(job: TraceJob) -> DType:
+def stored_dtype(job: TraceJob) -> DType:
     """Dtype on disk; a mean is no value that the model computed, and is not rounded to the model's dtype unless asked."""
     if job.manifest.dtype != "auto":
         return job.manifest.dtype
@@ -246,7 +247,7 @@ def _document(
     label_digest: str | None,
     template: dict[str, Any],
 ) -> RunDocument:
-    manifest, spec, dtype = job.manifest, job.spec, _dtype(job)
+    manifest, spec, dtype = job.manifest, job.spec, stored_dtype(job)
     rows = np.frombuffer(seen.rows, dtype=np.int64)
     tokens = np.frombuffer(seen.tokens, dtype=np.int64)
     ids = seen.hex_ids()
@@ -292,7 +293,7 @@ def _document(
     )
 
 
-def _sites(job: TraceJob) -> tuple[SiteLayout, ...]:
+def sites_of(job: TraceJob) -> tuple[SiteLayout, ...]:
     """The arrays of the run. Raises UsageError for layers or sites that the model does not have."""
     return tuple(_site(name, job) for name in job.manifest.sites)
 
