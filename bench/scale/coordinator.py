@@ -127,6 +127,7 @@ def _tables() -> tuple[pa.Table, pa.Table]:
 def simulate(root: Path, *, n_shards: int, n_workers: int, weather: Weather = FAIR) -> dict[str, Any]:
     """Build a run on the simulated cluster; seconds by part of the coordinator's work, and what became of the workers' time."""
     parts: dict[str, float] = {}
+    peaks: dict[str, int] = {}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
         begun = time.perf_counter()
@@ -134,6 +135,8 @@ def simulate(root: Path, *, n_shards: int, n_workers: int, weather: Weather = FA
             return work()
         finally:
             parts[name] = parts.get(name, 0.0) + time.perf_counter() - begun
+            if name != "tell":
+                peaks[name] = memory_bytes("VmHWM") // MIB
 
     cache = open_cache(root, create=True)
     document = timed("plan", lambda: planned_run(n_shards))
@@ -166,6 +169,7 @@ def simulate(root: Path, *, n_shards: int, n_workers: int, weather: Weather = FA
         "n_shards": n_shards,
         "n_workers": n_workers,
         "parts_s": {name: round(seconds, 3) for name, seconds in parts.items()},
+        "peak_mib_after": peaks,
         "overhead_ms": 1000 * sum(parts.values()) / n_shards,
         "memory_mib": memory_bytes("VmHWM") / MIB,
         "memory_before_mib": before / MIB,

@@ -15,7 +15,7 @@ import duckdb
 from steercache.core.ids import digest
 from steercache.core.layout import ShardRecord
 from steercache.index.labels import SAMPLES_OF_SHARDS, TOKENS_OF_SHARDS, relabel_samples, relabel_tokens
-from steercache.index.parquet import blaming, check_labels, labels_of, rows_of, rows_of_shards, views
+from steercache.index.parquet import blaming, check_labels, held, labels_of, rows_of, rows_of_shards, views
 from steercache.index.rows import Row, insert, replace
 from steercache.index.schemas import ANSWERS, SAMPLES, TOKENS, check_parquet
 
@@ -94,12 +94,14 @@ def _few_rows(shards: Sequence[ShardFiles]) -> Iterator[list[ShardFiles]]:
 def _put_tables(
     con: Connection, run_id: str, shards: Sequence[ShardFiles], *, labels: str, annotations: Sequence[Path]
 ) -> None:
-    sources = {
-        "samples_file": rows_of_shards([(s.record.shard_idx, s.samples) for s in shards], SAMPLES),
-        "tokens_file": rows_of_shards([(s.record.shard_idx, s.tokens) for s in shards], TOKENS),
-    }
+    samples = rows_of_shards([(s.record.shard_idx, s.samples) for s in shards], SAMPLES)
+    tokens = rows_of_shards([(s.record.shard_idx, s.tokens) for s in shards], TOKENS)
     files = [path for shard in shards for path in (shard.tokens, shard.samples)]
-    with blaming(*files, *annotations), views(con, **sources, all_labels=labels):
+    with (
+        blaming(*files, *annotations),
+        views(con, tokens_file=tokens, all_labels=labels),
+        held(con, "samples_file", samples),
+    ):
         first, last = con.execute("SELECT min(ordinal), max(ordinal) FROM samples_file").fetchall()[0]
         within = f"ordinal BETWEEN {first or 0} AND {last or 0}"  # row groups of other shards are never read
         with views(con, labels_file=f"FROM all_labels WHERE {within}"):

@@ -81,6 +81,14 @@ def views(con: duckdb.DuckDBPyConnection, **tables: str) -> Iterator[None]:
 
 
 @contextmanager
+def held(con: duckdb.DuckDBPyConnection, name: str, sql: str) -> Iterator[None]:
+    """A temporary table of what SQL finds, for the length of the block: of files that are needed several times, opened once."""
+    con.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {sql}")
+    yield
+    con.execute(f"DROP TABLE {name}")
+
+
+@contextmanager
 def blaming(*paths: Path) -> Iterator[None]:
     """Errors of DuckDB while it reads files are about those files, unless they are about the index.
 
