@@ -1,4 +1,4 @@
-"""The reckoning of very large runs is that of a plan, and its page has what it prints; the simulated cluster obeys its clock."""
+"""The reckoning of very large runs is that of a plan, and the page has what it prints; the simulated cluster obeys its clock."""
 
 from pathlib import Path
 
