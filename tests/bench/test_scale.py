@@ -1,4 +1,4 @@
-"""The reckoning of very large runs is that of a plan, and the page has what it prints; the simulated cluster obeys its clock."""
+"""The reckoning of very large runs is that of a plan, the page has what it prints, and the simulated cluster keeps time."""
 
 from pathlib import Path
 

@@ -18,7 +18,7 @@ ALPHAS = {"unit": "alpha_unit"}
 # Options with another name than the parameter's; "not ..." for a flag that switches off.
 RENAMED: dict[str, dict[str, str]] = {
     "build": {"manifest": "trace", "budget": "budget_gb"},
-    "plan": {"manifest": "trace"},
+    "plan": {"manifest": "trace", "budget": "budget_gb"},
     "fit mean-shift": {"no_diagnose": "not diagnose", "pairs": "bindings"},
     "fit probe": {"no_diagnose": "not diagnose", "pairs": "bindings"},
     "fit sae": {"no_diagnose": "not diagnose"},
