@@ -131,6 +131,19 @@ def test_a_selection_of_audio_tokens_is_a_query(traced: tuple[Path, Any]) -> Non
     assert found == [(10,)]
 
 
+def test_a_vector_fitted_on_audio_tokens_is_saved_and_read_again(traced: tuple[Path, Any]) -> None:
+    root = steercache.open(traced[0] / "root")
+    chosen = root.select(
+        "SELECT run_id, row_idx, (kind = 'audio')::INTEGER AS label FROM tokens WHERE kind IN ('audio', 'text')"
+    )
+    fitted = steercache.fit.mean_shift(chosen, name="heard")
+    root.save(fitted)
+    again = steercache.open(traced[0] / "root").vector("heard")
+    assert np.array_equal(again.values, fitted.values)
+    assert again.fitted_on is not None
+    assert again.fitted_on.modality == "audio"
+
+
 def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
     trace = write_sounds_trace(tmp_path, column="noise")
     with pytest.raises(SteercacheError, match="noise"):
