@@ -141,12 +141,12 @@ def _passes_gradients(module: Any, dtype: torch.dtype) -> bool:
     device = next((p.device for p in (*module.parameters(), *module.buffers())), torch.device("cpu"))
     draw = torch.Generator().manual_seed(0)
     with torch.inference_mode(False), torch.enable_grad():
-        x = torch.randn(4, module.in_features, generator=draw).to(device, dtype).requires_grad_()
+        x = torch.randn(4, module.in_features, generator=draw, device="cpu").to(device, dtype).requires_grad_()
         try:
             y = module(x)
             if not y.requires_grad:
                 return False
-            c = torch.randn(y.shape, generator=draw).to(y)
+            c = torch.randn(y.shape, generator=draw, device="cpu").to(y)
             (grad,) = torch.autograd.grad((y * c).sum(), x)
         except (RuntimeError, NotImplementedError):
             return False

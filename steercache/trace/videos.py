@@ -91,7 +91,7 @@ def video_inputs(
         patches, grid = patches_of_frames(frames, settings)
         pixels.append(torch.from_numpy(patches))
         grids.append(grid)
-    return {"pixel_values_videos": torch.cat(pixels), "video_grid_thw": torch.tensor(grids)}
+    return {"pixel_values_videos": torch.cat(pixels), "video_grid_thw": torch.tensor(grids, device="cpu")}
 
 
 def frame_digests(videos: Sequence[VideoRef]) -> tuple[tuple[str, ...], ...]:

@@ -43,15 +43,19 @@ def fitted_on() -> Selection:
     return planted(20, query=query)[0]
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("recipe", ["default", "paper"])
+@pytest.mark.parametrize(
+    ("method", "recipe"),
+    [*((method, "default") for method in METHODS), ("mean_shift", "paper"), ("linear_probe", "paper")],
+)
 def test_fitting_again_from_provenance_gives_the_same_vector(method: str, recipe: str) -> None:
     sel = fitted_on()
     options = {"seed": 5} if (method, recipe) == ("linear_probe", "paper") else {}
+    if method == "head_probes":
+        sel, options = replace(sel, site="head_out"), {"n_heads": 1, "top": 1}
     vector = METHODS[method](sel, recipe=recipe, layers=[1], name="mine", **options)
     session = Answering(sel)
     again = refit(vector, session)
-    assert session.asked == [(TEXT, None, "resid_post", {"concept": "counting", "n": 3})]
+    assert session.asked == [(TEXT, None, sel.site, {"concept": "counting", "n": 3})]
     assert again.values.tobytes() == vector.values.tobytes()
     assert (again.vector_id, again.name) == (vector.vector_id, "mine")
     assert differences(vector, again) == []
