@@ -82,7 +82,9 @@ def make_capture(
         for tap, value in zip(taps, values, strict=True):
             states[tap.site].append(value)
         if "connector_out" in states:
-            is_shown = torch.isin(batch.input_ids, torch.tensor(loaded.shown_ids, device=batch.input_ids.device))[:, :, None]
+            is_shown = torch.isin(batch.input_ids, torch.tensor(loaded.shown_ids, device=batch.input_ids.device))[
+                :, :, None
+            ]
             states["connector_out"] = [v.where(is_shown, torch.nan) for v in states["connector_out"]]
         return states
 
