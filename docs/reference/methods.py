@@ -45,7 +45,8 @@ Every fit measures, per layer, on held-out sentences or pairs (`steercache vecto
 | stability | mean cosine to fits on sentences drawn again | bootstrap |
 
 Vectors steer more reliably where d' and the cosine are high, and *wrong way* low (arXiv 2505.22637). They are measured on
-activations; whether answers move is measured with `steercache eval`.
+activations; whether answers move is measured with `steercache eval`, and `steercache query moved_wrong_way` shows the share of
+samples whose answer margin fell.
 """
 
 

@@ -143,6 +143,13 @@ CASES: list[tuple[str, dict[str, Any], str, list[tuple[Any, ...]]]] = [
     ),
     ("trials_by_alpha", {"sweep": "no such"}, "vector", []),
     (
+        "moved_wrong_way",
+        {"sweep": "trial"},
+        "vector layer alpha split n wrong_way mean_change std_change",
+        [("east", 1, 0.5, "test", 2, 0.5, 0.0, 1.5)],
+    ),
+    ("moved_wrong_way", {"sweep": "no such"}, "vector", []),
+    (
         "answers_changed",
         {"sweep": "trial"},
         "vector alpha sample_id before after effect margin_change",
