@@ -1,8 +1,10 @@
 """What is in a cache, how large it is, and what of it is damaged."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from steercache.cache.documents import RunDocument
 from steercache.cache.feature_files import all_encodings
@@ -12,6 +14,18 @@ from steercache.cache.remove import leftovers
 from steercache.cache.source import current_generation, readable_shards
 from steercache.core.errors import DamagedError
 from steercache.core.layout import NonFinite
+from steercache.store.generation import read_generation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerError:
+    """What a lossy codec did to one layer, its worst rows: |x - y| / |x|, cosine, and the largest error of a value."""
+
+    site: str
+    layer: int
+    max_relative: float
+    min_cosine: float
+    max_abs: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +33,8 @@ class RunStatus:
     """One run at a glance; sizes in bytes.
 
     A shard whose record cannot be read is damaged and not among the committed ones. `non_finite` names the layers with
-    rows that are not finite, as far as they were counted. Flat: a row of the table of `cache status`.
+    rows that are not finite, as far as they were counted. `codec_error` is empty where the codec is lossless. Flat: a row of
+    the table of `cache status`.
     """
 
     run_id: str
@@ -39,6 +54,7 @@ class RunStatus:
     created_at: str
     n_shards_damaged: int = 0
     non_finite: tuple[NonFinite, ...] = ()
+    codec_error: tuple[LayerError, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -148,8 +164,18 @@ def run_status(cache: CacheFolder, document: RunDocument) -> tuple[RunStatus, li
         created_at=document.created_at,
         n_shards_damaged=len(unreadable),
         non_finite=sum_non_finite(records),
+        codec_error=layer_errors(read_generation(paths.generation(generation)).attributes),
     )
     return status, list(unreadable.values())
+
+
+def layer_errors(attributes: Mapping[str, Any]) -> tuple[LayerError, ...]:
+    """The errors that a generation's attributes have, by site and layer."""
+    return tuple(
+        LayerError(site=site, **{name: entry[name] for name in ("layer", "max_relative", "min_cosine", "max_abs")})
+        for site, entries in attributes.get("codec_error", {}).items()
+        for entry in entries
+    )
 
 
 def free_bytes(folder: Path) -> int:

@@ -15,7 +15,7 @@ from steercache.core.errors import DamagedError, UsageError
 from steercache.core.ids import SHORT_ID
 
 if TYPE_CHECKING:
-    from steercache.cache.status import EncodingStatus, RunStatus
+    from steercache.cache.status import EncodingStatus, LayerError, RunStatus
 
 
 @click.group()
@@ -73,8 +73,23 @@ def status(root: Path, as_json: bool) -> None:
     for run in seen.runs:
         if run.non_finite:
             note(f"{run.name} has {describe_non_finite(run.non_finite, n_rows=run.n_rows)}")
+        if run.codec_error:
+            far, turned = max(run.codec_error, key=_far), min(run.codec_error, key=_cosine)
+            note(
+                f"{run.name} is lossy ({run.codec}): rows differ by up to {far.max_relative:.2%} of their norm"
+                f" ({far.site} layer {far.layer}), their cosine is at least {turned.min_cosine:.5f}"
+                f" ({turned.site} layer {turned.layer})"
+            )
         if not run.complete and not run.n_shards_damaged:
             note(f"{run.name} is not complete: {build_command(run.name)}")
+
+
+def _far(error: "LayerError") -> float:
+    return error.max_relative
+
+
+def _cosine(error: "LayerError") -> float:
+    return error.min_cosine
 
 
 def _encoding_of(one: "EncodingStatus") -> str:

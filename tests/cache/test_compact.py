@@ -4,10 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from steercache.cache.compact import compact_run
 from steercache.cache.handle import open_cache
 from steercache.cache.remove import collect
+from steercache.cache.status import cache_status
+from steercache.cli.cache import status as status_command
 from steercache.core.errors import UsageError
 from steercache.core.layout import CodecName
 from steercache.fit import mean_shift
@@ -70,6 +73,15 @@ def test_int8_says_that_it_is_lossy_and_how_much_and_cannot_be_recoded(trace: Sm
         max(np.abs(a - b).max() for a, b in zip(exact, rough, strict=True)), rel=1e-5
     )
     assert cosines.min() > 0.99
+    (status,) = cache_status(open_cache(root)).runs
+    places = [(site.site, layer) for site in cache.run_document(run_id).layout.sites for layer in site.layers]
+    by_layer = {at: _cosine(a, b).min() for at, a, b in zip(places, exact, rough, strict=True)}
+    assert {(one.site, one.layer): one.min_cosine for one in status.codec_error} == pytest.approx(by_layer, abs=1e-6)
+    said = CliRunner().invoke(status_command, ["--root", str(root)])
+    assert (
+        f"small is lossy (int8): rows differ by up to {max(e.max_relative for e in status.codec_error):.2%}"
+        in said.output
+    )
     source = open_cache(root).source(run_id)
     assert source.lossy
     after = mean_shift(open_session(root).select(SELECT))
