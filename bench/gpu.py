@@ -47,7 +47,8 @@ from steercache.steering.cells import BranchCell
 from steercache.steering.full import run_full
 from steercache.steering.gradient import margin_gradients
 from steercache.steering.prefill import run_prefill
-from steercache.steering.replay import GatheredBatch, RunFacts, replay
+from steercache.steering.replay import replay
+from steercache.steering.stored_rows import GatheredBatch, RunFacts
 from steercache.steering.targets import target_mask
 from steercache.trace.batches import PaddedBatch
 from steercache.trace.capture import model_inputs

@@ -17,7 +17,7 @@ from steercache.core.errors import UsageError
 from steercache.models.spec import LoadedModel
 from steercache.sae.health import LossRecovered, token_ids_of_samples
 from steercache.sae.loaded import LoadedSae
-from steercache.steering.live import parts_of
+from steercache.steering.parts import parts_of
 
 Replace = Callable[[torch.Tensor], torch.Tensor]  # rows (n, d) in float32 -> what stands in their place
 

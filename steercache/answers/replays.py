@@ -16,7 +16,8 @@ from steercache.cache.handle import CacheFolder
 from steercache.core.ids import SHORT_ID
 from steercache.core.selection import RowIndex, RowSource
 from steercache.models.spec import LoadedModel, ModelSpec
-from steercache.steering.replay import GatheredBatch, RunFacts, misfit_of_numerics
+from steercache.steering.replay_fit import misfit_of_numerics
+from steercache.steering.stored_rows import GatheredBatch, RunFacts
 
 SITE = "resid_post"
 _TOKENS = """

@@ -19,9 +19,9 @@ from steercache.models.ends import answer_identity
 from steercache.models.spec import LoadedModel
 from steercache.queries.token_clause import read_token_clause
 from steercache.steering.generate import SideBySide, SteeringSetting, generate_side_by_side
-from steercache.steering.live import When
 from steercache.steering.targets import TargetLike
 from steercache.steering.texts_kept import kept_texts, text_answers, text_cells
+from steercache.steering.token_rule import When
 
 
 def generate(

@@ -20,7 +20,7 @@ from steercache.models.families import find_module
 from steercache.models.rope import length_rule
 from steercache.models.spec import LoadedModel, ModelSpec
 from steercache.steering.decode import decode_greedily
-from steercache.steering.live import parts_of
+from steercache.steering.parts import parts_of
 from steercache.steering.pool import start_of
 from steercache.steering.prefill import Prefill, fresh_cache, read_prompts, run_prefill
 from steercache.trace.batches import PaddedBatch, most_that_share, pad_batch

@@ -12,7 +12,7 @@ from steercache.core.trials import Mode
 from steercache.steering.add import adds_finitely
 from steercache.steering.cells import BranchCell, CellAnswers, Precision, make_answers, read_firsts
 from steercache.steering.decode import DecodeStart, decode_greedily
-from steercache.steering.live import last_columns
+from steercache.steering.live_hooks import last_columns
 from steercache.steering.operations.apply import apply, as_applied
 from steercache.steering.prefill import Prefill, decider
 

@@ -24,11 +24,12 @@ from steercache.queries.token_clause import TokenClause
 from steercache.steering.add import adds_finitely
 from steercache.steering.cells import NOT_FINITE, finite_rows
 from steercache.steering.clause_masks import PlannedTarget
-from steercache.steering.live import When, resolved, steer
+from steercache.steering.live import resolved, steer
 from steercache.steering.operations.change import change_of
 from steercache.steering.plan_target import plan_samples, report_missed
 from steercache.steering.prompts import encode_prompts, encode_texts
 from steercache.steering.targets import TargetLike
+from steercache.steering.token_rule import When
 from steercache.trace.batches import group_by_rule
 
 

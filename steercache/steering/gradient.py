@@ -24,7 +24,7 @@ from steercache.models.quantised_modules import gradient_obstacle
 from steercache.models.spec import LoadedModel
 from steercache.steering.clause_masks import layers_of
 from steercache.steering.forward import exact_logits, head_logits
-from steercache.steering.live import ModelParts, parts_of
+from steercache.steering.parts import ModelParts, parts_of
 from steercache.steering.prefill import Prompts, check_layers, read_prompts
 from steercache.steering.targets import TargetLike, target_mask
 from steercache.trace.batches import PaddedBatch

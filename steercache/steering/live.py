@@ -1,13 +1,12 @@
 """Steering a model while it runs: hooks on its blocks, put there by a context manager and always taken away again."""
 
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
-import torch
 
 from steercache.core.errors import NotFoundError, UsageError
 from steercache.core.operations import Operation, read_operation
@@ -15,98 +14,16 @@ from steercache.core.trials import AlphaUnit
 from steercache.core.vector_use import PlaceName
 from steercache.core.vectors import SteeringVector
 from steercache.index.clause import is_clause
-from steercache.models.families import Family, find_module
-from steercache.models.recognise import proven_family
-from steercache.models.sharing import KeySharing, key_sharing
 from steercache.models.spec import LoadedModel
-from steercache.models.tokenizers import special_ids
 from steercache.queries.token_clause import read_token_clause
 from steercache.steering.clause_masks import PlannedTarget, clause_of, layers_of
 from steercache.steering.foreign import warn_if_foreign
-from steercache.steering.operations.apply import apply, as_applied
-from steercache.steering.operations.change import Change, change_of
-from steercache.steering.places import Place, check_place, find_place, place_of_site, width_of_place
-from steercache.steering.targets import TARGETS, ForwardTokens, TargetLike, Vocabulary, refuse_missed, target_mask
-from steercache.steering.watch import ForwardWatch
-
-When = Literal["prefill", "generated", "every"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelParts:
-    """The modules of a model that steering touches, and the ids that targets need. `tuples`: its blocks return tuples;
-    `sharing` says which of them make keys and values."""
-
-    model: Any
-    family: Family
-    decoder: Any
-    blocks: Any
-    hidden_size: int
-    tuples: bool
-    sharing: KeySharing
-    vocabulary: Vocabulary
-
-
-def parts_of(model: Any, *, tokenizer: Any = None) -> ModelParts:
-    """Find blocks and special ids of a LoadedModel or a transformers model.
-
-    Without a tokenizer the special ids of a plain model are those that its configuration names: bos, eos, pad.
-
-    Raises:
-        NotFoundError: the model's type is not in the table of families and cannot be derived and proven (`models.recognise`).
-    """
-    if isinstance(model, LoadedModel):
-        module, family, special = model.model, model.family, set(model.bundle.special_ids)
-        tokenizer = model.tokenizer
-    else:
-        if not hasattr(model, "config"):
-            raise UsageError(f"a {type(model).__name__} cannot be steered: give a transformers model or a LoadedModel")
-        module, family = model, proven_family(model)
-        special = _configured_ids(model.config) if tokenizer is None else set(special_ids(tokenizer, family))
-    text_config = module.config.get_text_config()
-    blocks = find_module(module, family.blocks)  # first, since its error says most
-    return ModelParts(
-        model=module,
-        family=family,
-        decoder=find_module(module, family.blocks.rpartition(".")[0]),
-        blocks=blocks,
-        hidden_size=int(text_config.hidden_size),
-        tuples=family.tuples,
-        sharing=key_sharing(module.config),
-        vocabulary=Vocabulary(special_ids=frozenset(special), tokenizer=tokenizer, **_placeholder_ids(module.config)),
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenRule:
-    """Which tokens are steered: `target` of the prompt, of the generated ones or of both (`when`), the first one left out or
-    not, of the generated ones the first `n_generated` (None: all). With `masked`, a batch has to say what is padding where the
-    target depends on it."""
-
-    target: TargetLike = "all"
-    when: When = "prefill"
-    skip_first: bool = False
-    masked: bool = False
-    n_generated: int | None = None
-
-    def mask(self, tokens: ForwardTokens, vocabulary: Vocabulary) -> torch.Tensor:
-        """The rows of a pass, or of a part of it, that are steered; bool of shape (b, t)."""
-        if self.when != "every" and tokens.prompt != (self.when == "prefill"):
-            return torch.zeros_like(tokens.real_bt)
-        if self.n_generated is not None and tokens.step is not None and tokens.step >= self.n_generated:
-            return torch.zeros_like(tokens.real_bt)
-        clause = clause_of(self.target)
-        if self.masked and not tokens.padding_known and (clause or self.target in ("last", "text", "both")):
-            raise UsageError(
-                f"the target {clause or self.target} needs to know which tokens of the batch are padding, "
-                "and it has no attention mask",
-                hint="pass the tokenizer's attention_mask, run one sequence at a time, or choose the target all",
-            )
-        mask_bt = target_mask(self.target, tokens, vocabulary=vocabulary, skip_first=self.skip_first)
-        may_miss = isinstance(self.target, PlannedTarget) and self.target.may_miss
-        if clause is not None and tokens.prompt and not clause.layers and not may_miss:
-            refuse_missed(self.target, mask_bt)  # a condition on activations may be met nowhere
-        return mask_bt
+from steercache.steering.live_hooks import PlacedChange, applied
+from steercache.steering.operations.change import change_of
+from steercache.steering.parts import ModelParts, parts_of
+from steercache.steering.places import check_place, find_place, place_of_site, width_of_place
+from steercache.steering.targets import TARGETS, TargetLike
+from steercache.steering.token_rule import TokenRule, When
 
 
 @contextmanager
@@ -216,14 +133,6 @@ def resolved(target: TargetLike, vector: Any) -> TargetLike:
     return read_token_clause(target, find)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PlacedChange:
-    """What is done at one layer, and where."""
-
-    place: Place
-    what: Change
-
-
 def checked(
     model: Any, vector: Any, strength: Strength, rule: "TokenRule", *, tokenizer: Any
 ) -> tuple[ModelParts, dict[int, PlacedChange]]:
@@ -257,100 +166,6 @@ def checked(
         for layer, change in changes.items()
     }
     return parts, placed
-
-
-@contextmanager
-def applied(
-    parts: ModelParts, changes: Mapping[int, PlacedChange], rule: TokenRule, *, thread: int | None = None
-) -> Iterator[None]:
-    """Hooks that change the outputs of blocks, or what is inside them; the bare part of `steer`.
-
-    With `thread`, an identifier, the passes of other threads through the same model are left alone.
-    """
-    with ExitStack() as stack:
-        watch = ForwardWatch(thread)
-        for module in dict.fromkeys((parts.model, parts.decoder)):
-            _attach(stack, module.register_forward_pre_hook(watch.enter, with_kwargs=True))
-            _attach(stack, module.register_forward_hook(watch.leave, always_call=True))
-        for layer in layers_of(rule.target):
-            _attach(stack, parts.blocks[layer].register_forward_hook(_keeping_hook(layer, watch)))
-        for layer, change in changes.items():
-            steered = _steering(change.what, watch, rule, parts.vocabulary, shares_keys=layer >= parts.sharing.n_own)
-            if change.place.is_input:
-                _attach(stack, change.place.module.register_forward_pre_hook(_input_hook(steered), with_kwargs=True))
-            else:
-                _attach(stack, change.place.module.register_forward_hook(_output_hook(steered)))
-        yield
-
-
-def _attach(stack: ExitStack, handle: Any) -> None:
-    stack.callback(handle.remove)
-
-
-def _keeping_hook(layer: int, watch: ForwardWatch) -> Any:
-    """A forward hook that keeps a block's output for as long as the pass runs; put in place before those that change it."""
-
-    def hook(module: Any, args: Any, output: Any) -> None:
-        if watch.here:
-            watch.outputs[layer] = output[0] if isinstance(output, tuple) else output
-
-    return hook
-
-
-def _steering(
-    what: Change, watch: ForwardWatch, rule: TokenRule, vocabulary: Vocabulary, *, shares_keys: bool
-) -> Callable[[torch.Tensor], torch.Tensor | None]:
-    """A function from hidden states (b, t, d) to steered ones; None where nothing of this pass is steered."""
-    change = as_applied([what])
-
-    def steered(hidden_btd: torch.Tensor) -> torch.Tensor | None:
-        nonlocal change
-        if not watch.here:
-            return None
-        if not watch.parts:
-            raise UsageError(
-                "a block ran outside its model's forward pass, so its tokens are unknown",
-                hint="call the model or its decoder, or add the vector with steercache.steering.add.add_vector",
-            )
-        if watch.mask_bt is None:
-            watch.mask_bt = torch.cat([rule.mask(part, vocabulary) for part in watch.parts], dim=1)
-        mask_bt = watch.mask_bt.to(hidden_btd.device)
-        if shares_keys:
-            mask_bt = last_columns(mask_bt, hidden_btd)
-        if not bool(mask_bt.any()):
-            return None
-        change = change.to(hidden_btd.device)
-        return apply(hidden_btd, change, mask_bt)
-
-    return steered
-
-
-def _output_hook(steered: Callable[[torch.Tensor], torch.Tensor | None]) -> Any:
-    """A forward hook that steers a module's output, a tensor or a tuple that begins with it."""
-
-    def hook(module: Any, args: Any, output: Any) -> Any:
-        moved = steered(output[0] if isinstance(output, tuple) else output)
-        return None if moved is None else (moved, *output[1:]) if isinstance(output, tuple) else moved
-
-    return hook
-
-
-def _input_hook(steered: Callable[[torch.Tensor], torch.Tensor | None]) -> Any:
-    """A forward pre-hook that steers a module's first input, by position or as `hidden_states`."""
-
-    def hook(module: Any, args: Any, kwargs: Any) -> Any:
-        moved = steered(args[0] if args else kwargs["hidden_states"])
-        if moved is None:
-            return None
-        return ((moved, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": moved})
-
-    return hook
-
-
-def last_columns(mask_bt: torch.Tensor, hidden_btd: torch.Tensor) -> torch.Tensor:
-    """Of a mask of all tokens, the columns that a block computes: Gemma 4's blocks without keys of their own compute the last
-    ones only, where `generate` asks for no other logits. What is steered elsewhere there changes nothing."""
-    return mask_bt[:, mask_bt.shape[1] - hidden_btd.shape[1] :]
 
 
 def _layers(layer: int | Sequence[int]) -> tuple[int, ...]:
@@ -428,18 +243,3 @@ def _check_clause(rule: TokenRule, *, layers: tuple[int, ...], place: PlaceName)
             place=str(clause),
             hint="plan the target first: steercache.plan_target(model, target, prompts) runs the model unsteered",
         )
-
-
-def _configured_ids(config: Any) -> set[int]:
-    found: set[int] = set()
-    for holder in (config, config.get_text_config()):
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            value = getattr(holder, name, None)
-            found.update(value if isinstance(value, list | tuple) else [] if value is None else [value])
-    return found
-
-
-def _placeholder_ids(config: Any) -> dict[str, int]:
-    """Ids of the tokens that stand for pictures, videos and sounds, as far as a configuration names them."""
-    found = {f"{kind}_id": getattr(config, f"{kind}_token_id", None) for kind in ("image", "video", "audio")}
-    return {name: int(token) for name, token in found.items() if token is not None}

@@ -14,7 +14,7 @@ from steercache.models.spec import LoadedModel
 from steercache.queries.token_clause import TokenClause, plan_tokens
 from steercache.queries.token_table import facts_of
 from steercache.steering.clause_masks import PlannedTarget, ids_key
-from steercache.steering.live import parts_of
+from steercache.steering.parts import parts_of
 from steercache.steering.prefill import BlockTape, check_layers, read_prompts
 from steercache.trace.batches import pad_batch, plan_batches
 

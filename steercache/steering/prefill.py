@@ -16,7 +16,7 @@ from steercache.core.trials import Mode
 from steercache.models.spec import LoadedModel
 from steercache.steering.deepstack import AddedFeatures, features_before
 from steercache.steering.forward import BlockCall, call_obstacle, exact_logits, first_touched, head_logits, record_call
-from steercache.steering.live import ModelParts, parts_of
+from steercache.steering.parts import ModelParts, parts_of
 from steercache.steering.repeat_check import found_once, middle_of, repeat_obstacle
 from steercache.steering.targets import ForwardTokens, TargetLike, target_mask
 from steercache.trace.batches import PaddedBatch

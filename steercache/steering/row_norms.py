@@ -10,7 +10,7 @@ import torch
 from steercache.models.spec import LoadedModel
 from steercache.queries.token_clause import TokenClause
 from steercache.steering.gradient import median_norms
-from steercache.steering.live import parts_of
+from steercache.steering.parts import parts_of
 from steercache.steering.prefill import BlockTape, read_prompts
 from steercache.steering.targets import TARGETS, target_mask
 from steercache.trace.batches import PaddedBatch

@@ -19,18 +19,11 @@ from steercache.core.trials import AlphaUnit
 from steercache.core.vector_use import Phase, VectorUse
 from steercache.core.vectors import SteeringVector
 from steercache.steering.foreign import warn_if_foreign
-from steercache.steering.live import (
-    ModelParts,
-    PlacedChange,
-    Strength,
-    TokenRule,
-    When,
-    applied,
-    checked,
-    resolved,
-    several,
-)
+from steercache.steering.live import Strength, checked, resolved, several
+from steercache.steering.live_hooks import PlacedChange, applied
+from steercache.steering.parts import ModelParts
 from steercache.steering.targets import TargetLike
+from steercache.steering.token_rule import TokenRule, When
 
 WHEN_OF: Final[Mapping[Phase, When]] = {"prompt": "prefill", "generated": "generated", "both": "every"}
 _STATE: Final = "_steercache_state"

@@ -15,7 +15,8 @@ from steercache.core.errors import SteercacheError
 from steercache.models.load import load_model
 from steercache.steering.branch import BranchOptions
 from steercache.steering.cells import BranchCell
-from steercache.steering.replay import GatheredBatch, replay
+from steercache.steering.replay import replay
+from steercache.steering.stored_rows import GatheredBatch
 from steercache.trace.batches import pad_batch
 from steercache.trace.encode import encode_example
 from tests.models.tiny import manifest_of

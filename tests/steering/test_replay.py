@@ -15,7 +15,8 @@ from steercache.models.spec import LoadedModel
 from steercache.runs.shard import as_numpy
 from steercache.steering.branch import BranchOptions, branch
 from steercache.steering.cells import ROUNDING, BranchCell
-from steercache.steering.replay import GatheredBatch, RunFacts, replay
+from steercache.steering.replay import replay
+from steercache.steering.stored_rows import GatheredBatch, RunFacts
 from steercache.trace.batches import PaddedBatch
 from steercache.trace.capture import capture
 from steercache.trace.numerics import numerics_of
