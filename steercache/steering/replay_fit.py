@@ -1,7 +1,7 @@
 """Whether the rows of a run are what a model would compute on a batch.
 
-Refused: runs whose rows were dropped or made lossy, that belong to other weights, another tokenizer, another compute dtype, other
-prompts or other pictures, or that other kernels computed (attention, device, what `trace.numerics` measures).
+Refused: runs whose rows were dropped or made lossy, that belong to other weights, another tokenizer, another compute dtype,
+other prompts or other pictures, or that other kernels computed (attention, device, what `trace.numerics` measures).
 """
 
 import os
