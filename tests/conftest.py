@@ -37,8 +37,12 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
     return skipped(module_path, parent)
 
 
-# Families whose own code differs from another one's in the table by little: tried among the slow tests only.
-VARIANTS = frozenset({"qwen2_vl", "qwen3_vl_moe", "qwen3_5_moe", "glm4v", "glm4v_moe", "glm46v"})
+# Families for which another one of the table stands in the default run, and what is their own has tests of its own: tried among
+# the slow tests only.
+VARIANTS = frozenset(
+    {"qwen2_vl", "qwen3_vl_moe", "qwen3_5_moe", "glm4v", "glm4v_moe", "glm46v"}
+    | {"aya_vision", "idefics2", "llava_next", "mistral3"}
+)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -7,6 +7,7 @@ import pickle
 import socket
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def test_another_question_or_model_is_asked_anew_and_another_address_is_not(tmp_
         judge([evidence(explanation=None)], "counting", where, replies=replies)
         judge([evidence()], "counting", endpoint(server.url, parameters={"temperature": 1}), replies=replies)
         (moved,) = judge([evidence()], "counting", endpoint(other.url), replies=replies)
-        (another,) = judge([evidence()], "counting", endpoint(other.url, model="judge-2"), replies=replies)
+        (another,) = judge([evidence()], "counting", replace(endpoint(other.url), model="judge-2"), replies=replies)
     assert (len(server.seen), len(other.seen), moved.answer, another.answer) == (5, 1, "no", "yes")
 
 

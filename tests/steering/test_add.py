@@ -87,7 +87,7 @@ def test_what_cannot_be_added_is_refused() -> None:
         delta_of(vector(2), 3, alpha=1.0)
     with pytest.raises(UsageError, match="does not say how long"):
         delta_of(vector(2), 2, alpha=1.0, alpha_unit="resid_norm")
-    with pytest.raises(UsageError, match="no alpha unit"):
+    with pytest.raises(UsageError, match="alpha unit 'sigma'"):
         delta_of(vector(2), 2, alpha=1.0, alpha_unit="sigma")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="no direction"):
         delta_of(
