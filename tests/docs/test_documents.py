@@ -231,7 +231,7 @@ def things_at_hand(cache: steercache.Cache) -> dict[str, Any]:
     loaded = steercache.load("tiny-backbone")
     values = np.random.default_rng(0).normal(size=(1, loaded.spec.hidden_size)).astype(np.float32)
     vector = replace(cache.vector("counting"), fitted_on=None, layers=(2,), values=values)
-    other = replace(vector, values=np.roll(values, 1, axis=1))
+    other = replace(vector, name="second", values=np.roll(values, 1, axis=1))
     inputs = loaded.tokenizer("The cat sat", return_tensors="pt")
     return {"model": loaded.model, "vector": vector, "first": vector, "second": other, "inputs": inputs}
 
