@@ -27,7 +27,7 @@ from steercache.cells.options import ControlOptions, EvalOptions, GridAxes
 from steercache.core.errors import NotFoundError
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks import Benchmark, open_benchmark
-from steercache.models.families import find_module
+from steercache.models.family import find_module
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session, open_session
 from steercache.sweeps.evaluation import evaluate

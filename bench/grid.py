@@ -36,7 +36,7 @@ from steercache.cache.handle import open_cache
 from steercache.cells.arms import ArmCell
 from steercache.core.errors import NotFoundError
 from steercache.core.trials import Target
-from steercache.models.families import find_module
+from steercache.models.family import find_module
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import open_session
 

@@ -14,7 +14,7 @@ import torch
 from steercache.benchmarks.task import PLAIN
 from steercache.cells.arms import ArmCell
 from steercache.cells.options import EvalOptions
-from steercache.models.families import find_module
+from steercache.models.family import find_module
 from steercache.models.spec import LoadedModel
 from steercache.trace.prompt import decode_image
 

@@ -6,8 +6,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from steercache.models.families import FAMILIES, Family
+from steercache.models.families import FAMILIES
 from steercache.models.families import REFUSED as KNOWN_REFUSED
+from steercache.models.family import Family
 from tests.models.derived import CLASSES, FULL, REFUSED, Class
 from tests.models.other_backbones import BACKBONES, Around
 

@@ -11,7 +11,7 @@ from typing import Final
 from steercache.answers.replays import ReplayRun
 from steercache.benchmarks.task import EncodedQuestion
 from steercache.core.trials import Mode
-from steercache.models.families import Family
+from steercache.models.family import Family
 from steercache.models.spec import LoadedModel
 from steercache.steering.branch import BranchOptions, branch_from
 from steercache.steering.cells import BranchCell, CellAnswers

@@ -133,7 +133,7 @@ class RunWriter:
             source.close()
 
     def records(self) -> StoredRecords:
-        """Records of the shards committed so far, read as they are asked for."""
+        """Records of the shards that are committed. Each is read from its file when the iteration reaches it."""
         return StoredRecords(self.paths, current_generation(self.paths))
 
     def finish(self) -> str | None:

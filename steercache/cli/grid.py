@@ -97,8 +97,8 @@ class GridCommandOptions:
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Side effects: N questions of each unrelated task are asked in the chosen cells: of the tasks under `panel` in the "
-    "manifest, or of the drawn scenes' other tasks.",
+    help="Measure side effects: ask N questions of each unrelated task in the chosen cells. The tasks are those under `panel` "
+    "in the manifest; without any, the drawn scenes' tasks that the sweep does not ask.",
 )
 @mode_options
 @click.option("--no-test", is_flag=True, help="Do not use the test split.")

@@ -191,8 +191,8 @@ class SweepManifest(Document):
     `{where: ..., weight: ...}`."""
     tasks: Annotated[tuple[SweepTask, ...], Field(min_length=1, max_length=256)]
     panel: Annotated[tuple[SweepTask, ...], Field(max_length=64)] = ()
-    """Unrelated tasks, for a panel of side effects: a few questions of each are asked in the chosen cells. Left out, the drawn
-    scenes' tasks that the sweep does not ask."""
+    """Unrelated tasks on which side effects are measured: some questions of each are asked in the chosen cells. By default the
+    drawn scenes' tasks that the sweep does not ask."""
     splits: Annotated[tuple[SweepSplit, ...], Field(min_length=1)] = ("search", "test")
     """A cell is chosen on `search`; `test` is asked once, about the chosen cell."""
     n: Positive | None = None

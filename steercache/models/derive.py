@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from steercache.core.errors import NotFoundError
-from steercache.models.families import Family
+from steercache.models.family import Family
 from steercache.models.quiet import quiet
 
 CAUSAL: Final = frozenset(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)

@@ -29,7 +29,8 @@ from steercache.models.checkpoint import find_checkpoint
 from steercache.models.checkpoint_folder import Checkpoint
 from steercache.models.companions import refuse_incomplete
 from steercache.models.ends import read_end_ids
-from steercache.models.families import Family, family_of, is_known
+from steercache.models.families import family_of, is_known
+from steercache.models.family import Family
 from steercache.models.identity import backbone_fingerprints, fingerprint_of, kin_of
 from steercache.models.memo import Stamp, file_stamp
 from steercache.models.quantised import EXTRAS, fingerprint_at_load, quantised_of, stored_settings

@@ -15,7 +15,7 @@ from typing import Any, Final
 import torch
 
 from steercache.core.errors import NotFoundError
-from steercache.models.families import Evidence, Family, find_module
+from steercache.models.family import Evidence, Family, find_module
 
 LENGTHS: Final = (11, 7)
 CHANGED: Final = 4  # the row of the longer prompt that is changed

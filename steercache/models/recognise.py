@@ -6,7 +6,8 @@ from weakref import WeakKeyDictionary
 
 from steercache.core.errors import NotFoundError
 from steercache.models.derive import CAUSAL, derive_family, family_of_model
-from steercache.models.families import Evidence, Family, family_of, find_module, is_known, text_type
+from steercache.models.families import family_of, is_known, text_type
+from steercache.models.family import Evidence, Family, find_module
 from steercache.models.proof import prove
 
 _proven: "WeakKeyDictionary[Any, tuple[Family, tuple[Evidence, ...]]]" = WeakKeyDictionary()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from steercache.core.layout import DType
-from steercache.models.families import Evidence, Family, Modality
+from steercache.models.family import Evidence, Family, Modality
 from steercache.models.quantised import Quantised
 from steercache.models.video_settings import VideoSettings
 

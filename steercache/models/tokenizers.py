@@ -18,7 +18,7 @@ from transformers.processing_utils import ProcessorMixin
 from steercache.core.errors import ManifestError, NotFoundError
 from steercache.core.ids import digest
 from steercache.manifests.model import ModelManifest
-from steercache.models.families import Family
+from steercache.models.family import Family
 from steercache.models.fingerprint import meaning
 from steercache.models.quiet import SAFE
 

@@ -16,7 +16,7 @@ import torch
 
 from steercache.cache.calibration import costs_key
 from steercache.core.examples import EncodedSample
-from steercache.models.families import find_module
+from steercache.models.family import find_module
 from steercache.models.rope import length_rule
 from steercache.models.spec import LoadedModel, ModelSpec
 from steercache.steering.decode import decode_greedily

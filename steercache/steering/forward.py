@@ -15,7 +15,7 @@ import torch
 from transformers import Cache
 from transformers.cache_utils import KVSharingDict
 
-from steercache.models.families import find_module
+from steercache.models.family import find_module
 from steercache.models.spec import LoadedModel
 from steercache.steering.deepstack import AddedFeatures
 

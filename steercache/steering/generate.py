@@ -17,7 +17,7 @@ from steercache.core.operations import read_operation
 from steercache.core.trials import AlphaUnit
 from steercache.core.vectors import SteeringVector
 from steercache.models.ends import end_ids
-from steercache.models.families import find_module
+from steercache.models.family import find_module
 from steercache.models.rope import forget_lengths, length_rule
 from steercache.models.spec import LoadedModel
 from steercache.queries.token_clause import TokenClause

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from steercache.core.errors import UsageError
-from steercache.models.families import Family, find_module
+from steercache.models.family import Family, find_module
 from steercache.models.recognise import proven_family
 from steercache.models.sharing import KeySharing, key_sharing
 from steercache.models.spec import LoadedModel

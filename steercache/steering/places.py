@@ -5,7 +5,7 @@ from typing import Any, Final, get_args
 
 from steercache.core.errors import UsageError
 from steercache.core.vector_use import PlaceName
-from steercache.models.families import Family, find_module, find_part
+from steercache.models.family import Family, find_module, find_part
 from steercache.models.heads import head_projection, heads_of
 
 PLACES: Final = get_args(PlaceName)

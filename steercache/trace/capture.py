@@ -19,7 +19,7 @@ import torch
 
 from steercache.core.errors import UsageError
 from steercache.core.layout import BLOCK_SITES, DType
-from steercache.models.families import Family, find_module, find_part
+from steercache.models.family import Family, find_module, find_part
 from steercache.models.heads import head_projection, heads_of
 from steercache.models.load import TORCH_DTYPES
 from steercache.models.rope import any_length, forget_lengths, length_rule

@@ -11,7 +11,7 @@ from steercache.core.errors import SteercacheError
 from steercache.core.examples import TOKEN_KINDS, BoolArray, EncodedSample, Example, IntArray
 from steercache.core.excerpts import excerpt
 from steercache.data.sounds import SoundError
-from steercache.models.families import Family
+from steercache.models.family import Family
 from steercache.models.spec import TokenizerBundle
 from steercache.trace.patches import PatchError, Picture, locate
 from steercache.trace.prompt import ImageError, Insert, Prompt, expand, pixel_inputs

@@ -59,6 +59,17 @@ class Prompt:
     image_digests: tuple[str, ...] = ()
     template_date: str | None = None
 
+    @classmethod
+    def of(cls, example: Example, bundle: TokenizerBundle, *, shown: str, expanded: str, **made: Any) -> "Prompt":
+        """A prompt with its completion behind it. The tokenizer adds its special tokens, unless a chat template wrote BOS."""
+        bos = bundle.tokenizer.bos_token
+        return cls(
+            shown=shown + example.completion,
+            expanded=expanded + example.completion,
+            add_special=not (example.chat and bos and shown.startswith(bos)),
+            **made,
+        )
+
 
 def expand(example: Example, bundle: TokenizerBundle, *, decode: bool = True) -> Prompt:
     """What the processor makes of one example. It is run once per combination of picture sizes: where image tokens go and how
@@ -80,12 +91,12 @@ def expand(example: Example, bundle: TokenizerBundle, *, decode: bool = True) ->
     layout = _layout(example, raw, text, bundle, decode=decode)
     replacements = [picture.replacement for picture in layout.pictures]
     expanded, inserts = splice(shown, layout.placeholder, replacements, shared_mark=bundle.family.shared_mark)
-    bos = bundle.tokenizer.bos_token
-    return Prompt(
-        shown=shown + example.completion,
+    return Prompt.of(
+        example,
+        bundle,
+        shown=shown,
         start=start,
-        expanded=expanded + example.completion,
-        add_special=not (example.chat and bos and shown.startswith(bos)),
+        expanded=expanded,
         inserts=inserts,
         pictures=layout.pictures,
         image_digests=tuple(digest_bytes(data) for data in raw),

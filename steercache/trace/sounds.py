@@ -52,12 +52,12 @@ def expand_sounds(example: Example, bundle: TokenizerBundle) -> Prompt:
     if len(stretch.replacements) != turn.text.count(mark):
         raise SoundError(f"{len(heard)} sounds, {turn.text.count(mark)} places for them in the prompt")
     expanded, inserts = splice(turn.text, mark, stretch.replacements)
-    bos = bundle.tokenizer.bos_token
-    return Prompt(
-        shown=turn.text + example.completion,
+    return Prompt.of(
+        example,
+        bundle,
+        shown=turn.text,
         start=start,
-        expanded=expanded + example.completion,
-        add_special=not (example.chat and bos and turn.text.startswith(bos)),
+        expanded=expanded,
         inserts=inserts,
         times=stretch.times,
         image_digests=tuple(digest_bytes(data) for data in raw),

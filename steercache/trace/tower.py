@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from steercache.models.families import Family
+from steercache.models.family import Family
 from steercache.trace.patches import Coordinates, PatchError, Picture, canvas_views, crop_places, grid_of
 from steercache.trace.patches import pooled as image_tokens
 from steercache.trace.patches import tile_lines as tile_tokens

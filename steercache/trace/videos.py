@@ -63,12 +63,12 @@ def expand_videos(example: Example, bundle: TokenizerBundle, *, decode: bool = T
         marked=lambda: _with_placeholders(example, bundle, MARK).text,
     )
     expanded, inserts = splice(turn.text, mark, [clip.replacement for clip in clips])
-    bos = bundle.tokenizer.bos_token
-    return Prompt(
-        shown=turn.text + example.completion,
+    return Prompt.of(
+        example,
+        bundle,
+        shown=turn.text,
         start=start,
-        expanded=expanded + example.completion,
-        add_special=not (example.chat and bos and turn.text.startswith(bos)),
+        expanded=expanded,
         inserts=inserts,
         clips=clips,
         image_digests=tuple(_digest(video, data, settings) for video, data in zip(example.videos, raw, strict=True)),

@@ -2,16 +2,19 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from huggingface_hub import constants
 
 import steercache
 from steercache import Cache
 from tests.exchange.engines import Plain, plainly
+from tests.exchange.hub_server import Hub, serving
 from tests.tiny import sentences
 from tests.tracing import SmallTrace, write_small_trace
 
@@ -54,3 +57,14 @@ def cache(engine: Engine, tmp_path: Path) -> Cache:
     """A copy of the cache with the engine's own run `small`."""
     shutil.copytree(engine.root, tmp_path / "root")
     return steercache.open(tmp_path / "root")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A local server of the hub's API, which huggingface_hub is pointed at."""
+    with serving() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+        yield hub

@@ -7,31 +7,19 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from huggingface_hub import constants
 
 import steercache
 from steercache import Cache
 from steercache.core.errors import BudgetError, DamagedError, NotFoundError, UsageError
-from tests.exchange.hub_server import REPO, Hub, serving
+from tests.exchange.hub_server import REPO, Hub
 
 HF = f"hf://datasets/{REPO}"
 # huggingface_hub 2.4 hands its HTTP client a file in a way that the client calls outdated
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with serving() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
-        yield hub
 
 
 @pytest.fixture

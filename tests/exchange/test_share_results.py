@@ -2,35 +2,23 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from huggingface_hub import constants
 
 import steercache
 from steercache import Cache
 from steercache.cache.sweeps import add_answers, begin_sweep, save_choices, save_sweep
 from steercache.core.errors import DamagedError, NotFoundError
 from steercache.core.trials import Answer, Cell, Choice
-from tests.exchange.hub_server import REPO, Hub, serving
+from tests.exchange.hub_server import REPO, Hub
 from tests.exchange.vector_cases import some_vector
 from tests.sae.coordinates import coordinates_sae
 
 HF = f"hf://datasets/{REPO}"
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with serving() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
-        yield hub
 
 
 def write_sweep(cache: Cache) -> str:

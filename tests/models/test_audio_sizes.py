@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForMultimodalLM
 
-from steercache.models.families import FAMILIES, family_of, find_module
+from steercache.models.families import FAMILIES, family_of
+from steercache.models.family import find_module
 
 QWEN2_AUDIO_7B = {
     "model_type": "qwen2_audio",

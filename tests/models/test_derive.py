@@ -11,7 +11,8 @@ from transformers import AutoConfig
 
 from steercache.core.errors import NotFoundError
 from steercache.models.derive import derive_family, family_of_model
-from steercache.models.families import family_of, find_module, is_known
+from steercache.models.families import family_of, is_known
+from steercache.models.family import find_module
 from steercache.models.load import load_bundle, load_model
 from steercache.models.proof import prove
 from steercache.models.recognise import evidence_of, proven_family

@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from steercache.models.families import FAMILIES, find_module, find_part
+from steercache.models.families import FAMILIES
+from steercache.models.family import find_module, find_part
 from steercache.models.recognise import family_of_config
 from steercache.models.sharing import KeySharing, key_sharing
 from steercache.trace.tower import tower_width

@@ -6,20 +6,13 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from bench import gpu_models
 from steercache.core.errors import NotFoundError
-from steercache.models.families import FAMILIES, family_of, find_module
+from steercache.models.families import FAMILIES, family_of
+from steercache.models.family import find_module
 from tests.models.tiny import N_LAYERS, PATHS, TEXT_FAMILIES, WIDTH, tiny_config
 
-GEMMA_2_2B = {
-    "model_type": "gemma2",
-    "vocab_size": 256_000,
-    "hidden_size": 2304,
-    "intermediate_size": 9216,
-    "num_hidden_layers": 26,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 256,
-}
+GEMMA_2_2B = {"model_type": "gemma2", **gpu_models.GEMMA_2_2B}
 GEMMA_2_9B = {
     "model_type": "gemma2",
     "vocab_size": 256_000,
@@ -30,16 +23,7 @@ GEMMA_2_9B = {
     "num_key_value_heads": 8,
     "head_dim": 256,
 }
-LLAMA_3_1_8B = {
-    "model_type": "llama",
-    "vocab_size": 128_256,
-    "hidden_size": 4096,
-    "intermediate_size": 14_336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "tie_word_embeddings": False,
-}
+LLAMA_3_1_8B = {"model_type": "llama", **gpu_models.LLAMA_3_1_8B}
 
 
 def on_meta(config: dict[str, Any]) -> Any:

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedTokenizerFast
 
-from steercache.models.families import Family
+from steercache.models.family import Family
 from steercache.models.recognise import evidence_of
 from steercache.models.spec import LoadedModel, ModelSpec, TokenizerBundle
 from steercache.trace.batches import PaddedBatch

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from steercache.core.examples import EncodedSample
-from steercache.models.families import find_module
+from steercache.models.family import find_module
 from steercache.models.spec import LoadedModel
 from steercache.steering.branch import BranchOptions, branch
 from steercache.steering.cells import BranchCell

@@ -12,7 +12,7 @@ from steercache.core.errors import UsageError
 from steercache.exchange.activations.captured import CapturedSample
 from steercache.exchange.activations.entries import EMBEDDING, EntryMap
 from steercache.exchange.activations.inputs import PairedSample
-from steercache.models.families import find_module
+from steercache.models.family import find_module
 from steercache.models.spec import LoadedModel
 from steercache.trace.batches import pad_batch
 from steercache.trace.capture import Capture, make_capture
