@@ -118,7 +118,8 @@ def rows_for(
         limit = 1 + max(batch.n_more for batch in work.batches)
         return (
             None,
-            f"an answer may have {limit} tokens, of which rows give the first; with at most one new token they do",
+            f"cached rows give an answer's first token only, and answers may have {limit} tokens; limited to one, they can be"
+            " replayed",
         )
     layers = sorted({s.cell.layer for s in settings if s.cell.layer is not None}) or [loaded.spec.n_layers - 1]
     looked_at = {layer for s in settings if s.clause is not None for layer in s.clause.layers}

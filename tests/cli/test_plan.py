@@ -6,7 +6,9 @@ from pathlib import Path
 from tests.cli.small import Terminal
 from tests.cli.test_grid import write_sweep
 
-LONGER = "an answer may have 2 tokens, of which rows give the first; with at most one new token they do"
+LONGER = (
+    "cached rows give an answer's first token only, and answers may have 2 tokens; limited to one, they can be replayed"
+)
 
 
 def test_a_plan_of_a_sweep_counts_what_the_grid_will_compute(work: Path, terminal: Terminal) -> None:
