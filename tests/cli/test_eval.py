@@ -59,7 +59,7 @@ def test_how_answers_are_computed_is_said_and_can_be_forced(work: Path, terminal
     assert terminal(*words, "--mode", "full") == 0, terminal.err
     assert "search split: recomputing in full as asked for: about" in terminal.err
     assert "branching about" in terminal.err
-    assert "no replaying: an answer may have" in terminal.err
+    assert "no replaying: cached rows give an answer's first token only" in terminal.err
     assert terminal(*words, "--json") == 0
     found = json.loads(terminal.out)["modes"]["search"]
     assert (found["mode"], found["reason"]) == ("read", "all 4 answers are in the cache")
