@@ -15,6 +15,7 @@ from steercache.cache.handle import CacheFolder
 from steercache.cache.source import ShardRecords, current_generation
 from steercache.core.errors import UsageError
 from steercache.models.spec import LoadedModel
+from steercache.models.streams import active_stream, hidden_of, with_hidden
 from steercache.sae.health import LossRecovered, token_ids_of_samples
 from steercache.sae.loaded import LoadedSae
 from steercache.steering.parts import parts_of
@@ -92,14 +93,14 @@ def _mean_row(loaded: LoadedModel, block: Any, texts: Iterable[npt.NDArray[np.in
 @torch.inference_mode()
 def _loss_sum(loaded: LoadedModel, block: Any, ids: npt.NDArray[np.int64], replace: Replace | None) -> float:
     """Cross-entropy of the tokens after the first, summed, in nats."""
-    tokens = torch.from_numpy(ids)[None].to(loaded.model.device)
+    tokens, stream = torch.from_numpy(ids)[None].to(loaded.model.device), active_stream(loaded.family, loaded.config)
 
     def hook(module: Any, args: Any, output: Any) -> Any:
         assert replace is not None
-        hidden = output[0] if isinstance(output, tuple) else output
+        hidden = hidden_of(output, stream)
         changed = hidden.clone()
         changed[0, 1:] = replace(hidden[0, 1:].to(torch.float32)).to(hidden.dtype)
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+        return with_hidden(output, changed, stream)
 
     handle = None if replace is None else block.register_forward_hook(hook)
     try:

@@ -16,6 +16,7 @@ from steercache.cache.handle import CacheFolder
 from steercache.core.ids import SHORT_ID
 from steercache.core.selection import RowIndex, RowSource
 from steercache.models.spec import LoadedModel, ModelSpec
+from steercache.models.streams import rows_obstacle
 from steercache.steering.replay_fit import misfit_of_numerics
 from steercache.steering.stored_rows import GatheredBatch, RunFacts
 
@@ -62,6 +63,8 @@ def find_replay(
     reason = f"no run has rows of {spec.name}"
     if not ids:
         return None, "there is no question"
+    if (obstacle := rows_obstacle(loaded.family, loaded.config)) is not None:
+        return None, obstacle
     for document in cache.documents():
         if document.model.fingerprint != spec.fingerprint:
             continue

@@ -34,7 +34,7 @@ class ExecutionPlan:
     def needs_pixels(self, family: Family) -> bool:
         """Whether pictures have to be decoded: in a replay only where the forward reads more of them than their pixels."""
         more = (name for name in family.needs if not name.startswith("pixel_") and name not in _READ_WITH_PIXELS)
-        return self.mode != "replay" or any(more)
+        return self.mode != "replay" or any(more) or bool(family.audio_needs)
 
 
 BRANCHED: Final = ExecutionPlan()

@@ -14,6 +14,7 @@ _TURNS = ("<(start|end)_of_turn>",)  # some Gemma tokenizers do not mark them
 _IDEFICS_MARKS = ("<fake_token_around_image>", "<global-img>", r"<row_\d+_col_\d+>")
 _PIXTRAL_MARKS = (r"\[IMG_(BREAK|END)\]",)
 
+_GEMMA3N = ("<(start|end)_of_(image|audio|turn)>",)
 _GEMMA4 = (r"<\|?(turn|channel|think|tool|tool_call|tool_response|image|audio|video)\|?>",)
 
 _TEXT = (
@@ -43,6 +44,14 @@ _TEXT = (
         attn_out="",  # a third summand, from the per-layer input, and a scale of the sum
         mlp_out="",
         special_tokens=_GEMMA4,
+    ),
+    Family(
+        name="gemma3n_text",
+        model_types=("gemma3n_text",),
+        stream="altup_active_idx",
+        attn_out="",  # two more summands (LAuReL, the per-layer input), of a prediction made of all streams
+        mlp_out="",
+        special_tokens=_GEMMA3N,
     ),
     Family(
         name="gpt2",
@@ -105,6 +114,17 @@ _MULTIMODAL = (
     ),
     replace(
         _LLAVA,
+        name="gemma3n",
+        model_types=("gemma3n",),
+        special_tokens=_GEMMA3N,
+        connector="model.embed_vision.soft_embedding_norm",  # what is around it also embeds token ids
+        patches="square_lines",
+        audio="{audio}",
+        audio_needs=("input_features", "input_features_mask"),
+        frames_per_token=16,  # two steps of each of two convolutions, and every fourth row behind the encoder
+    ),
+    replace(
+        _LLAVA,
         name="gemma4",
         model_types=("gemma4",),
         attn_out="",
@@ -114,6 +134,9 @@ _MULTIMODAL = (
         patches="pooled",
         needs=("pixel_values", "image_position_ids"),
         token_types=("mm_token_type_ids", "image"),
+        audio="{audio}",
+        audio_needs=("input_features", "input_features_mask"),
+        frames_per_token=4,  # two steps of each of two convolutions
     ),
     Family(
         name="idefics3",
@@ -268,9 +291,23 @@ _AUDIO = (
         embed="model.language_model.embed_tokens",
         final_norm="model.language_model.norm",
         special_tokens=(r"<\|(AUDIO|audio_bos|audio_eos)\|>",),
-        needs=("input_features", "feature_attention_mask"),
-        placeholder="<|audio_bos|>{audio}<|audio_eos|>",
+        audio_needs=("input_features", "feature_attention_mask"),
+        audio="<|audio_bos|>{audio}<|audio_eos|>",
         frames_per_token=4,  # two steps of the convolution, two of the pooling
+    ),
+    Family(
+        name="voxtral",
+        model_types=("voxtral",),
+        modality="audio",
+        blocks="model.language_model.layers",
+        embed="model.language_model.embed_tokens",
+        final_norm="model.language_model.norm",
+        special_tokens=(r"\[/?(AUDIO|BEGIN_AUDIO|INST|TRANSCRIBE|SYSTEM_PROMPT)\]",),
+        audio_needs=("input_features",),
+        audio="[BEGIN_AUDIO]{audio}",
+        audio_chunks=True,
+        text_logits=False,
+        frames_per_token=8,  # two steps of the convolution, four rows side by side
     ),
 )
 
@@ -301,6 +338,7 @@ _DEFAULT_TEXT = {
     "glm4v_moe": "glm4v_moe_text",
     "glm46v": "glm4v_text",
     "gemma3": "gemma3_text",
+    "gemma3n": "gemma3n_text",
     "gemma4": "gemma4_text",
     "paligemma": "gemma",
     "llava_onevision": "qwen2",
@@ -311,6 +349,7 @@ _DEFAULT_TEXT = {
     "aya_vision": "cohere2",
     "llama4": "llama4_text",
     "qwen2_audio": "qwen2",
+    "voxtral": "llama",
 }
 
 
@@ -323,8 +362,6 @@ def _find_text(model_type: str) -> Family | None:
 
 
 REFUSED: Mapping[str, str] = {
-    "gemma3n": "its blocks hand on four streams (AltUp) and its last norm reads the mean of them all, so that no one of them is"
-    " the residual stream",
     "molmo2": "its image processor needs torchvision, and where its image tokens lie was never checked",
 }
 """Types of models that are known and not supported, and why."""
@@ -391,6 +428,7 @@ def _around(family: Family, text: Family) -> Family:
         mlp_out=text.mlp_out,
         sdpa=text.sdpa,
         tuples=text.tuples,
+        stream=text.stream,
         positions="internal" if text.positions == "internal" else family.positions,
         derived=text.derived,
     )

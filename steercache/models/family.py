@@ -48,11 +48,15 @@ class Family:
     tiles_joined: bool = (
         False  # whether the forward wants the tiles of all pictures along one axis, and gets them by picture
     )
+    audio: str | None = None  # where a sound stands in a prompt without a chat template; None: it hears none
+    audio_needs: tuple[str, ...] = ()  # outputs of the processor that the forward wants of sounds
+    audio_chunks: bool = False  # its processor puts no sounds into prompts: as many tokens for every begun chunk
     frames_per_token: int = 1  # steps of a sound's spectrogram that an audio token stands for
     video: str | None = None  # the same of a video, as `trace.videos` reads it; None: its videos are not read here
     bos_in_text: bool = False  # its processor switches the tokenizer's own BOS off and writes it into the prompt
     text_logits: bool = True  # whether it scales and caps its logits as the text model's configuration says
     tuples: bool = False  # whether a block returns a tuple that begins with the hidden states
+    stream: str | None = None  # the text configuration's number of the one of several residual streams that is read
     deepstack: str | None = (
         None  # the vision configuration's list of as many tower blocks as decoder blocks get features
     )

@@ -102,6 +102,12 @@ class LoadedModel:
         return tuple(int(one) for one in found if one is not None)
 
     @property
+    def fed_ids(self) -> tuple[int, ...]:
+        """Token ids in whose places the forward puts rows of its towers: those of pictures, videos and sounds."""
+        sound = getattr(self.config, "audio_token_id", None) if self.family.audio is not None else None
+        return self.shown_ids if sound is None else (*self.shown_ids, int(sound))
+
+    @property
     def config(self) -> Any:
         """transformers' configuration of the whole model."""
         return self.bundle.config

@@ -18,6 +18,7 @@ import torch
 from steercache.core.errors import UsageError
 from steercache.models.ends import end_ids
 from steercache.models.spec import LoadedModel
+from steercache.models.streams import merged, with_hidden
 from steercache.queries.token_clause import TokenClause
 from steercache.steering.add import adds_finitely
 from steercache.steering.cells import BranchCell, CellAnswers, Precision, make_answers, read_firsts, with_selected
@@ -140,7 +141,8 @@ def _unsteered(
 ) -> list[CellAnswers]:
     if not still or prefill.logits_bv is None:
         return []
-    logits_bv, last = prefill.logits_bv, prefill.outputs[prefill.n_layers - 1]
+    logits_bv, last = prefill.logits_bv, prefill.last
+    assert last is not None
     rows, exact = decider(prefill, prefill.prompts.last_rows(last))
     if options.same_batch:
         logits_bv, exact = _logits_of(prefill, last, None)[0], None
@@ -185,8 +187,12 @@ def _run_stack(prefill: Prefill, stack: Sequence[_Placed], options: BranchOption
         as_applied([one.cell.what for one in stack], n_each=prompts.n_seq),
         torch.cat([one.mask_bt[:, start:] for one in stack]),
     )
+    if layer in prefill.streams:
+        whole = prefill.streams[layer][:, :, start - prompts.n_tokens :].repeat(1, n_copies, 1, 1)
+        steered = with_hidden(whole, steered, prefill.parts.stream)
     cache = BranchCache(prefill.keys_values, stacking, keep=options.max_new_tokens > 1)
     out = run_blocks(prefill.parts.blocks, prefill.calls, steered, first=layer + 1, stacking=stacking, cache=cache)
+    out = merged(prefill.parts.decoder, out, prefill.parts.stream)
     logits, last_rows = _logits_of(prefill, out, None if options.same_batch else stacking)
     rows, exact = decider(prefill, last_rows)
     firsts = read_firsts(logits, rows, None if options.same_batch else exact)

@@ -178,14 +178,14 @@ def run_blocks(
     cache: BranchCache | None,
     stop: int | None = None,
 ) -> torch.Tensor:
-    """The output of the last block (n b, t - start, d), given that of the block before `first` in the same shape; of the last
-    column alone where the model itself computes no other."""
+    """The output of the last block (n b, t - start, d), given that of the block before `first` in the same shape (all streams,
+    (k, n b, t - start, d), where blocks hand on several); of the last column alone where the model itself computes no other."""
     memo: dict[tuple[int, str], Any] = {}
     shared: KVSharingDict | None = None
     for layer in range(first, stop or len(blocks)):
         call = calls[layer]
-        if call.n_tokens < hidden.shape[1]:
-            hidden = hidden[:, -call.n_tokens :]
+        if call.n_tokens < hidden.shape[-2]:
+            hidden = hidden[..., -call.n_tokens :, :]
             stacking, memo = replace(stacking, start=stacking.n_tokens - call.n_tokens), {}
         if call.added is not None:
             hidden = call.added.added_to(hidden, start=stacking.start, n_copies=stacking.n_copies)

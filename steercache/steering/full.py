@@ -9,6 +9,7 @@ from transformers import DynamicCache
 
 from steercache.core.errors import UsageError
 from steercache.core.trials import Mode
+from steercache.models.streams import hidden_of, merged, with_hidden
 from steercache.steering.add import adds_finitely
 from steercache.steering.cells import BranchCell, CellAnswers, Precision, make_answers, read_firsts
 from steercache.steering.decode import DecodeStart, decode_greedily
@@ -42,15 +43,14 @@ def run_full(
     delta, change = torch.from_numpy(cell.delta_d.copy()), as_applied([cell.what])
 
     def add(module: Any, args: Any, out: Any) -> Any:
-        hidden = out[0] if isinstance(out, tuple) else out
+        hidden = hidden_of(out, parts.stream)
         rows = last_columns(mask_bt, hidden) if cell.layer >= parts.sharing.n_own else mask_bt
-        steered = apply(hidden, change, rows.to(hidden.device))
-        return (steered, *out[1:]) if isinstance(out, tuple) else steered
+        return with_hidden(out, apply(hidden, change, rows.to(hidden.device)), parts.stream)
 
     last: list[torch.Tensor] = []
 
     def keep_last(module: Any, args: Any, out: Any) -> None:
-        last.append(out[0] if isinstance(out, tuple) else out)
+        last.append(merged(parts.decoder, hidden_of(out, None), parts.stream))
 
     handles = [
         parts.blocks[cell.layer].register_forward_hook(add),

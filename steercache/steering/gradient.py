@@ -22,6 +22,7 @@ import torch
 from steercache.core.errors import UsageError
 from steercache.models.quantised_modules import gradient_obstacle
 from steercache.models.spec import LoadedModel
+from steercache.models.streams import hidden_of, with_hidden
 from steercache.steering.clause_masks import layers_of
 from steercache.steering.forward import exact_logits, head_logits
 from steercache.steering.parts import ModelParts, parts_of
@@ -237,10 +238,10 @@ class _Leaves:
 
     def _hook(self, layer: int) -> Any:
         def hook(module: Any, args: Any, out: Any) -> Any:
-            hidden = out[0] if isinstance(out, tuple) else out
+            hidden = hidden_of(out, self._parts.stream)
             if layer == min(self._layers):
                 hidden = hidden.detach().requires_grad_()
             self.outputs[layer] = hidden
-            return (hidden, *out[1:]) if isinstance(out, tuple) else hidden
+            return with_hidden(out, hidden, self._parts.stream)
 
         return hook

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from steercache.core.errors import UsageError
+from steercache.models.streams import hidden_of, with_hidden
 from steercache.steering.clause_masks import layers_of
 from steercache.steering.operations.apply import apply, as_applied
 from steercache.steering.operations.change import Change
@@ -40,13 +41,14 @@ def applied(
             _attach(stack, module.register_forward_pre_hook(watch.enter, with_kwargs=True))
             _attach(stack, module.register_forward_hook(watch.leave, always_call=True))
         for layer in layers_of(rule.target):
-            _attach(stack, parts.blocks[layer].register_forward_hook(_keeping_hook(layer, watch)))
+            _attach(stack, parts.blocks[layer].register_forward_hook(_keeping_hook(layer, watch, parts.stream)))
         for layer, change in changes.items():
             steered = _steering(change.what, watch, rule, parts.vocabulary, shares_keys=layer >= parts.sharing.n_own)
+            module, stream = change.place.module, change.place.stream
             if change.place.is_input:
-                _attach(stack, change.place.module.register_forward_pre_hook(_input_hook(steered), with_kwargs=True))
+                _attach(stack, module.register_forward_pre_hook(_input_hook(steered, stream), with_kwargs=True))
             else:
-                _attach(stack, change.place.module.register_forward_hook(_output_hook(steered)))
+                _attach(stack, module.register_forward_hook(_output_hook(steered, stream)))
         yield
 
 
@@ -54,12 +56,12 @@ def _attach(stack: ExitStack, handle: Any) -> None:
     stack.callback(handle.remove)
 
 
-def _keeping_hook(layer: int, watch: ForwardWatch) -> Any:
+def _keeping_hook(layer: int, watch: ForwardWatch, stream: int | None) -> Any:
     """A forward hook that keeps a block's output for as long as the pass runs; put in place before those that change it."""
 
     def hook(module: Any, args: Any, output: Any) -> None:
         if watch.here:
-            watch.outputs[layer] = output[0] if isinstance(output, tuple) else output
+            watch.outputs[layer] = hidden_of(output, stream)
 
     return hook
 
@@ -92,24 +94,26 @@ def _steering(
     return steered
 
 
-def _output_hook(steered: Callable[[torch.Tensor], torch.Tensor | None]) -> Any:
+def _output_hook(steered: Callable[[torch.Tensor], torch.Tensor | None], stream: int | None) -> Any:
     """A forward hook that steers a module's output, a tensor or a tuple that begins with it."""
 
     def hook(module: Any, args: Any, output: Any) -> Any:
-        moved = steered(output[0] if isinstance(output, tuple) else output)
-        return None if moved is None else (moved, *output[1:]) if isinstance(output, tuple) else moved
+        moved = steered(hidden_of(output, stream))
+        return None if moved is None else with_hidden(output, moved, stream)
 
     return hook
 
 
-def _input_hook(steered: Callable[[torch.Tensor], torch.Tensor | None]) -> Any:
+def _input_hook(steered: Callable[[torch.Tensor], torch.Tensor | None], stream: int | None) -> Any:
     """A forward pre-hook that steers a module's first input, by position or as `hidden_states`."""
 
     def hook(module: Any, args: Any, kwargs: Any) -> Any:
-        moved = steered(args[0] if args else kwargs["hidden_states"])
+        whole = args[0] if args else kwargs["hidden_states"]
+        moved = steered(hidden_of(whole, stream))
         if moved is None:
             return None
-        return ((moved, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": moved})
+        changed = with_hidden(whole, moved, stream)
+        return ((changed, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": changed})
 
     return hook
 

@@ -8,6 +8,7 @@ from steercache.models.family import Family, find_module
 from steercache.models.recognise import proven_family
 from steercache.models.sharing import KeySharing, key_sharing
 from steercache.models.spec import LoadedModel
+from steercache.models.streams import active_stream
 from steercache.models.tokenizers import special_ids
 from steercache.steering.targets import Vocabulary
 
@@ -15,7 +16,7 @@ from steercache.steering.targets import Vocabulary
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelParts:
     """The modules of a model that steering touches, and the ids that targets need. `tuples`: its blocks return tuples;
-    `sharing` says which of them make keys and values."""
+    `sharing` says which of them make keys and values, `stream` which of several residual streams is the hidden state."""
 
     model: Any
     family: Family
@@ -25,6 +26,7 @@ class ModelParts:
     tuples: bool
     sharing: KeySharing
     vocabulary: Vocabulary
+    stream: int | None = None
 
 
 def parts_of(model: Any, *, tokenizer: Any = None) -> ModelParts:
@@ -53,6 +55,7 @@ def parts_of(model: Any, *, tokenizer: Any = None) -> ModelParts:
         hidden_size=int(text_config.hidden_size),
         tuples=family.tuples,
         sharing=key_sharing(module.config),
+        stream=active_stream(family, module.config),
         vocabulary=Vocabulary(special_ids=frozenset(special), tokenizer=tokenizer, **_placeholder_ids(module.config)),
     )
 

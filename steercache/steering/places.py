@@ -7,16 +7,18 @@ from steercache.core.errors import UsageError
 from steercache.core.vector_use import PlaceName
 from steercache.models.family import Family, find_module, find_part
 from steercache.models.heads import head_projection, heads_of
+from steercache.models.streams import active_stream
 
 PLACES: Final = get_args(PlaceName)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A module whose output is changed, or whose input is."""
+    """A module whose output is changed, or whose input is; of several residual streams, `stream`."""
 
     module: Any = field(repr=False)
     is_input: bool
+    stream: int | None = None
 
 
 def place_of_site(site: str) -> PlaceName:
@@ -54,4 +56,4 @@ def find_place(model: Any, family: Family, block: Any, *, place: PlaceName, laye
         if not path:
             raise UsageError(f"no {place} in this model: its blocks are not the sum of two parts", hint="resid_post")
         return Place(module=find_part(block, path), is_input=False)
-    return Place(module=block, is_input=place == "resid_pre")
+    return Place(module=block, is_input=place == "resid_pre", stream=active_stream(family, model.config))

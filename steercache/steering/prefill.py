@@ -14,6 +14,7 @@ from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWin
 from steercache.core.errors import UsageError
 from steercache.core.trials import Mode
 from steercache.models.spec import LoadedModel
+from steercache.models.streams import hidden_of, merged
 from steercache.steering.deepstack import AddedFeatures, features_before
 from steercache.steering.forward import BlockCall, call_obstacle, exact_logits, first_touched, head_logits, record_call
 from steercache.steering.parts import ModelParts, parts_of
@@ -83,7 +84,8 @@ class Prompts:
 class Prefill:
     """An unsteered forward pass. `next_b` is the position id of the token after each prompt, `outputs[l]` is the
     output of block l (b, t, d), `keys_values[l]` are (b, h, t, d_head). Of blocks that make no keys of their own and of which
-    the model computes the last column only, `outputs` has that column (b, 1, d).
+    the model computes the last column only, `outputs` has that column (b, 1, d). `last` is what the final norm gets (b, t, d);
+    `streams[l]` are all streams (k, b, t, d) where blocks hand on several.
 
     `obstacle` says why this model's blocks cannot be run alone; then cells run in full. In mode "replay" `outputs` come from
     disk, and there are keys, values and logits only as far as they were computed from them.
@@ -95,6 +97,8 @@ class Prefill:
     next_b: torch.Tensor
     calls: tuple[BlockCall, ...] = field(repr=False)
     outputs: dict[int, torch.Tensor] = field(repr=False)
+    streams: Mapping[int, torch.Tensor] = field(repr=False, default_factory=dict)
+    last: torch.Tensor | None = field(repr=False, default=None)
     keys_values: Mapping[int, KeysValues] = field(repr=False)
     logits_bv: torch.Tensor | None = field(repr=False)
     obstacle: str | None = None
@@ -172,7 +176,7 @@ def run_prefill(loaded: LoadedModel, batch: PaddedBatch, *, layers: Sequence[int
         out = parts.model(**prompts.inputs, past_key_values=cache, use_cache=True, logits_to_keep=keep)
     calls = tape.block_calls()
     obstacle = quantised_obstacle(loaded) or other_state or call_obstacle(calls) or _cache_obstacle(parts, cache)
-    if obstacle is None and not torch.equal(head_logits(loaded, tape.outputs[last], keep=keep), out.logits):
+    if obstacle is None and not torch.equal(head_logits(loaded, tape.last, keep=keep), out.logits):
         obstacle = "this model does more between its last block and its logits than a norm and a head"
     keys_values = {} if obstacle else {i: (layer.keys, layer.values) for i, layer in enumerate(cache.layers)}
     if obstacle is None and loaded.family.derived:
@@ -192,6 +196,8 @@ def run_prefill(loaded: LoadedModel, batch: PaddedBatch, *, layers: Sequence[int
         next_b=next_positions(tape.position_ids, prompts.tokens.real_bt),
         calls=calls,
         outputs=tape.outputs,
+        streams=tape.streams,
+        last=tape.last,
         keys_values=keys_values,
         logits_bv=prompts.at_last(out.logits),
         obstacle=obstacle,
@@ -220,6 +226,7 @@ class BlockTape:
 
     def __init__(self, parts: ModelParts, *, keep: set[int], skip: bool = False) -> None:
         self.outputs: dict[int, torch.Tensor] = {}
+        self.streams: dict[int, torch.Tensor] = {}
         self.position_ids: torch.Tensor | None = None
         self._parts, self._keep, self._skip = parts, keep, skip
         self._calls: dict[int, BlockCall] = {}
@@ -242,6 +249,13 @@ class BlockTape:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
+    @property
+    def last(self) -> torch.Tensor:
+        """What the final norm gets, where the last block's output was kept."""
+        layer = len(self._parts.blocks) - 1
+        whole = self.streams.get(layer, self.outputs[layer])
+        return merged(self._parts.decoder, whole, self._parts.stream)
+
     def block_calls(self) -> tuple[BlockCall, ...]:
         """The calls of all blocks, in order."""
         layers = range(len(self._parts.blocks))
@@ -252,8 +266,7 @@ class BlockTape:
             self._calls[layer], _ = record_call(block, args, kwargs, self._parts.sharing.sources)
 
         def after(module: Any, args: Any, out: Any) -> None:
-            if layer in self._keep:
-                self.outputs[layer] = out[0] if isinstance(out, tuple) else out
+            self._note(layer, out)
 
         self._on(block.register_forward_pre_hook(before, with_kwargs=True))
         self._on(block.register_forward_hook(after))
@@ -263,8 +276,7 @@ class BlockTape:
 
         def hand_on(*args: Any, **kwargs: Any) -> Any:
             self._calls[layer], hidden = record_call(block, args, kwargs, self._parts.sharing.sources)
-            if layer in self._keep:
-                self.outputs[layer] = hidden
+            self._note(layer, hidden)
             return (hidden,) if self._parts.tuples else hidden
 
         def put_back() -> None:
@@ -275,6 +287,12 @@ class BlockTape:
 
         self._stack.callback(put_back)
         block.forward = hand_on
+
+    def _note(self, layer: int, out: Any) -> None:
+        if layer in self._keep:
+            self.outputs[layer] = hidden_of(out, self._parts.stream)
+            if self._parts.stream is not None:
+                self.streams[layer] = hidden_of(out, None)
 
     def _on(self, handle: Any) -> None:
         self._stack.callback(handle.remove)

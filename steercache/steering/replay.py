@@ -14,7 +14,7 @@ block gets an input that is made of the pictures. What a run must match is in `r
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ import torch
 from steercache.core.errors import UsageError
 from steercache.models.load import TORCH_DTYPES
 from steercache.models.spec import LoadedModel
+from steercache.models.streams import rows_obstacle
 from steercache.steering.branch import BranchOptions, branch, branch_from
 from steercache.steering.cells import BranchCell, CellAnswers
 from steercache.steering.decode import KeysValues
@@ -38,12 +39,11 @@ from steercache.steering.prefill import (
     quantised_obstacle,
     read_prompts,
 )
-from steercache.steering.replay_fit import check_fit, wants_features
+from steercache.steering.replay_fit import FOR_TOWERS, check_fit, wants_features
 from steercache.steering.stored_rows import StoredBatch
 from steercache.trace.batches import PaddedBatch
 
 FIRST_TOKEN = BranchOptions(max_new_tokens=1)
-_FOR_TOWERS: Final = ("pixel_", "input_features")  # how inputs of vision towers, and of those that hear, begin
 
 
 def replay(
@@ -57,7 +57,8 @@ def replay(
     """First-token answers of every cell over a recorded batch, layer by layer. Pixels of `batch` are looked at only for cells
     at the first layers of a decoder with `deepstack`, and where blocks receive something made of them.
 
-    A model whose blocks cannot be run alone is branched instead, which runs it in full and says why.
+    A model whose blocks cannot be run alone is branched instead, which runs it in full and says why; so is one whose blocks
+    hand on more than a run keeps (`models.streams`), which then branches.
 
     Raises:
         UsageError: the run does not fit this model or batch, the answers have more than one token, or pixels are wanted and
@@ -67,7 +68,7 @@ def replay(
     check_fit(loaded, batch, stored, options)
     idle = idle_prefill(loaded, batch, features=wants_features(loaded, batch, cells, stored))
     check_layers(idle.parts, [cell.layer for cell in cells])
-    if idle.obstacle is not None:
+    if idle.obstacle is not None or rows_obstacle(loaded.family, loaded.config) is not None:
         yield from branch(loaded, batch, cells, options)
         return
     for layer, members in groupby(sorted(cells, key=lambda cell: cell.layer), key=lambda cell: cell.layer):
@@ -82,16 +83,14 @@ def idle_prefill(loaded: LoadedModel, batch: PaddedBatch, *, features: bool = Fa
     With `features` the tower runs, for what the decoder adds between its blocks or hands to them.
     """
     parts, prompts = parts_of(loaded), read_prompts(loaded, batch)
-    inputs = {name: value for name, value in prompts.inputs.items() if features or not name.startswith(_FOR_TOWERS)}
+    inputs = {name: value for name, value in prompts.inputs.items() if features or not name.startswith(FOR_TOWERS)}
     keep = keep_of(parts, prompts)
     cache, other_state = fresh_cache(parts)
     with BlockTape(parts, keep={len(parts.blocks) - 1}, skip=True) as tape:
         out = parts.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=keep)
     calls = tape.block_calls()
     obstacle = quantised_obstacle(loaded) or other_state or call_obstacle(calls)
-    if obstacle is None and not torch.equal(
-        head_logits(loaded, tape.outputs[len(parts.blocks) - 1], keep=keep), out.logits
-    ):
+    if obstacle is None and not torch.equal(head_logits(loaded, tape.last, keep=keep), out.logits):
         obstacle = "this model does more between its last block and its logits than a norm and a head"
     return Prefill(
         loaded=loaded,

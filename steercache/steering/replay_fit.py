@@ -6,7 +6,7 @@ other prompts or other pictures, or that other kernels computed (attention, devi
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from steercache.steering.deepstack import n_with_features
 from steercache.steering.stored_rows import StoredBatch
 from steercache.trace.batches import PaddedBatch
 from steercache.trace.numerics import numerics_of
+
+FOR_TOWERS: Final = ("pixel_", "input_features")  # how inputs of vision towers, and of those that hear, begin
 
 
 def check_fit(loaded: LoadedModel, batch: PaddedBatch, stored: StoredBatch, options: BranchOptions) -> None:
@@ -83,14 +85,14 @@ def wants_features(loaded: LoadedModel, batch: PaddedBatch, cells: Sequence[Bran
     layer = min((cell.layer for cell in cells), default=n_first)
     if layer >= n_first or not _shows_pictures(loaded, batch):
         return False
-    if not any(name.startswith("pixel_") for name in batch.pixels):
+    if not any(name.startswith(FOR_TOWERS) for name in batch.pixels):
         what = f"adds features of them to the outputs of its first {n_first} blocks"
         hint = f"choose layers from {n_first} on, "
         if feeds_pictures_to_blocks(loaded.config):
             what, hint = "hands an input that is made of them to every block", ""
         raise UsageError(
-            f"a replay from layer {layer} needs the pixels of the pictures: this decoder {what}, which the run does not"
-            " hold",
+            f"a replay from layer {layer} needs the pixels of the pictures (and the sounds): this decoder {what}, which the"
+            " run does not hold",
             place=stored.facts.name,
             hint=f"make the batch with its pixels, {hint}or branch",
         )
@@ -98,9 +100,9 @@ def wants_features(loaded: LoadedModel, batch: PaddedBatch, cells: Sequence[Bran
 
 
 def _shows_pictures(loaded: LoadedModel, batch: PaddedBatch) -> bool:
-    """Whether a prompt has pictures or videos."""
+    """Whether a prompt has pictures, videos or sounds."""
     ids = batch.input_ids
-    return bool(torch.isin(ids, torch.tensor(loaded.shown_ids, dtype=ids.dtype, device=ids.device)).any())
+    return bool(torch.isin(ids, torch.tensor(loaded.fed_ids, dtype=ids.dtype, device=ids.device)).any())
 
 
 def _check_batch(loaded: LoadedModel, batch: PaddedBatch, stored: StoredBatch, again: str) -> None:

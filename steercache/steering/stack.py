@@ -27,9 +27,11 @@ def costs_of(prefill: Prefill, *, start: int, max_new_tokens: int) -> Costs:
     heads = config.num_attention_heads
     width = heads * (_widest(config, "head_dim") or config.hidden_size // heads)
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    inner = max(inner) if isinstance(inner, list | tuple) else inner  # Gemma 3n: one for each block
     attention = 3 * width * n_run + 4 * width * n_all
     scores = n_run * n_all * (heads * (item + 8) if config._attn_implementation == "eager" else 8)
-    block = item * (6 * config.hidden_size * n_run + max(attention, 4 * inner * n_run)) + scores
+    n_streams = int(getattr(config, "altup_num_inputs", 1))
+    block = item * ((2 + 4 * n_streams) * config.hidden_size * n_run + max(attention, 4 * inner * n_run)) + scores
     pair = 2 * (_widest(config, "num_key_value_heads") or heads) * (width // heads) * item
     logits = int(config.vocab_size) * (item + 8)
     wait = pair * prefill.n_layers * (n_all + max_new_tokens) * 2 if max_new_tokens > 1 else 0

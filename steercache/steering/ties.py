@@ -71,6 +71,6 @@ def _longer(sample: EncodedSample, n: int) -> EncodedSample:
 def _last_rows(loaded: LoadedModel, samples: Sequence[EncodedSample]) -> tuple[torch.Tensor, torch.Tensor] | None:
     batch = pad_batch(samples, padding_side="left", pad_id=loaded.pad_id)
     prefill = run_prefill(loaded, batch, layers=[])
-    if prefill.obstacle is not None or prefill.logits_bv is None:
+    if prefill.obstacle is not None or prefill.logits_bv is None or prefill.last is None:
         return None
-    return prefill.prompts.last_rows(prefill.outputs[prefill.n_layers - 1]), prefill.logits_bv
+    return prefill.prompts.last_rows(prefill.last), prefill.logits_bv

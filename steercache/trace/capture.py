@@ -24,6 +24,7 @@ from steercache.models.heads import head_projection, heads_of
 from steercache.models.load import TORCH_DTYPES
 from steercache.models.rope import any_length, forget_lengths, length_rule
 from steercache.models.spec import LoadedModel
+from steercache.models.streams import active_stream, hidden_of
 from steercache.trace.batches import PaddedBatch
 
 _AS_COMPUTED: Final = ("resid_pre", "head_out", "attn_out", "mlp_out", "resid_post")
@@ -33,12 +34,13 @@ Capture = Callable[[PaddedBatch], States]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tap:
-    """One value of a forward pass: what goes into a module, or comes out of it."""
+    """One value of a forward pass: what goes into a module, or comes out of it; of several residual streams, `stream`."""
 
     site: str
     layer: int
     envoy: Any = field(repr=False)
     is_input: bool = False
+    stream: int | None = None
 
 
 def capture(
@@ -119,9 +121,9 @@ def plan_taps(loaded: LoadedModel, *, sites: Sequence[str], layers: Sequence[int
     taps = []
     if "vision_out" in sites and family.connector:
         taps.append(Tap(site="vision_out", layer=-1, envoy=find_module(root, family.connector), is_input=True))
-    blocks = find_module(root, family.blocks)
+    blocks, stream = find_module(root, family.blocks), active_stream(family, loaded.config)
     if "connector_out" in sites:
-        taps.append(Tap(site="connector_out", layer=-1, envoy=blocks[0], is_input=True))
+        taps.append(Tap(site="connector_out", layer=-1, envoy=blocks[0], is_input=True, stream=stream))
     if set(sites) <= {"vision_out", "connector_out"}:
         return tuple(taps)
     beyond = [layer for layer in layers if not 0 <= layer < loaded.spec.n_layers]
@@ -140,7 +142,8 @@ def plan_taps(loaded: LoadedModel, *, sites: Sequence[str], layers: Sequence[int
                 if heads is not None and site == "head_out":
                     own = find_module(loaded.model, family.blocks)[layer]
                     envoy = find_module(block, head_projection(own, heads=heads, layer=layer))
-                taps.append(Tap(site=site, layer=layer, envoy=envoy, is_input=site in ("resid_pre", "head_out")))
+                is_input, whole = site in ("resid_pre", "head_out"), stream if site.startswith("resid_") else None
+                taps.append(Tap(site=site, layer=layer, envoy=envoy, is_input=is_input, stream=whole))
     return tuple(taps)
 
 
@@ -174,19 +177,19 @@ def _trace(root: Any, inputs: dict[str, Any], taps: Sequence[Tap], dtype: torch.
     with root.trace(**inputs) as tracer:
         values = nnsight.save([])
         for tap in taps:
-            values.append(to_host(tap.envoy.input if tap.is_input else tap.envoy.output, dtype))
+            values.append(to_host(tap.envoy.input if tap.is_input else tap.envoy.output, dtype, tap.stream))
         tracer.stop()
     kept: list[torch.Tensor] = values
     return kept
 
 
-def to_host(value: Any, dtype: torch.dtype | None) -> torch.Tensor:
+def to_host(value: Any, dtype: torch.dtype | None, stream: int | None = None) -> torch.Tensor:
     """A module's value on the CPU. Attention modules return a tuple; blocks did in transformers 4.
 
     On a GPU the copy is only enqueued, into pinned memory. On the CPU the tensor itself is handed out, not a copy: nothing in
     the families' code writes into a block's output later (a test compares).
     """
-    tensor: torch.Tensor = value[0] if isinstance(value, tuple) else value
+    tensor = hidden_of(value, stream)
     tensor = tensor.detach() if dtype is None else tensor.detach().to(dtype)
     if tensor.device.type != "cuda":
         return tensor.cpu()

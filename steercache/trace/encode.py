@@ -174,7 +174,7 @@ def _kinds(tokens: TextTokens, *, prompt: Prompt, bundle: TokenizerBundle) -> np
         kind[(first_char >= insert.start) & (first_char < insert.end)] = SPECIAL
     if bundle.family.modality == "image":
         kind[tokens.ids == bundle.config.image_token_id] = IMAGE
-    if bundle.family.modality == "audio":
+    if bundle.family.audio is not None:
         kind[tokens.ids == bundle.config.audio_token_id] = AUDIO
     if bundle.family.video is not None:
         kind[tokens.ids == bundle.config.video_token_id] = VIDEO
@@ -200,7 +200,10 @@ def _token_types(
         return {}
     name, rule = family.token_types
     if rule == "image":
-        return {name: (kind == IMAGE).astype(np.int32) + 2 * (kind == VIDEO).astype(np.int32)}
+        types = np.zeros(len(kind), dtype=np.int32)
+        for number, one in enumerate((IMAGE, VIDEO, AUDIO), start=1):
+            types[kind == one] = number
+        return {name: types}
     # Without a picture nothing is a prefix: the text is read as its backbone reads it.
     prefix = len(prompt.expanded) - len(example.completion) if example.images else 0
     return {name: (spans[:, 0] >= prefix).astype(np.int32) if prefix else np.ones(len(kind), dtype=np.int32)}

@@ -218,6 +218,7 @@ PATCHES: dict[str, Callable[[Picture], Coordinates]] = {
     "merged": merged,
     "downsampled": merged,
     "pooled": pooled,
+    "square_lines": square,
     "tile_lines": tile_lines,
     "anyres": anyres,
     "lines": lines,

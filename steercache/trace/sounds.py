@@ -1,5 +1,6 @@
 """What the model reads of an example with sounds: every placeholder replaced by its run of audio tokens, each with its time."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,7 +35,7 @@ def expand_sounds(example: Example, bundle: TokenizerBundle) -> Prompt:
         SoundError: a sound is broken or too long, the model hears none, or placeholders and sounds differ in number.
         TemplateError: the chat template or the processor changes the text.
     """
-    if bundle.family.modality != "audio":
+    if bundle.family.audio is None or getattr(bundle.config, "audio_config", None) is None:
         raise SoundError(f"model {bundle.spec.name} hears no sounds")
     if example.images:
         raise SoundError("a prompt with pictures and sounds cannot be read")
@@ -79,8 +80,10 @@ def sound_inputs(
         if digest_bytes(data) != digest:
             raise SoundError(f"the sound {ref.name} has changed since its sample was encoded")
         heard.append(_read(data, ref, bundle))
+    if bundle.family.audio_chunks:
+        return {"input_features": _in_chunks(heard, bundle)}
     output = _called(bundle, heard, text=audio_token(bundle) * len(heard))
-    return {name: as_tensor(output[name]) for name in bundle.family.needs}
+    return {name: as_tensor(output[name]) for name in bundle.family.audio_needs}
 
 
 def audio_token(bundle: TokenizerBundle) -> str:
@@ -106,28 +109,61 @@ def _read(data: bytes, ref: SoundRef, bundle: TokenizerBundle) -> Sound:
         raise SoundError(
             f"the sound {ref.name} has {sound.rate} samples in a second, and the model hears {extractor.sampling_rate}"
         )
-    if len(sound.samples_n) > extractor.n_samples:
-        longest = extractor.n_samples / extractor.sampling_rate
+    n_longest = None if bundle.family.audio_chunks else _longest(extractor)
+    if n_longest is not None and len(sound.samples_n) > n_longest:
+        longest = n_longest / extractor.sampling_rate
         raise SoundError(
             f"the sound {ref.name} takes {sound.duration_ms / 1000:g} s, and the model hears {longest:g} s"
         )
     return sound
 
 
+def _longest(extractor: Any) -> int:
+    """Samples of the longest sound that is not cut off: Whisper's own field, or what Gemma's extractors cut at by default."""
+    own = getattr(extractor, "n_samples", None)
+    return int(own if own is not None else inspect.signature(extractor.__call__).parameters["max_length"].default)
+
+
+def _in_chunks(heard: Sequence[Sound], bundle: TokenizerBundle) -> torch.Tensor:
+    """Voxtral's spectrograms of every begun chunk of every sound, (chunks, mels, steps), by its processor's own method."""
+    processor: Any = bundle.processor
+    extractor = processor.feature_extractor
+    features: torch.Tensor = processor._retrieve_input_features(
+        [sound.samples_n for sound in heard],
+        extractor.nb_max_frames,
+        sampling_rate=extractor.sampling_rate,
+        padding=True,
+        truncation=False,
+        pad_to_multiple_of=extractor.n_samples,
+        return_tensors="pt",
+    )
+    return features
+
+
 def _stretch(heard: Sequence[Sound], text: str, bundle: TokenizerBundle) -> _Stretch:
     """What stands for these sounds, from the bundle's store or by running the processor."""
     key = ("sounds", *(len(sound.samples_n) for sound in heard))
     if key not in bundle.layouts:
-        output = _called(bundle, heard, text=text)
-        replaced = [item for item in output["text_replacement_offsets"][0] if item["type"] == "audio"]
         mark, each_ms = audio_token(bundle), token_ms(bundle)
-        texts = tuple(str(item["replacement"]) for item in replaced)
+        if bundle.family.audio_chunks:
+            texts = tuple(mark * _n_in_chunks(sound, bundle) for sound in heard)
+        else:
+            output = _called(bundle, heard, text=text)
+            replaced = [item for item in output["text_replacement_offsets"][0] if item["type"] == "audio"]
+            texts = tuple(str(item["replacement"]) for item in replaced)
         if len(bundle.layouts) >= KNOWN_LAYOUTS:
             bundle.layouts.clear()
         times = tuple((np.arange(one.count(mark)) * each_ms).astype(np.int32) for one in texts)
         bundle.layouts[key] = _Stretch(replacements=texts, times=times)
     found: _Stretch = bundle.layouts[key]
     return found
+
+
+def _n_in_chunks(sound: Sound, bundle: TokenizerBundle) -> int:
+    """Audio tokens of a sound of which every begun chunk (30 s) is heard whole, filled up with silence."""
+    extractor: Any = bundle.processor.feature_extractor if bundle.processor is not None else None
+    n_chunks = -(-len(sound.samples_n) // extractor.n_samples)
+    return int(n_chunks * (extractor.nb_max_frames // bundle.family.frames_per_token))
 
 
 def _called(bundle: TokenizerBundle, heard: Sequence[Sound], *, text: str) -> Mapping[str, Any]:
@@ -153,5 +189,5 @@ def _with_placeholders(example: Example, bundle: TokenizerBundle, text: str) -> 
     written = example.text.count(mark)
     if written not in (0, n):
         raise SoundError(f"{n} sounds, {written} times {mark} in the text")
-    bare = text if written else bundle.family.placeholder.format(audio=mark) * n + text
+    bare = text if written else (bundle.family.audio or "").format(audio=mark) * n + text
     return RenderedTurn(text=bare, template_date=None)

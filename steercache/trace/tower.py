@@ -15,6 +15,7 @@ import numpy as np
 from steercache.models.family import Family
 from steercache.trace.patches import Coordinates, PatchError, Picture, canvas_views, crop_places, grid_of
 from steercache.trace.patches import pooled as image_tokens
+from steercache.trace.patches import square as image_square
 from steercache.trace.patches import tile_lines as tile_tokens
 
 Shape = tuple[int, int]  # lines and columns of patches in one view
@@ -58,6 +59,11 @@ def downsampled(picture: Picture, shape: Shape, config: Any) -> Coordinates:
 def pooled(picture: Picture, shape: Shape, config: Any) -> Coordinates:
     """Gemma 4: its tower pools patches itself, so that its rows are the image tokens."""
     return image_tokens(picture)
+
+
+def square_lines(picture: Picture, shape: Shape, config: Any) -> Coordinates:
+    """Gemma 3n: its tower is a convolution, whose rows are the image tokens, line by line."""
+    return image_square(picture)
 
 
 def tile_lines(picture: Picture, shape: Shape, config: Any) -> Coordinates:
@@ -123,6 +129,7 @@ TOWERS: dict[str, Callable[[Picture, Shape, Any], Coordinates]] = {
     "merged": merged,
     "downsampled": downsampled,
     "pooled": pooled,
+    "square_lines": square_lines,
     "tile_lines": tile_lines,
     "anyres": anyres,
     "lines": lines,
@@ -145,7 +152,7 @@ def locate_patches(layout: str, picture: Picture, config: Any) -> Coordinates:
 
 
 def _patch_side(config: Any) -> int:
-    side = config.vision_config.patch_size
+    side = getattr(config.vision_config, "patch_size", 1)  # a tower of convolutions has none
     return int(side[0] if isinstance(side, list | tuple) else side)
 
 

@@ -55,7 +55,6 @@ _JAMBA = {
     "expert_layer_offset": 1,
 }
 _FALCON_H1 = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1}
-_PER_LAYER = {"vocab_size_per_layer_input": VOCAB, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0}
 
 
 def _without(*names: str, **more: Any) -> dict[str, Any]:
@@ -145,10 +144,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "past_key_values",
     ),
     "mamba": (_DECODER | {"state_size": 8, "time_step_rank": 4}, "past_key_values"),
-    "gemma3n_text": (
-        _DECODER | _PER_LAYER | _LOCAL | {"laurel_rank": 4, "activation_sparsity_pattern": [0.0] * N_LAYERS},
-        "one residual stream: no, shapes [(4, 1, 11, 32)]",
-    ),
     "recurrent_gemma": (_DECODER | {"lru_width": WIDTH, "attention_window_size": 8}, "padding on the left"),
 }
 

@@ -40,6 +40,7 @@ PATHS = {
         ["gemma2", "gemma3_text"], Paths(attn_out="post_attention_layernorm", mlp_out="post_feedforward_layernorm")
     ),
     "gemma4_text": Paths(attn_out="", mlp_out=""),  # a block is not the sum of two parts
+    "gemma3n_text": Paths(attn_out="", mlp_out=""),
     "gpt2": Paths(blocks="transformer.h", attn_out="attn", head_out="attn.c_proj", final_norm="transformer.ln_f"),
     "gpt_neox": Paths(
         blocks="gpt_neox.layers",
@@ -71,6 +72,16 @@ _SIZES: dict[str, dict[str, Any]] = {
         "num_kv_shared_layers": 1,
         "vocab_size_per_layer_input": 330,
         "hidden_size_per_layer_input": 8,
+    },
+    "gemma3n_text": _DECODER
+    | {
+        "sliding_window": 4,
+        "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+        "num_kv_shared_layers": 1,
+        "vocab_size_per_layer_input": 330,
+        "hidden_size_per_layer_input": 8,
+        "laurel_rank": 4,
+        "activation_sparsity_pattern": [0.5, 0.0, 0.0],
     },
     "gpt2": {"n_embd": WIDTH, "n_layer": N_LAYERS, "n_head": 4, "n_positions": 64},
     "gpt_neox": {k: v for k, v in _DECODER.items() if k not in ("num_key_value_heads", "head_dim")},

@@ -34,6 +34,7 @@ MORE_MARKS = {  # of families whose marks are not those of most
     "pixtral": ["[IMG]", "[IMG_BREAK]", "[IMG_END]"],
     "mistral3": ["[IMG]", "[IMG_BREAK]", "[IMG_END]"],
     "internvl": ["<img>", "</img>", "<IMG_CONTEXT>"],
+    "gemma3n": ["<audio_soft_token>", "<start_of_audio>", "<end_of_audio>"],
     "gemma4": ["<|image|>", "<|image>", "<image|>", *_SOUNDS, "<|video|>", "<|turn>", "<turn|>"],
     "aya_vision": [
         "<|START_OF_IMG|>",
@@ -45,6 +46,7 @@ MORE_MARKS = {  # of families whose marks are not those of most
 }
 PLACEHOLDER = {
     "gemma3": "<start_of_image>",
+    "gemma3n": "<image_soft_token>",
     "gemma4": "<|image|>",
     **dict.fromkeys(GRIDS, "<|vision_start|><|image_pad|><|vision_end|>"),
     **dict.fromkeys(GLM, "<|begin_of_image|><|image|><|end_of_image|>"),
@@ -82,6 +84,16 @@ def train_tokenizer(family: str) -> Any:
     named = {"image_token": "<image>"}
     if family == "gemma3":
         named = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
+    elif family == "gemma3n":
+        named = {
+            f"{name}_token": f"<{mark}>"
+            for kind, k in (("image", "i"), ("audio", "a"))
+            for name, mark in (
+                (kind, f"{kind}_soft_token"),
+                (f"bo{k}", f"start_of_{kind}"),
+                (f"eo{k}", f"end_of_{kind}"),
+            )
+        }
     elif family in GLM:
         named = {"image_token": "<|image|>", "video_token": "<|video|>"}
     elif family in GRIDS:
@@ -346,6 +358,7 @@ MAKERS: dict[str, Callable[[Any], tuple[Any, Any]]] = {
     "llava": llava,
     "llava_onevision": llava_onevision,
     "qwen2_5_vl": qwen2_5_vl,
+    "gemma3n": _later("tiny_gemma3n", "gemma3n"),
     "gemma4": _later("tiny_gemma", "gemma4"),
     **{name: _later("tiny_tiles", name) for name in TILED},
 } | {family: functools.partial(gridded, family, **sizes) for family, sizes in GRIDDED.items()}

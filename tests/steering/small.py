@@ -13,6 +13,7 @@ from steercache.models.family import Family
 from steercache.models.recognise import evidence_of
 from steercache.models.spec import LoadedModel, ModelSpec, TokenizerBundle
 from steercache.trace.batches import PaddedBatch
+from tests.models import tiny_gemma3n
 
 WIDTH, VOCAB, IMAGE_ID = 32, 97, 90
 N_LAYERS = 4
@@ -38,6 +39,16 @@ _GEMMA4 = {  # the last block reads the keys of the one below, and all get per-l
     "vocab_size_per_layer_input": 97,
     "hidden_size_per_layer_input": 8,
     "use_double_wide_mlp": True,
+    "final_logit_softcapping": 30.0,
+}
+_GEMMA3N = {  # the last block reads the keys of the one below; sparse and dense blocks, as in E2B and E4B
+    "sliding_window": 5,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "full_attention"],
+    "num_kv_shared_layers": 1,
+    "vocab_size_per_layer_input": 97,
+    "hidden_size_per_layer_input": 8,
+    "laurel_rank": 4,
+    "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0],
     "final_logit_softcapping": 30.0,
 }
 _GEMMA4_LARGE = _GEMMA4 | {  # as in 26B-A4B
@@ -70,6 +81,7 @@ TEXT: dict[str, dict[str, Any]] = {
     "gemma2": DECODER | _LOCAL,
     "gemma3_text": DECODER | _LOCAL,
     "gemma4_text": DECODER | _GEMMA4,
+    "gemma3n_text": DECODER | _GEMMA3N,
     "gpt2": {"n_embd": WIDTH, "n_layer": N_LAYERS, "n_head": 4, "vocab_size": VOCAB, "n_positions": 64}
     | {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
     "gpt_neox": {k: v for k, v in DECODER.items() if k not in ("num_key_value_heads", "head_dim")},
@@ -86,6 +98,15 @@ IMAGE: dict[str, dict[str, Any]] = {
         "vision_config": _VISION | {"model_type": "siglip_vision_model", "image_size": 16, "patch_size": 8},
         "mm_tokens_per_image": 4,
         "image_token_index": IMAGE_ID,
+    },
+    "gemma3n": {
+        "text_config": DECODER | _GEMMA3N | {"model_type": "gemma3n_text"},
+        "vision_config": tiny_gemma3n.vision(hidden_size=16, patch=8, vocab_offset=IMAGE_ID),
+        "audio_config": tiny_gemma3n.SOUND | {"vocab_offset": IMAGE_ID + 4, "vocab_size": 3},
+        "vision_soft_tokens_per_image": 4,
+        "audio_soft_tokens_per_image": 6,
+        "image_token_id": IMAGE_ID,
+        "audio_token_id": IMAGE_ID + 4,
     },
     "gemma4": {
         "text_config": DECODER | _GEMMA4 | {"model_type": "gemma4_text"},
@@ -181,7 +202,7 @@ IMAGE["llama4"] = {
 EXPERTS = dict.fromkeys(("qwen3_vl_moe", "glm4v_moe", "llama4"), "num_experts_per_tok") | {
     "gemma4 large": "top_k_experts"
 }
-PICTURES_IN_BLOCKS = {"gemma4": N_LAYERS}  # as many blocks receive an input that is made of the pictures
+PICTURES_IN_BLOCKS = dict.fromkeys(("gemma3n", "gemma4"), N_LAYERS)  # as many blocks receive an input that is made of the pictures
 _SIGLIP = _VISION | {"model_type": "siglip_vision_model", "vision_use_head": False}
 _PIXTRAL = _VISION | {"model_type": "pixtral", "image_size": 16, "head_dim": 8}
 IMAGE |= {
@@ -221,7 +242,7 @@ IMAGE |= {
     },
 }
 # Over text models, or with masks, for which others stand by default.
-_ALONE = ("llava_next", "pixtral", "mistral3", "internvl", "idefics2", "aya_vision", "gemma4 large", "llama4")
+_ALONE = ("gemma3n", "llava_next", "pixtral", "mistral3", "internvl", "idefics2", "aya_vision", "gemma4 large", "llama4")
 FAMILIES = [pytest.param(name, marks=[pytest.mark.slow] if name in _ALONE else []) for name in (*TEXT, *IMAGE)]
 HYBRID = ("qwen3_5", "qwen3_5_moe")  # state that cannot be branched
 IMAGE |= {
@@ -312,7 +333,7 @@ def padded_batch(
     extra: dict[str, torch.Tensor] = {}
     pixels: dict[str, torch.Tensor] = {}
     is_image = torch.from_numpy(ids == IMAGE_ID).long()
-    if family in ("paligemma", "gemma3", "llava", "pixtral", "mistral3", "internvl", "aya_vision", "llama4"):
+    if family in ("paligemma", "gemma3", "gemma3n", "llava", "pixtral", "mistral3", "internvl", "aya_vision", "llama4"):
         pixels["pixel_values"] = torch.randn(len(lengths), 3, 16, 16, generator=generator)
     if family == "paligemma":
         extra["token_type_ids"] = torch.zeros_like(mask_bt)  # the whole prompt is its prefix

@@ -34,7 +34,7 @@ def outputs_of(model: Any, family: str, run: Callable[[], Any]) -> list[list[tor
     blocks = blocks_of(model, family)
     handles = [
         block.register_forward_hook(
-            lambda m, a, out, i=i: seen[i].append((out[0] if isinstance(out, tuple) else out).detach().clone())
+            lambda m, a, out, i=i: seen[i].append((out[0] if isinstance(out, tuple) or out.ndim == 4 else out).clone())
         )
         for i, block in enumerate(blocks)
     ]
@@ -74,7 +74,7 @@ def by_hand(model: Any, family: str, v: Any, *, alpha: float, every: bool, n_new
         where = mask.bool().clone()
         if not every:
             where[:, IDS.shape[1] :] = False
-        hidden[where] += delta
+        (hidden[0] if hidden.ndim == 4 else hidden)[where] += delta  # Gemma 3n hands on four streams
         return (hidden, *out[1:]) if isinstance(out, tuple) else hidden
 
     handle = blocks_of(model, family)[1].register_forward_hook(add)

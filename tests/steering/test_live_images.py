@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 
 BLOCKS = dict.fromkeys(("idefics2", "idefics3"), "model.text_model.layers")
 MIDDLE, LAST = 1, N_LAYERS - 1
-LAST_WITH_KEYS = {"gemma4": 1}  # blocks above read its keys; what they do with an image token reaches no other token
+LAST_WITH_KEYS = {"gemma3n": 1, "gemma4": 1}  # blocks above read its keys; what they do with an image token reaches no other token
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,11 @@ def block_outputs(loaded: LoadedModel, family: str, inputs: Any) -> tuple[list[t
     """What every block gives, each (b, t, d), and the logits at the last token, (b, vocabulary)."""
     seen: list[torch.Tensor] = []
     blocks = loaded.model.get_submodule(BLOCKS.get(family, "model.language_model.layers"))
+    streams = family == "gemma3n"  # of four the first is read and steered
     handles = [
-        block.register_forward_hook(lambda m, a, out: seen.append((out[0] if isinstance(out, tuple) else out).clone()))
+        block.register_forward_hook(
+            lambda m, a, out: seen.append((out[0] if isinstance(out, tuple) or streams else out).clone())
+        )
         for block in blocks
     ]
     with torch.no_grad():

@@ -112,7 +112,7 @@ def test_a_replay_is_the_full_steered_forward_and_never_sees_a_pixel(
     assert len(alone) == len(together) == len(cells)
     for cell in cells[:: 1 if dtype == torch.float32 else 3]:
         expected = full_logits(loaded, batch, cell)
-        assert alone[cell.key].mode == "replay"
+        assert alone[cell.key].mode == ("branch" if family.startswith("gemma3n") else "replay")  # rows hold one stream
         assert torch.equal(alone[cell.key].logits_bv, expected), cell.key
         worst = (together[cell.key].logits_bv - expected).abs().amax(1)
         assert (worst <= ROUNDING[dtype] * expected.abs().amax(1)).all(), cell.key

@@ -39,6 +39,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "vocab_size_per_layer_input": VOCAB,
         "hidden_size_per_layer_input": 8,
     },
+    "gemma3n_text": _DECODER
+    | {
+        "sliding_window": 4,
+        "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+        "num_kv_shared_layers": 1,
+        "vocab_size_per_layer_input": VOCAB,
+        "hidden_size_per_layer_input": 8,
+        "laurel_rank": 4,
+        "activation_sparsity_pattern": [0.5, 0.0, 0.0],
+    },
     "gpt2": _GPT2 | _IDS,
     "gpt_neox": {k: v for k, v in _DECODER.items() if k not in ("num_key_value_heads", "head_dim")},
 }

@@ -39,13 +39,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 SITES = ("resid_pre", "attn_out", "mlp_out", "resid_post")
 LAYERS = tuple(range(N_LAYERS))
 BLOCKS = dict.fromkeys(("idefics2", "idefics3"), "model.text_model.layers")
-CONNECTOR = dict.fromkeys(BLOCKS, "model.connector") | {"gemma4": "model.embed_vision"}
+CONNECTOR = dict.fromkeys(BLOCKS, "model.connector") | dict.fromkeys(("gemma3n", "gemma4"), "model.embed_vision")
 CONNECTOR |= dict.fromkeys(GRIDS, "model.visual.merger")
 REARRANGED = ("llava_onevision", "llava_next", "qwen2_5_vl")  # what the connector gives is not yet in the tokens' order
 POST_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
 GLM_NORMS = ("post_self_attn_layernorm", "post_mlp_layernorm")
 ADDED = dict.fromkeys(("paligemma", "gemma3"), POST_NORMS) | dict.fromkeys(("glm4v", "glm46v"), GLM_NORMS)
-NO_PARTS = ("gemma4",)  # a block is not the sum of two parts
+NO_PARTS = ("gemma3n", "gemma4")  # a block is not the sum of two parts
 TYPES = dict.fromkeys(("paligemma", "gemma3"), "token_type_ids")
 TYPES |= dict.fromkeys((*GRIDS, "gemma4"), "mm_token_type_ids")
 IMAGE, TEXT = TOKEN_KINDS.index("image"), TOKEN_KINDS.index("text")
@@ -100,12 +100,15 @@ def hooked_forward(model: nn.Module, family: str, inputs: dict[str, Any]) -> dic
     seen: dict[tuple[str, int], torch.Tensor] = {}
     handles = []
 
+    def active(value: torch.Tensor) -> torch.Tensor:
+        return value[0] if family == "gemma3n" and value.ndim == 4 else value  # of four streams the first
+
     def keep(key: tuple[str, int], module: nn.Module, *, before: bool = False) -> None:
         def hook(_: nn.Module, args: Any, output: Any) -> None:
-            seen[key] = (output[0] if isinstance(output, tuple) else output).clone()
+            seen[key] = active(output[0] if isinstance(output, tuple) else output).clone()
 
         def hook_before(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-            seen[key] = [*args, *kwargs.values()][0].clone()
+            seen[key] = active([*args, *kwargs.values()][0]).clone()
 
         if before:
             handles.append(module.register_forward_pre_hook(hook_before, with_kwargs=True))
@@ -189,7 +192,7 @@ def n_image_tokens(family: str, width: int, height: int, inputs: Any) -> int:
         return 16 + rows * cols + rows
     if family == "gemma4":  # at most 630 patches of 8 x 8 in the picture's own shape, nine to a token
         return {(50, 80): 6 * 10, (90, 30): 4 * 14, (32, 32): 8 * 8}[width, height]
-    return {"paligemma": 16, "gemma3": 4, "llava": 16}[family]
+    return {"paligemma": 16, "gemma3": 4, "gemma3n": 16, "llava": 16}[family]
 
 
 @pytest.mark.parametrize("size", [(50, 80), (90, 30), (32, 32)])
@@ -365,7 +368,8 @@ def test_a_sentence_alone_is_read_as_the_text_model_reads_it(family: str, folder
         text_model(input_ids=ids, position_ids=torch.arange(ids.shape[1])[None] + (family == "paligemma"))
     for handle in handles:
         handle.remove()
-    for got, expected in zip(state["resid_post"], seen, strict=True):
+    for got, whole in zip(state["resid_post"], seen, strict=True):
+        expected = whole[0] if family == "gemma3n" else whole
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
     has_bos = family not in NO_BOS
     assert (loaded.tokenizer.convert_ids_to_tokens(int(sample.input_ids[0])) == "<s>") == has_bos

@@ -1,0 +1,55 @@
+"""Gemma 3n at real size on the meta device, from its published sizes, without its vision tower (294 million, of timm)."""
+
+from typing import Any
+
+import pytest
+import torch
+import transformers as tf
+
+from steercache.models.families import family_of
+from steercache.models.family import find_module
+from steercache.models.sharing import KeySharing, key_sharing
+from steercache.models.streams import active_stream, merged
+from tests.models import tiny_gemma3n
+from tests.models.gemma4_sizes import layers_of
+
+TOWER = 0.294e9
+
+
+def config_of(n_layers: int, inner: int, n_shared: int) -> Any:
+    text = {
+        "num_hidden_layers": n_layers,
+        "intermediate_size": inner,
+        "num_kv_shared_layers": n_shared,
+        "layer_types": layers_of(4, n_layers // 5),
+        "activation_sparsity_pattern": [0.95] * 10 + [0.0] * (n_layers - 10),
+    }
+    vision = tiny_gemma3n.vision(hidden_size=2048, patch=48, vocab_offset=262_144) | {"vocab_size": 128}
+    return tf.Gemma3nConfig(text_config=text, vision_config=vision)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "billions"), [((30, 8192, 10), 5.44), ((35, 16_384, 15), 7.85)], ids=["gemma-3n-E2B", "gemma-3n-E4B"]
+)
+def test_a_real_gemma_3n_has_its_parts_where_the_table_says(sizes: tuple[int, int, int], billions: float) -> None:
+    config = config_of(*sizes)
+    with torch.device("meta"):
+        model = tf.AutoModelForImageTextToText.from_config(config)
+        streams = torch.empty(4, 1, 3, 2048)
+        positions = torch.zeros(1, 3, dtype=torch.long)
+        hidden_by_layer = torch.empty(1, 3, 256)
+    n = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("model.vision_tower"))
+    assert n + TOWER == pytest.approx(billions * 1e9, rel=0.01)
+    family = family_of(config.to_dict())
+    blocks, decoder = find_module(model, family.blocks), model.model.language_model
+    assert len(blocks) == sizes[0]
+    assert find_module(model, family.embed).weight.shape == (262_400, 2048)
+    assert find_module(model, family.final_norm).weight.shape == (2048,)
+    assert find_module(model, family.lm_head).weight.shape == (262_400, 2048)
+    assert find_module(model, family.connector or "").weight.shape == (2048,)
+    assert (family.attn_out, family.mlp_out, active_stream(family, config)) == ("", "", 0)
+    rotary = decoder.rotary_emb(streams, positions, "full_attention")
+    out = blocks[19](streams, rotary, hidden_by_layer, shared_kv_states={})
+    assert out.shape == streams.shape
+    assert merged(decoder, out, 0).shape == (1, 3, 2048)
+    assert key_sharing(config) == KeySharing(n_own=20, sources={"sliding_attention": 18, "full_attention": 19})
