@@ -44,6 +44,21 @@ does, these blocks compute that token alone; branches, replays and hooks do the 
 """
 
 
+STREAMS = """
+## Several residual streams
+
+Gemma 3n's blocks hand on four residual streams (AltUp). The hidden state of a token is the first, the active one: it is kept,
+and vectors are added to it. Branches carry all four, to the last bit. A run keeps one, so that nothing is replayed. Its vision
+tower is a model of timm, which a checkpoint with pictures asks for when it is loaded: `pip install timm`.
+"""
+
+_READS = {
+    "pictures": lambda family: family.modality == "image",
+    "videos": lambda family: family.video is not None,
+    "sounds": lambda family: family.audio is not None,
+}
+
+
 def page_text(table: Any) -> str:
     """The page; `table` makes a Markdown table of column names and rows."""
     columns = ["`model_type`", "reads", "attention and MLP outputs", "execution modes", "checked"]
@@ -59,6 +74,7 @@ def page_text(table: Any) -> str:
             " documentation is theirs. “By value” means: a small random model of the real class, rows and answers"
             " compared with a plain forward and `generate`.",
             SHARED_KEYS.strip(),
+            STREAMS.strip(),
             "## Pictures before a derived text model",
             "A model that reads pictures is in the table by its own type. Its text model may be of any type that the table has"
             " or that can be derived: `aya_vision` is always around `cohere2`, which is derived. Such a model is marked as"
@@ -73,13 +89,15 @@ def page_text(table: Any) -> str:
 
 def _known(family: Family) -> list[object]:
     types = ", ".join(_type(one) for one in family.model_types)
-    reads = {"image": "pictures and text", "audio": "sounds and text"}.get(family.modality, "text")
-    reads = "pictures, videos and text" if family.video is not None else reads
-    modes = f"full ({FULL[family.name]})" if family.name in FULL else f"branch, {_replay(family)}, full"
+    shown = [word for word, has in _READS.items() if has(family)]
+    reads = " and ".join(filter(None, (", ".join(shown), "text")))
+    modes = f"full ({FULL[family.name]})" if family.name in FULL else f"branch, {_replay(family)}full"
     parts = "yes" if family.attn_out else "no"
     checked = "in the table; by value, and by layout at real size"
     if family.name == "llama4":
         checked += "; its image processor, which needs torchvision, was run by hand only"
+    if family.name == "gemma3n":
+        checked += "; with a small convolution for its vision tower, which needs timm"
     return [types, reads, parts, modes, checked]
 
 
@@ -95,9 +113,11 @@ def _around(one: Around) -> list[object]:
 
 
 def _replay(family: Family) -> str:
+    if family.stream is not None:
+        return ""  # a run keeps one of its streams
     if family.name == "gemma4":
-        return "replay (of E2B and E4B with the pictures)"
-    return "replay (from the first layers with the pictures)" if family.deepstack else "replay"
+        return "replay (of E2B and E4B with the pictures and sounds), "
+    return "replay (from the first layers with the pictures), " if family.deepstack else "replay, "
 
 
 def _derived(name: str, one: Class) -> list[object]:

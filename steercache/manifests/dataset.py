@@ -281,7 +281,7 @@ class DatasetManifest(Document):
     """An anchor on the first token, the attention sink (no BOS or template stands before it): `refuse` is an error, or with
     `anchors: optional` leaves that token out; `allow` makes it an anchor like any other."""
     video_fps: Annotated[float, Field(gt=0, le=1000)] = 2.0
-    """Frames of a video in a second, at which these were taken: Qwen3-VL reads the time of every pair."""
+    """Frames of a video in a second, at which these were taken: most models read the time of every pair."""
     limit: Positive | None = None
     """Keep this many rows: the first ones, or with `seed` a random choice in file order."""
     seed: Annotated[int, Field(ge=0, le=2**32)] | None = None

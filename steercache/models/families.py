@@ -116,6 +116,9 @@ _MULTIMODAL = (
         _LLAVA,
         name="gemma3n",
         model_types=("gemma3n",),
+        attn_out="",
+        mlp_out="",
+        stream="altup_active_idx",
         special_tokens=_GEMMA3N,
         connector="model.embed_vision.soft_embedding_norm",  # what is around it also embeds token ids
         patches="square_lines",
@@ -154,6 +157,7 @@ _MULTIMODAL = (
     ),
 )
 
+_VIDEO = "<|vision_start|>{video}<|vision_end|>"
 _QWEN2_5_VL = replace(
     _LLAVA,
     name="qwen2_5_vl",
@@ -166,15 +170,16 @@ _QWEN2_5_VL = replace(
     needs=("pixel_values", "image_grid_thw"),
     token_types=("mm_token_type_ids", "image"),
     placeholder="<|vision_start|>{image}<|vision_end|>",
+    video=_VIDEO,
+    frames="clocked",
 )
 
-_VIDEO = "<|vision_start|>{video}<|vision_end|>"
 _QWEN3_VL = replace(
     _QWEN2_5_VL,
     name="qwen3_vl",
     model_types=("qwen3_vl",),
     deepstack="deepstack_visual_indexes",
-    video=_VIDEO,
+    frames="timed",
 )
 
 _GLM4V = replace(
@@ -185,18 +190,20 @@ _GLM4V = replace(
     patches="downsampled",
     tower_width="out_hidden_size",
     placeholder="<|begin_of_image|>{image}<|end_of_image|>",
+    video="<|begin_of_video|>{video}<|end_of_video|>",
+    frames="numbered",
 )
 
 _POSITIONED = (  # tokens of pictures have positions in time, height and width
-    replace(_QWEN2_5_VL, name="qwen2_vl", model_types=("qwen2_vl",), tower_width="embed_dim"),
+    replace(_QWEN2_5_VL, name="qwen2_vl", model_types=("qwen2_vl",), tower_width="embed_dim", frames="joined"),
     _QWEN2_5_VL,
     _QWEN3_VL,
     replace(_QWEN3_VL, name="qwen3_vl_moe", model_types=("qwen3_vl_moe",)),
-    replace(_QWEN2_5_VL, name="qwen3_5", model_types=("qwen3_5",), video=_VIDEO),
-    replace(_QWEN2_5_VL, name="qwen3_5_moe", model_types=("qwen3_5_moe",), video=_VIDEO),
+    replace(_QWEN2_5_VL, name="qwen3_5", model_types=("qwen3_5",), frames="timed"),
+    replace(_QWEN2_5_VL, name="qwen3_5_moe", model_types=("qwen3_5_moe",), frames="timed"),
     _GLM4V,
     replace(_GLM4V, name="glm4v_moe", model_types=("glm4v_moe",)),
-    replace(_GLM4V, name="glm46v", model_types=("glm46v",)),
+    replace(_GLM4V, name="glm46v", model_types=("glm46v",), frames="seconds"),
 )
 
 _TILED = (
@@ -362,7 +369,8 @@ def _find_text(model_type: str) -> Family | None:
 
 
 REFUSED: Mapping[str, str] = {
-    "molmo2": "its image processor needs torchvision, and where its image tokens lie was never checked",
+    "molmo2": "its image processor needs torchvision, it lets the tokens of all pictures of a prompt read one another, and"
+    " where they lie on a picture was never checked",
 }
 """Types of models that are known and not supported, and why."""
 
@@ -373,7 +381,8 @@ def _row(model_type: str) -> Family:
         return family
     if model_type in REFUSED:
         raise NotFoundError(
-            f"models of type {model_type!r} are not supported: {REFUSED[model_type]}", hint="choose another model"
+            f"models of type {model_type!r} are not supported: {REFUSED[model_type]}",
+            hint="choose another model that reads pictures, such as qwen3-vl-4b, internvl3-8b or gemma-4-e4b-it",
         )
     types = (t for f in FAMILIES for t in f.model_types if not t.endswith(("_vl_text", "_moe_text")) and "/" not in t)
     raise NotFoundError(

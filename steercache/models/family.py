@@ -53,6 +53,7 @@ class Family:
     audio_chunks: bool = False  # its processor puts no sounds into prompts: as many tokens for every begun chunk
     frames_per_token: int = 1  # steps of a sound's spectrogram that an audio token stands for
     video: str | None = None  # the same of a video, as `trace.videos` reads it; None: its videos are not read here
+    frames: str = "timed"  # how a video's frames stand in a prompt: a name in models.video_settings
     bos_in_text: bool = False  # its processor switches the tokenizer's own BOS off and writes it into the prompt
     text_logits: bool = True  # whether it scales and caps its logits as the text model's configuration says
     tuples: bool = False  # whether a block returns a tuple that begins with the hidden states

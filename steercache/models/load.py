@@ -186,7 +186,7 @@ def _open(manifest: ModelManifest, *, cache_dir: Path, base_dir: Path | None, dt
         config = AutoConfig.from_pretrained(checkpoint.folder, **SAFE)
         tokenizer, processor = read_tokenizer(checkpoint.folder, processed=family.modality != "text")
         ends = read_end_ids(checkpoint.folder, config, tokenizer)
-        video = None if family.video is None else read_video_settings(checkpoint.folder)
+        video = None if family.video is None else read_video_settings(checkpoint.folder, family.frames)
     set_template(manifest, base_dir or Path(), tokenizer=tokenizer, processor=processor)
     text_config = config.get_text_config()
     vision_config = getattr(config, "vision_config", None)

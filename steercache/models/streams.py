@@ -1,9 +1,9 @@
 """Blocks that hand on several residual streams side by side, and the one of them that is read and steered.
 
 Source: AltUp (arXiv 2301.13310), as in Gemma 3n. A block takes and gives streams (k, b, t, d). Attention and MLP read a
-prediction of the active one, made of all k, and what they compute corrects all k. Behind the last block the streams are projected
-back, scaled to the length of the active one, and averaged. The hidden state of a token, here, is the active stream: it begins
-as the token's embedding, is what attention and MLP read, and a change of it reaches the other streams in the next block.
+prediction of the active one, made of all k, and what they compute corrects all k. Behind the last block the streams are
+projected back, scaled to the length of the active one, and averaged. The hidden state of a token, here, is the active stream:
+it begins as the token's embedding, and a change of it reaches the other streams in the next block.
 """
 
 from typing import Any

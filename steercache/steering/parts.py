@@ -10,6 +10,7 @@ from steercache.models.sharing import KeySharing, key_sharing
 from steercache.models.spec import LoadedModel
 from steercache.models.streams import active_stream
 from steercache.models.tokenizers import special_ids
+from steercache.models.video_settings import video_marks
 from steercache.steering.targets import Vocabulary
 
 
@@ -56,7 +57,9 @@ def parts_of(model: Any, *, tokenizer: Any = None) -> ModelParts:
         tuples=family.tuples,
         sharing=key_sharing(module.config),
         stream=active_stream(family, module.config),
-        vocabulary=Vocabulary(special_ids=frozenset(special), tokenizer=tokenizer, **_placeholder_ids(module.config)),
+        vocabulary=Vocabulary(
+            special_ids=frozenset(special), tokenizer=tokenizer, **_placeholder_ids(module.config, family)
+        ),
     )
 
 
@@ -69,7 +72,8 @@ def _configured_ids(config: Any) -> set[int]:
     return found
 
 
-def _placeholder_ids(config: Any) -> dict[str, int]:
+def _placeholder_ids(config: Any, family: Family) -> dict[str, Any]:
     """Ids of the tokens that stand for pictures, videos and sounds, as far as a configuration names them."""
     found = {f"{kind}_id": getattr(config, f"{kind}_token_id", None) for kind in ("image", "video", "audio")}
-    return {name: int(token) for name, token in found.items() if token is not None}
+    ids = {name: int(token) for name, token in found.items() if token is not None}
+    return {**ids, "video_marks": video_marks(family, config)}

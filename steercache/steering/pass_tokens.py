@@ -10,6 +10,7 @@ import torch
 
 from steercache.core.errors import UsageError
 from steercache.core.examples import TOKEN_KINDS, EncodedSample
+from steercache.models.video_settings import within
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,7 @@ class Vocabulary:
     image_id: int | None = None
     video_id: int | None = None
     audio_id: int | None = None
+    video_marks: tuple[int, int] | None = None  # around videos whose frames are made of image tokens (GLM-4V)
     tokenizer: Any = field(default=None, repr=False, compare=False)
 
     def placeholders(self) -> dict[str, int]:
@@ -66,4 +68,6 @@ def kinds_of(ids: npt.NDArray[np.int32], vocabulary: Vocabulary) -> npt.NDArray[
     kind[np.isin(ids, sorted(vocabulary.special_ids))] = TOKEN_KINDS.index("special")
     for name, token in vocabulary.placeholders().items():
         kind[ids == token] = TOKEN_KINDS.index(name)
+    if vocabulary.video_marks is not None:
+        kind[(ids == vocabulary.image_id) & within(ids, vocabulary.video_marks)] = TOKEN_KINDS.index("video")
     return kind

@@ -37,6 +37,10 @@ def _shown(kind: str | None, tokens: ForwardTokens, vocabulary: Vocabulary) -> t
     if not wanted:
         raise UsageError(f"this model has no {kind or 'image'} tokens", hint="choose the target all, text or last")
     ids = ids_of(tokens)
+    if vocabulary.video_marks is not None and kind in ("image", "video"):
+        start, end = ((ids == mark).cumsum(1) for mark in vocabulary.video_marks)
+        in_video = start > end
+        return tokens.real_bt & (ids == vocabulary.image_id) & (in_video if kind == "video" else ~in_video)
     return tokens.real_bt & torch.isin(ids, torch.tensor(wanted, device=ids.device, dtype=ids.dtype))
 
 

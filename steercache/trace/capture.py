@@ -25,6 +25,7 @@ from steercache.models.load import TORCH_DTYPES
 from steercache.models.rope import any_length, forget_lengths, length_rule
 from steercache.models.spec import LoadedModel
 from steercache.models.streams import active_stream, hidden_of
+from steercache.models.video_settings import video_marks
 from steercache.trace.batches import PaddedBatch
 
 _AS_COMPUTED: Final = ("resid_pre", "head_out", "attn_out", "mlp_out", "resid_post")
@@ -154,7 +155,8 @@ def model_inputs(loaded: LoadedModel, batch: PaddedBatch) -> dict[str, Any]:
     kernels run, and the last bits are not those of a plain forward or of `generate`'s first step (seen in GPT-2).
 
     Raises:
-        UsageError: samples whose lengths the model's rotary scaling treats differently (`models.rope`).
+        UsageError: samples whose lengths the model's rotary scaling treats differently (`models.rope`), or pictures beside
+            videos for a model that has one token for both.
     """
     rule = length_rule(loaded.bundle)
     if rule is not any_length and len(batch.lengths) > 1 and len({rule(n) for n in batch.lengths}) > 1:
@@ -163,6 +165,12 @@ def model_inputs(loaded: LoadedModel, batch: PaddedBatch) -> dict[str, Any]:
             " scaling depends on the longest",
             place=loaded.spec.name,
             hint="batches as `trace.batches.plan_batches` makes them with `models.rope.length_rule`",
+        )
+    if {"pixel_values", "pixel_values_videos"} <= set(batch.pixels) and video_marks(loaded.family, loaded.config):
+        raise UsageError(
+            "pictures and videos of one batch cannot be told apart: this model has one token for both",
+            place=loaded.spec.name,
+            hint="trace and ask pictures and videos as two data sets",
         )
     forget_lengths(loaded)
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, **batch.extra, **batch.pixels}

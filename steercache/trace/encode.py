@@ -13,6 +13,7 @@ from steercache.core.excerpts import excerpt
 from steercache.data.sounds import SoundError
 from steercache.models.family import Family
 from steercache.models.spec import TokenizerBundle
+from steercache.models.video_settings import video_marks, within
 from steercache.trace.patches import PatchError, Picture, locate
 from steercache.trace.prompt import ImageError, Insert, Prompt, expand, pixel_inputs
 from steercache.trace.sounds import expand_sounds, sound_inputs
@@ -178,6 +179,8 @@ def _kinds(tokens: TextTokens, *, prompt: Prompt, bundle: TokenizerBundle) -> np
         kind[tokens.ids == bundle.config.audio_token_id] = AUDIO
     if bundle.family.video is not None:
         kind[tokens.ids == bundle.config.video_token_id] = VIDEO
+    if (marks := video_marks(bundle.family, bundle.config)) is not None:
+        kind[(kind == IMAGE) & within(tokens.ids, marks)] = VIDEO
     return kind
 
 

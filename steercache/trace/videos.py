@@ -1,7 +1,8 @@
 """What the model reads of an example with videos: every placeholder replaced by the tokens of its frames, each pair of frames
 after its time. A video is a list of pictures; their pixels are resized by Pillow, as those of still pictures are.
 
-Source: Qwen3-VL (arXiv 2511.21631), `Qwen3VLProcessor` and `Qwen3VLVideoProcessor` of transformers.
+Source: Qwen3-VL (arXiv 2511.21631), Qwen2-VL (2409.12191), Qwen2.5-VL (2502.13923), GLM-4.5V (2507.01006), and their processors
+in transformers.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,15 @@ from steercache.core.ids import canonical_json, digest_bytes
 from steercache.models.spec import TokenizerBundle
 from steercache.models.video_settings import VideoSettings
 from steercache.trace.patches import grid_of
-from steercache.trace.prompt import ImageError, Prompt, decode_image, image_size, same_bytes, splice
+from steercache.trace.prompt import (
+    ImageError,
+    Prompt,
+    decode_image,
+    image_size,
+    image_token,
+    same_bytes,
+    splice,
+)
 from steercache.trace.template import MARK, RenderedTurn, apply_template, own_start
 
 Places = npt.NDArray[np.int32]
@@ -91,7 +100,11 @@ def video_inputs(
         patches, grid = patches_of_frames(frames, settings)
         pixels.append(torch.from_numpy(patches))
         grids.append(grid)
-    return {"pixel_values_videos": torch.cat(pixels), "video_grid_thw": torch.tensor(grids, device="cpu")}
+    inputs = {"pixel_values_videos": torch.cat(pixels), "video_grid_thw": torch.tensor(grids, device="cpu")}
+    if bundle.family.frames == "clocked":
+        each = [settings.per_patch / video.fps for video in videos]
+        inputs["second_per_grid_ts"] = torch.tensor(each, device="cpu")
+    return inputs
 
 
 def frame_digests(videos: Sequence[VideoRef]) -> tuple[tuple[str, ...], ...]:
@@ -147,17 +160,28 @@ def _clip(video: VideoRef, raw: Sequence[bytes], bundle: TokenizerBundle, *, dec
     n = -(-len(sizes) // settings.per_patch)
     grid = (n, high // settings.patch, wide // settings.patch)
     per_frame = grid[1] * grid[2] // settings.merge**2
+    replacement = "".join(_shown(time, per_frame, bundle) for time in _times(video, settings))
+    return Clip(grid=grid, merge=settings.merge, per_patch=settings.per_patch, replacement=replacement)
+
+
+def _shown(times: tuple[float, float], n_tokens: int, bundle: TokenizerBundle) -> str:
+    """What stands for one pair of frames, whose first and last are at these seconds."""
     processor: Any = bundle.processor
-    start, end = processor.vision_start_token, processor.vision_end_token
-    shown = [f"<{time:.1f} seconds>{start}{video_token(bundle) * per_frame}{end}" for time in _times(video, settings)]
-    return Clip(grid=grid, merge=settings.merge, per_patch=settings.per_patch, replacement="".join(shown))
+    frames, (first, last) = bundle.family.frames, times
+    if frames in ("joined", "clocked"):
+        return video_token(bundle) * n_tokens
+    if frames == "timed":
+        start, end = processor.vision_start_token, processor.vision_end_token
+        return f"<{(first + last) / 2:.1f} seconds>{start}{video_token(bundle) * n_tokens}{end}"
+    said = f"{int(first)}" if frames == "numbered" else f"{first:.1f} seconds"
+    return f"<|begin_of_image|>{image_token(bundle) * n_tokens}<|end_of_image|>{said}"
 
 
-def _times(video: VideoRef, settings: VideoSettings) -> list[float]:
-    """Seconds of every pair of frames, the middle between its first and last; the last frame stands in where one lacks."""
+def _times(video: VideoRef, settings: VideoSettings) -> list[tuple[float, float]]:
+    """Seconds of the first and the last frame of every pair; the last frame of all stands in where one lacks."""
     at = [i / video.fps for i in range(len(video.frames))]
     at += at[-1:] * (-len(at) % settings.per_patch)
-    return [(at[i] + at[i + settings.per_patch - 1]) / 2 for i in range(0, len(at), settings.per_patch)]
+    return [(at[i], at[i + settings.per_patch - 1]) for i in range(0, len(at), settings.per_patch)]
 
 
 def _digest(video: VideoRef, raw: Sequence[bytes], settings: VideoSettings) -> str:

@@ -1,17 +1,23 @@
 """Gemma 3n at real size on the meta device, from its published sizes, without its vision tower (294 million, of timm)."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers as tf
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
+from transformers.models.gemma3n.configuration_gemma3n import Gemma3nVisionConfig
 
+from steercache.core.errors import MissingExtraError
 from steercache.models.families import family_of
 from steercache.models.family import find_module
+from steercache.models.load import load_model
 from steercache.models.sharing import KeySharing, key_sharing
 from steercache.models.streams import active_stream, merged
-from tests.models import tiny_gemma3n
+from tests.models import tiny_gemma3n, tiny_images
 from tests.models.gemma4_sizes import layers_of
+from tests.models.tiny import manifest_of, tiny_config
 
 TOWER = 0.294e9
 
@@ -53,3 +59,25 @@ def test_a_real_gemma_3n_has_its_parts_where_the_table_says(sizes: tuple[int, in
     assert out.shape == streams.shape
     assert merged(decoder, out, 0).shape == (1, 3, 2048)
     assert key_sharing(config) == KeySharing(n_own=20, sources={"sliding_attention": 18, "full_attention": 19})
+
+
+def test_without_timm_a_checkpoint_with_pictures_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_images.write_tiny_images("gemma3n", tmp_path / "model")
+    monkeypatch.delitem(MODEL_MAPPING._extra_content, Gemma3nVisionConfig)  # the tests' own tower
+    with pytest.raises(MissingExtraError, match="timm"):
+        load_model(manifest_of(folder), cache_dir=tmp_path, device="cpu")
+
+
+def test_what_the_last_norm_gets_is_what_the_model_gives_it() -> None:
+    torch.manual_seed(0)
+    model = tf.AutoModelForCausalLM.from_config(tiny_config("gemma3n_text")).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    seen: list[torch.Tensor] = []
+    model.model.norm.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    model.model.layers[-1].register_forward_hook(lambda module, args, out: seen.append(out))
+    with torch.no_grad():
+        model(input_ids=torch.arange(3, 12)[None])
+        whole, normed = seen
+        assert torch.equal(merged(model.model, whole, 0), normed)
+    assert not torch.equal(whole[0], normed)

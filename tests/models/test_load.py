@@ -243,6 +243,34 @@ def test_code_inside_a_checkpoint_is_never_run(tmp_path: Path) -> None:
     assert not trap.exists()
 
 
+def test_molmo2_as_its_authors_publish_it_is_refused_with_the_reason_and_runs_nothing(tmp_path: Path) -> None:
+    """Its folder asks for code of its own; transformers has the class too."""
+    folder, trap = write_tiny("llama", tmp_path / "model"), tmp_path / "sprung"
+    for name in ("modeling_molmo2", "configuration_molmo2", "processing_molmo2", "image_processing_molmo2"):
+        (folder / f"{name}.py").write_text(f"open({str(trap)!r}, 'w').close()\n")
+    published = {
+        "architectures": ["Molmo2ForConditionalGeneration"],
+        "auto_map": {
+            "AutoConfig": "configuration_molmo2.Molmo2Config",
+            "AutoModelForImageTextToText": "modeling_molmo2.Molmo2ForConditionalGeneration",
+        },
+        "model_type": "molmo2",
+        "adapter_config": {"model_type": "molmo2", "vit_layers": [-3, -9]},
+        "text_config": {"model_type": "molmo2_text", "hidden_size": WIDTH, "num_hidden_layers": N_LAYERS},
+        "vit_config": {"model_type": "molmo2", "num_hidden_layers": 27},
+    }
+    (folder / "config.json").write_text(json.dumps(published))
+    for read in (load, lambda one: load_bundle(manifest_of(one), cache_dir=tmp_path / "cache")):
+        with pytest.raises(
+            NotFoundError, match=r"'molmo2' are not supported: its image processor needs torchvision"
+        ) as caught:
+            read(folder)
+        assert "code of its own, which is never run" in caught.value.message
+        assert "qwen3-vl-4b" in str(caught.value.hint)
+        assert caught.value.place == str(folder)
+    assert not trap.exists()
+
+
 @pytest.mark.parametrize("family", MAKERS)
 def test_a_multimodal_bundle_travels_to_a_worker_process(family: str, tmp_path: Path) -> None:
     folder = write_tiny_images(family, tmp_path / "model")

@@ -106,7 +106,9 @@ def write_hearing(family: str, folder: Path) -> Path:
         return save_hearing(*voxtral(), folder)
     tokenizer = train_tokenizer(family)
     tokenizer.chat_template = None
-    processor, config = tiny_gemma.gemma4(tokenizer, hears=True) if family == "gemma4" else tiny_gemma3n.gemma3n(tokenizer)
+    processor, config = (
+        tiny_gemma.gemma4(tokenizer, hears=True) if family == "gemma4" else tiny_gemma3n.gemma3n(tokenizer)
+    )
     processor.chat_template = processor.chat_template.replace("'image'", "'audio'").replace("image", "audio")
     return save_hearing(processor, config, folder)
 
@@ -122,7 +124,9 @@ def save_hearing(processor: Any, config: Any, folder: Path) -> Path:
     return folder
 
 
-def sound(seconds: float, *, seed: int = 0, click_s: float | None = None, rate: int = RATE, more_s: Any = ()) -> SoundRef:
+def sound(
+    seconds: float, *, seed: int = 0, click_s: float | None = None, rate: int = RATE, more_s: Any = ()
+) -> SoundRef:
     """Soft noise as a WAV file of 16 bits, with loud clicks of 20 ms."""
     values = np.random.default_rng(seed).normal(size=int(seconds * rate)) * 300
     for one_s in (*([] if click_s is None else [click_s]), *more_s):

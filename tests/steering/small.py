@@ -202,7 +202,9 @@ IMAGE["llama4"] = {
 EXPERTS = dict.fromkeys(("qwen3_vl_moe", "glm4v_moe", "llama4"), "num_experts_per_tok") | {
     "gemma4 large": "top_k_experts"
 }
-PICTURES_IN_BLOCKS = dict.fromkeys(("gemma3n", "gemma4"), N_LAYERS)  # as many blocks receive an input that is made of the pictures
+PICTURES_IN_BLOCKS = dict.fromkeys(
+    ("gemma3n", "gemma4"), N_LAYERS
+)  # as many blocks receive an input that is made of the pictures
 _SIGLIP = _VISION | {"model_type": "siglip_vision_model", "vision_use_head": False}
 _PIXTRAL = _VISION | {"model_type": "pixtral", "image_size": 16, "head_dim": 8}
 IMAGE |= {
@@ -242,7 +244,17 @@ IMAGE |= {
     },
 }
 # Over text models, or with masks, for which others stand by default.
-_ALONE = ("gemma3n", "llava_next", "pixtral", "mistral3", "internvl", "idefics2", "aya_vision", "gemma4 large", "llama4")
+_ALONE = (
+    "gemma3n",
+    "llava_next",
+    "pixtral",
+    "mistral3",
+    "internvl",
+    "idefics2",
+    "aya_vision",
+    "gemma4 large",
+    "llama4",
+)
 FAMILIES = [pytest.param(name, marks=[pytest.mark.slow] if name in _ALONE else []) for name in (*TEXT, *IMAGE)]
 HYBRID = ("qwen3_5", "qwen3_5_moe")  # state that cannot be branched
 IMAGE |= {

@@ -23,7 +23,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 
 BLOCKS = dict.fromkeys(("idefics2", "idefics3"), "model.text_model.layers")
 MIDDLE, LAST = 1, N_LAYERS - 1
-LAST_WITH_KEYS = {"gemma3n": 1, "gemma4": 1}  # blocks above read its keys; what they do with an image token reaches no other token
+LAST_WITH_KEYS = {
+    "gemma3n": 1,
+    "gemma4": 1,
+}  # blocks above read its keys; what they do with an image token reaches no other token
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,9 @@ def plainly_added(module: Any, delta: torch.Tensor, *, before: bool) -> Iterator
     def add(module: Any, args: Any, output: Any = None) -> Any:
         value = args if before else output
         first = value[0] if isinstance(value, tuple) else value
-        moved = first + delta if first.ndim == 3 else torch.cat([first[:1] + delta, first[1:]])  # Gemma 3n: four streams
+        moved = (
+            first + delta if first.ndim == 3 else torch.cat([first[:1] + delta, first[1:]])
+        )  # Gemma 3n: four streams
         return (moved, *value[1:]) if isinstance(value, tuple) else moved
 
     handle = module.register_forward_pre_hook(add) if before else module.register_forward_hook(add)

@@ -49,8 +49,10 @@ def n_tokens(family: str, seconds: float) -> int:
         return 25 * int(np.ceil(seconds / 2))
     if family == "gemma3n":  # as many for any sound (188 in the published models)
         return 6
-    frames = int((seconds * 16_000 + 160 - 321) // 160 + 1)  # 20 ms wide, 10 ms apart, the first begins before the sound
-    return -(-(-(-frames // 2)) // 2)
+    frames = int(
+        (seconds * 16_000 + 160 - 321) // 160 + 1
+    )  # 20 ms wide, 10 ms apart, the first begins before the sound
+    return int(np.ceil(np.ceil(frames / 2) / 2))
 
 
 def plain_inputs(loaded: LoadedModel, asked: Any) -> dict[str, Any]:
@@ -123,7 +125,11 @@ def test_a_click_moves_the_tokens_of_its_time(tmp_path: Path) -> None:
     for family in FAMILIES:
         model = fresh(family, tmp_path / family)
         for name, parameter in model.model.named_parameters():  # what mixes times in the tower
-            if family != "gemma3n" and "audio_tower" in name and any(part in name for part in ("out_proj", "post.", "lconv1d", "linear_end")):
+            if (
+                family != "gemma3n"
+                and "audio_tower" in name
+                and any(part in name for part in ("out_proj", "post.", "lconv1d", "linear_end"))
+            ):
                 parameter.data.zero_()
         each = EACH_MS[family] / 1000
         for click in (0.13, 0.42, 0.7):
