@@ -15,7 +15,8 @@ from typing import Any
 
 NAMES = (
     "store", "build", "multimodal", "fit", "index", "memory", "evaluate", "grid", "grid_memory", "screening",
-    "screening_speed", "shortcuts", "sae", "sae_training", "exchange", "report", "operations", "targets", "scale",
+    "screening_speed", "shortcuts", "sae", "sae_training", "exchange", "report", "operations", "targets", "derive",
+    "scale",
 )  # fmt: skip
 RESULTS = Path("bench/results/latest.json")
 

@@ -32,10 +32,16 @@ def read_tokenizer(folder: Path, *, processed: bool) -> tuple[Any, Any]:
     found = _read_processor(folder) if processed else _read_tokenizer(folder)
     tokenizer, processor = (found.tokenizer, found) if processed else (found, None)
     if not tokenizer.is_fast:
+        hint = "save it with `AutoTokenizer.from_pretrained(..., use_fast=True).save_pretrained(...)`"
+        if (folder / "tekken.json").is_file():
+            hint = (
+                "`transformers.integrations.mistral.convert_tekken_tokenizer('.../tekken.json').save_pretrained(...)` writes one"
+                " beside it; or uninstall mistral-common, then tekken.json is read without it"
+            )
         raise ManifestError(
             f"its tokenizer ({type(tokenizer).__name__}) gives no character offsets; a tokenizer.json is needed",
             place=str(folder),
-            hint="save it with `AutoTokenizer.from_pretrained(..., use_fast=True).save_pretrained(...)`",
+            hint=hint,
         )
     return tokenizer, processor
 

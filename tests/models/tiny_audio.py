@@ -11,6 +11,7 @@ import transformers as tf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from steercache.core.examples import SoundRef
+from steercache.core.shipped import shipped_folder
 from tests.models import tiny_gemma, tiny_gemma3n
 from tests.models.tiny import CORPUS
 from tests.models.tiny_images import CHAT, LLAMA, train_tokenizer
@@ -18,10 +19,7 @@ from tests.models.tiny_images import CHAT, LLAMA, train_tokenizer
 RATE, HOP, LONGEST_S = 16_000, 160, 2
 MELS, WIDTH, N_LAYERS = 8, 32, 3
 MARKS = ["<pad>", "<s>", "</s>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>", "<|user|>", "<|assistant|>", "<|end|>"]
-VOXTRAL_TEMPLATE = (  # as mistral-common lays a user's turn out
-    "{{ bos_token }}{% for m in messages %}[INST]{% for part in m['content'] %}{% if part['type'] == 'audio' %}"
-    "[BEGIN_AUDIO][AUDIO]{% else %}{{ part['text'] }}{% endif %}{% endfor %}[/INST]{% endfor %}"
-)
+VOXTRAL_TEMPLATE = (shipped_folder("manifests") / "models" / "voxtral.jinja").read_text(encoding="utf-8")
 TEMPLATE = CHAT.replace("'image'", "'audio'").replace("PLACEHOLDER", "<|audio_bos|><|AUDIO|><|audio_eos|>")
 
 

@@ -121,6 +121,19 @@ def test_a_chat_has_the_sound_where_the_template_puts_it(loaded: LoadedModel) ->
     assert own.startswith("The cat")
 
 
+def test_voxtrals_turns_are_laid_out_as_mistral_common_lays_them_out(tmp_path: Path) -> None:
+    """Checked against its own generated template and its audio encoder, version 1.13."""
+    model = _LOADED.get("voxtral") or fresh("voxtral", tmp_path)
+    one = encode_example(example("The cat", sound(0.9), sound(0.5), chat=True), model.bundle)
+    shown = "[BEGIN_AUDIO]" + "[AUDIO]"
+    assert one.text == f"<s>[INST]{shown}{shown}The cat[/INST]"
+    said = encode_example(example("The cat", sound(0.9), chat=True, system="Listen."), model.bundle)
+    assert said.text == f"<s>[SYSTEM_PROMPT]Listen.[/SYSTEM_PROMPT][INST]{shown}The cat[/INST]"
+    ids = model.tokenizer.convert_ids_to_tokens(one.input_ids.tolist())
+    assert ids[:4] == ["<s>", "[INST]", "[BEGIN_AUDIO]", "[AUDIO]"]
+    assert ids[-1] == "[/INST]"
+
+
 def test_a_click_moves_the_tokens_of_its_time(tmp_path: Path) -> None:
     for family in FAMILIES:
         model = fresh(family, tmp_path / family)
