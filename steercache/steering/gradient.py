@@ -22,7 +22,7 @@ import torch
 from steercache.core.errors import UsageError
 from steercache.models.quantised_modules import gradient_obstacle
 from steercache.models.spec import LoadedModel
-from steercache.models.streams import hidden_of, with_hidden
+from steercache.models.streams import hidden_of, merged, with_hidden
 from steercache.steering.clause_masks import layers_of
 from steercache.steering.forward import exact_logits, head_logits
 from steercache.steering.parts import ModelParts, parts_of
@@ -95,7 +95,8 @@ def margin_gradients(
         tokens = replace(prompts.tokens, outputs=lambda layer: leaves.outputs[layer])
         masks = [target_mask(target, tokens, vocabulary=parts.vocabulary) for target in targets.values()]
         masks_bqt = torch.stack(masks if len({x.dtype for x in masks}) == 1 else [x.float() for x in masks], dim=1)
-        last = leaves.outputs[len(parts.blocks) - 1]
+        last = leaves.last
+        assert last is not None
         exact_bk = _exact(loaded, prompts, last, out.logits, ids_bk)
         margins_bk = option_margins(prompts.at_last(out.logits), ids_bk, exact_bk)
         _check_finite(margins_bk, ids_bk, dtype=last.dtype)
@@ -225,6 +226,7 @@ class _Leaves:
 
     def __init__(self, parts: ModelParts, layers: Sequence[int], others: Collection[int] = ()) -> None:
         self.outputs: dict[int, torch.Tensor] = {}
+        self.last: torch.Tensor | None = None  # what the final norm gets
         self._parts, self._layers, self._others, self._stack = parts, layers, others, ExitStack()
 
     def __enter__(self) -> "_Leaves":
@@ -242,6 +244,9 @@ class _Leaves:
             if layer == min(self._layers):
                 hidden = hidden.detach().requires_grad_()
             self.outputs[layer] = hidden
-            return with_hidden(out, hidden, self._parts.stream)
+            handed_on = with_hidden(out, hidden, self._parts.stream)
+            if layer == len(self._parts.blocks) - 1:
+                self.last = merged(self._parts.decoder, hidden_of(handed_on, None), self._parts.stream)
+            return handed_on
 
         return hook
