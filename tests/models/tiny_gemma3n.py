@@ -49,7 +49,9 @@ class SmallTower(tf.PreTrainedModel):  # type: ignore[misc]
         self.post_init()
 
     def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
-        return BaseModelOutputWithPooling(last_hidden_state=self.patches(pixel_values))
+        return BaseModelOutputWithPooling(
+            last_hidden_state=self.patches(pixel_values.to(self.dtype))
+        )  # as timm's wrapper
 
 
 tf.AutoModel.register(Gemma3nVisionConfig, SmallTower, exist_ok=True)
