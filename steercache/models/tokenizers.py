@@ -35,8 +35,8 @@ def read_tokenizer(folder: Path, *, processed: bool) -> tuple[Any, Any]:
         hint = "save it with `AutoTokenizer.from_pretrained(..., use_fast=True).save_pretrained(...)`"
         if (folder / "tekken.json").is_file():
             hint = (
-                "`transformers.integrations.mistral.convert_tekken_tokenizer('.../tekken.json').save_pretrained(...)` writes one"
-                " beside it; or uninstall mistral-common, then tekken.json is read without it"
+                "`transformers.integrations.mistral.convert_tekken_tokenizer('.../tekken.json').save_pretrained(...)` writes"
+                " one beside it; or uninstall mistral-common, then tekken.json is read without it"
             )
         raise ManifestError(
             f"its tokenizer ({type(tokenizer).__name__}) gives no character offsets; a tokenizer.json is needed",
