@@ -1,6 +1,6 @@
 """The coordinator of a build at 100,000 shards and 500 workers: the real one, over a cluster that is simulated.
 
-Real are the run's document with all planned shards, beginning and finishing the run, `_Crew`, the records of shards and their
+Real are the run's document with all planned shards, beginning and finishing the run, `Crew`, the records of shards and their
 tables on disk, and the index, told once a minute of the simulated clock. Simulated are the workers: a shard takes a minute or
 so, some take five times as long, and some workers are taken away. Ray's own time for a call is not in it.
 
@@ -37,8 +37,8 @@ from steercache.cache.handle import CacheFolder, open_cache
 from steercache.cache.paths import FIRST_GENERATION, RunPaths
 from steercache.core.ids import canonical_json
 from steercache.core.layout import FileRecord, ShardRecord, SiteLayout, StoreLayout
-from steercache.engines.crew import EngineOptions, Work
-from steercache.engines.on_ray import _Crew
+from steercache.engines.crew import Crew, EngineOptions
+from steercache.engines.on_ray import RayHands
 from steercache.index.schemas import SAMPLES
 from steercache.runs.engine import BuildOptions, _tell
 from steercache.runs.tables import ROWS
@@ -124,6 +124,10 @@ def _tables() -> tuple[pa.Table, pa.Table]:
     return pa.Table.from_pylist([sample], schema=SAMPLES), pa.Table.from_pylist(tokens, schema=ROWS)
 
 
+def _never() -> Any:
+    raise AssertionError("workers are simulated")
+
+
 def simulate(root: Path, *, n_shards: int, n_workers: int, weather: Weather = FAIR) -> dict[str, Any]:
     """Build a run on the simulated cluster; seconds by part of the coordinator's work, and what became of the workers' time."""
     parts: dict[str, float] = {}
@@ -149,14 +153,10 @@ def simulate(root: Path, *, n_shards: int, n_workers: int, weather: Weather = FA
             cluster = Cluster(clock=clock, weather=weather, serve=workers.serve)
             pending = timed("pending", run.pending)
             tell = _tell(run, BuildOptions())
-            work: Work[Any, Any] = Work(
-                name="simulated",
-                tasks=pending,
-                start=object,
-                on_done=lambda planned, _: timed("tell", lambda: tell(planned)),
-            )
+            options = EngineOptions(name="ray", workers=n_workers)
+            crew: Crew[Any, Any] = Crew(lambda: RayHands(cluster, _never, options), options, name="simulated")
             begun, at = time.perf_counter(), clock.now()
-            _Crew(cluster, work, EngineOptions(name="ray", workers=n_workers)).work()
+            crew.do(pending, lambda planned, _: timed("tell", lambda: tell(planned)))
             parts["hand out"] = time.perf_counter() - begun - clock.own_s - parts["tell"]
             took = clock.now() - at
             timed("finish", run.finish)

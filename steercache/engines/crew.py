@@ -1,92 +1,185 @@
-"""What every engine takes: tasks, how a worker is started, and what is told about both."""
+"""The coordinator's view of work, the same for every engine: who starts, who is busy with what, and what waits.
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, Protocol, TypeVar
+A worker that dies is replaced, and what it had in hand is done again; one that refuses to start (other numerics, files that it
+does not see) is left out with a note. Workers stay between calls, so that each loads its model once.
+"""
 
-from steercache.core.errors import UsageError
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final, Generic
 
-EngineName = Literal["local", "ray"]
-T = TypeVar("T")
-R = TypeVar("R")
-TaskT_contra = TypeVar("TaskT_contra", contravariant=True)
-ResultT_co = TypeVar("ResultT_co", covariant=True)
+from steercache.core.errors import BudgetError, SteercacheError
+from steercache.engines.local import local_hands
+from steercache.engines.on_ray import ray_hands
+from steercache.engines.work import ONE_HERE as ONE_HERE
+from steercache.engines.work import Died, Finished, Hands, R, Started, T, Worker
+from steercache.engines.work import EngineName as EngineName
+from steercache.engines.work import EngineOptions as EngineOptions
+from steercache.engines.work import Work as Work
 
-
-class Worker(Protocol[TaskT_contra, ResultT_co]):
-    """One process's own model and data, made by `Work.start`."""
-
-    @property
-    def about(self) -> Mapping[str, Any]:
-        """What the coordinator has to know of this worker before it gets a task; small, and picklable."""
-        ...
-
-    def run(self, task: TaskT_contra) -> ResultT_co:
-        """Do one task. Its result goes to the coordinator: small, and picklable."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work(Generic[T, R]):
-    """`tasks`, in the order in which they are handed out; `start` is called once in each worker's process, and pickled for it.
-
-    In the coordinator's process `on_worker` is called with each worker's `about` before a result of its is told (on Ray, before
-    it gets a task), `on_done` with each task that is done and its result, in the order in which they end, and `on_note` with
-    remarks for people. A task may be done twice, where a worker dies after it and before it said so: tasks must bear that.
-    """
-
-    name: str
-    tasks: Sequence[T]
-    start: Callable[[], Worker[T, R]]
-    on_done: Callable[[T, R], None]
-    on_worker: Callable[[Mapping[str, Any]], None] = field(default=lambda about: None)
-    on_note: Callable[[str], None] = field(default=lambda note: None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineOptions:
-    """Where and in how many processes work is done.
-
-    `address` is that of a running Ray cluster ("auto": the one this machine belongs to; None: the one named by `RAY_ADDRESS`,
-    or a cluster on this machine for the length of the work). `cpus_per_worker` and `gpus_per_worker` are what Ray sets aside
-    for each worker, of a GPU a fraction if wanted.
-    """
-
-    name: EngineName = "local"
-    workers: int = 1
-    address: str | None = None
-    cpus_per_worker: float = 1.0
-    gpus_per_worker: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise UsageError(f"{self.workers} workers can do nothing", hint="ask for at least one")
-        if self.cpus_per_worker < 0 or self.gpus_per_worker < 0:
-            raise UsageError("a worker cannot have fewer than no CPUs or GPUs")
-        if self.name == "local" and (self.address is not None or self.gpus_per_worker):
-            raise UsageError(
-                "an address and GPUs per worker are settings of the engine ray, the engine is local",
-                hint="choose the engine ray, or leave them out",
-            )
-
-
-ONE_HERE = EngineOptions()
+MOST_TRIES: Final = 5  # of one task, and of starting workers without any task done in between
+PATIENCE_S: Final = 60.0  # without news, before people are told what is being waited for
 
 
 def do_work(work: Work[T, R], options: EngineOptions) -> None:
-    """Do all tasks.
+    """Do all tasks, with `options.workers` workers, no more than there are tasks.
 
     Raises:
-        SteercacheError: what a worker raised; tasks that were done by then stay done. BudgetError: workers die again and again.
-        MissingExtraError: ray is not installed.
+        SteercacheError: what a worker raised at a task, or what all of them refused for; tasks that were done by then stay
+        done. BudgetError: workers die at one task, or at their start, again and again. NotFoundError: no Ray cluster at that
+        address. MissingExtraError: ray is not installed.
     """
-    if not work.tasks:
-        return
-    if options.name == "ray":
-        from steercache.engines.on_ray import work_on_ray
+    if work.tasks:
+        with crew_of(work.name, work.start, options, on_worker=work.on_worker, on_note=work.on_note) as crew:
+            crew.do(work.tasks, work.on_done)
 
-        work_on_ray(work, options)
-    else:
-        from steercache.engines.local import work_here
 
-        work_here(work, options)
+@contextmanager
+def crew_of(
+    name: str,
+    start: Callable[[], Worker[T, R]],
+    options: EngineOptions,
+    *,
+    on_worker: Callable[[Mapping[str, Any]], None] = lambda about: None,
+    on_note: Callable[[str], None] = lambda note: None,
+) -> Iterator["Crew[T, R]"]:
+    """Workers for the length of the block; none is started before there is a task. Raises as `do_work`."""
+    hands = ray_hands if options.name == "ray" else local_hands
+    with ExitStack() as stack:
+        crew: Crew[T, R] = Crew(
+            lambda: stack.enter_context(hands(start, options)),
+            options,
+            name=name,
+            on_worker=on_worker,
+            on_note=on_note,
+        )
+        try:
+            yield crew
+        finally:
+            crew.dismiss()
+
+
+class Crew(Generic[T, R]):
+    """Workers that do one list of tasks after another. `reach` opens the way to them when there is a task."""
+
+    def __init__(
+        self,
+        reach: Callable[[], Hands],
+        options: EngineOptions,
+        *,
+        name: str,
+        on_worker: Callable[[Mapping[str, Any]], None] = lambda about: None,
+        on_note: Callable[[str], None] = lambda note: None,
+    ) -> None:
+        self._reach, self._options, self._name = reach, options, name
+        self._reached: Hands | None = None
+        self._on_worker, self._on_note = on_worker, on_note
+        self._places: dict[int, str] = {}  # of workers that have started
+        self._starting: set[int] = set()
+        self._busy: dict[int, int] = {}  # the number of each one's task
+        self._idle: list[int] = []
+        self._waiting: deque[int] = deque()
+        self._tries: Counter[int] = Counter()
+        self._refusals: list[SteercacheError] = []
+        self._failed_starts = 0
+
+    @property
+    def n_workers(self) -> int:
+        """How many workers are wanted."""
+        return self._options.workers
+
+    @property
+    def _hands(self) -> Hands:
+        if self._reached is None:
+            self._reached = self._reach()
+        return self._reached
+
+    def do(self, tasks: Sequence[T], on_done: Callable[[T, R], None]) -> None:
+        """Do all tasks; `on_done` hears of each and its result as they end. Raises as `do_work`."""
+        self._waiting, self._tries = deque(range(len(tasks))), Counter()
+        n_there = len(self._starting) + len(self._idle) + len(self._refusals)
+        for _ in range(min(self._options.workers, len(tasks)) - n_there):
+            self._start_one()
+        while True:
+            while self._waiting and self._idle:
+                self._hand_out(tasks, self._idle.pop(), self._waiting.popleft())
+            if not (self._waiting or self._busy):
+                return
+            if not (self._starting or self._busy):
+                raise self._refusals[0]
+            news = self._hands.news(PATIENCE_S)
+            if not news:
+                self._say_what_is_missing()
+            for one in news:
+                if isinstance(one, Started):
+                    self._welcome(one)
+                elif isinstance(one, Died):
+                    self._mourn(one)
+                else:
+                    self._take(one, tasks, on_done)
+
+    def dismiss(self) -> None:
+        """End every worker; what one has in hand is lost, as by a kill."""
+        for member in (*self._starting, *self._busy, *self._idle):
+            self._hands.end(member)
+        self._starting.clear()
+        self._busy.clear()
+        self._idle.clear()
+
+    def _start_one(self) -> None:
+        self._starting.add(self._hands.hire())
+
+    def _hand_out(self, tasks: Sequence[T], member: int, task: int) -> None:
+        self._tries[task] += 1
+        self._busy[member] = task
+        self._hands.give(member, tasks[task])
+
+    def _welcome(self, news: Started) -> None:
+        self._starting.discard(news.member)
+        self._places[news.member] = news.place
+        if news.refusal is not None:
+            self._refusals.append(news.refusal)
+            self._hands.end(news.member)
+            self._on_note(f"{news.place} is left out: {news.refusal}")
+            return
+        self._on_worker(news.about)
+        self._idle.append(news.member)
+
+    def _take(self, news: Finished, tasks: Sequence[T], on_done: Callable[[T, R], None]) -> None:
+        task = self._busy.pop(news.member)
+        self._idle.append(news.member)
+        if news.error is not None:
+            raise news.error
+        self._failed_starts = 0
+        on_done(tasks[task], news.result)
+
+    def _mourn(self, news: Died) -> None:
+        """A worker has died as it started, at a task, or between two."""
+        if news.member in self._starting:
+            self._starting.discard(news.member)
+            self._failed_starts += 1
+            if self._failed_starts >= MOST_TRIES:
+                raise self._deaths(f"workers died {self._failed_starts} times as they started", news) from news.error
+        elif news.member in self._busy:
+            task = self._busy.pop(news.member)
+            if self._tries[task] >= MOST_TRIES:
+                raise self._deaths(f"{self._tries[task]} workers died at the same task", news) from news.error
+            place = self._places[news.member]
+            self._on_note(f"{place} died; another takes its place, and what it had in hand is done again")
+            self._waiting.appendleft(task)
+        else:
+            self._idle.remove(news.member)
+        self._start_one()
+
+    def _deaths(self, what: str, news: Died) -> BudgetError:
+        said = " ".join(str(news.error).split())[:600]
+        return BudgetError(
+            f"{what}; what was done by then is kept. {self._hands.witness} says: {said}",
+            place=self._name,
+            hint="most often a process needs more memory than its machine has: fewer workers (on Ray, more CPUs for each)",
+        )
+
+    def _say_what_is_missing(self) -> None:
+        if self._starting and not self._busy:
+            self._on_note(f"waiting for {len(self._starting)} workers to start{self._hands.shortage()}")

@@ -1,68 +1,148 @@
-"""Workers as processes of this machine."""
+"""Workers as processes of this machine, each at the other end of a pipe."""
 
 import multiprocessing
-from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
-from typing import Any
+import os
+import pickle
+import signal
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Final
 
-from steercache.core.errors import BudgetError, SteercacheError
-from steercache.engines.crew import EngineOptions, R, T, Work, Worker
+from steercache.core.errors import SteercacheError
+from steercache.engines.work import Died, EngineOptions, Finished, News, Started, Worker
 
-AHEAD = 3  # tasks handed over for each worker: `wait` looks through all of them each time one is done
-_worker: Worker[Any, Any] | None = None  # this process's own, made by `_start`
-_refusal: SteercacheError | None = (
-    None  # why there is none: an error of the initializer itself would not reach the user
-)
-
-
-def work_here(work: Work[T, R], options: EngineOptions) -> None:
-    """Do all tasks in `options.workers` child processes, no more than there are tasks.
-
-    Raises:
-        SteercacheError: what a worker raised. BudgetError: a worker died.
-    """
-    n = min(options.workers, len(work.tasks))
-    context = multiprocessing.get_context("spawn")
-    known: set[int] = set()
-    with ProcessPoolExecutor(n, mp_context=context, initializer=_start, initargs=(work.start,)) as pool:
-        try:
-            waiting, running = iter(work.tasks), dict[Future[Any], T]()
-            while True:
-                for task in islice(waiting, AHEAD * n - len(running)):
-                    running[pool.submit(_run, task)] = task  # may find a worker dead already
-                if not running:
-                    break
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    process, about, result = future.result()
-                    if process not in known:
-                        known.add(process)
-                        work.on_worker(about)
-                    work.on_done(running.pop(future), result)
-        except BrokenProcessPool as error:
-            raise BudgetError(  # most often for want of memory
-                "a worker died; what was done by then is kept",
-                place=work.name,
-                hint="look at its messages above, then run the same again (fewer workers need less memory)",
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+PATIENCE_S: Final = 5.0  # for a worker without a task to end by itself
 
 
-def _start(start: Callable[[], Worker[Any, Any]]) -> None:
-    global _worker, _refusal
+@dataclass(frozen=True, slots=True)
+class _Member:
+    process: BaseProcess
+    pipe: Connection
+
+
+@contextmanager
+def local_hands(start: Callable[[], Worker[Any, Any]], options: EngineOptions) -> Iterator["LocalHands"]:
+    """Processes of this machine; none is left after the block."""
+    hands = LocalHands(start)
     try:
-        _worker = start()
+        yield hands
+    finally:
+        hands.end_all()
+
+
+class LocalHands:
+    """Child processes, started anew: nothing of this process's memory is in them."""
+
+    witness = "The system"
+
+    def __init__(self, start: Callable[[], Worker[Any, Any]]) -> None:
+        self._start, self._context = start, multiprocessing.get_context("spawn")
+        self._members: dict[int, _Member] = {}
+        self._started: set[int] = set()
+        self._busy: set[int] = set()
+        self._n_hired = 0
+
+    def hire(self) -> int:
+        """Start a process."""
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(theirs, self._start), daemon=True)
+        process.start()
+        theirs.close()  # else its end would not be noticed
+        self._n_hired += 1
+        self._members[self._n_hired] = _Member(process, ours)
+        return self._n_hired
+
+    def give(self, member: int, task: Any) -> None:
+        """Send a task; that a worker is dead already is heard by `news`."""
+        self._busy.add(member)
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self._members[member].pipe.send((task,))
+
+    def news(self, timeout_s: float) -> Sequence[News]:
+        """What came through the pipes, and the end of each."""
+        by_pipe = {one.pipe: member for member, one in self._members.items()}
+        return [self._read(by_pipe[pipe]) for pipe in wait(list(by_pipe), timeout_s) if isinstance(pipe, Connection)]
+
+    def end(self, member: int) -> None:
+        """End a process: by itself where it waits for a task, else by a kill."""
+        one = self._members.pop(member)
+        one.pipe.close()
+        if member in self._started - self._busy:
+            one.process.join(PATIENCE_S)
+        one.process.kill()
+        one.process.join()
+        one.process.close()
+
+    def end_all(self) -> None:
+        """End those that are left."""
+        for member in list(self._members):
+            self.end(member)
+
+    def shortage(self) -> str:
+        """Nothing: processes of this machine are started at once."""
+        return ""
+
+    def _read(self, member: int) -> News:
+        one = self._members[member]
+        try:
+            said = one.pipe.recv()
+        except (EOFError, OSError):
+            one.process.join()
+            code = one.process.exitcode
+            self.end(member)
+            return Died(member=member, error=ChildProcessError(_how_it_ended(code)))
+        if member not in self._started:
+            self._started.add(member)
+            refusal, place, about = said
+            return Started(member=member, refusal=refusal, place=place, about=about)
+        self._busy.discard(member)
+        error, result = said
+        return Finished(member=member, error=error, result=result)
+
+
+def _how_it_ended(code: int | None) -> str:
+    if code is not None and code < 0:
+        with suppress(ValueError):
+            return f"the process was ended by {signal.Signals(-code).name}"
+    return f"the process ended with status {code}"
+
+
+def _serve(pipe: Connection, start: Callable[[], Worker[Any, Any]]) -> None:
+    """A worker's process: says how its start went, then does tasks until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the coordinator's to act on
+    worker: Worker[Any, Any] | None = None
+    refusal: SteercacheError | None = None
+    about: Mapping[str, Any] = {}
+    try:
+        worker = start()
+        about = worker.about
     except SteercacheError as error:
-        _refusal = error
+        refusal = error
+    with suppress(EOFError, ConnectionError):
+        pipe.send((refusal, f"process {os.getpid()}", about))
+        while worker is not None:
+            (task,) = pipe.recv()
+            pipe.send(_done(worker, task))
 
 
-def _run(task: Any) -> tuple[int, Mapping[str, Any], Any]:
-    if _refusal is not None:
-        raise _refusal
-    if _worker is None:
-        raise RuntimeError("the worker was not started")
-    result = _worker.run(task)
-    return multiprocessing.current_process().pid or 0, _worker.about, result
+def _done(worker: Worker[Any, Any], task: Any) -> tuple[Exception | None, Any]:
+    """The error, or None, and the result."""
+    try:
+        return None, worker.run(task)
+    except SteercacheError as error:
+        return error, None
+    except Exception as error:
+        error.add_note(f"In a worker:\n{traceback.format_exc()}")
+        return (error if _can_be_sent(error) else RuntimeError(traceback.format_exc())), None
+
+
+def _can_be_sent(error: Exception) -> bool:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # what is wrong with it is of no interest
+        return False
+    return True

@@ -81,7 +81,7 @@ def build_run(
     check_budget(cache, plan, pending_shards(cache, plan.document), budget_bytes=wanted_bytes)
     with begin_run(cache, plan.document, force=options.force) as run:
         pending = run.pending()
-        if pending and (options.engine.name != "local" or options.engine.workers > 1):
+        if pending and options.engine.elsewhere:
             _trace_there(run, prepared, pending, options)
         elif pending:
             with threads_restored():  # the manifest may ask for others while the model runs

@@ -1,6 +1,7 @@
 """The reckoning of very large runs is that of a plan, the page has what it prints, and the simulated cluster keeps time."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,10 +11,14 @@ from bench.scale import costs
 from bench.scale.clock import Clock, Cluster, Weather
 from bench.scale.coordinator import simulate
 from bench.scale.rows import extrapolated
-from steercache.engines.crew import EngineOptions, Work
-from steercache.engines.on_ray import _Crew
+from steercache.engines.crew import Crew, EngineOptions
+from steercache.engines.on_ray import RayHands
 from steercache.store.geometry import shard_geometry
 from tests.docs.blocks import REPOSITORY
+
+
+def _no_worker() -> Any:
+    raise AssertionError("workers are simulated")
 
 
 def test_the_page_has_the_tables_that_the_script_prints() -> None:
@@ -40,8 +45,9 @@ def test_a_simulated_cluster_of_steady_workers_takes_shards_over_workers_times_a
     steady = Weather(shard_s=60, spread=0, straggler_share=0, preempted_per_hour=0, start_s=100)
     done: list[int] = []
     cluster = Cluster(clock=Clock(), weather=steady, serve=lambda task: task)
-    work = Work(name="w", tasks=range(70), start=object, on_done=lambda task, result: done.append(result))
-    _Crew(cluster, work, EngineOptions(name="ray", workers=20)).work()
+    options = EngineOptions(name="ray", workers=20)
+    crew: Crew[int, int] = Crew(lambda: RayHands(cluster, _no_worker, options), options, name="w")
+    crew.do(range(70), lambda task, result: done.append(result))
     assert sorted(done) == list(range(70))
     assert cluster.clock.now() == pytest.approx(100 + 4 * 60, abs=2)
 
@@ -50,8 +56,9 @@ def test_workers_that_are_taken_away_are_replaced_and_every_shard_is_done() -> N
     stormy = Weather(shard_s=60, preempted_per_hour=6, start_s=100)
     done: list[int] = []
     cluster = Cluster(clock=Clock(), weather=stormy, serve=lambda task: task)
-    work = Work(name="w", tasks=range(200), start=object, on_done=lambda task, result: done.append(result))
-    _Crew(cluster, work, EngineOptions(name="ray", workers=20)).work()
+    options = EngineOptions(name="ray", workers=20)
+    crew: Crew[int, int] = Crew(lambda: RayHands(cluster, _no_worker, options), options, name="w")
+    crew.do(range(200), lambda task, result: done.append(result))
     assert sorted(done) == list(range(200))
     assert cluster.n_died > 5
     assert cluster.lost_s > 0

@@ -10,7 +10,7 @@ import ray
 
 from steercache.core.errors import BudgetError, MissingExtraError, NotFoundError, UsageError
 from steercache.engines import on_ray
-from steercache.engines.crew import EngineOptions, do_work
+from steercache.engines.crew import MOST_TRIES, EngineOptions, do_work
 from tests.engines.workers import dying, give_lives, refusing, squarer, starting, told
 
 pytestmark = pytest.mark.slow
@@ -65,7 +65,7 @@ def test_workers_that_die_again_and_again_end_the_work_with_the_reason(
     with pytest.raises(BudgetError, match=said) as found:
         do_work(told().work([task], starting(start, tmp_path)), TWO)
     assert "Ray says" in str(found.value)
-    assert len(list((tmp_path / "lives").iterdir())) == 99 - on_ray.MOST_TRIES
+    assert len(list((tmp_path / "lives").iterdir())) == 99 - MOST_TRIES
 
 
 @pytest.mark.usefixtures("cluster")
