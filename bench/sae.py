@@ -42,11 +42,12 @@ from steercache.models.spec import LoadedModel
 from steercache.runs.engine import build_run
 from steercache.runs.job import PreparedTrace, prepare_trace
 from steercache.runs.plan import plan_run
-from steercache.sae.encode import as_float32, encode_run
+from steercache.sae.encode import encode_run
 from steercache.sae.library import sae_lens
 from steercache.sae.loaded import LoadedSae
 from steercache.sae.loading import load_sae
 from steercache.sae.sparse import batch_rows
+from steercache.sae.tensors import as_float32
 from steercache.store.generation import create_generation, set_complete
 from steercache.store.shard import ShardWriter
 from steercache.trace.batches import PaddedBatch

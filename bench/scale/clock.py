@@ -68,7 +68,7 @@ class _Call:
 
 @dataclass(slots=True)
 class Cluster:
-    """Ray's names, as far as `RayHands` uses them. `serve(task)` is what a worker does with a task, on no time of this clock."""
+    """Ray's names that `RayHands` uses. `serve(task)` is what a worker does with a task, on no time of this clock."""
 
     clock: Clock
     weather: Weather

@@ -3,29 +3,26 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-import torch
-
-from steercache.answers.lengths import DecodedLengths, decoded_lengths, record_lengths
-from steercache.answers.option_tokens import margin_of, option_ids
+from steercache.answers.elsewhere import AnswerTask, PendingBatch, TaskReplies, ask_crew, keep_other_numerics
+from steercache.answers.lengths import DecodedLengths, record_lengths
+from steercache.answers.replies import CellReply, replies_to, with_pixels
 from steercache.answers.store import Key, StoredAnswer, SweepWriter
 from steercache.answers.target_tokens import TargetTokens, selected_tokens
 from steercache.answers.ties import tie_nats_here
-from steercache.answers.ways import BRANCHED, ExecutionPlan, groups_of_results
+from steercache.answers.ways import BRANCHED, ExecutionPlan
 from steercache.benchmarks.comparison import make_answer
 from steercache.benchmarks.task import EncodedQuestion, Progress
 from steercache.cache.calibration import record_outcome
 from steercache.cells.arms import ArmCell
 from steercache.cells.options import EvalOptions
-from steercache.core.errors import SteercacheError
 from steercache.core.trials import Answer, Mode
+from steercache.engines.crew import Crew
 from steercache.models.rope import length_rule
 from steercache.models.spec import LoadedModel, TokenizerBundle
-from steercache.steering.cells import NOT_FINITE, CellAnswers
-from steercache.steering.forward import exact_logits
+from steercache.steering.branch import BranchOptions
+from steercache.steering.cells import NOT_FINITE
 from steercache.trace.batches import plan_batches
-from steercache.trace.prompt import ImageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,10 +96,21 @@ class Runner:
         if by_id and asked and self.expected is not None:
             _ = self.tie_nats  # measured before the clock starts
         started, n_before = time.perf_counter(), self.tally.n_computed
-        for answers in self._answers(asked, by_id):
+
+        def keep(answers: Sequence[Answer]) -> None:
             found.update({(a.cell_id, a.sample_id): a for a in answers})
             self.writer.add(answers)
             self.count(len(answers))
+
+        for answers in self._known(asked, by_id):
+            keep(answers)
+        batches, crew = question_batches(asked, self.options, self.loaded.bundle), self.options.compute.crew
+        if crew is None:
+            for batch in batches:
+                for answers in self._batch(batch, by_id):
+                    keep(answers)
+        else:
+            self._elsewhere(crew, list(batches), by_id, keep)
         self._keep_selected(asked)
         self._learn(time.perf_counter() - started, self.tally.n_computed - n_before)
         return found
@@ -119,7 +127,12 @@ class Runner:
     def _learn(self, seconds: float, n_answers: int) -> None:
         """Correct later predictions by this run, where it did what was predicted (a race or a failed picture does less)."""
         expected, self.expected = self.expected, None
-        if expected is not None and expected.key and n_answers == expected.n_answers:
+        if (
+            expected is not None
+            and expected.key
+            and n_answers == expected.n_answers
+            and self.options.compute.crew is None
+        ):
             paths = self.writer.cache.paths
             record_outcome(paths, expected.key, predicted_s=expected.seconds, seconds=seconds)
             record_lengths(paths, self.loaded.spec, self.options, self.tally.decoded)
@@ -130,7 +143,8 @@ class Runner:
         if self.progress is not None:
             self.progress("answers", self._done, self.planned or self._total)
 
-    def _answers(self, asked: Sequence[EncodedQuestion], by_id: Mapping[str, ArmCell]) -> Iterator[list[Answer]]:
+    def _known(self, asked: Sequence[EncodedQuestion], by_id: Mapping[str, ArmCell]) -> Iterator[list[Answer]]:
+        """Answers for which nothing is run: of questions that cannot be asked, and those that the cache has."""
         broken = [one for one in asked if one.encoded is None]
         yield [failed_answer(one, cell_id) for one in broken for cell_id in by_id]
         reused = [
@@ -142,64 +156,79 @@ class Runner:
         ]
         self.tally.n_reused += len(reused)
         yield [scored(one, cell_id, said) for one, cell_id, said in reused]
-        for batch in question_batches(asked, self.options, self.loaded.bundle):
-            yield from self._batch(batch, by_id)
+
+    def _missing(self, batch: Sequence[EncodedQuestion], by_id: Mapping[str, ArmCell]) -> frozenset[str]:
+        """Cells that lack an answer to the batch."""
+        return frozenset(i for i in by_id if any((i, one.sample_id) not in self.known for one in batch))
+
+    def _branching(self, batch: Sequence[EncodedQuestion]) -> BranchOptions:
+        return replace(self.options.branching(batch[0].kind), tie_nats=self.tie_nats)
+
+    def _elsewhere(
+        self,
+        crew: Crew[AnswerTask, TaskReplies],
+        batches: Sequence[Sequence[EncodedQuestion]],
+        by_id: Mapping[str, ArmCell],
+        keep: Callable[[Sequence[Answer]], None],
+    ) -> None:
+        """Have workers run what is missing; what they reply is scored here."""
+        lacking = [(batch, missing) for batch in batches if (missing := self._missing(batch, by_id))]
+        pending = [
+            PendingBatch(batch=batch, missing=missing, options=self._branching(batch), way=self.way)
+            for batch, missing in lacking
+        ]
+
+        def take(asked: PendingBatch, replies: TaskReplies) -> None:
+            if replies.numerics is not None:
+                keep_other_numerics(self.writer.folder, replies.numerics)
+            failed = [replace(asked.batch[i], encoded=None, error=why) for i, why in replies.broken.items()]
+            keep([failed_answer(one, cell_id) for one in failed for cell_id in by_id if cell_id in asked.missing])
+            ready = [one for i, one in enumerate(asked.batch) if i not in replies.broken]
+            for group in replies.groups:
+                keep(self._scored(ready, group, by_id))
+
+        ask_crew(crew, pending, by_id, take)
 
     def _batch(self, batch: Sequence[EncodedQuestion], by_id: Mapping[str, ArmCell]) -> Iterator[list[Answer]]:
-        missing = {i for i in by_id if any((i, one.sample_id) not in self.known for one in batch)}
+        missing = self._missing(batch, by_id)
         if not missing:
             return
         ready, broken = with_pixels(batch) if self.way.needs_pixels(self.loaded.family) else (list(batch), [])
         yield [failed_answer(one, cell_id) for one in broken for cell_id in by_id if cell_id in missing]
         if not ready:
             return
-        width = self.loaded.spec.hidden_size
-        cells = [setting.branch_cell(cell_id, width) for cell_id, setting in by_id.items()]
-        ids = [option_ids(one, self.loaded.tokenizer) for one in ready]
-        margins, kinds = margins_of(ids, self.loaded), [margin_of(some) for some in ids]
-        for group in groups_of_results(
-            self.loaded,
-            ready,
-            cells,
-            wanted=frozenset(missing),
-            options=replace(self.options.branching(ready[0].kind), tie_nats=self.tie_nats),
-            way=self.way,
-        ):
-            answers, lengths = [], []
-            for result in group:  # one at a time: each holds the logits of a batch
-                if result.selected_bt is not None:
-                    samples = [one.encoded for one in ready if one.encoded is not None]
-                    self._selected.add(by_id[result.key].cell.target, samples, result.selected_bt)
-                answers += self._scored(ready, result, margins(result), kinds)
-                lengths += decoded_lengths(result)
-            self.tally.decoded.add(ready[0].kind, lengths)
-            yield answers
+        options = self._branching(ready)
+        for group in replies_to(self.loaded, ready, by_id, wanted=missing, options=options, way=self.way):
+            yield self._scored(ready, group, by_id)
 
     def _scored(
-        self,
-        ready: Sequence[EncodedQuestion],
-        result: CellAnswers,
-        margin_b: Sequence[float | None],
-        margin_of_b: Sequence[str | None],
+        self, ready: Sequence[EncodedQuestion], group: Sequence[CellReply], by_id: Mapping[str, ArmCell]
     ) -> list[Answer]:
-        if result.reason is not None and self.way.mode != "full":
-            self.tally.full[result.key] = result.reason
-        answers = []
-        finite_b = result.finite_b.tolist()
-        for i, one in enumerate(ready):
-            if (result.key, one.sample_id) in self.known:
-                continue
-            if not finite_b[i]:
-                self.tally.n_not_finite += 1
-                answers.append(failed_answer(replace(one, error=NOT_FINITE), result.key, mode=result.mode))
-                continue
-            if bool(result.near_tie_b[i]):
-                self.tally.near_ties.append((result.key, one.sample_id))
-            raw = self.loaded.tokenizer.decode(list(result.tokens[i]), skip_special_tokens=True).strip()
-            said = StoredAnswer(raw=raw, margin=margin_b[i], margin_of=margin_of_b[i], mode=result.mode)
-            answers.append(scored(one, result.key, said))
+        """The answers of cells that were run together, scored and counted; those that are known are left out."""
+        answers = [answer for reply in group for answer in self._of_cell(ready, reply, by_id[reply.key])]
+        self.tally.decoded.add(ready[0].kind, [length for reply in group for length in reply.lengths])
         self.tally.n_computed += len(answers)
         return answers
+
+    def _of_cell(self, ready: Sequence[EncodedQuestion], reply: CellReply, setting: ArmCell) -> Iterator[Answer]:
+        if reply.selected_bt is not None:
+            samples = [one.encoded for one in ready if one.encoded is not None]
+            self._selected.add(setting.cell.target, samples, reply.selected_bt)
+        if reply.reason is not None and self.way.mode != "full":
+            self.tally.full[reply.key] = reply.reason
+        for i, one in enumerate(ready):
+            if (reply.key, one.sample_id) in self.known:
+                continue
+            if not reply.finite[i]:
+                self.tally.n_not_finite += 1
+                yield failed_answer(replace(one, error=NOT_FINITE), reply.key, mode=reply.mode)
+                continue
+            if reply.near_ties[i]:
+                self.tally.near_ties.append((reply.key, one.sample_id))
+            said = StoredAnswer(
+                raw=reply.raws[i], margin=reply.margins[i], margin_of=reply.margins_of[i], mode=reply.mode
+            )
+            yield scored(one, reply.key, said)
 
 
 def question_batches(
@@ -212,49 +241,6 @@ def question_batches(
         rule = length_rule(bundle, n_new=options.decoding.limit_of(kind) - 1)
         for members in plan_batches(lengths, tokens_per_batch=options.compute.tokens_per_batch, rule=rule):
             yield tuple(same[i] for i in members)
-
-
-def with_pixels(batch: Sequence[EncodedQuestion]) -> tuple[list[EncodedQuestion], list[EncodedQuestion]]:
-    """The batch with its pictures decoded, and those whose pictures can no longer be."""
-    ready, broken = [], []
-    for one in batch:
-        encoded = one.encoded
-        if encoded is None or encoded.pixels is None:
-            ready.append(one)
-            continue
-        try:
-            pixels = encoded.pixels()
-        except ImageError as error:
-            broken.append(replace(one, encoded=None, error=str(error)))
-        except SteercacheError as error:
-            broken.append(replace(one, encoded=None, error=error.message))
-        else:
-            ready.append(replace(one, encoded=replace(encoded, pixels=_held(pixels))))
-    return ready, broken
-
-
-def _held(pixels: Any) -> Callable[[], Any]:
-    return lambda: pixels
-
-
-def margins_of(ids: Sequence[Sequence[int]], loaded: LoadedModel) -> Callable[[CellAnswers], list[float | None]]:
-    """Per question, log p(right) - max log p(wrong) of the first token, in float32 from the last block's output; None where
-    options are not told apart by their first token. `ids` are those of `option_ids`, question by question."""
-    width = max(map(len, ids), default=0)
-    padded = [[*some, *[some[0] if some else 0] * (width - len(some))] for some in ids]
-
-    def margins(result: CellAnswers) -> list[float | None]:
-        if not width:
-            return [None] * len(ids)
-        ids_bk = torch.tensor(padded, device=result.logits_bv.device)
-        if result.hidden_bd is None:
-            logits_bk = result.logits_bv.gather(1, ids_bk)
-        else:
-            logits_bk = exact_logits(loaded, result.hidden_bd, ids_bk)
-        rows = logits_bk.tolist()  # differences of logits are differences of log probabilities
-        return [row[0] - max(row[1 : len(some)]) if some else None for some, row in zip(ids, rows, strict=True)]
-
-    return margins
 
 
 def failed_answer(one: EncodedQuestion, cell_id: str, *, mode: Mode | None = None) -> Answer:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from steercache.answers.batches import Expected, Runner, question_batches, with_pixels
+from steercache.answers.batches import Expected, Runner, question_batches
 from steercache.answers.costs import DOING, MODES, MachineCosts, ModeChoice, choose_mode, predict_seconds
 from steercache.answers.lengths import LEAST_ANSWERS, N_ASKED, AnswerLengths, known_lengths, lengths_here
 from steercache.answers.replays import ReplayRun, find_replay
+from steercache.answers.replies import with_pixels
 from steercache.answers.ways import BRANCHED, ExecutionPlan
 from steercache.answers.work import PendingWork, work_of
 from steercache.benchmarks.task import EncodedQuestion, Part

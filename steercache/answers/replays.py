@@ -5,7 +5,7 @@ forward within the stated tolerance, and bit for bit only in the run's own batch
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,11 @@ class ReplayRun:
             rows=[self.rows[i] for i in ids],
             source=self.source,
         )
+
+    def of(self, asked: Sequence[EncodedQuestion]) -> "ReplayRun":
+        """The same run with what is known of these questions alone."""
+        ids = [one.encoded.sample_id for one in asked if one.encoded is not None]
+        return replace(self, token_ids={i: self.token_ids[i] for i in ids}, rows={i: self.rows[i] for i in ids})
 
 
 def find_replay(

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from steercache.answers.batches import with_pixels
+from steercache.answers.replies import with_pixels
 from steercache.benchmarks.task import EncodedQuestion
 from steercache.cache.handle import CacheFolder
 from steercache.cache.lock_wait import hold_folder

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from steercache.cache.handle import CacheFolder
 from steercache.cache.lock_wait import hold_folder
@@ -27,11 +26,10 @@ class TargetTokens:
     def __init__(self) -> None:
         self._found: dict[str, dict[str, dict[str, Any]]] = {}
 
-    def add(self, target: str, samples: Sequence[EncodedSample], weights_bt: torch.Tensor) -> None:
+    def add(self, target: str, samples: Sequence[EncodedSample], weights_bt: npt.NDArray[Any]) -> None:
         """The weights (b, t) of a batch that is padded on the left; what is known of a sample stays."""
         known = self._found.setdefault(target, {})
-        weights = weights_bt.cpu().numpy()
-        for row, sample in zip(weights, samples, strict=True):
+        for row, sample in zip(weights_bt, samples, strict=True):
             if sample.sample_id not in known:
                 known[sample.sample_id] = _as_ranges(row[len(row) - sample.n_tokens :])
 

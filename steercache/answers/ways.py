@@ -6,6 +6,7 @@ again meets the same ones.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Final
 
 from steercache.answers.replays import ReplayRun
@@ -36,6 +37,10 @@ class ExecutionPlan:
         more = (name for name in family.needs if not name.startswith("pixel_") and name not in _READ_WITH_PIXELS)
         return self.mode != "replay" or any(more) or bool(family.audio_needs)
 
+    def for_batch(self, asked: Sequence[EncodedQuestion]) -> "ExecutionPlan":
+        """The same with the rows of these questions alone."""
+        return self if self.rows is None else replace(self, rows=self.rows.of(asked))
+
 
 BRANCHED: Final = ExecutionPlan()
 
@@ -48,11 +53,16 @@ def groups_of_results(
     wanted: frozenset[str],
     options: BranchOptions,
     way: ExecutionPlan,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[Iterable[CellAnswers]]:
-    """What the wanted cells (by key) answered to a batch of questions whose pictures are decoded, group by group."""
+    """What the wanted cells (by key) answered to a batch of questions whose pictures are decoded, group by group.
+
+    `share` (i, n) is the i-th of n parts of the groups; a replay is one group.
+    """
+    i, n = share
     if way.mode == "full":
         in_order = sorted(cells, key=lambda cell: (cell.layer, str(cell.target)))
-        asked_for = [cell for cell in in_order if cell.key in wanted]
+        asked_for = [cell for cell in in_order[i::n] if cell.key in wanted]
         yield from ([result] for result in recompute(loaded, _padded(loaded, ready), asked_for, options))
     elif way.mode == "replay" and way.rows is not None:
         at_rows = [_where_rows_are(cell, cells) for cell in cells if cell.key in wanted]
@@ -62,7 +72,7 @@ def groups_of_results(
         layers = sorted({layer for cell in cells for layer in cell.reads})
         prefill = run_prefill(loaded, _padded(loaded, ready), layers=layers)
         beside = options_beside(prefill, options)
-        for group in groups_of(prefill, cells, beside):
+        for group in islice(groups_of(prefill, cells, beside), i, None, n):
             yield branch_from(prefill, [cell for cell in group if cell.key in wanted], beside)
 
 

@@ -1,6 +1,6 @@
 """Sparse autoencoders."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -10,6 +10,7 @@ from steercache.api.progress import ProgressLike, reporting
 from steercache.api.runs import Run
 from steercache.core.trials import Target
 from steercache.core.vectors import SteeringVector
+from steercache.engines.work import EngineName, EngineOptions
 
 if TYPE_CHECKING:
     from steercache.api.cache import Cache
@@ -87,7 +88,13 @@ class SaeMethods(CacheCore):
         layer: int | None = None,
         device: str = "auto",
         allow_foreign: bool = False,
+        engine: EngineName = "local",
+        workers: int = 1,
+        address: str | None = None,
+        cpus_per_worker: float = 1.0,
+        gpus_per_worker: float = 0.0,
         progress: ProgressLike = None,
+        on_note: Callable[[str], None] | None = None,
     ) -> "EncodedRun":
         """Encode the rows of a run with a sparse autoencoder (SAE), and keep what fires, sparse, in the cache.
 
@@ -95,7 +102,9 @@ class SaeMethods(CacheCore):
         `layer` chooses among the SAEs of a manifest. Without `run`, the newest complete text run. All stored rows of the SAE's
         site and layer are encoded; the result reads them (`.read(selection)`), and SQL has them as `feature_acts`. Safe to
         interrupt: calling it again continues. What is there already is not computed again, unless the run has another
-        generation in force since. `allow_foreign` takes an SAE of another model or BOS convention, with a warning.
+        generation in force since. `allow_foreign` takes an SAE of another model or BOS convention, with a warning. `workers`
+        processes encode shards side by side, on the `engine` "local" or "ray" (as in `build`); each loads the SAE itself. One
+        that computes other last bits is left out with a note (`on_note`).
 
         Raises:
             NotFoundError: no such SAE or run, or the SAE's files are not on this machine. UsageError: the SAE does not fit the
@@ -111,6 +120,14 @@ class SaeMethods(CacheCore):
                 layer=layer,
                 device=device,
                 allow_foreign=allow_foreign,
+                engine=EngineOptions(
+                    name=engine,
+                    workers=workers,
+                    address=address,
+                    cpus_per_worker=cpus_per_worker,
+                    gpus_per_worker=gpus_per_worker,
+                ),
+                on_note=on_note or (lambda note: None),
                 show=show,
             )
 

@@ -1,6 +1,6 @@
 """Evaluations, screenings, sweeps, their tables and pages."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,6 +10,7 @@ from steercache.api.progress import ProgressLike
 from steercache.core.operations import Operation, operation_text, read_operation
 from steercache.core.trials import CONTROL_KINDS, TRUST, AlphaUnit, ControlKind, Target
 from steercache.core.vectors import SteeringVector
+from steercache.engines.work import EngineName, EngineOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +58,14 @@ class SweepMethods(CacheCore):
         task: str | None = None,
         rule: Literal["grouped", "paper"] = "grouped",
         form: Literal["letter", "number", "word"] = "letter",
+        engine: EngineName = "local",
+        workers: int = 1,
+        address: str | None = None,
+        cpus_per_worker: float = 1.0,
+        gpus_per_worker: float = 0.0,
+        mixed_numerics: bool = False,
         progress: ProgressLike = None,
+        on_note: Callable[[str], None] | None = None,
     ) -> "SweepResult":
         """Answer a benchmark unsteered, prompted in words, steered, and under controls; compare, and keep every answer.
 
@@ -79,10 +87,15 @@ class SweepMethods(CacheCore):
         padded tokens and takes `memory_mib` MiB beside the weights. `mode` is how answers are computed: "auto" takes the
         quickest exact mode by costs measured on this machine (again with `recalibrate`).
 
+        `workers` processes answer batches of questions side by side, on the `engine` "local" or "ray" (as in `build`); each
+        loads the model itself, so `model` is a name or a path. The answers are the same. A worker whose numerics differ is left
+        out with a note (`on_note`); with `mixed_numerics` it takes part, and the stored evaluation records it.
+
         Raises:
             UsageError: a vector that does not fit the model, a layer it does not have, an unknown benchmark or task.
             NotFoundError: a vector, model or file is missing. PartlyFailedError: no question could be encoded.
         """
+        from steercache.api.engines import Where
         from steercache.api.evaluating import (
             ComputeOptions,
             ControlOptions,
@@ -126,6 +139,17 @@ class SweepMethods(CacheCore):
             options=options,
             device=device,
             dtype=dtype,
+            where=Where(
+                engine=EngineOptions(
+                    name=engine,
+                    workers=workers,
+                    address=address,
+                    cpus_per_worker=cpus_per_worker,
+                    gpus_per_worker=gpus_per_worker,
+                ),
+                mixed_numerics=mixed_numerics,
+                on_note=on_note or (lambda note: None),
+            ),
             progress=progress,
         )
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from steercache.answers.elsewhere import with_crew
+from steercache.api.engines import HERE, Where, workers_for
 from steercache.api.progress import ProgressLike, reporting
 from steercache.benchmarks.task import default_targets as default_targets
 from steercache.cache.handle import open_cache
@@ -80,13 +82,18 @@ def evaluate_vectors(
     methods: Sequence[str] = (),
     device: str = "auto",
     dtype: str = "auto",
+    where: Where = HERE,
     progress: ProgressLike = None,
 ) -> SweepResult:
     """Answer a benchmark unsteered, prompted, steered and under controls; see `Cache.evaluate`."""
     directions = found_vectors(session, vectors, methods=methods)
     questions = opened_benchmark(benchmark)
     loaded = loaded_model(model, session.cache.root, device=device, dtype=dtype)
-    with reporting(progress) as show:
+    with (
+        reporting(progress) as show,
+        workers_for(loaded, model, session.cache.root, where, device=device, dtype=dtype) as crew,
+    ):
+        options = with_crew(options, crew)
         return evaluate(session, loaded, questions, vectors=directions, options=options, progress=show)
 
 
@@ -99,6 +106,7 @@ def evaluate_at(
     options: EvalOptions,
     device: str = "auto",
     dtype: str = "auto",
+    where: Where = HERE,
     progress: ProgressLike = None,
 ) -> SweepResult:
     """As `Cache.evaluate`, into the cache at `root`, which is made where there is none once questions and model are known to
@@ -107,5 +115,9 @@ def evaluate_at(
     questions = opened_benchmark(benchmark)
     loaded = loaded_model(model, root, device=device, dtype=dtype)
     open_cache(root, create=True)
-    with reporting(progress) as show:
+    with (
+        reporting(progress) as show,
+        workers_for(loaded, model, root, where, device=device, dtype=dtype) as crew,
+    ):
+        options = with_crew(options, crew)
         return evaluate(open_session(root), loaded, questions, vectors=vectors, options=options, progress=show)

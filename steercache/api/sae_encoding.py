@@ -1,7 +1,8 @@
 """What `Cache.encode`, `Cache.encoded` and `steercache sae` do: a run's rows as features of an SAE."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from steercache.core.features import FeatureActs
 from steercache.core.ids import SHORT_ID, resolve_name
 from steercache.core.saes import SaeSpec
 from steercache.core.selection import Selection
+from steercache.engines.work import ONE_HERE, EngineOptions
 from steercache.queries.session import Session
 
 if TYPE_CHECKING:
@@ -84,15 +86,25 @@ def encode(
     layer: int | None,
     device: str,
     allow_foreign: bool,
+    engine: EngineOptions = ONE_HERE,
+    on_note: Callable[[str], None] = lambda note: None,
     show: ProgressCallback,
 ) -> EncodedRun:
     """See `Cache.encode`."""
     from steercache.sae.encode import encode_run
+    from steercache.sae.encode_workers import EncodingEngine
+    from steercache.sae.loaded import LoadedSae
 
     cache, loaded = session.cache, load(sae, layer=layer, device=device)
     run_id = cache.resolve_run(run) if run is not None else session.newest_run()
+    again = None if isinstance(sae, LoadedSae) else partial(load, sae, layer=layer, device=device)
     done = encode_run(
-        cache, loaded, run_id, allow_foreign=allow_foreign, on_rows=lambda n, of: show("encoding rows", n, of)
+        cache,
+        loaded,
+        run_id,
+        allow_foreign=allow_foreign,
+        engine=EncodingEngine(options=engine, load=again, on_note=on_note),
+        on_rows=lambda n, of: show("encoding rows", n, of),
     )
     return encoded_run(done.encoding, n_rows_new=done.n_rows_new, seconds=done.seconds)
 

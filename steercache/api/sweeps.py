@@ -1,11 +1,14 @@
 """`Sweep`: a set of cells over one or several tasks; planned, screened, run and reported from Python."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Literal
 
 from steercache.answers.costs import costs_here, known_costs
+from steercache.answers.elsewhere import with_crew
+from steercache.api.engines import EngineName, EngineOptions, Where, workers_for
 from steercache.api.notebook import sweep_html
 from steercache.api.progress import ProgressLike, reporting
 from steercache.cells.options import ModeRequest
@@ -138,7 +141,14 @@ class Sweep:
         recalibrate: bool = False,
         memory_mib: int | None = None,
         tokens_per_batch: int | None = None,
+        engine: EngineName = "local",
+        workers: int = 1,
+        address: str | None = None,
+        cpus_per_worker: float = 1.0,
+        gpus_per_worker: float = 0.0,
+        mixed_numerics: bool = False,
         progress: ProgressLike = None,
+        on_note: Callable[[str], None] | None = None,
     ) -> GridResult:
         """Run every cell on the search split, choose one per vector, and ask the test split once for each.
 
@@ -148,6 +158,9 @@ class Sweep:
         that many of the best predicted cells of each vector, after `pilot` exact questions. None: as the manifest says. `panel`
         questions of each unrelated task (the manifest's `panel`; without it, drawn scenes) show what the chosen cells do there.
         `mode` "auto" takes the quickest exact execution mode by costs measured on this machine (again with `recalibrate`).
+        `workers` processes answer batches of questions side by side, on the `engine` "local" or "ray" (as in `Cache.build`);
+        each loads the model itself, and the answers are the same. A worker whose numerics differ is left out with a note
+        (`on_note`); with `mixed_numerics` it takes part, and the stored sweep records it.
 
         Raises:
             UsageError: a text model, a vector that does not fit the model, a layer that the model does not have.
@@ -164,8 +177,24 @@ class Sweep:
             mode=mode,
             recalibrate=recalibrate,
         )
-        with reporting(progress) as show:
-            job = prepare_sweep(self._session, self._model(), resolved, panel=panel, progress=show)
+        where = Where(
+            engine=EngineOptions(
+                name=engine,
+                workers=workers,
+                address=address,
+                cpus_per_worker=cpus_per_worker,
+                gpus_per_worker=gpus_per_worker,
+            ),
+            mixed_numerics=mixed_numerics,
+            on_note=on_note or (lambda note: None),
+        )
+        found, loaded = sweep_model(resolved, self.root), self._model()
+        with (
+            reporting(progress) as show,
+            workers_for(loaded, found, self.root, where, device=self._device, dtype=self._dtype) as crew,
+        ):
+            job = prepare_sweep(self._session, loaded, resolved, panel=panel, progress=show)
+            job = replace(job, grid=replace(job.grid, options=with_crew(job.grid.options, crew)))
             return run_grid(job, options, screening=screening_for_grid(progress=show), progress=show)
 
     def report(self, path: str | PathLike[str] | None = None) -> Path:

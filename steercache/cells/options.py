@@ -10,6 +10,7 @@ import numpy as np
 from steercache.core.errors import UsageError
 from steercache.core.operations import IN_UNITS, operation_text, read_operation
 from steercache.core.trials import CONTROL_KINDS, AlphaUnit, ControlKind, Target
+from steercache.engines.crew import Crew
 from steercache.queries.token_clause import TokenClause, canonical_target
 from steercache.steering.branch import BranchOptions
 
@@ -128,13 +129,15 @@ class ComputeOptions:
     """How answers are computed, which decides none of them.
 
     A batch has at most `tokens_per_batch` padded tokens and takes `memory_mib` beside the weights. `mode` "auto" takes the
-    quickest way that is exact, by costs measured on this machine (again with `recalibrate`); None branches unasked.
+    quickest way that is exact, by costs measured on this machine (again with `recalibrate`); None branches unasked. `crew` are
+    the workers that compute them (`answers.elsewhere`); None: this process.
     """
 
     tokens_per_batch: int = 4096
     memory_mib: int = 2048
     mode: ModeRequest | None = None
     recalibrate: bool = False
+    crew: Crew[Any, Any] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_positive(self, "tokens_per_batch", "memory_mib")

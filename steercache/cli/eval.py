@@ -11,7 +11,9 @@ from steercache.cli.options import (
     among,
     batch_options,
     device_options,
+    engine_options,
     json_option,
+    mixed_numerics_option,
     mode_options,
     operation_option,
     parse_alphas,
@@ -25,12 +27,13 @@ from steercache.cli.options import (
     unit_option,
     words,
 )
-from steercache.cli.output import next_commands, print_json, progress_bar
+from steercache.cli.output import next_commands, note, print_json, progress_bar
 from steercache.cli.typed import typed_command
 from steercache.core.errors import PartlyFailedError, UsageError
 from steercache.core.trials import CONTROL_KINDS, AlphaUnit, Target
 
 if TYPE_CHECKING:
+    from steercache.api.engines import EngineName
     from steercache.api.evaluating import EvalOptions
     from steercache.core.vectors import SteeringVector
 
@@ -68,6 +71,12 @@ class EvalCommandOptions:
     root: Path
     device: str
     dtype: str
+    engine: "EngineName"
+    workers: int
+    address: str | None
+    cpus_per_worker: float
+    gpus_per_worker: float
+    mixed_numerics: bool
     as_json: bool
 
 
@@ -131,6 +140,8 @@ class EvalCommandOptions:
 )
 @root_option
 @device_options
+@engine_options
+@mixed_numerics_option
 @json_option
 @takes(EvalCommandOptions)
 def eval_command(asked: EvalCommandOptions) -> None:
@@ -151,6 +162,7 @@ def eval_command(asked: EvalCommandOptions) -> None:
     With vectors, add for instance --vector counting --layer 2,3 --alpha 0.5,1,2 --target image,text.
     """
     from steercache.api.cache import open_cache_at
+    from steercache.api.engines import where_of
     from steercache.api.evaluating import default_targets, evaluate_at, opened_benchmark
     from steercache.api.reporting import record_command
     from steercache.cli.sweep_tables import print_notes, print_splits, sweep_json
@@ -170,6 +182,7 @@ def eval_command(asked: EvalCommandOptions) -> None:
             options=options,
             device=asked.device,
             dtype=asked.dtype,
+            where=where_of(asked, on_note=note),
             progress=bar.show,
         )
     record_command(open_cache_at(asked.root).session, [found.sweep_id], typed_command())

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from steercache.cli.completion import complete_sweep_manifests
-from steercache.cli.options import among, device_options, json_option, mode_options, root_option, takes
+from steercache.cli.options import (
+    among,
+    device_options,
+    engine_options,
+    json_option,
+    mixed_numerics_option,
+    mode_options,
+    root_option,
+    takes,
+)
 from steercache.cli.output import at_root, next_commands, note, print_json, progress_bar
 from steercache.cli.typed import typed_command
 from steercache.core.errors import PartlyFailedError
@@ -15,6 +24,7 @@ from steercache.core.ids import SHORT_ID
 from steercache.core.trials import NULL_KINDS
 
 if TYPE_CHECKING:
+    from steercache.api.engines import EngineName
     from steercache.sweeps.grid import GridResult
 
 
@@ -41,6 +51,12 @@ class GridCommandOptions:
     root: Path
     device: str
     dtype: str
+    engine: "EngineName"
+    workers: int
+    address: str | None
+    cpus_per_worker: float
+    gpus_per_worker: float
+    mixed_numerics: bool
     as_json: bool
 
 
@@ -119,6 +135,8 @@ class GridCommandOptions:
 )
 @root_option
 @device_options
+@engine_options
+@mixed_numerics_option
 @json_option
 @takes(GridCommandOptions)
 def grid(asked: GridCommandOptions) -> None:
@@ -152,7 +170,14 @@ def grid(asked: GridCommandOptions) -> None:
             recalibrate=asked.recalibrate,
             memory_mib=asked.memory_mib,
             tokens_per_batch=asked.tokens_per_batch,
+            engine=asked.engine,
+            workers=asked.workers,
+            address=asked.address,
+            cpus_per_worker=asked.cpus_per_worker,
+            gpus_per_worker=asked.gpus_per_worker,
+            mixed_numerics=asked.mixed_numerics,
             progress=bar.show,
+            on_note=note,
         )
     record_command(open_cache_at(asked.root).session, [task.sweep_id for task in found.tasks], typed_command())
     if asked.as_json:

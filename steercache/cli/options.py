@@ -298,6 +298,15 @@ def engine_options(command: F) -> F:
     return command
 
 
+def mixed_numerics_option(command: F) -> F:
+    """`--mixed-numerics`, for commands whose answers or rows several machines may compute."""
+    return click.option(
+        "--mixed-numerics",
+        is_flag=True,
+        help="Let workers take part that compute other last bits than this process; what is stored records it.",
+    )(command)
+
+
 _ENGINE = (
     click.option(
         "--engine",

@@ -3,11 +3,12 @@
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from steercache.cli.completion import complete_encoded_saes, complete_runs, complete_saes
-from steercache.cli.options import RenamedOption, json_option, parse_layers, root_option, takes
+from steercache.cli.options import RenamedOption, engine_options, json_option, parse_layers, root_option, takes
 from steercache.cli.output import human_bytes, next_commands, note, print_json, progress_bar
 from steercache.cli.sae_health import health_command
 from steercache.cli.sae_list import list_command, plain_encoding
@@ -16,6 +17,9 @@ from steercache.cli.sae_show import show_command
 from steercache.cli.sae_train import train_command
 from steercache.core.errors import UsageError
 from steercache.core.ids import SHORT_ID
+
+if TYPE_CHECKING:
+    from steercache.api.engines import EngineName
 
 run_option = click.option(
     "--run", shell_complete=complete_runs, help="Run by name, id or prefix.  [default: the newest text run]"
@@ -50,6 +54,11 @@ class EncodeOptions:
     layers: str | None
     device: str
     allow_foreign: bool
+    engine: "EngineName"
+    workers: int
+    address: str | None
+    cpus_per_worker: float
+    gpus_per_worker: float
     root: Path
     as_json: bool
 
@@ -66,6 +75,7 @@ class EncodeOptions:
 )
 @device_option
 @click.option("--allow-foreign", is_flag=True, help="Take an SAE of another model or BOS convention, with a warning.")
+@engine_options
 @root_option
 @json_option
 @takes(EncodeOptions)
@@ -88,7 +98,13 @@ def encode_command(asked: EncodeOptions) -> None:
                 layer=layer,
                 device=asked.device,
                 allow_foreign=asked.allow_foreign,
+                engine=asked.engine,
+                workers=asked.workers,
+                address=asked.address,
+                cpus_per_worker=asked.cpus_per_worker,
+                gpus_per_worker=asked.gpus_per_worker,
                 progress=bar.show,
+                on_note=note,
             )
             for layer in layers
         ]

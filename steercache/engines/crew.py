@@ -45,15 +45,14 @@ def crew_of(
     on_note: Callable[[str], None] = lambda note: None,
 ) -> Iterator["Crew[T, R]"]:
     """Workers for the length of the block; none is started before there is a task. Raises as `do_work`."""
-    hands = ray_hands if options.name == "ray" else local_hands
     with ExitStack() as stack:
-        crew: Crew[T, R] = Crew(
-            lambda: stack.enter_context(hands(start, options)),
-            options,
-            name=name,
-            on_worker=on_worker,
-            on_note=on_note,
-        )
+
+        def reach() -> Hands:
+            if options.name == "ray":
+                return stack.enter_context(ray_hands(start, options))
+            return stack.enter_context(local_hands(start, options))
+
+        crew: Crew[T, R] = Crew(reach, options, name=name, on_worker=on_worker, on_note=on_note)
         try:
             yield crew
         finally:
@@ -96,8 +95,8 @@ class Crew(Generic[T, R]):
         return self._reached
 
     def do(self, tasks: Sequence[T], on_done: Callable[[T, R], None]) -> None:
-        """Do all tasks; `on_done` hears of each and its result as they end. Raises as `do_work`."""
-        self._waiting, self._tries = deque(range(len(tasks))), Counter()
+        """Do all tasks; `on_done` hears of each and its result as they end, and may append others. Raises as `do_work`."""
+        self._waiting, self._tries, n_known = deque(range(len(tasks))), Counter(), len(tasks)
         n_there = len(self._starting) + len(self._idle) + len(self._refusals)
         for _ in range(min(self._options.workers, len(tasks)) - n_there):
             self._start_one()
@@ -118,6 +117,8 @@ class Crew(Generic[T, R]):
                     self._mourn(one)
                 else:
                     self._take(one, tasks, on_done)
+                    self._waiting.extend(range(n_known, len(tasks)))
+                    n_known = len(tasks)
 
     def dismiss(self) -> None:
         """End every worker; what one has in hand is lost, as by a kill."""

@@ -107,9 +107,9 @@ class RayHands:
         member = self._starting.pop(ref) if starts else self._busy.pop(ref)
         try:
             said = self._ray.get(ref)
-        except self._ray.exceptions.RayActorError as error:
+        except self._ray.exceptions.RayActorError as died:
             del self._actors[member]
-            return Died(member=member, error=error)
+            return Died(member=member, error=died)
         if not starts:
             error, result = said
             return Finished(member=member, error=error, result=result)

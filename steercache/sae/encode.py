@@ -5,13 +5,9 @@ known from the tokens that it is joined with.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Final
-
-import numpy as np
-import numpy.typing as npt
 
 from steercache.cache.feature_files import (
     Encoding,
@@ -21,23 +17,18 @@ from steercache.cache.feature_files import (
     encoding_at,
     write_feature_shard,
 )
-from steercache.cache.feature_rows import EncodedRows, Entries, FeatureFileWriter
+from steercache.cache.feature_rows import EncodedRows
 from steercache.cache.handle import CacheFolder
 from steercache.cache.lock import hold_lock
 from steercache.cache.source import ShardRecords
 from steercache.core.activity import announce
-from steercache.core.layout import ShardRecord
+from steercache.sae.encode_shard import EncodedLayer, encode_shard
+from steercache.sae.encode_workers import HERE, EncodingEngine, encode_elsewhere
 from steercache.sae.fits_run import check_fits
 from steercache.sae.loaded import LoadedSae
-from steercache.sae.sparse import SparseEncoder, batch_rows
-from steercache.sae.tensors import as_float32
+from steercache.sae.sparse import SparseEncoder
 from steercache.store.durable import make_folder, settle
-from steercache.store.reader import GenerationReader
 
-if TYPE_CHECKING:
-    import torch
-
-STRETCH_BYTES: Final = 32 * 2**20  # of entries held before they are sorted and written: a part of a shard may exceed it
 OnRows = Callable[[int, int], None]
 
 
@@ -67,12 +58,13 @@ def encode_run(
     run_id: str,
     *,
     allow_foreign: bool = False,
+    engine: EncodingEngine = HERE,
     on_rows: OnRows = lambda done, total: None,
 ) -> Encoded:
     """Encode every committed row of a run that has no features of this SAE yet; what is stale is computed again.
 
     Killed anywhere, the shards that were committed stay, and the next call goes on to the same bytes. `on_rows(done,
-    total)` is called as rows are done. `allow_foreign` is that of `check_fits`.
+    total)` is called as rows are done. `allow_foreign` is that of `check_fits`, `engine` says which processes compute.
 
     Raises:
         UsageError: the SAE's activations are not those of the run. BusyError: another process encodes
@@ -90,7 +82,7 @@ def encode_run(
         settle(paths.document, paths.record(0))
         before = encoding_at(cache.paths, paths)
         job = _Job(cache=cache, sae=sae, encoding=before, on_rows=on_rows)
-        job.run()
+        job.run(engine)
         after = encoding_at(cache.paths, paths)
     return Encoded(
         encoding=after,
@@ -116,55 +108,30 @@ class _Job:
     def __init__(self, *, cache: CacheFolder, sae: LoadedSae, encoding: Encoding, on_rows: OnRows) -> None:
         self._run = cache.run_paths(encoding.document.run_id)
         self._sae, self._encoding, self._on_rows = sae, encoding, on_rows
-        self._encode = SparseEncoder(sae)
+        self._layer = EncodedLayer.of(encoding, self._run)
         self._n_done, self._n_total = encoding.n_rows, encoding.n_rows_of_run
         self.n_new = 0
         self._began: float | None = None
         self._first_n: int | None = None
 
-    def run(self) -> None:
-        generation = self._encoding.generation
+    def run(self, engine: EncodingEngine) -> None:
+        records = ShardRecords(self._run, self._encoding.generation)
+        pending = [shard_idx for shard_idx in records if shard_idx not in self._encoding.fresh]
         self._on_rows(self._n_done, self._n_total)
-        for shard_idx, record in ShardRecords(self._run, generation).items():
-            if shard_idx not in self._encoding.fresh:
-                # one shard's file is mapped at a time: what was read does not count as memory in use
-                reader = GenerationReader(self._run.generation(generation), {shard_idx: record}, side_by_side=False)
-                with reader:
-                    self._shard(reader, record)
+        if engine.options.elsewhere:
+            encode_elsewhere(self._sae, self._layer, pending, engine, self._commit_and_count)
+            return
+        encoder = SparseEncoder(self._sae)
+        for shard_idx in pending:
+            self._commit(encode_shard(self._layer, encoder, records[shard_idx], self._note))
 
-    def _shard(self, reader: GenerationReader, source: ShardRecord) -> None:
-        encoding, shard_idx = self._encoding, source.shard_idx
-        site = encoding.document.site
-        rows_nd = reader.shard_layer(site, reader.layout.site(site).layer_pos(encoding.document.layer), shard_idx)
-        first_row, n_non_finite = shard_idx * encoding.rows_per_shard, 0
-        path = encoding.paths.acts(shard_idx)
-        with FeatureFileWriter(path, first_row=first_row, n_features=self._sae.spec.d_sae) as writer:
-            waiting: list[Entries] = []
-            for first, x in batches(rows_nd, n=batch_rows(self._sae.spec.d_sae)):
-                finite = np.isfinite(x.numpy()).all(axis=1)
-                n_non_finite += int((~finite).sum())
-                found = self._encode(x, first_slot=first)
-                waiting.append(found if finite.all() else _without(found, ~finite, first_slot=first))
-                if sum(part.n_bytes for part in waiting) > STRETCH_BYTES:
-                    writer.add(waiting)
-                    waiting = []
-                self._note(len(x))
-            if waiting:
-                writer.add(waiting)
-            file = writer.finish(below=encoding.paths.folder)
-        write_feature_shard(
-            encoding.paths,
-            FeatureShard(
-                shard_idx=shard_idx,
-                generation=encoding.generation,
-                source_digest=source.digest(),
-                lossy=reader.lossy,
-                n_rows=source.n_rows,
-                n_non_finite=n_non_finite,
-                n_entries=writer.n_entries,
-                file=file,
-            ),
-        )
+    def _commit(self, record: FeatureShard) -> None:
+        write_feature_shard(self._encoding.paths, record)
+
+    def _commit_and_count(self, record: FeatureShard) -> None:
+        self._commit(record)
+        self.n_new += record.n_rows
+        self._on_rows(self._n_done + self.n_new, self._n_total)
 
     def _note(self, n_rows: int) -> None:
         """Count rows; the second batch says how long the rest should take (the first also warms up)."""
@@ -178,14 +145,3 @@ class _Job:
             announce(f"encoding {self._n_total:,} rows", per_row_s * left)
             self._first_n = None
         self._on_rows(self._n_done + self.n_new, self._n_total)
-
-
-def batches(rows_nd: npt.NDArray[Any], *, n: int) -> Iterator[tuple[int, "torch.Tensor"]]:
-    """Stretches of stored rows as (first row, float32 tensor of shape (up to n, d))."""
-    for first in range(0, len(rows_nd), n):
-        yield first, as_float32(rows_nd[first : first + n])
-
-
-def _without(found: Entries, left_out: npt.NDArray[np.bool_], *, first_slot: int) -> Entries:
-    kept = ~left_out[found.slot - first_slot]
-    return Entries(slot=found.slot[kept], feature=found.feature[kept], value=found.value[kept])

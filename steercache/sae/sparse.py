@@ -41,6 +41,11 @@ class SparseEncoder:
         self._buffers: dict[int, Any] = {}
         self._fires = _reader_of(sae.module, self)
 
+    @property
+    def n_features(self) -> int:
+        """Features of the SAE."""
+        return self._n_features
+
     def __call__(self, x: "torch.Tensor", *, first_slot: int = 0) -> Entries:
         """What fires in the rows `x` (n, d), float32 on the CPU; row i of them is slot `first_slot + i`."""
         import torch

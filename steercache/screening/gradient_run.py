@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from steercache.answers.batches import with_pixels
 from steercache.answers.costs import MachineCosts, costs_here, gradients_key, gradients_s
+from steercache.answers.replies import with_pixels
 from steercache.answers.work import BatchWork
 from steercache.benchmarks.task import Progress
 from steercache.cache.calibration import record_outcome

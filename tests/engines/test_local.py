@@ -9,7 +9,6 @@ from steercache.core.errors import BudgetError, UsageError
 from steercache.engines.crew import MOST_TRIES, EngineOptions, crew_of, do_work
 from tests.engines.workers import give_lives, refusing, squarer, starting, told
 
-
 TWO = EngineOptions(workers=2)
 
 

@@ -22,7 +22,7 @@ from steercache.cache.status import cache_status
 from steercache.cache.verify import verify_root
 from steercache.core.errors import NotFoundError, UsageError
 from steercache.queries.session import open_session
-from steercache.sae import encode
+from steercache.sae import encode_shard
 from steercache.sae.encode import encode_run
 from steercache.sae.loaded import LoadedSae
 from steercache.sae.loading import load_sae
@@ -157,10 +157,10 @@ def test_stretches_of_bounded_size_give_the_same_features(
 ) -> None:
     run_id = cache.resolve_run("text")
     rows = all_rows(cache, run_id)
-    monkeypatch.setattr(encode, "batch_rows", lambda d_sae: 16)
+    monkeypatch.setattr(encode_shard, "batch_rows", lambda d_sae: 16)
     whole = encode_run(cache, sae, run_id).rows.read(rows)
     remove_encoding(cache, sae.spec.sae_id, run_id)
-    monkeypatch.setattr(encode, "STRETCH_BYTES", 1)
+    monkeypatch.setattr(encode_shard, "STRETCH_BYTES", 1)
     cut = encode_run(cache, sae, run_id)
     assert np.array_equal(cut.rows.read(rows).dense(), whole.dense())
     assert np.array_equal(cut.rows.read_feature(3)[0], rows[whole.of(3) != 0])
@@ -261,8 +261,8 @@ def test_an_encoding_that_fails_in_a_shard_leaves_nothing_of_it_and_goes_on(
         return whole(self, x, first_slot=first_slot)
 
     whole = SparseEncoder.__call__
-    monkeypatch.setattr(encode, "batch_rows", lambda d_sae: 32)  # two batches a shard: the second shard fails
-    monkeypatch.setattr(encode, "STRETCH_BYTES", 1)
+    monkeypatch.setattr(encode_shard, "batch_rows", lambda d_sae: 32)  # two batches a shard: the second shard fails
+    monkeypatch.setattr(encode_shard, "STRETCH_BYTES", 1)
     monkeypatch.setattr(SparseEncoder, "__call__", fails)
     with pytest.raises(RuntimeError, match="out of something"):
         encode_run(cache, sae, run_id)

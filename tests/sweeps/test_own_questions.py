@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from steercache.answers.batches import with_pixels
+from steercache.answers.replies import with_pixels
 from steercache.benchmarks.task import ask, pick_rows
 from steercache.cells.model import find_model
 from steercache.core.errors import UsageError

@@ -1,5 +1,6 @@
 """Pictures of a data set, read when they are needed and never from outside the set's folder."""
 
+from functools import partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 
@@ -59,15 +60,14 @@ def file_picture(folder: Path, relative: str) -> ImageRef:
     Raises:
         OutsideFolderError: the path leads out of the folder.
     """
-    path = resolve_under(folder, relative)
+    return ImageRef(name=relative, load=partial(_bytes_of, resolve_under(folder, relative), relative))
 
-    def load() -> bytes:
-        try:
-            return path.read_bytes()
-        except OSError as err:
-            raise DamagedError(f"the picture cannot be read: {err.strerror or err}", place=relative) from err
 
-    return ImageRef(name=relative, load=load)
+def _bytes_of(path: Path, name: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as err:
+        raise DamagedError(f"the picture cannot be read: {err.strerror or err}", place=name) from err
 
 
 def read_head(folder: Path, relative: str) -> tuple[bytes, str | None]:

@@ -47,6 +47,10 @@ class RowGroups:
         self._kept: OrderedDict[tuple[str, int], pa.ChunkedArray] = OrderedDict()
         self._lock = Lock()
 
+    def __reduce__(self) -> tuple[type["RowGroups"], tuple[Path]]:
+        """In another process nothing is in memory yet."""
+        return RowGroups, (self._path.absolute(),)
+
     def picture(self, column: str, group: int, idx: int, position: int) -> bytes:
         """Bytes of one picture. Raises DamagedError when the file is no longer what it was."""
         with self._lock:
