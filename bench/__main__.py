@@ -16,7 +16,7 @@ from typing import Any
 NAMES = (
     "store", "build", "multimodal", "fit", "index", "memory", "evaluate", "grid", "grid_memory", "screening",
     "screening_speed", "shortcuts", "sae", "sae_training", "exchange", "report", "operations", "targets", "derive",
-    "scale",
+    "scale", "ray",
 )  # fmt: skip
 RESULTS = Path("bench/results/latest.json")
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from steercache.answers.elsewhere import answer_crew
+from steercache.answers.model_workers import model_crew
 from steercache.cells.model import FoundModel, find_model
 from steercache.engines.crew import ONE_HERE, Crew
 from steercache.engines.crew import EngineName as EngineName
@@ -75,7 +75,7 @@ def workers_for(
     if where.engine.elsewhere and not isinstance(model, LoadedModel):
         found = model if isinstance(model, FoundModel) else find_model(str(model), root)
         load = partial(found.load, root.absolute(), device=device, dtype=dtype)
-    with answer_crew(
+    with model_crew(
         loaded, load, root, where.engine, mixed_numerics=where.mixed_numerics, on_note=where.on_note
     ) as crew:
         yield crew

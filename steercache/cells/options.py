@@ -130,7 +130,7 @@ class ComputeOptions:
 
     A batch has at most `tokens_per_batch` padded tokens and takes `memory_mib` beside the weights. `mode` "auto" takes the
     quickest way that is exact, by costs measured on this machine (again with `recalibrate`); None branches unasked. `crew` are
-    the workers that compute them (`answers.elsewhere`); None: this process.
+    the workers that compute them (`answers.model_workers`); None: this process.
     """
 
     tokens_per_batch: int = 4096

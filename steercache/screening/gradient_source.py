@@ -1,8 +1,10 @@
 """Gradients for some questions, layers and targets: from the cache, or recorded into it first."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from steercache.benchmarks.task import EncodedQuestion, Progress
+from steercache.engines.crew import Crew
 from steercache.models.load import resolve_device
 from steercache.models.spec import LoadedModel, TokenizerBundle
 from steercache.queries.session import Session
@@ -16,7 +18,8 @@ Load = Callable[[], LoadedModel]
 
 class GradientSource:
     """Whose gradients, and how they may be had: `run` names one, `force` records on under other numerics. The model comes by
-    `load`, which is called once, and only if something has to be recorded or answered."""
+    `load`, which is called once, and only if something has to be recorded or answered. `crew` are workers that record; None:
+    this process."""
 
     def __init__(
         self,
@@ -26,8 +29,9 @@ class GradientSource:
         device: str = "auto",
         run: str | None = None,
         force: bool = False,
+        crew: Crew[Any, Any] | None = None,
     ) -> None:
-        self.bundle, self.device, self.run, self.force = bundle, device, run, force
+        self.bundle, self.device, self.run, self.force, self.crew = bundle, device, run, force, crew
         self.loaded: LoadedModel | None = None  # the model, once something brought it into memory
         self._load = load
 
@@ -59,7 +63,7 @@ def ensure_gradients(
     document = find_run(cache, plan)
     run_id = plan.document.run_id if document is None else document.run_id
     if document is None or not _is_whole(session, plan, run_id):
-        record_in_time(cache, wanted.load(), plan, force=wanted.force, progress=progress)
+        record_in_time(cache, wanted.load(), plan, force=wanted.force, crew=wanted.crew, progress=progress)
     return open_gradients(cache, run_id, plan)
 
 

@@ -306,7 +306,12 @@ def screening_for_grid(
 
     def screening(job: SweepJob, task: TaskQuestions, first: ScreenFirst) -> ScreenedCells:
         refuse_kl(job.grid.options.axes.alpha_unit)
-        wanted = GradientSource(bundle=job.loaded.bundle, load=lambda: job.loaded, device=str(job.loaded.model.device))
+        wanted = GradientSource(
+            bundle=job.loaded.bundle,
+            load=lambda: job.loaded,
+            device=str(job.loaded.model.device),
+            crew=job.grid.options.compute.crew,
+        )
         wish = wish_of(task.benchmark.name, job.grid.cells)
         gradients = ensure_gradients(job.session, task.asked["search"], wish, wanted, progress=progress)
         pilot = run_pilot(job, task, gradients, n=first.pilot, progress=progress)

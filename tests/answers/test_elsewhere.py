@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from steercache.answers.elsewhere import answer_crew, with_crew
+from steercache.answers.elsewhere import with_crew
+from steercache.answers.model_workers import model_crew
 from steercache.cells.model import find_model
 from steercache.engines.crew import EngineOptions
 from steercache.sweeps.evaluation import evaluate
@@ -21,7 +22,7 @@ def test_each_way_of_computing_answers_gives_the_same_bits_elsewhere(own: Any, w
     root = session.cache.root.absolute()
     load = partial(find_model("tiny", root).load, root, dtype="float32")
     vectors = [session.vector("counting")]
-    with answer_crew(world.loaded, load, root, EngineOptions(workers=2)) as crew:
+    with model_crew(world.loaded, load, root, EngineOptions(workers=2)) as crew:
         for mode, there in (("replay", session), ("full", own("full"))):
             wanted_at = own(f"{mode} here")
             wanted = run(wanted_at, world, first_token(mode=mode))

@@ -17,7 +17,8 @@ import psutil
 import pytest
 import ray
 
-from steercache.answers.elsewhere import OTHER_NUMERICS, AnswerWorker, Load, answer_crew, with_crew
+from steercache.answers.elsewhere import OTHER_NUMERICS, with_crew
+from steercache.answers.model_workers import Load, ModelWorker, model_crew
 from steercache.cells.model import find_model
 from steercache.cells.sweep import SweepJob, prepare_sweep
 from steercache.core.errors import BusyError, NotFoundError, UsageError
@@ -53,7 +54,7 @@ def load_of(world: World) -> Load:
 def job_at(root: Path, world: World, sweep: ResolvedSweep, engine: EngineOptions, **how: Any) -> Iterator[SweepJob]:
     """A sweep whose answers are computed by an engine."""
     job = prepare_sweep(open_session(root), world.loaded, sweep)
-    with answer_crew(world.loaded, load_of(world), root, engine, **how) as crew:
+    with model_crew(world.loaded, load_of(world), root, engine, **how) as crew:
         yield replace(job, grid=replace(job.grid, options=with_crew(job.grid.options, crew)))
 
 
@@ -138,7 +139,7 @@ def test_a_worker_with_other_kernels_is_refused_with_the_difference_or_recorded(
     with without_onednn():  # in this process, not in the workers
         mine = numerics_of(loaded)
         with (
-            answer_crew(loaded, load, root, ON_RAY) as crew,
+            model_crew(loaded, load, root, ON_RAY) as crew,
             pytest.raises(UsageError, match=r"computes under other numerics than the caller: .* bfloat16 products"),
         ):
             evaluate(
@@ -148,7 +149,7 @@ def test_a_worker_with_other_kernels_is_refused_with_the_difference_or_recorded(
                 vectors=(),
                 options=with_crew(asked, crew),
             )
-        with answer_crew(loaded, load, root, ON_RAY, mixed_numerics=True, on_note=notes.append) as crew:
+        with model_crew(loaded, load, root, ON_RAY, mixed_numerics=True, on_note=notes.append) as crew:
             found = evaluate(
                 own_session,
                 loaded,
@@ -202,11 +203,11 @@ def test_a_second_coordinator_is_refused_and_a_killed_one_is_resumed(roots: Any,
 
 def test_what_cannot_be_loaded_or_seen_elsewhere_is_said(world: World, tmp_path: Path) -> None:
     asked = UsageError, "each worker loads the model itself"
-    with pytest.raises(asked[0], match=asked[1]), answer_crew(world.loaded, None, tmp_path, TWO):
+    with pytest.raises(asked[0], match=asked[1]), model_crew(world.loaded, None, tmp_path, TWO):
         pass
-    with answer_crew(world.loaded, None, tmp_path, EngineOptions()) as crew:
+    with model_crew(world.loaded, None, tmp_path, EngineOptions()) as crew:
         assert crew is None
     with pytest.raises(NotFoundError, match="does not see the cache"):
-        AnswerWorker(lambda: world.loaded, tmp_path / "none", {}, numerics={"threads": 1})
+        ModelWorker(lambda: world.loaded, tmp_path / "none", {}, numerics={"threads": 1})
     with pytest.raises(UsageError, match="loads another model than the caller's"):
-        AnswerWorker(lambda: world.loaded, tmp_path, {"weights": "others"}, numerics={"threads": 1})
+        ModelWorker(lambda: world.loaded, tmp_path, {"weights": "others"}, numerics={"threads": 1})
