@@ -28,10 +28,13 @@ from steercache.engines.on_ray import STORE_BYTES
 from steercache.manifests.resolve import ResolvedSweep
 from steercache.manifests.sweep import Race
 from steercache.queries.session import Session, open_session
+from steercache.screening.job import screening_for_grid
+from steercache.screening.pilot import ScreenFirst
 from steercache.sweeps.evaluation import evaluate
 from steercache.sweeps.grid import GridOptions, GridResult, run_grid
 from steercache.trace.numerics import numerics_of
 from tests.kernels import without_onednn
+from tests.screening.small_gradients import many_shards
 from tests.sweeps.small_run import options
 from tests.sweeps.small_sweep import write_sweep
 from tests.sweeps.test_grid_resume import files_of_sweep
@@ -59,7 +62,12 @@ def job_at(root: Path, world: World, sweep: ResolvedSweep, engine: EngineOptions
 
 
 def run_here(root: Path, world: World, sweep: ResolvedSweep, options: GridOptions) -> GridResult:
-    return run_grid(prepare_sweep(open_session(root), world.loaded, sweep), options)
+    return run_grid(prepare_sweep(open_session(root), world.loaded, sweep), options, screening=screening_for_grid())
+
+
+def gradients_of(root: Path) -> dict[str, bytes]:
+    """The arrays of gradient runs, file by file."""
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.glob("runs/*/g0001/margin_grad/c.*")}
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
@@ -105,13 +113,16 @@ def cluster() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_a_race_with_nulls_on_ray_whose_workers_die_equals_one_in_one_process(
-    roots: Any, world: World, tmp_path: Path
+def test_a_screened_race_with_nulls_on_ray_whose_workers_die_equals_one_in_one_process(
+    roots: Any, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    many_shards(monkeypatch)  # of gradients
     sweep = write_sweep(tmp_path / "sweep", n=20, tokens_per_batch=400, layers=[1, 3])
-    how, notes, killed = GridOptions(race=Race(tolerance=0.2), nulls=2), list[str](), list[int]()
+    first = ScreenFirst(k=4, pilot=6, by="accuracy")
+    how, notes, killed = GridOptions(race=Race(tolerance=0.2), screen_first=first, nulls=2), list[str](), list[int]()
     here, there = roots("here"), roots("there")
     wanted = run_here(here, world, sweep, how)
+    assert len(gradients_of(here)) > 2
 
     def kill_one(label: str, n_done: int, total: int | None) -> None:
         if n_done > 30 * (1 + len(killed)) and len(killed) < 2:
@@ -119,8 +130,9 @@ def test_a_race_with_nulls_on_ray_whose_workers_die_equals_one_in_one_process(
             os.kill(killed[-1], signal.SIGKILL)
 
     with job_at(there, world, sweep, ON_RAY, on_note=notes.append) as job:
-        found = run_grid(job, how, progress=kill_one)
+        found = run_grid(job, how, screening=screening_for_grid(), progress=kill_one)
     same(found, wanted, (there, here))
+    assert gradients_of(there) == gradients_of(here)
     nulls = [one.table.rows for one in (found.tasks[0], wanted.tasks[0])]
     assert repr(nulls[0]) == repr(nulls[1])
     assert len(killed) == 2
