@@ -164,7 +164,12 @@ class _Pickler(pickle.Pickler):
         return ("rows", obj.run_id) if isinstance(obj, RunSource) else None
 
     def reducer_override(self, obj: Any) -> Any:
-        return (MappingProxyType, (dict(obj),)) if isinstance(obj, MappingProxyType) else NotImplemented
+        return (_read_only, (dict(obj),)) if isinstance(obj, MappingProxyType) else NotImplemented
+
+
+def _read_only(values: dict[Any, Any]) -> MappingProxyType[Any, Any]:
+    """A mapping of this kind, whose class has no name that pickle finds."""
+    return MappingProxyType(values)
 
 
 class _Unpickler(pickle.Unpickler):

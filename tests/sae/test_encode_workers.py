@@ -58,7 +58,7 @@ def test_workers_that_would_write_something_else_refuse(tmp_path: Path) -> None:
     others: tuple[tuple[dict[str, Any], type[Exception], str], ...] = (
         ({"sae_id": "0" * 64}, UsageError, "another SAE than the caller's"),
         ({"numerics": {**sae_numerics(sae), "torch": "1.0"}}, UsageError, r"torch was '1\.0', is"),
-        ({"layer": replace(layer, paths=cache.paths.encoding("none", run_id))}, NotFoundError, "does not see"),
+        ({"layer": replace(layer, paths=cache.paths.encoding("0" * 64, run_id))}, NotFoundError, "does not see"),
     )
     for changes, kind, said in others:
         with pytest.raises(kind, match=said):
