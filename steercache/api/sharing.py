@@ -10,22 +10,24 @@ from steercache.cache.handle import CacheFolder, open_cache
 from steercache.core.errors import UsageError
 from steercache.exchange.activations.part import copy_part
 from steercache.exchange.hub.contents import gather
-from steercache.exchange.hub.object_store import SCHEMES, StorePlace
+from steercache.exchange.hub.object_store import StorePlace
 from steercache.exchange.hub.places import FolderPlace, Place, refuse_same
 from steercache.exchange.hub.pull import Pulled, chosen, listing_of
 from steercache.exchange.hub.pull import pull as pull_items
 from steercache.exchange.hub.push import Pushed
 from steercache.exchange.hub.push import push as push_items
 from steercache.exchange.hub.remote import HubPlace
+from steercache.objects.addresses import is_address
 
 
 def place_of(address: str | PathLike[str], root: Path, *, private: bool = True) -> Place:
-    """A folder, a dataset repository `hf://datasets/user/name`, or a bucket of an object store (`s3://`, `gs://`, `az://`).
+    """A folder (also as `file://`), a dataset repository `hf://datasets/user/name`, or a bucket of an object store (`s3://`,
+    `gs://`, `az://`).
 
     Raises UsageError for other addresses.
     """
     text = str(address)
-    if text.partition("://")[0] in SCHEMES and "://" in text:
+    if is_address(text):
         return StorePlace(text)
     if text.startswith("hf://"):
         return HubPlace(text, private=private)

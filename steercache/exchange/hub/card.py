@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from steercache.core.ids import SHORT_ID
-from steercache.exchange.hub.listing import Item, Listing, about_text
+from steercache.objects.listing import Item, Listing, about_text
 
 _HEAD: Final = """---
 tags:

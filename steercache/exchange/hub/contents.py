@@ -17,7 +17,7 @@ from steercache.cache.vectors import list_vectors
 from steercache.core.errors import DamagedError, NotFoundError, UsageError
 from steercache.core.ids import SHORT_ID, resolve_name
 from steercache.exchange.hub.clean import clean_json, clean_vector, header_of, refuse_traces
-from steercache.exchange.hub.listing import Item, Kind, ListedFile, folder_id, form_of
+from steercache.objects.listing import Item, Kind, ListedFile, folder_id, form_of
 
 SAES: Final = "sae/folders"
 SAE_FILES: Final = ("cfg.json", "sae_weights.safetensors", "sparsity.safetensors", "health.json", "card.md")

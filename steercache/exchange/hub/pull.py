@@ -16,8 +16,8 @@ from steercache.cache.status import free_bytes
 from steercache.cache.vector_files import read_vector
 from steercache.core.errors import BudgetError, DamagedError, NotFoundError, SteercacheError
 from steercache.exchange.hub.contents import sha256_of
-from steercache.exchange.hub.listing import MOST_BYTES, NAME, Item, Kind, ListedFile, from_json, rank
 from steercache.exchange.hub.places import Place
+from steercache.objects.listing import MOST_BYTES, NAME, Item, Kind, ListedFile, from_json, rank
 from steercache.store.durable import disk_errors, fsync_folder, make_folder
 
 Progress = Callable[[str, int, int | None], None]

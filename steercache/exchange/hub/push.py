@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from steercache.core.errors import BusyError
 from steercache.exchange.hub.card import card_of
 from steercache.exchange.hub.contents import PushedItem
-from steercache.exchange.hub.listing import CARD, MOST_BYTES, NAME, Item, from_json, merged, rank, to_json
 from steercache.exchange.hub.places import ListingChangedError, Place
+from steercache.objects.listing import CARD, MOST_BYTES, NAME, Item, from_json, merged, rank, to_json
 
 MOST_TRIES = 20  # to write a listing that others write too
 Progress = Callable[[str, int, int | None], None]

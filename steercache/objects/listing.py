@@ -16,7 +16,7 @@ from steercache.core.ids import canonical_json, digest
 
 NAME: Final = "steercache.json"
 CARD: Final = "README.md"
-FORMAT: Final = 1
+FORMAT: Final = 2  # 1 has no items by records; it is written as long as there are none
 MOST_BYTES: Final = 64 * 2**20  # of the listing itself
 Kind = Literal["run", "vector", "sweep", "features", "sae"]
 
@@ -45,13 +45,18 @@ class ListedFile:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
     """A run, a vector, a sweep, the features of one run by one SAE (whose id is `<sae>/<run>`), or the folder of an SAE (whose
-    id is `folder_id` of its files). `about` is for people."""
+    id is `folder_id` of its files). `about` is for people.
+
+    A run `by_records` lists no files: it is built at this place, and its files are found by the names that its plan gives them,
+    with sizes and checksums in the records of its shards.
+    """
 
     kind: Kind
     id: str
     name: str
     about: dict[str, str | int]
     files: tuple[ListedFile, ...]
+    by_records: bool = False
 
     @property
     def n_bytes(self) -> int:
@@ -64,7 +69,7 @@ class Listing:
     """Everything that a place holds."""
 
     items: tuple[Item, ...]
-    format: int = FORMAT
+    format: int = 1
 
 
 _LISTING = TypeAdapter(Listing)
@@ -72,7 +77,12 @@ _LISTING = TypeAdapter(Listing)
 
 def to_json(listing: Listing) -> bytes:
     """The listing as its file holds it."""
-    return json.dumps(json.loads(canonical_json(asdict(listing))), indent=1).encode() + b"\n"
+    said = asdict(listing)
+    for item in said["items"]:
+        if not item["by_records"]:
+            del item["by_records"]  # as the first format has it
+    said["format"] = FORMAT if any(item.by_records for item in listing.items) else 1
+    return json.dumps(json.loads(canonical_json(said)), indent=1).encode() + b"\n"
 
 
 def from_json(data: bytes, *, place: str) -> Listing:
@@ -104,6 +114,8 @@ def from_json(data: bytes, *, place: str) -> Listing:
 def _wrong(item: Item) -> list[str]:
     if not re.fullmatch(_ID[item.kind], item.id) or not re.fullmatch(r"[^\x00-\x1f]{1,200}", item.name):
         return [repr(f"{item.kind} {item.id}"[:200])]
+    if item.by_records and (item.kind != "run" or item.files):
+        return [repr(f"{item.kind} {item.id}")]
     if item.kind == "sae" and folder_id(item.files) != item.id:
         return [repr(f"{item.kind} {item.id}")]
     form = re.compile(form_of(item.kind, item.id))
