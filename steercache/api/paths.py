@@ -1,14 +1,33 @@
-"""Where the cache is when none is named, and which folders can hold one. Imports nothing heavy: every command needs it."""
+"""Where the cache is: a folder, or the folder that mirrors an address. Imports nothing heavy: every command needs it."""
 
 import os
+from os import PathLike
 from pathlib import Path
 
+from steercache.core.errors import UsageError
 from steercache.index.place import INDEX_NAME, duckdb_name, home_expanded
+from steercache.objects.addresses import is_address as is_address
+from steercache.objects.addresses import parse_address
+from steercache.objects.mirrors import local_folder
 
 
 def default_root() -> Path:
     """`STEERCACHE_ROOT`, or `cache` in the current folder."""
-    return Path(os.environ.get("STEERCACHE_ROOT") or "cache")
+    return root_of(os.environ.get("STEERCACHE_ROOT") or "cache")
+
+
+def root_of(root: str | PathLike[str], *, mirror: str | PathLike[str] | None = None) -> Path:
+    """The folder of a root that may be an address (`s3://`, `gs://`, `az://`, `file://`): of an address its mirror.
+
+    Raises:
+        UsageError: a wrong address, or `mirror` holds something else or is given for a folder.
+    """
+    text = os.fspath(root)
+    if is_address(text):
+        return local_folder(parse_address(text), None if mirror is None else Path(mirror))
+    if mirror is not None:
+        raise UsageError("only an address has a mirror", place=text, hint="an address, such as s3://BUCKET/FOLDER")
+    return Path(text)
 
 
 def usable_root(root: Path) -> Path:

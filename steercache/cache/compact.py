@@ -14,6 +14,7 @@ from steercache.cache.paths import RunPaths
 from steercache.cache.source import committed_shards, current_generation
 from steercache.core.errors import DamagedError, UsageError
 from steercache.core.layout import CodecName, FileRecord, ShardRecord
+from steercache.objects.mirrors import refuse_remote
 from steercache.store.durable import make_folder, remove_folder, settle, write_file_atomically
 from steercache.store.generation import create_generation, read_generation, set_complete
 from steercache.store.reader import GenerationReader, open_generation
@@ -48,6 +49,7 @@ def compact_run(
         UsageError: it is not complete, or has this codec, or is lossy already.
         DamagedError: a file is missing or short, in the old generation or the new one; the old one stays in force.
     """
+    refuse_remote(cache.root, "compacting a run", hint="pull it into a folder, compact it there, and push it")
     paths, document = cache.run_paths(run_id), cache.run_document(run_id)
     with hold_lock(paths.lock, what=f"the run {document.name!r}"):
         old = current_generation(paths)

@@ -11,6 +11,7 @@ from steercache.cache.catch_up import CATCH_UP_WAIT_S, catch_up, is_fresh
 from steercache.cache.documents import RunDocument, read_run_document
 from steercache.cache.entries import all_sweep_files, all_vector_rows, run_files, run_row
 from steercache.cache.paths import RootPaths, RunPaths
+from steercache.cache.remote import RemoteRoot, remote_of
 from steercache.cache.source import RunSource
 from steercache.core.errors import BusyError, DamagedError, NotFoundError, SteercacheWarning, UsageError
 from steercache.core.ids import SHORT_ID, resolve_name
@@ -37,6 +38,11 @@ class CacheFolder:
     @property
     def root(self) -> Path:
         return self.paths.root
+
+    @property
+    def remote(self) -> RemoteRoot | None:
+        """Where the cache is, if its folder only mirrors it."""
+        return remote_of(self.root)
 
     def documents(self) -> list[RunDocument]:
         """Every run's document, newest first. A damaged one does not hide the others: `damaged_documents` has it."""
@@ -114,8 +120,11 @@ class CacheFolder:
         """A DuckDB connection for one query over what the files say at this moment.
 
         It is the index, brought up to date first where it lags behind; or the files themselves, when another process holds the
-        index or it cannot be written.
+        index or it cannot be written. Documents mirrored from elsewhere are asked for again now and then.
         """
+        remote = self.remote
+        if remote is not None:
+            remote.refresh_now_and_then()
         if not any(folder.is_dir() for folder in (self.paths.runs, self.paths.vectors, self.paths.sweeps)):
             raise NotFoundError("the cache is empty", place=str(self.root), hint="steercache build smollm2-concepts")
         with ExitStack() as stack:
@@ -166,14 +175,18 @@ def _name_the_one_that_is_meant(wanted: str, candidates: Sequence[tuple[str, str
 
 
 def open_cache(root: Path, *, create: bool = False) -> CacheFolder:
-    """Open the cache at `root`.
+    """Open the cache at `root`; one that mirrors a cache elsewhere is brought up to date.
 
     Raises:
         NotFoundError: there is no cache and `create` is false.
-        UsageError: the folder cannot be made, or cannot hold an index.
+        UsageError: the folder cannot be made, or cannot hold an index; or the place elsewhere does not answer.
     """
     root = home_expanded(root)
     cache = CacheFolder(root)
+    remote = cache.remote
+    if remote is not None:
+        remote.refresh(create=create)
+        return cache
     looks_like_cache = any((root / name).exists() for name in ("runs", "index.duckdb", "vectors", "annotations"))
     if not looks_like_cache:
         if not create:

@@ -16,6 +16,7 @@ from steercache.cache.source import current_generation, readable_shards
 from steercache.core.errors import BusyError, DamagedError, NotFoundError
 from steercache.core.ids import SHORT_ID
 from steercache.core.unfinished import is_abandoned, is_unfinished
+from steercache.objects.mirrors import refuse_remote
 from steercache.store.durable import fsync_folder, remove, remove_abandoned, remove_folder
 from steercache.store.generation import read_generation, set_complete
 from steercache.store.shard import shard_file_names
@@ -43,6 +44,7 @@ def remove_run(cache: CacheFolder, run_id: str) -> int:
         BusyError: it is being built, compacted, encoded or collected.
         NotFoundError: there is no such run.
     """
+    refuse_remote(cache.root, "removing a run", hint="remove it with the store's own tools")
     paths, name = cache.run_paths(run_id), cache.name_of(run_id)
     encodings = [encoding for encoding in cache.paths.encoding_folders() if encoding.folder.name == run_id]
     with ExitStack() as locks:
@@ -87,6 +89,7 @@ def _remove_encoding(paths: EncodingPaths) -> int:
 def remove_damaged_shards(cache: CacheFolder, run_id: str) -> list[int]:
     """Un-commit the shards whose files do not match their records, or whose records cannot be read, so that a build makes
     them again; returns their numbers."""
+    refuse_remote(cache.root, "removing shards", hint="push the run again from a sound copy")
     paths, name = cache.run_paths(run_id), cache.name_of(run_id)
     with hold_lock(paths.lock, what=f"the run {name!r}"):
         generation = current_generation(paths)

@@ -10,11 +10,12 @@ import numpy.typing as npt
 from steercache.cache.conventions import conventions_in
 from steercache.cache.documents import RunDocument, fitted_on, read_shard_record
 from steercache.cache.paths import RunPaths
+from steercache.cache.remote import open_rows
 from steercache.core.errors import DamagedError, NotFoundError
 from steercache.core.layout import ShardRecord
 from steercache.core.selection import RowIndex
 from steercache.core.vectors import FittedOn
-from steercache.store.reader import GenerationReader, open_generation
+from steercache.store.reader import GenerationReader
 
 _BUILD = "build the run again: that puts its newest whole generation in force, and traces nothing that is there"
 
@@ -154,7 +155,7 @@ class RunSource:
         return self._reader
 
     def _open(self, generation: str) -> GenerationReader:
-        return open_generation(self._paths.generation(generation), ShardRecords(self._paths, generation))
+        return open_rows(self._paths, generation, ShardRecords(self._paths, generation))
 
     def _follow(self) -> None:
         """Read the generation in force, which has the same rows.

@@ -10,6 +10,7 @@ from steercache.cache.documents import RunDocument
 from steercache.cache.feature_files import all_encodings
 from steercache.cache.handle import CacheFolder
 from steercache.cache.non_finite import sum_non_finite
+from steercache.cache.remote import RemoteStatus
 from steercache.cache.remove import leftovers
 from steercache.cache.source import current_generation, readable_shards
 from steercache.core.errors import DamagedError
@@ -82,7 +83,8 @@ class EncodingStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheStatus:
-    """A root at a glance; sizes in bytes. `n_bytes` is of the runs; each encoding has its own."""
+    """A root at a glance; sizes in bytes. `n_bytes` is of the runs; each encoding has its own. `remote` is where the cache is,
+    if `root` only mirrors it."""
 
     root: str
     runs: tuple[RunStatus, ...]
@@ -92,6 +94,7 @@ class CacheStatus:
     n_bytes_free: int
     damaged: tuple[str, ...] = ()
     encodings: tuple[EncodingStatus, ...] = ()
+    remote: RemoteStatus | None = None
 
 
 def cache_status(cache: CacheFolder) -> CacheStatus:
@@ -116,6 +119,7 @@ def cache_status(cache: CacheFolder) -> CacheStatus:
         n_bytes_free=free_bytes(cache.root),
         damaged=tuple(damaged),
         encodings=encodings,
+        remote=None if cache.remote is None else cache.remote.status(),
     )
 
 

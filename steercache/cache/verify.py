@@ -19,7 +19,7 @@ from steercache.cache.sweep_files import MANIFEST, read_sweep_files
 from steercache.cache.vector_files import read_vector
 from steercache.core.errors import DamagedError, NotFoundError, SteercacheError
 from steercache.core.ids import SHORT_ID
-from steercache.core.layout import ShardRecord
+from steercache.core.layout import FileRecord, ShardRecord
 from steercache.store.verify import verify_file, verify_metadata
 
 
@@ -68,7 +68,7 @@ def verify_run(cache: CacheFolder, run_id: str) -> Iterator[VerifiedShard]:
         found = [
             Finding(severity="damage", place=f"runs/{run_id[:SHORT_ID]}/{file.path}", message=message, remedy=remedy)
             for file in record.files
-            for message in verify_file(paths.folder, file)
+            for message in _problems(cache, run_id, file)
         ]
         found += [
             Finding(severity="damage", place=f"runs/{run_id[:SHORT_ID]}", message=message, remedy=remedy)
@@ -77,6 +77,19 @@ def verify_run(cache: CacheFolder, run_id: str) -> Iterator[VerifiedShard]:
         if record.non_finite:
             found.append(_values(record, document))
         yield VerifiedShard(run_id=run_id, shard_idx=record.shard_idx, n_bytes=record.n_bytes, findings=tuple(found))
+
+
+def _problems(cache: CacheFolder, run_id: str, file: FileRecord) -> list[str]:
+    """What is wrong with a file of a run: with the one here, and with the one elsewhere that it is a mirror of."""
+    remote, folder = cache.remote, cache.run_paths(run_id).folder
+    if remote is None:
+        return verify_file(folder, file)
+    found = (
+        [f"{message} (where it is mirrored)" for message in verify_file(folder, file)]
+        if (folder / file.path).exists()
+        else []
+    )
+    return remote.problems(run_id, file) + found
 
 
 def _values(record: ShardRecord, document: RunDocument) -> Finding:

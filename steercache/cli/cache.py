@@ -64,6 +64,10 @@ def status(root: Path, as_json: bool) -> None:
     )
     held = f"{human_bytes(seen.n_bytes)} in {counted(len(seen.runs), 'run')}, {counted(seen.n_vectors, 'vector')}"
     click.echo(f"\n{held}; {human_bytes(seen.n_bytes_free)} free")
+    if seen.remote is not None:
+        used, most = human_bytes(seen.remote.n_bytes_read_cache), human_bytes(seen.remote.most_bytes_read_cache)
+        click.echo(f"the cache is at {seen.remote.address}, its documents are mirrored in {seen.root}")
+        click.echo(f"{used} of blocks that were read are kept here, at most {most}")
     for one in seen.encodings:
         click.echo(f"{human_bytes(one.n_bytes)} of features: {_encoding_of(one)}")
     if seen.n_bytes_leftover:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from steercache.api.paths import usable_root
+from steercache.api.paths import is_address, root_of, usable_root
 from steercache.core.errors import UsageError
 from steercache.core.trials import AlphaUnit, Target
 
@@ -48,6 +48,15 @@ class RenamedOption(click.Option):
         return click.Option.get_help_record(record, ctx)
 
 
+class RootPath(click.Path):
+    """A folder, or an address, whose value is the folder that mirrors it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and is_address(value):
+            return root_of(value)
+        return super().convert(value, param, ctx)
+
+
 def _usable_root(context: click.Context, parameter: click.Parameter, root: Path) -> Path:
     return usable_root(root)
 
@@ -55,12 +64,12 @@ def _usable_root(context: click.Context, parameter: click.Parameter, root: Path)
 root_option = click.option(
     "--root",
     callback=_usable_root,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=RootPath(path_type=Path, file_okay=False),
     default=Path("cache"),
     envvar="STEERCACHE_ROOT",
     show_default=True,
     show_envvar=True,
-    help="Folder of the cache.",
+    help="Folder of the cache, or address of one (s3://, gs://, az://, file://).",
 )
 unit_option = click.option(
     "--alpha-unit",

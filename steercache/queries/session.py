@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from steercache.cache.documents import shares_rows
 from steercache.cache.handle import CacheFolder, open_cache
+from steercache.cache.remote import publish_vector
 from steercache.cache.vectors import load_vector, save_vector, stored_vector
 from steercache.core.errors import QueryError, UsageError
 from steercache.core.ids import SHORT_ID
@@ -152,8 +153,10 @@ class Session:
     def save(self, vector: SteeringVector) -> Path:
         """Keep a vector in the cache; returns its file. Saved again, it keeps the diagnostics that it does not bring.
 
+        In a cache that is elsewhere it is sent there too.
+
         Raises:
-            UsageError: the same vector is saved under another name.
+            UsageError: the same vector is saved under another name; or it is saved here, and the store does not take it.
         """
         stored = stored_vector(self.cache, vector.vector_id)
         if stored is not None and stored.name != vector.name:
@@ -161,7 +164,9 @@ class Session:
                 f"this vector is saved already, under the name {stored.name!r} ({vector.vector_id[:SHORT_ID]})",
                 hint=f"use that name: steercache vectors show {stored.name}",
             )
-        return save_vector(self.cache, vector)
+        path = save_vector(self.cache, vector)
+        publish_vector(self.cache, path, vector)
+        return path
 
     def read(self, name_or_sql: str) -> tuple[Query | None, str]:
         """A named query, or SQL with or without a header, and its text. Raises NotFoundError, QueryError."""

@@ -10,10 +10,10 @@ import numpy.typing as npt
 from steercache.cache.feature_files import Encoding, FeatureShard
 from steercache.cache.feature_rows import Entries, FeatureFileWriter
 from steercache.cache.paths import EncodingPaths, RunPaths
+from steercache.cache.remote import open_rows
 from steercache.core.layout import ShardRecord
 from steercache.sae.sparse import SparseEncoder, batch_rows
 from steercache.sae.tensors import as_float32
-from steercache.store.reader import GenerationReader
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +58,7 @@ def encode_shard(
     """
     shard_idx, n_features, n_non_finite = source.shard_idx, encoder.n_features, 0
     # one shard's file is mapped at a time: what was read does not count as memory in use
-    reader = GenerationReader(encoded.run.generation(encoded.generation), {shard_idx: source}, side_by_side=False)
+    reader = open_rows(encoded.run, encoded.generation, {shard_idx: source}, side_by_side=False)
     with reader:
         rows_nd = reader.shard_layer(encoded.site, reader.layout.site(encoded.site).layer_pos(encoded.layer), shard_idx)
         first_row = shard_idx * encoded.rows_per_shard

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from steercache.cache.handle import CacheFolder
 from steercache.cache.paths import EncodingPaths, RunPaths
+from steercache.cache.remote import open_rows
 from steercache.cache.source import ShardRecords, current_generation
 from steercache.core.drawing.bars import bar_chart
 from steercache.core.ids import SHORT_ID, canonical_json, digest
@@ -27,7 +28,6 @@ from steercache.sae.loaded import LoadedSae
 from steercache.sae.sparse import batch_rows
 from steercache.sae.tensors import as_float32
 from steercache.store.durable import make_folder, write_file_atomically
-from steercache.store.reader import GenerationReader
 
 DENSE_SHARE: Final = 0.1
 FIRST, ALL = "first", "all"
@@ -157,7 +157,7 @@ def measure_health(
     lossy = False
     for shard_idx, record in records.items():
         kinds = kinds_of_rows(run, shard_idx, n_rows=record.n_rows, rows_per_shard=_rows_per_shard(cache, run_id))
-        with GenerationReader(run.generation(generation), {shard_idx: record}, side_by_side=False) as reader:
+        with open_rows(run, generation, {shard_idx: record}, side_by_side=False) as reader:
             lossy = reader.lossy
             layer_pos = reader.layout.site(spec.site).layer_pos(spec.layer)
             rows_nd = reader.shard_layer(spec.site, layer_pos, shard_idx)

@@ -34,14 +34,19 @@ _files_reserved = 0
 class Arena:
     """Room for `n_files` files of at most `file_bytes` bytes, each with rows of `width` values from its first byte on.
 
+    With `in_parts` files are mapped by `place_part`, piece by piece.
+
     Raises:
         OSError: the system has no such addresses to give, or too many are reserved already.
     """
 
-    def __init__(self, n_files: int, file_bytes: int, *, width: int, bits: np.dtype[Any]) -> None:
+    def __init__(
+        self, n_files: int, file_bytes: int, *, width: int, bits: np.dtype[Any], in_parts: bool = False
+    ) -> None:
         row_bytes = width * bits.itemsize
         self._stride = _stride(n_files, file_bytes, row_bytes)
         n_bytes = max(1, n_files) * self._stride
+        n_files = 0 if in_parts else n_files  # then the caller counts its maps
         reserved = _reserve(n_files, n_bytes + _LARGE_PAGE)
         self._address = -(-reserved // _LARGE_PAGE) * _LARGE_PAGE
         shape = (n_bytes // row_bytes, width)
@@ -61,6 +66,17 @@ class Arena:
         # The whole place is mapped, not only the file's bytes: one map per file, without a gap that would count as another.
         place = self._address + number * self._stride
         map_addresses(place, self._stride, protection=mmap.PROT_READ, flags=mmap.MAP_SHARED | MAP_FIXED, fd=fd)
+
+    def place_part(self, number: int, offset: int, n_bytes: int, fd: int) -> None:
+        """Map the first `n_bytes` bytes of an open file as those from `offset` on, a whole number of pages, of file `number`.
+
+        Raises:
+            OSError: the system maps no more.
+        """
+        if offset + n_bytes > self._stride:
+            n_bytes = self._stride - offset
+        place = self._address + number * self._stride + offset
+        map_addresses(place, n_bytes, protection=mmap.PROT_READ, flags=mmap.MAP_SHARED | MAP_FIXED, fd=fd)
 
     def view(self, first: int, n_rows: int) -> npt.NDArray[Any]:
         """Consecutive rows of one placed file, shape (n, d), without copying; from then on it is read in large pieces.

@@ -85,17 +85,29 @@ class CodedBlock:
     __slots__ = ("_chunks", "_codec", "_geometry", "_index", "_mapped", "_path", "_record")
 
     def __init__(
-        self, path: Path, record: FileRecord, geometry: ShardGeometry, *, codec: ChunkCodec, chunks: ChunkCache
+        self,
+        path: Path,
+        record: FileRecord,
+        geometry: ShardGeometry,
+        mapped: Bytes,
+        index: ChunkIndex,
+        *,
+        codec: ChunkCodec,
+        chunks: ChunkCache,
     ) -> None:
         self._path = path
         self._record = record
         self._geometry = geometry
         self._codec = codec
         self._chunks = chunks
-        with opened(path, record.n_bytes) as fd:
-            self._index = read_index(fd, path, geometry)
-            self._mapped = map_descriptor(fd, record.n_bytes)
+        self._index = index
+        self._mapped = mapped
         _check_index(self._index, self._mapped, geometry, record, path)
+
+    def span(self, layer_pos: int, chunk: int) -> tuple[int, int]:
+        """Where a chunk lies in the file: first byte and number of bytes."""
+        offset, length = (int(n) for n in self._index[layer_pos, chunk])
+        return offset, length
 
     def layer(self, layer_pos: int) -> Rows:
         """All used rows of one layer, shape (n, d)."""
@@ -121,7 +133,7 @@ class CodedBlock:
     def _decode(self, key: ChunkKey) -> Rows:
         _, layer_pos, chunk = key
         geometry = self._geometry
-        offset, length = (int(n) for n in self._index[layer_pos, chunk])
+        offset, length = self.span(layer_pos, chunk)
         packed = self._mapped[offset : offset + length]
         expected = self._record.chunk_crc32c[layer_pos * geometry.filled_chunks + chunk]
         if crc32c(packed) != expected:
@@ -134,6 +146,20 @@ class CodedBlock:
     def _damaged(self, layer_pos: int, chunk: int, why: str) -> DamagedError:
         what = f"chunk {chunk} of layer position {layer_pos} is damaged: {why}"
         return DamagedError(what, place=str(self._path), hint=VERIFY)
+
+
+def open_coded(
+    path: Path, record: FileRecord, geometry: ShardGeometry, *, codec: ChunkCodec, chunks: ChunkCache
+) -> CodedBlock:
+    """Map a compressed shard.
+
+    Raises:
+        DamagedError: missing, of another size, or its chunk index does not fit its record.
+    """
+    with opened(path, record.n_bytes) as fd:
+        index = read_index(fd, path, geometry)
+        mapped = map_descriptor(fd, record.n_bytes)
+    return CodedBlock(path, record, geometry, mapped, index, codec=codec, chunks=chunks)
 
 
 def _check_index(index: ChunkIndex, mapped: Bytes, geometry: ShardGeometry, record: FileRecord, path: Path) -> None:

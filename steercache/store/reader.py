@@ -12,26 +12,31 @@ from steercache.core.errors import NotFoundError
 from steercache.core.layout import CodecName, ShardRecord, SiteLayout, StoreLayout
 from steercache.store.blocks import open_raw
 from steercache.store.codecs import chunk_codec
-from steercache.store.coded_block import ChunkCache, CodedBlock
+from steercache.store.coded_block import ChunkCache, open_coded
 from steercache.store.committed import CommittedShards
 from steercache.store.dtypes import numpy_dtype
+from steercache.store.elsewhere import Elsewhere
 from steercache.store.generation import read_generation
+from steercache.store.remote_rows import RemoteCodedRows, RemoteRows
 from steercache.store.sites import ArenaRows, BlockRows, SiteRows
 
 RowIndex = npt.NDArray[np.int64]
 Rows = npt.NDArray[Any]
 
 
-def open_generation(path: Path, shards: Iterable[ShardRecord] | Mapping[int, ShardRecord]) -> "GenerationReader":
+def open_generation(
+    path: Path, shards: Iterable[ShardRecord] | Mapping[int, ShardRecord], *, elsewhere: Elsewhere | None = None
+) -> "GenerationReader":
     """Open the generation at `path`, whose committed shards are `shards`; their files are opened when they are needed.
 
     A mapping from shard number to record may read its records lazily: opening then costs the same for any number of shards.
+    With `elsewhere` only the generation's metadata is at `path`: blocks of the files are brought from there.
 
     Raises:
         NotFoundError: no generation is there. DamagedError: its metadata is damaged.
     """
     records = shards if isinstance(shards, Mapping) else {record.shard_idx: record for record in shards}
-    return GenerationReader(path, records)
+    return GenerationReader(path, records, elsewhere=elsewhere)
 
 
 class GenerationReader:
@@ -40,13 +45,21 @@ class GenerationReader:
     `side_by_side` maps uncompressed shards into one range of addresses where the system can (`store/arena.py`).
     """
 
-    def __init__(self, path: Path, records: Mapping[int, ShardRecord], *, side_by_side: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        records: Mapping[int, ShardRecord],
+        *,
+        side_by_side: bool = True,
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
         info = read_generation(path)
         self.path = path
         self.layout: StoreLayout = info.layout
         self.codec: CodecName = info.codec
         self.lossy = info.lossy
         self._side_by_side = side_by_side
+        self._elsewhere = elsewhere
         self._dtype = numpy_dtype(info.layout.dtype)
         self._shards = CommittedShards(path, info.layout, records)
         self._sites: dict[str, SiteRows] = {}
@@ -120,9 +133,13 @@ class GenerationReader:
         return self._sites[site.site]
 
     def _open_site(self, site: SiteLayout) -> SiteRows:
+        if self._elsewhere is not None and self.codec == "raw":
+            return RemoteRows(self._shards, site, self._elsewhere)
         if self.codec != "raw":
             codec = chunk_codec(self.codec, self.layout.dtype)
-            return BlockRows(self._shards, site, partial(CodedBlock, codec=codec, chunks=self._chunks))
+            if self._elsewhere is not None:
+                return RemoteCodedRows(self._shards, site, self._elsewhere, codec=codec, chunks=self._chunks)
+            return BlockRows(self._shards, site, partial(open_coded, codec=codec, chunks=self._chunks))
         if self._side_by_side:
             try:
                 return ArenaRows(self._shards, site)

@@ -15,6 +15,7 @@ from steercache.core.errors import NotFoundError
 from steercache.core.layout import CodecName
 from steercache.store.documents import shard_record_to_json
 from steercache.store.reader import GenerationReader, open_generation
+from tests.objects.rows import put_elsewhere
 from tests.store.written import Written, recode_run, small_layout, write_run
 
 
@@ -23,8 +24,13 @@ def written(root: Path) -> Written:
     return write_run(root, small_layout(), {0: 12, 2: 5})  # rows 0 to 11 and 24 to 28
 
 
-@pytest.fixture(params=["side by side", "one by one", "pcodec"])
+@pytest.fixture(params=["side by side", "one by one", "pcodec", "elsewhere", "elsewhere pcodec"])
 def reader(request: pytest.FixtureRequest, written: Written) -> GenerationReader:
+    if request.param == "elsewhere":
+        return put_elsewhere(written.path, written.path.parent).open("g0001", written.records)
+    if request.param == "elsewhere pcodec":
+        path, coded = recode_run(written, "pcodec")
+        return put_elsewhere(path, path.parent).open(path.name, coded)
     if request.param == "pcodec":
         return open_generation(*recode_run(written, "pcodec"))
     records = {r.shard_idx: r for r in written.records}
@@ -96,7 +102,7 @@ def test_views_outlive_their_reader_and_the_files_name(reader: GenerationReader)
     part = view[3:5]
     expected_part = part.tobytes()
     reader.close()
-    (reader.path / "resid_post" / "c.0.0.0").unlink()
+    (reader.path / "resid_post" / "c.0.0.0").unlink(missing_ok=True)
     del reader
     gc.collect()
     assert view.tobytes() == expected

@@ -8,15 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from steercache.cache.clean import clean_json, clean_vector, header_of, refuse_traces
 from steercache.cache.documents import RunDocument
 from steercache.cache.feature_files import read_encoding_document
 from steercache.cache.handle import CacheFolder
+from steercache.cache.remote import about_vector
 from steercache.cache.source import committed_shards, current_generation
 from steercache.cache.sweep_files import MANIFEST, read_sweep_files
 from steercache.cache.vectors import list_vectors
 from steercache.core.errors import DamagedError, NotFoundError, UsageError
 from steercache.core.ids import SHORT_ID, resolve_name
-from steercache.exchange.hub.clean import clean_json, clean_vector, header_of, refuse_traces
 from steercache.objects.listing import Item, Kind, ListedFile, folder_id, form_of
 
 SAES: Final = "sae/folders"
@@ -134,9 +135,7 @@ def _about_run(document: RunDocument) -> About:
 
 def _vector(cache: CacheFolder, vector_id: str) -> PushedItem:
     vector = next(s.vector for s in list_vectors(cache) if s.vector.vector_id == vector_id)
-    about: About = {"method": vector.method, "concept": vector.concept or "", "layers": len(vector.layers)}
-    about |= {} if vector.fitted_on is None else {"model": vector.fitted_on.name}
-    return _item(cache, "vector", vector_id, vector.name, [cache.paths.vector(vector_id)], about)
+    return _item(cache, "vector", vector_id, vector.name, [cache.paths.vector(vector_id)], about_vector(vector))
 
 
 def _sweep(cache: CacheFolder, sweep_id: str) -> PushedItem:
