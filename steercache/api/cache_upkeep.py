@@ -121,6 +121,7 @@ class UpkeepMethods(CacheCore):
         source: str | PathLike[str],
         names: str | Sequence[str] = (),
         *,
+        layers: Sequence[int] | None = None,
         budget_gb: float = 20.0,
         progress: ProgressLike = None,
     ) -> "Pulled":
@@ -128,6 +129,8 @@ class UpkeepMethods(CacheCore):
 
         Every file gets its name after its size and SHA-256 were found to be those of the listing; a call that was interrupted
         goes on where it was. What the cache has under the same id stays as it is. `budget_gb` bounds what is received.
+
+        `layers` takes these layers of runs only, each as a part (see `copy_part`); from a bucket their bytes alone are read.
 
         Raises:
             NotFoundError: nothing was pushed there, or nothing has the name. BudgetError: larger than the budget or the disk.
@@ -137,4 +140,4 @@ class UpkeepMethods(CacheCore):
         from steercache.api.sharing import pull
 
         chosen = [names] if isinstance(names, str) else list(names)
-        return pull(self._session.cache, source, chosen, budget_gb=budget_gb, progress=progress)
+        return pull(self._session.cache, source, chosen, layers=layers, budget_gb=budget_gb, progress=progress)

@@ -34,7 +34,6 @@ from steercache.cache.source import ShardRecords, StoredRecords, current_generat
 from steercache.core.errors import UsageError
 from steercache.core.layout import FileRecord, ShardRecord
 from steercache.core.numerics import FORCED_OVER, numeric_differences, settings_of
-from steercache.objects.mirrors import refuse_remote
 from steercache.store.durable import make_folder, settle, write_file_atomically
 from steercache.store.generation import create_generation, read_generation, set_complete
 from steercache.store.reader import open_generation
@@ -191,9 +190,8 @@ def begin_run(cache: CacheFolder, document: RunDocument, *, force: bool = False)
 
     Raises:
         BusyError: another process is building, compacting or collecting this run.
-        UsageError: it was begun under other numerics and is not complete, and `force` is false; or the cache is elsewhere.
+        UsageError: it was begun under other numerics and is not complete, and `force` is false.
     """
-    refuse_remote(cache.root, "building a run", hint="build it into a folder, and push it")
     paths = cache.run_paths(document.run_id)
     with hold_lock(paths.lock, what=f"the run {document.name!r}"):
         begun = read_run_document(paths.document) if paths.document.exists() else None

@@ -181,6 +181,8 @@ class _Refresh:
         base, folder = f"runs/{run.folder.name}/{name}", run.generation(name)
         group = self._changed(f"{base}/zarr.json", again=not (folder / "zarr.json").exists())
         if group is not None:
+            if (folder / "zarr.json").exists():
+                self._drop_uncommitted(run, name)
             self._write(f"{base}/zarr.json", group, run.folder.name)
         if not (folder / "zarr.json").exists():
             return False
@@ -188,6 +190,15 @@ class _Refresh:
         lacking = [inner for inner in generation_files(info.layout, info.codec) if not (folder / inner).exists()]
         _all_of(lambda inner: self._write(f"{base}/{inner}", self._get(f"{base}/{inner}"), run.folder.name), lacking)
         return True
+
+    def _drop_uncommitted(self, run: RunPaths, generation: str) -> None:
+        """Remove records that are no longer there: a generation whose metadata has changed may have lost shards."""
+        folder = run.shards(generation)
+        here = sorted(folder.glob("[0-9]*.json")) if folder.is_dir() else []
+        there = _all_of(lambda path: self._store.head(path.relative_to(self._root).as_posix()), here)
+        for path, found in zip(here, there, strict=True):
+            if found is None:
+                path.unlink(missing_ok=True)
 
     def _records(self, run: RunPaths, document: RunDocument, generation: str) -> None:
         """Records by their planned names, up to the first many that are not there, with the tables that they name."""

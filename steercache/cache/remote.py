@@ -103,7 +103,7 @@ class RemoteRoot:
             crc, n_bytes = google_crc32c.extend(crc, piece), n_bytes + len(piece)
         if (crc, n_bytes) != (record.crc32c, record.n_bytes):
             return [f"{record.path}: the checksum differs"]
-        self.blocks(run_id).accept(record)
+        self.blocks(run_id).accept(record, info.tag)
         return []
 
 
@@ -130,6 +130,12 @@ def set_read_cache(root: Path, n_bytes: int) -> None:
     if remote is not None and remote.limit.most_bytes != n_bytes:
         with _known_lock:
             _known[root.absolute()] = RemoteRoot(root.absolute(), remote.address, read_cache_bytes=n_bytes)
+
+
+def forget_remote(root: Path) -> None:
+    """Forget what this process knows of a mirror that goes."""
+    with _known_lock:
+        _known.pop(root.absolute(), None)
 
 
 def open_rows(

@@ -65,6 +65,7 @@ class PullOptions:
 
     source: str
     names: tuple[str, ...]
+    layers: str | None
     budget_gb: float
     root: Path
     as_json: bool
@@ -73,6 +74,7 @@ class PullOptions:
 @click.command()
 @click.argument("source")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--layer", "layers", help="Take these layers of runs only, such as 5,10-12: each run as a part.")
 @click.option(
     "--budget",
     "budget_gb",
@@ -101,7 +103,8 @@ def pull(asked: PullOptions) -> None:
         raise UsageError(f"--budget {asked.budget_gb} is not a size", hint="--budget 20, or leave it out")
     with progress_bar("pulling", total=None, unit="bytes", quiet=asked.as_json) as bar:
         cache = open_cache_at(asked.root, create=True)
-        done = cache.pull(asked.source, asked.names, budget_gb=asked.budget_gb, progress=bar.show)
+        layers = parse_layers(asked.layers)
+        done = cache.pull(asked.source, asked.names, layers=layers, budget_gb=asked.budget_gb, progress=bar.show)
     if asked.as_json:
         items = [{"kind": i.kind, "id": i.id, "name": i.name, "n_bytes": i.n_bytes} for i in done.items]
         print_json({"place": done.place, "items": items, "n_files": done.n_files, "n_bytes": done.n_bytes})

@@ -57,6 +57,10 @@ class UsageError(SteercacheError):
     exit_code = 2
 
 
+class UnreachableError(UsageError):
+    """A store on the network did not answer, again and again: a later call, or another machine, may get through."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """One thing wrong with one document: `loc` is a dotted path such as `layers.3`, `kind` a stable word for tests.

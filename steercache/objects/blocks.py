@@ -110,10 +110,10 @@ class BlockReader:
                     "it was replaced while it was read", place=self._place(str(error)), hint=_VERIFY
                 ) from None
 
-    def accept(self, record: FileRecord) -> None:
-        """Note that an object was read whole and is the one of its record: what is kept of others before it goes."""
+    def accept(self, record: FileRecord, tag: str) -> None:
+        """Note that the object of this tag was read whole and is the one of its record: what is kept of others goes."""
         known = self._object(record)
-        self._segments.forget(known.key)
+        self._segments.forget(known.key, but=key_of(tag))
         with self._lock:
             self._objects.pop(known.path, None)
 

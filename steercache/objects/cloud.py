@@ -12,7 +12,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from steercache.core.errors import DamagedError, MissingExtraError, NotFoundError, SteercacheError, UsageError
+from steercache.core.errors import (
+    DamagedError,
+    MissingExtraError,
+    NotFoundError,
+    SteercacheError,
+    UnreachableError,
+    UsageError,
+)
 from steercache.objects.addresses import StoreAddress
 from steercache.objects.interface import NO_SUMS, PIECE, Fetched, NotChangedError, ObjectChangedError, ObjectInfo, Sums
 
@@ -21,6 +28,7 @@ MOST_READS: Final = 6  # of one answer: a connection that is cut is taken up whe
 _SECRET = re.compile(r"\?[^\s\"')]*|(?i:(?:signature|credential|key|token|secret|authorization)\S*\s*[:=]\s*)\S+")
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist")
 _SHA256, _CRC32C = "sha256", "crc32c"
+_VERSION: Final = "#"  # between an e-tag, which is quoted, and a version
 _RETRIES: Final[Any] = {
     "max_retries": 8,
     "retry_timeout": timedelta(seconds=90),
@@ -32,7 +40,8 @@ _OUR_OWN = (SteercacheError, ObjectChangedError, NotChangedError)
 class CloudStore:
     """`s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`; safe to use from several threads."""
 
-    def __init__(self, address: StoreAddress) -> None:
+    def __init__(self, address: StoreAddress, *, made: Any = None) -> None:
+        """`made` is a store of obstore's that is there already."""
         self.name = address.text
         self._obstore, errors = _obstore()
         self._missing: type[Exception] = errors.NotFoundError
@@ -40,10 +49,12 @@ class CloudStore:
         self._same: type[Exception] = errors.NotModifiedError
         self._failed: type[Exception] = errors.BaseError
         self._refused: tuple[type[Exception], ...] = (errors.PermissionDeniedError, errors.UnauthenticatedError)
-        with self._explained(""):
-            from obstore.store import from_url
+        self._store: Any = made
+        if made is None:
+            with self._explained(""):
+                from obstore.store import from_url
 
-            self._store: Any = from_url(self.name, retry_config=_RETRIES)
+                self._store = from_url(self.name, retry_config=_RETRIES)
 
     def head(self, path: str) -> ObjectInfo | None:
         """As `ObjectStore.head`."""
@@ -55,7 +66,7 @@ class CloudStore:
 
     def get(self, path: str, *, most: int, unless: str | None = None) -> Fetched | None:
         """As `ObjectStore.get`."""
-        options = {} if unless is None else {"if_none_match": unless}
+        options = {} if unless is None else {"if_none_match": _update_of(unless)["e_tag"]}
         try:
             return self._read(path, options, most)
         except NotFoundError:
@@ -65,7 +76,7 @@ class CloudStore:
         """As `ObjectStore.get_range`."""
         options: dict[str, Any] = {"range": (first, first + n_bytes)}
         if tag is not None:
-            options["if_match"] = tag
+            options["if_match"] = _update_of(tag)["e_tag"]
         found = self._read(path, options, None)
         if len(found.data) != n_bytes:
             raise ObjectChangedError(path)
@@ -84,7 +95,7 @@ class CloudStore:
                         tag, size = known.tag, known.n_bytes
                     if at >= size:
                         return
-                    options = {"range": {"offset": at}, "if_match": tag}
+                    options = {"range": {"offset": at}, "if_match": _update_of(tag)["e_tag"]}
                     for piece in self._obstore.get(self._store, path, options=options).stream(min_chunk_size=PIECE):
                         at += len(piece)
                         yield bytes(piece)
@@ -102,14 +113,14 @@ class CloudStore:
         try:
             return self._put(path, data, sums, mode="create")
         except ObjectChangedError:
-            return self._tag_of(path, data)
+            return self._ours(path, data)
 
     def swap(self, path: str, data: bytes, *, tag: str | None) -> str:
         """As `ObjectStore.swap`."""
         try:
-            return self._put(path, data, NO_SUMS, mode="create" if tag is None else {"e_tag": tag})
+            return self._put(path, data, NO_SUMS, mode="create" if tag is None else _update_of(tag))
         except ObjectChangedError:
-            ours = self._tag_of(path, data)
+            ours = self._ours(path, data)
             if ours is None:
                 raise
             return ours
@@ -150,9 +161,9 @@ class CloudStore:
                 put = self._obstore.put(self._store, path, data, attributes=attributes or None, mode=mode, **parts)
             except self._changed as error:
                 raise ObjectChangedError(path) from error
-        return str(put["e_tag"])
+        return _tag_of(put)
 
-    def _tag_of(self, path: str, data: bytes) -> str | None:
+    def _ours(self, path: str, data: bytes) -> str | None:
         """The tag of the object that is there if its bytes are `data`."""
         found = self.head(path)
         if found is None or found.n_bytes != len(data):
@@ -187,14 +198,25 @@ class CloudStore:
             raise UsageError(f"the store refuses: {_said(error)}", place=place, hint=hint) from None
         except (self._failed, OSError, ValueError) as error:
             hint = "call it again: what was sent or received is kept"
-            raise UsageError(f"the store did not answer: {_said(error)}", place=place, hint=hint) from None
+            raise UnreachableError(f"the store did not answer: {_said(error)}", place=place, hint=hint) from None
 
 
 def _info(found: Any) -> ObjectInfo:
     meta, beside = found.meta, found.attributes
     crc32c = beside.get(_CRC32C)
     sums = Sums(sha256=beside.get(_SHA256), crc32c=None if crc32c is None else int(crc32c, 16))
-    return ObjectInfo(n_bytes=int(meta["size"]), tag=str(meta["e_tag"]), sums=sums)
+    return ObjectInfo(n_bytes=int(meta["size"]), tag=_tag_of(meta), sums=sums)
+
+
+def _tag_of(meta: Mapping[str, Any]) -> str:
+    """An object's tag, and its version where the store has versions: Google's compares those."""
+    version = meta.get("version")
+    return str(meta["e_tag"]) if version is None else f"{meta['e_tag']}{_VERSION}{version}"
+
+
+def _update_of(tag: str) -> dict[str, Any]:
+    e_tag, _, version = tag.partition(_VERSION)
+    return {"e_tag": e_tag, **({"version": version} if version else {})}
 
 
 def _said(error: Exception) -> str:

@@ -15,7 +15,7 @@ MIRRORS_VARIABLE: Final = "STEERCACHE_MIRRORS"
 
 
 def local_folder(address: StoreAddress, mirror: Path | None = None) -> Path:
-    """The folder that mirrors an address, made if it is not there: `mirror`, or one below `STEERCACHE_MIRRORS` (by default below
+    """The folder that mirrors an address, made if need be: `mirror`, or one below `STEERCACHE_MIRRORS` (by default below
     the user's folder of caches).
 
     Raises:

@@ -17,6 +17,7 @@ from steercache.core.numerics import numeric_differences
 from steercache.engines.crew import ONE_HERE, EngineOptions
 from steercache.models.memory import freed_memory_kept
 from steercache.models.spec import LoadedModel
+from steercache.objects.mirrors import refuse_remote
 from steercache.runs.first_guess import guess_key
 from steercache.runs.inputs import InputStream
 from steercache.runs.job import PreparedTrace
@@ -79,6 +80,7 @@ def build_run(
     in_manifest = bytes_of_gb(prepared.job.manifest.budget_gb)
     wanted_bytes = in_manifest if options.budget_bytes is None else options.budget_bytes
     check_budget(cache, plan, pending_shards(cache, plan.document), budget_bytes=wanted_bytes)
+    refuse_remote(cache.root, "building a run", hint="do it in a folder, and push the run")
     with begin_run(cache, plan.document, force=options.force) as run:
         pending = run.pending()
         if pending and options.engine.elsewhere:

@@ -23,6 +23,7 @@ from steercache.core.numerics import BATCHING, numeric_differences
 from steercache.engines.crew import Crew
 from steercache.models.rope import length_rule
 from steercache.models.spec import LoadedModel, TokenizerBundle
+from steercache.objects.mirrors import refuse_remote
 from steercache.runs.labels import LabelWriter
 from steercache.screening.gradient_plan import GradientPlan, parent_of
 from steercache.screening.gradient_shard import GradientShard, encoded_of, input_of, write_gradients
@@ -69,6 +70,7 @@ def record_gradients(
         )
     document = replace(plan.document, parent_run_id=parent_of(cache, plan))
     _keep_labels(cache, plan)
+    refuse_remote(cache.root, "keeping gradients", hint="do it in a folder, and push the run")
     with begin_run(cache, document, force=force) as run:
         pending = run.pending()
         done = len(plan.samples) - sum(s.n_samples for s in pending)

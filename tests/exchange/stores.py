@@ -73,6 +73,8 @@ class Faults:
     choose: Callable[[], Fault] = lambda: None
     seen: Counter[str] = field(default_factory=Counter)
     puts: list[str] = field(default_factory=list)
+    got: list[str] = field(default_factory=list)
+    latency_s: float = 0.05
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def next(self) -> Fault:
@@ -103,7 +105,7 @@ def proxy(upstream: int) -> Iterator[tuple[int, Faults]]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             fault = faults.next()
             if fault == "latency":
-                time.sleep(0.05)
+                time.sleep(faults.latency_s)
             elif fault in ("error", "slow-down", "expired"):
                 status, code = {
                     "error": (500, "InternalError"),
@@ -118,6 +120,8 @@ def proxy(upstream: int) -> Iterator[tuple[int, Faults]]:
             data = answer.read()
             if self.command == "PUT" and answer.status < 300:
                 faults.puts.append(self.path.partition("?")[0])
+            if self.command == "GET":
+                faults.got.append(self.path.partition("?")[0])
             headers = {k: v for k, v in answer.getheaders() if k.lower() not in ("transfer-encoding", "connection")}
             self.answer(answer.status, headers, data, cut=fault == "cut")
             connection.close()

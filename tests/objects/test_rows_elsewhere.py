@@ -165,8 +165,9 @@ def test_an_object_that_was_replaced_is_never_mixed_with_what_was_kept(wide: Wri
     path.write_bytes(data)
     record = wide.records[0].files[0]
     assert record.path.endswith("c.0.0.0")
-    blocks = elsewhere.blocks_reader()
-    blocks.accept(record)  # it was read whole and found right
+    info = elsewhere.store.head("r/" + record.path)
+    assert info is not None
+    elsewhere.blocks_reader().accept(record, info.tag)  # it was read whole and found right
     assert np.array_equal(bits(elsewhere.open("g0001", wide.records), 2, rows), of(wide, 2, rows))
 
 

@@ -17,6 +17,7 @@ from steercache.core.errors import BudgetError, DamagedError, Problem
 from steercache.exchange.activations.checks import refuse
 from steercache.exchange.activations.inputs import NoTokenizer, PairedSample
 from steercache.exchange.activations.plan import ImportPlan
+from steercache.objects.mirrors import refuse_remote
 from steercache.runs.labels import LabelWriter
 from steercache.runs.pooling import pooled_rows
 from steercache.runs.rows import KeptRows
@@ -63,6 +64,7 @@ def write_import(
         )
     _keep_labels(cache, plan)
     bad: list[Problem] = []
+    refuse_remote(cache.root, "importing activations", hint="do it in a folder, and push the run")
     with begin_run(cache, plan.document) as run:
         pending = run.pending()
         with (

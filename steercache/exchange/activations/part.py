@@ -17,6 +17,7 @@ from steercache.cache.source import RunSource
 from steercache.core.errors import UsageError
 from steercache.core.ids import digest_bytes
 from steercache.core.layout import SiteLayout, StoreLayout
+from steercache.objects.mirrors import refuse_remote
 from steercache.store.durable import make_folder, write_file_atomically
 
 Rows = npt.NDArray[np.int64]
@@ -43,6 +44,7 @@ def copy_part(
     document = source.document
     if target.root.absolute() == cache.root.absolute():
         raise UsageError("a part goes into another cache", place=str(target.root), hint="the folder of another cache")
+    refuse_remote(target.root, "writing a part", hint="write it into a folder, and push it")
     if source.lossy:
         raise UsageError(
             f"the run {document.name!r} is lossy: a part of it would not say so",

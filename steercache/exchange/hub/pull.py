@@ -73,7 +73,7 @@ def pull(place: Place, items: Sequence[Item], cache: CacheFolder, *, budget_byte
     wanted = [item for item in items if item not in already]
     lacking = {f.path: f for item in wanted for f in item.files if not _has(cache.root / f.path, f)}
     total = sum(file.n_bytes for file in lacking.values())
-    _check_size(cache, total, budget_bytes, place.name)
+    check_size(cache, total, budget_bytes, place.name)
     received, sound = 0, _can_be_read(cache) is None
 
     def count(n_bytes: int) -> None:
@@ -142,7 +142,8 @@ def _has(path: Path, file: ListedFile) -> bool:
         return False
 
 
-def _check_size(cache: CacheFolder, total: int, budget_bytes: int, place: str) -> None:
+def check_size(cache: CacheFolder, total: int, budget_bytes: int, place: str) -> None:
+    """Raise BudgetError where so many bytes are more than the budget, or than the disk has room for."""
     if total > budget_bytes:
         raise BudgetError(
             f"{total:,} bytes would be received, the budget is {budget_bytes:,}",
