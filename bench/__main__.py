@@ -15,7 +15,7 @@ from typing import Any
 
 NAMES = (
     "store", "build", "multimodal", "fit", "index", "memory", "evaluate", "grid", "grid_memory", "screening",
-    "screening_speed", "shortcuts", "sae", "sae_training", "exchange", "report", "operations", "targets", "derive",
+    "screening_speed", "shortcuts", "sae", "sae_training", "exchange", "remote", "report", "operations", "targets", "derive",
     "scale", "ray",
 )  # fmt: skip
 RESULTS = Path("bench/results/latest.json")

@@ -285,3 +285,41 @@ def test_only_the_bytes_of_the_asked_rows_are_read(full: Cache, bucket: str, fau
     assert 0 < first <= len(list((full.root / "runs").rglob("shards/*/*.json")))
     selection.gather(layer=0)
     assert len(faults.got) == seen + first
+
+
+@pytest.mark.slow
+def test_zarr_xarray_and_tensorstore_read_the_same_address(
+    full: Cache, bucket: str, proxied: tuple[int, Faults]
+) -> None:
+    import tensorstore
+    import xarray
+    import zarr
+    from obstore.store import S3Store
+    from zarr.storage import ObjectStore as ZarrStore
+
+    pushed(full, bucket)
+    run_id = full.run("small").run_id
+    source = full.folder.source(run_id)
+    layout = source.document.layout
+    site, rows = layout.sites[0], np.array([0, 1, 70, 3])
+    expected = source.gather(site.site, site.layers[1], rows)
+    name, _, prefix = bucket.removeprefix("s3://").partition("/")
+    folder = f"{prefix}/runs/{run_id}/g0001"
+    options = {"allow_http": True}
+    store = ZarrStore(S3Store(name, prefix=folder, client_options=options), read_only=True)
+    group = zarr.open_group(store, mode="r")
+    assert np.array_equal(group[site.site].oindex[1, rows], expected)  # type: ignore[union-attr]
+    opened = xarray.open_zarr(store, consolidated=False, zarr_format=3, chunks=None)
+    assert np.array_equal(opened[site.site].values[1, rows], expected)
+    spec = {
+        "driver": "zarr3",
+        "kvstore": {
+            "driver": "s3",
+            "bucket": name,
+            "path": f"{folder}/{site.site}",
+            "endpoint": f"http://127.0.0.1:{proxied[0]}",
+            "aws_region": "us-east-1",
+        },
+    }
+    stored = tensorstore.open(spec, open=True).result()
+    assert np.array_equal(stored[1, rows].read().result(), expected)
