@@ -168,8 +168,11 @@ class CloudStore:
         found = self.head(path)
         if found is None or found.n_bytes != len(data):
             return None
-        whole = self.get(path, most=len(data))
-        return whole.info.tag if whole is not None and bytes(whole.data) == data else None
+        try:
+            whole = self._read(path, {}, None)  # of any size: others may have replaced it since
+        except NotFoundError:
+            return None
+        return whole.info.tag if bytes(whole.data) == data else None
 
     def _place(self, path: str) -> str:
         return f"{self.name}/{path}" if path else self.name

@@ -266,7 +266,11 @@ def test_credentials_are_in_no_file_log_or_error(
     selection.gather(layer=0)
     faults.choose = lambda: "expired"
     said = caplog.text
-    for call in (lambda: steercache.open(bucket), lambda: selection.gather(layer=1), remote.verify):
+    for call in (
+        lambda: steercache.open(bucket),
+        remote.verify,
+        lambda: remote.fit("mean_shift", concept="order", name="x"),
+    ):
         with pytest.raises(UsageError, match="the store refuses") as refused:
             call()
         said += f"{refused.value}{refused.value!r}{caplog.text}"
