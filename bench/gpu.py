@@ -102,8 +102,10 @@ class Ready:
         return cache
 
 
-def prepare(name: str, work: Path, *, size: str, device: str, layers: Any = "all") -> Ready:
-    """Write the checkpoint (once) and the trace, load, and plan."""
+def prepare(
+    name: str, work: Path, *, size: str, device: str, layers: Any = "all", loaded: LoadedModel | None = None
+) -> Ready:
+    """Write the checkpoint (once) and the trace, load (unless it is `loaded`), and plan."""
     scale = SCALES[size]
     folder = work / name
     if not folder.exists():
@@ -129,7 +131,7 @@ def prepare(name: str, work: Path, *, size: str, device: str, layers: Any = "all
     }
     (folder / "trace.yaml").write_text(yaml.safe_dump(trace))
     prepared = prepare_trace(folder / "trace.yaml", cache_root=folder / "root", device=device, dtype="bfloat16")
-    loaded = prepared.load()
+    loaded = loaded or prepared.load()
     plan = plan_run(prepared.job)
     return Ready(
         name=name,
@@ -169,16 +171,22 @@ def bare(ready: Ready) -> None:
 @torch.inference_mode()
 def captured(ready: Ready) -> None:
     """The same with every layer's output copied to the host, as a build does it, and dropped there."""
-    capture = capture_of(ready.loaded, ready.plan.document)
+    begin = capture_of(ready.loaded, ready.plan.document)
+    before = None
     for batch in ready.batches:
-        capture(batch)
+        captured = begin(batch)
+        if before is not None:
+            before.states()  # as a build does: one batch's copies are under way while the next one computes
+        before = captured
+    if before is not None:
+        before.states()
 
 
 def equal_rows(ready: Ready, cache: CacheFolder) -> Row:
     """Rows of the first batch, from the cache, against the hidden states of a plain forward of transformers."""
     batch, run = ready.batches[0], ready.plan.document.run_id
     with torch.inference_mode():
-        out = ready.loaded.model(**model_inputs(ready.loaded, batch), use_cache=False, output_hidden_states=True)
+        out = ready.loaded.model(**model_inputs(ready.loaded, batch), output_hidden_states=True)
     states = out.hidden_states
     source = cache.source(run)
     n_rows = n_other = 0
@@ -361,7 +369,8 @@ def run(
             yield fit_row(ready, cache)
             if ready.pictures:
                 yield from grid_rows(ready, scale)
-            one = prepare(name, work, size=size, device=device, layers=[ready.loaded.spec.n_layers // 2])
+            middle = [ready.loaded.spec.n_layers // 2]
+            one = prepare(name, work, size=size, device=device, layers=middle, loaded=ready.loaded)
             yield from build_rows(one, turns=1)
             del ready, one, cache
             shutil.rmtree(work / name)

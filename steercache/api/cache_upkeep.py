@@ -1,6 +1,6 @@
 """Care of the files."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from steercache.cache.rebuild import rebuild_index
 from steercache.cache.remove import Leftover, collect, leftovers, remove_damaged_shards, remove_run
 from steercache.cache.status import CacheStatus, cache_status
 from steercache.core.layout import CodecName
+from steercache.engines.crew import EngineName, EngineOptions
 
 if TYPE_CHECKING:
     from steercache.exchange.hub.pull import Pulled
@@ -35,15 +36,39 @@ class UpkeepMethods(CacheCore):
         with reporting(progress) as show:
             return verify(self._session.cache, [str(run) for run in runs], show)
 
-    def compact(self, run: str | Run, *, codec: CodecName = "blosc", progress: ProgressLike = None) -> Compacted:
+    def compact(
+        self,
+        run: str | Run,
+        *,
+        codec: CodecName = "blosc",
+        workers: int = 1,
+        engine: EngineName = "local",
+        address: str | None = None,
+        cpus_per_worker: float = 1.0,
+        progress: ProgressLike = None,
+        on_note: Callable[[str], None] | None = None,
+    ) -> Compacted:
         """Write a run again with a codec (blosc and pcodec are lossless; int8 has one scale per row and is lossy).
 
-        The old generation stays until `collect_garbage`. Raises NotFoundError, BusyError, BudgetError.
+        Reading goes on meanwhile: the new generation is put in force when it is whole, and the old one stays until
+        `collect_garbage`. Interrupted, the old one stays in force, and the same call goes on where it was. `workers` processes
+        recode shards side by side, at a low priority: of this machine, or with `engine="ray"` of a Ray cluster at `address`
+        (see `build`). The bytes are the same. `on_note` is called with remarks, such as that a worker died.
+
+        Raises:
+            NotFoundError: no such run. BusyError: it is being built or compacted. UsageError: it is not complete, has this
+                codec, or is lossy. BudgetError: the disk is full, or workers die again and again. DamagedError: a file of it
+                is damaged.
         """
         cache = self._session.cache
         with reporting(progress) as show:
             return compact_run(
-                cache, cache.resolve_run(str(run)), codec=codec, on_shard=lambda n, of: show("compacting", n, of)
+                cache,
+                cache.resolve_run(str(run)),
+                codec=codec,
+                engine=EngineOptions(name=engine, workers=workers, address=address, cpus_per_worker=cpus_per_worker),
+                on_shard=lambda n, of: show("compacting", n, of),
+                on_note=on_note or (lambda note: None),
             )
 
     def rebuild(self, *, progress: ProgressLike = None) -> int:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from steercache.cache.catch_up import add_shards
+from steercache.cache.codec_errors import keep_layer_errors, layer_errors
 from steercache.cache.compact import recode_into
 from steercache.cache.documents import (
     PlannedShard,
@@ -139,7 +140,10 @@ class RunWriter:
     def finish(self) -> str | None:
         """Mark the run complete when nothing is pending, and bring the index up to date; returns who holds it, if anyone."""
         if self.is_complete():
-            set_complete(self.paths.generation(current_generation(self.paths)), True)
+            generation = self.paths.generation(current_generation(self.paths))
+            if generation.name != FIRST_GENERATION:
+                keep_layer_errors(generation, layer_errors(self.records(), generation))
+            set_complete(generation, True)
         return catch_up_or_rebuild(self.cache, wait_s=self.cache.index.wait_s)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from steercache.cache.conventions import Conventions
+from steercache.cache.paths import RunPaths
 from steercache.core.errors import DamagedError, NotFoundError, UsageError
 from steercache.core.frame import ViewFrame
 from steercache.core.ids import canonical_json, digest
@@ -207,6 +208,20 @@ def read_shard_record(path: Path) -> ShardRecord:
     except ValueError as error:
         raise DamagedError(f"not JSON: {error}", place=str(path), hint=_VERIFY) from error
     return shard_record_from_json(document, str(path))
+
+
+def check_that_the_run_is_seen(paths: RunPaths, run_id: str) -> None:
+    """Raises NotFoundError where this process's files below the root are not the coordinator's."""
+    try:
+        seen = read_run_document(paths.document).run_id
+    except NotFoundError:
+        seen = None
+    if seen != run_id:
+        raise NotFoundError(
+            "this node does not see the run that it is to write",
+            place=str(paths.folder),
+            hint="put the cache on a file system that all nodes share, under the same path",
+        )
 
 
 def _bytes(path: Path) -> bytes:

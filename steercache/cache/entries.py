@@ -1,19 +1,22 @@
 """Files of a root as rows of the index: the one place where the two meet."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from steercache.cache.codec_errors import layer_errors
 from steercache.cache.documents import RunDocument
-from steercache.cache.paths import RootPaths
+from steercache.cache.paths import FIRST_GENERATION, RootPaths, RunPaths
 from steercache.cache.source import ShardRecords, StoredRecords, current_generation
 from steercache.cache.sweep_files import MANIFEST, read_sweep_files
 from steercache.cache.vector_files import StoredVector, read_vector, vector_rows
+from steercache.core.layout import StoreLayout
 from steercache.index.files import RunFiles, SweepFiles
 
 
 def run_row(paths: RootPaths, document: RunDocument) -> dict[str, Any]:
-    """One run as a row of `runs`, with its `sites`."""
+    """One run as a row of `runs`, with its `sites` and `codec_errors`."""
     run = paths.run(document.run_id)
     generation = current_generation(run)
     committed = len(ShardRecords(run, generation))
@@ -41,7 +44,17 @@ def run_row(paths: RootPaths, document: RunDocument) -> dict[str, Any]:
             for site in document.layout.sites
             for pos, layer in enumerate(site.layers)
         ],
+        "codec_errors": _codec_error_rows(run, document.layout, generation),
     }
+
+
+def _codec_error_rows(run: RunPaths, layout: StoreLayout, generation: str) -> list[dict[str, Any]]:
+    """What a lossy codec did to the generation in force; a build writes the first one, whose rows are exact."""
+    if generation == FIRST_GENERATION:
+        return []
+    places = {(site.site, layer) for site in layout.sites for layer in site.layers}
+    errors = layer_errors(StoredRecords(run, generation), run.generation(generation))
+    return [{"generation": generation, **asdict(one)} for one in errors if (one.site, one.layer) in places]
 
 
 def run_files(paths: RootPaths, document: RunDocument) -> RunFiles:

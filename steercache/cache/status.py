@@ -1,11 +1,10 @@
 """What is in a cache, how large it is, and what of it is damaged."""
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from steercache.cache.codec_errors import LayerError, layer_errors
 from steercache.cache.documents import RunDocument
 from steercache.cache.feature_files import all_encodings
 from steercache.cache.handle import CacheFolder
@@ -15,18 +14,6 @@ from steercache.cache.remove import leftovers
 from steercache.cache.source import current_generation, readable_shards
 from steercache.core.errors import DamagedError
 from steercache.core.layout import NonFinite
-from steercache.store.generation import read_generation
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerError:
-    """What a lossy codec did to one layer, its worst rows: |x - y| / |x|, cosine, and the largest error of a value."""
-
-    site: str
-    layer: int
-    max_relative: float
-    min_cosine: float
-    max_abs: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +137,7 @@ def run_status(cache: CacheFolder, document: RunDocument) -> tuple[RunStatus, li
     paths = cache.run_paths(document.run_id)
     generation = current_generation(paths)
     records, unreadable = readable_shards(paths, generation)
+    reader = cache.source(document.run_id).reader
     status = RunStatus(
         run_id=document.run_id,
         name=document.name,
@@ -158,7 +146,7 @@ def run_status(cache: CacheFolder, document: RunDocument) -> tuple[RunStatus, li
         sites=tuple(s.site for s in document.layout.sites),
         n_layers=max(len(s.layers) for s in document.layout.sites),
         dtype=document.layout.dtype,
-        codec=cache.source(document.run_id).reader.codec,
+        codec=reader.codec,
         generation=generation,
         n_samples=sum(r.n_samples for r in records),
         n_rows=sum(r.n_rows for r in records),
@@ -168,18 +156,9 @@ def run_status(cache: CacheFolder, document: RunDocument) -> tuple[RunStatus, li
         created_at=document.created_at,
         n_shards_damaged=len(unreadable),
         non_finite=sum_non_finite(records),
-        codec_error=layer_errors(read_generation(paths.generation(generation)).attributes),
+        codec_error=layer_errors(records, paths.generation(generation)) if reader.lossy else (),
     )
     return status, list(unreadable.values())
-
-
-def layer_errors(attributes: Mapping[str, Any]) -> tuple[LayerError, ...]:
-    """The errors that a generation's attributes have, by site and layer."""
-    return tuple(
-        LayerError(site=site, **{name: entry[name] for name in ("layer", "max_relative", "min_cosine", "max_abs")})
-        for site, entries in attributes.get("codec_error", {}).items()
-        for entry in entries
-    )
 
 
 def free_bytes(folder: Path) -> int:

@@ -2,20 +2,23 @@
 
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
 from steercache.cli.completion import complete_runs
-from steercache.cli.options import json_option, root_option
+from steercache.cli.options import cpu_engine_options, json_option, root_option, takes
 from steercache.cli.output import human_bytes, next_commands, note, print_json, print_table, progress_bar
 from steercache.core.counts import counted
 from steercache.core.errors import DamagedError, UsageError
 from steercache.core.ids import SHORT_ID
 
 if TYPE_CHECKING:
-    from steercache.cache.status import EncodingStatus, LayerError, RunStatus
+    from steercache.api.tracing import EngineName
+    from steercache.cache.codec_errors import LayerError
+    from steercache.cache.status import EncodingStatus, RunStatus
 
 
 @click.group()
@@ -79,9 +82,11 @@ def status(root: Path, as_json: bool) -> None:
             note(f"{run.name} has {describe_non_finite(run.non_finite, n_rows=run.n_rows)}")
         if run.codec_error:
             far, turned = max(run.codec_error, key=_far), min(run.codec_error, key=_cosine)
+            means = [one.mean_relative for one in run.codec_error if one.mean_relative is not None]
+            mean = f", by {max(means):.2%} on average in the layer where that is most" if means else ""
             note(
                 f"{run.name} is lossy ({run.codec}): rows differ by up to {far.max_relative:.2%} of their norm"
-                f" ({far.site} layer {far.layer}), their cosine is at least {turned.min_cosine:.5f}"
+                f" ({far.site} layer {far.layer}){mean}; their cosine is at least {turned.min_cosine:.5f}"
                 f" ({turned.site} layer {turned.layer})"
             )
         if not run.complete and not run.n_shards_damaged:
@@ -162,6 +167,20 @@ def rebuild(root: Path, as_json: bool) -> None:
     click.echo(f"{index} rebuilt from {counted(n_runs, 'run')}, {counted(n_shards, 'shard')}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompactOptions:
+    """The options of `cache compact`."""
+
+    run: str
+    codec: Literal["blosc", "pcodec", "int8", "raw"]
+    engine: "EngineName"
+    workers: int
+    address: str | None
+    cpus_per_worker: float
+    root: Path
+    as_json: bool
+
+
 @cache.command()
 @click.argument("run", shell_complete=complete_runs)
 @click.option(
@@ -171,18 +190,33 @@ def rebuild(root: Path, as_json: bool) -> None:
     show_default=True,
     help="blosc (zstd, shuffled) and pcodec are lossless; int8 is lossy, with one scale per row.",
 )
+@cpu_engine_options
 @root_option
 @json_option
-def compact(run: str, codec: Literal["blosc", "pcodec", "int8", "raw"], root: Path, as_json: bool) -> None:
+@takes(CompactOptions)
+def compact(asked: CompactOptions) -> None:
     """Rewrite RUN with a codec. Queries and fits work as before; int8 loses precision, and the run records it.
+
+    Queries, fits and steering go on meanwhile; workers run at a low priority. An interrupted compaction is resumed by the same
+    command, with whatever engine; the bytes do not depend on it.
 
     \b
     steercache cache compact smollm2-concepts --codec blosc
     """
     from steercache.api.cache import open_cache_at
 
+    codec, as_json = asked.codec, asked.as_json
     with progress_bar("compacting", total=None, unit="shards", quiet=as_json) as bar:
-        done = open_cache_at(root).compact(run, codec=codec, progress=bar.show)
+        done = open_cache_at(asked.root).compact(
+            asked.run,
+            codec=codec,
+            workers=asked.workers,
+            engine=asked.engine,
+            address=asked.address,
+            cpus_per_worker=asked.cpus_per_worker,
+            progress=bar.show,
+            on_note=note,
+        )
     if as_json:
         print_json(done)
         return

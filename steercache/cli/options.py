@@ -316,6 +316,13 @@ def mixed_numerics_option(command: F) -> F:
     )(command)
 
 
+def cpu_engine_options(command: F) -> F:
+    """The same, for work without a model."""
+    for option in reversed(_ENGINE[:-1]):
+        command = option(command)
+    return command
+
+
 _ENGINE = (
     click.option(
         "--engine",

@@ -90,11 +90,30 @@ class NonFinite:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CodecError:
+    """What a lossy codec did to rows of one site and layer.
+
+    `n_rows` were compared: those with a finite value that is not zero. Of a row x that is read back as y the relative error is
+    |x - y| / |x|, over its finite values; `max_abs` is the largest error of a single value.
+    """
+
+    site: Site
+    layer: int
+    n_rows: int
+    mean_relative: float
+    max_relative: float
+    max_abs: float
+    mean_cosine: float
+    min_cosine: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShardRecord:
     """What `shards/<shard>.json` says: from the moment that this file has its name, the shard's rows exist.
 
     `non_finite` names the sites and layers with rows that are not finite; None in records from before they were counted.
     `computed_otherwise` says what the numerics of these rows differ in from the run's own, where a build admitted such workers.
+    `codec_errors` says what a lossy codec did to every site and layer; () of exact rows, and in records of earlier versions.
     """
 
     shard_idx: int
@@ -105,6 +124,7 @@ class ShardRecord:
     files: tuple[FileRecord, ...]
     non_finite: tuple[NonFinite, ...] | None = None
     computed_otherwise: tuple[str, ...] = ()
+    codec_errors: tuple[CodecError, ...] = ()
 
     @property
     def n_bytes(self) -> int:
@@ -125,6 +145,8 @@ class ShardRecord:
         said["non_finite"] = None if self.non_finite is None else [asdict(part) for part in self.non_finite]
         if self.non_finite is None:
             del said["non_finite"]
-        if not self.computed_otherwise:
-            del said["computed_otherwise"]
+        said["codec_errors"] = [asdict(part) for part in self.codec_errors]
+        for name in ("computed_otherwise", "codec_errors"):
+            if not said[name]:
+                del said[name]
         return digest(said)

@@ -29,17 +29,19 @@ FROM (
 WHERE cells.sweep_id = ? AND cells.cell_id = found.cell_id
 """
 _ROWS_AT_ONCE = 1_000_000  # tokens: their sort stays far below the memory limit
-_PER_RUN = ("tokens", "samples", "shards", "sites", "runs")
+_PER_RUN = ("tokens", "samples", "shards", "sites", "codec_errors", "runs")
+_OF_A_RUN = ("sites", "codec_errors")  # tables whose rows come with that of a run
 PER_SWEEP = ("answers", "searches", "choices", "cells", "sweeps")
 
 
 def put_run(con: Connection, run: Row) -> None:
-    """Insert or replace one run and its sites; its shards stay. Keys are columns of `runs`, and `sites`: rows of `sites`."""
+    """Insert or replace one run; its shards stay. Keys are columns of `runs`, and `sites` and `codec_errors`: rows of these."""
     run_id = run["run_id"]
-    row = {key: value for key, value in run.items() if key != "sites"}
+    row = {key: value for key, value in run.items() if key not in _OF_A_RUN}
     replace(con, "runs", [row], key=("run_id",))
-    con.execute("DELETE FROM sites WHERE run_id = ?", [run_id])
-    insert(con, "sites", [{"run_id": run_id, **site} for site in run["sites"]])
+    for table in _OF_A_RUN:
+        con.execute(f"DELETE FROM {table} WHERE run_id = ?", [run_id])
+        insert(con, table, [{"run_id": run_id, **one} for one in run.get(table, ())])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +207,7 @@ def tables_digest(record: ShardRecord) -> str:
 def known_ids(con: Connection) -> dict[str, set[str]]:
     """Ids of the runs, vectors and sweeps that any table has rows of."""
     sources = {
-        "run_id": ("runs", "sites", "shards"),  # tokens and samples come and go with their shards
+        "run_id": ("runs", "sites", "codec_errors", "shards"),  # tokens and samples come and go with their shards
         "vector_id": ("vectors", "features"),
         "sweep_id": PER_SWEEP,
     }

@@ -156,7 +156,7 @@ def _trace_here(
 
     tracer = ShardTracer(
         loaded=loaded,
-        capture_batch=capture_of(loaded, run.document),
+        begin_batch=capture_of(loaded, run.document),
         document=run.document,
         manifest=job.manifest,
         inputs=InputStream(job.datasets, job.bundle, max_tokens=job.manifest.max_tokens, patches=job.patches),
@@ -168,8 +168,7 @@ def _trace_here(
     announce(f"tracing {run.document.name}", expected.seconds)
     started = time.monotonic()
     with freed_memory_kept(), WritingThread() as writing:
-        for planned in pending:
-            tracer.trace(planned, writing)
+        tracer.trace_all(pending, writing)
     model, n_tokens = run.document.model, sum(s.n_tokens for s in pending)
     if not job.patches:
         took = time.monotonic() - started

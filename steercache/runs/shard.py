@@ -31,7 +31,7 @@ from steercache.store.dtypes import numpy_dtype
 from steercache.store.shard import ShardWriter
 from steercache.store.site_file import Piece
 from steercache.trace.batches import PaddedBatch, pad_batch, plan_batches
-from steercache.trace.capture import Capture, States, make_capture
+from steercache.trace.capture import Begin, Captured, make_begin
 from steercache.trace.numerics import numerics_of
 from steercache.trace.prompt import ImageError
 from steercache.trace.tower import padded_together
@@ -52,11 +52,22 @@ class PlacedRows:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedShard:
+    """A shard before its first forward pass: its samples encoded, the rows that they keep, and its batches."""
+
+    planned: PlannedShard
+    samples: Sequence[InputSample]
+    kept: Sequence[KeptRows]
+    shared: list[SharedRows] | None
+    batches: Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShardTracer:
     """What tracing needs beside the shard itself; one per process."""
 
     loaded: LoadedModel
-    capture_batch: Capture
+    begin_batch: Begin
     document: RunDocument
     manifest: TraceManifest
     inputs: InputStream
@@ -65,24 +76,48 @@ class ShardTracer:
     on_tokens: Callable[[int], None] = lambda n_tokens: None
 
     def trace(self, planned: PlannedShard, writing: WritingThread) -> None:
-        """Compute one shard; its last batches and its commit may still be under way when this returns.
+        """Encode and compute one shard; its last batches and its commit may still be under way when this returns.
 
         Raises:
             DamagedError: the data is no longer what was planned.
         """
+        self.compute(self.encode(planned), writing)
+
+    def trace_all(self, pending: Sequence[PlannedShard], writing: WritingThread) -> None:
+        """Shard after shard. Where a GPU computes, the next one is encoded meanwhile.
+
+        On the CPU a thread that encodes would take from the passes what it gains.
+        """
+        if not encodes_ahead(self.loaded):
+            for planned in pending:
+                self.trace(planned, writing)
+            return
+        with closing(prefetched(self.encode, pending)) as shards:
+            for shard in shards:
+                self.compute(shard, writing)
+
+    def encode(self, planned: PlannedShard) -> EncodedShard:
+        """What can be done without the model; shards come in the order of the data. Raises as `trace`."""
         samples = self._samples(planned)
         kept = [kept_rows(s.units, self.manifest.rows, sink=s.patches is None) for s in samples]
-        shared = self._shared(samples, kept)
-        own = [k.positions for k in kept] if shared is None else [s.own for s in shared]
-        rows: list[Rows] = [k.pools or positions for k, positions in zip(kept, own, strict=True)]
-        first_slot = np.cumsum([0, *(len(r) for r in rows)])
         batches = plan_batches(
             [s.units.n_tokens for s in samples],
             tokens_per_batch=self.manifest.numerics.padded_tokens,
             rule=self._rule(),
         )
+        shared = self._shared(samples, kept)
+        return EncodedShard(planned=planned, samples=samples, kept=kept, shared=shared, batches=batches)
+
+    def compute(self, shard: EncodedShard, writing: WritingThread) -> None:
+        """Run a shard's batches; the last ones and the commit may still be under way when this returns."""
+        planned, samples, kept, shared = shard.planned, shard.samples, shard.kept, shard.shared
+        own = [k.positions for k in kept] if shared is None else [s.own for s in shared]
+        rows: list[Rows] = [k.pools or positions for k, positions in zip(kept, own, strict=True)]
+        first_slot = np.cumsum([0, *(len(r) for r in rows)])
+        batches = shard.batches
         writer = self.open_shard(planned)
         places: list[BatchPlace | None] = [None] * len(samples)
+        before: Captured | None = None
         try:
             with closing(prefetched(partial(self._pad_members, samples), self._to_run(samples, batches))) as padded:
                 for batch_no, batch in padded:
@@ -90,13 +125,16 @@ class ShardTracer:
                     padded_len = int(batch.input_ids.shape[1])
                     for slot, i in enumerate(members):
                         places[i] = BatchPlace(batch_no=batch_no, slot=slot, padded_len=padded_len)
-                    self._compute(
+                    captured = self._compute(
                         batch,
                         [samples[i] for i in members],
                         writer,
                         writing,
                         [(int(first_slot[i]), rows[i]) for i in members],
                     )
+                    if before is not None:
+                        before.settle()  # what two batches handed out is all that the GPU holds
+                    before = captured
                     self.on_tokens(sum(samples[i].units.n_tokens for i in members))
             tables = shard_tables(
                 samples,
@@ -144,11 +182,11 @@ class ShardTracer:
         writer: ShardWriter,
         writing: WritingThread,
         rows: Sequence[tuple[int, Rows]],
-    ) -> None:
-        states = self.capture_batch(batch)
-        if "vision_out" in states:
+    ) -> Captured:
+        captured = self.begin_batch(batch)
+        if "vision_out" in captured.shapes:
             lengths = [s.units.n_tokens for s in samples]
-            check_tower(states["vision_out"][0], sum(lengths), place=self.loaded.spec.name)
+            check_tower(captured.shapes["vision_out"][0], sum(lengths), place=self.loaded.spec.name)
             begins = list(accumulate(lengths[:-1], initial=0))
         else:
             padded_len = int(batch.input_ids.shape[1])
@@ -156,7 +194,8 @@ class ShardTracer:
         placed = [
             PlacedRows(slot=slot, begin=begin, kept=kept) for begin, (slot, kept) in zip(begins, rows, strict=True)
         ]
-        writing.put(partial(write_batch, states, placed, writer))
+        writing.put(partial(write_batch, captured, placed, writer))
+        return captured
 
     def _pad(self, samples: Sequence[InputSample]) -> PaddedBatch:
         side = self.manifest.numerics.padding_side
@@ -175,7 +214,7 @@ class ShardTracer:
         return samples
 
 
-def capture_of(loaded: LoadedModel, document: RunDocument, *, other_numerics_too: bool = False) -> Capture:
+def capture_of(loaded: LoadedModel, document: RunDocument, *, other_numerics_too: bool = False) -> Begin:
     """What captures the sites and layers of a run, batch after batch; means are taken of what the model computed.
 
     Raises:
@@ -187,7 +226,7 @@ def capture_of(loaded: LoadedModel, document: RunDocument, *, other_numerics_too
     layout = document.layout
     layers = next((s.layers for s in layout.sites if s.layers != (-1,)), ())
     dtype = None if document.manifest.get("rows", {}).get("policy") == "pooled" else layout.dtype
-    return make_capture(loaded, sites=[s.site for s in layout.sites], layers=layers, dtype=dtype)
+    return make_begin(loaded, sites=[s.site for s in layout.sites], layers=layers, dtype=dtype)
 
 
 def other_numerics(loaded: LoadedModel, document: RunDocument) -> tuple[list[str], dict[str, Any]]:
@@ -202,9 +241,14 @@ def _both_numerics(loaded: LoadedModel, document: RunDocument) -> tuple[dict[str
     return recorded, numerics_of(loaded, n_threads=n_threads if isinstance(n_threads, int) else None)
 
 
-def check_tower(value: torch.Tensor, n_patches: int, *, place: str) -> None:
+def encodes_ahead(loaded: LoadedModel) -> bool:
+    """Whether the model computes where encoding costs it nothing."""
+    return bool(loaded.model.device.type == "cuda")
+
+
+def check_tower(shape: torch.Size, n_patches: int, *, place: str) -> None:
     """Refuse a vision tower that hands on another number of rows than were counted. Raises UsageError."""
-    n_rows = value.shape[:-1].numel()
+    n_rows = shape[:-1].numel()
     if n_rows != n_patches:
         raise UsageError(
             f"the vision tower hands on {n_rows} rows where {n_patches} patches were counted: its places are not known",
@@ -232,8 +276,8 @@ def _naming_broken(sample: InputSample) -> EncodedSample:
     return replace(sample.encoded, pixels=pixels)
 
 
-def write_batch(states: States, placed: Sequence[PlacedRows], writer: ShardWriter) -> None:
-    """Write the rows that the samples of one batch keep; `states[site][layer_pos]` has shape (..., d)."""
+def write_batch(captured: Captured, placed: Sequence[PlacedRows], writer: ShardWriter) -> None:
+    """Write the rows that the samples of one batch keep, when they are on the host."""
     pieces: list[Piece] = []
     pooled: list[tuple[int, list[Positions]]] = []
     for sample in placed:
@@ -241,7 +285,7 @@ def write_batch(states: States, placed: Sequence[PlacedRows], writer: ShardWrite
             pooled.append((sample.slot, [sample.begin + pool.positions for pool in sample.kept]))
         else:
             pieces.append(writer.piece(sample.slot, sample.begin + sample.kept))
-    for site, layers in states.items():
+    for site, layers in captured.states().items():
         for layer_pos, block in enumerate(layers):
             block_md = as_numpy(block).reshape(-1, block.shape[-1])
             if pieces:

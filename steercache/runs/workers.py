@@ -8,9 +8,8 @@ from typing import Any
 import torch
 
 from steercache.cache.commit import RunWriter, ShardTables, commit_files, open_shard
-from steercache.cache.documents import PlannedShard, RunDocument, read_run_document
+from steercache.cache.documents import PlannedShard, RunDocument, check_that_the_run_is_seen
 from steercache.cache.paths import RunPaths
-from steercache.core.errors import NotFoundError
 from steercache.core.numerics import BATCHING
 from steercache.engines.crew import EngineOptions, Work, do_work
 from steercache.models.memory import freed_memory_kept
@@ -78,7 +77,7 @@ class ShardWorker:
         *,
         mixed_numerics: bool = False,
     ) -> None:
-        _check_that_the_run_is_seen(paths, document)
+        check_that_the_run_is_seen(paths, document.run_id)
         n_threads = document.numerics.get("threads")
         if isinstance(n_threads, int):
             torch.set_num_threads(n_threads)  # an engine may have chosen fewer, and the number moves bits
@@ -97,7 +96,7 @@ class ShardWorker:
         job = prepared.job
         self._tracer = ShardTracer(
             loaded=loaded,
-            capture_batch=capture_of(loaded, document, other_numerics_too=bool(differences)),
+            begin_batch=capture_of(loaded, document, other_numerics_too=bool(differences)),
             document=document,
             manifest=job.manifest,
             inputs=InputStream(job.datasets, job.bundle, max_tokens=job.manifest.max_tokens, patches=job.patches),
@@ -123,17 +122,3 @@ def _for_workers(document: RunDocument) -> RunDocument:
 
 def _batching(document: RunDocument) -> dict[str, Any]:
     return {name: value for name, value in document.numerics.items() if name in BATCHING}
-
-
-def _check_that_the_run_is_seen(paths: RunPaths, document: RunDocument) -> None:
-    """Raises NotFoundError where this process's files below the root are not the coordinator's."""
-    try:
-        seen = read_run_document(paths.document).run_id
-    except NotFoundError:
-        seen = None
-    if seen != document.run_id:
-        raise NotFoundError(
-            "this node does not see the run that it is to write",
-            place=str(paths.folder),
-            hint="put the cache on a file system that all nodes share, under the same path",
-        )

@@ -8,7 +8,7 @@ from typing import Any
 
 from steercache.core.errors import DamagedError
 from steercache.core.excerpts import excerpt
-from steercache.core.layout import FileRecord, NonFinite, ShardRecord, SiteLayout, StoreLayout
+from steercache.core.layout import CodecError, FileRecord, NonFinite, ShardRecord, SiteLayout, StoreLayout
 
 
 @contextmanager
@@ -50,6 +50,7 @@ _SPECIAL = (
     "files",
     "non_finite",
     "computed_otherwise",
+    "codec_errors",
 )  # of a shard record: written in a way of their own, or left out
 
 
@@ -58,6 +59,8 @@ def shard_record_to_json(record: ShardRecord) -> dict[str, Any]:
     document = {name: getattr(record, name) for name in record.__slots__ if name not in _SPECIAL}
     if record.computed_otherwise:
         document["computed_otherwise"] = list(record.computed_otherwise)
+    if record.codec_errors:
+        document["codec_errors"] = [asdict(part) for part in record.codec_errors]
     if record.non_finite is not None:
         document["non_finite"] = [asdict(part) for part in record.non_finite]
     document["files"] = [
@@ -81,6 +84,7 @@ def shard_record_from_json(obj: Any, place: str) -> ShardRecord:
     with _reading("shard record", place):
         counts = {name: _count(obj[name]) for name in ("shard_idx", "first_sample", "n_samples", "n_rows")}
         files = tuple(_file_record(f) for f in _list(obj["files"]))
+        errors = tuple(_codec_error(part, n_rows=counts["n_rows"]) for part in _list(obj.get("codec_errors", [])))
         counted = (
             None if obj.get("non_finite") is None else tuple(_non_finite(part) for part in _list(obj["non_finite"]))
         )
@@ -91,7 +95,21 @@ def shard_record_from_json(obj: Any, place: str) -> ShardRecord:
             files=files,
             non_finite=counted,
             computed_otherwise=otherwise,
+            codec_errors=errors,
         )
+
+
+def _codec_error(obj: Any, *, n_rows: int) -> CodecError:
+    site: Any = _text(obj["site"])
+    if _count(obj["n_rows"]) > n_rows:
+        raise ValueError(f"an error of {obj['n_rows']} rows, of {n_rows}")
+    measures = ("mean_relative", "max_relative", "max_abs", "mean_cosine", "min_cosine")
+    return CodecError(
+        site=site,
+        layer=_count(obj["layer"], least=-1),
+        n_rows=obj["n_rows"],
+        **{name: _number(obj[name]) for name in measures},
+    )
 
 
 def _non_finite(obj: Any) -> NonFinite:
@@ -117,6 +135,12 @@ def _count(value: Any, *, least: int = 0) -> int:
     if type(value) is not int or value < least:
         raise ValueError(f"a count was expected, not {excerpt(value)}")
     return value
+
+
+def _number(value: Any) -> float:
+    if type(value) is not float and (type(value) is not int or abs(value) > 2**53):
+        raise ValueError(f"a number was expected, not {excerpt(value)}")
+    return float(value)
 
 
 def _list(value: Any) -> list[Any]:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from steercache.core.layout import CodecError, Site
+
 Values = npt.NDArray[Any]
 Codes = npt.NDArray[np.int8]
 Scales = npt.NDArray[np.float32]
@@ -20,19 +22,39 @@ _INFINITE, _MINUS_INFINITE, _NAN = 127, -127, -128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CodecError:
-    """What a lossy codec did to rows, the worst of them: absolute error of a value, |x - y| / |x| and cosine of a row."""
+class MeasuredError:
+    """What a lossy codec did to `n_rows` rows: largest absolute error of a value; of |x - y| / |x| and of the cosine, row by
+    row, the worst and the sum."""
 
+    n_rows: int = 0
     max_abs: float = 0.0
     max_relative: float = 0.0
+    sum_relative: float = 0.0
     min_cosine: float = 1.0
+    sum_cosine: float = 0.0
 
-    def worse(self, other: "CodecError") -> "CodecError":
-        """The worse of both in each measure."""
-        return CodecError(
+    def __add__(self, other: "MeasuredError") -> "MeasuredError":
+        """Of the rows of both."""
+        return MeasuredError(
+            n_rows=self.n_rows + other.n_rows,
             max_abs=max(self.max_abs, other.max_abs),
             max_relative=max(self.max_relative, other.max_relative),
+            sum_relative=self.sum_relative + other.sum_relative,
             min_cosine=min(self.min_cosine, other.min_cosine),
+            sum_cosine=self.sum_cosine + other.sum_cosine,
+        )
+
+    def of(self, site: Site, layer: int) -> CodecError:
+        """As a shard's record keeps it. Of no rows the means are those of no error."""
+        return CodecError(
+            site=site,
+            layer=layer,
+            n_rows=self.n_rows,
+            mean_relative=self.sum_relative / self.n_rows if self.n_rows else 0.0,
+            max_relative=self.max_relative,
+            max_abs=self.max_abs,
+            mean_cosine=self.sum_cosine / self.n_rows if self.n_rows else 1.0,
+            min_cosine=self.min_cosine,
         )
 
 
@@ -67,10 +89,10 @@ def dequantize(scale_n: Scales, codes_nd: Codes, dtype: np.dtype[Any]) -> Values
         return values_nd.astype(dtype)
 
 
-def measure_error(values_nd: Values, read_nd: Values) -> CodecError:
+def measure_error(values_nd: Values, read_nd: Values) -> MeasuredError:
     """Compare rows with what is read back, over their finite values, in float64."""
     if not values_nd.size:
-        return CodecError()
+        return MeasuredError()
     x_nd, y_nd = _widened(values_nd, np.float64), _widened(read_nd, np.float64)
     finite_nd = np.isfinite(x_nd)
     x_nd, y_nd = np.where(finite_nd, x_nd, 0.0), np.where(finite_nd, y_nd, 0.0)
@@ -80,10 +102,13 @@ def measure_error(values_nd: Values, read_nd: Values) -> CodecError:
     relative_n = np.linalg.norm(error_nd, axis=1)[known_n] / x_norm_n[known_n]
     both_n = x_norm_n * y_norm_n
     cosine_n = np.einsum("nd,nd->n", x_nd, y_nd)[known_n] / np.where(both_n > 0, both_n, 1.0)[known_n]
-    return CodecError(
+    return MeasuredError(
+        n_rows=int(known_n.sum()),
         max_abs=float(np.abs(error_nd).max()),
         max_relative=float(relative_n.max(initial=0.0)),
+        sum_relative=float(relative_n.sum()),
         min_cosine=float(cosine_n.min(initial=1.0)),
+        sum_cosine=float(cosine_n.sum()),
     )
 
 

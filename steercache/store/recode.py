@@ -1,9 +1,9 @@
 """Writing a committed shard again with another codec: the same rows and coordinates in another generation."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from steercache.core.errors import DamagedError, UsageError
-from steercache.core.layout import LOSSY_CODECS, CodecName, FileRecord, SiteLayout, StoreLayout
+from steercache.core.layout import LOSSY_CODECS, CodecError, CodecName, FileRecord, SiteLayout, StoreLayout
 from steercache.store import durable
 from steercache.store.checksum import crc32c
 from steercache.store.codecs import ChunkCodec, chunk_codec
 from steercache.store.coded_file import CodedFile
 from steercache.store.dtypes import bits_dtype, nan_bits, numpy_dtype
-from steercache.store.generation import read_generation, update_attributes
 from steercache.store.geometry import ShardGeometry, shard_geometry
-from steercache.store.int8 import CodecError, measure_error
+from steercache.store.int8 import MeasuredError, measure_error
 from steercache.store.mapped import VERIFY
 from steercache.store.metadata import COORDINATES
 from steercache.store.reader import GenerationReader
@@ -38,6 +37,7 @@ class _Job:
     layout: StoreLayout
     shard_idx: int
     codec: CodecName
+    n_threads: int
 
     def geometry(self, site: SiteLayout) -> ShardGeometry:
         return shard_geometry(self.layout, site, self.source.n_rows(self.shard_idx))
@@ -53,22 +53,41 @@ class _Written:
     temporary: Path
     target: Path
     record: FileRecord
+    errors: tuple[CodecError, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recoded:
+    """A shard's files with another codec, and what the codec did to each site and layer; () where it is lossless."""
+
+    files: tuple[FileRecord, ...]
+    codec_errors: tuple[CodecError, ...] = ()
 
 
 def recode_shard(
-    source: GenerationReader, target_path: Path, layout: StoreLayout, shard_idx: int, *, codec: CodecName
-) -> tuple[FileRecord, ...]:
+    source: GenerationReader,
+    target_path: Path,
+    layout: StoreLayout,
+    shard_idx: int,
+    *,
+    codec: CodecName,
+    n_threads: int | None = None,
+) -> Recoded:
     """Write shard `shard_idx` of `source` into the generation at `target_path` with `codec`, durably; again overwrites.
 
     The source's files are compared with their checksums first: damage must not get a fresh checksum. What a lossy codec does
-    is measured on every row and kept, the worst of each layer, in the group's attribute `codec_error`.
+    is measured on every row. Up to `n_threads` chunks are encoded at once (by default one per core, at most 8); their number
+    moves no byte.
 
     Raises:
         UsageError: the source is lossy, or `layout` holds other rows. DamagedError: the source's files differ from their
         record. BudgetError: no space.
     """
     _check(source, layout, shard_idx)
-    job = _Job(source=source, target_path=target_path, layout=layout, shard_idx=shard_idx, codec=codec)
+    n_threads = n_threads or min(8, os.cpu_count() or 1)
+    job = _Job(
+        source=source, target_path=target_path, layout=layout, shard_idx=shard_idx, codec=codec, n_threads=n_threads
+    )
     written: list[_Written] = []
     try:
         recode_site = _recode_raw if codec == "raw" else _recode_coded
@@ -79,7 +98,10 @@ def recode_shard(
             durable.remove(file.temporary)
         raise
     durable.publish([(file.temporary, file.target) for file in written])
-    return tuple(file.record for file in written)
+    return Recoded(
+        files=tuple(file.record for file in written),
+        codec_errors=tuple(error for file in written for error in file.errors),
+    )
 
 
 def _check(source: GenerationReader, layout: StoreLayout, shard_idx: int) -> None:
@@ -112,38 +134,36 @@ def _recode_coded(job: _Job, site: SiteLayout) -> _Written:
     inner = site_file_name(site.site, job.shard_idx)
     geometry = job.geometry(site)
     file = CodedFile(job.target_path / inner, geometry)
-    errors = []
     try:
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="steercache-encode") as pool:
-            for bits_nd in job.layers(site):
-                error = _append_layer(job, file, bits_nd, pool)
-                errors.append(error)
+        with ThreadPoolExecutor(job.n_threads, thread_name_prefix="steercache-encode") as pool:
+            measured = [_append_layer(job, file, bits_nd, pool) for bits_nd in job.layers(site)]
         file.seal()
     except BaseException:
         file.discard()
         raise
+    errors: tuple[CodecError, ...] = ()
     if job.codec in LOSSY_CODECS:
-        _keep_error(job.target_path, site, errors)
+        errors = tuple(one.of(site.site, layer) for layer, one in zip(site.layers, measured, strict=True))
     record = file.record(f"{job.target_path.name}/{inner}")
-    return _Written(temporary=file.temporary, target=file.path, record=record)
+    return _Written(temporary=file.temporary, target=file.path, record=record, errors=errors)
 
 
-def _append_layer(job: _Job, file: CodedFile, bits_nd: Bits, pool: ThreadPoolExecutor) -> CodecError:
+def _append_layer(job: _Job, file: CodedFile, bits_nd: Bits, pool: ThreadPoolExecutor) -> MeasuredError:
     codec = chunk_codec(job.codec, job.layout.dtype)
     values = numpy_dtype(job.layout.dtype)
     measured = job.codec in LOSSY_CODECS
 
-    def encode(chunk_nd: Bits) -> tuple[bytes, CodecError]:
+    def encode(chunk_nd: Bits) -> tuple[bytes, MeasuredError]:
         packed = codec.encode(_filled_up(chunk_nd, file.geometry, nan_bits(job.layout.dtype)))
-        error = _error(codec, packed, chunk_nd, file.geometry, values) if measured else CodecError()
+        error = _error(codec, packed, chunk_nd, file.geometry, values) if measured else MeasuredError()
         return packed, error
 
     chunk_rows = file.geometry.chunk_rows
-    worst = CodecError()
+    of_layer = MeasuredError()
     for packed, error in pool.map(encode, (bits_nd[s : s + chunk_rows] for s in range(0, len(bits_nd), chunk_rows))):
         file.append([packed])
-        worst = worst.worse(error)
-    return worst
+        of_layer += error
+    return of_layer
 
 
 def _filled_up(chunk_nd: Bits, geometry: ShardGeometry, nan: int) -> Bits:
@@ -156,20 +176,9 @@ def _filled_up(chunk_nd: Bits, geometry: ShardGeometry, nan: int) -> Bits:
 
 def _error(
     codec: ChunkCodec, packed: bytes, chunk_nd: Bits, geometry: ShardGeometry, values: np.dtype[Any]
-) -> CodecError:
+) -> MeasuredError:
     read_nd = codec.decode(packed, (geometry.chunk_rows, geometry.width))[: len(chunk_nd)]
     return measure_error(chunk_nd.view(values), read_nd.view(values))
-
-
-def _keep_error(path: Path, site: SiteLayout, errors: Sequence[CodecError]) -> None:
-    """Merge a shard's errors into the group's: the worst of both, so that doing a shard again changes nothing."""
-    known: dict[str, Any] = dict(read_generation(path).attributes.get("codec_error", {}))
-    before = {e["layer"]: CodecError(**{k: v for k, v in e.items() if k != "layer"}) for e in known.get(site.site, [])}
-    merged = [
-        {"layer": layer, **asdict(error.worse(before.get(layer, CodecError())))}
-        for layer, error in zip(site.layers, errors, strict=True)
-    ]
-    update_attributes(path, {"codec_error": {**known, site.site: merged}})
 
 
 def _copy(job: _Job, inner: str) -> _Written:

@@ -12,6 +12,7 @@ after head: the input of their output projection, behind a gate where the attent
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import nnsight
@@ -27,10 +28,12 @@ from steercache.models.spec import LoadedModel
 from steercache.models.streams import active_stream, hidden_of
 from steercache.models.video_settings import video_marks
 from steercache.trace.batches import PaddedBatch
+from steercache.trace.transfer import Transfer, Transfers
 
 _AS_COMPUTED: Final = ("resid_pre", "head_out", "attn_out", "mlp_out", "resid_post")
 States = dict[str, list[torch.Tensor]]
 Capture = Callable[[PaddedBatch], States]
+Begin = Callable[[PaddedBatch], "Captured"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,29 @@ class Tap:
     envoy: Any = field(repr=False)
     is_input: bool = False
     stream: int | None = None
+
+
+class Captured:
+    """What one forward pass handed out; on a GPU its copies may still be under way.
+
+    `shapes` are known at once, by site those of its layers' tensors.
+    """
+
+    def __init__(self, states: States, transfer: Transfer, is_shown: torch.Tensor) -> None:
+        self._states, self._transfer, self._is_shown = states, transfer, is_shown
+        self.shapes = {site: [value.shape for value in values] for site, values in states.items()}
+
+    def settle(self) -> None:
+        """Wait for the copies; the memory of what they copied is free then."""
+        self._transfer.wait()
+
+    def states(self) -> States:
+        """Per site one tensor (b, t, d) per layer, on the CPU; waits for the copies."""
+        self.settle()
+        if "connector_out" not in self._states:
+            return self._states
+        shown = [value.where(self._is_shown, torch.nan) for value in self._states["connector_out"]]
+        return self._states | {"connector_out": shown}
 
 
 def capture(
@@ -67,31 +93,41 @@ def make_capture(
     Raises:
         UsageError: a site that the model does not have, or a layer.
     """
+    begin = make_begin(loaded, sites=sites, layers=layers, dtype=dtype)
+    return lambda batch: begin(batch).states()
+
+
+def make_begin(
+    loaded: LoadedModel,
+    *,
+    sites: Sequence[str],
+    layers: Sequence[int],
+    dtype: DType | None = None,
+    transfers: Transfers | None = None,
+) -> Begin:
+    """The same, for who has something else to do until the values are on the host. Raises as `make_capture`."""
+    transfers = transfers or Transfers()
     taps = plan_taps(loaded, sites=sites, layers=layers)
     root = envoy_of(loaded)
     torch_dtype = None if dtype is None else TORCH_DTYPES[dtype]
 
-    def run(batch: PaddedBatch) -> States:
+    def begin(batch: PaddedBatch) -> Captured:
         if "vision_out" in sites and {"pixel_values", "pixel_values_videos"} <= set(batch.pixels):
             raise UsageError(
                 "the vision tower reads pictures and videos of a batch one after the other, and its rows are kept of one",
                 hint="trace pictures and videos as two data sets, or leave the site vision_out out",
             )
         inputs = model_inputs(loaded, batch)
-        values = _trace(root, inputs, taps, torch_dtype)
-        for gpu in range(torch.cuda.device_count()):
-            torch.cuda.synchronize(gpu)  # copies off it were only enqueued
+        transfer = transfers.begin(loaded.model.device)
+        values = _trace(root, inputs, taps, partial(_to_host, transfer, torch_dtype))
+        transfer.close()
         states: States = {site: [] for site in sites}
         for tap, value in zip(taps, values, strict=True):
             states[tap.site].append(value)
-        if "connector_out" in states:
-            is_shown = torch.isin(batch.input_ids, torch.tensor(loaded.shown_ids, device=batch.input_ids.device))[
-                :, :, None
-            ]
-            states["connector_out"] = [v.where(is_shown, torch.nan) for v in states["connector_out"]]
-        return states
+        shown_ids = torch.tensor(loaded.shown_ids, device=batch.input_ids.device)
+        return Captured(states, transfer, torch.isin(batch.input_ids, shown_ids)[:, :, None])
 
-    return run
+    return begin
 
 
 def envoy_of(loaded: LoadedModel) -> Any:
@@ -181,25 +217,18 @@ def model_inputs(loaded: LoadedModel, batch: PaddedBatch) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def _trace(root: Any, inputs: dict[str, Any], taps: Sequence[Tap], dtype: torch.dtype | None) -> list[torch.Tensor]:
+def _trace(
+    root: Any, inputs: dict[str, Any], taps: Sequence[Tap], to_host: Callable[[Any, int | None], torch.Tensor]
+) -> list[torch.Tensor]:
     with root.trace(**inputs) as tracer:
         values = nnsight.save([])
         for tap in taps:
-            values.append(to_host(tap.envoy.input if tap.is_input else tap.envoy.output, dtype, tap.stream))
+            values.append(to_host(tap.envoy.input if tap.is_input else tap.envoy.output, tap.stream))
         tracer.stop()
     kept: list[torch.Tensor] = values
     return kept
 
 
-def to_host(value: Any, dtype: torch.dtype | None, stream: int | None = None) -> torch.Tensor:
-    """A module's value on the CPU. Attention modules return a tuple; blocks did in transformers 4.
-
-    On a GPU the copy is only enqueued, into pinned memory. On the CPU the tensor itself is handed out, not a copy: nothing in
-    the families' code writes into a block's output later (a test compares).
-    """
-    tensor = hidden_of(value, stream)
-    tensor = tensor.detach() if dtype is None else tensor.detach().to(dtype)
-    if tensor.device.type != "cuda":
-        return tensor.cpu()
-    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
-    return pinned.copy_(tensor, non_blocking=True)
+def _to_host(transfer: Transfer, dtype: torch.dtype | None, value: Any, stream: int | None) -> torch.Tensor:
+    """A module's value on the host. Attention modules return a tuple; blocks did in transformers 4."""
+    return transfer.copy(hidden_of(value, stream).detach(), dtype)

@@ -8,7 +8,7 @@ from typing import Any
 from steercache.cache.handle import open_cache
 
 VOLATILE = ("created_at",)
-TABLES = ("runs", "sites", "shards", "samples", "tokens", "vectors")
+TABLES = ("runs", "sites", "shards", "samples", "tokens", "vectors", "codec_errors")
 
 
 def files_of(root: Path) -> dict[str, str]:

@@ -1,12 +1,17 @@
 """A run traced by other processes equals one traced here, byte for byte; workers with other kernels are refused or recorded."""
 
+import shutil
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 import torch
 
+from steercache.cache.compact import compact_run
 from steercache.cache.handle import open_cache
 from steercache.cache.source import committed_shards
 from steercache.cache.verify import verify_root
@@ -83,3 +88,33 @@ def test_a_build_on_ray_is_resumed_here_and_the_other_way_round(trace: SmallTrac
         cache.run_paths(cache.resolve_run("small")).shard("g0001", 1).unlink()
         assert trace.build(root, engine=second).n_shards_built == 1
         assert files_of(root) == files_of(tmp_path / "here")
+
+
+@pytest.mark.parametrize("engine", [EngineOptions(workers=2), ON_RAY], ids=["local", "ray"])
+def test_a_compaction_by_workers_has_the_bytes_of_one_here_and_rows_are_read_all_the_while(
+    engine: EngineOptions, trace: SmallTrace, tmp_path: Path
+) -> None:
+    here = trace.cache(tmp_path / "here")
+    run_id, root = here.resolve_run("small"), tmp_path / "there"
+    shutil.copytree(here.root, root)
+    compact_run(here, run_id, codec="int8")
+    cache, notes = open_cache(root), list[str]()
+    rows = np.arange(4)
+    exact = cache.source(run_id).gather("resid_post", 0, rows)
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(
+            compact_run, cache, run_id, codec="int8", engine=engine, on_shard=lambda n, of: None, on_note=notes.append
+        )
+        generations = set()
+        while not done.done():
+            source = open_cache(root).source(run_id)
+            found = source.gather("resid_post", 0, rows)
+            assert source.lossy or np.array_equal(found.view(np.uint16), exact.view(np.uint16))
+            generations.add(source.generation)
+            source.close()
+            time.sleep(0.02)
+    assert done.result().generation == "g0002"
+    assert "g0001" in generations
+    assert notes == []
+    assert files_of(root) == files_of(here.root)
+    assert tables_of(root) == tables_of(here.root)

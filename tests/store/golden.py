@@ -76,7 +76,7 @@ def _write_shard(path: Path, shard_idx: int) -> ShardRecord:
 
 
 def _recode(source: Any, path: Path, record: ShardRecord) -> ShardRecord:
-    return _record(record.shard_idx, recode_shard(source, path, LAYOUT, record.shard_idx, codec="blosc"))
+    return _record(record.shard_idx, recode_shard(source, path, LAYOUT, record.shard_idx, codec="blosc").files)
 
 
 def _record(shard_idx: int, files: Any) -> ShardRecord:

@@ -65,7 +65,7 @@ def write_release(folder: Path) -> None:
         path = folder / codec
         create_generation(path, LAYOUT, attributes={}, codec=codec)
         with open_generation(raw, (record,)) as source:
-            _keep_record(path, recode_shard(source, path, LAYOUT, 0, codec=codec))
+            _keep_record(path, recode_shard(source, path, LAYOUT, 0, codec=codec).files)
     for name, serializer in {"pcodec": PcodecCodec(), "int8": Int8Codec()}.items():
         array = zarr.create_array(
             folder / f"zarr-python-{name}",

@@ -1,7 +1,8 @@
 """int8 and its measured error; compressed bytes that do not depend on threads."""
 
+import json
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from steercache.core.errors import UsageError
-from steercache.core.layout import CodecName, DType
+from steercache.core.ids import canonical_json
+from steercache.core.layout import CodecError, CodecName, DType
 from steercache.store.codecs import chunk_codec
+from steercache.store.documents import shard_record_from_json, shard_record_to_json
 from steercache.store.generation import create_generation, read_generation
 from steercache.store.int8 import dequantize, measure_error, quantize
 from steercache.store.reader import open_generation
@@ -56,49 +59,63 @@ def test_a_massive_activation_costs_its_own_row_only() -> None:
     assert error_nd[1:].max() < 0.02
 
 
-def plain_error(x_nd: np.ndarray[Any, Any], y_nd: np.ndarray[Any, Any]) -> tuple[float, float, float]:
-    """Worst absolute error, relative error and cosine, a row at a time."""
-    worst_abs, worst_relative, worst_cosine = 0.0, 0.0, 1.0
+def plain_error(x_nd: np.ndarray[Any, Any], y_nd: np.ndarray[Any, Any]) -> dict[str, float]:
+    """Worst absolute error, relative errors and cosines, a row at a time."""
+    worst_abs = 0.0
+    relative: list[float] = []
+    cosines: list[float] = []
     for x, y in zip(x_nd.astype(np.float64), y_nd.astype(np.float64), strict=True):
         known = np.isfinite(x)
         x, y = x[known], y[known]
         if not len(x) or not x.any():
             continue
         worst_abs = max(worst_abs, float(np.abs(x - y).max()))
-        worst_relative = max(worst_relative, float(np.sqrt(((x - y) ** 2).sum() / (x**2).sum())))
+        relative.append(float(np.sqrt(((x - y) ** 2).sum() / (x**2).sum())))
         norms = np.sqrt((x**2).sum() * (y**2).sum())
-        worst_cosine = min(worst_cosine, float(x @ y / norms) if norms else 0.0)
-    return worst_abs, worst_relative, worst_cosine
+        cosines.append(float(x @ y / norms) if norms else 0.0)
+    return {
+        "n_rows": len(relative),
+        "max_abs": worst_abs,
+        "max_relative": max(relative, default=0.0),
+        "mean_relative": sum(relative) / len(relative) if relative else 0.0,
+        "min_cosine": min([*cosines, 1.0]),
+        "mean_cosine": sum(cosines) / len(cosines) if cosines else 1.0,
+    }
+
+
+def measured(error: CodecError) -> dict[str, float]:
+    """The measures alone."""
+    return {name: value for name, value in asdict(error).items() if name not in ("site", "layer")}
 
 
 @settings(deadline=None)
 @given(hnp.arrays(np.float32, (4, 5), elements=st.floats(-1e6, 1e6, width=32, allow_subnormal=False)))
 def test_the_error_is_what_a_plain_loop_measures(x_nd: np.ndarray[Any, Any]) -> None:
     y_nd = dequantize(*quantize(x_nd), np.dtype(np.float32))
-    error = measure_error(x_nd, y_nd)
-    assert (error.max_abs, error.max_relative, error.min_cosine) == pytest.approx(plain_error(x_nd, y_nd), abs=1e-12)
+    assert measured(measure_error(x_nd, y_nd).of("resid_post", 0)) == pytest.approx(plain_error(x_nd, y_nd), abs=1e-12)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_generation_records_the_worst_error_of_every_layer(dtype: DType, root: Path) -> None:
+def test_a_shards_record_has_the_error_of_every_layer(dtype: DType, root: Path) -> None:
     written = write_run(root, small_layout(dtype), {0: 12, 1: 0, 2: 5}, make_bits=plain_bits)
     path, records = recode_run(written, "int8")
-    info = read_generation(path)
-    assert info.lossy
-    for site in written.layout.sites:
-        recorded = info.attributes["codec_error"][site.site]
-        with written.open() as raw, open_generation(path, records) as coded:
-            assert coded.lossy
-            for layer, entry in zip(site.layers, recorded, strict=True):
-                rows = np.array(written.used_rows())
-                expected = plain_error(raw.gather(site.site, layer, rows), coded.gather(site.site, layer, rows))
-                assert entry["layer"] == layer
-                assert (entry["max_abs"], entry["max_relative"], entry["min_cosine"]) == pytest.approx(expected)
-                assert 0.99 < entry["min_cosine"] < 1
-    before = (path / "zarr.json").read_bytes()
+    assert read_generation(path).lossy
+    places = [(site.site, layer) for site in written.layout.sites for layer in site.layers]
+    with written.open() as raw, open_generation(path, records) as coded:
+        assert coded.lossy
+        for record in records:
+            assert [(one.site, one.layer) for one in record.codec_errors] == places
+            first = record.shard_idx * written.layout.rows_per_shard
+            rows = np.arange(first, first + record.n_rows)
+            for one in record.codec_errors:
+                x_nd, y_nd = (source.gather(one.site, one.layer, rows) for source in (raw, coded))
+                assert measured(one) == pytest.approx(plain_error(x_nd, y_nd))
+                assert one.n_rows == 0 or 0.99 < one.min_cosine < one.mean_cosine < 1
+            assert shard_record_from_json(json.loads(canonical_json(shard_record_to_json(record))), "here") == record
+            assert record.digest() != replace(record, codec_errors=()).digest()
     with written.open() as source:
-        recode_shard(source, path, written.layout, 0, codec="int8")
-    assert (path / "zarr.json").read_bytes() == before
+        again = recode_shard(source, path, written.layout, 0, codec="int8", n_threads=1)
+    assert (again.files, again.codec_errors) == (records[0].files, records[0].codec_errors)
 
 
 def test_what_is_lossy_is_not_recoded_into_something_that_looks_exact(root: Path) -> None:
@@ -115,7 +132,7 @@ def test_a_lossless_generation_goes_back_to_raw_with_the_same_bytes(root: Path) 
     create_generation(root / "g0003", written.layout, attributes={}, codec="raw")
     with open_generation(path, records) as source:
         for number, record in enumerate(records):
-            files = recode_shard(source, root / "g0003", written.layout, record.shard_idx, codec="raw")
+            files = recode_shard(source, root / "g0003", written.layout, record.shard_idx, codec="raw").files
             for old, new in zip(written.records[number].files, files, strict=True):
                 assert (root / old.path).read_bytes() == (root / new.path).read_bytes()
                 assert (old.crc32c, old.chunk_crc32c) == (new.crc32c, new.chunk_crc32c)
@@ -127,7 +144,7 @@ def test_other_rows_than_the_sources_are_refused_but_other_chunks_are_not(root: 
     larger_chunks = replace(layout, chunk_rows=6)
     create_generation(root / "g0002", larger_chunks, attributes={}, codec="blosc")
     with written.open() as source:
-        files = recode_shard(source, root / "g0002", larger_chunks, 0, codec="blosc")
+        files = recode_shard(source, root / "g0002", larger_chunks, 0, codec="blosc").files
         for other in (replace(layout, n_shards=2), replace(layout, sites=layout.sites[:1])):
             with pytest.raises(UsageError, match="chunk_rows"):
                 recode_shard(source, root / "g0002", other, 0, codec="blosc")

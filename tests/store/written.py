@@ -128,6 +128,7 @@ def recode_run(written: Written, codec: CodecName, *, name: str = "g0002") -> tu
     path = written.path.parent / name
     create_generation(path, written.layout, attributes={"run_id": "r"}, codec=codec)
     with written.open() as source:
+        recoded = [recode_shard(source, path, written.layout, r.shard_idx, codec=codec) for r in written.records]
         records = tuple(
             ShardRecord(
                 shard_idx=r.shard_idx,
@@ -135,8 +136,9 @@ def recode_run(written: Written, codec: CodecName, *, name: str = "g0002") -> tu
                 n_samples=1,
                 n_rows=r.n_rows,
                 input_digest="d",
-                files=recode_shard(source, path, written.layout, r.shard_idx, codec=codec),
+                files=one.files,
+                codec_errors=one.codec_errors,
             )
-            for r in written.records
+            for r, one in zip(written.records, recoded, strict=True)
         )
     return path, records
