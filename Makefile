@@ -7,8 +7,8 @@ EVALS := .venv-evals
 QUANTISED := .venv-quantised
 STAMP := $(VENV)/.installed
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4))')
-# One thread in each process: side by side they share the cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
+# One thread in each process: side by side they share the cores. Each takes neighbouring tests, whose fixtures it has then made.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 

@@ -4,6 +4,7 @@ Tiny models are faster on one thread, far more so on a busy machine; and everyth
 the time on a disk.
 """
 
+import gc
 import os
 from pathlib import Path
 
@@ -19,7 +20,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if Path("/dev/shm").is_dir():
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")
 
-QUICK = 30  # examples of a property in a default run; the slow tests (`-m slow`) repeat properties with all of theirs
+# Examples of a property in a default run (`tests.quick.costly`: fewer); the slow tests (`-m slow`) repeat properties with all
+# of theirs.
+QUICK = 30
 
 # On a server the same examples every time: a run says something about the change, not about luck. At a desk, new ones.
 settings.register_profile("server", derandomize=True)
@@ -59,5 +62,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             continue
         if all_of_them:
             item.add_marker(pytest.mark.slow)
-        elif (chosen or settings.default).max_examples > QUICK:
-            function._hypothesis_internal_use_settings = settings(chosen, max_examples=QUICK)
+            continue
+        most = getattr(function, "quick_examples", QUICK)
+        if (chosen or settings.default).max_examples > most:
+            function._hypothesis_internal_use_settings = settings(chosen, max_examples=most)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Thousands of tests and what they import stay to the end: the garbage collector need not walk them again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """DuckDB's binding counts what is alive at the end."""
+    gc.unfreeze()

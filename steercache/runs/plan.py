@@ -188,7 +188,8 @@ def _keep_labels(
     for part in inputs:
         if labels[part.dataset].keep(cache, part.inputs_digest):
             mended += runs_over(cache, part.dataset, part.inputs_digest)
-    catch_up_or_rebuild(cache)
+    if mended:  # labels of runs to come are joined with them
+        catch_up_or_rebuild(cache)
     return tuple(dict.fromkeys(mended))
 
 

@@ -338,7 +338,7 @@ def search_row(gain: float) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("examples", "steps"), [(3, 5), pytest.param(100, 25, marks=pytest.mark.slow)], ids=["a-few", "many"]
+    ("examples", "steps"), [(2, 5), pytest.param(40, 25, marks=pytest.mark.slow)], ids=["a-few", "many"]
 )
 def test_catching_up_equals_rebuilding_after_any_changes(examples: int, steps: int) -> None:
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large]

@@ -84,8 +84,9 @@ def children_of(pid: int) -> list[int]:
     "ask", [by_refit, pytest.param(by_fit, marks=pytest.mark.slow), pytest.param(by_folder, marks=pytest.mark.slow)]
 )
 def test_a_received_statement_that_hears_no_interrupt_is_stopped_in_time(
-    root: Path, ask: Callable[[Path, Limits], None]
+    root: Path, ask: Callable[[Path, Limits], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("steercache.queries.isolated.GRACE_S", 0.3)
     began = time.monotonic()
     with pytest.raises(QueryError, match=r"stopped after 0\.5 s"):
         ask(root, Limits(time_s=0.5))

@@ -17,6 +17,7 @@ from steercache.index.migrate import migrate
 from steercache.trace.encode import anchor_mask, control_mask
 from tests.index.contents import put_part
 from tests.index.small import RUN_A, Sentence, run_row, words_of, write_run
+from tests.quick import costly
 
 words = st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=8)
 
@@ -57,6 +58,7 @@ def con() -> Iterator[duckdb.DuckDBPyConnection]:
     con.close()
 
 
+@costly(6)
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(corpus=st.lists(sentences(), min_size=1, max_size=8))
 def test_the_index_gives_every_token_the_role_that_the_method_says(

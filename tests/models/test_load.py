@@ -343,6 +343,7 @@ except SteercacheError as error:
 
 
 def from_hub(hub_id: str, tmp_path: Path, **environment: str) -> str:
+    """What a process prints that loads models by their ids: libraries of the hub read their environment when they start."""
     done = subprocess.run(
         [sys.executable, "-c", HUB, hub_id, str(tmp_path / "cache")],
         capture_output=True,

@@ -159,7 +159,7 @@ def test_an_error_at_the_terminal_is_a_message_and_an_exit_code(root: Path, sql:
     ],
 )
 def test_hostile_sql_ends_within_the_limits_of_the_command(root: Path, sql: str) -> None:
-    result = steercache(root, sql, "--time-limit", "2", "--memory-limit", "256")
+    result = steercache(root, sql, "--time-limit", "1", "--memory-limit", "256")
     assert result.returncode == 3, result.stderr
     assert result.stderr.startswith("error: ")
     assert "Traceback" not in result.stderr

@@ -20,6 +20,7 @@ from steercache.runs.engine import BuildOptions, build_run
 from steercache.runs.job import prepare_trace
 from steercache.runs.plan import plan_run
 from tests.cache.contents import files_of, tables_of
+from tests.engines.in_process import work_in_process
 from tests.tracing import SmallTrace, write_small_trace
 
 
@@ -28,7 +29,11 @@ def trace(tmp_path: Path) -> SmallTrace:
     return write_small_trace(tmp_path / "t", n=60)
 
 
-def test_workers_write_the_same_bytes_as_one_process(trace: SmallTrace, tmp_path: Path) -> None:
+def test_workers_write_the_same_bytes_as_one_process(
+    trace: SmallTrace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With workers of this process; with those of others in tests/runs/test_workers.py."""
+    monkeypatch.setattr("steercache.runs.workers.do_work", work_in_process)
     trace.build(tmp_path / "one")
     trace.build(tmp_path / "many", engine=EngineOptions(workers=2))
     assert files_of(tmp_path / "many") == files_of(tmp_path / "one")
@@ -76,6 +81,9 @@ def test_a_shell_that_holds_the_index_does_not_stop_a_build_and_the_index_catche
 ) -> None:
     monkeypatch.setattr("steercache.cache.commit.TELL_EVERY_S", 0.0)
     monkeypatch.setattr("steercache.cache.commit.TELL_SHARE", 0)
+    monkeypatch.setattr("steercache.cache.catch_up.CATCH_UP_WAIT_S", 0.05)
+    monkeypatch.setattr("steercache.cache.handle.READER_WAIT_S", 0.1)
+    monkeypatch.setattr("steercache.cache.handle.CATCH_UP_WAIT_S", 0.05)
     root = tmp_path / "root"
     write_small_trace(tmp_path / "first", n=10, name="first").build(root)
     hold = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
