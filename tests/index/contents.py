@@ -11,6 +11,8 @@ from tests.index.small import write_sweep as write_sweep_files
 MAT = "the cat is on the mat"
 PEN = "two pens lie near the red book"
 
+LOSS = {"mean_relative": 0.01, "max_relative": 0.02, "max_abs": 0.5, "mean_cosine": 0.9999, "min_cosine": 0.999}
+
 
 def every_table(con: Any) -> dict[str, list[Any]]:
     """Rows of every table and view, in an order that depends on their values alone."""
@@ -40,8 +42,13 @@ def some_runs(folder: Any) -> list[RunFiles]:
         [Sentence(text="so glad", dataset="pairs", labels=pair[0], kept=[1])],
         [Sentence(text="so sad now", dataset="pairs", labels=pair[1], kept=[2])],
     ]
+    lossy = [{"generation": "g0002", "site": "resid_post", "layer": i, "n_rows": 17, **LOSS} for i in range(2)]
     return [
-        write_run(folder, run_row(RUN_A, "first", datasets=["concepts", "other"]), first),
+        write_run(
+            folder,
+            run_row(RUN_A, "first", datasets=["concepts", "other"], generation="g0002", codec_errors=lossy),
+            first,
+        ),
         write_run(folder, run_row(RUN_B, "second", datasets=["pairs"], complete=False), second),
     ]
 

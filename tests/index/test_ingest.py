@@ -63,6 +63,7 @@ def test_what_is_taken_in_can_be_read_back(filled: dict[str, list[object]]) -> N
     } == {
         "runs": 2,
         "sites": 4,
+        "codec_errors": 2,
         "shards": 4,
         "samples": 6,
         "tokens": 6 + 3 + 8 + 6 + 2 + 3,
