@@ -51,7 +51,8 @@ def head_projection(block: Any, *, heads: Heads, layer: int) -> str:
     """The path, from a block, of the module whose input is its heads' outputs side by side.
 
     Raises:
-        UsageError: the block has no attention with one output projection, or one of another width.
+        UsageError: the block has no attention with one output projection, one of another width, or one of which this process
+            has a part (tensor parallelism).
     """
     for path in PROJECTIONS:
         module: Any = block
@@ -59,6 +60,11 @@ def head_projection(block: Any, *, heads: Heads, layer: int) -> str:
             module = getattr(module, name, None)
         if module is None:
             continue
+        if hasattr(getattr(module, "weight", None), "device_mesh"):  # a DTensor
+            raise UsageError(
+                "the model is spread by tensor parallelism: each process has the outputs of some of its heads only",
+                hint="load it without `tp_plan`; `device_map` spreads whole blocks over devices",
+            )
         width = _input_width(module)
         if width not in (None, heads.joined):
             raise UsageError(

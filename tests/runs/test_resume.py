@@ -168,7 +168,7 @@ def test_the_data_changing_between_plan_and_trace_is_noticed(trace: SmallTrace, 
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_is_reported_and_the_build_goes_on_later(trace: SmallTrace, tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_is_replaced_and_the_build_goes_on(trace: SmallTrace, tmp_path: Path) -> None:
     root = tmp_path / "root"
     code = f"""
 import sys
@@ -184,9 +184,7 @@ if __name__ == "__main__":
     child = _first_worker(process.pid)
     os.kill(child, 9)
     _, said = process.communicate()
-    assert process.returncode != 0
-    assert "a worker died" in said
-    trace.build(root)
+    assert process.returncode == 0, said
     trace.build(tmp_path / "plain")
     assert files_of(root) == files_of(tmp_path / "plain")
 
