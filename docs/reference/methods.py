@@ -18,7 +18,9 @@ sentence that holds rows of both sides is one: its anchors against its controls.
 as [your own sentences](how-to/own-sentences.md) says.
 
 Length *difference* means that a vector is as long as the difference of means, so that strength 1 moves a row by it; *unit*
-that it has length 1, so that strengths are lengths, or better multiples of the rows' norm (`alpha_unit="resid_norm"`).
+that it has length 1, so that strengths are lengths, or better multiples of the rows' norm (`alpha_unit="resid_norm"`);
+*deviation* that it is as long as the standard deviation of the rows along it, *chord* that it leads from one direction to
+another, and says nothing of the rows' length.
 """
 RECIPES = """
 A recipe is a method with its rows and its use: a manifest of kind `recipe`. `steercache fit recipe NAME` (`Cache.fit_recipe`)

@@ -17,7 +17,16 @@ from steercache.fit.shift import vector_name
 from steercache.queries.session import Session
 
 MethodName = Literal[
-    "mean_shift", "linear_probe", "pca_diff", "pca_center", "lat", "lda", "mass_mean", "head_probes", "sae"
+    "mean_shift",
+    "linear_probe",
+    "pca_diff",
+    "pca_center",
+    "lat",
+    "lda",
+    "mass_mean",
+    "head_probes",
+    "unit_shift",
+    "sae",
 ]
 RecipeName = Literal["default", "paper"]
 ANCHORS: Literal["anchor_vs_control"] = "anchor_vs_control"

@@ -10,7 +10,7 @@ from steercache.api.fitting import FitRequest, MethodName, fit_vectors
 from steercache.api.progress import ProgressLike
 from steercache.api.sae_fitting import SaeOptions, fit_sae_vectors
 from steercache.core.errors import UsageError
-from steercache.core.operations import read_operation
+from steercache.core.operations import OF_PLANES, read_operation
 from steercache.core.selection import Selection
 from steercache.core.vector_use import VectorUse
 from steercache.core.vectors import SteeringVector
@@ -136,7 +136,8 @@ def finished(recipe: RecipeManifest, sel: Selection, vector: SteeringVector, req
         vector = spread(vector, layer)
         if request.fit.diagnose:
             vector = diagnose(sel, vector)
-    every = recipe.fit.layers == "best" or recipe.fit.method == "head_probes"
+    in_plane = read_operation(recipe.use.operation).name in OF_PLANES  # one plane for all layers
+    every = recipe.fit.layers == "best" or recipe.fit.method == "head_probes" or in_plane
     name = request.fit.name or f"{vector.concept or vector.name}-{recipe.name}"
     return replace(vector, name=name, use=_use(recipe, layers=vector.layers if every else None))
 

@@ -141,6 +141,18 @@ def mass_mean_command(asked: FitOptions) -> None:
     _run("mass_mean", asked)
 
 
+@fit.command("unit-shift")
+@fit_options
+@takes(FitOptions)
+def unit_shift_command(asked: FitOptions) -> None:
+    """Fit the difference of the sides' mean directions, rows at length 1 (arXiv 2510.26243, angular steering).
+
+    \b
+    steercache fit unit-shift --concept counting
+    """
+    _run("unit_shift", asked)
+
+
 @fit.command("head-probes")
 @partial(fit_options, site=HEADS)
 @click.option("--top", type=click.IntRange(1), default=48, show_default=True, help="Heads to keep.")

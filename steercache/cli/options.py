@@ -99,8 +99,9 @@ operation_option = click.option(
     default="add",
     show_default=True,
     help="What is done to the hidden state: add, project_out, project_cap:bound=2, clamp:value=2, replace, rotate, "
-    "add_preserving_norm or affine:scale=0.5,offset=2. For rotate, alpha is the angle in degrees; for add and "
-    "add_preserving_norm it multiplies the vector; for the others it is the share of the way, usually 1.",
+    "rotate_in_plane:angle=90, rotate_in_plane_adaptive:angle=90, add_preserving_norm or affine:scale=0.5,offset=2. For "
+    "rotate, alpha is the angle in degrees; for add and add_preserving_norm it multiplies the vector; for the others it is the "
+    "share of the way, usually 1.",
 )
 target_option = click.option(
     "--target",

@@ -60,6 +60,27 @@ class Rotate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RotateInPlane:
+    """h' = h - p + |p| (cos t u1 + sin t u2) at a = 1, p = c1 u1 + c2 u2: the part of h in a fixed plane, turned to `angle` t.
+
+    Angular steering (arXiv 2510.26243). t counts in degrees from u1 to u2, the plane's orthonormal basis: of two vectors, the
+    first and what the second adds; of one vector, as `steering.operations.plane` finds it. At other strengths p turns by the
+    share a of its way to t, the shorter one. |h'| = |h|, and what is not in the plane stays.
+    """
+
+    name: ClassVar[OperationName] = "rotate_in_plane"
+    angle: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotateInPlaneAdaptive:
+    """`RotateInPlane` where c1 = h . u1 is above 0; every other h stays (adaptive angular steering)."""
+
+    name: ClassVar[OperationName] = "rotate_in_plane_adaptive"
+    angle: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AddPreservingNorm:
     """h' = (h + a v) |h| / |h + a v|."""
 
@@ -75,11 +96,23 @@ class Affine:
     offset: float
 
 
-Operation = Add | ProjectOut | ProjectCap | Clamp | Replace | Rotate | AddPreservingNorm | Affine
+Operation = (
+    Add
+    | ProjectOut
+    | ProjectCap
+    | Clamp
+    | Replace
+    | Rotate
+    | RotateInPlane
+    | RotateInPlaneAdaptive
+    | AddPreservingNorm
+    | Affine
+)
 ADD: Final = Add()
 KINDS: Final[dict[str, type[Operation]]] = {kind.name: kind for kind in get_args(Operation)}
 OF_SUBSPACES: Final = ("project_out", "project_cap", "clamp", "affine")
-OF_SHARES: Final = (*OF_SUBSPACES, "replace")  # strength 1 is the whole operation
+OF_PLANES: Final = ("rotate_in_plane", "rotate_in_plane_adaptive")
+OF_SHARES: Final = (*OF_SUBSPACES, *OF_PLANES, "replace")  # strength 1 is the whole operation
 IN_UNITS: Final = ("add", "replace", "add_preserving_norm", "project_cap", "clamp", "affine")
 
 

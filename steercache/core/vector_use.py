@@ -13,7 +13,16 @@ from typing import Any, Final, Literal, Self, get_args
 from steercache.core.trials import AlphaUnit, Target
 
 OperationName = Literal[
-    "add", "project_out", "project_cap", "clamp", "replace", "rotate", "add_preserving_norm", "affine"
+    "add",
+    "project_out",
+    "project_cap",
+    "clamp",
+    "replace",
+    "rotate",
+    "rotate_in_plane",
+    "rotate_in_plane_adaptive",
+    "add_preserving_norm",
+    "affine",
 ]
 PlaceName = Literal["resid_post", "resid_pre", "head_out", "attn_out", "mlp_out"]
 Phase = Literal["prompt", "generated", "both"]
@@ -27,6 +36,8 @@ OPERATIONS: Final[Mapping[OperationName, str]] = MappingProxyType(
         "clamp": "h + strength * (value - c) * u",
         "replace": "(1 - strength) * h + strength * v",
         "rotate": "h turned towards u by strength degrees in the plane of h and u, its norm kept",
+        "rotate_in_plane": "the part of h in a fixed plane turned by the share strength of the way to an angle in that plane",
+        "rotate_in_plane_adaptive": "as rotate_in_plane, where the component of h along the plane's first axis is positive",
         "add_preserving_norm": "(h + strength * v) * |h| / |h + strength * v|",
         "affine": "h + strength * (scale * c + offset - c) * u",
     }

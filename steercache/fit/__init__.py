@@ -16,6 +16,7 @@ from steercache.fit.pca import lat, pca_center, pca_diff
 from steercache.fit.probe import linear_probe
 from steercache.fit.recipes import refit
 from steercache.fit.shift import mean_shift
+from steercache.fit.unit_shift import unit_shift
 from steercache.fit.whitened import lda, mass_mean
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ __all__ = [
     "pca_diff",
     "refit",
     "sae",
+    "unit_shift",
 ]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from steercache.core.vectors import SteeringVector
-from steercache.fit import heads, pca, probe, shift, whitened
+from steercache.fit import heads, pca, probe, shift, unit_shift, whitened
 from steercache.fit.fitted import LayerFormula
 
 
@@ -13,10 +13,11 @@ from steercache.fit.fitted import LayerFormula
 class Method:
     """One method. In formulas m1 and m0 are the means of the concept's and the other rows, and d_i the difference of pair i.
 
-    `length` is "unit", "difference" (as long as the difference of means) or "deviation" (of the rows along it). `fit` is the
-    fitting function, None for one that needs more than rows (an SAE). `formula_of` gives the formula by layer with a seed, for
-    fits without some rows, of which `n_draws` are made to measure stability; None where the method has a way of its own.
-    `options` are the parameters of `fit` that a provenance keeps under the same names.
+    `length` is "unit", "difference" (as long as the difference of means), "deviation" (of the rows along it) or "chord" (from
+    one direction to another, at most 2). `fit` is the fitting function, None for one that needs more than rows (an SAE).
+    `formula_of` gives the formula by layer with a seed, for fits without some rows, of which `n_draws` are made to measure
+    stability; None where the method has a way of its own. `options` are the parameters of `fit` that a provenance keeps under
+    the same names.
     """
 
     name: str
@@ -118,6 +119,16 @@ _ALL: Final = (
         fit=heads.head_probes,
         n_draws=0,
         options=("top", "n_heads"),
+    ),
+    Method(
+        name=unit_shift.METHOD,
+        formula="v = n1 - n0, n the mean of a side's rows, each at length 1, brought to length 1",
+        source="arXiv 2510.26243 (angular steering), its candidate directions",
+        command="steercache fit unit-shift --concept counting",
+        tested_by="tests/fit/test_unit_shift.py::test_the_plane_is_that_of_the_authors_candidates",
+        length="chord",
+        fit=unit_shift.unit_shift,
+        formula_of=lambda seed: unit_shift.unit_formula,
     ),
     Method(
         name="sae",

@@ -12,7 +12,16 @@ from steercache.manifests.fields import Document, Name, Positive, Text, Version,
 from steercache.manifests.trace import TraceSite
 
 RecipeMethod = Literal[
-    "mean_shift", "linear_probe", "pca_diff", "pca_center", "lat", "lda", "mass_mean", "head_probes", "sae"
+    "mean_shift",
+    "linear_probe",
+    "pca_diff",
+    "pca_center",
+    "lat",
+    "lda",
+    "mass_mean",
+    "head_probes",
+    "unit_shift",
+    "sae",
 ]
 ArxivId = Annotated[str, Field(pattern=r"^[0-9]{4}\.[0-9]{4,5}$")]
 Parameter = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]

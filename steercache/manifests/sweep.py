@@ -11,7 +11,9 @@ from steercache.manifests.fields import BenchmarkName, Document, FileName, Name,
 from steercache.manifests.model import ModelManifest
 from steercache.manifests.trace import Layers, layers_of
 
-FitMethod = Literal["mean_shift", "linear_probe", "pca_diff", "pca_center", "lat", "lda", "mass_mean", "sae"]
+FitMethod = Literal[
+    "mean_shift", "linear_probe", "pca_diff", "pca_center", "lat", "lda", "mass_mean", "unit_shift", "sae"
+]
 FitRecipe = Literal["default", "paper"]
 SaeSelection = Literal["paper", "firing_rate", "sparse_probe"]
 NamedTarget = Literal["image", "text", "both", "all", "last"]
@@ -185,7 +187,7 @@ class SweepManifest(Document):
     which the mean KL of the next-token distribution on unrelated prompts is alpha nats."""
     operation: OperationText = "add"
     """What is done with the vector: `add`, `project_out`, `project_cap:bound=2`, `clamp:value=2`, `replace`, `rotate`,
-    `add_preserving_norm` or `affine:scale=0.5,offset=2`."""
+    `rotate_in_plane:angle=90`, `rotate_in_plane_adaptive:angle=90`, `add_preserving_norm` or `affine:scale=0.5,offset=2`."""
     targets: Annotated[tuple[SweepTarget, ...], Field(min_length=1)] = ("image",)
     """Tokens that are steered: by name; SQL over the prompt's tokens, `sql: kind = 'image' and patch_row < 3`; or the same as
     `{where: ..., weight: ...}`."""

@@ -9,7 +9,8 @@ import torch
 
 import steercache
 from steercache.core.errors import UsageError
-from steercache.core.operations import KINDS, OF_SUBSPACES, Operation, ProjectOut, read_operation
+from steercache.core.operations import KINDS, OF_PLANES, OF_SUBSPACES, Operation, ProjectOut, read_operation
+from steercache.core.vectors import SteeringVector
 from steercache.models.spec import LoadedModel
 from steercache.steering.branch import BranchOptions, branch
 from steercache.steering.cells import ROUNDING, BranchCell
@@ -24,7 +25,7 @@ from tests.steering.tiny import vector
 Rows = npt.NDArray[np.float64]
 TEXTS = (
     *("add", "project_out", "project_cap:bound=0.3", "clamp:value=-1.5", "replace", "rotate", "add_preserving_norm"),
-    "affine:scale=0.25,offset=2",
+    *("affine:scale=0.25,offset=2", "rotate_in_plane:angle=200", "rotate_in_plane_adaptive:angle=70"),
 )
 V = [vector(0, 1, 2, 3, scale=2.0), vector(0, 1, 2, 3, width=32, name="w"), vector(0, 1, 2, 3, name="x")]
 for i, one in enumerate(V[1:]):
@@ -55,6 +56,11 @@ def by_formula(h: Rows, text: str, a: float, vectors: Rows) -> Rows:
         s = np.linalg.norm(w, axis=1, keepdims=True)
         angle = np.arctan2(s, c) - np.radians(a)
         return np.linalg.norm(h, axis=1, keepdims=True) * (np.cos(angle) * u + np.sin(angle) * w / s)
+    if name in OF_PLANES:  # by polar coordinates in the plane
+        angle, radius = np.arctan2(c[:, 1], c[:, 0]), np.linalg.norm(c, axis=1)
+        way = (np.radians(n["angle"]) - angle + np.pi) % (2 * np.pi) - np.pi
+        turned = radius[:, None] * np.stack([np.cos(angle + a * way), np.sin(angle + a * way)], axis=1)
+        return np.where((c[:, :1] > 0) | (name == "rotate_in_plane"), h + (turned - c) @ basis, h)
     target = {
         "project_out": lambda: 0 * c,
         "project_cap": lambda: np.minimum(c, n["bound"]),
@@ -62,6 +68,16 @@ def by_formula(h: Rows, text: str, a: float, vectors: Rows) -> Rows:
         "affine": lambda: n["scale"] * c + n["offset"],
     }[name]()
     return h + a * (target - c) @ basis
+
+
+def plane_by_hand(one: SteeringVector) -> Rows:
+    """The central direction and the first principal component of a vector's directions, turned to the side of their mean."""
+    rows = one.values.astype(np.float64)
+    cosines = np.array([[a @ b / np.linalg.norm(a) / np.linalg.norm(b) for b in rows] for a in rows])
+    first = rows[cosines.mean(1).argmax()]
+    component = np.linalg.eigh(np.cov(rows.T))[1][:, -1]
+    rest = component - component @ first / (first @ first) * first
+    return np.stack([first, component * np.sign(rows.mean(0) @ rest)])
 
 
 def applied(h: Rows, text: str, a: float, vectors: Any, *, dtype: torch.dtype = torch.float64) -> Rows:
@@ -76,11 +92,16 @@ HIDDEN: Rows = np.random.default_rng(3).normal(size=(50, 32)) * 3
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("text", TEXTS)
 def test_an_operation_is_its_formula(text: str, n: int) -> None:
-    if n > 1 and text.partition(":")[0] not in OF_SUBSPACES:
-        with pytest.raises(UsageError, match="takes one vector"):
+    name = text.partition(":")[0]
+    if n > 1 and name not in OF_SUBSPACES:
+        with pytest.raises(UsageError, match=r"takes one vector|vectors span none"):
             change_of(V, 1, alpha=1.0, operation=read_operation(text))
-        return
+        n = 2 if name in OF_PLANES else n
+        if n > 2:
+            return
     a, values = strength_of(text), np.stack([one.at(1) for one in V[:n]]).astype(np.float64)
+    if name in OF_PLANES and n == 1:
+        values = plane_by_hand(V[0])
     expected = by_formula(HIDDEN, text, a, values)
     assert np.abs(expected - HIDDEN).max() > 0.1
     np.testing.assert_allclose(applied(HIDDEN, text, a, V[:n]), expected, rtol=1e-5, atol=2e-6)

@@ -107,6 +107,27 @@ def _rotate(hidden: torch.Tensor, change: Applied) -> torch.Tensor:
     return torch.where(s > 1e-6 * c.abs(), turned, hidden)
 
 
+def _rotate_in_plane(hidden: torch.Tensor, change: Applied) -> torch.Tensor:
+    u1, u2 = change.rows
+    c1, c2 = _along(hidden, u1), _along(hidden, u2)
+    norm = (c1.square() + c2.square()).sqrt()
+    x, y = norm * change.first, norm * change.second
+    if bool((change.strength != 1).any()):
+        way = torch.atan2(
+            (change.second * c1 - change.first * c2).double(), (change.first * c1 + change.second * c2).double()
+        )
+        turn = change.strength.double() * way
+        cos, sin = turn.cos().to(hidden.dtype), turn.sin().to(hidden.dtype)
+        whole = change.strength == 1
+        x, y = torch.where(whole, x, c1 * cos - c2 * sin), torch.where(whole, y, c1 * sin + c2 * cos)
+    moved = torch.addcmul(hidden, x - c1, u1.to(hidden.dtype))
+    return torch.addcmul(moved, y - c2, u2.to(hidden.dtype))
+
+
+def _rotate_in_plane_adaptive(hidden: torch.Tensor, change: Applied) -> torch.Tensor:
+    return torch.where(_along(hidden, change.rows[0]) > 0, _rotate_in_plane(hidden, change), hidden)
+
+
 def _add_preserving_norm(hidden: torch.Tensor, change: Applied) -> torch.Tensor:
     moved = hidden + change.rows[0]
     lengths = [x.square().sum(-1, keepdim=True).sqrt() for x in (hidden, moved)]
@@ -120,5 +141,7 @@ _FORMULAS: dict[OperationName, Callable[[torch.Tensor, Applied], torch.Tensor]] 
     "affine": _by_component(lambda c, change: change.first * c + change.second),
     "replace": _replace,
     "rotate": _rotate,
+    "rotate_in_plane": _rotate_in_plane,
+    "rotate_in_plane_adaptive": _rotate_in_plane_adaptive,
     "add_preserving_norm": _add_preserving_norm,
 }

@@ -8,11 +8,23 @@ import numpy as np
 import numpy.typing as npt
 
 from steercache.core.errors import UsageError
-from steercache.core.operations import ADD, IN_UNITS, OF_SUBSPACES, Affine, Clamp, Operation, ProjectCap
+from steercache.core.operations import (
+    ADD,
+    IN_UNITS,
+    OF_PLANES,
+    OF_SUBSPACES,
+    Affine,
+    Clamp,
+    Operation,
+    ProjectCap,
+    RotateInPlane,
+    RotateInPlaneAdaptive,
+)
 from steercache.core.trials import AlphaUnit
 from steercache.core.vector_use import OperationName
 from steercache.core.vectors import SteeringVector
 from steercache.steering.add import delta_of, direction_at, resid_norm
+from steercache.steering.operations.plane import own_plane
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -21,8 +33,8 @@ Float32Array = npt.NDArray[np.float32]
 class Change:
     """What is done to a hidden state: `rows_kd` (k, d) are what is added or put in its place, or an orthonormal basis.
 
-    `strength` and `numbers` (two, 0 where the operation has fewer) enter the formulas of `core.operations`; a rotation has the
-    cosine and sine of its angle there.
+    `strength` and `numbers` (two, 0 where the operation has fewer) enter the formulas of `core.operations`; rotations have the
+    cosine and sine of their angle there.
     """
 
     name: OperationName
@@ -64,7 +76,8 @@ def change_of(
     row_norm: float | None = None,
     operation: Operation = ADD,
 ) -> Change:
-    """What an operation does at `layer`; several vectors are the subspace that they span.
+    """What an operation does at `layer`; several vectors are the subspace that they span. Of the operations in a plane two
+    vectors span it, and one has a plane of its own, the same at all its layers.
 
     Where `alpha_unit` is not "raw", the vector that is added or put in place, and the numbers `bound`, `value` and `offset`,
     count in median row norms, as in `add.delta_of`; the strength of `project_out` is a share and that of `rotate` an angle. In
@@ -76,7 +89,9 @@ def change_of(
     """
     several = [vectors] if isinstance(vectors, SteeringVector) else list(vectors)
     name = operation.name
-    if len(several) != 1 and (name not in OF_SUBSPACES or not several):
+    if name in OF_PLANES and len(several) not in (1, 2):
+        raise UsageError(f"{name} turns in a plane, and {len(several)} vectors span none", hint="one vector, or two")
+    if len(several) != 1 and (name not in (*OF_SUBSPACES, *OF_PLANES) or not several):
         raise UsageError(f"{name} takes one vector", hint=f"of subspaces there are: {', '.join(OF_SUBSPACES)}")
     if alpha_unit == "kl":
         if row_norm is None:
@@ -96,7 +111,11 @@ def change_of(
         by = alpha if name == "add_preserving_norm" else 1.0
         rows = delta_of(several[0], layer, alpha=by, alpha_unit=alpha_unit, row_norm=row_norm)[None]
         return Change(name=name, rows_kd=rows, strength=0.0 if alpha == 0 else alpha)
-    basis_kd = basis_of(several, layer)
+    if name in OF_PLANES and len(several) == 1:
+        direction_at(several[0], layer)  # which says that it has this layer
+        basis_kd = own_plane(several[0])
+    else:
+        basis_kd = basis_of(several, layer)
     unit = 1.0 if alpha_unit == "raw" else row_norm
     if unit is None:
         if alpha_unit != "resid_norm":
@@ -111,6 +130,8 @@ def change_of(
         numbers = (operation.scale, operation.offset * unit)
     elif name == "rotate":
         numbers = (math.cos(math.radians(alpha)), math.sin(math.radians(alpha)))
+    elif isinstance(operation, RotateInPlane | RotateInPlaneAdaptive):
+        numbers = (math.cos(math.radians(operation.angle)), math.sin(math.radians(operation.angle)))
     if not all(abs(number) <= float(np.finfo(np.float32).max) for number in (*numbers, alpha)):
         raise UsageError(f"the numbers of {name} overflow float32")
     return Change(name=name, rows_kd=basis_kd, strength=float(alpha), numbers=numbers)
