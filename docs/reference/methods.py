@@ -28,7 +28,17 @@ fits it on your run and saves the vector with the use, which `steercache.steered
 that a recipe leaves open are given there.
 """
 CONDITIONS = """
-Conditional steering (CAST, arXiv 2409.05907) steers prompts whose hidden state lies along a condition vector.
+Conditional steering (CAST, arXiv 2409.05907) steers prompts whose hidden state lies along a condition vector. The recipe `cast`
+fits both: the vector on the pairs of one concept, the condition on those of another, whose positive sides are prompts to steer.
+The use of the vector has the condition as its target, which names the condition vector of the cache:
+
+```python
+(vector,) = cache.fit_recipe("cast", concept="politeness", condition="cooking")
+on = steercache.steered(model, vector, layer=12, alpha=8, target=cache.target(vector.use.target))
+```
+
+In a sweep the same text is one of `targets`. The pairs ship: `steercache build tiny-cast` traces them with the smallest model.
+
 `steercache.fit.find_condition(sel, vector)` finds layer, threshold and side with the highest F1 over labelled prompts (one row
 each, such as `contrast_last`); `.target` is the condition as a target in SQL: all tokens of prompts whose last token meets
 it. The condition vector of the paper is `pca_center`. Its package compares with cos(h, tanh(P h)), P the projection on the

@@ -126,6 +126,7 @@ class VectorMethods(CacheCore):
         sae: "SaeLike | None" = None,
         verdicts: str | PathLike[str] | None = None,
         unverified: bool = False,
+        condition: str | None = None,
         progress: ProgressLike = None,
     ) -> list[SteeringVector]:
         """Fit a vector as a paper does and save it with its use: operation, place, tokens, strength where the paper has one.
@@ -133,11 +134,14 @@ class VectorMethods(CacheCore):
         `recipe` is the name of one that ships (`steercache fit --list`, the page Methods), a manifest's file or a
         RecipeManifest. The other parameters are those of `fit`; `query` and `bindings` take the place of the recipe's.
         `from_layer` is for recipes that take the direction of one layer at every layer: by default the one with the highest
-        held-out AUC. `sae`, `verdicts` and `unverified` are for recipes with features of an SAE.
+        held-out AUC. `sae`, `verdicts` and `unverified` are for recipes with features of an SAE. `condition` is for recipes
+        that steer some prompts only: the concept of pairs whose positive side is to be steered and whose negative side is not.
+        The condition vector is saved as well, and the use's target names it: `cache.target(vector.use.target)` reads it.
         `steercache.steered(model, vector)` applies the use.
 
         Raises:
-            UsageError: as `fit`; a `from_layer` for a recipe that has none, a run of another kind of model.
+            UsageError: as `fit`; a `from_layer` or a `condition` for a recipe that has none, a recipe with a condition without
+                one, a run of another kind of model.
             NotFoundError: no such recipe, or as `fit`. QueryError: as `fit`.
         """
         from steercache.api.fitting import FitRequest
@@ -156,7 +160,7 @@ class VectorMethods(CacheCore):
             diagnose=diagnose,
         )
         options = None if sae is None else sae_options(sae, verdicts=verdicts, unverified=unverified)
-        request = RecipeRequest(fit=fit, from_layer=from_layer, sae=options)
+        request = RecipeRequest(fit=fit, from_layer=from_layer, sae=options, condition=condition)
         return fit_recipe(self._session, find_recipe(recipe), request, progress=progress)
 
     def review_sae(

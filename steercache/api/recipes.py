@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from steercache.api.conditions import FittedCondition, fit_condition
 from steercache.api.fitting import FitRequest, MethodName, fit_vectors
 from steercache.api.progress import ProgressLike
 from steercache.api.sae_fitting import SaeOptions, fit_sae_vectors
@@ -28,11 +29,13 @@ class RecipeRequest:
     """What a recipe is carried out on: `fit` names concept, run, query, layers and name; what it leaves out the recipe says.
 
     `from_layer` is the layer whose direction a recipe for all layers takes; None: the one with the highest held-out AUC.
+    `condition` is the concept of the pairs that a condition is fitted on, for recipes that have one.
     """
 
     fit: FitRequest
     from_layer: int | None = None
     sae: SaeOptions | None = None
+    condition: str | None = None
 
 
 def find_recipe(recipe: RecipeLike) -> RecipeManifest:
@@ -62,7 +65,8 @@ def recipe_facts() -> list[dict[str, Any]]:
             "use": str(_use(one, layers=None)),
             "source": source_of(one),
             "command": f"steercache fit recipe {one.name} --concept counting"
-            + (" --sae smollm2-135m-l15 --unverified" if one.fit.method == "sae" else ""),
+            + (" --sae smollm2-135m-l15 --unverified" if one.fit.method == "sae" else "")
+            + (" --condition cooking" if one.condition is not None else ""),
             "differs": list(one.differs),
             "tested_by": one.tested_by,
         }
@@ -118,14 +122,22 @@ def fit_recipe(
             session.save(one)
         return used
 
+    condition = fit_condition(session, recipe, given, concept=request.condition)
+
     def finish(sel: Selection, vector: SteeringVector) -> SteeringVector:
-        return finished(recipe, sel, vector, request)
+        return finished(recipe, sel, vector, request, condition)
 
     method: MethodName = how.method
     return fit_vectors(session, method, asked, finish=finish, progress=progress)
 
 
-def finished(recipe: RecipeManifest, sel: Selection, vector: SteeringVector, request: RecipeRequest) -> SteeringVector:
+def finished(
+    recipe: RecipeManifest,
+    sel: Selection,
+    vector: SteeringVector,
+    request: RecipeRequest,
+    condition: FittedCondition | None = None,
+) -> SteeringVector:
     """A fitted vector as the recipe has it: spread over the layers, with its use and a name that ends in the recipe's.
 
     Its provenance names the recipe, so that it is another vector than what the method alone gives on the same rows.
@@ -139,7 +151,10 @@ def finished(recipe: RecipeManifest, sel: Selection, vector: SteeringVector, req
     in_plane = read_operation(recipe.use.operation).name in OF_PLANES  # one plane for all layers
     every = recipe.fit.layers == "best" or recipe.fit.method == "head_probes" or in_plane
     name = request.fit.name or f"{vector.concept or vector.name}-{recipe.name}"
-    return replace(vector, name=name, use=_use(recipe, layers=vector.layers if every else None))
+    use = _use(recipe, layers=vector.layers if every else None)
+    if condition is not None:
+        use = replace(use, target=condition.target, source={**use.source, **condition.source})
+    return replace(vector, name=name, use=use)
 
 
 def _use(recipe: RecipeManifest, *, layers: Sequence[int] | None) -> VectorUse:

@@ -21,6 +21,7 @@ class FitRecipeOptions(FitOptions):
     sae: str | None
     verdicts: Path | None
     unverified: bool
+    condition: str | None
 
 
 @click.command("recipe")
@@ -40,6 +41,11 @@ class FitRecipeOptions(FitOptions):
     help="Review sheet with verdicts on the features of the SAE.",
 )
 @click.option("--unverified", is_flag=True, help="Take all picked features of the SAE; the vector says so.")
+@click.option(
+    "--condition",
+    metavar="CONCEPT",
+    help="Concept of pairs whose positive sides are steered and whose negative sides are not, in recipes with a condition.",
+)
 @takes(FitRecipeOptions)
 def fit_recipe_command(asked: FitRecipeOptions) -> None:
     """Fit a vector as a paper does, with the use that the paper makes of it; RECIPE is a name or a manifest's file.
@@ -48,6 +54,7 @@ def fit_recipe_command(asked: FitRecipeOptions) -> None:
     steercache fit recipe textual-mean-shift --concept counting
     steercache fit recipe caa --concept joy
     steercache fit recipe refusal-ablation --concept counting --from-layer 12
+    steercache fit recipe cast --concept politeness --condition cooking
     """
     from steercache.api.cache import open_cache_at
 
@@ -69,6 +76,7 @@ def fit_recipe_command(asked: FitRecipeOptions) -> None:
             sae=asked.sae,
             verdicts=asked.verdicts,
             unverified=asked.unverified,
+            condition=asked.condition,
             progress=bar.show,
         )
     report_fitted(cache, fitted, asked)

@@ -85,6 +85,19 @@ class RecipeUse(Document):
             raise fault("operation", error.message) from None
 
 
+class RecipeCondition(Document):
+    """When the vector is applied: to prompts whose last token lies along a condition vector, on one side of a threshold. Vector
+    and threshold are fitted on pairs of another concept, whose positive sides are prompts that meet the condition."""
+
+    method: Literal["mean_shift", "linear_probe", "pca_diff", "pca_center", "lat", "lda", "mass_mean", "unit_shift"] = (
+        "pca_center"
+    )
+    query: Text = "contrast_last"
+    """The selection of rows, one for each prompt: a named query or SQL."""
+    parameters: dict[Parameter, Text | int | float | bool] = Field(default_factory=dict)
+    """Values of the query's parameters."""
+
+
 class RecipeManifest(Document):
     """A recipe of a paper: `steercache fit recipe NAME`."""
 
@@ -96,7 +109,18 @@ class RecipeManifest(Document):
     formula: Text
     fit: RecipeFit
     use: RecipeUse = RecipeUse()
+    condition: RecipeCondition | None = None
     differs: tuple[Text, ...] = ()
     """What the paper or its code does otherwise."""
     tested_by: Text | None = None
     """The test that compares it with an independent implementation."""
+
+    @field_validator("condition")
+    @classmethod
+    def _of_the_prompt(cls, value: RecipeCondition | None, info: ValidationInfo) -> RecipeCondition | None:
+        use = info.data.get("use")
+        if value is not None and use is not None and (use.phase, use.target) != ("prompt", "all"):
+            raise fault(
+                "condition", "a condition is about a prompt, and steers all of it: `phase: prompt`, `target: all`"
+            )
+        return value
