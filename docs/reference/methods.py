@@ -37,7 +37,8 @@ The use of the vector has the condition as its target, which names the condition
 on = steercache.steered(model, vector, layer=12, alpha=8, target=cache.target(vector.use.target))
 ```
 
-In a sweep the same text is one of `targets`. The pairs ship: `steercache build tiny-cast` traces them with the smallest model.
+In a sweep the same text is one of `targets`. The pairs ship: `steercache build tiny-recipes` traces them with the smallest
+model.
 
 `steercache.fit.find_condition(sel, vector)` finds layer, threshold and side with the highest F1 over labelled prompts (one row
 each, such as `contrast_last`); `.target` is the condition as a target in SQL: all tokens of prompts whose last token meets

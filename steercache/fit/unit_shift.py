@@ -45,4 +45,5 @@ def unit_formula(sel: Selection, sides: LabelledSides, layer: int) -> FloatArray
     if not lengths.all():
         raise UsageError(f"the directions of a side's rows cancel at layer {layer}", place=sel.query.name)
     unit_2d = sums_2d / lengths
-    return (unit_2d[0] - unit_2d[1]).astype(np.float32)
+    direction: FloatArray = (unit_2d[0] - unit_2d[1]).astype(np.float32)
+    return direction

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
+import steercache
 from steercache import zoo
 from steercache.analysis.drift import Drift, measure_drift
 from steercache.cli.main import run
@@ -65,6 +66,22 @@ def plainly(folder: Path) -> tuple[list[Any], list[Any], list[Any]]:
                 hook.remove()
             outputs[i].append(torch.stack([h[0] for h in kept]).double().numpy())
     return outputs[0], outputs[1], anchors
+
+
+def test_the_recipe_for_the_own_vector_of_an_mllm_is_the_mean_shift_of_its_own_rows(folder: Path) -> None:
+    _, outputs, anchors = plainly(folder)
+    at = [i for i, row in enumerate(ROWS) if row["concept"] == "counting"]
+    rows_ltd = np.concatenate([outputs[i] for i in at], axis=1)
+    is_anchor = np.concatenate([anchors[i] for i in at])
+    is_first = np.concatenate([np.arange(len(anchors[i])) == 0 for i in at])
+    expected = rows_ltd[:, is_anchor].mean(axis=1) - rows_ltd[:, ~is_anchor & ~is_first].mean(axis=1)
+    cache = steercache.open(folder / "root")
+    (vector,) = cache.fit_recipe("own-mean-shift", concept="counting", run="mllm", diagnose=False)
+    np.testing.assert_allclose(vector.values, expected, atol=1e-4 * np.abs(expected).max())
+    assert vector.use is not None
+    assert (vector.use.operation, vector.use.target, vector.use.phase) == ("add", "image", "prompt")
+    (of_backbone,) = cache.fit_recipe("textual-mean-shift", concept="counting", run="backbone", diagnose=False)
+    assert not np.allclose(of_backbone.values, vector.values, atol=1e-2)
 
 
 def test_every_figure_is_that_of_two_plain_forward_passes(folder: Path, session: Session) -> None:

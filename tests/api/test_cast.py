@@ -27,7 +27,7 @@ def requests() -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> steercache.Cache:
     cache = steercache.open(tmp_path_factory.mktemp("cast") / "root", create=True)
-    cache.build("tiny-cast", device="cpu")
+    cache.build("tiny-recipes", device="cpu")
     return cache
 
 
