@@ -64,7 +64,7 @@ def fit_condition(
     run = run_of_request(session, replace(asked, query=None))
     sel = selected_rows(session, asked, run=run, concept=concept)
     vector = METHODS[how.method](sel, layers=asked.layers, name=f"{concept}-{recipe.name}-condition")
-    vector = replace(vector, provenance=dict(vector.provenance) | {RECIPE: recipe.name})
+    vector = replace(vector, provenance=dict(vector.provenance) | {RECIPE: f"{recipe.name} condition"})
     if asked.diagnose:
         vector = diagnose(sel, vector)
     session.save(vector)

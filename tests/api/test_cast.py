@@ -27,7 +27,7 @@ def requests() -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> steercache.Cache:
     cache = steercache.open(tmp_path_factory.mktemp("cast") / "root", create=True)
-    cache.build("tiny-recipes", device="cpu")
+    cache.build("tiny-recipes", device="cpu", dtype="float32")
     return cache
 
 
@@ -72,14 +72,14 @@ def test_prompts_that_meet_the_condition_are_steered_and_no_others(cache: steerc
     assert 0 < met.sum() < len(met)
     found = f1(met[: 2 * len(pairs)], len(pairs))
     assert found == pytest.approx(vector.use.source["condition_f1"], abs=1e-4)
-    assert found == max(every_f1(rows, condition, len(pairs)))
+    assert found == pytest.approx(max(every_f1(rows, condition, len(pairs))), abs=1e-4)
 
     layer = min(at + 1, loaded.spec.n_layers - 1)
     inputs = loaded.tokenizer([*wanted, *unwanted, *OTHERS], return_tensors="pt", padding=True, padding_side="left")
     plain = loaded.model(**inputs).logits[:, -1]
     target = cache.target(vector.use.target)
     on = steercache.steered(loaded, vector, layer=layer, alpha=30.0, target=target)
-    with torch.no_grad(), pytest.warns(Warning, match="selects no token"):
+    with torch.no_grad():
         steered = on(**inputs).logits[:, -1]
     assert ((steered - plain).abs().amax(1) > 1e-3).tolist() == met.tolist()
     with torch.no_grad(), steercache.steer(loaded, vector, layer=layer, alpha=30.0):
@@ -135,7 +135,7 @@ def test_an_evaluation_takes_the_condition_as_its_target(cache: steercache.Cache
     )
     (row,) = [one for one in found.table.rows if one.role == "vector"]
     selected = cache.steered_tokens(row.cell.cell_id)
-    asked = ask(pick_rows(open_benchmark(str(path)), "search"), loaded.bundle, split="search")
+    asked = ask(pick_rows(open_benchmark(str(path)), "search", n=None, orphans="search"), loaded.bundle, split="search")
     prompts = {one.sample_id: one.encoded for one in asked if one.encoded is not None}
     assert selected.keys() == prompts.keys()
     rows_nld = last_rows(loaded, [one.text for one in prompts.values()])

@@ -146,7 +146,8 @@ def test_every_other_recipe_is_carried_out_on_pairs(recipe: RecipeManifest, cach
             cache.fit_recipe(recipe, concept="side")
         return
     query = "contrast_last" if recipe.fit.query == "anchor_vs_control" else None
-    (vector,) = cache.fit_recipe(recipe, concept="side", query=query, diagnose=False)
+    condition = None if recipe.condition is None else "side"
+    (vector,) = cache.fit_recipe(recipe, concept="side", query=query, condition=condition, diagnose=False)
     assert vector.method == recipe.fit.method
     assert vector.site == recipe.fit.site
     assert vector.use is not None
