@@ -24,27 +24,17 @@ SELECT
     s.split,
     s.sample_id,
     q.question,
-    coalesce(b.parsed, b.raw) AS before,
+    coalesce(s.baseline_parsed, s.baseline_raw) AS before,
     coalesce(s.parsed, s.raw) AS after,
     CASE
-        WHEN s.correct AND NOT b.correct THEN 'mended'
-        WHEN b.correct AND NOT s.correct THEN 'broken'
+        WHEN s.correct AND NOT s.baseline_correct THEN 'mended'
+        WHEN s.baseline_correct AND NOT s.correct THEN 'broken'
         ELSE 'changed'
     END AS effect,
-    s.margin - b.margin AS margin_change
-FROM answers_with_cells s
-JOIN answers_with_cells b
-    ON b.vector_id IS NULL
-    AND b.sweep_id = s.sweep_id
-    AND b.sample_id = s.sample_id
-    AND b.split = s.split
-    AND b.model_fingerprint = s.model_fingerprint
-    AND b.preprocessing IS NOT DISTINCT FROM s.preprocessing
-    AND b.prompt_id = s.prompt_id
-    AND b.decoding IS NOT DISTINCT FROM s.decoding
+    s.margin_change
+FROM answers_with_baseline s
 LEFT JOIN (SELECT sample_id, min(question) AS question FROM samples GROUP BY sample_id) q ON q.sample_id = s.sample_id
-WHERE s.vector_id IS NOT NULL
-    AND $sweep IN (s.sweep_id, s.sweep)
+WHERE $sweep IN (s.sweep_id, s.sweep)
     AND ($alpha IS NULL OR s.alpha = $alpha)
-    AND coalesce(s.parsed, s.raw) IS DISTINCT FROM coalesce(b.parsed, b.raw)
+    AND coalesce(s.parsed, s.raw) IS DISTINCT FROM coalesce(s.baseline_parsed, s.baseline_raw)
 ORDER BY s.vector_id, s.layer, s.target, s.alpha, s.split, s.sample_id

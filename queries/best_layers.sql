@@ -10,9 +10,23 @@
 --   concept: concept
 --   layer: best decoder block
 --   auc: held-out AUC there
+--   d_prime: held-out distance of the two sides there, in standard deviations
+--   difference_cosine: mean cosine of the training differences with the direction there
+--   difference_cosine_std: their standard deviation
 --   norm: norm of the direction there
 --   norm_ratio: norm of the direction over the median residual norm
-SELECT name, vector_id, method, concept, layer, auc, norm, norm / nullif(resid_norm, 0) AS norm_ratio
+SELECT
+    name,
+    vector_id,
+    method,
+    concept,
+    layer,
+    auc,
+    d_prime,
+    difference_cosine,
+    difference_cosine_std,
+    norm,
+    norm / nullif(resid_norm, 0) AS norm_ratio
 FROM vectors
 WHERE auc IS NOT NULL AND control_kind IS NULL AND ($concept IS NULL OR concept = $concept)
 QUALIFY row_number() OVER (PARTITION BY vector_id ORDER BY auc DESC, layer) = 1

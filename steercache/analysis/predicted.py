@@ -210,6 +210,8 @@ def _grid(
             continue
         cell = there.get((target, layer, alpha))
         if cell is None:
+            if row.cell.alpha_unit == "kl":  # its raw strength was not looked for
+                continue
             norms = [c.unit_norm for c in there.values() if (c.target, c.layer) == (target, layer)]
             cell = Cell(
                 vector_id=row.vector_id,
@@ -255,10 +257,14 @@ def _predict(
 
 
 def _unit(vector: SteeringVector, layer: int, cell: Cell, norm: float) -> Float32Array | None:
-    """What is added per unit of alpha, (d,); None where its length is not known."""
+    """What is added per unit of alpha, (d,); None where its length is not known, or something else is done."""
     direction = vector.at(layer)
+    if cell.operation != "add":
+        return None
     if cell.alpha_unit == "raw":
         return direction
+    if cell.alpha_unit == "kl":
+        return None if cell.unit_norm is None else (direction * np.float32(cell.unit_norm)).astype(np.float32)
     said = next((d.get("resid_norm") for d in vector.diagnostics if d.get("layer") == layer), None)
     unit_norm = cell.unit_norm or (said if cell.alpha_unit == "resid_norm" else norm)
     length = float(np.linalg.norm(direction))

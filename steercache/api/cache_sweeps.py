@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from steercache.api.evaluating import BenchmarkLike, ModelLike
     from steercache.api.sweeps import Sweep
     from steercache.cells.options import ModeRequest
+    from steercache.manifests.sweep import SweepTask
     from steercache.screening.job import ScreenedTask
     from steercache.sweeps.result import SweepResult
     from steercache.sweeps.table import SweepTable
@@ -45,6 +46,8 @@ class SweepMethods(CacheCore):
         control_kinds: Sequence[ControlKind] = CONTROL_KINDS,
         prompting: str | None = None,
         damage: bool = True,
+        panel: int = 0,
+        panel_tasks: "Sequence[str | SweepTask]" = (),
         max_new_tokens: int | None = None,
         tokens_per_batch: int = 4096,
         memory_mib: int = 2048,
@@ -83,6 +86,9 @@ class SweepMethods(CacheCore):
         (None: the concept's own; "" leaves it out). `n` questions per split (None: all). `damage` also measures the KL
         divergence of the next-token distribution on unrelated prompts. Answers the cache has are not computed again.
 
+        `panel` questions of each unrelated task show what the chosen cells do there (`row.side_effects`): `panel_tasks` by name
+        ("scenes:Relation", or a file of questions); without any, the drawn scenes' tasks that are not evaluated.
+
         `max_new_tokens` per answer (None: 8 for letters and counts, 20 for words). A batch has at most `tokens_per_batch`
         padded tokens and takes `memory_mib` MiB beside the weights. `mode` is how answers are computed: "auto" takes the
         quickest exact mode by costs measured on this machine (again with `recalibrate`).
@@ -105,6 +111,7 @@ class SweepMethods(CacheCore):
             evaluate_vectors,
             opened_benchmark,
         )
+        from steercache.api.evaluating import panel_tasks as read_tasks
         from steercache.benchmarks.task import default_targets
 
         place = None if folder is None else Path(folder)
@@ -127,6 +134,8 @@ class SweepMethods(CacheCore):
             n=n,
             prompting=prompting,
             damage=damage,
+            panel=panel,
+            panel_tasks=read_tasks(panel_tasks),
             seed=seed,
             allow_foreign=allow_foreign,
         )

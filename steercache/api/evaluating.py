@@ -15,9 +15,12 @@ from steercache.cells.options import DecodingOptions as DecodingOptions
 from steercache.cells.options import EvalOptions as EvalOptions
 from steercache.cells.options import GridAxes as GridAxes
 from steercache.cells.vectors import by_methods
+from steercache.core.errors import UsageError
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks import BENCHMARKS, open_benchmark
+from steercache.data.benchmarks.own import is_own_file
 from steercache.data.benchmarks.questions import Benchmark
+from steercache.manifests.sweep import SweepTask as SweepTask
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session, open_session
 from steercache.sweeps.evaluation import evaluate
@@ -70,6 +73,28 @@ def opened_benchmark(
         return benchmark
     place = None if folder is None else Path(folder)
     return open_benchmark(str(benchmark), place, task=task, rule=rule, form=form, limit=limit)  # type: ignore[arg-type]
+
+
+def panel_tasks(names: Sequence[str | SweepTask]) -> tuple[SweepTask, ...]:
+    """Unrelated tasks as they are named: a benchmark, BENCHMARK:TASK, a file of questions, or FILE:TASK.
+
+    >>> panel_tasks(["scenes:Relation"])[0].task
+    'Relation'
+
+    Raises:
+        UsageError: a text that names no benchmark or file.
+    """
+    return tuple(_panel_task(name) if isinstance(name, str) else name for name in names)
+
+
+def _panel_task(name: str) -> SweepTask:
+    benchmark, _, task = name.partition(":") if not is_own_file(name) else (name, "", "")
+    try:
+        return SweepTask(benchmark=benchmark, task=task or None)
+    except ValueError as error:
+        raise UsageError(
+            f"{name!r} names no task", hint="such as scenes:Relation, or a file of questions: questions.jsonl"
+        ) from error
 
 
 def evaluate_vectors(

@@ -1,6 +1,6 @@
 """One row of an evaluation's table: a setting against the baseline on the same samples, failures counted, not hidden."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +51,52 @@ def make_answer(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WrongWay:
+    """Samples that a cell moved the wrong way (after Tan et al. 2024, arXiv 2407.12404); in SQL: `trials_with_baseline`.
+
+    `share`: right without steering and wrong with it, of the `n` samples that were answered in both. `margin_share`: whose
+    answer margin fell, a tie counting half, of the `n_margins` that have margins of the same options in both. None: of none.
+    """
+
+    n: int
+    share: float | None
+    n_margins: int
+    margin_share: float | None
+
+    def __str__(self) -> str:
+        margins = "" if self.margin_share is None else f" (margin {self.margin_share:.1%})"
+        return "-" if self.share is None else f"{self.share:.1%}{margins}"
+
+
+def wrong_way(pairs: Iterable[tuple[Answer, Answer]]) -> WrongWay:
+    """The samples moved the wrong way among pairs of answers, unsteered and steered, to one sample each."""
+    given = list(pairs)
+    known = [(bool(was.correct), bool(now.correct)) for was, now in given if _judged(was) and _judged(now)]
+    margins = [
+        (np.float32(was.margin), np.float32(now.margin))  # as they are stored
+        for was, now in given
+        if was.margin is not None and now.margin is not None and _same_options(was, now)
+    ]
+    lost = sum(was and not now for was, now in known)
+    fell = sum(1.0 if now < was else 0.5 if now == was else 0.0 for was, now in margins)
+    return WrongWay(
+        n=len(known),
+        share=lost / len(known) if known else None,
+        n_margins=len(margins),
+        margin_share=fell / len(margins) if margins else None,
+    )
+
+
+def _judged(answer: Answer) -> bool:
+    return answer.status == "ok" and answer.correct is not None
+
+
+def _same_options(was: Answer, now: Answer) -> bool:
+    """Whether two margins are of the same options; older files do not say."""
+    return was.margin_of is None or now.margin_of is None or was.margin_of == now.margin_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """A setting against the baseline: shares of right answers, their difference, its interval and tests.
 
@@ -59,7 +105,8 @@ class Comparison:
     read as no option (they count as wrong). `p_clustered` is the exact two-sided test by sign flips of whole pictures, which is
     McNemar's where every picture has one question. `clusters` says how much questions about one picture change together, and
     `detectable` is the smallest change that this test shows with power .8 with these pictures and as many samples changing as
-    here (None: no change could be shown). `mcnemar` counts the changes; its own p ignores pictures and is named so.
+    here (None: no change could be shown). `mcnemar` counts the changes; its own p ignores pictures and is named so. `wrong_way`
+    has the shares of samples that the setting moved the wrong way.
     """
 
     cell_id: str
@@ -75,6 +122,7 @@ class Comparison:
     clusters: Clustering
     detectable: float | None
     letters: LetterShift
+    wrong_way: WrongWay
 
 
 def compare(
@@ -126,6 +174,7 @@ def compare(
             [new[s].parsed for s in samples],
             [right.get(s) for s in samples] if right else (),
         ),
+        wrong_way=wrong_way((old[s], new[s]) for s in old),
     )
 
 
@@ -158,6 +207,7 @@ def _nothing_to_compare(old: Mapping[str, Answer], new: Mapping[str, Answer], ce
         clusters=Clustering(n=0, n_groups=0, design_effect=1.0, icc=None),
         detectable=None,
         letters=LetterShift(letters=(), before=(), after=(), right=(), distance=0.0),
+        wrong_way=wrong_way(()),
     )
 
 

@@ -15,6 +15,7 @@ from safetensors.numpy import save
 from steercache.cache.vector_features import feature_rows, typed
 from steercache.core.errors import DamagedError, NotFoundError, UsageError
 from steercache.core.ids import canonical_json
+from steercache.core.predictors import Predictors
 from steercache.core.vector_use import VectorUse
 from steercache.core.vectors import FittedOn, SteeringVector
 from steercache.store.durable import make_folder, read_bytes, write_file_atomically
@@ -22,6 +23,7 @@ from steercache.store.durable import make_folder, read_bytes, write_file_atomica
 HEADER = "steercache.vector"  # the one key of the safetensors metadata
 FORMAT = 3  # 1 had no `use`; 2 no `bos` and `chat` of the texts that it was fitted on
 _FORMATS = (1, 2, FORMAT)
+_NOT_MEASURED = Predictors(d_prime=None, difference_cosine=None, difference_cosine_std=None)
 MOST_CHARS, MOST_LAYER = 1024, 1_000_000
 _REMEDY = "restore the file from a copy, or remove it and fit the vector again"
 
@@ -169,6 +171,7 @@ def vector_rows(stored: StoredVector) -> list[dict[str, Any]]:
             "control_seed": typed(made.get("control_seed"), int),
             "created_at": stored.created_at,
             "hidden_size": vector.hidden_size,
+            **asdict(Predictors.from_json(by_layer.get(layer, {})) or _NOT_MEASURED),
         }
         for layer, norm in zip(vector.layers, vector.norms, strict=True)
     ]

@@ -11,6 +11,7 @@ from steercache.core.errors import UsageError
 from steercache.core.operations import IN_UNITS, operation_text, read_operation
 from steercache.core.trials import CONTROL_KINDS, AlphaUnit, ControlKind, Target
 from steercache.engines.crew import Crew
+from steercache.manifests.sweep import SweepTask
 from steercache.queries.token_clause import TokenClause, canonical_target
 from steercache.steering.branch import BranchOptions
 
@@ -161,8 +162,9 @@ class EvalOptions:
 
     Every vector, and every control alike, takes the best cell of `axes` on the search split; of a single cell nothing is
     chosen. `n` questions per split (None: all). `prompting` None asks in words for the first vector's concept; "" leaves that
-    baseline out. `damage`: also measure what the chosen cells do to unrelated prompts. `seed` is that of controls and
-    intervals.
+    baseline out. `damage`: also measure what the chosen cells do to unrelated prompts. `panel` questions of each of
+    `panel_tasks` (none: the drawn scenes' that are not evaluated) are asked in the chosen cells of the vectors. `seed` is that
+    of controls and intervals.
     """
 
     axes: GridAxes
@@ -173,11 +175,17 @@ class EvalOptions:
     n: int | None = None
     prompting: str | None = None
     damage: bool = True
+    panel: int = 0
+    panel_tasks: tuple[SweepTask, ...] = ()
     seed: int = 0
     allow_foreign: bool = False
 
     def __post_init__(self) -> None:
         _check_positive(self, "n")
+        if self.panel < 0:
+            raise UsageError(f"{self.panel} questions of each unrelated task were asked for")
+        if self.panel_tasks and not self.panel:
+            raise UsageError("unrelated tasks are named, and no number of questions", hint="such as 40 of each")
         if self.split == "test" and self.axes.n_cells > 1:
             raise UsageError(
                 f"{self.axes.n_cells} cells on the test split: a cell must not be chosen on it",

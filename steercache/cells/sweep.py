@@ -30,6 +30,7 @@ from steercache.queries.session import Session
 from steercache.queries.token_clause import target_text
 from steercache.zoo import in_place
 
+PARTS: Final[tuple[Part, ...]] = ("search", "test")
 MAX_CELLS: Final = 200_000  # more is a slip of the pen: the published grids have some hundreds
 
 
@@ -76,8 +77,14 @@ class TaskQuestions:
     @property
     def task(self) -> str | None:
         """The one task of the questions; None where there are several."""
-        tasks = {one.labels.meta.get("task") for some in self.asked.values() for one in some if one.encoded is not None}
-        return str(next(iter(tasks))) if len(tasks) == 1 else None
+        tasks = task_names(self.asked)
+        return next(iter(tasks)) if len(tasks) == 1 else None
+
+
+def task_names(asked: Mapping[Part, Sequence[EncodedQuestion]]) -> frozenset[str]:
+    """Names of the tasks of the questions that could be encoded; "None" among them for questions without one."""
+    encoded = (one for some in asked.values() for one in some if one.encoded is not None)
+    return frozenset(str(one.labels.meta.get("task")) for one in encoded)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,42 +149,64 @@ def prepare_sweep(
     lineages = {v.vector_id: check_vector(session.cache, v, loaded, grid.options) for v in vectors}
     of_task = [_vectors_of(session, sweep, task, vectors) for task, _ in opened]
     tasks = tuple(
-        replace(_questions(sweep, task, bench, loaded, progress), vector_ids=ids)
+        replace(_questions(task, bench, loaded, splits=sweep.splits, n=sweep.n, progress=progress), vector_ids=ids)
         for (task, bench), ids in zip(opened, of_task, strict=True)
     )
     for asked in tasks:
         samples = [one.encoded for some in asked.asked.values() for one in some if one.encoded is not None]
         refuse_empty(grid.options.axes.clauses, samples, tokenizer=loaded.bundle.tokenizer, name=asked.name)
-    others = panel_of(sweep, resolved.base_dir, loaded, panel, progress) if panel else ()
+    wanted = PanelRequest(
+        n=panel,
+        tasks=sweep.panel,
+        asked=frozenset(name for one in tasks for name in task_names(one.asked)),
+        targets=targets_of(sweep),
+        base_dir=resolved.base_dir,
+    )
+    others = panel_of(wanted, loaded, progress)
     return SweepJob(
         session=session, loaded=loaded, sweep=sweep, grid=grid, tasks=tasks, lineages=lineages, panel=others
     )
 
 
-def panel_of(
-    sweep: SweepManifest, base_dir: Path, loaded: LoadedModel, n: int, progress: Progress | None
-) -> tuple[TaskQuestions, ...]:
-    """The tasks that the manifest names as unrelated; without any, those of the drawn scenes that no task of the sweep is.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PanelRequest:
+    """`n` questions of each of `tasks`; without any, of the drawn scenes' tasks that are not among those `asked`. Files of
+    questions are relative to `base_dir`. With `n` 0 nothing is asked."""
+
+    n: int
+    tasks: tuple[SweepTask, ...]
+    asked: frozenset[str]
+    targets: tuple[str, ...]
+    base_dir: Path = Path()
+
+
+def panel_of(wanted: PanelRequest, loaded: LoadedModel, progress: Progress | None) -> tuple[TaskQuestions, ...]:
+    """Questions of the unrelated tasks, of their search splits: no look at a test split is spent.
 
     Raises:
-        UsageError: a text model, for which none ship, and the manifest names none.
+        UsageError: no task is named, and there are no drawn scenes that are not asked already, or the model reads no pictures;
+        NotFoundError: no such file or task.
     """
-    wanted = sweep.panel
-    if not wanted:
+    if not wanted.n:
+        return ()
+    tasks = wanted.tasks
+    if not tasks:
         if loaded.family.modality != "image":
             raise UsageError(
                 "no unrelated questions for text models ship",
-                place=sweep.name,
-                hint="list tasks of your own under `panel` in the manifest",
+                hint="name files of your own questions: under `panel` in a sweep's manifest, as `panel_tasks` of an evaluation",
             )
-        names = {task.task for task in sweep.tasks}
-        wanted = tuple(SweepTask(benchmark="scenes", task=task) for task in TASKS if task not in names)
-    one_split = sweep.model_copy(update={"splits": ("search",), "n": n})
+        tasks = tuple(SweepTask(benchmark="scenes", task=task) for task in TASKS if task not in wanted.asked)
+        if not tasks:
+            raise UsageError(
+                "every task of the drawn scenes is asked already: none is unrelated",
+                hint="evaluate one task at a time, or name unrelated ones",
+            )
     found = []
-    for task in wanted:
-        bench = _open(task, base_dir)
-        check_can_ask(bench, loaded.bundle, targets_of(sweep))
-        found.append(_questions(one_split, task, bench, loaded, progress))
+    for task in tasks:
+        bench = _open(task, wanted.base_dir)
+        check_can_ask(bench, loaded.bundle, wanted.targets)
+        found.append(_questions(task, bench, loaded, splits=("search",), n=wanted.n, progress=progress))
     return tuple(found)
 
 
@@ -279,13 +308,19 @@ def _open(task: SweepTask, base_dir: Path) -> Benchmark:
 
 
 def _questions(
-    sweep: SweepManifest, wanted: SweepTask, benchmark: Benchmark, loaded: LoadedModel, progress: Progress | None
+    wanted: SweepTask,
+    benchmark: Benchmark,
+    loaded: LoadedModel,
+    *,
+    splits: Sequence[Part],
+    n: int | None,
+    progress: Progress | None,
 ) -> TaskQuestions:
-    splits = [split for split in ("search", "test") if split in sweep.splits]
+    splits = [split for split in PARTS if split in splits]
     asked: dict[Part, tuple[EncodedQuestion, ...]] = {}
     name = f"{wanted.benchmark} {wanted.task or ''}".strip()
     for split in splits:
-        rows = pick_rows(benchmark, split, n=sweep.n, orphans=splits[-1])
+        rows = pick_rows(benchmark, split, n=n, orphans=splits[-1])
         asked[split] = ask(rows, loaded.bundle, split=split, progress=progress)
         if all(one.encoded is None for one in asked[split]):
             first = asked[split][0]

@@ -67,6 +67,8 @@ class EvalCommandOptions:
     mode: Literal["auto", "replay", "branch", "full"]
     recalibrate: bool
     damage: bool
+    panel: int
+    panel_names: tuple[str, ...]
     allow_foreign: bool
     root: Path
     device: str
@@ -132,6 +134,22 @@ class EvalCommandOptions:
     default=True,
     show_default=True,
     help="Measure damage: the KL divergence of the next-token distribution on unrelated prompts.",
+)
+@click.option(
+    "--panel",
+    metavar="N",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Measure side effects: ask N questions of each unrelated task in the chosen cells.",
+)
+@click.option(
+    "--panel-task",
+    "panel_names",
+    metavar="NAME",
+    multiple=True,
+    help="Unrelated task: BENCHMARK, BENCHMARK:TASK, or a file of your own questions; may be repeated. By default the drawn "
+    "scenes' tasks that are not evaluated.",
 )
 @click.option(
     "--allow-foreign",
@@ -217,7 +235,14 @@ def _vectors(asked: EvalCommandOptions) -> "list[SteeringVector]":
 
 def _options(asked: EvalCommandOptions, usual: tuple[Target, ...]) -> "EvalOptions":
     """What the evaluation is to do; `usual` are the targets where none is named. Raises UsageError."""
-    from steercache.api.evaluating import ComputeOptions, ControlOptions, DecodingOptions, EvalOptions, GridAxes
+    from steercache.api.evaluating import (
+        ComputeOptions,
+        ControlOptions,
+        DecodingOptions,
+        EvalOptions,
+        GridAxes,
+        panel_tasks,
+    )
 
     layers = parse_layers(asked.layers)
     if layers is None and asked.names:
@@ -244,6 +269,8 @@ def _options(asked: EvalCommandOptions, usual: tuple[Target, ...]) -> "EvalOptio
         n=asked.n,
         prompting=asked.prompting,
         damage=asked.damage,
+        panel=asked.panel,
+        panel_tasks=panel_tasks(asked.panel_names),
         seed=asked.seed,
         allow_foreign=asked.allow_foreign,
     )

@@ -10,19 +10,22 @@ from steercache.cli.clusters import clusters_line
 from steercache.cli.output import note, print_table
 from steercache.cli.screen_tables import pilot_note
 from steercache.core.ids import SHORT_ID
-from steercache.core.trials import UNIT_WORDS
+from steercache.core.trials import UNIT_WORDS, cell_words
 
 if TYPE_CHECKING:
     from steercache.benchmarks.whatsup import WhatsUpScore
-    from steercache.core.trials import Cell
     from steercache.stats.paired import Interval
     from steercache.sweeps.cell_rows import CellRow
     from steercache.sweeps.gain_maps import GainMap
     from steercache.sweeps.result import SweepResult
     from steercache.sweeps.table import SplitTable, SweepTable, TableRow
 
+EQUAL_KL = "strengths count in nats of KL: cells of equal alpha do equal damage on unrelated prompts"
 SHOWN = 5  # failures named at the terminal; --json has all
-_COLUMNS = ("", "setting", "right", "unread", "gain", "95 %", "p", "p (Holm)", "could show", "controls", "rank p", "KL")
+_COLUMNS = (
+    *("", "setting", "right", "unread", "gain", "95 %", "wrong way"),
+    *("p", "p (Holm)", "could show", "controls", "rank p", "KL"),
+)
 
 
 def sweep_json(result: "SweepResult") -> dict[str, Any]:
@@ -54,11 +57,12 @@ def _cells(row: "TableRow") -> list[Any]:
     gains = sorted(control.gain for control in row.controls)
     return [
         row.name,
-        "-" if row.cell.layer is None else setting_text(row.cell),
+        "-" if row.cell.layer is None else cell_words(row.cell),
         f"{c.after:.3f}",
         f"{c.unread_after:.1%}",
         f"{c.gain.estimate:+.3f} (+{c.mcnemar.helped} -{c.mcnemar.hurt})",
         f"{c.gain.low:+.3f} to {c.gain.high:+.3f}",
+        str(c.wrong_way),
         f"{c.p_clustered:.3g}",
         f"{row.p_holm:.3g}",
         "nothing" if c.detectable is None else f"{c.detectable:.3f}",
@@ -68,13 +72,8 @@ def _cells(row: "TableRow") -> list[Any]:
     ]
 
 
-def setting_text(cell: "Cell") -> str:
-    """A cell in words."""
-    return f"layer {cell.layer}, alpha {cell.alpha:g}, {cell.target}"
-
-
 def _print_lines(row: "TableRow") -> None:
-    """Answers before and after, where they are few enough to be read in a line; what choosing was worth."""
+    """Answers before and after, where they are few enough to be read in a line; what choosing was worth; the vector's fit."""
     letters = row.comparison.letters
     if len(letters.letters) <= 12:
         shown = zip(letters.letters, letters.before, letters.after, letters.right, strict=True)
@@ -84,6 +83,8 @@ def _print_lines(row: "TableRow") -> None:
         click.echo(
             f"  {row.name}: search gain {row.bias.search.estimate:+.3f}, selection optimism {row.bias.optimism:+.3f}"
         )
+    if row.predictors is not None:
+        click.echo(f"  {row.name}, fit at layer {row.cell.layer}: {row.predictors}")
     for effect in row.side_effects:
         click.echo(f"  {row.name}, side effect on {effect}")
     if row.whatsup is not None:
@@ -129,7 +130,7 @@ def print_cells(table: "SweepTable", n_shown: int) -> None:
     """The best cells of the search split."""
     rows = [_cell_line(row) for row in table.cells[:n_shown]]
     title = f"search split: the best {len(rows)} of {len(table.cells)} cells"
-    columns = ["vector", "cell", "right", "unread", "gain, 95 % each alone", "p (family)", "samples"]
+    columns = ["vector", "cell", "right", "unread", "gain, 95 % each alone", "wrong way", "p (family)", "samples"]
     print_table(columns, rows, title=title)
     click.echo()
 
@@ -137,10 +138,11 @@ def print_cells(table: "SweepTable", n_shown: int) -> None:
 def _cell_line(row: "CellRow") -> list[Any]:
     return [
         row.vector,
-        setting_text(row.cell),
+        cell_words(row.cell),
         f"{row.right:.3f}",
         f"{row.unread:.1%}",
         _gain(row.gain),
+        str(row.wrong_way),
         "-" if row.p_family is None else f"{row.p_family:.3g}",
         f"{row.n_seen}{' (dropped)' if row.dropped else ''}",
     ]
@@ -161,6 +163,8 @@ def print_notes(result: "SweepResult") -> None:
         )
         note(pilot_note(result.n_pilot, result.n_pilot_answers, result.n_computed_pilot))
     _print_races(table)
+    if any(row.cell.alpha_unit == "kl" for row in table.rows):
+        note(EQUAL_KL)
     for split in table.splits:
         _print_clusters(split)
     for choice in table.choices:

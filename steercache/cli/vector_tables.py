@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from steercache.cli.output import at_root, note, print_table
 from steercache.core.ids import SHORT_ID
+from steercache.core.predictors import predictors_at
 from steercache.core.vector_use import LAYER_INDEXING, OPERATIONS, PLACES, UNITS
 
 if TYPE_CHECKING:
@@ -59,6 +60,14 @@ def use_facts(vector: "SteeringVector") -> list[list[Any]]:
     if use.source:
         rows.append(["comes from", ", ".join(f"{name} {value}" for name, value in use.source.items())])
     return rows
+
+
+def best_fit(vector: "SteeringVector") -> list[Any]:
+    """The layer of the highest AUC, with d' and the cosine of the training differences there; None: not measured."""
+    scored = [(auc, -d["layer"]) for d in vector.diagnostics if isinstance(auc := d.get("auc"), float)]
+    layer = -max(scored)[1] if scored else None
+    known = predictors_at(vector.diagnostics, layer)
+    return [layer, None, None] if known is None else [layer, known.d_prime, known.cosine_words]
 
 
 def print_layers(vector: "SteeringVector") -> None:

@@ -11,7 +11,7 @@ from steercache.cli.completion import complete_vectors
 from steercache.cli.options import json_option, root_option
 from steercache.cli.output import next_commands, print_json, print_table
 from steercache.cli.vector_exchange import export_command, import_command, schema_command, suggest_command
-from steercache.cli.vector_tables import describe_vector, print_layers, sae_facts, steer_commands, use_facts
+from steercache.cli.vector_tables import best_fit, describe_vector, print_layers, sae_facts, steer_commands, use_facts
 from steercache.core.errors import DamagedError
 from steercache.core.ids import SHORT_ID
 
@@ -36,7 +36,7 @@ vectors.add_command(schema_command)
 @root_option
 @json_option
 def list_command(root: Path, as_json: bool) -> None:
-    """List every vector of the cache, newest first.
+    """List every vector of the cache, newest first, with what its fit tells at the layer of the highest AUC.
 
     \b
     steercache vectors list
@@ -47,12 +47,14 @@ def list_command(root: Path, as_json: bool) -> None:
     if as_json:
         print_json([describe_vector(s.vector) | {"created_at": s.created_at} for s in stored])
         return
-    columns = ["id", "name", "method", "recipe", "concept", "layers", "width", "run", "made"]
+    columns = ["id", "name", "method", "recipe", "concept", "layers", "best", "d'", "cos of differences"]
+    columns += ["width", "run", "made"]
     rows = []
     for s in stored:
         v, made = s.vector, s.vector.provenance
         head = [v.vector_id[:SHORT_ID], v.name, v.method, made.get("recipe"), v.concept]
-        rows.append([*head, len(v.layers), v.hidden_size, str(made.get("run_id") or "-")[:SHORT_ID], s.created_at[:16]])
+        head += [len(v.layers), *best_fit(v)]
+        rows.append([*head, v.hidden_size, str(made.get("run_id") or "-")[:SHORT_ID], s.created_at[:16]])
     print_table(columns, rows)
     next_commands("steercache vectors show NAME" if stored else "steercache fit mean-shift --all-concepts")
 

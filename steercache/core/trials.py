@@ -68,6 +68,17 @@ class Cell:
         return digest(fields)
 
 
+def cell_words(cell: Cell) -> str:
+    """A steered cell in words, with the unit of its strength; of a given KL also the raw strength that does it.
+
+    >>> cell_words(Cell(vector_id="v", layer=3, alpha=0.2, alpha_unit="kl", unit_norm=8, target="image",
+    ...                 model_fingerprint="m", prompt_id="plain"))
+    'layer 3, alpha 0.2 nats of KL (1.6 raw), image'
+    """
+    raw = "" if cell.alpha_unit != "kl" or cell.unit_norm is None else f" ({cell.alpha * cell.unit_norm:.4g} raw)"
+    return f"layer {cell.layer}, alpha {cell.alpha:g}{UNIT_WORDS[cell.alpha_unit]}{raw}, {cell.target}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What one sample got in one cell. `status` is "ok" or "failed"; a failed sample stays in the table, with its `error`.
@@ -100,9 +111,9 @@ class Choice:
     """The cell that one arm of a sweep took on the search split, and was held to on the test split.
 
     `n_cells` cells were open to it under `rule`. `control_of` is the id of the vector that a control belongs to. `details` are
-    plain JSON: "damage" of the cell, "race", "nulls" (the sweep of its null directions), "panel" (side effects),
-    "family" (sweeps whose p values are
-    adjusted together), "whole" (false: cells were left out for what was predicted of them); what is not known is not there.
+    plain JSON: "damage" of the cell, "predictors" of the vector at its layer, "race", "nulls" (the sweep of its null
+    directions), "panel" (side effects), "family" (sweeps whose p values are adjusted together), "whole" (false: cells were
+    left out for what was predicted of them); what is not known is not there.
     """
 
     arm: str

@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse
 from steercache.api.shown import visible
 from steercache.core.errors import SteercacheError
 from steercache.core.ids import SHORT_ID
+from steercache.core.trials import cell_words
 
 _PATH: Final = re.compile(r"(?<![\w/.:])(?:/[\w.@+~-]+){2,}/?|(?<![\w/.])~/[\w./@+-]+")
 MAX_MESSAGE: Final = 2000
@@ -29,7 +30,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.filters |= {"short": short, "count": count, "number": number}
+    env.filters |= {"short": short, "count": count, "number": number, "cell_words": cell_words}
     return env
 
 

@@ -72,7 +72,7 @@ def read_clause(text: str) -> Clause:
     if len(said) > _MAX_CHARS:
         raise QueryError(f"the target has {len(said):,} characters, more than {_MAX_CHARS:,}")
     canonical = _canonical(said)
-    is_statement = canonical.split(maxsplit=1)[0].strip("(") in _STATEMENTS
+    is_statement = _is_statement(canonical)
     tree = _tree(canonical, canonical) if is_statement else _condition(canonical)
     _check(tree, canonical)
     layers, vectors = _activations(tree), _vectors(tree)
@@ -157,6 +157,19 @@ def _functions() -> tuple[frozenset[str], frozenset[str]]:
     gathering = frozenset(name for name, kind, _ in rows if kind == "aggregate")
     fickle = frozenset(name for name, _, stability in rows if stability in ("VOLATILE", "CONSISTENT_WITHIN_QUERY"))
     return gathering, fickle | {"localtime", "localtimestamp", "current_time", "current_timestamp"}
+
+
+def _is_statement(canonical: str) -> bool:
+    """Whether the text is a whole SELECT, in brackets or not; what only begins with one, `(select ...) = 1`, is none."""
+    if canonical.split(maxsplit=1)[0].lstrip("(") not in _STATEMENTS:
+        return False
+    if not canonical.startswith("("):
+        return True
+    with duckdb.connect(":memory:") as con:
+        try:
+            return bool(con.extract_statements(canonical))
+        except (duckdb.Error, UnicodeError):
+            return False
 
 
 def _tree(sql: str, said: str) -> Any:

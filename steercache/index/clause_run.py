@@ -106,6 +106,7 @@ def _positions(found: pa.Table, clause: Clause) -> npt.NDArray[np.int64]:
         raise QueryError(
             f"a target returns position and, if wanted, weight; this returns {', '.join(found.column_names)}",
             place=clause.text,
+            hint="as a condition, compare the subquery: (select ...) = 1" if clause.text.startswith("(") else None,
         )
     if "hit" in found.column_names and not pa.types.is_boolean(found.schema.field("hit").type):
         raise QueryError(

@@ -10,7 +10,7 @@ from steercache.analysis.findings import Findings
 from steercache.benchmarks.comparison import Comparison
 from steercache.core.ids import SHORT_ID
 from steercache.core.shown_text import escaped
-from steercache.core.trials import UNIT_WORDS
+from steercache.core.trials import cell_words
 from steercache.report.about_sections import features_section, missing_section, provenance_section
 from steercache.report.card_section import card_section
 from steercache.report.chart_words import gain_words, letter_numbers, letter_words, map_numbers, map_words
@@ -30,12 +30,15 @@ _COLUMNS = (
     "unread",
     "gain",
     "95 % interval",
+    "wrong way",
     "p",
     "p (Holm)",
     "could show",
     "controls",
     "rank p",
     "KL",
+    "d′",
+    "cosine of differences",
 )
 _SHOWN = 10  # failures named on the page
 
@@ -239,22 +242,25 @@ def _map(grid: GainMap, number: int) -> str:
 def _cells(row: TableRow) -> list[str]:
     c, cell = row.comparison, row.cell
     gains = sorted(control.gain for control in row.controls if not control.ranked.failed)
-    unit = UNIT_WORDS[cell.alpha_unit].replace(" median", "")
+    known = row.predictors
     return [
         row.name
         + (f" ({row.method.replace('_', ' ')})" if row.method else "")
         + (f", a vector of {row.lineage} lineage" if row.lineage in ("foreign", "unknown") else ""),
-        "in words" if cell.layer is None else f"layer {cell.layer}, alpha {cell.alpha:g}{unit}, {cell.target}",
+        "in words" if cell.layer is None else cell_words(cell),
         f"{c.after:.3f}",
         f"{c.unread_after:.1%}",
         f"{c.gain.estimate:+.3f} (+{c.mcnemar.helped} −{c.mcnemar.hurt})",
         f"{c.gain.low:+.3f} to {c.gain.high:+.3f}",
+        str(c.wrong_way).replace("-", "–"),
         f"{c.p_clustered:.3g}",
         f"{row.p_holm:.3g}",
         "nothing" if c.detectable is None else f"{c.detectable:.3f}",
         f"{len(gains)}: mid {median(gains):+.3f}, best {gains[-1]:+.3f}" if gains else "–",
         "–" if row.rank_p is None else f"{row.rank_p:.3f}",
         "–" if row.damage is None else str(row.damage),
+        "–" if known is None or known.d_prime is None else f"{known.d_prime:.2f}",
+        "–" if known is None else known.cosine_words or "–",
     ]
 
 
@@ -284,7 +290,11 @@ def _about(report: SweepTable) -> str:
         " pictures (McNemar's where every picture has one question); p (Holm): the same, adjusted for the rows of the table."
         " 95 % interval: Tango's score interval at the effective number of questions. Could show: the smallest gain that this"
         " test shows with power .8. Rank p: share of vector and controls that gained as much. KL: divergence"
-        " of the next-token distribution on unrelated prompts, in nats."
+        " of the next-token distribution on unrelated prompts, in nats. Wrong way: share of questions that were right unsteered"
+        " and are wrong steered, and of those whose answer margin fell. d′ and cosine of differences are of the vector's fit at"
+        " that layer: distance of its two sides in standard deviations, and how alike its training differences point (±"
+        " standard deviation); vectors with small values steer less reliably. Strengths in nats of KL: cells of equal alpha do"
+        " equal damage."
     )
     return section(
         "How to read this",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from steercache.benchmarks.comparison import unread_share
+from steercache.benchmarks.comparison import WrongWay, unread_share, wrong_way
 from steercache.benchmarks.questions import StoredQuestion
 from steercache.core.trials import Cell
 from steercache.stats.family import max_t
@@ -19,8 +19,9 @@ class CellRow:
     """One cell over the search split. `n_seen` samples were asked, of which `n_failed` could not be.
 
     `right` is the share of right answers of those that did, `unread` of answers read as no option, `gain` is `right` minus
-    the baseline's on the same samples (None: none did). `p_family` is one-sided and adjusted for every cell of the grid; None
-    where cells saw different samples, or only the best predicted ones were run. `dropped`: a race ended it early.
+    the baseline's on the same samples (None: none did), `wrong_way` the share of samples moved the wrong way. `p_family` is
+    one-sided and adjusted for every cell of the grid; None where cells saw different samples, or only the best predicted ones
+    were run. `dropped`: a race ended it early.
     """
 
     vector: str
@@ -31,6 +32,7 @@ class CellRow:
     right: float
     unread: float
     gain: Interval | None
+    wrong_way: WrongWay
     p_family: float | None
     dropped: bool
 
@@ -69,6 +71,11 @@ def cell_rows(
                 right=float((states[i] == RIGHT).sum()) / n_ok if n_ok else 0.0,
                 unread=unread_share([a for sample in samples if (a := answers.get((cell_id, sample))) is not None]),
                 gain=gains[i],
+                wrong_way=wrong_way(
+                    (answers[baseline_id, sample], answers[cell_id, sample])
+                    for sample in samples
+                    if (baseline_id, sample) in answers and (cell_id, sample) in answers
+                ),
                 p_family=None if p_family is None else float(p_family[i]),
                 dropped=cell_id in dropped,
             )

@@ -7,6 +7,7 @@ from typing import Any
 from steercache.benchmarks.task import EncodedQuestion
 from steercache.cells.arms import ArmCell
 from steercache.core.damage import Damage
+from steercache.core.predictors import predictors_at
 from steercache.core.trials import Choice, ChoiceRule
 from steercache.sweeps.choosing import Answers, choose
 
@@ -26,9 +27,13 @@ def choice_of(
     damage: Damage | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> Choice:
-    """The choice of an arm, as it is stored with its sweep; what the cell breaks is put into the details (None for NaN)."""
+    """The choice of an arm, as it is stored with its sweep; what the cell breaks (None for NaN) and the predictors of the
+    vector at its layer are put into the details."""
     arm, vector = setting.arm, setting.arm.vector
     more = {} if damage is None else {"damage": {k: v if v == v else None for k, v in asdict(damage).items()}}
+    known = None if vector is None else predictors_at(vector.diagnostics, setting.cell.layer)
+    if known is not None:
+        more["predictors"] = asdict(known)
     return Choice(
         arm=arm.name,
         role=arm.role,

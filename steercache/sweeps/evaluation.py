@@ -17,6 +17,7 @@ from steercache.queries.session import Session
 from steercache.sweeps.engine import Looked, PlannedSweep, mode_chooser, run_sweep
 from steercache.sweeps.evaluation_job import prepare
 from steercache.sweeps.result import SweepResult, result_of
+from steercache.sweeps.side_effects import Panel, side_effects_of
 from steercache.sweeps.tabulate import sweep_table
 
 
@@ -55,8 +56,23 @@ def evaluate(
     costs = (
         None if options.compute.mode is None else costs_here(session.cache, loaded, again=options.compute.recalibrate)
     )
-    run = run_sweep(
-        plan, job.writer, choosing=mode_chooser(costs, options.compute.mode), root=session.cache.root, progress=progress
+    choosing, root = mode_chooser(costs, options.compute.mode), session.cache.root
+    run = run_sweep(plan, job.writer, choosing=choosing, root=root, progress=progress)
+    panel = Panel(
+        name=job.writer.name,
+        of=job.name,
+        tasks=job.panel,
+        manifests=tuple(map(job.panel_manifest, job.panel)),
+        cache=session.cache,
+        loaded=loaded,
+        options=options,
+        baseline=plan.baseline,
+        lineages=job.lineages,
+        seed=options.seed,
+        choosing=choosing,
+        root=root,
     )
-    table = sweep_table(run.store(session.cache.root))
+    chosen = {name: setting for name, setting in run.chosen.items() if setting.arm.role == "vector"}
+    effects = side_effects_of(panel, chosen, progress=progress)
+    table = sweep_table(run.store(root, {name: {"panel": found} for name, found in effects.items() if found}))
     return result_of(table, run.runner, modes=run.modes, notes=job.notes)

@@ -21,6 +21,7 @@ from steercache.benchmarks.task import (
 from steercache.cache.vectors import save_vector
 from steercache.cells.arms import Arm, settings_of
 from steercache.cells.options import EvalOptions
+from steercache.cells.sweep import PanelRequest, TaskQuestions, panel_of, task_names
 from steercache.cells.targets import refuse_empty, with_clauses
 from steercache.cells.vectors import check_vector, control_arms
 from steercache.core.errors import PartlyFailedError, UsageError
@@ -34,7 +35,8 @@ from steercache.queries.session import Session
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalJob:
-    """What an evaluation works on; `asked` under the plain wording, `reworded` under the prompting baseline's."""
+    """What an evaluation works on; `asked` under the plain wording, `reworded` under the prompting baseline's. `panel` are
+    questions of unrelated tasks, for the cells that are chosen."""
 
     session: Session
     loaded: LoadedModel
@@ -47,12 +49,29 @@ class EvalJob:
     lineages: Mapping[str, str]
     writer: SweepWriter
     notes: tuple[str, ...]
+    panel: tuple[TaskQuestions, ...] = ()
 
     @property
     def task(self) -> str | None:
         """The one task of the questions; None where there are several."""
-        tasks = {one.labels.meta.get("task") for some in self.asked.values() for one in some if one.encoded is not None}
-        return str(next(iter(tasks))) if len(tasks) == 1 else None
+        tasks = task_names(self.asked)
+        return next(iter(tasks)) if len(tasks) == 1 else None
+
+    @property
+    def name(self) -> str:
+        """The benchmark, with its task, as a task of a sweep is called."""
+        return f"{self.benchmark.name} {self.task or ''}".strip()
+
+    def panel_manifest(self, other: TaskQuestions) -> dict[str, Any]:
+        """What is stored of a sweep of the chosen cells over a task of the panel."""
+        same = ("model", "grid", "decoding", "seed")
+        return {
+            **{name: self.writer.manifest[name] for name in same},
+            "task": other.wanted.model_dump(mode="json", exclude={"folder", "concepts", "vectors"})
+            | {"benchmark": other.benchmark.name},
+            "samples": {split: digest([one.sample_id for one in some]) for split, some in other.asked.items()},
+            "lineages": dict(self.lineages),
+        }
 
 
 def prepare(
@@ -101,6 +120,10 @@ def prepare(
     memory_mib = options.compute.memory_mib
     axes = kl_axes(session.cache, loaded.bundle, arms, options.axes, load=lambda: loaded, memory_mib=memory_mib)
     options = replace(options, axes=axes)
+    wanted = PanelRequest(
+        n=options.panel, tasks=options.panel_tasks, asked=task_names(asked), targets=options.axes.targets
+    )
+    panel = panel_of(wanted, loaded, progress) if vectors else ()
     for arm in arms:
         if arm.vector is not None and arm.role == "control":
             save_vector(session.cache, arm.vector)
@@ -121,6 +144,7 @@ def prepare(
         lineages=lineages,
         writer=writer,
         notes=tuple(notes),
+        panel=panel,
     )
 
 

@@ -21,7 +21,7 @@ from steercache.sweeps.engine import Looked, PlannedSweep, SweepRun, mode_choose
 from steercache.sweeps.nulls import NullSearch, search_nulls
 from steercache.sweeps.record import SweepRecord
 from steercache.sweeps.result import SweepResult, result_of
-from steercache.sweeps.side_effects import side_effects_of
+from steercache.sweeps.side_effects import Panel, side_effects_of
 from steercache.sweeps.table import SweepTable
 from steercache.sweeps.tabulate import adjust_together, sweep_table
 
@@ -176,7 +176,20 @@ def _run_task(
         progress=None if progress is None else _under(f"{task.name}: answers", progress),
     )
     steering = {name: setting for name, setting in run.chosen.items() if setting.arm.vector is not None}
-    panel = side_effects_of(job, task, steering, how=options.how, choosing=search.choosing, progress=progress)
+    panel = Panel(
+        name=job.sweep.name,
+        of=task.name,
+        tasks=job.panel,
+        manifests=tuple(stored_manifest(job, other, options.how) for other in job.panel),
+        cache=job.session.cache,
+        loaded=job.loaded,
+        options=grid.options,
+        baseline=grid.baseline,
+        lineages=job.lineages,
+        seed=job.sweep.seed,
+        choosing=search.choosing,
+        root=job.root,
+    )
     found = []
     if options.nulls:
         found = [search_nulls(job, task, setting, search) for setting in run.chosen.values()]
@@ -187,7 +200,7 @@ def _run_task(
         run=run,
         pilot=None if picked is None else picked.pilot,
         nulls={v: one.record for v, one in zip(winners, found, strict=False) if one.record is not None},
-        panel=panel,
+        panel=side_effects_of(panel, steering, progress=progress),
         notes=tuple(line for one in found for line in one.notes),
         n_computed_nulls=sum(one.n_computed for one in found),
     )

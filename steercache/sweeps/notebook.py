@@ -8,6 +8,7 @@ from steercache.core.drawing.heat import heat_map
 from steercache.core.drawing.intervals import Estimate, interval_chart
 from steercache.core.ids import SHORT_ID
 from steercache.core.notebook import notebook_html, notebook_table
+from steercache.core.trials import cell_words
 
 if TYPE_CHECKING:  # the table's own method calls this
     from steercache.sweeps.table import SplitTable, SweepTable
@@ -30,19 +31,18 @@ def table_html(table: "SweepTable") -> str:
         (
             row.split,
             row.name,
-            "in words"
-            if row.cell.layer is None
-            else f"layer {row.cell.layer}, alpha {row.cell.alpha:g}, {row.cell.target}",
+            "in words" if row.cell.layer is None else cell_words(row.cell),
             f"{row.comparison.before:.3f}",
             f"{row.comparison.after:.3f}",
             f"{row.comparison.gain.estimate:+.3f}",
             f"{row.comparison.gain.low:+.3f} to {row.comparison.gain.high:+.3f}",
+            str(row.comparison.wrong_way),
             f"{row.p_holm:.3g}",
             None if row.rank_p is None else f"{row.rank_p:.3f}",
         )
         for row in reversed(table.rows)
     ]
-    columns = ("split", "arm", "setting", "before", "after", "gain", "95 % interval", "p (Holm)", "rank p")
+    columns = ("split", "arm", "setting", "before", "after", "gain", "95 % interval", "wrong way", "p (Holm)", "rank p")
     return notebook_html(f"Sweep {table.name}", facts, pictures=pictures, tables=[notebook_table(columns, rows)])
 
 

@@ -28,7 +28,11 @@ FROM cells
 WHERE sweep_id = $sweep
 """
 _NAMES = "SELECT DISTINCT vector_id, name, method, concept, control_kind FROM vectors"
-_ANSWERS = "SELECT cell_id, sample_id, split, raw, parsed, correct, status, error FROM answers WHERE sweep_id = $sweep"
+_ANSWERS = """
+SELECT cell_id, sample_id, split, raw, parsed, correct, margin, margin_of, status, error
+FROM answers
+WHERE sweep_id = $sweep
+"""
 _SWEEP = "SELECT name, status, created_at, manifest FROM sweeps WHERE sweep_id = $sweep"
 
 

@@ -1,21 +1,25 @@
 """The use of a vector that a sweep suggests: the cell that was chosen for it, with the damage that was measured there."""
 
+from dataclasses import asdict
 from typing import Final
 
 import numpy as np
 
 from steercache.core.errors import NotFoundError
 from steercache.core.ids import SHORT_ID
+from steercache.core.operations import read_operation
 from steercache.core.trials import AlphaUnit
 from steercache.core.vector_use import VectorUse
 from steercache.core.vectors import SteeringVector
 from steercache.sweeps.record import SweepRecord
 
+IN_NORMS: Final = ("bound", "value", "offset")  # numbers of operations that count in the unit of strength
 SMALL_NATS: Final = 0.1  # mean KL of the next token on unrelated prompts up to which damage is called small
 
 
 def suggested_use(record: SweepRecord, vector: SteeringVector) -> VectorUse:
-    """The chosen cell as a use. Sweeps steer the prompt only; a strength in norms of the steered rows becomes a raw one.
+    """The chosen cell as a use. Sweeps steer the prompt only; strengths in norms of the steered rows and at a given KL become
+    raw ones.
 
     `strength_range` holds the chosen strength alone, since damage is measured there, and only if it was small.
 
@@ -31,13 +35,20 @@ def suggested_use(record: SweepRecord, vector: SteeringVector) -> VectorUse:
     choice = taken[0]
     cell = record.cells[choice.cell_id]
     assert cell.layer is not None
-    strength, unit = cell.alpha, cell.alpha_unit
-    if unit == "target_norm" and cell.unit_norm is not None:
-        raw: AlphaUnit = "raw"
-        strength, unit = strength * cell.unit_norm / float(np.linalg.norm(vector.at(cell.layer))), raw
+    operation = read_operation(cell.operation)
+    strength, unit, parameters = cell.alpha, cell.alpha_unit, asdict(operation)
+    raw: AlphaUnit = "raw"
+    if unit == "kl" and cell.unit_norm is not None:
+        strength, unit = strength * cell.unit_norm, raw
+    elif unit == "target_norm" and cell.unit_norm is not None and operation.name != "replace":
+        by = cell.unit_norm / float(np.linalg.norm(vector.at(cell.layer)))
+        strength, unit = strength * (by if operation.name in ("add", "add_preserving_norm") else 1.0), raw
+        parameters |= {name: parameters[name] * cell.unit_norm for name in IN_NORMS if name in parameters}
     damage = {name: value for name, value in (choice.details.get("damage") or {}).items() if value is not None}
     small = damage.get("n", 0) > 0 and damage.get("mean_nats", SMALL_NATS + 1) <= SMALL_NATS
     suggested = VectorUse(
+        operation=operation.name,
+        parameters=parameters,
         layers=(cell.layer,),
         place=cell.site,
         strength=strength,

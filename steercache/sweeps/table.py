@@ -13,6 +13,7 @@ from steercache.benchmarks.comparison import (
 )
 from steercache.benchmarks.whatsup import WhatsUpScore
 from steercache.core.damage import Damage
+from steercache.core.predictors import Predictors
 from steercache.core.trials import Cell, ChoiceRule, Role
 from steercache.stats.choice import SelectionBias
 from steercache.sweeps.cell_rows import CellRow
@@ -77,7 +78,8 @@ class TableRow:
     `p_holm` is adjusted for all rows of the split, and of the same split of the sweep's other tasks. `rank_p` is the share of
     vector and controls that gained at least as much; None without controls. `bias` says what choosing was worth; None where
     nothing was chosen, in a race, after a screening, or with a single picture. `damage` is what the cell does to unrelated
-    prompts; None: no vector, or not measured. `side_effects` are its changes on unrelated tasks; () where none were asked.
+    prompts; None: no vector, or not measured. `predictors` are numbers of the vector's fit at the cell's layer; None: not
+    measured. `side_effects` are the cell's changes on unrelated tasks; () where none were asked.
     Flat, as the row of the table that is printed and written as JSON.
     """
 
@@ -99,6 +101,7 @@ class TableRow:
     bias: SelectionBias | None = None
     whatsup: WhatsUpScore | None = None
     damage: Damage | None = None
+    predictors: Predictors | None = None
     side_effects: tuple[SideEffect, ...] = ()
     race: Mapping[str, Any] | None = None
 
@@ -161,7 +164,8 @@ class SweepTable:
     def records(self) -> list[dict[str, Any]]:
         """The rows as plain values, one mapping per arm and split: what a data frame is made of.
 
-        `gain`, `gain_low` and `gain_high` (95 %) are differences of the share of right answers; `kl_nats` is the mean damage.
+        `gain`, `gain_low` and `gain_high` (95 %) are differences of the share of right answers; `kl_nats` is the mean damage;
+        `wrong_way` and `margin_wrong_way` are the shares of `Comparison.wrong_way`.
         """
         return [
             {
@@ -182,12 +186,17 @@ class SweepTable:
                 "gain": row.comparison.gain.estimate,
                 "gain_low": row.comparison.gain.low,
                 "gain_high": row.comparison.gain.high,
+                "wrong_way": row.comparison.wrong_way.share,
+                "margin_wrong_way": row.comparison.wrong_way.margin_share,
                 "p": row.comparison.p_clustered,
                 "p_holm": row.p_holm,
                 "n_controls": len(row.controls),
                 "rank_p": row.rank_p,
                 "optimism": None if row.bias is None else row.bias.optimism,
                 "kl_nats": None if row.damage is None else row.damage.mean_nats,
+                "d_prime": None if row.predictors is None else row.predictors.d_prime,
+                "difference_cosine": None if row.predictors is None else row.predictors.difference_cosine,
+                "difference_cosine_std": None if row.predictors is None else row.predictors.difference_cosine_std,
                 "cell_id": row.cell_id,
                 "vector_id": row.vector_id,
             }

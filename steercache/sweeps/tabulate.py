@@ -19,6 +19,7 @@ from steercache.benchmarks.questions import StoredQuestion
 from steercache.benchmarks.whatsup import WhatsUpScore, whatsup_score
 from steercache.core.damage import Damage
 from steercache.core.errors import UsageError
+from steercache.core.predictors import Predictors
 from steercache.core.trials import Answer, Choice
 from steercache.stats.choice import SelectionBias, selection_bias, with_test
 from steercache.sweeps.cell_rows import CellRow, cell_rows
@@ -182,6 +183,7 @@ def _row(record: SweepRecord, split: str, choice: Choice) -> TableRow:
         bias=_bias(record, split, choice),
         whatsup=_whatsup(choice.cell_id, record.asked(split), record.answers[split]),
         damage=_damage(choice),
+        predictors=Predictors.from_json(choice.details.get("predictors", {})),
         side_effects=tuple(SideEffect(**one) for one in choice.details.get("panel", ())),
         race={k: v for k, v in choice.details["race"].items() if k != "dropped"} if "race" in choice.details else None,
     )

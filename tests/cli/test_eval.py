@@ -67,6 +67,36 @@ def test_how_answers_are_computed_is_said_and_can_be_forced(work: Path, terminal
     assert "--mode auto" in terminal.err
 
 
+def test_side_effects_are_measured_on_the_tasks_that_are_named(work: Path, terminal: Terminal) -> None:
+    values = 3 * np.random.default_rng(0).normal(size=(6, 96)).astype(np.float32)
+    open_session(work / "cache").save(vector(values, name="pushed"))
+    rows = [{"question": f"What is {i} + 1?", "answer": str(i + 1), "split": "search"} for i in range(3)]
+    (work / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ("eval", "tiny", "scenes", "--task", "Count", "--form", "number", "--n", "4", "--split", "search")
+    words += (
+        "--vector",
+        "pushed",
+        "--layer",
+        "3",
+        "--alpha",
+        "8",
+        "--target",
+        "text",
+        "--allow-foreign",
+        "--controls",
+        "0",
+    )
+    words += ("--no-damage", "--prompting", "")
+    assert terminal(*words, "--panel-task", "sums.jsonl") == 2
+    assert "no number of questions" in terminal.err
+    assert terminal(*words, "--panel", "2", "--panel-task", "nowhere:Count") != 0
+    assert terminal(*words, "--panel", "2", "--panel-task", "scenes:Relation", "--panel-task", "sums.jsonl") == 0
+    assert "pushed, side effect on scenes Relation: " in terminal.out
+    assert terminal(*words, "--panel", "3", "--panel-task", "sums.jsonl", "--json") == 0, terminal.err
+    (row,) = json.loads(terminal.out)["splits"][0]["rows"]
+    assert [(one["task"], one["n"]) for one in row["side_effects"]] == [("sums.jsonl", 3)]
+
+
 def read_plainly(raw: str, offered: Sequence[str]) -> str:
     """A letter, in brackets or not, or a word, if it was offered."""
     said = raw.strip().strip("()")

@@ -1,5 +1,8 @@
 """Targets as SQL: one canonical text, nothing but a prompt's tokens within reach, and prompts that do not see each other."""
 
+import operator
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -70,6 +73,56 @@ def test_windows_and_subqueries_stay_within_a_prompt() -> None:
     assert positions("select position from tokens order by position desc limit 2") == [[1, 2], [3, 4], [0]]
     assert read_clause("lag(token_id) over (order by position) is null").together
     assert not read_clause("position = (select max(position) from tokens)").together
+
+
+def test_what_begins_with_a_subquery_is_a_condition_and_a_select_in_brackets_stays_one() -> None:
+    assert positions("(select count(*) from tokens where kind = 'image') = 1 and kind = 'text'") == [[0, 2], [], []]
+    assert positions("((select max(position) from tokens) = position)") == [[2], [4], [0]]
+    assert positions("(select position from tokens where position > 2)") == [[], [3, 4], []]
+    whole = "((select position from tokens where position = 0) union (select max(position) from tokens))"
+    assert positions(whole) == [[0, 2], [0, 4], [0]]
+    made = weighted_clause("(select max(position) from tokens) = position", "0.5")
+    assert [w.tolist() for w in run(made)] == [[0, 0, 0.5], [0, 0, 0, 0, 0.5], [0.5]]
+    with pytest.raises(QueryError, match=r"returns position") as said:
+        run("(select max(position) > 2 from tokens)")
+    assert said.value.hint is not None
+    assert "compare the subquery" in said.value.hint
+
+
+_COMPARED = {"=": operator.eq, "<>": operator.ne, "<": operator.lt, ">=": operator.ge}
+_AGGREGATES = {"count": len, "max": max, "min": min, "sum": sum}
+
+
+@st.composite
+def _conditions(draw: st.DrawFn, depth: int = 2) -> tuple[str, Callable[[list[int], int], bool]]:
+    """A condition, and the same in Python of a prompt's positions and one of them; brackets and subqueries anywhere."""
+    kind = draw(st.sampled_from(["column", "subquery"] + (["and", "or", "not", "brackets"] if depth else [])))
+    if kind in ("and", "or"):
+        (one, f), (other, g) = draw(_conditions(depth=depth - 1)), draw(_conditions(depth=depth - 1))
+        together = all if kind == "and" else any
+        return f"({one}) {kind} {other}", lambda every, p: together([f(every, p), g(every, p)])
+    if kind in ("not", "brackets"):
+        inner, f = draw(_conditions(depth=depth - 1))
+        return (f"not ({inner})", lambda every, p: not f(every, p)) if kind == "not" else (f"({inner})", f)
+    sign, n = draw(st.sampled_from(sorted(_COMPARED))), draw(st.integers(0, 4))
+    compared = _COMPARED[sign]
+    if kind == "column":
+        return f"(position) {sign} {n}", lambda every, p: compared(p, n)
+    name = draw(st.sampled_from(sorted(_AGGREGATES)))
+    gathered = _AGGREGATES[name]
+    return f"(select {name}(position) from tokens) {sign} {n}", lambda every, p: compared(gathered(every), n)
+
+
+@settings(max_examples=25, deadline=None)
+@given(condition=_conditions(), lengths=st.lists(st.integers(1, 5), min_size=1, max_size=3))
+def test_a_condition_with_subqueries_and_brackets_selects_what_the_same_says_in_python(
+    condition: tuple[str, Callable[[list[int], int], bool]], lengths: list[int]
+) -> None:
+    text, holds = condition
+    wanted = [[p for p in range(n) if holds(list(range(n)), p)] for n in lengths]
+    assert positions(text, tuple(lengths)) == wanted
+    assert positions(f"({text})", tuple(lengths)) == wanted
+    assert positions(f"(select position from tokens where {text})", tuple(lengths)) == wanted
 
 
 @settings(max_examples=15, deadline=None)

@@ -9,7 +9,7 @@ from steercache.core.errors import DamagedError
 from steercache.index.database import Index
 from steercache.index.ingest import put_vector
 from steercache.index.migrate import MIGRATIONS, Migration, load_migrations, migrate, version_of
-from steercache.index.seen import read_seen, write_seen
+from steercache.index.seen import SourceState, read_seen, read_sources, write_seen, write_sources
 from tests.index.small import vector_row
 
 DESIGNED = {
@@ -77,6 +77,18 @@ def test_sweeps_of_an_index_from_before_their_times_were_known_are_read_again() 
     write_seen(con, {"sweeps/ab/manifest.json": 1, "runs/one/run.json": 2, "vectors": 3})
     migrate(con)
     assert read_seen(con) == {"runs/one/run.json": 2, "vectors": 3}
+    con.close()
+
+
+def test_vectors_of_an_index_from_before_their_predictors_were_columns_are_read_again() -> None:
+    (number,) = (m.version for m in MIGRATIONS if m.name == "wrong_way")
+    con = duckdb.connect(":memory:")
+    migrate(con, migrations=MIGRATIONS[: number - 1])
+    write_seen(con, {"runs/one": 2, "vectors": 3})
+    write_sources(con, {"runs/one": SourceState(1, "one"), "vectors/a.safetensors": SourceState(2, "a")})
+    migrate(con)
+    assert read_seen(con) == {"runs/one": 2}
+    assert read_sources(con) == {"runs/one": SourceState(1, "one")}
     con.close()
 
 

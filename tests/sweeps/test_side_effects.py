@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from steercache.cells.sweep import panel_of, prepare_sweep
+from steercache.cells.sweep import PanelRequest, panel_of, prepare_sweep
 from steercache.core.errors import UsageError
 from steercache.queries.session import Session
 from steercache.report.page import _side_effects
@@ -73,4 +73,7 @@ def test_without_a_list_the_panel_is_what_the_sweep_does_not_ask_and_text_models
         world.loaded, bundle=replace(world.loaded.bundle, family=replace(world.loaded.family, modality="text"))
     )
     with pytest.raises(UsageError, match="no unrelated questions for text models ship"):
-        panel_of(job.sweep, tmp_path, text_model, 2, None)
+        panel_of(PanelRequest(n=2, tasks=(), asked=frozenset(), targets=("text",)), text_model, None)
+    every = frozenset({"Count", "Relation", "Attribute", "Entity"})
+    with pytest.raises(UsageError, match="every task of the drawn scenes is asked already"):
+        panel_of(PanelRequest(n=2, tasks=(), asked=every, targets=("image",)), world.loaded, None)

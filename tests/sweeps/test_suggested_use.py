@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from steercache.core.errors import NotFoundError
+from steercache.core.operations import read_operation
 from steercache.core.trials import Cell, Choice
 from steercache.steering.add import delta_of
+from steercache.steering.operations.change import change_of
 from steercache.sweeps.record import SweepRecord
 from steercache.sweeps.suggested_use import suggested_use
 from tests.exchange.vector_cases import some_vector
@@ -59,6 +61,38 @@ def test_the_use_adds_what_the_cell_added() -> None:
     assert use.damage["mean_nats"] == 0.02
     assert use.source["cell"] == CELL.cell_id
     assert (use.bos, use.chat) == (True, "none")  # of the texts that it was fitted on
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        replace(CELL, alpha_unit="kl", alpha=0.2, unit_norm=8.0),
+        replace(CELL, operation="add_preserving_norm"),
+        replace(CELL, operation="clamp:value=2.0", alpha=0.75),
+        replace(CELL, operation="affine:scale=0.5,offset=2.0", alpha=1.0),
+        replace(CELL, operation="rotate", alpha=30.0, alpha_unit="raw", unit_norm=None),
+        replace(CELL, operation="project_out", alpha=0.1, alpha_unit="kl", unit_norm=6.0),
+    ],
+    ids=lambda cell: f"{cell.operation} in {cell.alpha_unit}",
+)
+def test_the_use_does_what_the_cell_did(cell: Cell) -> None:
+    use = suggested_use(record(None, cell), VECTOR)
+    assert use.strength is not None
+    numbers = ",".join(f"{name}={value}" for name, value in use.parameters.items())
+    text = f"{use.operation}:{numbers}" if numbers else use.operation
+    wanted = change_of(
+        VECTOR,
+        2,
+        alpha=cell.alpha,
+        alpha_unit=cell.alpha_unit,
+        row_norm=cell.unit_norm,
+        operation=read_operation(cell.operation),
+    )
+    made = change_of(VECTOR, 2, alpha=use.strength, alpha_unit=use.strength_unit, operation=read_operation(text))
+    assert (made.name, made.kind) == (wanted.name, wanted.kind)
+    np.testing.assert_allclose(made.rows_kd, wanted.rows_kd, rtol=1e-6)
+    if cell.operation != "add_preserving_norm":  # whose rows are what is added
+        np.testing.assert_allclose((made.strength, *made.numbers), (wanted.strength, *wanted.numbers), rtol=1e-6)
 
 
 @pytest.mark.parametrize("damage", [None, {"mean_nats": 0.4, "n": 8}, {"mean_nats": None, "n": 0, "n_failed": 8}])
