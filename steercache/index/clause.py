@@ -236,6 +236,8 @@ def _check(tree: Any, said: str) -> None:
     _, fickle = _functions()
     whole = {"tokens", *(str(n["alias"]).lower() for n in _nodes(tree) if n.get("type") == "BASE_TABLE" and n["alias"])}
     parts = {str(e["key"]).lower() for n in _nodes(tree) for e in (n.get("cte_map") or {}).get("map") or ()}
+    if any(node.get("type") == "EXPRESSION_LIST" for node in _nodes(tree)):
+        raise QueryError("VALUES is not allowed in a target", place=said, hint="a list of values: position in (1, 2)")
     for node in _nodes(tree):
         kind, name = node.get("type"), str(node.get("function_name", "")).lower()
         if kind == "BASE_TABLE":

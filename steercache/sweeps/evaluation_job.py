@@ -94,6 +94,10 @@ def prepare(
     twice = {v.name for i, v in enumerate(vectors) if v.name in [w.name for w in vectors[:i]]}
     if twice:
         raise UsageError(f"two vectors are called {', '.join(sorted(twice))}", hint="name one of each")
+    if options.panel and not vectors:
+        raise UsageError(
+            "side effects are those of vectors, and none is named", hint="name one, or leave the panel out"
+        )
     lineages = {v.vector_id: check_vector(session.cache, v, loaded, options) for v in vectors}
     options = with_clauses(options, session)
     arms, notes = _arms(session, vectors, options, pictures=benchmark.has_pictures)
@@ -123,7 +127,7 @@ def prepare(
     wanted = PanelRequest(
         n=options.panel, tasks=options.panel_tasks, asked=task_names(asked), targets=options.axes.targets
     )
-    panel = panel_of(wanted, loaded, progress) if vectors else ()
+    panel = panel_of(wanted, loaded, progress)
     for arm in arms:
         if arm.vector is not None and arm.role == "control":
             save_vector(session.cache, arm.vector)
