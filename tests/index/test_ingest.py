@@ -73,6 +73,8 @@ def test_what_is_taken_in_can_be_read_back(filled: dict[str, list[object]]) -> N
         "cells": 3,
         "answers": 4,
         "answers_with_cells": 4,
+        "answers_with_baseline": 1,
+        "trials_with_baseline": 1,
         "trials": 3,
         "gradients": 0,
         "searches": 0,
