@@ -1,6 +1,6 @@
 -- name: moved_wrong_way
 -- kind: table
--- summary: Share of samples that a cell moved the wrong way, per cell and split, by answers and by margins (after arXiv 2407.12404).
+-- summary: Share of samples that a cell moved the wrong way, per cell and split, by answers and margins (arXiv 2407.12404).
 -- params:
 --   sweep: {type: text, default: null, help: only the sweep of this id or name}
 -- returns:

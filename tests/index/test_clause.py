@@ -113,7 +113,7 @@ def _conditions(draw: st.DrawFn, depth: int = 2) -> tuple[str, Callable[[list[in
     return f"(select {name}(position) from tokens) {sign} {n}", lambda every, p: compared(gathered(every), n)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(condition=_conditions(), lengths=st.lists(st.integers(1, 5), min_size=1, max_size=3))
 def test_a_condition_with_subqueries_and_brackets_selects_what_the_same_says_in_python(
     condition: tuple[str, Callable[[list[int], int], bool]], lengths: list[int]

@@ -75,7 +75,7 @@ def test_sweeps_of_an_index_from_before_their_times_were_known_are_read_again() 
     con = duckdb.connect(":memory:")
     migrate(con, migrations=MIGRATIONS[:8])
     write_seen(con, {"sweeps/ab/manifest.json": 1, "runs/one/run.json": 2, "vectors": 3})
-    migrate(con)
+    migrate(con, migrations=MIGRATIONS[:22])
     assert read_seen(con) == {"runs/one/run.json": 2, "vectors": 3}
     con.close()
 

@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from steercache.benchmarks.comparison import compare
+from steercache.benchmarks.comparison import compare, wrong_way
 from steercache.core.trials import Answer, Cell
 from steercache.report.page import save_page, sweep_page, verdict
 from steercache.stats.paired import Interval
@@ -71,6 +71,7 @@ def cell_row(name: str, layer: int, alpha: float, gain: float) -> CellRow:
         right=0.5 + gain,
         unread=0.0,
         gain=Interval(estimate=gain, low=-1.0, high=1.0, level=0.95, n=60, n_groups=60),
+        wrong_way=wrong_way(()),
         p_family=None,
         dropped=False,
     )

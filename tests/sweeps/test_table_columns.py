@@ -92,9 +92,9 @@ def test_the_share_moved_the_wrong_way_is_that_of_the_stored_answers_everywhere(
     assert in_sql.keys() >= {(row.split, row.cell_id) for row in table.rows if row.role == "vector"}
     assert max(margin for _, margin in seen.values()) > 0  # something fell
     records = table.records()
-    assert [(one["wrong_way"], one["margin_wrong_way"]) for one in records] == pytest.approx(
-        [seen[row.split, row.cell_id] for row in table.rows]
-    )
+    for record, row in zip(records, table.rows, strict=True):
+        wanted = seen[row.split, row.cell_id]
+        assert (record["wrong_way"], record["margin_wrong_way"]) == pytest.approx(wanted)
     in_json = [row for split in sweep_json(found)["splits"] for row in split["rows"]]
     assert [row["comparison"]["wrong_way"]["share"] for row in in_json] == [one["wrong_way"] for one in records]
     print_splits(found.table)
