@@ -68,7 +68,7 @@ class EvalCommandOptions:
     recalibrate: bool
     damage: bool
     panel: int
-    panel_names: tuple[str, ...]
+    panel_tasks: tuple[str, ...]
     allow_foreign: bool
     root: Path
     device: str
@@ -145,7 +145,7 @@ class EvalCommandOptions:
 )
 @click.option(
     "--panel-task",
-    "panel_names",
+    "panel_tasks",
     metavar="NAME",
     multiple=True,
     help="Unrelated task: BENCHMARK, BENCHMARK:TASK, or a file of your own questions; may be repeated. By default the drawn "
@@ -270,7 +270,7 @@ def _options(asked: EvalCommandOptions, usual: tuple[Target, ...]) -> "EvalOptio
         prompting=asked.prompting,
         damage=asked.damage,
         panel=asked.panel,
-        panel_tasks=panel_tasks(asked.panel_names),
+        panel_tasks=panel_tasks(asked.panel_tasks),
         seed=asked.seed,
         allow_foreign=asked.allow_foreign,
     )
