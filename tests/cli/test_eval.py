@@ -87,7 +87,7 @@ def test_side_effects_are_measured_on_the_tasks_that_are_named(work: Path, termi
         "0",
     )
     words += ("--no-damage", "--prompting", "")
-    assert terminal(*words[:4], "--panel", "2") == 2
+    assert terminal(*words[:5], "--panel", "2") == 2
     assert "side effects are those of vectors" in terminal.err
     assert terminal(*words, "--panel-task", "sums.jsonl") == 2
     assert "no number of questions" in terminal.err
