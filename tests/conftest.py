@@ -22,7 +22,7 @@ if Path("/dev/shm").is_dir():
 
 # Examples of a property in a default run (`tests.quick.costly`: fewer); the slow tests (`-m slow`) repeat properties with all
 # of theirs.
-QUICK = 30
+QUICK = 20
 
 # On a server the same examples every time: a run says something about the change, not about luck. At a desk, new ones.
 settings.register_profile("server", derandomize=True)

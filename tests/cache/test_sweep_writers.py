@@ -96,9 +96,8 @@ def run_workers(root: Path, *, seed: int, n: int, n_kills: int = 0) -> None:
     assert [w.exitcode for w in workers[n_kills:]] == [0] * (N_WORKERS - n_kills)
 
 
-@pytest.mark.parametrize(
-    ("seeds", "n"), [((0,), 10), pytest.param(range(1, 4), 60, marks=pytest.mark.slow)], ids=["a-few", "many"]
-)
+@pytest.mark.parametrize(("seeds", "n"), [pytest.param((0,), 10, id="a-few"), pytest.param(range(1, 4), 60, id="many")])
+@pytest.mark.slow  # processes that write at once, by default: tests/index/test_gate.py
 def test_every_acknowledged_answer_of_several_processes_is_kept(tmp_path: Path, seeds: Any, n: int) -> None:
     for seed in seeds:
         root = tmp_path / f"{seed}" / "root"

@@ -11,6 +11,7 @@ from steercache.cache.handle import open_cache
 from steercache.cache.vector_features import feature_rows
 from steercache.cache.vectors import save_vector
 from steercache.core.vectors import SteeringVector
+from tests.quick import costly
 
 COLUMNS = {
     "feature": [7, 9, 11],
@@ -83,6 +84,7 @@ ODD = st.recursive(
 )
 
 
+@costly(12)
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_a_provenance_of_any_other_shape_is_taken_in_without_an_error(data: st.DataObject) -> None:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from steercache.cli.main import run
+from tests.quick import costly
 
 OUR_BUG = 1
 # A few in every run; `test_fuzz` (slow) has hundreds.
@@ -162,18 +163,21 @@ def test_any_text_as_a_manifest_is_refused(text: str, folder: Path) -> None:
     assert code == 3
 
 
+@costly(5)
 @many
 @given(begin=st.sampled_from(BEGINNINGS), pieces=st.lists(st.sampled_from(PIECES), min_size=1, max_size=10))
 def test_sql_made_of_pieces_is_answered_or_refused(begin: str, pieces: list[str], folder: Path) -> None:
     assert_no_bug(*outcome(*query(" ".join([begin, *pieces]), folder)))
 
 
+@costly(5)
 @many
 @given(text=st.text(min_size=1, max_size=60).map(lambda text: text.lstrip("-")))
 def test_any_text_as_sql_is_answered_or_refused(text: str, folder: Path) -> None:
     assert_no_bug(*outcome(*query(text, folder)))
 
 
+@costly(5)
 @many
 @given(
     name=st.sampled_from(["anchor_tokens", "token_frequency", "every_nth", "vector_norms", "projection_by_token"]),
@@ -188,6 +192,7 @@ def test_any_bindings_of_a_named_query_are_answered_or_refused(
     assert_no_bug(*outcome("query", *words, *query(name, folder)[1:]))
 
 
+@costly(5)
 @many
 @given(
     option=st.sampled_from(
@@ -201,6 +206,7 @@ def test_any_option_of_a_fit_is_taken_or_refused(option: str, value: str, folder
     assert_no_bug(code, message)
 
 
+@costly(5)
 @many
 @given(wanted=st.text(max_size=70))
 def test_any_name_of_a_run_or_vector_is_found_or_refused(wanted: str, folder: Path) -> None:

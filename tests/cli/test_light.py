@@ -34,9 +34,21 @@ import json, sys
 from click.shell_completion import ShellComplete
 from steercache.cli.main import steercache
 complete = ShellComplete(steercache, {}, "steercache", "_X")
-found = [item.value for item in complete.get_completions(json.loads(sys.argv[1]), sys.argv[2])]
-print(json.dumps([found, [name for name in json.loads(sys.argv[3]) if name in sys.modules]]))
+found = [[item.value for item in complete.get_completions(*typed)] for typed in json.loads(sys.argv[1])]
+print(json.dumps([found, [name for name in json.loads(sys.argv[2]) if name in sys.modules]]))
 """
+TYPED: dict[tuple[tuple[str, ...], str], list[str]] = {
+    (("vectors", "show"), ""): ["counting", "counting-probe"],
+    (("steer",), "counting-"): ["counting-probe"],
+    (("cache", "verify"), ""): [RUN],
+    (("query",), "concept_"): ["concept_counts", "concept_vs_other_concepts"],
+    (("fit", "probe", "--query"), "contrast"): ["contrast_from_end", "contrast_last"],
+    (("manifest", "show"), "my-"): ["my-trace.yaml"],
+    (("build",), "my-"): ["my-trace.yaml"],
+    (("build", "x.csv", "--model"), "smollm2-135m"): ["smollm2-135m"],
+    (("build",), "words"): ["words.jsonl"],
+    (("fit", "mean-shift", "--concept"), "c"): ["counting"],
+}
 
 
 def commands(
@@ -75,26 +87,10 @@ def test_help_of_one_command_imports_nothing_heavy_in_a_process_of_its_own(words
     assert asked_of_python(IN_ONE_PROCESS, json.dumps([words]), json.dumps(HEAVY)) == {" ".join(words): []}
 
 
-@pytest.mark.parametrize(
-    ("typed", "start", "expected"),
-    [
-        (("vectors", "show"), "", ["counting", "counting-probe"]),
-        (("steer",), "counting-", ["counting-probe"]),
-        (("cache", "verify"), "", [RUN]),
-        (("query",), "concept_", ["concept_counts", "concept_vs_other_concepts"]),
-        (("fit", "probe", "--query"), "contrast", ["contrast_from_end", "contrast_last"]),
-        (("manifest", "show"), "my-", ["my-trace.yaml"]),
-        (("build",), "my-", ["my-trace.yaml"]),
-        (("build", "x.csv", "--model"), "smollm2-135m", ["smollm2-135m"]),
-        (("build",), "words", ["words.jsonl"]),
-        (("fit", "mean-shift", "--concept"), "c", ["counting"]),
-    ],
-)
-def test_names_are_completed_from_files_alone(
-    typed: tuple[str, ...], start: str, expected: list[str], work: Path
-) -> None:
-    found, loaded = asked_of_python(COMPLETED, json.dumps(typed), start, json.dumps(HEAVY))
-    assert (found, loaded) == (expected, [])
+def test_names_are_completed_from_files_alone(work: Path) -> None:
+    found, loaded = asked_of_python(COMPLETED, json.dumps(list(TYPED)), json.dumps(HEAVY))
+    assert dict(zip(TYPED, found, strict=True)) == TYPED
+    assert loaded == []
 
 
 def test_the_import_contract_of_the_command_line_names_every_other_package() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from steercache.core.errors import QueryError
 from steercache.index.clause import is_clause, read_clause, weighted_clause, with_vector_names
 from steercache.index.clause_run import ClauseRunner, Weights
+from tests.quick import costly
 
 LENGTHS = (3, 5, 1)
 
@@ -125,6 +126,7 @@ def test_a_condition_with_subqueries_and_brackets_selects_what_the_same_says_in_
     assert positions(f"(select position from tokens where {text})", tuple(lengths)) == wanted
 
 
+@costly(5)
 @settings(max_examples=15, deadline=None)
 @given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4))
 def test_what_is_selected_of_a_prompt_depends_on_no_other(lengths: list[int]) -> None:

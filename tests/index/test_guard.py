@@ -19,6 +19,7 @@ from steercache.index.database import Index
 from steercache.index.guard import Limits, run_query, stream_query
 from steercache.index.ingest import put_vector
 from tests.index.small import vector_row
+from tests.quick import costly
 
 SMALL = Limits(memory_mib=200, spill_mib=50, rows=100_000, time_s=0.8)
 
@@ -316,6 +317,7 @@ statements = st.one_of(
 )
 
 
+@costly(12)
 @settings(max_examples=150, deadline=None)
 @given(sql=statements)
 @example(sql="SELECT \x00")

@@ -328,46 +328,51 @@ def test_loading_says_nothing_and_leaves_transformers_as_talkative_as_before(
 
 
 HUB = """
-import sys
+import json, sys
 from pathlib import Path
 from steercache.core.errors import SteercacheError
 from steercache.manifests.model import ModelManifest
 from steercache.models.load import load_bundle
-document = {"kind": "model", "version": 1, "name": "x", "source": {"type": "hub", "id": sys.argv[1]}, "attention": "eager"}
-import json
-try:
-    print(load_bundle(ModelManifest.model_validate_json(json.dumps(document)), cache_dir=Path(sys.argv[2])).spec.model_id)
-except SteercacheError as error:
-    print(type(error).__name__, error)
+found = {}
+for hub_id in sys.argv[2:]:
+    source = {"type": "hub", "id": hub_id}
+    document = json.dumps({"kind": "model", "version": 1, "name": "x", "source": source, "attention": "eager"})
+    try:
+        found[hub_id] = load_bundle(ModelManifest.model_validate_json(document), cache_dir=Path(sys.argv[1])).spec.model_id
+    except SteercacheError as error:
+        found[hub_id] = f"{type(error).__name__} {error}"
+print(json.dumps(found))
 """
 
 
-def from_hub(hub_id: str, tmp_path: Path, **environment: str) -> str:
-    """What a process prints that loads models by their ids: libraries of the hub read their environment when they start."""
+@pytest.fixture(scope="module")
+def from_hub(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What a process says that loads models by their ids: libraries of the hub read their environment when they start."""
+    folder, commit = tmp_path_factory.mktemp("hub"), "0" * 40
+    repository = folder / "hf" / "hub" / "models--owner--tiny"
+    write_tiny("llama", repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
     done = subprocess.run(
-        [sys.executable, "-c", HUB, hub_id, str(tmp_path / "cache")],
+        [sys.executable, "-c", HUB, str(folder / "cache"), "google/gemma-2-2b", "owner/tiny"],
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", **environment},
+        env={**os.environ, "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1"},
     )
-    return done.stdout
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
 
 
-def test_a_hub_model_that_is_not_here_says_how_to_bring_it(tmp_path: Path) -> None:
-    said = from_hub("google/gemma-2-2b", tmp_path)
+def test_a_hub_model_that_is_not_here_says_how_to_bring_it(from_hub: dict[str, str]) -> None:
+    said = from_hub["google/gemma-2-2b"]
     assert "NotFoundError" in said
     assert "google/gemma-2-2b (revision main) is not on this machine and the hub cannot be reached" in said
     assert "hf download google/gemma-2-2b" in said
 
 
-def test_a_hub_model_in_the_local_hub_cache_loads_offline(tmp_path: Path) -> None:
-    commit = "0" * 40
-    repository = tmp_path / "hf" / "hub" / "models--owner--tiny"
-    write_tiny("llama", repository / "snapshots" / commit)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(commit)
-    assert from_hub("owner/tiny", tmp_path) == "owner/tiny\n"
+def test_a_hub_model_in_the_local_hub_cache_loads_offline(from_hub: dict[str, str]) -> None:
+    assert from_hub["owner/tiny"] == "owner/tiny"
 
 
 @pytest.mark.parametrize(

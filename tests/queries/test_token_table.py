@@ -12,6 +12,7 @@ from steercache.core.errors import QueryError, UsageError
 from steercache.core.examples import TOKEN_KINDS, EncodedSample
 from steercache.queries.token_clause import canonical_target, plan_tokens, read_token_clause
 from steercache.queries.token_table import COLUMNS, TokenFacts, facts_of, token_columns
+from tests.quick import costly
 
 TEXT = "The dog is left of the cat's bed."
 PIECES = ["<s>", "The", "dog", "is", "left", "of", "the", "cat", "'s", "bed", "."]
@@ -142,6 +143,7 @@ def conditions(draw: st.DrawFn) -> tuple[str, Callable[[dict[str, Any]], bool]]:
     return sql, holds
 
 
+@costly(10)
 @settings(deadline=None)
 @given(condition=conditions(), copies=st.integers(1, 3))
 def test_any_condition_selects_what_python_selects(

@@ -32,7 +32,7 @@ from tests.cache.test_crash import duration_of, run_and_kill
 from tests.screening.small_gradients import LAYERS, copied_root, many_shards, questions, small_gradients, small_plan
 from tests.world import World
 
-KILLS = [pytest.param(2, id="a-few"), pytest.param(30, id="many", marks=pytest.mark.slow)]
+KILLS = [pytest.param(1, id="once"), pytest.param(15, id="many", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")

@@ -185,26 +185,26 @@ def test_of_equal_cells_the_smallest_strength_is_chosen_then_the_first_target_an
 
 
 def test_cells_of_another_sweep_are_not_computed_again(own_session: Session, world: World, tmp_path: Path) -> None:
-    (first,) = small_grid(own_session, world.loaded, tmp_path / "a", splits=["search"]).tasks
-    assert (first.n_computed, first.n_reused) == (13 * 14, 0)
+    (first,) = small_grid(own_session, world.loaded, tmp_path / "a", splits=["search"], n=6).tasks
+    assert (first.n_computed, first.n_reused) == (13 * 6, 0)
     (second,) = small_grid(
-        own_session, world.loaded, tmp_path / "b", name="other", layers=[3, 5], alphas=[9, 5], splits=["search"]
+        own_session, world.loaded, tmp_path / "b", name="other", layers=[3, 5], alphas=[9, 5], splits=["search"], n=6
     ).tasks
-    assert (second.n_reused, second.n_computed) == (3 * 14, 6 * 14)  # the baseline, and layer 3 at 9 on two targets
+    assert (second.n_reused, second.n_computed) == (3 * 6, 6 * 6)  # the baseline, and layer 3 at 9 on two targets
     mine, theirs = (stored_answers_of(own_session, task.sweep_id) for task in (first, second))
     shared = mine.keys() & theirs.keys()
-    assert len(shared) == 3 * 14
+    assert len(shared) == 3 * 6
     same = ("raw", "parsed", "correct", "margin", "split", "status")
     assert all([mine[key][c] for c in same] == [theirs[key][c] for c in same] for key in shared)
-    again = small_grid(own_session, world.loaded, tmp_path / "b", name="other", layers=[3, 5], alphas=[9, 5], n=14)
-    assert again.tasks[0].n_computed == 2 * 14  # the test split
+    again = small_grid(own_session, world.loaded, tmp_path / "b", name="other", layers=[3, 5], alphas=[9, 5], n=6)
+    assert again.tasks[0].n_computed == 2 * 6  # the test split
     assert again.tasks[0].cells == second.cells
 
 
 def test_what_was_answered_with_other_weights_or_to_other_prompts_is_not_taken(
     own_session: Session, world: World, tmp_path: Path
 ) -> None:
-    changes: dict[str, Any] = {"splits": ["search"], "allow_foreign": True}
+    changes: dict[str, Any] = {"splits": ["search"], "allow_foreign": True, "layers": [3], "n": 6}
     (first,) = small_grid(own_session, world.loaded, tmp_path / "a", **changes).tasks
     folder = zoo.build("tiny", tmp_path / "moved")
     weights = load_file(folder / "model.safetensors")
