@@ -20,7 +20,7 @@ from steercache.runs.engine import BuildOptions, build_run
 from steercache.runs.job import prepare_trace
 from steercache.runs.plan import plan_run
 from tests.cache.contents import files_of, tables_of
-from tests.engines.in_process import work_in_process
+from tests.engines.pickled import work_in_process
 from tests.tracing import SmallTrace, write_small_trace
 
 
