@@ -7,7 +7,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from steercache.models.families import FAMILIES
-from steercache.models.families import REFUSED as KNOWN_REFUSED
 from steercache.models.family import Family
 from tests.models.derived import CLASSES, FULL, REFUSED, Class
 from tests.models.other_backbones import BACKBONES, Around
@@ -65,7 +64,6 @@ def page_text(table: Any) -> str:
     rows = [*(_known(family) for family in FAMILIES), *(_derived(name, one) for name, one in CLASSES.items())]
     around = [_around(one) for one in BACKBONES.values()]
     refused = [[f"`{name}`", reason] for name, (_, reason) in REFUSED.items()]
-    refused += [[f"`{name}`", reason] for name, reason in KNOWN_REFUSED.items()]
     return "\n\n".join(
         [
             INTRODUCTION.strip(),
@@ -94,7 +92,7 @@ def _known(family: Family) -> list[object]:
     modes = f"full ({FULL[family.name]})" if family.name in FULL else f"branch, {_replay(family)}full"
     parts = "yes" if family.attn_out else "no"
     checked = "in the table; by value, and by layout at real size"
-    if family.name == "llama4":
+    if family.name in ("llama4", "molmo2"):
         checked += "; its image processor, which needs torchvision, was run by hand only"
     if family.name == "gemma3n":
         checked += "; its vision tower, which needs timm and torchvision, was run by hand only"

@@ -289,6 +289,29 @@ _LLAMA4 = (
     ),
 )
 
+_MOLMO2 = (
+    replace(
+        _LLAVA,
+        name="molmo2",
+        model_types=("molmo2",),
+        text_logits=False,
+        special_tokens=(r"<\|?(image|video)\|?>", r"<(im|low_res_im|frame)_(start|end|col|patch|low)>"),
+        patches="overlapping",
+        needs=("pixel_values", "image_token_pooling", "image_grids", "image_num_crops"),
+        token_types=("mm_token_type_ids", "marks"),
+        marks=(
+            "<im_col>",
+            "<im_start>",
+            "<low_res_im_start>",
+            "<frame_start>",
+            "<im_end>",
+            "<frame_end>",
+            "<im_low>",
+        ),
+        bos_before=True,
+    ),
+)
+
 _AUDIO = (
     Family(
         name="qwen2_audio",
@@ -318,7 +341,7 @@ _AUDIO = (
     ),
 )
 
-FAMILIES: tuple[Family, ...] = _TEXT + _MULTIMODAL + _POSITIONED + _TILED + _LLAMA4 + _AUDIO
+FAMILIES: tuple[Family, ...] = _TEXT + _MULTIMODAL + _POSITIONED + _TILED + _LLAMA4 + _MOLMO2 + _AUDIO
 
 # Text models that exist inside of multimodal ones only, or are derived where they stand alone.
 _INNER = (
@@ -330,6 +353,7 @@ _INNER = (
         mlp_out="post_mlp_layernorm",
     ),
     Family(name="glm4v_moe_text", model_types=("glm4v_moe_text",)),
+    Family(name="molmo2_text", model_types=("molmo2_text",)),
     Family(name="llama4_text", model_types=("llama4_text",), attn_out="", mlp_out=""),  # its experts return rows, flat
 )
 
@@ -355,6 +379,7 @@ _DEFAULT_TEXT = {
     "idefics2": "mistral",
     "aya_vision": "cohere2",
     "llama4": "llama4_text",
+    "molmo2": "molmo2_text",
     "qwen2_audio": "qwen2",
     "voxtral": "llama",
 }
@@ -368,22 +393,10 @@ def _find_text(model_type: str) -> Family | None:
     return next((inner for inner in _INNER if model_type in inner.model_types), None) or _find(model_type)
 
 
-REFUSED: Mapping[str, str] = {
-    "molmo2": "its image processor needs torchvision, it lets the tokens of all pictures of a prompt read one another, and"
-    " where they lie on a picture was never checked",
-}
-"""Types of models that are known and not supported, and why."""
-
-
 def _row(model_type: str) -> Family:
     family = _find(model_type)
     if family is not None:
         return family
-    if model_type in REFUSED:
-        raise NotFoundError(
-            f"models of type {model_type!r} are not supported: {REFUSED[model_type]}",
-            hint="choose another model that reads pictures, such as qwen3-vl-4b, internvl3-8b or gemma-4-e4b-it",
-        )
     types = (t for f in FAMILIES for t in f.model_types if not t.endswith(("_vl_text", "_moe_text")) and "/" not in t)
     raise NotFoundError(
         f"models of type {model_type!r} are not supported; these are: {', '.join(sorted(types))}",

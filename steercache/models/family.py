@@ -19,9 +19,10 @@ class Family:
     all that the text model decides, from that one's row.
     `positions` says who makes position ids: we do, from the attention mask (0- or 1-based), or the model's own forward.
     `needs` are the image processor's outputs that the forward wants. `token_types` names a per-token input and its rule:
-    "image" is 1 on image tokens, "suffix" is 0 on the prompt, read in both directions, and 1 on what follows it. With
-    `deepstack` the decoder adds features of the pictures to the outputs of its first blocks; a block's output is what it is
-    before that sum (`steering.deepstack`). One row of the table below: most columns have the value of Llama.
+    "image" is 1 on image tokens, "marks" on those and the tokens of `marks`, "suffix" is 0 on the prompt, read in both
+    directions, and 1 on what follows it. With `deepstack` the decoder adds features of the pictures to the outputs of its first
+    blocks; a block's output is what it is before that sum (`steering.deepstack`). One row of the table below: most columns have
+    the value of Llama.
     """
 
     name: str
@@ -54,6 +55,8 @@ class Family:
     frames_per_token: int = 1  # steps of a sound's spectrogram that an audio token stands for
     video: str | None = None  # the same of a video, as `trace.videos` reads it; None: its videos are not read here
     frames: str = "timed"  # how a video's frames stand in a prompt: a name in models.video_settings
+    marks: tuple[str, ...] = ()  # tokens that its per-token input counts as the picture's, with the rule "marks"
+    bos_before: bool = False  # its processor writes BOS, or EOS where there is none, before a prompt without it
     bos_in_text: bool = False  # its processor switches the tokenizer's own BOS off and writes it into the prompt
     text_logits: bool = True  # whether it scales and caps its logits as the text model's configuration says
     tuples: bool = False  # whether a block returns a tuple that begins with the hidden states

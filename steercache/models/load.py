@@ -201,7 +201,7 @@ def _open(manifest: ModelManifest, *, cache_dir: Path, base_dir: Path | None, dt
         n_layers=int(text_config.num_hidden_layers),
         hidden_size=int(text_config.hidden_size),
         vision_size=None if vision_config is None else int(getattr(vision_config, family.tower_width)),
-        vocab_size=int(text_config.vocab_size),
+        vocab_size=int(text_config.vocab_size) + int(getattr(text_config, "additional_vocab_size", 0)),
         dtype=wanted or _own_dtype(manifest, checkpoint),
         attention=_attention(manifest, family),
         tokenizer_digest=tokenizer_digest(tokenizer, processor),
@@ -311,6 +311,9 @@ def _explaining(manifest: ModelManifest, checkpoint: Checkpoint) -> Iterator[Non
                 place=place,
                 hint="choose a model that transformers knows",
             ) from error
+        if "Missing optional dependencies" in str(error):
+            hint = "install the package that is named (`pip install torchvision`)"
+            raise MissingExtraError(reason_of(error), place=place, hint=hint) from error
         if (method := _method(manifest, checkpoint)) is not None:
             raise ManifestError(
                 f"its weights are quantised ({method}) and transformers cannot load them here: {_told_why(error)}",

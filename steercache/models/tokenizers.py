@@ -77,6 +77,8 @@ class _WithoutVideos(ProcessorMixin):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.pop("video_processor", None)
+        if len(args) > len(self.get_attributes()):  # Molmo2 hands it on between the others
+            args = tuple(one for one in args if one is not None)
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 
@@ -84,10 +86,12 @@ def stills_of(known: Any) -> Any:
     """A processor's class without its part for videos; one that asks for that part gets None."""
     attributes = [name for name in known.get_attributes() if name != "video_processor"]
     members: dict[str, Any] = {"get_attributes": classmethod(lambda cls: attributes)}
-    if inspect.signature(known.__init__).parameters["video_processor"].default is inspect.Parameter.empty:
+    parameters = {name: one for name, one in inspect.signature(known.__init__).parameters.items() if name != "self"}
+    at = list(parameters).index("video_processor")  # Molmo2's stands before its tokenizer
+    if parameters["video_processor"].default is inspect.Parameter.empty or at < len(attributes):
         read = known.from_args_and_dict.__func__
         members["from_args_and_dict"] = classmethod(
-            lambda cls, args, *more, **kw: read(cls, [*args, None], *more, **kw)
+            lambda cls, args, *more, **kw: read(cls, [*args[:at], None, *args[at:]], *more, **kw)
         )
     return type(known.__name__, (known, _WithoutVideos), members)
 

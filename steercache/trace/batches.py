@@ -130,9 +130,21 @@ def collate_pixels(parts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, tor
     joined = {}
     for name in dict.fromkeys(name for part in parts for name in part):
         tensors = [part[name] for part in parts if name in part]  # some samples show pictures, others videos
+        if name == "image_token_pooling":
+            tensors = _counted_on([part for part in parts if name in part])
         shape = [max(sizes) for sizes in zip(*(t.shape[1:] for t in tensors), strict=True)]
         joined[name] = torch.cat([_filled(t, shape) for t in tensors])
     return joined
+
+
+def _counted_on(parts: Sequence[Mapping[str, torch.Tensor]]) -> list[torch.Tensor]:
+    """Molmo2: which patches each image token is made of, counted over all samples' crops; -1 stays, where there is none."""
+    found, before = [], 0
+    for part in parts:
+        which, pixels = part["image_token_pooling"], part["pixel_values"]
+        found.append(torch.where(which >= 0, which + before, which))
+        before += pixels.shape[0] * pixels.shape[1]
+    return found
 
 
 def _filled(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:

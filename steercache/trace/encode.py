@@ -11,7 +11,6 @@ from steercache.core.errors import SteercacheError
 from steercache.core.examples import TOKEN_KINDS, BoolArray, EncodedSample, Example, IntArray
 from steercache.core.excerpts import excerpt
 from steercache.data.sounds import SoundError
-from steercache.models.family import Family
 from steercache.models.spec import TokenizerBundle
 from steercache.models.video_settings import video_marks, within
 from steercache.trace.patches import PatchError, Picture, locate
@@ -76,7 +75,7 @@ def encode_example(
     ids, spans = tokens.ids, tokens.spans
     _check_length(ids, spans, _limit(bundle, max_tokens), example, prompt)
     kind = _kinds(tokens, prompt=prompt, bundle=bundle)
-    extra = _token_types(kind, spans, example=example, prompt=prompt, family=bundle.family)
+    extra = _token_types(kind, tokens, example=example, prompt=prompt, bundle=bundle)
     times = _times(kind, prompt, place=example.place) if prompt.times else None
     places = _places(kind, prompt, bundle, place=example.place)
     spans = _shown(spans, prompt.inserts)
@@ -196,12 +195,16 @@ def _times(kind: npt.NDArray[np.int8], prompt: Prompt, *, place: str) -> npt.NDA
 
 
 def _token_types(
-    kind: npt.NDArray[np.int8], spans: Spans, *, example: Example, prompt: Prompt, family: Family
+    kind: npt.NDArray[np.int8], tokens: TextTokens, *, example: Example, prompt: Prompt, bundle: TokenizerBundle
 ) -> dict[str, IntArray]:
     """What the forward wants per token beside its id."""
+    family, spans = bundle.family, tokens.spans
     if family.token_types is None:
         return {}
     name, rule = family.token_types
+    if rule == "marks":
+        marks = bundle.tokenizer.convert_tokens_to_ids(list(family.marks))
+        return {name: ((kind == IMAGE) | np.isin(tokens.ids, marks)).astype(np.int32)}
     if rule == "image":
         types = np.zeros(len(kind), dtype=np.int32)
         for number, one in enumerate((IMAGE, VIDEO, AUDIO), start=1):

@@ -83,6 +83,17 @@ def tile_lines(picture: Picture) -> Coordinates:
     return np.concatenate(parts)
 
 
+def overlapping(picture: Picture) -> Coordinates:
+    """Molmo2: the whole picture small (tile 0), then large (tile 1), as squares of neighbours, line by line."""
+    parts = []
+    for tile, view in enumerate(re.split("<(?:low_res_)?im_start>", picture.replacement)[1:]):
+        n, lines = view.count(picture.image_token), view.count("<im_col>")
+        if lines and n % lines:
+            raise PatchError(f"{n} image tokens in {lines} lines")
+        parts.append(grid_of(tile, *((lines, n // lines) if lines else _side(n))))
+    return np.concatenate(parts)
+
+
 def merged(picture: Picture) -> Coordinates:
     """Qwen-VL: a grid of any shape, of which `merge_size` squared neighbours make one token."""
     height, width = picture.grid
@@ -220,6 +231,7 @@ PATCHES: dict[str, Callable[[Picture], Coordinates]] = {
     "pooled": pooled,
     "square_lines": square,
     "tile_lines": tile_lines,
+    "overlapping": overlapping,
     "anyres": anyres,
     "lines": lines,
     "crops": crops,

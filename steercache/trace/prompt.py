@@ -19,7 +19,7 @@ from steercache.data.pixels import upright_rgb
 from steercache.models.load import TORCH_DTYPES
 from steercache.models.spec import TokenizerBundle
 from steercache.trace.patches import Picture
-from steercache.trace.template import MARK, RenderedTurn, TemplateError, apply_template, own_start
+from steercache.trace.template import MARK, RenderedTurn, TemplateError, apply_template, bos_before, own_start
 
 KNOWN_LAYOUTS = 1024  # combinations of picture sizes whose layout is kept: some kilobytes each
 QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -306,7 +306,7 @@ def _with_placeholders(example: Example, bundle: TokenizerBundle, text: str) -> 
     if written not in (0, n):
         raise ImageError(f"{n} pictures, {written} times {placeholder} in the text")
     bare = text if written else bundle.family.placeholder.format(image=placeholder) * n + text
-    return RenderedTurn(text=bare, template_date=None)
+    return RenderedTurn(text=bos_before(bare, bundle) + bare, template_date=None)
 
 
 def _laid_out(processor: Any, images: list[PIL.Image.Image], text: str) -> str:

@@ -52,7 +52,7 @@ def render(example: Example, bundle: TokenizerBundle) -> RenderedPrompt:
         UsageError: a chat is rendered and the tokenizer has no template.
     """
     if not example.chat:
-        bos = bundle.tokenizer.bos_token if bundle.family.bos_in_text else ""
+        bos = bundle.tokenizer.bos_token if bundle.family.bos_in_text else bos_before(example.text, bundle)
         return RenderedPrompt(text=bos + example.text + example.completion, start=len(bos), add_special=True)
     turn = apply_template(bundle, example.text, system=example.system)
     start = own_start(
@@ -64,6 +64,14 @@ def render(example: Example, bundle: TokenizerBundle) -> RenderedPrompt:
     )
     text = turn.text + example.completion
     return RenderedPrompt(text=text, start=start, add_special=False, template_date=turn.template_date)
+
+
+def bos_before(prompt: str, bundle: TokenizerBundle) -> str:
+    """What a family's processor writes before a prompt that does not begin with it: Molmo2's BOS, or EOS where it has none."""
+    if not bundle.family.bos_before:
+        return ""
+    bos: str = bundle.tokenizer.bos_token or bundle.tokenizer.eos_token
+    return "" if prompt.startswith(bos) else bos
 
 
 def own_start(prompt: str, own: str, bundle: TokenizerBundle, *, key: Any, marked: Callable[[], str]) -> int:
@@ -130,6 +138,7 @@ def apply_template(
             raise
         except Exception as error:  # a template is a program of its own: it can raise anything
             raise TemplateError(f"{_template_name(bundle)} {_failure(error)}") from error
+    prompt = bos_before(prompt, bundle) + prompt
     return RenderedTurn(text=prompt, template_date=bundle.template_date.isoformat() if readings.n else None)
 
 

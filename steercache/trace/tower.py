@@ -14,6 +14,7 @@ import numpy as np
 
 from steercache.models.family import Family
 from steercache.trace.patches import Coordinates, PatchError, Picture, canvas_views, crop_places, grid_of
+from steercache.trace.patches import overlapping as image_overlapping
 from steercache.trace.patches import pooled as image_tokens
 from steercache.trace.patches import square as image_square
 from steercache.trace.patches import tile_lines as tile_tokens
@@ -69,6 +70,23 @@ def square_lines(picture: Picture, shape: Shape, config: Any) -> Coordinates:
 def tile_lines(picture: Picture, shape: Shape, config: Any) -> Coordinates:
     """Llama 4: its tower shuffles patches itself, so that its rows are the image tokens."""
     return tile_tokens(picture)
+
+
+def overlapping(picture: Picture, shape: Shape, config: Any) -> Coordinates:
+    """Molmo2: the whole picture small (tile 0), then crops of a large canvas, row by row, that share their margins."""
+    processor = picture.processor.image_processor
+    side = int(config.vision_config.image_size[0]) // int(config.vision_config.patch_size)
+    margins, pooled = sum(processor.overlap_margins), processor.pooling_size
+    large = image_overlapping(picture)
+    large = large[large[:, 0] == 1]
+    counted = [int(large[:, 1 + axis].max()) + 1 for axis in (0, 1)]
+    down, across = ((int(pooled[axis]) * counted[axis] - margins) // (side - margins) for axis in (0, 1))
+    crops = [
+        grid_of(1 + row * across + col, side, side) + np.array([0, row, col], dtype=np.int32) * (side - margins)
+        for row in range(down)
+        for col in range(across)
+    ]
+    return np.concatenate([grid_of(0, side, side), *crops])
 
 
 def anyres(picture: Picture, shape: Shape, config: Any) -> Coordinates:
@@ -131,6 +149,7 @@ TOWERS: dict[str, Callable[[Picture, Shape, Any], Coordinates]] = {
     "pooled": pooled,
     "square_lines": square_lines,
     "tile_lines": tile_lines,
+    "overlapping": overlapping,
     "anyres": anyres,
     "lines": lines,
     "crops": crops,
@@ -176,5 +195,8 @@ def _with_class_tokens(places: Coordinates, shape: Shape, config: Any) -> Coordi
 def tower_width(config: Any, hidden_size: int) -> int:
     """Width of those rows: LLaVA may hand on several blocks' outputs side by side, InternVL those of several patches."""
     layers = getattr(config, "vision_feature_layer", None)
+    layers = (
+        getattr(config.adapter_config, "vision_feature_layer", None) if hasattr(config, "adapter_config") else layers
+    )
     n_patches = round(1 / float(getattr(config, "downsample_ratio", 1))) ** 2
     return hidden_size * n_patches * (len(layers) if isinstance(layers, list | tuple) else 1)

@@ -21,6 +21,7 @@ MODELS = {  # the ids under which their authors publish them
     "gemma-3-4b-it": "google/gemma-3-4b-it",
     "qwen2-audio-7b-instruct": "Qwen/Qwen2-Audio-7B-Instruct",
     "llama-4-scout-17b-16e-instruct": "meta-llama/Llama-4-Scout-17B-16E-Instruct",
+    "molmo2-8b": "allenai/Molmo2-8B",
     "gemma-3n-e2b-it": "google/gemma-3n-E2B-it",
     "gemma-3n-e4b-it": "google/gemma-3n-E4B-it",
     "voxtral-mini-3b": "mistralai/Voxtral-Mini-3B-2507",

@@ -332,6 +332,11 @@ LLAMA_4_SCOUT = {
         "interleave_moe_layer_step": 1,
     },
 }
+MOLMO2_8B = {  # its class has the published sizes by default, but for the adapter's
+    "model_type": "molmo2",
+    "text_config": {"model_type": "molmo2_text"},
+    "adapter_config": {"text_hidden_size": 4096, "intermediate_size": 12_288},
+}
 
 REAL = {
     "paligemma2-3b-mix-448": Real(paligemma2(GEMMA_2_2B), 26, 2304, 1152, 1024, 1024, 3.03, NORMS),
@@ -353,6 +358,8 @@ REAL = {
     "Qwen3-VL-8B": Real(QWEN_3_VL_8B, 36, 4096, 1152, 1024, 256, 8.77),
     "Qwen3-VL-30B-A3B": Real(QWEN_3_VL_30B_A3B, 48, 2048, 1152, 1024, 256, 31.1),
     "Llama-4-Scout-17B-16E": Real(LLAMA_4_SCOUT, 48, 5120, 4096, 144, 144, 109, ("", "")),
+    # two of its tower's blocks side by side, pooled by fours
+    "Molmo2-8B": Real(MOLMO2_8B, 36, 4096, 2 * 1152, 729, 196, 8.66),
     # Gemma 4's tower pools its patches itself
     "gemma-4-E2B-it": Real(gemma4_sizes.E2B, 35, 1536, 768, 280, 280, 5.1, ("", "")),
     "gemma-4-E4B-it": Real(gemma4_sizes.E4B, 42, 2560, 768, 280, 280, 8.0, ("", "")),
@@ -394,6 +401,9 @@ def test_a_real_multimodal_model_has_its_parts_where_the_table_says(name: str) -
     if family.name == "idefics2":  # its masks want values
         assert connector.modality_projection(patches).shape == (1, real.patches, real.width)
         rows = connector.perceiver_resampler.latents
+    elif family.name == "molmo2":
+        pooled = torch.empty(real.tokens, 4, real.vision, device="meta", dtype=model.dtype)  # its masks want values
+        rows = connector.image_projector(connector.image_pooling_2d(pooled[:, :1], pooled)[0])
     elif family.name == "mistral3":
         rows = connector(patches[0], [(28 * 14, 28 * 14)])
     else:

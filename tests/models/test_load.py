@@ -14,7 +14,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from steercache.core.errors import DamagedError, ManifestError, NotFoundError, SteercacheError, UsageError
+from steercache.core.errors import (
+    DamagedError,
+    ManifestError,
+    MissingExtraError,
+    NotFoundError,
+    SteercacheError,
+    UsageError,
+)
 from steercache.core.examples import Example
 from steercache.manifests.model import ModelManifest
 from steercache.models.load import load_bundle, load_model
@@ -243,8 +250,8 @@ def test_code_inside_a_checkpoint_is_never_run(tmp_path: Path) -> None:
     assert not trap.exists()
 
 
-def test_molmo2_as_its_authors_publish_it_is_refused_with_the_reason_and_runs_nothing(tmp_path: Path) -> None:
-    """Its folder asks for code of its own; transformers has the class too."""
+def test_molmo2_as_its_authors_publish_it_runs_no_code_and_names_the_package_that_is_missing(tmp_path: Path) -> None:
+    """Its folder asks for code of its own; transformers has the class, whose image processor needs torchvision."""
     folder, trap = write_tiny("llama", tmp_path / "model"), tmp_path / "sprung"
     for name in ("modeling_molmo2", "configuration_molmo2", "processing_molmo2", "image_processing_molmo2"):
         (folder / f"{name}.py").write_text(f"open({str(trap)!r}, 'w').close()\n")
@@ -260,13 +267,12 @@ def test_molmo2_as_its_authors_publish_it_is_refused_with_the_reason_and_runs_no
         "vit_config": {"model_type": "molmo2", "num_hidden_layers": 27},
     }
     (folder / "config.json").write_text(json.dumps(published))
+    processors = {"AutoProcessor": "processing_molmo2.Molmo2Processor"}
+    of_pictures = {"image_processor_type": "Molmo2ImageProcessor", "processor_class": "Molmo2Processor"}
+    (folder / "preprocessor_config.json").write_text(json.dumps(of_pictures | {"auto_map": processors}))
     for read in (load, lambda one: load_bundle(manifest_of(one), cache_dir=tmp_path / "cache")):
-        with pytest.raises(
-            NotFoundError, match=r"'molmo2' are not supported: its image processor needs torchvision"
-        ) as caught:
+        with pytest.raises(MissingExtraError, match="torchvision") as caught:
             read(folder)
-        assert "code of its own, which is never run" in caught.value.message
-        assert "qwen3-vl-4b" in str(caught.value.hint)
         assert caught.value.place == str(folder)
     assert not trap.exists()
 

@@ -99,12 +99,6 @@ def test_an_unknown_type_is_refused_with_the_list_of_those_that_are_known() -> N
         family_of({})
 
 
-@pytest.mark.parametrize(("kind", "why"), [("molmo2", "needs torchvision")])
-def test_a_type_that_is_known_and_not_supported_is_refused_with_the_reason(kind: str, why: str) -> None:
-    with pytest.raises(NotFoundError, match=why):
-        family_of({"model_type": kind, "vision_config": {}, "text_config": {}})
-
-
 def test_a_module_that_is_not_there_is_named_with_the_place_where_the_path_breaks() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(2, 2))
     with pytest.raises(NotFoundError, match=r"Sequential has no module '0\.layers'.*0 has no 'layers'"):

@@ -57,9 +57,8 @@ PLACEHOLDER = {
 # Those of tests.models.tiny_tiles.
 TILED = ("llava_next", "pixtral", "mistral3", "internvl", "idefics2", "aya_vision")
 NO_BOS = (*GRIDS, "gemma4", "internvl")
-WITHOUT_PROCESSOR = (
-    "llama4",
-)  # whose image processor needs torchvision: layouts, values and steering are tested without
+# Their image processors need torchvision: layouts, values and steering are tested without.
+WITHOUT_PROCESSOR = ("llama4", "molmo2")
 CHAT = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{% for part in m['content'] %}{% if part['type'] == 'image' %}"
     "PLACEHOLDER{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|end|>\n{% endfor %}"

@@ -199,6 +199,20 @@ IMAGE["llama4"] = {
     | {"projector_output_dim": 24, "vision_output_dim": 24},
     "image_token_index": IMAGE_ID,
 }
+IMAGE["molmo2"] = {  # a picture is one crop of 2 x 2 patches, each a token; three more embeddings than logits
+    "text_config": DECODER | {"model_type": "molmo2_text", "additional_vocab_size": 3},
+    "vision_config": _VISION | {"image_size": [16, 16], "patch_size": 8, "num_key_value_heads": 2, "head_dim": 8},
+    "adapter_config": {
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "intermediate_size": 24,
+        "text_hidden_size": WIDTH,
+        "vision_feature_layer": [0],
+    },
+    "image_patch_id": IMAGE_ID,
+}
 EXPERTS = dict.fromkeys(("qwen3_vl_moe", "glm4v_moe", "llama4"), "num_experts_per_tok") | {
     "gemma4 large": "top_k_experts"
 }
@@ -245,6 +259,7 @@ IMAGE |= {
 }
 # Over text models, or with masks, for which others stand by default.
 _ALONE = (
+    "molmo2",
     "gemma3n",
     "llava_next",
     "pixtral",
@@ -365,6 +380,13 @@ def padded_batch(
         pixels["image_sizes"] = torch.tensor([[8, 16]] * len(lengths))
     if family == "llava_onevision":
         pixels["batch_num_images"] = torch.ones(len(lengths), dtype=torch.long)
+    if family == "molmo2":
+        n = len(lengths)
+        extra["mm_token_type_ids"] = is_image
+        pixels["pixel_values"] = torch.randn(n, N_PATCHES, 3 * 8 * 8, generator=generator)
+        pixels["image_token_pooling"] = torch.arange(n * N_PATCHES)[:, None]
+        pixels["image_grids"] = torch.tensor([[2, 2, 0, 0]] * n)
+        pixels["image_num_crops"] = torch.ones(n, dtype=torch.long)
     if family in GRIDS:
         extra["mm_token_type_ids"] = is_image
         pixels["pixel_values"] = torch.randn(len(lengths) * 16, 3 * 4 * 4, generator=generator)
