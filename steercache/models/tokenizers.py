@@ -77,7 +77,7 @@ class _WithoutVideos(ProcessorMixin):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.pop("video_processor", None)
-        if len(args) > len(self.get_attributes()):  # Molmo2 hands it on between the others
+        if len(args) > len(self.get_attributes()):  # type: ignore[no-untyped-call]  # Molmo2 has it between the others
             args = tuple(one for one in args if one is not None)
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
 
