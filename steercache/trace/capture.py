@@ -2,7 +2,7 @@
 
 `vision_out` is what the vision tower hands to the connector, one tensor (pictures or tiles, patches, width) in the tower's own
 order. `connector_out` is what block 0 gets at image tokens, NaN elsewhere: in every family that is the connector's output
-after all packing. Both have layer -1.
+after all packing, in Molmo2 with its mark's embedding added. Both have layer -1.
 
 Sites of a block: `resid_pre` is its input, `resid_post` its output, `attn_out` and `mlp_out` what attention and MLP add to the
 residual stream (in Gemma 2 and 3 that is the output of the norm after them). So, but for rounding,
