@@ -20,9 +20,10 @@ from steercache.steering.stored_rows import GatheredBatch
 from steercache.trace.batches import pad_batch
 from steercache.trace.encode import encode_example
 from tests.models.tiny import manifest_of
-from tests.models.tiny_audio import N_LAYERS, sound, write_tiny_audio
+from tests.models.tiny_audio import N_LAYERS, sound, write_hearing
 from tests.steering.small import directions
 from tests.steering.test_replay import facts_of
+from tests.trace import test_sounds_more as others
 from tests.trace.test_sounds import example, last_logits, plain_inputs, plain_outputs
 from tests.tracing import SmallTrace
 
@@ -33,10 +34,10 @@ HEARD = (
 )
 
 
-def write_sounds_trace(folder: Path, *, column: str = "sound") -> SmallTrace:
+def write_sounds_trace(folder: Path, *, column: str = "sound", family: str = "qwen2_audio") -> SmallTrace:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "model").exists():
-        write_tiny_audio(folder / "model")
+        write_hearing(family, folder / "model")
     for _, name, ref in HEARD:
         if name is not None and ref is not None:
             (folder / name).write_bytes(ref.load())
@@ -88,6 +89,26 @@ def test_rows_are_those_of_a_plain_forward_and_audio_tokens_have_their_times(tra
         first += value.shape[1]
     assert source.document.n_rows == first
     assert source.document.replayable
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", others.FAMILIES)
+def test_other_models_that_hear_are_traced_like_it(family: str, tmp_path: Path) -> None:
+    cache = write_sounds_trace(tmp_path, family=family).cache(tmp_path / "root")
+    loaded = load_model(manifest_of(tmp_path / "model"), cache_dir=tmp_path / "models", device="cpu")
+    source, first = cache.source(cache.documents()[0].run_id), 0
+    with cache.connection() as connection:
+        found = connection.execute(
+            "select sample_idx, list(time_ms order by position) from tokens where kind = 'audio' group by all order by all"
+        ).fetchall()
+    each = others.EACH_MS[family]
+    assert found == [(i, [each * k for k in range(others.n_tokens(family, s))]) for i, s in ((0, 0.9), (1, 0.5))]
+    for text, _, ref in HEARD[:2]:
+        assert ref is not None
+        for layer, value in enumerate(others.plain_outputs(loaded, others.plain_inputs(loaded, example(text, ref)))):
+            got = source.gather("resid_post", layer, np.arange(first, first + value.shape[1]))
+            assert np.array_equal(got, value[0].numpy()), (text, layer)
+        first += value.shape[1]
 
 
 def _ids(loaded: Any, asked: Any) -> torch.Tensor:

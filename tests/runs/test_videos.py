@@ -21,9 +21,15 @@ FRAMES = ("0.png", "1.png", "2.png")
 ROWS = (("The cat is on the table", FRAMES), ("Two dogs ran", FRAMES[::-1]), ("A sentence", None))
 
 
-def write_trace(folder: Path, **trace: object) -> SmallTrace:
+FAMILIES = [
+    pytest.param(family, marks=[] if family == "qwen3_vl" else pytest.mark.slow)
+    for family in ("qwen3_vl", "qwen2_vl", "qwen2_5_vl", "glm4v", "glm46v")
+]
+
+
+def write_trace(folder: Path, *, family: str = "qwen3_vl", **trace: object) -> SmallTrace:
     """Model, frames, texts and manifest, as files."""
-    write_tiny_images("qwen3_vl", folder / "model")
+    write_tiny_images(family, folder / "model")
     (folder / "model" / "video_preprocessor_config.json").write_text(json.dumps(SAID))
     for i, name in enumerate(FRAMES):
         (folder / name).write_bytes(picture(48, 32, seed=i).load())
@@ -45,8 +51,9 @@ def write_trace(folder: Path, **trace: object) -> SmallTrace:
     return SmallTrace(folder=folder)
 
 
-def test_a_run_over_videos_has_their_tokens_and_rows(tmp_path: Path) -> None:
-    trace = write_trace(tmp_path, rows={"policy": "roles", "roles": ["video", "text"]})
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_run_over_videos_has_their_tokens_and_rows(family: str, tmp_path: Path) -> None:
+    trace = write_trace(tmp_path, family=family, rows={"policy": "roles", "roles": ["video", "text"]})
     cache = trace.cache(tmp_path / "root")
     source = cache.source(cache.documents()[0].run_id)
     loaded = load_model(manifest_of(tmp_path / "model"), cache_dir=tmp_path / "models", device="cpu")

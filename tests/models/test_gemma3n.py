@@ -1,6 +1,7 @@
-"""Gemma 3n at real size on the meta device, from its published sizes, without its vision tower (294 million, of timm)."""
+"""Gemma 3n: parts at real size on the meta device (without its vision tower, 294 million, of timm), and its four streams."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import transformers as tf
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.models.gemma3n.configuration_gemma3n import Gemma3nVisionConfig
 
+from steercache.answers.replays import find_replay
 from steercache.core.errors import MissingExtraError
 from steercache.models.families import family_of
 from steercache.models.family import find_module
@@ -18,6 +20,7 @@ from steercache.models.streams import active_stream, merged
 from tests.models import tiny_gemma3n, tiny_images
 from tests.models.gemma4_sizes import layers_of
 from tests.models.tiny import manifest_of, tiny_config
+from tests.steering.small import small_model
 
 TOWER = 0.294e9
 
@@ -81,3 +84,13 @@ def test_what_the_last_norm_gets_is_what_the_model_gives_it() -> None:
         whole, normed = seen
         assert torch.equal(merged(model.model, whole, 0), normed)
     assert not torch.equal(whole[0], normed)
+
+
+def test_no_run_is_looked_for_whose_rows_could_not_be_replayed() -> None:
+    asked: Any = [SimpleNamespace(encoded=SimpleNamespace(sample_id="a" * 64))]
+    cache: Any = SimpleNamespace(documents=list)
+    assert find_replay(cache, small_model("gemma3n_text"), asked, [0]) == (
+        None,
+        "its blocks hand on 4 residual streams (AltUp), and a run keeps the active one alone",
+    )
+    assert find_replay(cache, small_model("llama"), asked, [0])[1] == "no run has rows of small"
