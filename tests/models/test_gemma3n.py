@@ -17,10 +17,13 @@ from steercache.models.family import find_module
 from steercache.models.load import load_model
 from steercache.models.sharing import KeySharing, key_sharing
 from steercache.models.streams import active_stream, merged
+from steercache.steering.branch import BranchOptions, branch
+from steercache.steering.cells import BranchCell
 from tests.models import tiny_gemma3n, tiny_images
 from tests.models.gemma4_sizes import layers_of
 from tests.models.tiny import manifest_of, tiny_config
-from tests.steering.small import small_model
+from tests.steering.small import directions, padded_batch, small_model
+from tests.steering.test_branch import full_logits
 
 TOWER = 0.294e9
 
@@ -84,6 +87,19 @@ def test_what_the_last_norm_gets_is_what_the_model_gives_it() -> None:
         whole, normed = seen
         assert torch.equal(merged(model.model, whole, 0), normed)
     assert not torch.equal(whole[0], normed)
+
+
+def test_a_branch_carries_all_streams_and_is_the_full_steered_forward() -> None:
+    """In other dtypes, with longer answers and with pictures among the slow tests."""
+    loaded, batch = small_model("gemma3n_text"), padded_batch("gemma3n_text")
+    cells = [
+        BranchCell(key=f"{target}@{layer}", layer=layer, delta_d=directions(1)[0], target=target)
+        for target, layer in (("all", 0), ("last", 2), ("text", 1), ("last", 3))
+    ]
+    for answer in branch(loaded, batch, cells, BranchOptions(max_new_tokens=1, same_batch=True)):
+        cell = next(one for one in cells if one.key == answer.key)
+        assert answer.mode == "branch"
+        assert torch.equal(answer.logits_bv, full_logits(loaded, batch, cell)), answer.key
 
 
 def test_no_run_is_looked_for_whose_rows_could_not_be_replayed() -> None:

@@ -261,6 +261,7 @@ IMAGE |= {
 _ALONE = (
     "molmo2",
     "gemma3n",
+    "gemma3n_text",
     "llava_next",
     "pixtral",
     "mistral3",

@@ -134,34 +134,34 @@ def test_voxtrals_turns_are_laid_out_as_mistral_common_lays_them_out(tmp_path: P
     assert ids[-1] == "[/INST]"
 
 
-def test_a_click_moves_the_tokens_of_its_time(tmp_path: Path) -> None:
-    for family in FAMILIES:
-        model = fresh(family, tmp_path / family)
-        for name, parameter in model.model.named_parameters():  # what mixes times in the tower
-            if (
-                family != "gemma3n"
-                and "audio_tower" in name
-                and any(part in name for part in ("out_proj", "post.", "lconv1d", "linear_end"))
-            ):
-                parameter.data.zero_()
-        each = EACH_MS[family] / 1000
-        for click in (0.13, 0.42, 0.7):
-            # another click in both, since Whisper's spectrogram is scaled by its loudest value
-            still, clicked = (example("The cat", sound(0.9, click_s=at, more_s=(0.85,))) for at in (None, click))
-            rows = [
-                capture(model, batch_of(model, one), sites=["resid_pre"], layers=[0])["resid_pre"][0][0]
-                for one in (still, clicked)
-            ]
-            sample = encode_example(clicked, model.bundle)
-            assert sample.time_ms is not None
-            moved = (rows[1] - rows[0]).norm(dim=1)
-            assert (moved > 0).any()
-            if family == "gemma3n":  # a token is the last of four rows that look back: none moves before the click
-                at = int(sample.time_ms[int((moved > 1e-6).nonzero()[0])]) / 1000
-                assert click - 0.06 <= at <= click + each + 0.06, (click, at)
-                continue
-            at = int(sample.time_ms[int(moved.argmax())]) / 1000
-            assert abs(at + each / 2 - click - 0.01) <= each / 2 + 0.05, (family, click, at)
+@pytest.mark.parametrize("family", [pytest.param(f, marks=pytest.mark.slow) if f == "voxtral" else f for f in FAMILIES])
+def test_a_click_moves_the_tokens_of_its_time(family: str, tmp_path: Path) -> None:
+    model = fresh(family, tmp_path / family)
+    for name, parameter in model.model.named_parameters():  # what mixes times in the tower
+        if (
+            family != "gemma3n"
+            and "audio_tower" in name
+            and any(part in name for part in ("out_proj", "post.", "lconv1d", "linear_end"))
+        ):
+            parameter.data.zero_()
+    each = EACH_MS[family] / 1000
+    for click in (0.13, 0.42, 0.7):
+        # another click in both, since Whisper's spectrogram is scaled by its loudest value
+        still, clicked = (example("The cat", sound(0.9, click_s=at, more_s=(0.85,))) for at in (None, click))
+        rows = [
+            capture(model, batch_of(model, one), sites=["resid_pre"], layers=[0])["resid_pre"][0][0]
+            for one in (still, clicked)
+        ]
+        sample = encode_example(clicked, model.bundle)
+        assert sample.time_ms is not None
+        moved = (rows[1] - rows[0]).norm(dim=1)
+        assert (moved > 0).any()
+        if family == "gemma3n":  # a token is the last of four rows that look back: none moves before the click
+            at = int(sample.time_ms[int((moved > 1e-6).nonzero()[0])]) / 1000
+            assert click - 0.06 <= at <= click + each + 0.06, (click, at)
+            continue
+        at = int(sample.time_ms[int(moved.argmax())]) / 1000
+        assert abs(at + each / 2 - click - 0.01) <= each / 2 + 0.05, (family, click, at)
 
 
 def test_rows_are_those_of_a_plain_forward_and_neighbours_do_not_reach_them(loaded: LoadedModel) -> None:

@@ -37,7 +37,10 @@ from tests.steering.tiny import vector
 from tests.trace.test_images import IMAGE, blind_tower
 from tests.trace.test_videos import VIDEO, example, noise, plain_states, video_of
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "glm4v", "glm4v_moe", "glm46v")
+FAMILIES = [
+    pytest.param(family, marks=[pytest.mark.slow] if family in ("glm4v_moe", "glm46v") else [])
+    for family in ("qwen2_vl", "qwen2_5_vl", "glm4v", "glm4v_moe", "glm46v")
+]
 WRAPPED = {
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl"), ("<|vision_start|>", "<|vision_end|>")),
     **dict.fromkeys(GLM, ("<|begin_of_video|>", "<|end_of_video|>")),
