@@ -2,7 +2,7 @@
 
 moto's S3 on loopback behind a proxy of ours that holds every request back for 50 ms. 30 layers of 576 bfloat16 values, three
 shards of 2,560 rows. A layer is read with nothing kept here; obstore reads the same bytes in pieces of the same size, all at
-once. Gathers take 2,000 random rows of a layer whose blocks are kept, against the same rows of local files.
+once, by threads and by an event loop. Gathers take 2,000 random rows of a layer whose blocks are kept, against the same rows of local files.
 """
 
 import asyncio
@@ -12,7 +12,9 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from obstore.store import S3Store
 
 from bench.turns import Row, take_turns
 from steercache.core.layout import ShardRecord, SiteLayout, StoreLayout
-from steercache.objects.blocks import REQUEST_BYTES, BlockReader
+from steercache.objects.blocks import REQUEST_BYTES, REQUESTS_AT_ONCE, BlockReader
 from steercache.objects.limit import BlockLimit
 from steercache.objects.opening import open_store
 from steercache.objects.segments import Segments
@@ -87,8 +89,8 @@ def remote_reader(address: str, local: Path, records: Records) -> GenerationRead
     return GenerationReader(local / "g0001", records, elsewhere=elsewhere)
 
 
-def layer_by_obstore(store: S3Store, records: Records, layer: int) -> bytes:
-    """The bytes of a layer in row order, by requests of the same size, all at once."""
+def layer_by_obstore(store: S3Store, records: Records, layer: int, pool: ThreadPoolExecutor | None) -> bytes:
+    """The bytes of a layer in row order, by requests of the same size, all at once: by threads, or by an event loop."""
     geometry = shard_geometry(LAYOUT, LAYOUT.sites[0], ROWS_PER_SHARD)
     n_bytes = ROWS_PER_SHARD * geometry.row_bytes
     first = layer * geometry.layer_bytes
@@ -97,6 +99,10 @@ def layer_by_obstore(store: S3Store, records: Records, layer: int) -> bytes:
         for record in records.values()
         for at in range(first, first + n_bytes, REQUEST_BYTES)
     ]
+
+    if pool is not None:
+        found = list(pool.map(lambda piece: obstore.get_range(store, piece[0], start=piece[1], end=piece[2]), pieces))
+        return b"".join(bytes(piece) for piece in found)
 
     async def read() -> list[Any]:
         return await asyncio.gather(
@@ -131,9 +137,14 @@ def _rows(root: Path, address: str, records: Records) -> Iterator[Row]:
             return reader.gather("resid_post", layer, everything).tobytes()
 
         expected = local.gather("resid_post", 12, everything).tobytes()
-        assert read_layer() == expected == layer_by_obstore(plain, records, 12)
-        name = "read one layer of a remote run, nothing kept, against the same bytes through obstore alone"
-        yield take_turns(name, read_layer, lambda: layer_by_obstore(plain, records, 12), n=TURNS, target=">= 0.8")
+        assert read_layer() == expected
+        pool = ThreadPoolExecutor(REQUESTS_AT_ONCE)
+        for way, threads in (("by threads", pool), ("by an event loop", None)):
+            assert layer_by_obstore(plain, records, 12, threads) == expected
+            name = f"read one layer of a remote run, nothing kept, against the same bytes through obstore alone, {way}"
+            peer = partial(layer_by_obstore, plain, records, 12, threads)
+            yield take_turns(name, read_layer, peer, n=TURNS, target=">= 0.8")
+        pool.shutdown()
 
         rng = np.random.default_rng(1)
         draws = [rng.integers(0, N_ROWS, N_GATHERED) for _ in range(50)]

@@ -4,6 +4,7 @@ import hashlib
 import os
 import threading
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ import google_crc32c
 from steercache.cache.clean import clean_vector, header_of, refuse_traces
 from steercache.cache.mirror import refresh_mirror
 from steercache.cache.paths import RunPaths
-from steercache.core.errors import UsageError
+from steercache.core.errors import SteercacheWarning, UnreachableError, UsageError
 from steercache.core.layout import FileRecord, ShardRecord
 from steercache.core.vectors import SteeringVector
 from steercache.objects.addresses import StoreAddress, parse_address
@@ -79,9 +80,15 @@ class RemoteRoot:
         return n_received
 
     def refresh_now_and_then(self) -> None:
-        """`refresh`, if the last one of this process is some time ago."""
-        if time.monotonic() - self._asked_at > REFRESH_S:
+        """`refresh`, if the last one of this process is some time ago; where the store does not answer, the mirror serves."""
+        if time.monotonic() - self._asked_at <= REFRESH_S:
+            return
+        self._asked_at = time.monotonic()
+        try:
             self.refresh(create=True)
+        except UnreachableError as error:
+            message = f"{error.place}: {error.message}; answers are from what was mirrored before"
+            warnings.warn(message, SteercacheWarning, stacklevel=3)
 
     def blocks(self, run_id: str) -> BlockReader:
         """What brings the rows of a run."""

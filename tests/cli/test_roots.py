@@ -47,6 +47,22 @@ def test_a_folder_of_any_name_is_a_cache(
         assert terminal(*words, f"--root={name}") == 0, (words, terminal.err)
 
 
+def test_an_address_is_a_root(work: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEERCACHE_MIRRORS", str(work / "mirrors"))
+    address = f"file://{work}/place"
+    assert terminal("push", RUN, address) == 0, terminal.err
+    for words in (*FLOW[:4], ("cache", "rebuild"), ("cache", "gc")):
+        assert terminal(*words, f"--root={address}") == 0, (words, terminal.err)
+    assert terminal("cache", "status", f"--root={address}") == 0
+    assert f"the cache is at {address}, its documents are mirrored in {work}/mirrors/place-" in terminal.out
+    for words in (("cache", "compact", RUN), ("cache", "rm", RUN, "--yes"), ("build", "my-trace.yaml", "--force")):
+        assert terminal(*words, f"--root={address}") == 2, (words, terminal.out)
+        assert "\ntry: " in terminal.err
+    assert terminal("cache", "status", "--root=s3://key:secret@bucket/x") == 2
+    assert "secret" not in terminal.err
+    assert not [path for path in (work / "mirrors").rglob("c.0.*") if path.is_file()]
+
+
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.parametrize("command", [("build", "my-trace.yaml"), ("plan", "my-trace.yaml"), ("cache", "status")])
 def test_a_folder_that_duckdb_cannot_use_is_refused_before_anything_is_written(

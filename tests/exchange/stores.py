@@ -135,7 +135,8 @@ def proxy(upstream: int) -> Iterator[tuple[int, Faults]]:
                 for name, value in ({k: v for k, v in headers.items() if k not in length} | length).items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(data[: len(data) // 2] if cut else data)
+                if self.command != "HEAD":  # whose answer has no body: it would be taken for the next one's beginning
+                    self.wfile.write(data[: len(data) // 2] if cut else data)
                 self.wfile.flush()
                 if cut:
                     self.close_connection = True

@@ -1,4 +1,4 @@
-"""Conditional writes and range reads: the same from a folder and from an S3 server."""
+"""Conditional writes and range reads: the same from a folder, from an S3 server and from an Azure one."""
 
 import hashlib
 import threading
@@ -14,6 +14,15 @@ from steercache.objects.interface import NotChangedError, ObjectChangedError, Ob
 from steercache.objects.listing import FORMAT, Item, ListedFile, Listing, from_json, to_json
 from steercache.objects.opening import open_store
 from tests.exchange.stores import Faults
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("s3", "az")]
+
+
+@pytest.fixture(params=["file", *SLOW])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty place: a folder, and among the slow tests a bucket and a container."""
+    fixture = {"s3": "bucket", "az": "container"}.get(request.param)
+    return f"file://{tmp_path}/place" if fixture is None else str(request.getfixturevalue(fixture))
 
 
 @pytest.fixture
