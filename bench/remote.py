@@ -2,7 +2,7 @@
 
 moto's S3 on loopback behind a proxy of ours that holds every request back for 50 ms. 30 layers of 576 bfloat16 values, three
 shards of 2,560 rows. A layer is read with nothing kept here; obstore reads the same bytes in pieces of the same size, all at
-once, by threads and by an event loop. Gathers take 2,000 random rows of a layer whose blocks are kept, against the same rows of local files.
+once, by threads and by an event loop. Gathers take 2,000 random rows of a layer whose blocks are kept, against local files.
 """
 
 import asyncio
