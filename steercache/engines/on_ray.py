@@ -151,7 +151,12 @@ def _connected(ray: Any, options: EngineOptions) -> Iterator[None]:
             log_to_driver=False,
             **({} if address else here),
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (
+        ConnectionError,
+        RuntimeError,
+        ValueError,
+        ray.exceptions.RayError,
+    ) as error:  # of the last, a missing token
         raise _no_cluster(address or "this machine", error) from error
     try:
         yield
