@@ -156,7 +156,7 @@ def _connected(ray: Any, options: EngineOptions) -> Iterator[None]:
         RuntimeError,
         ValueError,
         ray.exceptions.RayError,
-    ) as error:  # of the last, a missing token
+    ) as error:  # RayError: its token is missing
         raise _no_cluster(address or "this machine", error) from error
     try:
         yield
