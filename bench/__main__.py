@@ -15,8 +15,8 @@ from typing import Any
 
 NAMES = (
     "store", "build", "multimodal", "fit", "index", "memory", "evaluate", "grid", "grid_memory", "screening",
-    "screening_speed", "shortcuts", "sae", "sae_training", "exchange", "remote", "report", "operations", "targets", "derive",
-    "scale", "ray",
+    "screening_speed", "shortcuts", "sae", "sae_training", "exchange", "remote", "report", "operations", "combined",
+    "targets", "derive", "scale", "ray",
 )  # fmt: skip
 RESULTS = Path("bench/results/latest.json")
 

@@ -227,7 +227,7 @@ def equal_answers(ready: Ready, cache: CacheFolder) -> Iterator[Row]:
     full = {}
     for cell in cells:
         mask_bt = target_mask(cell.target, prefill.prompts.tokens, vocabulary=prefill.parts.vocabulary)
-        full[cell.key] = run_full(prefill, cell, mask_bt, max_new_tokens=1, ends=ends).logits_bv
+        full[cell.key] = run_full(prefill, cell, [mask_bt], max_new_tokens=1, ends=ends).logits_bv
     options = BranchOptions(max_new_tokens=1, ends=ends, same_batch=True)
     found = stored_rows(cache, ready.plan.document.run_id, batch)
     document = ready.plan.document

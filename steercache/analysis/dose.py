@@ -41,7 +41,7 @@ class DoseCurve:
 def dose_curves(table: SweepTable, record: SweepRecord) -> tuple[DoseCurve, ...]:
     """A curve for every vector of which at least two strengths, or one beside 0, were run at the layer that it took."""
     found = []
-    for row in table.choices:
+    for row in (one for one in table.choices if not one.vectors):
         points = _points(table, record, row)
         if points and row.cell.layer is not None:
             found.append(

@@ -52,7 +52,9 @@ class Findings:
 def findings_of(session: Session, table: SweepTable, record: SweepRecord, *, cards: int = MAX_CARDS) -> Findings:
     """Collect them; at most so many cards of questions. A damaged or missing part is named in `missing`, and costs no other."""
     missing: list[str] = []
-    arms = {row.name: row for row in table.rows if row.role == "vector" and row.vector_id is not None}
+    arms = {
+        row.name: row for row in table.rows if row.role == "vector" and row.vector_id is not None and not row.vectors
+    }
     ids = {name: str(row.vector_id) for name, row in arms.items()}
     vectors, lost = read_vectors(session, list(dict.fromkeys(ids.values())))
     missing += lost

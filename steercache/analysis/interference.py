@@ -7,44 +7,23 @@ z + sum_i (z_i - z). Where members do not interfere, it is what is measured.
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import torch
 
 from steercache.answers.damage import kl_nats, neutral_inputs
+from steercache.cells.combinations import Steering as Steering
 from steercache.core.errors import UsageError
 from steercache.core.notebook import notebook_table
-from steercache.core.operations import Operation
-from steercache.core.trials import AlphaUnit
-from steercache.core.vectors import SteeringVector
 from steercache.models.spec import LoadedModel
 from steercache.steering.effect_inputs import EffectInputs, prompt_inputs
 from steercache.steering.live import steer
 from steercache.steering.prefill import read_prompts
-from steercache.steering.targets import TargetLike
 from steercache.trace.batches import PaddedBatch
 
 MOST = 12  # members: 79 combinations
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Steering:
-    """One member: a vector, shape (d,) at `layer`, its strength, operation and target, as `steercache.steer` takes them."""
-
-    vector: SteeringVector = field(repr=False)
-    layer: int
-    alpha: float
-    alpha_unit: AlphaUnit = "raw"
-    operation: Operation | str = "add"
-    target: TargetLike = "all"
-    name: str = ""
-
-    @property
-    def label(self) -> str:
-        """What it is called in the table."""
-        return self.name or f"{self.vector.name}@{self.layer}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

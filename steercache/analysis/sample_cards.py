@@ -175,7 +175,7 @@ class _Seen:
 
     def _patches(self, sample_id: str, row: TableRow) -> tuple[PatchMap | None, ViewFrame | None]:
         traced = self._traced.get(sample_id)
-        if traced is None or row.vector_id is None or row.cell.layer is None:
+        if traced is None or row.vector_id is None or row.cell.layer is None or row.vectors:
             return None, None
         try:
             maps = patch_maps(

@@ -185,7 +185,7 @@ class Runner:
             keep([failed_answer(one, cell_id) for one in failed for cell_id in by_id if cell_id in asked.missing])
             ready = [one for i, one in enumerate(asked.batch) if i not in replies.broken]
             for group in replies.groups:
-                keep(self._scored(ready, group, by_id))
+                keep(self._scored(ready, group))
 
         ask_crew(crew, pending, by_id, take)
 
@@ -199,21 +199,19 @@ class Runner:
             return
         options = self._branching(ready)
         for group in replies_to(self.loaded, ready, by_id, wanted=missing, options=options, way=self.way):
-            yield self._scored(ready, group, by_id)
+            yield self._scored(ready, group)
 
-    def _scored(
-        self, ready: Sequence[EncodedQuestion], group: Sequence[CellReply], by_id: Mapping[str, ArmCell]
-    ) -> list[Answer]:
+    def _scored(self, ready: Sequence[EncodedQuestion], group: Sequence[CellReply]) -> list[Answer]:
         """The answers of cells that were run together, scored and counted; those that are known are left out."""
-        answers = [answer for reply in group for answer in self._of_cell(ready, reply, by_id[reply.key])]
+        answers = [answer for reply in group for answer in self._of_cell(ready, reply)]
         self.tally.decoded.add(ready[0].kind, [length for reply in group for length in reply.lengths])
         self.tally.n_computed += len(answers)
         return answers
 
-    def _of_cell(self, ready: Sequence[EncodedQuestion], reply: CellReply, setting: ArmCell) -> Iterator[Answer]:
-        if reply.selected_bt is not None:
+    def _of_cell(self, ready: Sequence[EncodedQuestion], reply: CellReply) -> Iterator[Answer]:
+        for target, selected_bt in reply.selected.items():
             samples = [one.encoded for one in ready if one.encoded is not None]
-            self._selected.add(setting.cell.target, samples, reply.selected_bt)
+            self._selected.add(target, samples, selected_bt)
         if reply.reason is not None and self.way.mode != "full":
             self.tally.full[reply.key] = reply.reason
         for i, one in enumerate(ready):

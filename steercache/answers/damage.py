@@ -29,6 +29,7 @@ from steercache.steering.groups import options_beside
 from steercache.steering.neutral import CAPTIONS, PROMPTS
 from steercache.steering.prefill import Prefill, run_prefill
 from steercache.steering.stack import MIB
+from steercache.steering.targets import TargetLike
 from steercache.trace.encode import encode_example
 
 SEED: Final = 9_100_007  # of the pictures; no question is asked about them anywhere else
@@ -111,6 +112,13 @@ def _placed(prefill: Prefill, cells: Sequence[BranchCell], *, skip_first: bool) 
         return cells
     by_text: Mapping[str, torch.Tensor] = {
         str(target): prefill.mask_of(target, skip_first=True)
-        for target in {cell.target for cell in cells if isinstance(cell.target, str | TokenClause)}
+        for target in {one.target for cell in cells for one in cell.parts if isinstance(one.target, str | TokenClause)}
     }
-    return [replace(c, target=by_text[str(c.target)]) if str(c.target) in by_text else c for c in cells]
+
+    def placed(target: TargetLike) -> TargetLike:
+        return by_text.get(str(target), target)
+
+    return [
+        replace(c, target=placed(c.target), rest=tuple(replace(one, target=placed(one.target)) for one in c.rest))
+        for c in cells
+    ]

@@ -91,23 +91,21 @@ def kl_strengths_of(
         _keep(cache, bundle, open_curves, axes)
         _refuse_unreached(open_curves)
         curves = _curves(cache, bundle, vectors, axes)  # as they will be read
-    return _strengths(curves)
+    return _strengths(curves, axes)
 
 
 def known_kl_strengths(
     cache: CacheFolder, bundle: TokenizerBundle, vectors: Sequence[SteeringVector], axes: GridAxes
 ) -> KlStrengths:
     """Those that the cache has. Raises DamagedError."""
-    return _strengths(_curves(cache, bundle, vectors, axes))
+    return _strengths(_curves(cache, bundle, vectors, axes), axes)
 
 
 def kl_strengths_s(costs: MachineCosts, job: SweepJob, *, n_nulls: int = 0) -> float:
     """Seconds of finding what the cache lacks of a sweep's strengths, and those of `n_nulls` null directions beside each."""
-    axes, bundle = job.grid.options.axes, job.loaded.bundle
-    if axes.alpha_unit != "kl":
-        return 0.0
-    vectors = [arm.vector for arm in job.grid.arms if arm.vector is not None]
-    curves = _curves(job.session.cache, bundle, vectors, axes)
+    bundle = job.loaded.bundle
+    asked = _asked(job.grid.arms, job.grid.options.axes)
+    curves = [one for vectors, axes in asked for one in _curves(job.session.cache, bundle, vectors, axes)]
     cells: Counter[CellKind] = Counter()
     for curve in curves:
         to_find = (bool(curve.open_levels), *[True] * n_nulls).count(True)
@@ -132,19 +130,36 @@ def kl_axes(
     memory_mib: int = 1024,
 ) -> GridAxes:
     """The axes with the strengths of all vectors of `arms`; unchanged in other units. Without `load` only known ones."""
-    if axes.alpha_unit != "kl":
-        return axes
+    found: dict[KlPlace, float] = {}
+    for vectors, own in _asked(arms, axes):
+        if load is None:
+            found |= known_kl_strengths(cache, bundle, vectors, own)
+        else:
+            found |= kl_strengths_of(cache, bundle, vectors, own, load=load, memory_mib=memory_mib)
+    return replace(axes, kl_strengths={**(axes.kl_strengths or {}), **found}) if "kl" in axes.units else axes
+
+
+def _asked(arms: Sequence[Arm], axes: GridAxes) -> list[tuple[list[SteeringVector], GridAxes]]:
+    """Vectors with the axes of their strengths in the unit "kl": those of the grid, and each part of a combination alone."""
     vectors = [arm.vector for arm in arms if arm.vector is not None]
-    if load is None:
-        found = known_kl_strengths(cache, bundle, vectors, axes)
-    else:
-        found = kl_strengths_of(cache, bundle, vectors, axes, load=load, memory_mib=memory_mib)
-    return replace(axes, kl_strengths={**(axes.kl_strengths or {}), **found})
+    asked = [(vectors, axes)] if vectors and axes.alpha_unit == "kl" else []
+    parts = {one.cell_part(): one for arm in arms for one in arm.parts if one.alpha_unit == "kl"}
+    for part in parts.values():
+        own = replace(
+            axes,
+            layers=(part.layer,),
+            alphas=(part.alpha,),
+            targets=(part.target,),
+            alpha_unit="kl",
+            operation=part.operation,
+        )
+        asked.append(([part.vector], own))
+    return asked
 
 
-def _strengths(curves: Sequence[_Curve]) -> KlStrengths:
+def _strengths(curves: Sequence[_Curve], axes: GridAxes) -> KlStrengths:
     return {
-        KlPlace(c.vector.vector_id, c.layer, c.target, c.sign * level): c.sign * c.found[level]
+        KlPlace(c.vector.vector_id, c.layer, c.target, c.sign * level, axes.operation): c.sign * c.found[level]
         for c in curves
         for level in c.wanted & c.found.keys()
     }

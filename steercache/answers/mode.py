@@ -123,7 +123,7 @@ def rows_for(
             " replayed",
         )
     layers = sorted({s.cell.layer for s in settings if s.cell.layer is not None}) or [loaded.spec.n_layers - 1]
-    looked_at = {layer for s in settings if s.clause is not None for layer in s.clause.layers}
+    looked_at = {layer for s in settings for clause in s.clauses.values() for layer in clause.layers}
     return find_replay(cache, loaded, asked, sorted({*layers, *looked_at}))
 
 

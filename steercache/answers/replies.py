@@ -24,8 +24,7 @@ from steercache.trace.prompt import ImageError
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellReply:
     """What one cell (by `key`) replied to the questions of a batch, one entry for each; the fields are those of `CellAnswers`,
-    with the tokens as text (`raws`). `lengths` are tokens that were decoded after the first, `selected_bt` those that a target
-    written as SQL selected."""
+    with the tokens as text (`raws`). `lengths` are tokens that were decoded after the first."""
 
     key: str
     mode: Mode
@@ -36,7 +35,7 @@ class CellReply:
     finite: tuple[bool, ...]
     near_ties: tuple[bool, ...]
     lengths: tuple[int, ...]
-    selected_bt: npt.NDArray[Any] | None = field(repr=False, default=None)
+    selected: Mapping[str, npt.NDArray[Any]] = field(repr=False, default_factory=dict)
 
 
 def replies_to(
@@ -72,7 +71,7 @@ def _reply(
         finite=tuple(result.finite_b.tolist()),
         near_ties=tuple(result.near_tie_b.tolist()),
         lengths=tuple(decoded_lengths(result)),
-        selected_bt=None if result.selected_bt is None else result.selected_bt.cpu().numpy(),
+        selected={target: selected_bt.cpu().numpy() for target, selected_bt in result.selected.items()},
     )
 
 

@@ -110,7 +110,7 @@ def with_target_norms(job: SweepJob, task: TaskQuestions, *, load: Callable[[], 
 
     Without `load` nothing is measured: cells whose norms are not known are of no task. Raises as `row_norms_of`.
     """
-    if job.grid.options.axes.alpha_unit != "target_norm":
+    if "target_norm" not in job.grid.options.axes.units:
         return job
     cache, bundle, asked = job.session.cache, job.loaded.bundle, task.asked["search"]
     clauses = job.grid.options.axes.clauses

@@ -17,9 +17,10 @@ def in_units(job: SweepJob, task: TaskQuestions, *, load: Callable[[], LoadedMod
     Raises:
         as `row_norms.row_norms_of` and `kl_strengths.kl_strengths_of`.
     """
+    job = with_target_norms(job, task, load=load)
     axes = job.grid.options.axes
-    if axes.alpha_unit != "kl":
-        return with_target_norms(job, task, load=load)
+    if "kl" not in axes.units:
+        return job
     memory_mib = job.grid.options.compute.memory_mib
     found = kl_axes(job.session.cache, job.loaded.bundle, job.grid.arms, axes, load=load, memory_mib=memory_mib)
     return replace(job, grid=job.grid.with_axes(job.loaded, found))

@@ -111,14 +111,14 @@ def _batch_work(
     samples = [one.encoded for one in batch if one.encoded is not None]
     width = max(sample.n_tokens for sample in samples)
     starts: dict[str, int] = {}
-    for target in {setting.cell.target for setting in settings}:
+    for target in {part.target for setting in settings for part in setting.parts} | {"all"}:
         known = firsts.get(target)
         at = [_first(s, target) if known is None else known[s.sample_id] for s in samples]
         starts[target] = (
             0 if _looks_ahead(loaded) else min(width - s.n_tokens + i for s, i in zip(samples, at, strict=True))
         )
     last = loaded.spec.n_layers - 1
-    kinds = Counter(_kind(setting, starts[setting.cell.target], last=last) for setting in settings)
+    kinds = Counter(_kind(setting, starts, last=last) for setting in settings)
     return BatchWork(
         n_seq=len(samples),
         n_tokens=width,
@@ -138,13 +138,13 @@ def _likely(batch: Sequence[EncodedQuestion], loaded: LoadedModel) -> int | None
     return max(len(loaded.tokenizer.encode(text, add_special_tokens=False)) for text in texts)
 
 
-def _kind(setting: ArmCell, start: int, *, last: int) -> CellKind:
-    cell = setting.cell
-    at_last = cell.target in ("all", "last") or setting.clause is not None
-    moves = cell.layer is not None and (cell.layer < last or at_last)
-    return CellKind(
-        layer=cell.layer, start=start, moves=moves
-    )  # of the last block's output only the last token is read
+def _kind(setting: ArmCell, starts: Mapping[str, int], *, last: int) -> CellKind:
+    cell, clauses = setting.cell, setting.clauses
+    moves = any(  # of the last block's output only the last token is read
+        part.layer < last or part.target in ("all", "last") or part.target in clauses for part in setting.parts
+    )
+    start = min((starts[part.target] for part in setting.parts), default=starts["all"])
+    return CellKind(layer=cell.layer, start=start, moves=moves)
 
 
 def _looks_ahead(loaded: LoadedModel) -> bool:
@@ -160,7 +160,7 @@ def _firsts(
     decide."""
     found: dict[str, dict[str, int]] = {}
     samples = [one.encoded for one in asked if one.encoded is not None]
-    for text, clause in {s.cell.target: s.clause for s in settings if s.clause is not None}.items():
+    for text, clause in {text: clause for s in settings for text, clause in s.clauses.items()}.items():
         if clause.layers:
             found[text] = dict.fromkeys((one.sample_id for one in samples), 0)
             continue

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from steercache.api.evaluating import BenchmarkLike, ModelLike
     from steercache.api.sweeps import Sweep
+    from steercache.cells.combinations import Combinations
     from steercache.cells.options import ModeRequest
     from steercache.manifests.sweep import SweepTask
     from steercache.screening.job import ScreenedTask
@@ -34,6 +35,7 @@ class SweepMethods(CacheCore):
         benchmark: "BenchmarkLike",
         *,
         vectors: Sequence[str | SteeringVector] = (),
+        combinations: "Combinations | None" = None,
         methods: Sequence[str] = (),
         layers: int | Sequence[int] = (),
         alphas: float | Sequence[float] = 1.0,
@@ -79,6 +81,10 @@ class SweepMethods(CacheCore):
         `operation` is what is done with the vector, as in `steer`.
         `targets` are the tokens that are steered, by name or as SQL, "sql: kind = 'image' and patch_row < 3" (None: the image
         tokens, or the text of questions without pictures).
+
+        `combinations` are several vectors at once, by name: lists of `Steering(vector=..., layer=..., alpha=..., operation=...,
+        target=...)`. Each is one cell, competes beside the vectors, and has controls of its own: a control in place of every
+        vector. Parts at a lower layer act first, at one layer in the order listed.
 
         With several `layers`, `alphas` or `targets` every vector and control takes its best on the search split and is held to
         it on the test split. `methods` adds the newest vectors of the same concept and run by each of these. `controls`
@@ -144,6 +150,7 @@ class SweepMethods(CacheCore):
             model,
             questions,
             vectors=vectors,
+            combinations=combinations or {},
             methods=methods,
             options=options,
             device=device,

@@ -8,6 +8,8 @@ from steercache.api.engines import HERE, Where, workers_for
 from steercache.api.progress import ProgressLike, reporting
 from steercache.benchmarks.task import default_targets as default_targets
 from steercache.cache.handle import open_cache
+from steercache.cells.combinations import NO_COMBINATIONS, Combinations
+from steercache.cells.combinations import Steering as Steering
 from steercache.cells.model import find_model
 from steercache.cells.options import ComputeOptions as ComputeOptions
 from steercache.cells.options import ControlOptions as ControlOptions
@@ -104,6 +106,7 @@ def evaluate_vectors(
     *,
     vectors: Sequence[VectorLike],
     options: EvalOptions,
+    combinations: Combinations = NO_COMBINATIONS,
     methods: Sequence[str] = (),
     device: str = "auto",
     dtype: str = "auto",
@@ -118,8 +121,15 @@ def evaluate_vectors(
         reporting(progress) as show,
         workers_for(loaded, model, session.cache.root, where, device=device, dtype=dtype) as crew,
     ):
-        options = with_crew(options, crew)
-        return evaluate(session, loaded, questions, vectors=directions, options=options, progress=show)
+        return evaluate(
+            session,
+            loaded,
+            questions,
+            vectors=directions,
+            options=with_crew(options, crew),
+            combinations=combinations,
+            progress=show,
+        )
 
 
 def evaluate_at(
@@ -129,6 +139,7 @@ def evaluate_at(
     *,
     vectors: Sequence[SteeringVector],
     options: EvalOptions,
+    combinations: Combinations = NO_COMBINATIONS,
     device: str = "auto",
     dtype: str = "auto",
     where: Where = HERE,
@@ -144,5 +155,12 @@ def evaluate_at(
         reporting(progress) as show,
         workers_for(loaded, model, root, where, device=device, dtype=dtype) as crew,
     ):
-        options = with_crew(options, crew)
-        return evaluate(open_session(root), loaded, questions, vectors=vectors, options=options, progress=show)
+        return evaluate(
+            open_session(root),
+            loaded,
+            questions,
+            vectors=vectors,
+            options=with_crew(options, crew),
+            combinations=combinations,
+            progress=show,
+        )

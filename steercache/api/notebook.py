@@ -65,7 +65,7 @@ def sweep_html(session: Session, sweep: SweepManifest) -> str:
     """What a sweep manifest asks for, and the gains of its newest stored run where there is one."""
     facts = [
         ("tasks", ", ".join(f"{task.benchmark} {task.task or ''}".strip() for task in sweep.tasks)),
-        ("strengths", ", ".join(f"{alpha:g}" for alpha in sweep.alphas)),
+        ("strengths", ", ".join(f"{alpha:g}" for alpha in sweep.strengths)),
         ("targets", ", ".join(map(str, sweep.targets))),
     ]
     pictures: list[str] = []

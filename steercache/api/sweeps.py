@@ -36,6 +36,8 @@ from steercache.sweeps.gain_maps import gain_maps as gain_maps
 from steercache.sweeps.grid import GridOptions, GridResult, run_grid
 from steercache.sweeps.plan import SweepPlan, plan_sweep
 from steercache.sweeps.shortcuts_job import ComparedShortcuts, compare_sweep
+from steercache.sweeps.together import INTERFERENCE_COLUMNS as INTERFERENCE_COLUMNS
+from steercache.sweeps.together import interference_line as interference_line
 
 
 class Sweep:
@@ -64,7 +66,8 @@ class Sweep:
     def __repr__(self) -> str:
         sweep = self._resolved.sweep
         tasks = ", ".join(f"{task.benchmark} {task.task or ''}".strip() for task in sweep.tasks)
-        return f"<Sweep {sweep.name!r}: {tasks}; {len(sweep.alphas)} strengths, targets {', '.join(map(str, sweep.targets))}>"
+        targets = ", ".join(map(str, sweep.targets))
+        return f"<Sweep {sweep.name!r}: {tasks}; {len(sweep.strengths)} strengths, targets {targets}>"
 
     def _repr_html_(self) -> str:
         """What it asks for, and the gains of its newest stored run, for a notebook."""

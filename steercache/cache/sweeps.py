@@ -174,8 +174,16 @@ def _before(folder: Path) -> _Before:
 
 
 def _cell_rows(cells: Sequence[Cell], *, before: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    found = {cell.cell_id: {**asdict(cell), "cell_id": cell.cell_id} for cell in cells}
+    found = {cell.cell_id: _cell_row(cell) for cell in cells}
     return [*found.values(), *(row for row in before if row["cell_id"] not in found)]
+
+
+def _cell_row(cell: Cell) -> dict[str, Any]:
+    """A cell as it is stored; a plain one as it was before there were `parts`."""
+    row = {**asdict(cell), "cell_id": cell.cell_id}
+    if not cell.parts:
+        del row["parts"]
+    return row
 
 
 def _write_document(

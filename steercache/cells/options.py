@@ -36,6 +36,7 @@ class KlPlace(NamedTuple):
     layer: int
     target: str
     alpha: float
+    operation: str = "add"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,7 @@ class GridAxes:
 
     `row_norms` has by target, layer after layer, what the unit "target_norm" counts in, `kl_strengths` the raw strengths that
     the unit "kl" stands for; None until they are measured. `clauses` are the targets written as SQL, by their text
-    (`targets.with_clauses`).
+    (`targets.with_clauses`), and those of parts of combinations; `part_units` are the units of the latter.
     """
 
     layers: tuple[int, ...]
@@ -55,6 +56,7 @@ class GridAxes:
     operation: str = "add"
     clauses: Mapping[str, TokenClause] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     kl_strengths: Mapping[KlPlace, float] | None = field(default=None, repr=False)
+    part_units: frozenset[AlphaUnit] = frozenset()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", tuple(canonical_target(one) for one in self.targets))
@@ -75,6 +77,11 @@ class GridAxes:
         return len(self.layers) * len(self.alphas) * len(self.targets)
 
     @property
+    def units(self) -> frozenset[AlphaUnit]:
+        """The units that strengths count in."""
+        return self.part_units | {self.alpha_unit}
+
+    @property
     def manifest(self) -> dict[str, Any]:
         """The axes as a stored sweep has them."""
         return {
@@ -86,17 +93,17 @@ class GridAxes:
         }
 
     def per_nat(self, place: KlPlace) -> float | None:
-        """The raw strength for each nat of alpha; None for other units, or where nothing was measured."""
-        found = None if self.alpha_unit != "kl" or self.kl_strengths is None else self.kl_strengths.get(place)
+        """The raw strength for each nat of alpha; None where nothing was measured."""
+        found = None if self.kl_strengths is None else self.kl_strengths.get(place)
         return None if found is None else found / place.alpha
 
     def norm_of(self, target: str, layer: int) -> float | None:
-        """What alpha counts in at a layer on a target's rows; None for other units, or where nothing was measured.
+        """What alpha counts in at a layer on a target's rows; None where nothing was measured.
 
         Raises:
             UsageError: none of the questions measured has such a row.
         """
-        if self.alpha_unit != "target_norm" or self.row_norms is None:
+        if self.row_norms is None:
             return None
         norm = self.row_norms[target][layer]
         if norm is None:

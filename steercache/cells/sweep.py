@@ -4,12 +4,18 @@ The grid engine runs these cells, a screening predicts them: both begin here, so
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from steercache.benchmarks.task import EncodedQuestion, Part, Progress, ask, check_can_ask, pick_rows
 from steercache.cells.arms import Arm, ArmCell, settings_of
+from steercache.cells.combinations import (
+    check_combination,
+    sweep_combinations,
+    targets_of_parts,
+    with_parts,
+)
 from steercache.cells.model import FoundModel, zoo_model
 from steercache.cells.options import ComputeOptions, ControlOptions, DecodingOptions, EvalOptions, GridAxes
 from steercache.cells.sweep_vectors import sweep_vectors, vector_arms
@@ -37,8 +43,8 @@ MAX_CELLS: Final = 200_000  # more is a slip of the pen: the published grids hav
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepGrid:
     """Every cell of a sweep, the same for all its tasks (but `with_norms` and `SweepJob.of_task`). `settings` are those of each
-    arm (a vector), by the arm's name, in order of preference among equals: strength aside, target and layer as the manifest has
-    them."""
+    arm (a vector, or several together), by the arm's name, in order of preference among equals: strength aside, target and
+    layer as the manifest has them."""
 
     options: EvalOptions
     baseline: ArmCell
@@ -110,9 +116,10 @@ class SweepJob:
         ids, grid = task.vector_ids, self.grid
         if ids is None:
             return self
-        arms = tuple(arm for arm in grid.arms if arm.vector is not None and arm.vector.vector_id in ids)
+        arms = tuple(arm for arm in grid.arms if all(one.vector_id in ids for one in arm.vectors))
         settings = {arm.name: grid.settings[arm.name] for arm in arms}
-        lineages = {vector_id: lineage for vector_id, lineage in self.lineages.items() if vector_id in ids}
+        kept = {arm.vector_id for arm in arms}
+        lineages = {vector_id: lineage for vector_id, lineage in self.lineages.items() if vector_id in kept}
         return replace(self, grid=replace(grid, arms=arms, settings=settings), lineages=lineages)
 
 
@@ -146,8 +153,19 @@ def prepare_sweep(
         check_can_ask(bench, loaded.bundle, targets_of(sweep))
     vectors = sweep_vectors(session, sweep, base_dir=resolved.base_dir)
     grid = expand_sweep(sweep, loaded, vectors, session=session)
-    lineages = {v.vector_id: check_vector(session.cache, v, loaded, grid.options) for v in vectors}
-    of_task = [_vectors_of(session, sweep, task, vectors) for task, _ in opened]
+    together = tuple(arm for arm in grid.arms if arm.parts)
+    for _, bench in opened:
+        check_can_ask(bench, loaded.bundle, targets_of_parts(together))
+    lineages: dict[str, str] = {}
+    for arm in grid.arms:
+        assert arm.vector_id is not None
+        lineages[arm.vector_id] = (
+            check_combination(session.cache, arm, loaded, grid.options)
+            if arm.vector is None
+            else check_vector(session.cache, arm.vector, loaded, grid.options)
+        )
+    every = {v.vector_id: v for v in (*vectors, *(one for arm in together for one in arm.vectors))}
+    of_task = [_vectors_of(session, sweep, task, list(every.values())) for task, _ in opened]
     tasks = tuple(
         replace(_questions(task, bench, loaded, splits=sweep.splits, n=sweep.n, progress=progress), vector_ids=ids)
         for (task, bench), ids in zip(opened, of_task, strict=True)
@@ -235,13 +253,15 @@ def _vectors_of(
 def expand_sweep(
     sweep: SweepManifest, loaded: LoadedModel, vectors: Sequence[SteeringVector], *, session: Session | None = None
 ) -> SweepGrid:
-    """Every cell of a sweep for this model and these vectors; targets written as SQL need the session of their vectors.
+    """Every cell of a sweep for this model and these vectors; targets written as SQL and combinations need the session of their
+    vectors.
 
     Raises:
-        UsageError: a layer that the model lacks; BudgetError: more than `MAX_CELLS` cells.
+        UsageError: a layer that the model lacks; BudgetError: more than `MAX_CELLS` cells; as
+        `combinations.sweep_combinations`.
     """
     layers = sweep.resolve_layers(loaded.spec.n_layers)
-    n_cells = len(vectors) * len(layers) * len(sweep.alphas) * len(sweep.targets)
+    n_cells = len(vectors) * len(layers) * len(sweep.strengths) * len(sweep.targets)
     if n_cells > MAX_CELLS:
         raise BudgetError(
             f"{n_cells:,} cells; at most {MAX_CELLS:,} are run in one sweep",
@@ -251,7 +271,7 @@ def expand_sweep(
     options = EvalOptions(
         axes=GridAxes(
             layers=layers,
-            alphas=sweep.alphas,
+            alphas=sweep.strengths or (1.0,),  # that of a combination
             targets=targets_of(sweep),
             alpha_unit=sweep.alpha_unit,
             operation=sweep.operation,
@@ -266,7 +286,10 @@ def expand_sweep(
     )
     if session is not None:
         options = with_clauses(options, session)
-    arms = vector_arms(tuple(vectors))
+    arms = vector_arms(tuple(vectors)) if sweep.strengths else ()
+    if session is not None and sweep.combinations:
+        together = sweep_combinations(session, sweep, vectors, taken=[arm.name for arm in arms])
+        options, arms = with_parts(options, together), (*arms, *together)
     (baseline,) = settings_of(Arm(name="baseline", role="baseline"), loaded, options)
     settings = {arm.name: settings_of(arm, loaded, options) for arm in arms}
     return SweepGrid(options=options, baseline=baseline, arms=arms, settings=settings)
@@ -284,6 +307,7 @@ def stored_manifest(job: SweepJob, task: TaskQuestions, how: Mapping[str, Any]) 
     another sweep.
     """
     sweep, grid = job.sweep, job.grid
+    together = {arm.name: [asdict(one.cell_part()) for one in arm.parts] for arm in grid.arms if arm.parts}
     return {
         "kind": "grid",
         "sweep": sweep.name,
@@ -298,6 +322,7 @@ def stored_manifest(job: SweepJob, task: TaskQuestions, how: Mapping[str, Any]) 
         "decoding": grid.options.decoding.identity,
         "seed": sweep.seed,
         "how": dict(how),
+        **({"combinations": together} if together else {}),
     }
 
 

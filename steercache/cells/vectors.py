@@ -108,39 +108,62 @@ def by_methods(
     return tuple(found.values())
 
 
-def control_arms(session: Session, vector: SteeringVector, options: EvalOptions) -> tuple[tuple[Arm, ...], list[str]]:
+def control_arms(session: Session, of: SteeringVector | Arm, options: EvalOptions) -> tuple[tuple[Arm, ...], list[str]]:
     """Controls of one vector, `options.controls.count` in all if they can be made, and a line for every kind that cannot.
 
     Kinds share the number; other concepts' vectors are as many as the cache holds, the rest is made up by the others.
+
+    Of an arm of several vectors a control has, in place of each, a control of one kind that is drawn from a seed of its own,
+    has its vector's norm at every layer, and is used at its layers, strengths, operations and targets; other concepts are none
+    of the arm's.
     """
     if options.controls.count == 0:
         return (), []
-    makers = _makers(session, vector, options)
-    made: dict[ControlKind, Made] = {}
+    of = Arm(name=of.name, role="vector", vector=of) if isinstance(of, SteeringVector) else of
+    vectors = {one.vector_id: one for one in of.vectors}
+    concepts = frozenset(one.concept for one in vectors.values())
+    makers = [
+        _makers(session, one, replace(options, seed=options.seed + i), beside=concepts)
+        for i, one in enumerate(vectors.values())
+    ]
+    made: dict[ControlKind, list[Made]] = {}
     notes: list[str] = []
-    own = SAE_CONTROL_KINDS if vector.method == SAE_METHOD else ()
+    own = SAE_CONTROL_KINDS if all(one.method == SAE_METHOD for one in vectors.values()) else ()
     order: tuple[ControlKind, ...] = ("other_concept", "label_shuffled", *own, "covariance", "random")
     kinds = [kind for kind in order if kind in options.controls.kinds]
     for at, kind in enumerate(kinds):
         left = options.controls.count - sum(map(len, made.values()))
         share = -(-left // (len(kinds) - at))
         try:
-            made[kind] = makers[kind](share)[:share] if share else ()
+            each = [makers_of[kind](share)[:share] for makers_of in makers] if share else []
+            made[kind] = list(zip(*each, strict=False))  # as many as there are of every vector
         except SteercacheError as error:
-            notes.append(f"{vector.name}: no {kind.replace('_', ' ')} controls: {error.message}")
-    controls = [_with_norms(control, vector) for kind in made for control in made[kind]]
-    short = options.controls.count - len(controls)
-    if short:
-        notes.append(f"{vector.name}: {len(controls)} of {options.controls.count} controls could be made")
+            notes.append(f"{of.name}: no {kind.replace('_', ' ')} controls: {error.message}")
     arms = tuple(
-        Arm(name=c.name, role="control", vector=c, of=vector.vector_id, kind=str(c.provenance["control_kind"]))
-        for c in controls
+        _control_arm(of, list(vectors.values()), some, kind=kind, index=k)
+        for kind, several in made.items()
+        for k, some in enumerate(several)
     )
+    if len(arms) < options.controls.count:
+        notes.append(f"{of.name}: {len(arms)} of {options.controls.count} controls could be made")
     return arms, notes
 
 
-def _makers(session: Session, vector: SteeringVector, options: EvalOptions) -> dict[str, Callable[[int], Made]]:
-    """How to make so many controls of each kind; what needs the vector's rows selects them when it is called."""
+def _control_arm(of: Arm, vectors: Sequence[SteeringVector], controls: Made, *, kind: str, index: int) -> Arm:
+    """The arm with controls in place of its vectors."""
+    instead = {v.vector_id: _with_norms(c, v) for v, c in zip(vectors, controls, strict=True)}
+    if of.vector is not None:
+        vector = instead[of.vector.vector_id]
+        return Arm(name=vector.name, role="control", vector=vector, of=of.vector_id, kind=kind)
+    parts = tuple(replace(one, vector=instead[one.vector.vector_id]) for one in of.parts)
+    return Arm(name=f"{of.name}~{kind}-{index}", role="control", parts=parts, of=of.vector_id, kind=kind)
+
+
+def _makers(
+    session: Session, vector: SteeringVector, options: EvalOptions, *, beside: frozenset[str | None]
+) -> dict[str, Callable[[int], Made]]:
+    """How to make so many controls of each kind; what needs the vector's rows selects them when it is called. No other concept
+    is one of `beside`."""
     found: list[Selection] = []
     encoded: list[LiveRows] = []
 
@@ -166,7 +189,8 @@ def _makers(session: Session, vector: SteeringVector, options: EvalOptions) -> d
             )
             if same and not _is_control(other) and not _is_no_sibling(other) and {*vector.layers} <= {*other.layers}:
                 newest.setdefault(other.concept, other)
-        return concept_controls(vector, [newest[c] for c in sorted(newest, key=str)][: count + 1])
+        listed = [newest[c] for c in sorted(newest, key=str) if c == vector.concept or c not in beside]
+        return concept_controls(vector, listed[: count + 1])
 
     def shuffled(count: int) -> Made:
         sel = rows()

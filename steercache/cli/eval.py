@@ -46,6 +46,7 @@ class EvalCommandOptions:
     benchmark: str
     names: tuple[str, ...]
     methods: str | None
+    combine: tuple[str, ...]
     layers: str | None
     alphas: str
     unit: AlphaUnit
@@ -89,6 +90,13 @@ class EvalCommandOptions:
 @click.option(
     "--methods",
     help="Also evaluate the newest vectors of the same concept and run that these methods made, such as linear_probe.",
+)
+@click.option(
+    "--combine",
+    multiple=True,
+    metavar="PARTS",
+    help="Several vectors at once, as one competitor: VECTOR@LAYER, and alpha=, unit=, operation=, target= where they differ "
+    'from the other options; parts separated by ;, as "counting@2 alpha=4; entity@3 operation=project_out". May be repeated.',
 )
 @click.option("--layer", "layers", help="Block, or several to choose from: 5,8-10.")
 @click.option("--alpha", "alphas", default="1", show_default=True, help="Strength, or several: 0.5,1,2.")
@@ -183,10 +191,12 @@ def eval_command(asked: EvalCommandOptions) -> None:
     from steercache.api.engines import where_of
     from steercache.api.evaluating import default_targets, evaluate_at, opened_benchmark
     from steercache.api.reporting import record_command
+    from steercache.cli.combined import combinations_of, read_combination
     from steercache.cli.sweep_tables import print_notes, print_splits, sweep_json
 
     _ = _options(asked, ("image",))  # a wrong option is named before anything is read
     vectors = _vectors(asked)
+    written = [read_combination(text) for text in asked.combine]
     questions = opened_benchmark(
         asked.benchmark, folder=asked.folder, task=asked.task, rule=asked.rule, form=asked.form
     )
@@ -198,6 +208,7 @@ def eval_command(asked: EvalCommandOptions) -> None:
             questions,
             vectors=vectors,
             options=options,
+            combinations=combinations_of(written, options, asked.root),
             device=asked.device,
             dtype=asked.dtype,
             where=where_of(asked, on_note=note),

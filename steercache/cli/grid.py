@@ -187,9 +187,12 @@ def grid(asked: GridCommandOptions) -> None:
         _print(found, n_shown=asked.n_shown)
         first = found.tasks[0]
         where = at_root(asked.root)
+        chosen = first.choices[0]
         next_commands(
             f"steercache query \"select * from trials where sweep_id = '{first.sweep_id}'\"{where}",
-            f"steercache vectors show {str(first.choices[0].vector_id)[:SHORT_ID]}{where}",
+            f"steercache query \"select * from cell_parts where sweep_id = '{first.sweep_id}'\"{where}"
+            if chosen.vectors
+            else f"steercache vectors show {str(chosen.vector_id)[:SHORT_ID]}{where}",
         )
     failures = [failure for task in found.tasks for failure in task.failures]
     if failures:

@@ -10,6 +10,7 @@ from steercache.core.ids import SHORT_ID
 
 if TYPE_CHECKING:
     from steercache.api.screening import Effects, ScreenedTask
+    from steercache.screening.job import ScreenedCombination
     from steercache.screening.many import NullRank, ScreenRow
     from steercache.screening.predict import By, SampleEffect
 
@@ -33,6 +34,7 @@ def as_json(
         "n_computed_pilot": 0 if found.pilot is None else found.pilot.n_computed,
         "cells": found.grid.best(n, by=by),
         "vectors": found.grid.best_of_each(by=by)[:n],
+        "combinations": [_combination(one) for one in found.combinations],
         "nulls": ranks,
         "samples": effects,
     }
@@ -52,6 +54,10 @@ def print_screened(found: "ScreenedTask", effects: "Effects", ranks: "Sequence[N
     if len(each) > 1:
         rows = [_row(row) for row in each[:n]]
         print_table(columns, rows, title=f"every vector at its best: the first {len(rows)} of {len(each):,}")
+        click.echo()
+    if found.combinations:
+        rows = [_combined_row(one, found.grid.base_accuracy) for one in found.combinations]
+        print_table(columns, rows, title="several vectors at once: the sum of what each does alone")
         click.echo()
     if ranks:
         _print_ranks(ranks)
@@ -92,6 +98,21 @@ def _row(row: "ScreenRow") -> list[Any]:
         row.hurt,
         step,
     ]
+
+
+def _combination(one: "ScreenedCombination") -> dict[str, Any]:
+    found: dict[str, Any] = {"name": one.name, "setting": one.setting, "reason": one.reason}
+    numbers = ("shift", "accuracy", "helped", "hurt", "step", "beyond")
+    return found | {name: None if one.predicted is None else getattr(one.predicted, name) for name in numbers}
+
+
+def _combined_row(one: "ScreenedCombination", base_accuracy: float) -> list[Any]:
+    found = one.predicted
+    if found is None:
+        return [one.name, f"{one.setting} (not predicted: {one.reason})", "-", "-", "-", "-", "-"]
+    step = "-" if found.step is None else f"{found.step:.2f}{'*' if found.beyond else ''}"
+    right = f"{found.accuracy:.3f} ({found.accuracy - base_accuracy:+.3f})"
+    return [one.name, one.setting, f"{found.shift:+.3f}", right, found.helped, found.hurt, step]
 
 
 def _print_ranks(ranks: "Sequence[NullRank]") -> None:

@@ -10,7 +10,7 @@ from steercache.cli.clusters import clusters_line
 from steercache.cli.output import note, print_table
 from steercache.cli.screen_tables import pilot_note
 from steercache.core.ids import SHORT_ID
-from steercache.core.trials import UNIT_WORDS, cell_words
+from steercache.core.trials import UNIT_WORDS
 
 if TYPE_CHECKING:
     from steercache.benchmarks.whatsup import WhatsUpScore
@@ -48,8 +48,21 @@ def print_splits(table: "SweepTable") -> None:
         for row in split.rows:
             _print_lines(row)
         click.echo()
+    _print_interference(table)
     if table.splits[-1].split == "search":
         click.echo("test split: not asked")
+
+
+def _print_interference(table: "SweepTable") -> None:
+    """Combinations of vectors beside what their parts do alone; nothing without any."""
+    from steercache.api.sweeps import INTERFERENCE_COLUMNS, interference_line
+
+    if table.interference:
+        title = (
+            f"several vectors at once, {table.splits[0].split} split: measured, and the sum of what the parts do alone"
+        )
+        print_table(INTERFERENCE_COLUMNS, [interference_line(one) for one in table.interference], title=title)
+        click.echo()
 
 
 def _cells(row: "TableRow") -> list[Any]:
@@ -57,7 +70,7 @@ def _cells(row: "TableRow") -> list[Any]:
     gains = sorted(control.gain for control in row.controls)
     return [
         row.name,
-        "-" if row.cell.layer is None else cell_words(row.cell),
+        _short(row),
         f"{c.after:.3f}",
         f"{c.unread_after:.1%}",
         f"{c.gain.estimate:+.3f} (+{c.mcnemar.helped} -{c.mcnemar.hurt})",
@@ -72,8 +85,17 @@ def _cells(row: "TableRow") -> list[Any]:
     ]
 
 
+def _short(row: "TableRow | CellRow") -> str:
+    """A setting in a column; several vectors stand in a line of their own below the table."""
+    parts = row.cell.parts
+    return f"{len(parts)} vectors, from layer {row.cell.layer}" if parts else row.setting or "-"
+
+
 def _print_lines(row: "TableRow") -> None:
-    """Answers before and after, where they are few enough to be read in a line; what choosing was worth; the vector's fit."""
+    """The parts of a combination; answers before and after, where they are few enough to be read in a line; what choosing was
+    worth; the vector's fit."""
+    if row.cell.parts:
+        click.echo(f"  {row.name}: {row.setting}")
     letters = row.comparison.letters
     if len(letters.letters) <= 12:
         shown = zip(letters.letters, letters.before, letters.after, letters.right, strict=True)
@@ -138,7 +160,7 @@ def print_cells(table: "SweepTable", n_shown: int) -> None:
 def _cell_line(row: "CellRow") -> list[Any]:
     return [
         row.vector,
-        cell_words(row.cell),
+        _short(row),
         f"{row.right:.3f}",
         f"{row.unread:.1%}",
         _gain(row.gain),

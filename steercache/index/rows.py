@@ -14,7 +14,7 @@ from steercache.core.ids import canonical_json
 Row = Mapping[str, Any]
 _MISFITS = (duckdb.ConstraintException, duckdb.BinderException, duckdb.ConversionException, duckdb.OutOfRangeException)
 _OWNERS = ("sweep_id", "vector_id", "run_id")  # ids in a row that say whose files it comes from
-_JSON = frozenset({"manifest", "numerics", "params", "decoding", "details"})
+_JSON = frozenset({"manifest", "numerics", "params", "decoding", "details", "parts"})
 
 
 def insert(con: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Row]) -> None:

@@ -85,7 +85,8 @@ def _plain_path(loc: tuple[str | int, ...]) -> Path:
     parts = iter(loc)
     for part in parts:
         path.append(part)
-        if part in _UNION_FIELDS or (isinstance(part, int) and path[-2:-1] in (["datasets"], ["targets"])):
+        of_part = part == "target" and "parts" in path  # of a combination of vectors
+        if part in _UNION_FIELDS or of_part or (isinstance(part, int) and path[-2:-1] in (["datasets"], ["targets"])):
             next(parts, None)
     return tuple(path)
 

@@ -1,15 +1,15 @@
 """A `sweep` manifest: which vectors are tried on which model, where, how strongly, and on which questions."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo, field_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from steercache.core.errors import UsageError
 from steercache.core.operations import operation_text, read_operation
 from steercache.manifests.dataset import AnswerForm
 from steercache.manifests.fields import BenchmarkName, Document, FileName, Name, Positive, Text, Version, fault, unique
 from steercache.manifests.model import ModelManifest
-from steercache.manifests.trace import Layers, layers_of
+from steercache.manifests.trace import Layer, Layers, layers_of
 
 FitMethod = Literal[
     "mean_shift", "linear_probe", "pca_diff", "pca_center", "lat", "lda", "mass_mean", "unit_shift", "sae"
@@ -18,6 +18,7 @@ FitRecipe = Literal["default", "paper"]
 SaeSelection = Literal["paper", "firing_rate", "sparse_probe"]
 NamedTarget = Literal["image", "text", "both", "all", "last"]
 SweepSplit = Literal["search", "test"]
+StrengthUnit = Literal["raw", "resid_norm", "target_norm", "kl"]
 Alpha = Annotated[float, Field(ge=-1e6, le=1e6)]
 VectorName = Annotated[str, Field(min_length=1, max_length=256)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -154,6 +155,53 @@ SweepTarget = Annotated[
 ]
 
 
+class CombinedVector(Document):
+    """One vector of a combination, with its setting; what is left out is the sweep's, where that has one of it."""
+
+    vector: VectorName | None = None
+    """A vector of the cache, by name, id or prefix; or, instead, one of the sweep's by `concept` (and `method`)."""
+    method: FitMethod | None = None
+    concept: Name | None = None
+    layer: Layer | None = None
+    alpha: Alpha | None = None
+    alpha_unit: StrengthUnit | None = None
+    operation: OperationText | None = None
+    target: SweepTarget | None = None
+
+    @field_validator("concept")
+    @classmethod
+    def _one_way(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("vector") is not None:
+            raise fault("concept", "a part is a `vector`, or named by its `concept` and `method`, not both")
+        return value
+
+    @field_validator("alpha")
+    @classmethod
+    def _some(cls, value: float | None) -> float | None:
+        if value == 0:
+            raise fault("range", "a strength of 0 does nothing: leave the part out")
+        return value
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if self.vector is None and self.concept is None:
+            raise fault(
+                "missing", "a part needs a `vector`, or the `concept` (and `method`) of one of the sweep's vectors"
+            )
+        if self.vector is not None and self.method is not None:
+            raise fault("method", "a part is a `vector`, or named by its `concept` and `method`, not both")
+        return self
+
+
+class Combination(Document):
+    """Several vectors at once, as one cell. Parts at a lower layer act first; at one layer they act in the order listed."""
+
+    name: Name
+    parts: Annotated[tuple[CombinedVector, ...], Field(min_length=1, max_length=16)]
+    interference: bool = False
+    """Run each part alone and every pair too, so that the table shows whether they interfere."""
+
+
 def _shape_of_model(value: Any) -> str:
     if isinstance(value, str):
         return "name"
@@ -176,12 +224,17 @@ class SweepManifest(Document):
     """A model manifest's name, a model manifest, or `{zoo: tiny}`."""
     vectors: Annotated[tuple[VectorName, ...], Field(max_length=4096)] = ()
     """Vectors of the cache, by name, id or prefix."""
+    combinations: Annotated[tuple[Combination, ...], Field(max_length=1024)] = ()
+    """Several vectors at once: each is one cell, and competes beside the vectors."""
     fits: Annotated[tuple[FittedVectors, ...], Field(max_length=256)] = Field(default=(), validate_default=True)
     layers: Layers = "all"
     """`all`, a list of block numbers, or a range with `stop` included."""
-    alphas: Annotated[tuple[Alpha, ...], Field(min_length=1, max_length=1000)]
-    """Strengths other than 0, which is the baseline and always runs."""
-    alpha_unit: Literal["raw", "resid_norm", "target_norm", "kl"] = "raw"
+    alphas: Annotated[tuple[Alpha, ...], Field(min_length=1, max_length=1000)] | None = Field(
+        default=None, validate_default=True
+    )
+    """Strengths other than 0, which is the baseline and always runs. Only beside `combinations` may they be left out: then
+    those are tried and no vector alone."""
+    alpha_unit: StrengthUnit = "raw"
     """`raw` multiplies the vector; `resid_norm` counts in median norms of the rows it was fitted on, `target_norm` in those of
     the rows that are steered (by layer, target and task, over the first questions of the search split). `kl`: the strength at
     which the mean KL of the next-token distribution on unrelated prompts is alpha nats."""
@@ -219,8 +272,14 @@ class SweepManifest(Document):
     @field_validator("fits")
     @classmethod
     def _something_to_try(cls, value: tuple[FittedVectors, ...], info: ValidationInfo) -> tuple[FittedVectors, ...]:
-        if not value and info.data.get("vectors") == ():
+        if not value and info.data.get("vectors") == () and info.data.get("combinations") == ():
             raise fault("vectors", "no vectors: name `vectors` of the cache, or `fits` to make from it")
+        return value
+
+    @field_validator("combinations")
+    @classmethod
+    def _names_once(cls, value: tuple[Combination, ...]) -> tuple[Combination, ...]:
+        unique(tuple(one.name for one in value))
         return value
 
     @field_validator("layers")
@@ -230,7 +289,11 @@ class SweepManifest(Document):
 
     @field_validator("alphas")
     @classmethod
-    def _no_baseline(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+    def _no_baseline(cls, value: tuple[float, ...] | None, info: ValidationInfo) -> tuple[float, ...] | None:
+        if value is None:
+            if info.data.get("combinations") == ():
+                raise fault("missing", "is required: the strengths at which every vector is tried")
+            return None
         if 0 in value:
             raise fault("range", "a strength of 0 is the baseline, which always runs")
         return unique(value)
@@ -242,10 +305,11 @@ class SweepManifest(Document):
         if again:
             raise fault("duplicate", f"listed more than once: {', '.join(sorted(set(again)))}")
         named, fits = info.data.get("vectors", ()), info.data.get("fits", ())
+        parts = [part for one in info.data.get("combinations", ()) for part in one.parts if part.vector is not None]
         fitted = {concept for one in fits for concept in one.concepts}
         for task in value:
             strange = sorted(set(task.vectors or ()) - set(named))
-            if not named:  # concepts of named vectors are known to the cache alone
+            if not named and not parts:  # concepts of named vectors are known to the cache alone
                 strange += sorted(set(task.concepts or ()) - fitted)
             if strange and "fits" in info.data:
                 raise fault("tasks", f"of no vector of the sweep: {', '.join(strange)}")
@@ -266,6 +330,44 @@ class SweepManifest(Document):
             raise fault("operation", f"{operation} cannot be predicted from gradients: run it without `screen`")
         return value
 
+    @model_validator(mode="after")
+    def _whole_parts(self) -> Self:
+        fitted = {(method, concept) for one in self.fits for concept in one.concepts for method in one.methods}
+        for one in self.combinations:
+            for number, part in enumerate(one.parts, start=1):
+                place = f"combinations: part {number} of `{one.name}`"
+                lacking = [name for name in ("layer", "alpha", "target") if self._of_part(part, name) is None]
+                if lacking:
+                    raise fault(
+                        "combinations",
+                        f"{place} has no {' and no '.join(lacking)}, and the sweep has not one to take for all parts",
+                    )
+                if part.concept is None or self.vectors:
+                    continue  # concepts of named vectors are known to the cache alone
+                if not any(c == part.concept and part.method in (None, m) for m, c in fitted):
+                    by = "" if part.method is None else f" by `{part.method}`"
+                    raise fault("combinations", f"{place}: no fit of the sweep is of `{part.concept}`{by}")
+        return self
+
+    def _of_part(self, part: CombinedVector, name: str) -> Any:
+        own = getattr(part, name)
+        if own is not None:
+            return own
+        every = {"layer": self.layers, "alpha": self.alphas, "target": self.targets}[name]
+        return every[0] if isinstance(every, tuple) and len(every) == 1 else None
+
+    @property
+    def strengths(self) -> tuple[float, ...]:
+        """At which every vector is tried; none where only combinations are."""
+        return self.alphas or ()
+
+    def whole_part(self, part: CombinedVector) -> CombinedVector:
+        """A part of a combination with what it leaves to the sweep."""
+        named = {name: self._of_part(part, name) for name in ("layer", "alpha", "target")}
+        named["alpha_unit"] = part.alpha_unit or self.alpha_unit
+        named["operation"] = part.operation or self.operation
+        return part.model_copy(update=named)
+
     def resolve_layers(self, n_layers: int) -> tuple[int, ...]:
         """The blocks to steer at, of a model with `n_layers`, ascending.
 
@@ -277,6 +379,8 @@ class SweepManifest(Document):
     def identity(self) -> dict[str, Any]:
         """What decides which cells are tried on what, as written; not the name, nor how much runs at a time."""
         found = self.model_dump(mode="json", exclude={"name", "memory_mib", "tokens_per_batch"})
+        if not self.combinations:
+            del found["combinations"]
         for fits in found["fits"]:
             if fits["sae"] is None:  # as before there was the method: the sweep is the same
                 for name in ("sae", "selection", "unverified"):

@@ -10,7 +10,6 @@ from steercache.analysis.findings import Findings
 from steercache.benchmarks.comparison import Comparison
 from steercache.core.ids import SHORT_ID
 from steercache.core.shown_text import escaped
-from steercache.core.trials import cell_words
 from steercache.report.about_sections import features_section, missing_section, provenance_section
 from steercache.report.card_section import card_section
 from steercache.report.chart_words import gain_words, letter_numbers, letter_words, map_numbers, map_words
@@ -22,6 +21,7 @@ from steercache.report.sweep_charts import gain_chart, gain_chart_narrow, letter
 from steercache.report.tradeoff import tradeoff_section
 from steercache.sweeps.gain_maps import GainMap, gain_maps
 from steercache.sweeps.table import SplitTable, SweepTable, TableRow
+from steercache.sweeps.together import INTERFERENCE_COLUMNS, interference_line
 
 _COLUMNS = (
     "arm",
@@ -210,7 +210,15 @@ def _split(report: SweepTable, split: SplitTable) -> str:
         phone=svg_of(gain_chart_narrow(split), prefix=f"{split.split}-narrow"),
     )
     rows = table(f"{title}: every arm", _COLUMNS, [_cells(row) for row in split.rows])
-    return section(title, f'<p class="note">{escaped(note)}</p>{chart}{rows}{_side_effects(split)}')
+    together = _together(report) if split is report.splits[0] else ""
+    return section(title, f'<p class="note">{escaped(note)}</p>{chart}{rows}{_side_effects(split)}{together}')
+
+
+def _together(report: SweepTable) -> str:
+    """Combinations of vectors beside the sum of what their parts do alone; empty without any."""
+    lines = [interference_line(one) for one in report.interference]
+    name = "Several vectors at once: measured, and the sum of what the parts do alone"
+    return table(name, INTERFERENCE_COLUMNS, lines) if lines else ""
 
 
 def _side_effects(split: SplitTable) -> str:
@@ -240,14 +248,14 @@ def _map(grid: GainMap, number: int) -> str:
 
 
 def _cells(row: TableRow) -> list[str]:
-    c, cell = row.comparison, row.cell
+    c = row.comparison
     gains = sorted(control.gain for control in row.controls if not control.ranked.failed)
     known = row.predictors
     return [
         row.name
         + (f" ({row.method.replace('_', ' ')})" if row.method else "")
         + (f", a vector of {row.lineage} lineage" if row.lineage in ("foreign", "unknown") else ""),
-        "in words" if cell.layer is None else cell_words(cell),
+        row.setting or "in words",
         f"{c.after:.3f}",
         f"{c.unread_after:.1%}",
         f"{c.gain.estimate:+.3f} (+{c.mcnemar.helped} −{c.mcnemar.hurt})",

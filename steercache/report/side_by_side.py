@@ -58,7 +58,7 @@ def _all_arms(tables: Sequence[tuple[str, SweepTable]]) -> str:
     for name, one in tables:
         split = one.splits[-1]
         for row in split.rows:
-            c, cell = row.comparison, row.cell
+            c = row.comparison
             drawn.append(
                 Estimate(
                     name=f"{row.name} ({name})",
@@ -72,7 +72,7 @@ def _all_arms(tables: Sequence[tuple[str, SweepTable]]) -> str:
                 (
                     name,
                     row.name,
-                    "in words" if cell.layer is None else f"layer {cell.layer}, alpha {cell.alpha:g}, {cell.target}",
+                    row.setting or "in words",
                     f"{split.n:,} {split.split}",
                     f"{c.before:.3f}",
                     f"{c.after:.3f}",

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from steercache.answers.kl_strengths import kl_axes
 from steercache.answers.row_norms import row_norms_of
 from steercache.answers.ties import known_tie_nats, tie_nats_here
 from steercache.answers.units import in_units
@@ -36,15 +37,34 @@ from steercache.screening.gradient_source import GradientSource, ensure_gradient
 from steercache.screening.gradient_store import StoredGradients
 from steercache.screening.many import NullRank, ScreenedGrid, VectorGrid, rank_among_nulls, screen_grid
 from steercache.screening.pilot import Pilot, ScreenedCells, ScreenFirst, run_pilot
-from steercache.screening.predict import By, SampleEffect, best_predicted, predict_settings, sample_effects, wish_of
+from steercache.screening.predict import (
+    By,
+    Predicted,
+    SampleEffect,
+    best_predicted,
+    predict_settings,
+    sample_effects,
+    wish_of,
+)
 from steercache.screening.questions import name_of_task, search_questions
 from steercache.steering.screen import answer_margins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScreenedCombination:
+    """Several vectors together, predicted as the sum of what each does to first order; without `predicted`, `reason` says why
+    it cannot be."""
+
+    name: str
+    setting: str
+    predicted: Predicted | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScreenTask:
     """One set of questions, of the search split, and the grid that is tried on them; `baseline` is the unsteered cell of a grid
-    or evaluation with these `options`."""
+    or evaluation with these `options`, `together` are arms of several vectors each."""
 
     name: str
     benchmark: str
@@ -52,6 +72,7 @@ class ScreenTask:
     grid: VectorGrid
     baseline: ArmCell
     options: EvalOptions
+    together: tuple[Arm, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +80,8 @@ class ScreenedTask:
     """One task's predictions. `base_margin` is the mean answer margin without a vector; `n_left_out` questions have no
     options that their first tokens tell apart, or could not be asked: nothing is predicted of them. Without a `pilot`
     predictions are straight lines. `baseline` is the share of right unsteered answers that `grid` shows (None: not answered
-    yet, the margins' own share stands for it); `n_near_ties` counts margins that another batch composition can turn round."""
+    yet, the margins' own share stands for it); `n_near_ties` counts margins that another batch composition can turn round.
+    `combinations` are several vectors together, which no pilot corrects."""
 
     name: str
     benchmark: str
@@ -72,6 +94,7 @@ class ScreenedTask:
     pilot: Pilot | None = None
     baseline: float | None = None
     n_near_ties: int | None = None
+    combinations: tuple[ScreenedCombination, ...] = ()
 
     @property
     def base_accuracy(self) -> float:
@@ -143,9 +166,10 @@ def tasks_of_sweep(job: SweepJob) -> tuple[ScreenTask, ...]:
             name=task.name,
             benchmark=task.benchmark.name,
             asked=task.asked["search"],
-            grid=_grid(job.of_task(task).grid.arms, options.axes),
+            grid=_grid([arm for arm in job.of_task(task).grid.arms if not arm.parts], options.axes),
             baseline=job.grid.baseline,
             options=options,
+            together=tuple(arm for arm in job.of_task(task).grid.arms if arm.parts),
         )
         for task in job.tasks
     )
@@ -209,14 +233,21 @@ def screen_task(
 
     Raises as `gradient_source.ensure_gradients`.
     """
+    linear = [one for arm in task.together if _why_not(arm) is None for one in arm.parts]
+    if not task.grid.vectors and not linear:
+        whys = [f"{arm.name}: {_why_not(arm)}" for arm in task.together]
+        raise UsageError(f"nothing of {task.name} can be predicted: {'; '.join(whys)}", hint="run its cells")
     wish = GradientRequest(
         benchmark=task.benchmark,
-        layers=task.grid.layers,
-        targets=task.grid.targets,
+        layers=tuple(sorted({*task.grid.layers, *(one.layer for one in linear)})),
+        targets=tuple(dict.fromkeys([*task.grid.targets, *(one.target for one in linear)])),
         clauses=task.options.axes.clauses,
     )
     gradients = ensure_gradients(session, task.asked, wish, wanted, progress=progress)
-    margins = answer_margins(gradients.screen(task.grid.targets[0]))
+    margins = answer_margins(gradients.screen(wish.targets[0], wish.layers[:1]))
+    grid = screen_grid(gradients, _with_norms(session, task, wanted), trust=trust, progress=progress)
+    if not grid.n_cells:
+        grid = replace(grid, base_accuracy=float((margins > 0).mean()))
     return ScreenedTask(
         name=task.name,
         benchmark=task.benchmark,
@@ -225,10 +256,41 @@ def screen_task(
         n_samples=len(gradients.samples),
         n_left_out=gradients.n_left_out,
         base_margin=float(margins.mean()),
-        grid=screen_grid(gradients, _with_norms(session, task, wanted), trust=trust, progress=progress),
+        grid=grid,
+        combinations=_combined(session, task, gradients, wanted, trust=trust),
         baseline=_baseline(session, task, wanted, progress),
         n_near_ties=_near_ties(session, margins, wanted),
     )
+
+
+def _combined(
+    session: Session, task: ScreenTask, gradients: StoredGradients, wanted: GradientSource, *, trust: float
+) -> tuple[ScreenedCombination, ...]:
+    """Predictions of several vectors together, with the norms and strengths that their units take."""
+    arms, options = [arm for arm in task.together if _why_not(arm) is None], task.options
+    units = {one.alpha_unit for arm in arms for one in arm.parts}
+    if "target_norm" in units:
+        norms = row_norms_of(session.cache, wanted.bundle, task.asked, load=wanted.load, clauses=options.axes.clauses)
+        options = replace(options, axes=replace(options.axes, row_norms=norms))
+    if "kl" in units:
+        axes = kl_axes(session.cache, wanted.bundle, arms, options.axes, load=wanted.load)
+        options = replace(options, axes=axes)
+    found = []
+    for arm in task.together:
+        (setting,) = settings_of(arm, model_without_weights(wanted.bundle), options if arm in arms else task.options)
+        why = _why_not(arm)
+        words = setting.cell.setting([one.vector.name for one in arm.parts] if setting.cell.parts else ())
+        predicted = predict_settings(gradients, [setting], trust=trust)[0] if why is None else None
+        found.append(ScreenedCombination(name=arm.name, setting=words, predicted=predicted, reason=why))
+    return tuple(found)
+
+
+def _why_not(arm: Arm) -> str | None:
+    """Why several vectors together cannot be predicted; None: each has a first-order term."""
+    for one in arm.parts:
+        if one.operation != "add":
+            return f"{one.operation.partition(':')[0]} of {one.vector.name} has no first-order term here"
+    return None
 
 
 def _baseline(session: Session, task: ScreenTask, wanted: GradientSource, progress: Progress | None) -> float | None:
@@ -305,6 +367,10 @@ def screening_for_grid(
     """What `grid.run_grid` asks for the best predicted settings of every vector, best first; a pilot is run where wanted."""
 
     def screening(job: SweepJob, task: TaskQuestions, first: ScreenFirst) -> ScreenedCells:
+        plain = [s for s in job.grid.cells if not s.arm.parts]
+        together = {name: some for name, some in job.grid.settings.items() if some[0].arm.parts}  # of one cell each
+        if not plain:
+            return ScreenedCells(settings=together)
         refuse_kl(job.grid.options.axes.alpha_unit)
         wanted = GradientSource(
             bundle=job.loaded.bundle,
@@ -312,13 +378,13 @@ def screening_for_grid(
             device=str(job.loaded.model.device),
             crew=job.grid.options.compute.crew,
         )
-        wish = wish_of(task.benchmark.name, job.grid.cells)
+        wish = wish_of(task.benchmark.name, plain)
         gradients = ensure_gradients(job.session, task.asked["search"], wish, wanted, progress=progress)
         pilot = run_pilot(job, task, gradients, n=first.pilot, progress=progress)
         bends = None if pilot is None else pilot.bends
         by: By = first.by or "margin"
         settings = {
-            name: best_predicted(gradients, some, first.k, by=by, bends=bends)
+            name: some if name in together else best_predicted(gradients, some, first.k, by=by, bends=bends)
             for name, some in job.grid.settings.items()
         }
         return ScreenedCells(settings=settings, pilot=pilot)
@@ -350,6 +416,8 @@ def refuse_kl(unit: AlphaUnit) -> None:
 
 
 def _grid(arms: Sequence[Arm], axes: GridAxes) -> VectorGrid:
+    if not arms:
+        return VectorGrid(names=(), vectors=(), layers=(), alphas=(), targets=())
     return VectorGrid(
         names=tuple(arm.name for arm in arms),
         vectors=tuple(arm.vector for arm in arms if arm.vector is not None),

@@ -105,6 +105,8 @@ class ScreenedGrid:
         return replace(self, shift=shift, accuracy=accuracy, helped=helped, hurt=hurt)
 
     def _rows(self, cells: npt.NDArray[np.int64], n: int, by: By) -> tuple[ScreenRow, ...]:
+        if not len(cells):
+            return ()
         t, i, v, a = np.unravel_index(cells, self.shift.shape)
         shift, accuracy = self.shift.reshape(-1)[cells], self.accuracy.reshape(-1)[cells]
         size = np.abs(np.asarray(self.grid.alphas))[a]

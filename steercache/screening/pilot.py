@@ -109,7 +109,9 @@ def run_pilot(
     size = pilot_size(len(gradients.samples), n)
     if not size:
         return None
-    settings = job.grid.cells
+    settings = [s for s in job.grid.cells if not s.arm.parts]  # several vectors together are one cell: it is run
+    if not settings:
+        return None
     steps, places = steps_of_settings(gradients, settings), by_place(settings)
     cells = pilot_cells(steps, list(places.values()), trust=trust)
     if not cells:

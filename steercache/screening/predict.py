@@ -22,7 +22,8 @@ from steercache.screening.gradient_store import StoredGradients
 from steercache.stats.choice import rank_cells
 from steercache.steering.add import delta_of
 from steercache.steering.margin_curve import MarginCurve, bent, likely_right
-from steercache.steering.screen import Prediction, answer_margins, margins_after, predict
+from steercache.steering.operations.change import change_of
+from steercache.steering.screen import Prediction, answer_margins, margins_after, margins_after_all, predict
 
 By = Literal["margin", "accuracy"]
 Float32Array = npt.NDArray[np.float32]
@@ -55,13 +56,16 @@ def predict_settings(
     trust: float = TRUST,
     bends: Mapping[Place, MarginCurve] | None = None,
 ) -> tuple[Predicted, ...]:
-    """A prediction for every setting with a vector, in the order given; straight where `bends` has nothing of its place.
+    """A prediction for every setting with a vector, in the order given; straight where `bends` has nothing of its place. Of
+    several vectors together it is the sum of what each does to first order, and their steps add up.
 
     Raises:
-        UsageError: a layer or target without gradients, a setting without a vector, or a vector of another width.
+        UsageError: a layer or target without gradients, a setting without a vector, a vector of another width, or an operation
+            that has no first-order term here.
     """
-    made: dict[int, Predicted] = {}
-    for (target, layer), some in groupby(sorted(settings, key=_place_of), key=_place_of):
+    made = {id(s): _predict_combined(gradients, s, trust) for s in settings if s.arm.parts}
+    plain = [s for s in settings if not s.arm.parts]
+    for (target, layer), some in groupby(sorted(plain, key=_place_of), key=_place_of):
         made |= _predict_at(gradients, target, layer, list(some), trust)
     predicted = [made[id(s)] for s in settings]
     for place, at in by_place(settings).items():
@@ -104,9 +108,15 @@ def by_place(settings: Sequence[ArmCell]) -> dict[Place, list[int]]:
 
 def steps_of_settings(gradients: StoredGradients, settings: Sequence[ArmCell]) -> npt.NDArray[np.float64]:
     """How much each adds, in median norms of its target's rows (c,); NaN where that is not known."""
-    lengths = [abs(s.cell.alpha) * float(np.linalg.norm(_unit_delta(s, gradients))) for s in settings]
-    norms = [gradients.row_norm(*_place_of(s)) for s in settings]
-    return np.array([length / norm if norm > 0 else np.nan for length, norm in zip(lengths, norms, strict=True)])
+    return np.array([_step(s, gradients) for s in settings])
+
+
+def _step(setting: ArmCell, gradients: StoredGradients) -> float:
+    if setting.arm.parts:
+        return _combined_step(gradients, _deltas(setting, gradients))
+    length = abs(setting.cell.alpha) * float(np.linalg.norm(_unit_delta(setting, gradients)))
+    norm = gradients.row_norm(*_place_of(setting))
+    return length / norm if norm > 0 else float("nan")
 
 
 def _place_of(setting: ArmCell) -> tuple[str, int]:
@@ -141,6 +151,54 @@ def _predict_at(
                 beyond=step > trust,
             )
     return made
+
+
+def _predict_combined(gradients: StoredGradients, setting: ArmCell, trust: float) -> Predicted:
+    """Several vectors together: the sum of what each moves, all shortened alike where the sum of their steps is beyond
+    `trust`."""
+    deltas = _deltas(setting, gradients)
+    step = _combined_step(gradients, deltas)
+    base_n = answer_margins(gradients.screen(deltas[0][0], (deltas[0][1],)))
+    after_n = _combined_margins(gradients, deltas, trust)
+    return Predicted(
+        setting=setting,
+        shift=float((after_n - base_n).mean()),
+        accuracy=float((after_n > 0).mean()),
+        helped=int((after_n > base_n).sum()),
+        hurt=int((after_n < base_n).sum()),
+        step=None if np.isnan(step) else step,
+        beyond=step > trust,
+    )
+
+
+_Deltas = Sequence[tuple[str, int, Float32Array]]  # target, layer, what is added (d,)
+
+
+def _deltas(setting: ArmCell, gradients: StoredGradients) -> _Deltas:
+    width, found = gradients.document.model.hidden_size, []
+    for of, at in zip(setting.arm.parts, setting.parts, strict=True):
+        _check_linear(of.operation)
+        if of.vector.hidden_size != width:
+            raise UsageError(f"the vector {of.vector.name!r} is {of.vector.hidden_size} wide, the gradients {width}")
+        change = change_of(of.vector, of.layer, alpha=of.alpha, alpha_unit=of.alpha_unit, row_norm=at.unit_norm)
+        found.append((str(of.target), of.layer, change.delta_d))
+    return found
+
+
+def _combined_step(gradients: StoredGradients, deltas: _Deltas) -> float:
+    """The sum of the steps, each in median norms of the rows of its own target; NaN where one is not known."""
+    norms = [gradients.row_norm(target, layer) for target, layer, _ in deltas]
+    if not all(norm > 0 for norm in norms):
+        return float("nan")
+    return sum(float(np.linalg.norm(delta)) / norm for (_, _, delta), norm in zip(deltas, norms, strict=True))
+
+
+def _combined_margins(gradients: StoredGradients, deltas: _Deltas, trust: float) -> Float32Array:
+    step = _combined_step(gradients, deltas)
+    share = np.float32(trust / step if step > trust else 1.0)
+    return margins_after_all(
+        [(gradients.screen(target, (layer,)), layer, share * delta) for target, layer, delta in deltas]
+    )
 
 
 def predict_layer(
@@ -200,7 +258,10 @@ def margins_of_settings(
     margins = np.empty((len(settings), len(gradients.samples)), dtype=np.float32)
     places: dict[tuple[str, int], list[int]] = {}
     for i, setting in enumerate(settings):
-        places.setdefault(_place_of(setting), []).append(i)
+        if setting.arm.parts:
+            margins[i] = _combined_margins(gradients, _deltas(setting, gradients), trust)
+        else:
+            places.setdefault(_place_of(setting), []).append(i)
     for (target, layer), some in places.items():
         norm = gradients.row_norm(target, layer)
         deltas = []
@@ -279,9 +340,7 @@ def sample_effects(
 
 def wish_of(benchmark: str, settings: Sequence[ArmCell]) -> GradientRequest:
     """The gradients that predictions for these settings need."""
-    targets: tuple[Target | str, ...] = tuple(
-        dict.fromkeys(s.cell.target for s in settings if s.cell.layer is not None)
-    )
-    layers = sorted({s.cell.layer for s in settings if s.cell.layer is not None})
-    clauses = {s.cell.target: s.clause for s in settings if s.clause is not None}
+    targets: tuple[Target | str, ...] = tuple(dict.fromkeys(part.target for s in settings for part in s.parts))
+    layers = sorted({part.layer for s in settings for part in s.parts})
+    clauses = {text: clause for s in settings for text, clause in s.clauses.items()}
     return GradientRequest(benchmark=benchmark, layers=tuple(layers), targets=targets, clauses=clauses)

@@ -3,14 +3,16 @@
 For a cell at layer l only the blocks above l run, in causal families only from the first steered token on; everything before
 is read from the unsteered pass. Cells of one layer and first token run stacked along the batch axis, and the sequences of all
 cells are decoded together, as far as the memory budget goes. Never steered, because nothing could change: the last block's
-output anywhere but at the last prompt token, and a vector of zeros; such a cell answers as the unsteered model.
+output anywhere but at the last prompt token, and a vector of zeros; such a cell answers as the unsteered model. A cell of
+several vectors branches at the lowest of their layers, and the others are applied where its blocks pass theirs.
 
 Bit for bit the same as the full steered forward with `same_batch=True`: every cell then runs alone, over all tokens, in the
 batch's own shape. Otherwise products of other shapes round differently: logits within `cells.ROUNDING`, near-ties marked.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 
 import torch
@@ -18,17 +20,27 @@ import torch
 from steercache.core.errors import UsageError
 from steercache.models.ends import end_ids
 from steercache.models.spec import LoadedModel
-from steercache.models.streams import merged, with_hidden
+from steercache.models.streams import hidden_of, merged, with_hidden
 from steercache.queries.token_clause import TokenClause
 from steercache.steering.add import adds_finitely
-from steercache.steering.cells import BranchCell, CellAnswers, Precision, make_answers, read_firsts, with_selected
+from steercache.steering.cells import (
+    BranchCell,
+    CellAnswers,
+    Precision,
+    check_width,
+    make_answers,
+    read_firsts,
+    rest_adds_finitely,
+    with_selected,
+)
 from steercache.steering.decode import decode_greedily
 from steercache.steering.forward import BranchCache, Stacking, head_logits, run_blocks
 from steercache.steering.full import run_full
-from steercache.steering.operations.apply import apply, as_applied
+from steercache.steering.operations.apply import Applied, apply, as_applied, last_columns
 from steercache.steering.pool import DecodeQueue, PendingStack, start_of
-from steercache.steering.prefill import Prefill, decider, run_prefill
+from steercache.steering.prefill import Prefill, check_layers, decider, run_prefill
 from steercache.steering.stack import MIB, copies_that_fit, costs_of, stacks
+from steercache.steering.targets import TargetLike
 from steercache.trace.batches import PaddedBatch
 
 
@@ -49,10 +61,10 @@ class BranchOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Placed:
-    """A cell with its rows in this batch."""
+    """A cell with its rows in this batch: the masks (b, t) of its parts."""
 
     cell: BranchCell
-    mask_bt: torch.Tensor = field(repr=False)
+    masks: tuple[torch.Tensor, ...] = field(repr=False)
     start: int
 
 
@@ -78,7 +90,7 @@ def branch_from(
     placed = [_place(prefill, cell, options, masks) for cell in cells]
     by_key = {one.cell.key: one for one in placed}
     for answers in _answers(prefill, placed, options, ends):
-        yield with_selected(answers, by_key[answers.key].cell, by_key[answers.key].mask_bt)
+        yield with_selected(answers, by_key[answers.key].cell, by_key[answers.key].masks)
 
 
 def _answers(
@@ -89,7 +101,7 @@ def _answers(
             yield run_full(
                 prefill,
                 one.cell,
-                one.mask_bt,
+                one.masks,
                 max_new_tokens=options.max_new_tokens,
                 ends=ends,
                 tie_nats=options.tie_nats,
@@ -102,37 +114,48 @@ def _answers(
 
 
 def _place(prefill: Prefill, cell: BranchCell, options: BranchOptions, masks: dict[str, torch.Tensor]) -> _Placed:
-    """A cell with its mask, which cells of one named target share (`masks`), and where its computation begins."""
+    """A cell with its masks, which parts of one named target share (`masks`), and where its computation begins."""
     if cell.layer not in prefill.outputs:
         raise UsageError(
             f"layer {cell.layer} was not kept of this forward pass", hint="name it in run_prefill's layers"
         )
-    if cell.delta_d.shape != (prefill.parts.hidden_size,):
-        raise UsageError(
-            f"the vector of {cell.key!r} has shape {cell.delta_d.shape} and the model is {prefill.parts.hidden_size} wide"
-        )
-    named = str(cell.target) if isinstance(cell.target, str | TokenClause) else ""
-    mask_bt = masks.get(named)
-    if mask_bt is None:
-        mask_bt = prefill.mask_of(cell.target)
-        if named:
-            masks[named] = mask_bt
+    check_width(cell, prefill.parts.hidden_size)
+    check_layers(prefill.parts, [one.layer for one in cell.rest])
+    own = tuple(_mask(prefill, target, masks) for target in (cell.target, *(one.target for one in cell.rest)))
     whole = options.same_batch or prefill.obstacle is not None
-    start = 0 if whole else prefill.start_of(mask_bt)
+    start = 0 if whole else prefill.first_start(own)
     if start and cell.layer + 1 < prefill.parts.sharing.n_own and cell.layer + 1 not in prefill.keys_values:
         start = 0  # a replay has no keys and values of what precedes
     start = max(start, prefill.prompts.n_tokens - prefill.outputs[cell.layer].shape[1])  # the columns that are computed
-    return _Placed(cell=cell, mask_bt=mask_bt, start=start)
+    return _Placed(cell=cell, masks=own, start=start)
+
+
+def _mask(prefill: Prefill, target: TargetLike, masks: dict[str, torch.Tensor]) -> torch.Tensor:
+    named = str(target) if isinstance(target, str | TokenClause) else ""
+    mask_bt = masks.get(named)
+    if mask_bt is None:
+        mask_bt = prefill.mask_of(target)
+        if named:
+            masks[named] = mask_bt
+    return mask_bt
 
 
 def _moves(prefill: Prefill, one: _Placed) -> bool:
     """Whether the cell has to be run: it can change something, or there is no unsteered answer to repeat."""
     if prefill.logits_bv is None:
         return True
-    if not one.cell.delta_d.any() or not bool(one.mask_bt.any()):
+    if not one.cell.delta_d.any():
         return False
-    at_last = one.mask_bt.gather(1, prefill.prompts.last_b[:, None])
-    return one.cell.layer < prefill.parts.sharing.n_own - 1 or bool(at_last.any())  # later rows read keys, nothing else
+    layers = (one.cell.layer, *(part.layer for part in one.cell.rest))
+    return any(_reaches(prefill, layer, mask_bt) for layer, mask_bt in zip(layers, one.masks, strict=True))
+
+
+def _reaches(prefill: Prefill, layer: int, mask_bt: torch.Tensor) -> bool:
+    """Whether what is changed of a block's output can reach the answer."""
+    if not bool(mask_bt.any()):
+        return False
+    at_last = mask_bt.gather(1, prefill.prompts.last_b[:, None])
+    return layer < prefill.parts.sharing.n_own - 1 or bool(at_last.any())  # later rows read keys, nothing else
 
 
 @torch.inference_mode()
@@ -159,7 +182,7 @@ def _stacked(
     prefill: Prefill, moving: Sequence[_Placed], options: BranchOptions, ends: frozenset[int]
 ) -> Iterator[CellAnswers]:
     def group(one: _Placed) -> tuple[int, int, str]:
-        return one.cell.layer, one.start, one.cell.what.kind
+        return one.cell.layer, one.start, one.cell.kind
 
     precision = Precision(dtype=prefill.dtype, tie_nats=options.tie_nats)
     pool = DecodeQueue(prefill, options.max_new_tokens, ends, same_batch=options.same_batch, precision=precision)
@@ -182,23 +205,49 @@ def _run_stack(prefill: Prefill, stack: Sequence[_Placed], options: BranchOption
     stacking = Stacking(n_seq=prompts.n_seq, n_tokens=prompts.n_tokens, n_copies=n_copies, start=start)
     hidden = prefill.outputs[layer][:, start - prompts.n_tokens :]
     deltas = torch.stack([torch.from_numpy(one.cell.delta_d) for one in stack]).to(hidden.device)
-    steered = apply(
-        hidden.repeat(n_copies, 1, 1),
-        as_applied([one.cell.what for one in stack], n_each=prompts.n_seq),
-        torch.cat([one.mask_bt[:, start:] for one in stack]),
-    )
+    changes = _changes(prefill, stack)
+    steered = changes.pop(layer)(hidden.repeat(n_copies, 1, 1))
     if layer in prefill.streams:
         whole = prefill.streams[layer][:, :, start - prompts.n_tokens :].repeat(1, n_copies, 1, 1)
         steered = with_hidden(whole, steered, prefill.parts.stream)
     cache = BranchCache(prefill.keys_values, stacking, keep=options.max_new_tokens > 1)
-    out = run_blocks(prefill.parts.blocks, prefill.calls, steered, first=layer + 1, stacking=stacking, cache=cache)
+    blocks, calls = prefill.parts.blocks, prefill.calls
+    out = run_blocks(blocks, calls, steered, first=layer + 1, stacking=stacking, cache=cache, after=changes)
     out = merged(prefill.parts.decoder, out, prefill.parts.stream)
     logits, last_rows = _logits_of(prefill, out, None if options.same_batch else stacking)
     rows, exact = decider(prefill, last_rows)
     firsts = read_firsts(logits, rows, None if options.same_batch else exact)
-    finite_r = firsts.finite_r & adds_finitely(deltas).repeat_interleave(prompts.n_seq).to(firsts.finite_r.device)
+    finite = adds_finitely(deltas) & torch.tensor([rest_adds_finitely(one.cell) for one in stack], device=hidden.device)
+    finite_r = firsts.finite_r & finite.repeat_interleave(prompts.n_seq).to(firsts.finite_r.device)
     firsts = replace(firsts, finite_r=finite_r)
     return PendingStack(keys=tuple(one.cell.key for one in stack), layer=layer, firsts=firsts, keys_values=cache.kept)
+
+
+def _changes(prefill: Prefill, stack: Sequence[_Placed]) -> dict[int, Callable[[torch.Tensor], torch.Tensor]]:
+    """What is done to the outputs of blocks, by layer, for cells of one kind side by side."""
+    parts = [one.cell.parts for one in stack]
+    found: dict[int, Callable[[torch.Tensor], torch.Tensor]] = {}
+    for layer, members in groupby(range(len(parts[0])), key=lambda i: parts[0][i].layer):
+        steps = [
+            (
+                as_applied([own[i].what for own in parts], n_each=prefill.prompts.n_seq),
+                torch.cat([one.masks[i] for one in stack]),
+            )
+            for i in members
+        ]
+        found[layer] = partial(_apply_each, steps, stream=None if layer == parts[0][0].layer else prefill.parts.stream)
+    return found
+
+
+def _apply_each(
+    steps: Sequence[tuple[Applied, torch.Tensor]], output: torch.Tensor, *, stream: int | None
+) -> torch.Tensor:
+    """Several changes of a block's output one after the other, each with a mask of all tokens."""
+    hidden = hidden_of(output, stream)
+    for change, mask_bt in steps:
+        hidden = apply(hidden, change, last_columns(mask_bt, hidden).to(hidden.device))
+    changed: torch.Tensor = with_hidden(output, hidden, stream)
+    return changed
 
 
 def _logits_of(prefill: Prefill, out: torch.Tensor, stacking: Stacking | None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,15 +1,18 @@
-"""Input and output of a branched batch: a cell (one vector, one layer, target tokens), and the answers under it."""
+"""Input and output of a branched batch: a cell (vectors with their layers and target tokens), and the answers under it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from steercache.core.errors import UsageError
 from steercache.core.trials import Mode
 from steercache.index.clause import is_clause
+from steercache.steering.add import adds_finitely
 from steercache.steering.clause_masks import clause_of, layers_of
 from steercache.steering.operations.change import Change, added
 from steercache.steering.targets import TargetLike
@@ -26,11 +29,27 @@ NOT_FINITE: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BranchPart:
+    """One of the changes of a cell: `what` is done to the output of block `layer` on `target`."""
+
+    layer: int
+    what: Change = field(repr=False)
+    target: TargetLike = "all"
+
+    @property
+    def moves(self) -> bool:
+        """Whether it can change anything."""
+        return bool(self.what.delta_d.any())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BranchCell:
     """`delta_d` (float32, from steer.add.delta_of or scale_direction) added at the output of block `layer` on `target`.
 
     Where a target written as SQL selects nothing of a sample, the sample is not steered (`CellAnswers.missed_b`).
     Another operation than to add is its `change`, and `delta_d` is that change's own. `key` is the caller's own: a cell id.
+    Where several things are done, these are those of the lowest layer, and `rest` are the others in the order in which they are
+    done (`combined`).
     """
 
     key: str
@@ -38,6 +57,7 @@ class BranchCell:
     delta_d: npt.NDArray[np.float32] = field(repr=False)
     target: TargetLike = "all"
     change: Change | None = field(repr=False, default=None)
+    rest: tuple[BranchPart, ...] = ()
 
     @property
     def what(self) -> Change:
@@ -45,14 +65,43 @@ class BranchCell:
         return added(self.delta_d) if self.change is None else self.change
 
     @property
+    def parts(self) -> tuple[BranchPart, ...]:
+        """All that is done, lowest layer first."""
+        return (BranchPart(layer=self.layer, what=self.what, target=self.target), *self.rest)
+
+    @property
+    def kind(self) -> str:
+        """Cells of one kind and lowest layer can be run side by side."""
+        return self.what.kind + "".join(f" | {one.layer} {one.what.kind}" for one in self.rest)
+
+    @property
     def looks_at(self) -> tuple[int, ...]:
-        """Layers whose unsteered outputs the target looks at."""
-        return layers_of(self.target)
+        """Layers whose unsteered outputs the targets look at."""
+        return tuple(
+            dict.fromkeys(layer for t in (self.target, *(one.target for one in self.rest)) for layer in layers_of(t))
+        )
 
     @property
     def reads(self) -> frozenset[int]:
-        """Layers whose unsteered outputs running the cell needs: its own, and those that its target looks at."""
+        """Layers whose unsteered outputs running the cell needs: its lowest, and those that its targets look at."""
         return frozenset({self.layer, *self.looks_at})
+
+
+def combined(key: str, parts: Sequence[BranchPart]) -> BranchCell:
+    """The cell that does several things: those at lower layers first, at one layer in the order given.
+
+    Parts that can change nothing are left out, so that a single one that is left is the plain cell.
+    """
+    in_order = sorted(parts, key=lambda one: one.layer)
+    first, *rest = [one for one in in_order if one.moves] or in_order[:1]
+    return BranchCell(
+        key=key,
+        layer=first.layer,
+        delta_d=first.what.delta_d,
+        target=first.target,
+        change=first.what,
+        rest=tuple(rest),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +113,8 @@ class CellAnswers:
     generated ids without the one that ended the answer; `ended` is False where `max_new_tokens` cut it off. `gap_b` is the
     smallest distance between best and second-best logit over the answer; within the tolerance another batching may answer
     otherwise: `near_tie_b`. `finite_b` is False where a step overflowed: then the tokens mean nothing. `mode` says
-    how it was computed, and `reason` why in full. `missed_b` is True where the target hits nothing (None: nowhere).
-    `selected_bt` is the mask, or the weights, of a target written as SQL.
+    how it was computed, and `reason` why in full. `missed_b` is True where the targets hit nothing (None: nowhere).
+    `selected` has the masks (b, t), or the weights, of targets written as SQL, by their text.
     """
 
     key: str
@@ -79,18 +128,32 @@ class CellAnswers:
     hidden_bd: torch.Tensor | None = field(repr=False, default=None)
     reason: str | None = None
     missed_b: torch.Tensor | None = None
-    selected_bt: torch.Tensor | None = field(repr=False, default=None)
+    selected: Mapping[str, torch.Tensor] = field(repr=False, default_factory=lambda: MappingProxyType({}))
 
 
-def with_selected(answers: CellAnswers, cell: BranchCell, mask_bt: torch.Tensor) -> CellAnswers:
-    """Answers with what the cell's target selected of the batch: only for targets that may select nothing."""
-    if isinstance(cell.target, str) and not is_clause(cell.target):
+def check_width(cell: BranchCell, hidden_size: int) -> None:
+    """Raises UsageError where a vector of the cell is of another width."""
+    for shape in (cell.delta_d.shape, *(one.what.delta_d.shape for one in cell.rest)):
+        if shape != (hidden_size,):
+            raise UsageError(f"the vector of {cell.key!r} has shape {shape} and the model is {hidden_size} wide")
+
+
+def rest_adds_finitely(cell: BranchCell) -> bool:
+    """`adds_finitely` of what a cell does beside its first change."""
+    return all(bool(adds_finitely(torch.from_numpy(one.what.delta_d))) for one in cell.rest)
+
+
+def with_selected(answers: CellAnswers, cell: BranchCell, masks: Sequence[torch.Tensor]) -> CellAnswers:
+    """Answers with what the cell's targets selected of the batch (`masks` of its parts): only where they may select nothing."""
+    targets = (cell.target, *(one.target for one in cell.rest))
+    if all(isinstance(target, str) and not is_clause(target) for target in targets):
         return answers
-    missed_b = ~(mask_bt != 0).any(1)
+    missed_b = ~torch.stack([(mask_bt != 0).any(1) for mask_bt in masks]).any(0)
+    clauses = [clause_of(target) for target in targets]
     return replace(
         answers,
         missed_b=missed_b if bool(missed_b.any()) else None,
-        selected_bt=None if clause_of(cell.target) is None else mask_bt,
+        selected={str(clause): mask for clause, mask in zip(clauses, masks, strict=True) if clause is not None},
     )
 
 

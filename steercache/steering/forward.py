@@ -7,9 +7,10 @@ is run in full instead.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import torch
 from transformers import Cache
@@ -29,6 +30,8 @@ _AXES: dict[tuple[str, int], tuple[int | None, int]] = {
     ("cache_position", 1): (None, 0),
     ("per_layer_input", 3): (0, 1),  # Gemma 4: of every token, for each block
 }
+After = Mapping[int, Callable[[torch.Tensor], torch.Tensor]]  # by block, what is done to its output
+_NOTHING: Final[After] = MappingProxyType({})
 _FOR_THE_HEAD = "logits_to_keep"  # LLaVA-OneVision hands it on to its blocks, which do not look at it
 
 
@@ -177,9 +180,11 @@ def run_blocks(
     stacking: Stacking,
     cache: BranchCache | None,
     stop: int | None = None,
+    after: After = _NOTHING,
 ) -> torch.Tensor:
     """The output of the last block (n b, t - start, d), given that of the block before `first` in the same shape (all streams,
-    (k, n b, t - start, d), where blocks hand on several); of the last column alone where the model itself computes no other."""
+    (k, n b, t - start, d), where blocks hand on several); of the last column alone where the model itself computes no other.
+    `after` changes the outputs of some blocks on the way."""
     memo: dict[tuple[int, str], Any] = {}
     shared: KVSharingDict | None = None
     for layer in range(first, stop or len(blocks)):
@@ -201,6 +206,8 @@ def run_blocks(
         arguments[call.hidden_name] = hidden
         out = blocks[layer](**arguments)
         hidden = out[0] if isinstance(out, tuple) else out
+        if layer in after:
+            hidden = after[layer](hidden)
     return hidden
 
 

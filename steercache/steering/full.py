@@ -1,6 +1,7 @@
 """The full steered forward of one cell: every block over the whole batch, steered by a hook. The way out for models
 whose blocks cannot be run alone, and what branch and replay are measured against."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +12,9 @@ from steercache.core.errors import UsageError
 from steercache.core.trials import Mode
 from steercache.models.streams import hidden_of, merged, with_hidden
 from steercache.steering.add import adds_finitely
-from steercache.steering.cells import BranchCell, CellAnswers, Precision, make_answers, read_firsts
+from steercache.steering.cells import BranchCell, CellAnswers, Precision, make_answers, read_firsts, rest_adds_finitely
 from steercache.steering.decode import DecodeStart, decode_greedily
-from steercache.steering.live_hooks import last_columns
-from steercache.steering.operations.apply import apply, as_applied
+from steercache.steering.operations.apply import Applied, apply, as_applied, last_columns
 from steercache.steering.prefill import Prefill, decider
 
 
@@ -22,13 +22,15 @@ from steercache.steering.prefill import Prefill, decider
 def run_full(
     prefill: Prefill,
     cell: BranchCell,
-    mask_bt: torch.Tensor,
+    masks: Sequence[torch.Tensor],
     *,
     max_new_tokens: int,
     ends: frozenset[int],
     tie_nats: float | None = None,
 ) -> CellAnswers:
     """Answers of one cell, by running the model as a whole on the batch of `prefill`, in the shapes of `generate`.
+
+    `masks` (b, t) are those of the cell's parts.
 
     Raises:
         UsageError: free-form answers of a batch that is padded on the right.
@@ -40,12 +42,7 @@ def run_full(
             f"free-form answers of prompts padded on the right cannot be computed in full ({prefill.obstacle or 'asked for'})",
             hint="pad on the left",
         )
-    delta, change = torch.from_numpy(cell.delta_d.copy()), as_applied([cell.what])
-
-    def add(module: Any, args: Any, out: Any) -> Any:
-        hidden = hidden_of(out, parts.stream)
-        rows = last_columns(mask_bt, hidden) if cell.layer >= parts.sharing.n_own else mask_bt
-        return with_hidden(out, apply(hidden, change, rows.to(hidden.device)), parts.stream)
+    delta = torch.from_numpy(cell.delta_d.copy())
 
     last: list[torch.Tensor] = []
 
@@ -53,9 +50,10 @@ def run_full(
         last.append(merged(parts.decoder, hidden_of(out, None), parts.stream))
 
     handles = [
-        parts.blocks[cell.layer].register_forward_hook(add),
-        parts.blocks[-1].register_forward_hook(keep_last),
+        parts.blocks[part.layer].register_forward_hook(_changing(as_applied([part.what]), mask_bt, parts.stream))
+        for part, mask_bt in zip(cell.parts, masks, strict=True)
     ]
+    handles.append(parts.blocks[-1].register_forward_hook(keep_last))
     try:
         cache = DynamicCache(config=parts.model.config)
         out = parts.model(**prompts.inputs, past_key_values=cache, use_cache=True, logits_to_keep=keep)
@@ -64,10 +62,22 @@ def run_full(
             handle.remove()
     rows = None if prefill.obstacle is not None else prompts.last_rows(last[0])
     firsts, more = read_firsts(prompts.at_last(out.logits), *decider(prefill, rows)), None
-    firsts = replace(firsts, finite_r=firsts.finite_r & adds_finitely(delta).to(firsts.finite_r.device))
+    finite = adds_finitely(delta) & rest_adds_finitely(cell)
+    firsts = replace(firsts, finite_r=firsts.finite_r & finite.to(firsts.finite_r.device))
     if max_new_tokens > 1:
         start = DecodeStart(cache=cache, real_rt=prompts.tokens.real_bt, first_r=firsts.token_r, next_r=prefill.next_b)
         more = decode_greedily(prefill.loaded, start, n_more=max_new_tokens - 1, ends=ends, same_batch=True)
     precision = Precision(dtype=out.logits.dtype, tie_nats=tie_nats)
     how: tuple[Mode, str | None] = ("full", prefill.obstacle or "asked for")
     return make_answers(cell.key, firsts, more, ends=ends, precision=precision, how=how)
+
+
+def _changing(change: Applied, mask_bt: torch.Tensor, stream: int | None) -> Any:
+    """A forward hook that applies a change to a block's output; several of one block act in the order in which they are put
+    there."""
+
+    def hook(module: Any, args: Any, out: Any) -> Any:
+        hidden = hidden_of(out, stream)
+        return with_hidden(out, apply(hidden, change, last_columns(mask_bt, hidden).to(hidden.device)), stream)
+
+    return hook

@@ -10,7 +10,7 @@ import torch
 from steercache.core.errors import UsageError
 from steercache.models.streams import hidden_of, with_hidden
 from steercache.steering.clause_masks import layers_of
-from steercache.steering.operations.apply import apply, as_applied
+from steercache.steering.operations.apply import apply, as_applied, last_columns
 from steercache.steering.operations.change import Change
 from steercache.steering.parts import ModelParts
 from steercache.steering.places import Place
@@ -116,9 +116,3 @@ def _input_hook(steered: Callable[[torch.Tensor], torch.Tensor | None], stream: 
         return ((changed, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": changed})
 
     return hook
-
-
-def last_columns(mask_bt: torch.Tensor, hidden_btd: torch.Tensor) -> torch.Tensor:
-    """Of a mask of all tokens, the columns that a block computes: Gemma 4's blocks without keys of their own compute the last
-    ones only, where `generate` asks for no other logits. What is steered elsewhere there changes nothing."""
-    return mask_bt[:, mask_bt.shape[1] - hidden_btd.shape[1] :]

@@ -117,6 +117,10 @@ class Prefill:
         first = min(int(mask_bt.any(0).nonzero()[0, 0]), int(self.prompts.last_b.min()))
         return first_touched(self.calls, first)
 
+    def first_start(self, masks: Sequence[torch.Tensor]) -> int:
+        """The first column that steering the tokens of any of these masks can change; 0 where there are none."""
+        return min((self.start_of(mask_bt) for mask_bt in masks if bool(mask_bt.any())), default=0)
+
     def mask_of(self, target: TargetLike, *, skip_first: bool = False) -> torch.Tensor:
         """The rows that a target steers, as `targets.target_mask` gives them; SQL may look at the outputs that were kept."""
         tokens = replace(self.prompts.tokens, outputs=self._kept)

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from steercache.core.errors import UsageError
 from steercache.models.ends import end_ids
 from steercache.models.spec import LoadedModel
 from steercache.steering.branch import BranchOptions
-from steercache.steering.cells import BranchCell, CellAnswers, with_selected
+from steercache.steering.cells import BranchCell, CellAnswers, check_width, with_selected
 from steercache.steering.full import run_full
 from steercache.steering.prefill import check_layers, run_prefill
 from steercache.steering.replay import idle_prefill
@@ -23,20 +22,17 @@ def recompute(
             of a batch padded on the right.
     """
     idle = idle_prefill(loaded, batch)
-    check_layers(idle.parts, [cell.layer for cell in cells])
+    check_layers(idle.parts, [layer for cell in cells for layer in (cell.layer, *(one.layer for one in cell.rest))])
     looked_at = sorted({layer for cell in cells for layer in cell.looks_at})
     seen = run_prefill(loaded, batch, layers=looked_at) if looked_at else idle  # targets look at unsteered outputs
     ends = end_ids(loaded) if options.ends is None else options.ends
     for cell in cells:
-        if cell.delta_d.shape != (idle.parts.hidden_size,):
-            raise UsageError(
-                f"the vector of {cell.key!r} has shape {cell.delta_d.shape} and the model is {idle.parts.hidden_size} wide"
-            )
-        mask_bt = seen.mask_of(cell.target)
+        check_width(cell, idle.parts.hidden_size)
+        masks = [seen.mask_of(target) for target in (cell.target, *(one.target for one in cell.rest))]
         answers = run_full(
-            idle, cell, mask_bt, max_new_tokens=options.max_new_tokens, ends=ends, tie_nats=options.tie_nats
+            idle, cell, masks, max_new_tokens=options.max_new_tokens, ends=ends, tie_nats=options.tie_nats
         )
-        yield with_selected(answers, cell, mask_bt)
+        yield with_selected(answers, cell, masks)
 
 
 def obstacle_of(loaded: LoadedModel, batch: PaddedBatch) -> str | None:

@@ -6,6 +6,8 @@ Neither the vision tower nor any block below runs: the model's own forward makes
 are zeros here, which no real token attends to. (A mixture of experts computes them beside the real ones: padded batches of one
 agree within rounding.)
 
+A cell of several vectors starts at the lowest of their layers; the others are applied while the blocks above run.
+
 Where the decoder adds features of the pictures to the outputs of its first blocks (`deepstack`), the rows of such a layer lack
 what is added above them: the vision tower then runs, and wants the pixels; so does that of Gemma 4's small models, where every
 block gets an input that is made of the pictures. What a run must match is in `replay_fit`.
@@ -67,7 +69,7 @@ def replay(
     """
     check_fit(loaded, batch, stored, options)
     idle = idle_prefill(loaded, batch, features=wants_features(loaded, batch, cells, stored))
-    check_layers(idle.parts, [cell.layer for cell in cells])
+    check_layers(idle.parts, [layer for cell in cells for layer in (cell.layer, *(one.layer for one in cell.rest))])
     if idle.obstacle is not None or rows_obstacle(loaded.family, loaded.config) is not None:
         yield from branch(loaded, batch, cells, options)
         return
@@ -162,7 +164,7 @@ def _unsteered_above(
     if options.same_batch or layer + 1 >= idle.parts.sharing.n_own:
         return {}
     prompts = idle.prompts
-    spared = sum(idle.start_of(idle.mask_of(cell.target)) for cell in cells)
+    spared = sum(idle.first_start([idle.mask_of(one.target) for one in cell.parts]) for cell in cells)
     if spared <= prompts.n_tokens:
         return {}
     stacking = Stacking(n_seq=prompts.n_seq, n_tokens=prompts.n_tokens)

@@ -10,7 +10,7 @@ in blocks that stay in the processor's own memory: writing out (sample, vector) 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -113,6 +113,17 @@ def margins_after(screen: GradientScreen, layer: int, deltas: Float32Array) -> F
     leads = _leads(screen)
     blocks = [(leads + moved).amin(2).numpy() for _, _, moved in _moves(one, deltas, BLOCK_BYTES)]
     return np.concatenate(blocks)
+
+
+def margins_after_all(parts: Sequence[tuple[GradientScreen, int, Float32Array]]) -> Float32Array:
+    """Predicted answer margin of every sample when several deltas (d,) are added, each at its layer on the target of its
+    screen, (n,): to first order what they move adds up."""
+    leads = _leads(parts[0][0])
+    for screen, layer, delta_d in parts:
+        one = replace(screen, layers=(layer,))
+        for _, _, moved in _moves(one, delta_d[None], BLOCK_BYTES):
+            leads = leads + moved[0]
+    return leads.amin(1).numpy()
 
 
 def predict(

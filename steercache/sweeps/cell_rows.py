@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,12 @@ class CellRow:
     wrong_way: WrongWay
     p_family: float | None
     dropped: bool
+    vectors: tuple[str, ...] = ()
+
+    @property
+    def setting(self) -> str:
+        """The cell in words; of several vectors each with its name (`vectors`)."""
+        return self.cell.setting(self.vectors if self.cell.parts else ())
 
 
 def cell_rows(
@@ -47,11 +54,13 @@ def cell_rows(
     whole: bool = True,
     dropped: frozenset[str] = frozenset(),
     seed: int = 0,
+    vectors: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> tuple[CellRow, ...]:
     """Every cell that was run, best first: those that were not dropped before those that were, then by right answers, then by
     strength.
 
-    `of_arm` has the arm's name by cell id. `whole`: these are all cells of the grid, none left out by a screening.
+    `of_arm` has the arm's name by cell id, `vectors` the names of several vectors together. `whole`: these are all cells of the
+    grid, none left out by a screening.
     """
     ids, samples = list(of_arm), [one.sample_id for one in asked]
     states, (baseline,) = states_of(ids, samples, answers), states_of([baseline_id], samples, answers)
@@ -78,6 +87,7 @@ def cell_rows(
                 ),
                 p_family=None if p_family is None else float(p_family[i]),
                 dropped=cell_id in dropped,
+                vectors=vectors.get(cell_id, ()),
             )
         )
     return tuple(sorted(rows, key=lambda row: (row.dropped, -row.right, abs(row.cell.alpha))))

@@ -28,23 +28,26 @@ def choice_of(
     details: Mapping[str, Any] | None = None,
 ) -> Choice:
     """The choice of an arm, as it is stored with its sweep; what the cell breaks (None for NaN) and the predictors of the
-    vector at its layer are put into the details."""
-    arm, vector = setting.arm, setting.arm.vector
-    more = {} if damage is None else {"damage": {k: v if v == v else None for k, v in asdict(damage).items()}}
-    known = None if vector is None else predictors_at(vector.diagnostics, setting.cell.layer)
+    vector at its layer are put into the details, and the names of several vectors together."""
+    arm, more = setting.arm, dict[str, Any]()
+    if damage is not None:
+        more["damage"] = {k: v if v == v else None for k, v in asdict(damage).items()}
+    known = None if arm.vector is None else predictors_at(arm.vector.diagnostics, setting.cell.layer)
     if known is not None:
         more["predictors"] = asdict(known)
+    if arm.parts:
+        more["vectors"] = [one.vector.name for one in arm.parts]
     return Choice(
         arm=arm.name,
         role=arm.role,
         cell_id=setting.cell.cell_id,
         rule=rule if n_cells > 1 else "single",
         n_cells=n_cells,
-        vector_id=setting.cell.vector_id,
+        vector_id=arm.vector_id if arm.parts else setting.cell.vector_id,
         control_of=arm.of,
         control_kind=arm.kind,
-        method=None if vector is None else vector.method,
-        concept=None if vector is None else vector.concept,
+        method=arm.method,
+        concept=arm.concept,
         lineage=lineage,
         details={**(details or {}), **more},
     )

@@ -117,7 +117,7 @@ class SweepRun:
                     setting,
                     rule=_rule(plan, raced=name in self.races or (name in plan.settled and plan.race is not None)),
                     n_cells=plan.settled.get(name, len(plan.settings[name])),
-                    lineage=plan.lineages.get(setting.cell.vector_id or ""),
+                    lineage=plan.lineages.get(setting.arm.vector_id or ""),
                     damage=self.damage.get(setting.cell.cell_id),
                     details=more,
                 )
@@ -220,9 +220,9 @@ def _search(run: SweepRun) -> None:
     """Answer the search split, and choose a setting for every arm."""
     plan, asked = run.plan, run.plan.asked["search"]
     raced = plan.raced
-    _set_mode(run, "search", [s for s in plan.every if plan.race is None or s.arm.name in raced or s is plan.baseline])
+    _set_mode(run, "search", [s for s in plan.every if not raced or s.arm.name in raced or s is plan.baseline])
     _begin(run, plan.every)
-    if plan.race is None:
+    if plan.race is None or not raced:
         run.answers["search"] = _run(run, "search", plan.every)
         for name, some in plan.settings.items():
             run.chosen[name] = best_setting(some, asked, run.answers["search"])
@@ -296,7 +296,7 @@ def _run(run: SweepRun, split: Part, settings: Sequence[ArmCell]) -> dict[Key, A
 def _damage(run: SweepRun) -> dict[str, Damage]:
     """What the settings taken by vectors and controls do to unrelated prompts, by cell."""
     loaded, options = run.plan.loaded, run.plan.options
-    steering = {s.cell.cell_id: s for s in run.chosen.values() if s.arm.vector is not None}
+    steering = {s.cell.cell_id: s for s in run.chosen.values() if s.arm.steers}
     cells = [s.branch_cell(cell_id, loaded.spec.hidden_size) for cell_id, s in steering.items()]
     inputs = neutral_inputs(loaded, tokens_per_batch=options.compute.tokens_per_batch)
     return damage_of(loaded, cells, inputs, memory_mib=options.compute.memory_mib)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from steercache.answers.costs import costs_here
 from steercache.benchmarks.task import Progress
 from steercache.cells.arms import settings_of
+from steercache.cells.combinations import NO_COMBINATIONS, Combinations
 from steercache.cells.options import EvalOptions
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks.questions import Benchmark
@@ -28,9 +29,10 @@ def evaluate(
     *,
     vectors: Sequence[SteeringVector],
     options: EvalOptions,
+    combinations: Combinations = NO_COMBINATIONS,
     progress: Progress | None = None,
 ) -> SweepResult:
-    """Run baseline, prompting, vectors and controls over a benchmark, and compare.
+    """Run baseline, prompting, vectors, combinations of several vectors (by name) and controls over a benchmark, and compare.
 
     Answers that the cache has already, in whatever sweep, are not computed again; an interrupted evaluation is resumed.
 
@@ -38,7 +40,9 @@ def evaluate(
         UsageError: a text model, a vector that does not fit, a split without rows, a mode that cannot be had;
         PartlyFailedError: no question could be encoded; BusyError: another process runs this evaluation.
     """
-    job = prepare(session, loaded, benchmark, vectors=vectors, options=options, progress=progress)
+    job = prepare(
+        session, loaded, benchmark, vectors=vectors, options=options, combinations=combinations, progress=progress
+    )
     options = job.options  # with the norms of the steered rows, where strengths count in them
     (baseline, *arms) = job.arms
     plan = PlannedSweep(

@@ -1,7 +1,7 @@
 """An evaluation before it runs: what is asked, who competes, and what is known already."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from steercache.answers.kl_strengths import kl_axes
@@ -20,6 +20,15 @@ from steercache.benchmarks.task import (
 )
 from steercache.cache.vectors import save_vector
 from steercache.cells.arms import Arm, settings_of
+from steercache.cells.combinations import (
+    NO_COMBINATIONS,
+    Combinations,
+    check_combination,
+    combination_arms,
+    notes_on_order,
+    targets_of_parts,
+    with_parts,
+)
 from steercache.cells.options import EvalOptions
 from steercache.cells.sweep import PanelRequest, TaskQuestions, panel_of, task_names
 from steercache.cells.targets import refuse_empty, with_clauses
@@ -81,6 +90,7 @@ def prepare(
     *,
     vectors: Sequence[SteeringVector],
     options: EvalOptions,
+    combinations: Combinations = NO_COMBINATIONS,
     progress: Progress | None,
 ) -> EvalJob:
     """Check the options, encode the questions, make the controls, and look up what is answered already.
@@ -90,7 +100,9 @@ def prepare(
     Raises:
         UsageError, PartlyFailedError: as `run.evaluate`.
     """
-    check_can_ask(benchmark, loaded.bundle, options.axes.targets if vectors else ())
+    together = combination_arms(session, combinations, taken=["baseline", "prompting", *(v.name for v in vectors)])
+    targets = (*(options.axes.targets if vectors else ()), *targets_of_parts(together))
+    check_can_ask(benchmark, loaded.bundle, targets)
     twice = {v.name for i, v in enumerate(vectors) if v.name in [w.name for w in vectors[:i]]}
     if twice:
         raise UsageError(f"two vectors are called {', '.join(sorted(twice))}", hint="name one of each")
@@ -99,8 +111,11 @@ def prepare(
             "side effects are those of vectors, and none is named", hint="name one, or leave the panel out"
         )
     lineages = {v.vector_id: check_vector(session.cache, v, loaded, options) for v in vectors}
-    options = with_clauses(options, session)
-    arms, notes = _arms(session, vectors, options, pictures=benchmark.has_pictures)
+    lineages |= {str(arm.vector_id): check_combination(session.cache, arm, loaded, options) for arm in together}
+    options = with_parts(with_clauses(options, session), together)
+    competing = (*(Arm(name=v.name, role="vector", vector=v) for v in vectors), *together)
+    arms, notes = _arms(session, competing, options, pictures=benchmark.has_pictures)
+    notes += notes_on_order(together)
     splits: tuple[Part, ...] = ("search", "test") if options.split == "both" else (options.split,)
     asked: dict[Part, tuple[EncodedQuestion, ...]] = {}
     reworded: dict[Part, tuple[EncodedQuestion, ...]] = {}
@@ -111,10 +126,10 @@ def prepare(
         if wording is not None:
             reworded[split] = reword(asked[split], rows, wording, loaded.bundle)
     _check_some(asked)
-    if vectors:
+    if competing:
         samples = [one.encoded for some in asked.values() for one in some if one.encoded is not None]
         refuse_empty(options.axes.clauses, samples, tokenizer=loaded.bundle.tokenizer, name=benchmark.name)
-    if options.axes.alpha_unit == "target_norm" and vectors:
+    if "target_norm" in options.axes.units and competing:
         searched = asked.get("search")
         if searched is None:  # a setting is the same thing on both splits
             rows = pick_rows(benchmark, "search", n=options.n, orphans="test")
@@ -129,8 +144,8 @@ def prepare(
     )
     panel = panel_of(wanted, loaded, progress)
     for arm in arms:
-        if arm.vector is not None and arm.role == "control":
-            save_vector(session.cache, arm.vector)
+        for vector in arm.vectors if arm.role == "control" else ():
+            save_vector(session.cache, vector)
     cell_ids = [s.cell.cell_id for arm in arms for s in settings_of(arm, loaded, options)]
     manifest = _manifest(loaded, benchmark, arms, options=options, asked=asked, lineages=lineages)
     manifest["cells"] = digest(sorted(cell_ids))
@@ -153,20 +168,20 @@ def prepare(
 
 
 def _arms(
-    session: Session, vectors: Sequence[SteeringVector], options: EvalOptions, *, pictures: bool
+    session: Session, competing: Sequence[Arm], options: EvalOptions, *, pictures: bool
 ) -> tuple[tuple[Arm, ...], list[str]]:
-    """Baseline, prompting, vectors and their controls."""
+    """Baseline, prompting, vectors and combinations, and their controls."""
     arms = [Arm(name="baseline", role="baseline")]
     notes: list[str] = []
     if options.prompting != "":
-        concept = vectors[0].concept if vectors else None
+        concept = competing[0].vectors[0].concept if competing else None
         wording = (
             attend_to(concept, pictures=pictures) if options.prompting is None else Wording(attend=options.prompting)
         )
         arms.append(Arm(name="prompting", role="prompting", wording=wording))
-    for vector in vectors:
-        arms.append(Arm(name=vector.name, role="vector", vector=vector))
-        controls, said = control_arms(session, vector, options)
+    for arm in competing:
+        arms.append(arm)
+        controls, said = control_arms(session, arm, options)
         arms += controls
         notes += said
     return tuple(arms), notes
@@ -192,6 +207,7 @@ def _manifest(
     lineages: Mapping[str, str],
 ) -> dict[str, Any]:
     """The manifest stored with the sweep: everything that identifies it, nothing about execution."""
+    together = {arm.name: [asdict(one.cell_part()) for one in arm.parts] for arm in arms if arm.parts}
     return {
         "kind": "eval",
         "model": answer_identity(loaded),
@@ -203,12 +219,13 @@ def _manifest(
             {
                 "name": arm.name,
                 "role": arm.role,
-                "vector": None if arm.vector is None else arm.vector.vector_id,
-                "lineage": None if arm.vector is None else lineages.get(arm.vector.vector_id),
+                "vector": arm.vector_id,
+                "lineage": lineages.get(arm.vector_id or ""),
                 "attend": arm.wording.attend,
                 "control_of": arm.of,
             }
             for arm in arms
         ],
         "seed": options.seed,
+        **({"combinations": together} if together else {}),
     }

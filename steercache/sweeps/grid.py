@@ -11,6 +11,7 @@ from steercache.answers.costs import costs_here
 from steercache.answers.store import SweepWriter
 from steercache.answers.units import in_units
 from steercache.benchmarks.task import Progress
+from steercache.cells.combinations import notes_on_order
 from steercache.cells.options import ModeRequest
 from steercache.cells.sweep import SweepJob, TaskQuestions, stored_manifest
 from steercache.core.errors import UsageError
@@ -175,7 +176,7 @@ def _run_task(
         root=job.root,
         progress=None if progress is None else _under(f"{task.name}: answers", progress),
     )
-    steering = {name: setting for name, setting in run.chosen.items() if setting.arm.vector is not None}
+    steering = {name: setting for name, setting in run.chosen.items() if setting.arm.steers}
     panel = Panel(
         name=job.sweep.name,
         of=task.name,
@@ -193,7 +194,7 @@ def _run_task(
     found = []
     if options.nulls:
         found = [search_nulls(job, task, setting, search) for setting in run.chosen.values()]
-    winners = [setting.cell.vector_id or "" for setting in run.chosen.values()]
+    winners = [setting.arm.vector_id or "" for setting in run.chosen.values()]
     return _Task(
         job=job,
         task=task,
@@ -201,7 +202,7 @@ def _run_task(
         pilot=None if picked is None else picked.pilot,
         nulls={v: one.record for v, one in zip(winners, found, strict=False) if one.record is not None},
         panel=side_effects_of(panel, steering, progress=progress),
-        notes=tuple(line for one in found for line in one.notes),
+        notes=(*notes_on_order(grid.arms), *(line for one in found for line in one.notes)),
         n_computed_nulls=sum(one.n_computed for one in found),
     )
 
@@ -222,7 +223,7 @@ def _details(done: _Task, family: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What is stored of every vector beside what it took: the tasks it is adjusted with, its nulls' sweep, its side effects."""
     details: dict[str, dict[str, Any]] = {}
     for name, setting in done.run.chosen.items():
-        nulls = done.nulls.get(setting.cell.vector_id or "")
+        nulls = done.nulls.get(setting.arm.vector_id or "")
         panel = done.panel.get(name)
         details[name] = {
             "family": list(family),

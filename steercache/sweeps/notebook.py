@@ -8,7 +8,7 @@ from steercache.core.drawing.heat import heat_map
 from steercache.core.drawing.intervals import Estimate, interval_chart
 from steercache.core.ids import SHORT_ID
 from steercache.core.notebook import notebook_html, notebook_table
-from steercache.core.trials import cell_words
+from steercache.sweeps.together import INTERFERENCE_COLUMNS, interference_line
 
 if TYPE_CHECKING:  # the table's own method calls this
     from steercache.sweeps.table import SplitTable, SweepTable
@@ -31,7 +31,7 @@ def table_html(table: "SweepTable") -> str:
         (
             row.split,
             row.name,
-            "in words" if row.cell.layer is None else cell_words(row.cell),
+            row.setting or "in words",
             f"{row.comparison.before:.3f}",
             f"{row.comparison.after:.3f}",
             f"{row.comparison.gain.estimate:+.3f}",
@@ -43,7 +43,10 @@ def table_html(table: "SweepTable") -> str:
         for row in reversed(table.rows)
     ]
     columns = ("split", "arm", "setting", "before", "after", "gain", "95 % interval", "wrong way", "p (Holm)", "rank p")
-    return notebook_html(f"Sweep {table.name}", facts, pictures=pictures, tables=[notebook_table(columns, rows)])
+    tables = [notebook_table(columns, rows)]
+    if table.interference:
+        tables.append(notebook_table(INTERFERENCE_COLUMNS, [interference_line(one) for one in table.interference]))
+    return notebook_html(f"Sweep {table.name}", facts, pictures=pictures, tables=tables)
 
 
 def _gains(split: "SplitTable") -> str:

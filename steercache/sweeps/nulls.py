@@ -58,21 +58,22 @@ class NullsFound:
 
 
 def null_arms(
-    session: Session, vector: SteeringVector, options: EvalOptions
+    session: Session, of: SteeringVector | Arm, options: EvalOptions
 ) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
-    """`options.controls.count` null vectors, kept in the cache, and a line for every kind that could not be made."""
-    arms, notes = control_arms(session, vector, options)
-    for arm in arms:
-        assert arm.vector is not None
-        save_vector(session.cache, arm.vector)
+    """`options.controls.count` null vectors, kept in the cache, and a line for every kind that could not be made. Of several
+    vectors together, as many combinations of null vectors in their places (`cells.vectors.control_arms`)."""
+    arms, notes = control_arms(session, of, options)
+    for vector in {one.vector_id: one for arm in arms for one in arm.vectors}.values():
+        save_vector(session.cache, vector)
     return arms, tuple(notes)
 
 
 def null_settings(
-    session: Session, loaded: LoadedModel, vector: SteeringVector, options: EvalOptions
+    session: Session, loaded: LoadedModel, of: SteeringVector | Arm, options: EvalOptions
 ) -> tuple[tuple[tuple[ArmCell, ...], ...], tuple[str, ...]]:
-    """The grid of `options` for every null of a vector, to be run on the samples that the vector was run on."""
-    arms, notes = null_arms(session, vector, options)
+    """The grid of `options` for every null of a vector, to be run on the samples that the vector was run on; of several vectors
+    together, their one setting."""
+    arms, notes = null_arms(session, of, options)
     memory_mib = options.compute.memory_mib
     axes = kl_axes(session.cache, loaded.bundle, arms, options.axes, load=lambda: loaded, memory_mib=memory_mib)
     options = replace(options, axes=axes)
@@ -81,10 +82,9 @@ def null_settings(
 
 def search_nulls(job: SweepJob, task: TaskQuestions, winner: ArmCell, search: NullSearch) -> NullsFound:
     """Search every null as the winner was searched, on the search split. What a race left unread of its winner is read."""
-    vector, grid = winner.arm.vector, job.grid
-    assert vector is not None
+    grid = job.grid
     options = replace(grid.options, controls=ControlOptions(count=search.count, kinds=search.kinds))
-    made, notes = null_settings(job.session, job.loaded, vector, options)
+    made, notes = null_settings(job.session, job.loaded, winner.arm, options)
     if not made:
         return NullsFound(record=None, notes=notes)
     every = {some[0].arm.name: some for some in made}
@@ -136,11 +136,11 @@ def _writer(
     search: NullSearch,
 ) -> SweepWriter:
     """The nulls' sweep of their own."""
-    nulls = {name: some[0].arm.vector.vector_id for name, some in picked.items() if some[0].arm.vector is not None}
+    nulls = {name: some[0].arm.vector_id for name, some in picked.items()}
     manifest = {
         **stored_manifest(job, task, search.how),
         "kind": "nulls",
-        "nulls_of": winner.cell.vector_id,
+        "nulls_of": winner.arm.vector_id,
         "vectors": nulls,
         "cells": digest(sorted(s.cell.cell_id for some in picked.values() for s in some)),
     }

@@ -122,7 +122,7 @@ def _cells_to_run(job: SweepJob, options: GridOptions) -> list[ArmCell]:
 def _beside(job: SweepJob, costs: MachineCosts, options: GridOptions) -> dict[str, float]:
     """Seconds of what comes beside a grid's own answers, over all tasks."""
     parts = {"nulls": 0.0, "gradients": 0.0, "pilot": 0.0}
-    if job.grid.options.axes.alpha_unit == "kl":
+    if "kl" in job.grid.options.axes.units:
         parts["strengths"] = kl_strengths_s(costs, job, n_nulls=options.nulls)
     for task in job.tasks:
         ready = in_units(job.of_task(task), task)
@@ -133,10 +133,9 @@ def _beside(job: SweepJob, costs: MachineCosts, options: GridOptions) -> dict[st
             continue
         parts["gradients"] += _gradients(ready, task, costs)
         asked = task.asked["search"][: pilot_size(len(task.asked["search"]), first.pilot)]
-        places = by_place(ready.grid.cells).values()
-        ends = [
-            ready.grid.cells[at] for some in places for at in {some[0], some[-1]}
-        ]  # a pilot runs at most two a place
+        plain = [s for s in ready.grid.cells if not s.arm.parts]
+        places = by_place(plain).values()
+        ends = [plain[at] for some in places for at in {some[0], some[-1]}]  # a pilot runs at most two a place
         parts["pilot"] += _quickest(ready, task, ends, costs, asked=asked)
     return parts
 
@@ -166,7 +165,10 @@ def _lengths(job: SweepJob, task: TaskQuestions) -> dict[str, AnswerLengths]:
 def _gradients(job: SweepJob, task: TaskQuestions, costs: MachineCosts) -> float:
     """Seconds of recording the gradients that a screening needs; 0 where the cache has them."""
     bundle, asked = job.loaded.bundle, task.asked["search"]
-    plan = plan_gradients(bundle, asked, wish_of(task.benchmark.name, job.grid.cells), numerics={})
+    plain = [s for s in job.grid.cells if not s.arm.parts]
+    if not plain:
+        return 0.0
+    plan = plan_gradients(bundle, asked, wish_of(task.benchmark.name, plain), numerics={})
     if find_run(job.session.cache, plan) is not None:
         return 0.0
     n_options = max(len(sample.options) for sample in plan.samples)

@@ -4,7 +4,7 @@ A run hands over what it has just stored; `read_record` reads the same from the 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
@@ -12,7 +12,7 @@ from typing import Any, Final
 from steercache.benchmarks.questions import StoredQuestion, read_questions
 from steercache.cache.sweep_files import read_choices
 from steercache.core.errors import UsageError
-from steercache.core.trials import Answer, Cell, Choice
+from steercache.core.trials import Answer, Cell, CellPart, Choice
 from steercache.queries.session import Session
 from steercache.sweeps.choosing import Answers
 from steercache.sweeps.inferred import infer_choices
@@ -23,7 +23,7 @@ HINT: Final = "a table is made of an evaluation or of one task of a grid"
 _CELLS = """
 SELECT
     cell_id, vector_id, layer, alpha, alpha_unit, unit_norm, preprocessing, target, site, model_fingerprint, prompt_id,
-    decoding, coalesce(operation, 'add') AS operation
+    decoding, coalesce(operation, 'add') AS operation, parts
 FROM cells
 WHERE sweep_id = $sweep
 """
@@ -121,8 +121,14 @@ def read_record(session: Session, sweep_id: str) -> SweepRecord:
 
 def _cells(session: Session, sweep_id: str, manifest: Mapping[str, Any]) -> dict[str, Cell]:
     rows = session.sql(_CELLS, sweep=sweep_id).to_arrow_table().to_pylist()
-    found = {row.pop("cell_id"): Cell(**{**row, "decoding": _mapping(row["decoding"] or {})}) for row in rows}
-    return by_preference(found, manifest)
+    return by_preference({row.pop("cell_id"): _cell(row) for row in rows}, manifest)
+
+
+def _cell(row: Mapping[str, Any]) -> Cell:
+    parts = json.loads(row["parts"] or "[]")
+    return Cell(
+        **{**row, "decoding": _mapping(row["decoding"] or {}), "parts": tuple(CellPart(**part) for part in parts)}
+    )
 
 
 def by_preference(cells: Mapping[str, Cell], manifest: Mapping[str, Any]) -> dict[str, Cell]:
@@ -139,6 +145,20 @@ def _preference(cell: Cell, manifest: Mapping[str, Any]) -> tuple[int, int, int]
         return listed.index(value) if value in listed else len(listed)
 
     return place("targets", cell.target), place("layers", cell.layer), place("alphas", cell.alpha)
+
+
+def _on_grid(manifest: Mapping[str, Any]) -> Callable[[Cell], bool]:
+    """Whether a plain cell is of the sweep's grid, and not a part of a combination that stands alone."""
+    if "combinations" not in manifest:
+        return lambda cell: True
+    grid = manifest["grid"]
+    like = (grid["alpha_unit"], grid.get("operation", "add"))
+    return lambda cell: (
+        (cell.alpha_unit, cell.operation) == like
+        and cell.layer in grid["layers"]
+        and cell.alpha in grid["alphas"]
+        and cell.target in grid["targets"]
+    )
 
 
 def _answers(session: Session, sweep_id: str) -> dict[str, dict[tuple[str, str], Answer]]:
@@ -158,7 +178,10 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def cells_of(record: SweepRecord, choice: Choice) -> Sequence[str]:
     """The cells that were open to an arm, in order of preference."""
+    if "vectors" in choice.details:  # several together: one cell, which is plain where it is a single part
+        return [choice.cell_id]
     if choice.vector_id is not None:
-        return [key for key, cell in record.cells.items() if cell.vector_id == choice.vector_id]
+        on_grid = _on_grid(record.manifest)
+        return [key for key, cell in record.cells.items() if cell.vector_id == choice.vector_id and on_grid(cell)]
     prompt = record.cells[choice.cell_id].prompt_id
     return [key for key, cell in record.cells.items() if cell.vector_id is None and cell.prompt_id == prompt]

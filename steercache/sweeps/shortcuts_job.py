@@ -78,7 +78,10 @@ def _compare_task(
     progress: Progress | None,
 ) -> list[ComparedShortcuts]:
     job = in_units(job, task, load=wanted.load)
-    cells, session = job.grid.cells, job.session
+    arms = [arm for arm in job.grid.arms if not arm.parts]  # several vectors together are one cell: nothing is chosen
+    if not arms:
+        return []
+    cells, session = [s for arm in arms for s in job.grid.settings[arm.name]], job.session
     ids = [job.grid.baseline.cell.cell_id, *(s.cell.cell_id for s in cells)]
     known = stored_answers(session.cache, ids, margins=margins_wanted(task.asked["search"], job.loaded.tokenizer))
     sweep_id = _sweep_with(session, ids)
@@ -86,7 +89,7 @@ def _compare_task(
     wish = wish_of(task.benchmark.name, cells)
     gradients = ensure_gradients(session, task.asked["search"], wish, wanted, progress=progress)
     found = []
-    for arm in job.grid.arms:
+    for arm in arms:
         settings = job.grid.settings[arm.name]
         grid = finished_grid(gradients, arm, settings, ids[0], known, trust=options.trust)
 

@@ -86,7 +86,7 @@ def _on_task(
             **manifest,
             "kind": "panel",
             "of": panel.of,
-            "vectors": {name: setting.cell.vector_id for name, setting in chosen.items()},
+            "vectors": {name: setting.arm.vector_id for name, setting in chosen.items()},
             "cells": digest(sorted(setting.cell.cell_id for setting in cells)),
         },
     )

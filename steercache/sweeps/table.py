@@ -18,6 +18,7 @@ from steercache.core.trials import Cell, ChoiceRule, Role
 from steercache.stats.choice import SelectionBias
 from steercache.sweeps.cell_rows import CellRow
 from steercache.sweeps.notebook import table_html
+from steercache.sweeps.together import InterferenceRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +80,8 @@ class TableRow:
     vector and controls that gained at least as much; None without controls. `bias` says what choosing was worth; None where
     nothing was chosen, in a race, after a screening, or with a single picture. `damage` is what the cell does to unrelated
     prompts; None: no vector, or not measured. `predictors` are numbers of the vector's fit at the cell's layer; None: not
-    measured. `side_effects` are the cell's changes on unrelated tasks; () where none were asked.
-    Flat, as the row of the table that is printed and written as JSON.
+    measured. `side_effects` are the cell's changes on unrelated tasks; () where none were asked. `vectors` are the names of
+    several vectors together, as the parts of the cell. Flat, as the row of the table that is printed and written as JSON.
     """
 
     name: str
@@ -104,6 +105,12 @@ class TableRow:
     predictors: Predictors | None = None
     side_effects: tuple[SideEffect, ...] = ()
     race: Mapping[str, Any] | None = None
+    vectors: tuple[str, ...] = ()
+
+    @property
+    def setting(self) -> str:
+        """Its cell in words: layer, strength and target, of several vectors those of each; "" without a vector."""
+        return self.cell.setting(self.vectors if self.cell.parts else ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +131,8 @@ class SplitTable:
 class SweepTable:
     """The table of one stored sweep.
 
-    `cells` are all cells of its vectors over the search split, best first. `n_looks` is how often its test split was looked at
+    `cells` are all cells of its vectors over the search split, best first. `interference` has its combinations of several
+    vectors beside what their parts do alone. `n_looks` is how often its test split was looked at
     (None: it was not). `clustered` is False where the sweep does not say which picture a question is of, so that each stands
     for itself; `inferred` is True where it does not say what its arms took (an older steercache wrote it). Flat, as the JSON of
     `grid` and `eval`.
@@ -146,6 +154,7 @@ class SweepTable:
     n_looks: int | None
     clustered: bool
     inferred: bool
+    interference: tuple[InterferenceRow, ...] = field(repr=False, default=())
 
     def _repr_html_(self) -> str:
         """Gains with their intervals, the grids of the first vectors, and the rows, for a notebook."""
@@ -178,6 +187,7 @@ class SweepTable:
                 "alpha": row.cell.alpha,
                 "alpha_unit": row.cell.alpha_unit,
                 "target": row.cell.target,
+                "setting": row.setting,
                 "n_cells": row.n_cells,
                 "n": row.comparison.n,
                 "n_failed": row.comparison.n_failed,

@@ -26,6 +26,7 @@ from steercache.sweeps.cell_rows import CellRow, cell_rows
 from steercache.sweeps.choosing import RIGHT, Answers, finished, states_of
 from steercache.sweeps.record import HINT, PARTS, SweepRecord, cells_of
 from steercache.sweeps.table import ControlResult, Failure, SideEffect, SplitTable, SweepTable, TableRow
+from steercache.sweeps.together import interference_rows
 
 Questions = Sequence[StoredQuestion]
 
@@ -58,6 +59,7 @@ def sweep_table(record: SweepRecord) -> SweepTable:
         n_looks=record.n_looks,
         clustered=record.clustered,
         inferred=record.inferred,
+        interference=interference_rows(record),
     )
     return adjust_together([table])[0]
 
@@ -186,6 +188,7 @@ def _row(record: SweepRecord, split: str, choice: Choice) -> TableRow:
         predictors=Predictors.from_json(choice.details.get("predictors", {})),
         side_effects=tuple(SideEffect(**one) for one in choice.details.get("panel", ())),
         race={k: v for k, v in choice.details["race"].items() if k != "dropped"} if "race" in choice.details else None,
+        vectors=tuple(choice.details.get("vectors", ())),
     )
 
 
@@ -268,7 +271,11 @@ def _cells(record: SweepRecord) -> tuple[CellRow, ...]:
     arms = [one for one in record.choices if one.role == "vector"]
     if not answers or not arms:
         return ()
-    of_arm = {cell_id: one.arm for one in arms for cell_id in cells_of(record, one)}
+    of_arm: dict[str, str] = {}
+    for one in arms:
+        for cell_id in cells_of(record, one):
+            of_arm.setdefault(cell_id, one.arm)  # a part of a combination that stands alone may be a cell of the grid
+    vectors = {one.cell_id: tuple(one.details["vectors"]) for one in arms if "vectors" in one.details}
     dropped = {cell_id for one in arms for cell_id in one.details.get("race", {}).get("dropped", ())}
     return cell_rows(
         of_arm,
@@ -279,4 +286,5 @@ def _cells(record: SweepRecord) -> tuple[CellRow, ...]:
         whole=all(one.rule in ("single", "exhaustive") for one in arms),
         dropped=frozenset(dropped),
         seed=record.seed,
+        vectors=vectors,
     )

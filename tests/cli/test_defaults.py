@@ -24,7 +24,7 @@ RENAMED: dict[str, dict[str, str]] = {
     "fit sae": {"no_diagnose": "not diagnose"},
     "sae encode": {"layers": "layer"},
     "sae health": {"texts": "n_texts"},
-    "eval": {"names": "vectors", **ALPHAS},
+    "eval": {"names": "vectors", "combine": "combinations", **ALPHAS},
     "grid": {"no_test": "not test"},
     "screen": {"names": "vectors", "n_samples": "n", "run": "gradients", **ALPHAS},
     "report words": {"listed": "words"},

@@ -61,7 +61,7 @@ def wrong_by_shape_alone(path: Path) -> bool:
     of_a_kind = path.name.startswith(("model-", "dataset-", "trace-", "sweep-", "sae-"))
     between = (
         *("trace-layers-backwards", "trace-shard-of-half-chunks", "sweep-layers-backwards", "sweep-alpha-zero"),
-        "model-quantized-otherwise",
+        *("model-quantized-otherwise", "sweep-without-alphas", "sweep-combination-part-of-nothing"),
     )
     return of_a_kind and kinds <= SHAPE_KINDS and path.stem not in between
 

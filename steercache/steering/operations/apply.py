@@ -64,6 +64,13 @@ def apply(hidden_btd: torch.Tensor, change: Applied, mask_bt: torch.Tensor) -> t
     return torch.where((mask_bt & (change.strength[:, :, 0] != 0)).unsqueeze(-1), moved, hidden_btd)
 
 
+def last_columns(mask_bt: torch.Tensor, hidden_btd: torch.Tensor) -> torch.Tensor:
+    """Of a mask of all tokens, the columns that hidden states have: a branch computes the last ones, and so do Gemma 4's
+    blocks without keys of their own where `generate` asks for no other logits. What is steered elsewhere there changes nothing.
+    """
+    return mask_bt[:, mask_bt.shape[1] - hidden_btd.shape[1] :]
+
+
 def weighed(change: Applied, weight_bt1: torch.Tensor) -> Applied:
     """The change at `weight` times its strength (b, t, 1); where the weight is 1 its numbers keep their bits."""
     strength = change.strength * weight_bt1
