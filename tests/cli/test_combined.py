@@ -64,7 +64,7 @@ def test_an_evaluation_of_several_vectors_at_once_shows_its_parts(work: Path, te
     assert [part["layer"] for part in row["cell"]["parts"]] == [2, 3]
     assert len(row["controls"]) == 2
     assert found["n_computed"] == 0
-    assert terminal("report", "html", found["sweep_id"], "-o", "page.html") == 0, terminal.err
+    assert terminal("report", "html", found["sweep_id"], "--out", "page.html") == 0, terminal.err
     page = (work / "page.html").read_text()
     assert "second: layer 2, alpha 1, project_out, image" in page
     assert "Several vectors at once" in page

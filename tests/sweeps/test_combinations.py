@@ -213,6 +213,7 @@ def test_a_killed_grid_of_combinations_goes_on_where_it_was(
     assert repr(whole.table.interference) == repr(resumed.table.interference)
 
 
+@pytest.mark.slow
 def test_parts_count_in_their_own_units_as_plain_cells_do(own_session: Session, world: World, tmp_path: Path) -> None:
     parts = [
         {"vector": "counting", "layer": 3, "alpha": 0.5, "alpha_unit": "target_norm", "target": "image"},
@@ -279,6 +280,7 @@ def test_controls_of_a_combination_have_one_control_in_the_place_of_every_vector
     assert repr(read_sweep(own_session, found.sweep_id).rows) == repr(found.rows)
 
 
+@pytest.mark.slow
 def test_null_combinations_get_the_search_of_the_combination(
     own_session: Session, world: World, tmp_path: Path
 ) -> None:
