@@ -20,6 +20,7 @@ from steercache.cache.vector_files import read_vector
 from steercache.core.errors import DamagedError, NotFoundError, SteercacheError
 from steercache.core.ids import SHORT_ID
 from steercache.core.layout import FileRecord, ShardRecord
+from steercache.objects.blocks import requests_pool
 from steercache.store.verify import verify_file, verify_metadata
 
 
@@ -48,6 +49,8 @@ def verify_run(cache: CacheFolder, run_id: str) -> Iterator[VerifiedShard]:
     paths = cache.run_paths(run_id)
     document = cache.run_document(run_id)
     remedy = f"remove the damaged shards of {document.name}, then build again"
+    if cache.remote is not None:
+        remedy = f"push {document.name} again from a sound copy"
     generation = current_generation(paths)
     named = [
         Finding(
@@ -67,8 +70,8 @@ def verify_run(cache: CacheFolder, run_id: str) -> Iterator[VerifiedShard]:
     for record in records:
         found = [
             Finding(severity="damage", place=f"runs/{run_id[:SHORT_ID]}/{file.path}", message=message, remedy=remedy)
-            for file in record.files
-            for message in _problems(cache, run_id, file)
+            for file, messages in zip(record.files, _problems(cache, run_id, record.files), strict=True)
+            for message in messages
         ]
         found += [
             Finding(severity="damage", place=f"runs/{run_id[:SHORT_ID]}", message=message, remedy=remedy)
@@ -79,17 +82,15 @@ def verify_run(cache: CacheFolder, run_id: str) -> Iterator[VerifiedShard]:
         yield VerifiedShard(run_id=run_id, shard_idx=record.shard_idx, n_bytes=record.n_bytes, findings=tuple(found))
 
 
-def _problems(cache: CacheFolder, run_id: str, file: FileRecord) -> list[str]:
-    """What is wrong with a file of a run: with the one here, and with the one elsewhere that it is a mirror of."""
+def _problems(cache: CacheFolder, run_id: str, files: Sequence[FileRecord]) -> list[list[str]]:
+    """What is wrong with each of some files of a run: with the one here, and with the one elsewhere that it is a mirror of."""
     remote, folder = cache.remote, cache.run_paths(run_id).folder
     if remote is None:
-        return verify_file(folder, file)
-    found = (
-        [f"{message} (where it is mirrored)" for message in verify_file(folder, file)]
-        if (folder / file.path).exists()
-        else []
-    )
-    return remote.problems(run_id, file) + found
+        return [verify_file(folder, file) for file in files]
+    there = requests_pool().map(lambda file: remote.problems(run_id, file), files)
+    here = [verify_file(folder, file) if (folder / file.path).exists() else [] for file in files]
+    mirrored = [[f"{message} (where it is mirrored)" for message in messages] for messages in here]
+    return [[*one, *other] for one, other in zip(there, mirrored, strict=True)]
 
 
 def _values(record: ShardRecord, document: RunDocument) -> Finding:

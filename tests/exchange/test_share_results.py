@@ -56,6 +56,10 @@ def test_a_sweep_is_pulled_as_it_was_pushed(cache: Cache, hub: Hub, place: str, 
     sql = "SELECT cell_id, sample_id, raw, correct FROM answers ORDER BY ALL"
     assert other.sql(sql).fetchall() == cache.sql(sql).fetchall()
     assert not other.verify().findings
+    if place == "folder":
+        remote = steercache.open(f"file://{target}", mirror=tmp_path / "mirror")
+        assert remote.sql(sql).fetchall() == cache.sql(sql).fetchall()
+        assert not remote.verify().findings
     assert cache.push("trial", target).n_files == 0
     assert other.pull(target).n_files == 0
 
@@ -80,6 +84,10 @@ def test_features_and_their_sae_are_pulled_and_are_used(cache: Cache, hub: Hub, 
     assert loaded.spec.sae_id == encoded.sae.sae_id
     np.testing.assert_array_equal(loaded.decoder, steercache.load_sae(folder).decoder)
     assert not other.verify().findings
+    if place == "folder":
+        remote = steercache.open(f"file://{target}", mirror=tmp_path / "mirror")
+        assert remote.sql(sql).fetchall() == cache.sql(sql).fetchall()
+        assert not remote.verify().findings
     assert cache.push([str(folder)], target).n_files == 0
     (again,) = other.push(f"sae:{pulled['sae'].id}", tmp_path / "third").items  # what was pulled goes on
     assert again.id == pulled["sae"].id
