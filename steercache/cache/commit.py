@@ -201,15 +201,13 @@ def begin_run(cache: CacheFolder, document: RunDocument, *, force: bool = False)
         begun = read_run_document(paths.document) if paths.document.exists() else None
         if begun is not None and not paths.current.exists():
             _put_newest_in_force(paths, begun)
-        kept = document if begun is None else _resumable(begun, document, paths, force=force)
-        for folder in (paths.tokens(0).parent, paths.samples(0).parent, paths.shards(FIRST_GENERATION)):
-            make_folder(folder)
+        kept = document if begun is None else resumable(begun, document, paths, force=force)
+        _make_table_folders(paths)
         writer, is_new = RunWriter(cache, kept), not paths.current.exists()
         if (
             is_new or not writer.is_complete()
         ):  # of a run that was compacted, the first generation may have been collected
-            attributes = {"run_id": document.run_id, "name": document.name, "generation": FIRST_GENERATION}
-            create_generation(paths.generation(FIRST_GENERATION), document.layout, attributes=attributes)
+            _create_first_generation(paths, document)
         if is_new:
             write_file_atomically(paths.current, f"{FIRST_GENERATION}\n".encode())
         if kept is not begun:
@@ -217,6 +215,26 @@ def begin_run(cache: CacheFolder, document: RunDocument, *, force: bool = False)
         settle(paths.document, paths.current, paths.shard(current_generation(paths), 0))
         catch_up_or_rebuild(cache)
         yield writer
+
+
+def make_run_folders(paths: RunPaths, document: RunDocument) -> None:
+    """Make what shards of a run are written into, in a folder that holds nothing else of it."""
+    _make_table_folders(paths)
+    _create_first_generation(paths, document)
+
+
+def first_attributes(document: RunDocument) -> dict[str, str]:
+    """What the group of a run's first generation says besides its layout."""
+    return {"run_id": document.run_id, "name": document.name, "generation": FIRST_GENERATION}
+
+
+def _make_table_folders(paths: RunPaths) -> None:
+    for folder in (paths.tokens(0).parent, paths.samples(0).parent, paths.shards(FIRST_GENERATION)):
+        make_folder(folder)
+
+
+def _create_first_generation(paths: RunPaths, document: RunDocument) -> None:
+    create_generation(paths.generation(FIRST_GENERATION), document.layout, attributes=first_attributes(document))
 
 
 def _n_committed(paths: RunPaths) -> int:
@@ -230,7 +248,7 @@ def _put_newest_in_force(paths: RunPaths, document: RunDocument) -> None:
         write_file_atomically(paths.current, f"{newest}\n".encode())
 
 
-def _resumable(begun: RunDocument, wanted: RunDocument, paths: RunPaths, *, force: bool) -> RunDocument:
+def resumable(begun: RunDocument, wanted: RunDocument, paths: RunPaths, *, force: bool) -> RunDocument:
     """The document to go on with. A run keeps the numerics it began with; others need `force`, which records them."""
     differences = numeric_differences(begun.numerics, wanted.numerics)
     pending = not paths.current.exists() or _n_committed(paths) < len(begun.shards)

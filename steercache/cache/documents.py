@@ -169,30 +169,43 @@ _VERIFY = "steercache cache verify"
 
 def write_run_document(path: Path, document: RunDocument) -> None:
     """Write `run.json` durably and atomically."""
-    write_file_atomically(path, canonical_json(asdict(document)) + b"\n")
+    write_file_atomically(path, run_document_bytes(document))
+
+
+def run_document_bytes(document: RunDocument) -> bytes:
+    """What `run.json` holds."""
+    return canonical_json(asdict(document)) + b"\n"
 
 
 def read_run_document(path: Path) -> RunDocument:
     """Read `run.json`.
 
     Raises:
-        NotFoundError: there is none.
-        DamagedError: it is not a run document of a format that this version reads, or does not match its folder.
+        NotFoundError: there is none. DamagedError: as `parse_run_document`.
+    """
+    return parse_run_document(_bytes(path), str(path))
+
+
+def parse_run_document(data: bytes, place: str) -> RunDocument:
+    """A run's document from the bytes of `run.json`.
+
+    Raises:
+        DamagedError: it is not a run document of a format that this version reads, or its id is not that of its identity.
     """
     try:
-        document = _RUN.validate_json(_bytes(path))
+        document = _RUN.validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = f"{'.'.join(map(str, first['loc']))}: " if first["loc"] else ""
-        raise DamagedError(f"not readable: {where}{first['msg']}", place=str(path), hint=_VERIFY) from error
+        raise DamagedError(f"not readable: {where}{first['msg']}", place=place, hint=_VERIFY) from error
     if document.format > FORMAT:
         raise DamagedError(
             f"format {document.format} is newer than this steercache reads ({FORMAT})",
-            place=str(path),
+            place=place,
             hint="pip install --upgrade steercache",
         )
     if run_id_of(document.identity) != document.run_id:
-        raise DamagedError("the run's id does not match its identity", place=str(path), hint=_VERIFY)
+        raise DamagedError("the run's id does not match its identity", place=place, hint=_VERIFY)
     return document
 
 
@@ -203,11 +216,16 @@ def write_shard_record(path: Path, record: ShardRecord) -> None:
 
 def read_shard_record(path: Path) -> ShardRecord:
     """Read a shard's record. Raises NotFoundError or DamagedError."""
+    return parse_shard_record(_bytes(path), str(path))
+
+
+def parse_shard_record(data: bytes, place: str) -> ShardRecord:
+    """A shard's record from the bytes of its file. Raises DamagedError."""
     try:
-        document = json.loads(_bytes(path))
+        document = json.loads(data)
     except ValueError as error:
-        raise DamagedError(f"not JSON: {error}", place=str(path), hint=_VERIFY) from error
-    return shard_record_from_json(document, str(path))
+        raise DamagedError(f"not JSON: {error}", place=place, hint=_VERIFY) from error
+    return shard_record_from_json(document, place)
 
 
 def check_that_the_run_is_seen(paths: RunPaths, run_id: str) -> None:

@@ -1,15 +1,19 @@
 """A run traced by several processes: one plans, hands out shards and tells the index; workers compute and commit files."""
 
+import atexit
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 
-from steercache.cache.commit import RunWriter, ShardTables, commit_files, open_shard
-from steercache.cache.documents import PlannedShard, RunDocument, check_that_the_run_is_seen
-from steercache.cache.paths import RunPaths
+from steercache.cache.commit import RunWriter, ShardTables
+from steercache.cache.documents import PlannedShard, RunDocument
+from steercache.cache.remote_run import RemoteRunWriter
+from steercache.cache.shard_places import FolderPlace, ShardPlace
+from steercache.core.errors import UsageError
 from steercache.core.numerics import BATCHING
 from steercache.engines.crew import EngineOptions, Work, do_work
 from steercache.models.memory import freed_memory_kept
@@ -18,7 +22,6 @@ from steercache.runs.job import PreparedTrace
 from steercache.runs.shard import ShardTracer, capture_of, other_numerics
 from steercache.runs.writing import WritingThread
 from steercache.store.shard import ShardWriter
-from steercache.store.staging import Staging
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +33,7 @@ class Telling:
 
 
 def trace_in_workers(
-    run: RunWriter,
+    run: RunWriter | RemoteRunWriter,
     again: Callable[[], PreparedTrace],
     pending: list[PlannedShard],
     options: EngineOptions,
@@ -45,16 +48,23 @@ def trace_in_workers(
     """
 
     def learn(about: Mapping[str, Any]) -> None:
-        if about.get("numerics"):
+        if about.get("numerics") and isinstance(run, RunWriter):
             run.admit_numerics(about["numerics"])
 
     def done(planned: PlannedShard, result: None) -> None:
         telling.on_shard(planned)
 
+    if mixed_numerics and isinstance(run, RemoteRunWriter):
+        raise UsageError(
+            "workers of other numerics cannot build into an object store: a shard that is begun by one and redone by another"
+            " has to come to the same bytes",
+            place=run.document.name,
+            hint="let them build into a folder, and push the run",
+        )
     work = Work(
         name=run.document.name,
         tasks=pending,
-        start=partial(ShardWorker, run.paths, _for_workers(run.document), again, mixed_numerics=mixed_numerics),
+        start=partial(ShardWorker, place_of(run), _for_workers(run.document), again, mixed_numerics=mixed_numerics),
         on_done=done,
         on_worker=learn,
         on_note=telling.on_note,
@@ -71,27 +81,26 @@ class ShardWorker:
 
     def __init__(
         self,
-        paths: RunPaths,
+        place: ShardPlace,
         document: RunDocument,
         again: Callable[[], PreparedTrace],
         *,
         mixed_numerics: bool = False,
     ) -> None:
-        check_that_the_run_is_seen(paths, document.run_id)
+        entered = ExitStack()
+        atexit.register(entered.close)
+        target = self._target = entered.enter_context(place.entered(document))
         n_threads = document.numerics.get("threads")
         if isinstance(n_threads, int):
             torch.set_num_threads(n_threads)  # an engine may have chosen fewer, and the number moves bits
-        prepared, staging = again(), Staging()
+        prepared = again()
         loaded = prepared.load()
         differences, numerics = other_numerics(loaded, document) if mixed_numerics else ((), None)
         own = document.numerics if numerics is None else numerics | _batching(document)
         self._about = {"numerics": own} if differences else {}
 
-        def open_(planned: PlannedShard) -> ShardWriter:
-            return open_shard(paths, document, planned, staging)
-
         def commit(planned: PlannedShard, writer: ShardWriter, tables: ShardTables) -> None:
-            commit_files(paths, planned, writer, tables, computed_otherwise=tuple(differences))
+            target.commit(planned, writer, tables, computed_otherwise=tuple(differences))
 
         job = prepared.job
         self._tracer = ShardTracer(
@@ -100,7 +109,7 @@ class ShardWorker:
             document=document,
             manifest=job.manifest,
             inputs=InputStream(job.datasets, job.bundle, max_tokens=job.manifest.max_tokens, patches=job.patches),
-            open_shard=open_,
+            open_shard=target.open,
             commit=commit,
         )
 
@@ -113,6 +122,7 @@ class ShardWorker:
         """Trace and commit one shard."""
         with freed_memory_kept(), WritingThread() as writing:
             self._tracer.trace(planned, writing)
+        self._target.flush()
 
 
 def _for_workers(document: RunDocument) -> RunDocument:
@@ -122,3 +132,8 @@ def _for_workers(document: RunDocument) -> RunDocument:
 
 def _batching(document: RunDocument) -> dict[str, Any]:
     return {name: value for name, value in document.numerics.items() if name in BATCHING}
+
+
+def place_of(run: RunWriter | RemoteRunWriter) -> ShardPlace:
+    """Where processes put the shards of a run."""
+    return FolderPlace(run.paths) if isinstance(run, RunWriter) else run.place

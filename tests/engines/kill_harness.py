@@ -1,7 +1,7 @@
 """Builds on a Ray cluster of several raylets, killed at random: workers, nodes, the coordinator.
 
 `python -m tests.engines.kill_harness --kills 200` runs until so many kills hit something that was alive; the slow tests run
-a few.
+a few. With `--root s3` the builds go into a bucket of moto's server, and workers share no folder.
 Every build that ends equals an undisturbed one byte for byte, and its index an index that is built from the files.
 """
 
@@ -15,20 +15,24 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 from ray.cluster_utils import Cluster
 
 from steercache.cache.handle import open_cache
 from steercache.cache.remove import collect
+from steercache.cache.scratch import scratch_folder
 from steercache.cache.verify import verify_root
 from steercache.engines.on_ray import STORE_BYTES
 from tests.cache.contents import files_of, tables_of
+from tests.exchange.stores import BUCKET, environment, moto
+from tests.objects.recorded import comparable, objects_of
+from tests.remote_builds import objects_in_bucket
 from tests.tracing import SmallTrace, write_small_trace
 
 N_NODES = 2
@@ -37,12 +41,18 @@ NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
 BUILD = """
 import sys
 from steercache.engines.crew import EngineOptions
+from tests.remote_builds import build_at
 from tests.tracing import SmallTrace
 from pathlib import Path
-folder, root, address, n = sys.argv[1:]
+folder, root, mirror, address, n = sys.argv[1:]
 options = EngineOptions(name="ray", address=address, workers=int(n))
-SmallTrace(folder=Path(folder)).build(Path(root), engine=options, on_note=lambda note: print(note, file=sys.stderr))
+trace, more = SmallTrace(folder=Path(folder)), {"engine": options, "on_note": lambda note: print(note, file=sys.stderr)}
+if "://" in root:
+    build_at(root, trace, Path(mirror), **more)
+else:
+    trace.build(Path(root), **more)
 """
+RootKind = Literal["file", "s3"]
 
 
 @dataclass
@@ -57,10 +67,11 @@ class Harness:
     killed: Counter[str] = field(default_factory=Counter)
     coordinator: subprocess.Popen[bytes] | None = None
 
-    def begin(self, root: Path) -> None:
+    def begin(self, root: "Root") -> None:
         """Start a coordinator."""
         with self.log.open("ab") as log:
-            command = [sys.executable, "-c", BUILD, self.trace.folder, root, self.cluster.address, N_NODES]
+            places = [self.trace.folder, root.name, root.folder, self.cluster.address]
+            command = [sys.executable, "-c", BUILD, *places, N_NODES]
             self.coordinator = subprocess.Popen([str(part) for part in command], stderr=log, stdout=log)
 
     def ended(self) -> int | None:
@@ -106,14 +117,43 @@ def harness(folder: Path, *, seed: int) -> Iterator[Harness]:
         cluster.shutdown()
 
 
-def run(folder: Path, *, n_kills: int, seed: int = 0, longest_s: float = 12.0) -> Counter[str]:
+@dataclass(frozen=True)
+class Root:
+    """Where a build goes: a folder, or an address with the folder of its mirror."""
+
+    name: str
+    folder: Path
+
+    def check(self, undisturbed: Path) -> None:
+        """Raises AssertionError where what lies there is not what lies in an undisturbed folder."""
+        if "://" in self.name:
+            assert comparable(objects_in_bucket(self.name)) == comparable(objects_of(undisturbed)), self.name
+        else:
+            collect(open_cache(self.folder))
+            assert files_of(self.folder) == files_of(undisturbed), self.name
+            assert [f for checked in verify_root(open_cache(self.folder)) for f in checked.findings] == []
+        assert tables_of(self.folder) == tables_of(undisturbed), self.name
+
+
+@contextmanager
+def roots(kind: RootKind, folder: Path) -> Iterator[Callable[[int], Root]]:
+    """Empty roots of a kind, by number."""
+    os.environ["STEERCACHE_SCRATCH"] = str(folder / "scratch")
+    if kind == "file":
+        yield lambda n: Root(str(folder / f"root{n}"), folder / f"root{n}")
+        return
+    with moto() as port:
+        os.environ |= environment(port)
+        yield lambda n: Root(f"s3://{BUCKET}/root{n}", folder / f"root{n}")
+
+
+def run(folder: Path, *, n_kills: int, seed: int = 0, longest_s: float = 12.0, kind: RootKind = "file") -> Counter[str]:
     """Kill until `n_kills`, and let the last build end. Raises AssertionError where a build's files are not another's."""
-    with harness(folder, seed=seed) as it:
+    with roots(kind, folder) as root_number, harness(folder, seed=seed) as it:
         it.trace.build(folder / "undisturbed")
-        wanted = files_of(folder / "undisturbed"), tables_of(folder / "undisturbed")
         n_roots = 0
         while sum(it.killed.values()) < n_kills:
-            root, n_roots = folder / f"root{n_roots}", n_roots + 1
+            root, n_roots = root_number(n_roots), n_roots + 1
             it.begin(root)
             while it.ended() != 0:
                 if it.ended() is not None:  # killed, or it gave up, as after deaths at one shard again and again
@@ -123,11 +163,9 @@ def run(folder: Path, *, n_kills: int, seed: int = 0, longest_s: float = 12.0) -
                     time.sleep(0.02)
                 if it.ended() is None and sum(it.killed.values()) < n_kills:
                     it.kill(it.moments.choice(FEW))
-            cache = open_cache(root)
-            collect(cache)
-            assert files_of(root) == wanted[0], root
-            assert tables_of(root) == wanted[1], root
-            assert [finding for checked in verify_root(cache) for finding in checked.findings] == []
+            root.check(folder / "undisturbed")
+        with scratch_folder() as own:  # removes what the dead ones left
+            assert list(own.parent.iterdir()) == [own] or kind == "file"
         return it.killed + Counter(builds=n_roots)
 
 
@@ -136,10 +174,12 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--longest", type=float, default=12.0, help="Longest time between two kills, in seconds.")
+    parser.add_argument("--root", choices=("file", "s3"), default="file", help="Where the builds go.")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
-        killed = run(Path(folder), n_kills=asked.kills, seed=asked.seed, longest_s=asked.longest)
+        more = {"n_kills": asked.kills, "seed": asked.seed, "longest_s": asked.longest, "kind": asked.root}
+        killed = run(Path(folder), **more)
         print(json.dumps(dict(killed) | {"seconds": round(time.monotonic() - started)}))
 
 

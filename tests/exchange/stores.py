@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 MOTO = REPOSITORY / ".venv-peers" / "bin" / "moto_server"
 SECRET = "a-secret-that-nobody-may-see"
 BUCKET = "activations"
-Fault = str | None  # latency, error, slow-down, cut, expired; None: none
+Fault = str | None  # latency, error, slow-down, throttled, cut, expired; None: none
 
 
 def free_port() -> int:
@@ -33,16 +33,16 @@ def free_port() -> int:
 
 
 @contextmanager
-def moto() -> Iterator[int]:
+def moto(host: str = "127.0.0.1") -> Iterator[int]:
     """moto's S3 with an empty bucket; its port."""
     port = free_port()
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    server = subprocess.Popen([str(MOTO), "-H", "127.0.0.1", "-p", str(port)], **quiet)  # type: ignore[call-overload]
+    server = subprocess.Popen([str(MOTO), "-H", host, "-p", str(port)], **quiet)  # type: ignore[call-overload]
     try:
         end = time.monotonic() + 60
         while True:
             try:
-                request = urllib.request.Request(f"http://127.0.0.1:{port}/{BUCKET}", method="PUT")
+                request = urllib.request.Request(f"http://{host}:{port}/{BUCKET}", method="PUT")
                 urllib.request.urlopen(request, timeout=5).read()
                 break
             except OSError:
@@ -55,13 +55,13 @@ def moto() -> Iterator[int]:
         server.wait()
 
 
-def environment(port: int) -> dict[str, str]:
+def environment(port: int, host: str = "127.0.0.1") -> dict[str, str]:
     """What a person sets to use it."""
     return {
         "AWS_ACCESS_KEY_ID": "somebody",
         "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_ALLOW_HTTP": "true",
     }
 
@@ -106,10 +106,11 @@ def proxy(upstream: int) -> Iterator[tuple[int, Faults]]:
             fault = faults.next()
             if fault == "latency":
                 time.sleep(faults.latency_s)
-            elif fault in ("error", "slow-down", "expired"):
+            elif fault in ("error", "slow-down", "throttled", "expired"):
                 status, code = {
                     "error": (500, "InternalError"),
                     "slow-down": (503, "SlowDown"),
+                    "throttled": (429, "TooManyRequests"),
                     "expired": (403, "ExpiredToken"),
                 }[fault]
                 self.answer(status, {"Content-Type": "application/xml"}, f"<Error><Code>{code}</Code></Error>".encode())
