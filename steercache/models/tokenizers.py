@@ -32,22 +32,22 @@ def read_tokenizer(folder: Path, *, processed: bool) -> tuple[Any, Any]:
     found = _read_processor(folder) if processed else _read_tokenizer(folder)
     tokenizer, processor = (found.tokenizer, found) if processed else (found, None)
     if not tokenizer.is_fast:
-        hint = "save it with `AutoTokenizer.from_pretrained(..., use_fast=True).save_pretrained(...)`"
-        if (folder / "tekken.json").is_file():
-            hint = (
-                "`transformers.integrations.mistral.convert_tekken_tokenizer('.../tekken.json').save_pretrained(...)` writes"
-                " one beside it; or uninstall mistral-common, then tekken.json is read without it"
-            )
         raise ManifestError(
             f"its tokenizer ({type(tokenizer).__name__}) gives no character offsets; a tokenizer.json is needed",
             place=str(folder),
-            hint=hint,
+            hint="save it with `AutoTokenizer.from_pretrained(..., use_fast=True).save_pretrained(...)`",
         )
     return tokenizer, processor
 
 
 def _read_tokenizer(folder: Path) -> Any:
-    return AutoTokenizer.from_pretrained(folder, **SAFE)
+    return AutoTokenizer.from_pretrained(folder, **_settings(folder))
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """How transformers is to read it. Where mistral-common is installed it would read tekken.json through that, without
+    offsets; its own reader makes the same tokens."""
+    return SAFE | ({"mistral_format": False} if (folder / "tekken.json").is_file() else {})
 
 
 def _read_processor(folder: Path) -> Any:
@@ -57,13 +57,13 @@ def _read_processor(folder: Path) -> Any:
     """
     config = AutoConfig.from_pretrained(folder, **SAFE)
     if getattr(getattr(config, "vision_config", None), "model_type", None) == "pixtral":
-        return pixtral_processor().from_pretrained(folder, **SAFE)
+        return pixtral_processor().from_pretrained(folder, **_settings(folder))
     known: Any = PROCESSOR_MAPPING[type(config)]
     attributes = [name for name in known.get_attributes() if name != "video_processor"]
     if attributes == known.get_attributes():
-        return known.from_pretrained(folder, **SAFE)
+        return known.from_pretrained(folder, **_settings(folder))
     with _numbers_as_words(known):
-        processor = stills_of(known).from_pretrained(folder, **SAFE)
+        processor = stills_of(known).from_pretrained(folder, **_settings(folder))
     processor.__class__ = known  # its own class again, so that workers can unpickle it
     # SmolVLM's chat template looks at these two, whether there is a video or not
     processor.video_processor = (

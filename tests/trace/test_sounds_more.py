@@ -1,5 +1,7 @@
 """Sounds in Voxtral, Gemma 4 and Gemma 3n: tokens, times, values and steering, against their processors and plain hooks."""
 
+import base64
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,14 @@ import steercache
 from steercache.core.examples import TOKEN_KINDS
 from steercache.models.load import load_model
 from steercache.models.spec import LoadedModel
+from steercache.models.tokenizers import read_tokenizer
 from steercache.steering.branch import BranchOptions, branch
 from steercache.steering.cells import BranchCell
 from steercache.trace.batches import pad_batch
 from steercache.trace.capture import capture
 from steercache.trace.encode import EncodingProblem, encode_example
 from tests.models.tiny import manifest_of
-from tests.models.tiny_audio import N_LAYERS, WIDTH, samples_of, sound, write_hearing
+from tests.models.tiny_audio import N_LAYERS, WIDTH, samples_of, sound, voxtral, write_hearing
 from tests.models.tiny_images import written
 from tests.steering.small import directions
 from tests.steering.test_branch import full_logits
@@ -132,6 +135,32 @@ def test_voxtrals_turns_are_laid_out_as_mistral_common_lays_them_out(tmp_path: P
     ids = model.tokenizer.convert_ids_to_tokens(one.input_ids.tolist())
     assert ids[:4] == ["<s>", "[INST]", "[BEGIN_AUDIO]", "[AUDIO]"]
     assert ids[-1] == "[/INST]"
+
+
+def test_the_vocabulary_that_mistral_publishes_is_read_with_offsets(tmp_path: Path) -> None:
+    """tekken.json alone, as Voxtral's folder has it: bytes here, and its special tokens before them."""
+    processor, config = voxtral()
+    named = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", *(f"<SPECIAL_{i}>" for i in range(5, 24)), "[AUDIO]"]
+    named += ["[BEGIN_AUDIO]"]
+    pattern = r"[^\r\n\p{L}\p{N}]?[\p{L}]+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    sizes = {"num_vocab_tokens": 256, "default_vocab_size": 356, "default_num_special_tokens": 100}
+    vocabulary = [
+        {"rank": i, "token_bytes": base64.b64encode(bytes([i])).decode(), "token_str": None} for i in range(256)
+    ]
+    special = [{"rank": i, "token_str": name, "is_control": True} for i, name in enumerate(named)]
+    document = {
+        "config": {"pattern": pattern, "version": "v11", **sizes},
+        "vocab": vocabulary,
+        "special_tokens": special,
+    }
+    (tmp_path / "tekken.json").write_text(json.dumps(document))
+    config.save_pretrained(tmp_path)
+    processor.feature_extractor.save_pretrained(tmp_path)
+    tokenizer, found = read_tokenizer(tmp_path, processed=True)
+    encoding = tokenizer("a[AUDIO]b", return_offsets_mapping=True)
+    assert encoding["input_ids"] == [100 + ord("a"), 24, 100 + ord("b")]
+    assert encoding["offset_mapping"] == [(0, 1), (1, 8), (8, 9)]
+    assert found.audio_token == "[AUDIO]"
 
 
 @pytest.mark.parametrize("family", [pytest.param(f, marks=pytest.mark.slow) if f == "voxtral" else f for f in FAMILIES])
