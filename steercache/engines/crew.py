@@ -1,7 +1,8 @@
 """The coordinator's view of work, the same for every engine: who starts, who is busy with what, and what waits.
 
-A worker that dies is replaced, and what it had in hand is done again; one that refuses to start (other numerics, files that it
-does not see) is left out with a note. Workers stay between calls, so that each loads its model once.
+A worker that dies, or is cut off from a store, is replaced, and what it had in hand is done again; one that refuses to start
+(other numerics, files that it does not see) is left out with a note. Workers stay between calls, so that each loads its model
+once.
 """
 
 from collections import Counter, deque
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final, Generic
 
-from steercache.core.errors import BudgetError, SteercacheError
+from steercache.core.errors import BudgetError, SteercacheError, UnreachableError
 from steercache.engines.local import local_hands
 from steercache.engines.on_ray import ray_hands
 from steercache.engines.work import ONE_HERE as ONE_HERE
@@ -149,6 +150,12 @@ class Crew(Generic[T, R]):
 
     def _take(self, news: Finished, tasks: Sequence[T], on_done: Callable[[T, R], None]) -> None:
         task = self._busy.pop(news.member)
+        if isinstance(news.error, UnreachableError) and self._tries[task] < MOST_TRIES:
+            self._on_note(f"{self._places[news.member]} is cut off, and another takes its place: {news.error.message}")
+            self._hands.end(news.member)
+            self._waiting.appendleft(task)
+            self._start_one()
+            return
         self._idle.append(news.member)
         if news.error is not None:
             raise news.error

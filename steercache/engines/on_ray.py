@@ -118,17 +118,13 @@ class RayHands:
 
 
 def _started(start: Callable[[], Worker[Any, Any]], release: str, folder: str) -> Worker[Any, Any]:
-    """A worker, in the coordinator's folder (paths may be relative) and of its version."""
+    """A worker, of the coordinator's version, and in its folder where this node has it (paths may be relative)."""
     if (here := version("steercache")) != release:
         raise UsageError(
             f"this node has steercache {here}, the coordinator {release}", hint="install the same on all nodes"
         )
-    if not Path(folder).is_dir():
-        raise NotFoundError(
-            f"the coordinator's folder {folder} is not on this node",
-            hint="work from a folder on a file system that all nodes share",
-        )
-    os.chdir(folder)
+    if Path(folder).is_dir():  # where nodes share no folders, whoever opens a relative path says what is not there
+        os.chdir(folder)
     return start()
 
 

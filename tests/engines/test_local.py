@@ -37,6 +37,15 @@ def test_workers_stay_for_the_next_tasks_and_one_that_dies_is_replaced(tmp_path:
     assert not any(psutil.pid_exists(pid) for pid in workers)
 
 
+def test_what_a_worker_that_finds_no_store_had_in_hand_is_done_by_another_a_few_times(tmp_path: Path) -> None:
+    give_lives(tmp_path, 2)
+    heard = told()
+    do_work(heard.work([-4], starting(squarer, tmp_path)), TWO)
+    assert heard.results == {-4: 16}
+    assert len(heard.notes) == 2
+    assert all("is cut off, and another takes its place: the store did not answer" in note for note in heard.notes)
+
+
 def test_an_error_of_a_worker_comes_through_as_itself(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="minus one") as found:
         do_work(told().work([1, -1], starting(squarer, tmp_path)), TWO)

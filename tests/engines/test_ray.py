@@ -80,7 +80,7 @@ def test_a_worker_that_refuses_is_left_out_with_its_reason_and_all_of_them_end_t
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_node_of_another_version_or_without_the_folder_refuses(
+def test_a_node_of_another_version_refuses_and_one_without_the_folder_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -92,8 +92,9 @@ def test_a_node_of_another_version_or_without_the_folder_refuses(
     monkeypatch.chdir(gone)
     gone.rename(tmp_path / "elsewhere")
     monkeypatch.setattr(on_ray.Path, "cwd", lambda: gone)
-    with pytest.raises(NotFoundError, match="is not on this node"):
-        do_work(told().work([1], starting(squarer, tmp_path)), TWO)
+    heard = told()
+    do_work(heard.work([2], starting(squarer, tmp_path)), TWO)  # in a folder of its own
+    assert heard.results == {2: 4}
 
 
 def test_without_ray_and_without_a_cluster_people_are_told_what_to_do(

@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from steercache.core.errors import UsageError
+from steercache.core.errors import UnreachableError, UsageError
 from steercache.engines.crew import Work
 
 
 @dataclass(frozen=True)
 class Squarer:
-    """Squares numbers; -1 is an error of ours, -2 one of Python's, -3 kills the process as long as `lives` has files left."""
+    """Squares numbers; -1 is an error of ours, -2 one of Python's; while `lives` has files, -3 kills the process and -4 finds no
+    store."""
 
     log: Path
 
@@ -29,6 +30,10 @@ class Squarer:
             raise ZeroDivisionError("minus two")
         if task == -3:
             die_once_of(self.log.parent / "lives")
+        if task == -4:
+            for life in sorted((self.log.parent / "lives").glob("*"))[:1]:
+                life.unlink()
+                raise UnreachableError("the store did not answer")
         with self.log.open("a") as log:
             log.write(f"{task}\n")
         return task * task
