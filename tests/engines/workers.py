@@ -14,8 +14,8 @@ from steercache.engines.crew import Work
 
 @dataclass(frozen=True)
 class Squarer:
-    """Squares numbers; -1 is an error of ours, -2 one of Python's; while `lives` has files, -3 kills the process and -4 finds no
-    store."""
+    """Squares numbers; -1 is an error of ours, -2 one of Python's; while `lives` has files, -3 kills the process and -4 finds
+    no store."""
 
     log: Path
 
