@@ -153,9 +153,9 @@ def test_an_error_at_the_terminal_is_a_message_and_an_exit_code(root: Path, sql:
 @pytest.mark.parametrize(
     "sql",
     [
-        "SELECT range(2000000000) AS a, range(2000000000) AS b",
+        pytest.param("SELECT range(2000000000) AS a, range(2000000000) AS b", marks=pytest.mark.slow),
         "SELECT length(" + "replace(" * 8 + "'aaaaaaaaaa'" + ", 'a', 'aaaaaaaaaa')" * 8 + ")",
-        "SELECT count(*) FROM range(1000000000000)",
+        pytest.param("SELECT count(*) FROM range(1000000000000)", marks=pytest.mark.slow),
     ],
 )
 def test_hostile_sql_ends_within_the_limits_of_the_command(root: Path, sql: str) -> None:
