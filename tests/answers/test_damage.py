@@ -134,7 +134,7 @@ def test_cells_share_one_pass_of_the_prompts(world: World) -> None:
 
 
 def test_the_table_has_the_damage_of_what_was_chosen_and_of_its_controls(own_session: Session, world: World) -> None:
-    asked = options(layers=(1, 3), alphas=(3.0, 9.0), controls=2, control_kinds=("random",), n=6)
+    asked = options(layers=(1, 3), alphas=(3.0, 9.0), controls=2, control_kinds=("random",), n=6, damage=True)
     bench = open_benchmark("scenes", task="Count", form="number", limit=60)
     vector = own_session.vector("counting")
     found = evaluate(own_session, world.loaded, bench, vectors=[vector], options=asked)

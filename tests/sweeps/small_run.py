@@ -63,7 +63,7 @@ def write_text_run(folder: Path, root: Path) -> Session:
 
 
 def options(**changes: Any) -> EvalOptions:
-    """One setting on text tokens, a few questions and controls."""
+    """One setting on text tokens, a few questions and controls; what is chosen is not run on unrelated prompts."""
     known: dict[str, Any] = {
         "layers": (2,),
         "alphas": (4.0,),
@@ -72,6 +72,7 @@ def options(**changes: Any) -> EvalOptions:
         "controls": 4,
         "max_new_tokens": 3,
         "tokens_per_batch": 900,
+        "damage": False,
     }
     return eval_options(**(known | changes))
 

@@ -67,7 +67,9 @@ def test_an_evaluation_of_what_overflows_has_a_row_that_says_so(own_session: Ses
         world.loaded,
         open_benchmark("scenes", task="Count", form="number"),
         vectors=[own_session.vector("counting")],
-        options=options(alphas=(HUGE,), n=6, controls=2, control_kinds=("random",), prompting="", split="search"),
+        options=options(
+            alphas=(HUGE,), n=6, controls=2, control_kinds=("random",), prompting="", split="search", damage=True
+        ),
     )
     (row,) = found.rows
     assert (row.comparison.n, row.comparison.n_failed) == (0, 6)

@@ -47,7 +47,7 @@ def session(world: World, tmp_path_factory: pytest.TempPathFactory) -> Session:
 
 @pytest.fixture(scope="module")
 def found(session: Session, world: World) -> SweepResult:
-    asked = options(alphas=(3.0, 9.0), layers=(1, 3), controls=3, n=12)
+    asked = options(alphas=(3.0, 9.0), layers=(1, 3), controls=3, n=12, damage=True)
     vectors = [session.vector("counting"), session.vector("entity")]
     return evaluate(session, world.loaded, COUNTS, vectors=vectors, options=asked)
 

@@ -25,7 +25,9 @@ from tests.world import World
 QUIET = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # transformers' processor
 COUNT = {"benchmark": "scenes", "task": "Count"}
 MEASURED = {"d_prime": 1.5, "difference_cosine": 0.25, "difference_cosine_std": 0.5}
-ASKED = options(alphas=(9.0,), layers=(1, 3), targets=("image",), controls=1, control_kinds=("random",), n=8, panel=4)
+ASKED = options(
+    alphas=(9.0,), layers=(1, 3), targets=("image",), controls=1, control_kinds=("random",), n=8, panel=4, damage=True
+)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +171,9 @@ def _baseline(session: Session, sweep_id: str) -> str:
 
 @QUIET
 def test_strengths_at_a_given_kl_say_so(session: Session, world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = options(alphas=(0.01,), alpha_unit="kl", layers=(3,), targets=("image",), controls=0, n=4, prompting="")
+    asked = options(
+        alphas=(0.01,), alpha_unit="kl", layers=(3,), targets=("image",), controls=0, n=4, prompting="", damage=True
+    )
     vectors = [session.vector(name) for name in ("counting", "entity")]
     found = evaluate(session, world.loaded, open_benchmark("scenes", task="Count"), vectors=vectors, options=asked)
     print_splits(found.table)
