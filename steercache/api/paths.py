@@ -8,6 +8,7 @@ from steercache.core.errors import UsageError
 from steercache.index.place import INDEX_NAME, duckdb_name, home_expanded
 from steercache.objects.addresses import is_address as is_address
 from steercache.objects.addresses import parse_address
+from steercache.objects.mirrors import address_of as address_of
 from steercache.objects.mirrors import local_folder
 
 

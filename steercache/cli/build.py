@@ -114,6 +114,7 @@ def build(asked: BuildOptions) -> None:
 
 def _print(run: "Run", root: Path) -> None:
     from steercache.api.maintenance import REMEDIES, describe_non_finite
+    from steercache.api.paths import address_of
 
     did = (
         f"traced {run.n_shards_built} shard{'s' * (run.n_shards_built > 1)}"
@@ -122,7 +123,8 @@ def _print(run: "Run", root: Path) -> None:
     )
     kept = f", kept {run.n_shards_kept}" if run.n_shards_built and run.n_shards_kept else ""
     click.echo(f"{run.name}  {run.run_id[:SHORT_ID]}  {did}{kept} in {run.seconds:.1f} s")
-    click.echo(f"{run.n_rows:,} rows, {human_bytes(run.n_bytes or 0)} in {root}/runs/{run.run_id[:SHORT_ID]}...")
+    place = address_of(root) or root
+    click.echo(f"{run.n_rows:,} rows, {human_bytes(run.n_bytes or 0)} in {place}/runs/{run.run_id[:SHORT_ID]}...")
     if run.computed_otherwise:
         note(
             f"the rows were computed under other numerics than this build's: {'; '.join(run.computed_otherwise)}. "
