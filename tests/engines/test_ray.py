@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 
@@ -101,7 +102,8 @@ def test_without_ray_and_without_a_cluster_people_are_told_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ray.shutdown()
-    for address in ("127.0.0.1:1", "nowhere", "ray://127.0.0.1:1", "auto"):
+    somebody_s = [p for p in psutil.process_iter() if p.name() == "gcs_server"]  # which "auto" would find
+    for address in ("127.0.0.1:1", "nowhere", "ray://127.0.0.1:1", *(() if somebody_s else ("auto",))):
         with pytest.raises(NotFoundError, match="no Ray cluster could be reached"):
             do_work(told().work([1], starting(squarer, tmp_path)), EngineOptions(name="ray", address=address))
     monkeypatch.setitem(sys.modules, "ray", None)
