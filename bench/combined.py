@@ -20,7 +20,7 @@ from steercache.steering.prefill import run_prefill
 from steercache.steering.recompute import recompute
 
 MIXES = {"four that add": ("add",) * 4, "four operations": ("add", "project_out", "rotate", "clamp:value=2")}
-N_CELLS, N_IN_FULL, TURNS = 28, 4, 7
+N_CELLS, N_IN_FULL, TURNS = 14, 4, 7
 
 
 def run(folder: Path | None = None, *, model: str = "demo", n: int = 12, turns: int = TURNS) -> list[Row]:

@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from steercache.cache.handle import CacheFolder
 from steercache.cache.lock_wait import hold_folder
-from steercache.core.errors import DamagedError, NotFoundError
+from steercache.core.errors import DamagedError, NotFoundError, UsageError
 from steercache.core.examples import EncodedSample
 from steercache.core.ids import SHORT_ID, canonical_json, digest
+from steercache.index.clause import is_clause
 from steercache.models.spec import ModelSpec
 from steercache.store.durable import make_folder, read_bytes, write_file_atomically
 
@@ -56,20 +57,34 @@ def selected_tokens(cache: CacheFolder, spec: ModelSpec, target: str) -> dict[st
 
 
 def selected_in_cell(cache: CacheFolder, cell_id: str) -> dict[str, npt.NDArray[np.float32]]:
-    """As `selected_tokens`, of the target of a stored cell; empty for a target by name.
+    """As `selected_tokens`, of the target of a stored cell; empty for a target by name. Of several vectors together, of the one
+    target that is SQL.
 
     Raises:
-        NotFoundError: the cache has no such cell. DamagedError: the file cannot be read.
+        NotFoundError: the cache has no such cell. UsageError: parts of it have different targets that are SQL.
+        DamagedError: the file cannot be read.
     """
     with cache.connection() as con:
-        found = con.execute(_CELL, [cell_id]).fetchone()
-    if found is None:
+        found = con.execute(_CELL, [cell_id]).fetchall()
+    if not found:
         raise NotFoundError(f"no cell {cell_id[:SHORT_ID]}", hint="the column cell_id of the table cells has them")
+    by_target = {row[3]: row for row in found if is_clause(row[3])}
+    if len(by_target) > 1:
+        raise UsageError(
+            f"parts of the cell {cell_id[:SHORT_ID]} have {len(by_target)} targets that are SQL",
+            hint="run a part alone (`interference: true` of a combination), and ask for that cell",
+        )
     names = ("fingerprint", "dtype", "tokenizer", "target")
-    return _weights(_path(cache, dict(zip(names, found, strict=True))))
+    row = next(iter(by_target.values()), found[0])
+    return _weights(_path(cache, dict(zip(names, row, strict=True))))
 
 
-_CELL = "SELECT model_fingerprint, decoding->>'dtype', preprocessing, target FROM cells WHERE cell_id = ? LIMIT 1"
+_CELL = """
+SELECT DISTINCT c.model_fingerprint, c.decoding->>'dtype', c.preprocessing, coalesce(p.target, c.target)
+FROM cells c
+LEFT JOIN cell_parts p USING (sweep_id, cell_id)
+WHERE c.cell_id = ?
+"""
 
 
 def _weights(path: Path) -> dict[str, npt.NDArray[np.float32]]:

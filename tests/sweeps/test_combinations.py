@@ -13,6 +13,7 @@ import torch
 import steercache
 from steercache.answers import store as run_store
 from steercache.answers.costs import costs_here
+from steercache.answers.target_tokens import selected_in_cell
 from steercache.cells.combinations import Steering
 from steercache.core.errors import NotFoundError, UsageError
 from steercache.core.trials import Cell, CellPart, combined_cell
@@ -392,3 +393,20 @@ def test_order_that_matters_is_said_and_a_plan_counts_a_combination_from_its_low
     assert found.tasks[0].notes == (
         "mixed: at layer 3 the parts act in the order listed: project_out entity, then add counting",
     )
+
+
+def test_tokens_of_a_target_that_is_sql_are_kept_for_a_combination_too(
+    own_session: Session, world: World, tmp_path: Path
+) -> None:
+    sql = ["sql: kind = 'image' and patch_row < 1", "sql: from_end < 3"]
+    combinations = [
+        {"name": "one", "parts": [{**PARTS[1], "target": sql[0]}, {**PARTS[2], "target": "text"}]},
+        {"name": "two", "parts": [{**PARTS[1], "target": sql[0]}, {**PARTS[2], "target": sql[1]}]},
+    ]
+    found = small_grid(own_session, world.loaded, tmp_path, **(ALONE | {"combinations": combinations, "n": 4}))
+    cells = {row.name: row.cell_id for row in found.tasks[0].choices}
+    tokens = selected_in_cell(own_session.cache, cells["one"])
+    assert len(tokens) == 4
+    assert all(one.sum() > 0 for one in tokens.values())
+    with pytest.raises(UsageError, match="2 targets that are SQL"):
+        selected_in_cell(own_session.cache, cells["two"])
