@@ -207,7 +207,7 @@ def _vector(
 
 def _named_once(arms: Sequence[Arm], taken: Sequence[str]) -> tuple[Arm, ...]:
     names = [*taken, *(arm.name for arm in arms)]
-    twice = sorted({name for i, name in enumerate(names) if name in names[:i]})
+    twice = sorted({arm.name for arm in arms if names.count(arm.name) > 1})
     if twice:
         raise UsageError(
             f"two competitors are called {', '.join(twice)}", hint="give the combination a name of its own"
