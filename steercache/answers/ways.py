@@ -80,7 +80,8 @@ def _where_rows_are(cell: BranchCell, cells: Sequence[BranchCell]) -> BranchCell
     """A cell that adds nothing can do so at any layer: at one where rows are read anyway."""
     if cell.delta_d.any():
         return cell
-    return replace(cell, layer=min((other.layer for other in cells if other.delta_d.any()), default=cell.layer))
+    below = min((other.below for other in cells if other.delta_d.any()), default=cell.below)
+    return replace(cell, layer=below if cell.place == "resid_post" else below + 1)
 
 
 def _padded(loaded: LoadedModel, ready: Sequence[EncodedQuestion], *, blind: bool = False) -> PaddedBatch:

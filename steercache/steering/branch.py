@@ -1,10 +1,11 @@
 """Exact answers of many cells over one batch: one unsteered forward pass, and every cell branches from it.
 
-For a cell at layer l only the blocks above l run, in causal families only from the first steered token on; everything before
-is read from the unsteered pass. Cells of one layer and first token run stacked along the batch axis, and the sequences of all
-cells are decoded together, as far as the memory budget goes. Never steered, because nothing could change: the last block's
-output anywhere but at the last prompt token, and a vector of zeros; such a cell answers as the unsteered model. A cell of
-several vectors branches at the lowest of their layers, and the others are applied where its blocks pass theirs.
+For a cell at the output of block l only the blocks above l run (for one at another place of block l, that block too), in causal
+families only from the first steered token on; everything before is read from the unsteered pass. Cells of one place, layer and
+first token run stacked along the batch axis, and the sequences of all cells are decoded together, as far as the memory budget
+goes. Never steered, because nothing could change: the last block's output anywhere but at the last prompt token, and a vector
+of zeros; such a cell answers as the unsteered model. A cell of several vectors branches at the lowest of their layers, and the
+others are applied where its blocks pass theirs.
 
 Bit for bit the same as the full steered forward with `same_batch=True`: every cell then runs alone, over all tokens, in the
 batch's own shape. Otherwise products of other shapes round differently: logits within `cells.ROUNDING`, near-ties marked.
@@ -25,6 +26,7 @@ from steercache.queries.token_clause import TokenClause
 from steercache.steering.add import adds_finitely
 from steercache.steering.cells import (
     BranchCell,
+    BranchPart,
     CellAnswers,
     Precision,
     check_width,
@@ -36,12 +38,17 @@ from steercache.steering.cells import (
 from steercache.steering.decode import decode_greedily
 from steercache.steering.forward import BranchCache, Stacking, head_logits, run_blocks
 from steercache.steering.full import run_full
-from steercache.steering.operations.apply import Applied, apply, as_applied, last_columns
+from steercache.steering.live_hooks import changed_at
+from steercache.steering.operations.apply import Applied, apply_each, as_applied
+from steercache.steering.parts import parts_of
+from steercache.steering.places import Place, find_place
 from steercache.steering.pool import DecodeQueue, PendingStack, start_of
 from steercache.steering.prefill import Prefill, check_layers, decider, run_prefill
 from steercache.steering.stack import MIB, copies_that_fit, costs_of, stacks
 from steercache.steering.targets import TargetLike
 from steercache.trace.batches import PaddedBatch
+
+HiddenChange = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +84,7 @@ def branch(
         UsageError: a layer the model does not have, a vector of another width, a target that hits nothing.
         BudgetError: one cell over this batch does not fit into the memory budget.
     """
+    check_layers(parts_of(loaded), [part.layer for cell in cells for part in cell.parts])
     prefill = run_prefill(loaded, batch, layers=sorted({layer for cell in cells for layer in cell.reads}))
     yield from branch_from(prefill, cells, options)
 
@@ -115,18 +123,17 @@ def _answers(
 
 def _place(prefill: Prefill, cell: BranchCell, options: BranchOptions, masks: dict[str, torch.Tensor]) -> _Placed:
     """A cell with its masks, which parts of one named target share (`masks`), and where its computation begins."""
-    if cell.layer not in prefill.outputs:
-        raise UsageError(
-            f"layer {cell.layer} was not kept of this forward pass", hint="name it in run_prefill's layers"
-        )
-    check_width(cell, prefill.parts.hidden_size)
+    if cell.below not in prefill.outputs:
+        what = "the input of block 0" if cell.below < 0 else f"layer {cell.below}"
+        raise UsageError(f"{what} was not kept of this forward pass", hint="name it in run_prefill's layers")
+    check_width(cell, prefill.parts.model)
     check_layers(prefill.parts, [one.layer for one in cell.rest])
     own = tuple(_mask(prefill, target, masks) for target in (cell.target, *(one.target for one in cell.rest)))
     whole = options.same_batch or prefill.obstacle is not None
     start = 0 if whole else prefill.first_start(own)
-    if start and cell.layer + 1 < prefill.parts.sharing.n_own and cell.layer + 1 not in prefill.keys_values:
+    if start and cell.below + 1 < prefill.parts.sharing.n_own and cell.below + 1 not in prefill.keys_values:
         start = 0  # a replay has no keys and values of what precedes
-    start = max(start, prefill.prompts.n_tokens - prefill.outputs[cell.layer].shape[1])  # the columns that are computed
+    start = max(start, prefill.prompts.n_tokens - prefill.outputs[cell.below].shape[1])  # the columns that are computed
     return _Placed(cell=cell, masks=own, start=start)
 
 
@@ -146,15 +153,15 @@ def _moves(prefill: Prefill, one: _Placed) -> bool:
         return True
     if not one.cell.delta_d.any():
         return False
-    layers = (one.cell.layer, *(part.layer for part in one.cell.rest))
-    return any(_reaches(prefill, layer, mask_bt) for layer, mask_bt in zip(layers, one.masks, strict=True))
+    return any(_reaches(prefill, part, mask_bt) for part, mask_bt in zip(one.cell.parts, one.masks, strict=True))
 
 
-def _reaches(prefill: Prefill, layer: int, mask_bt: torch.Tensor) -> bool:
-    """Whether what is changed of a block's output can reach the answer."""
+def _reaches(prefill: Prefill, part: BranchPart, mask_bt: torch.Tensor) -> bool:
+    """Whether what is changed in a block can reach the answer."""
     if not bool(mask_bt.any()):
         return False
     at_last = mask_bt.gather(1, prefill.prompts.last_b[:, None])
+    layer = part.below if part.place == "resid_pre" else part.layer  # inside a block keys are made already
     return layer < prefill.parts.sharing.n_own - 1 or bool(at_last.any())  # later rows read keys, nothing else
 
 
@@ -182,7 +189,7 @@ def _stacked(
     prefill: Prefill, moving: Sequence[_Placed], options: BranchOptions, ends: frozenset[int]
 ) -> Iterator[CellAnswers]:
     def group(one: _Placed) -> tuple[int, int, str]:
-        return one.cell.layer, one.start, one.cell.kind
+        return one.cell.below, one.start, one.cell.kind
 
     precision = Precision(dtype=prefill.dtype, tie_nats=options.tie_nats)
     pool = DecodeQueue(prefill, options.max_new_tokens, ends, same_batch=options.same_batch, precision=precision)
@@ -200,19 +207,22 @@ def _stacked(
 @torch.inference_mode()
 def _run_stack(prefill: Prefill, stack: Sequence[_Placed], options: BranchOptions) -> PendingStack:
     """First tokens of cells that share layer and first column, and the keys and values of their branches."""
-    layer, start = stack[0].cell.layer, stack[0].start
+    below, start = stack[0].cell.below, stack[0].start
     prompts, n_copies = prefill.prompts, len(stack)
     stacking = Stacking(n_seq=prompts.n_seq, n_tokens=prompts.n_tokens, n_copies=n_copies, start=start)
-    hidden = prefill.outputs[layer][:, start - prompts.n_tokens :]
+    hidden = prefill.outputs[below][:, start - prompts.n_tokens :]
     deltas = torch.stack([torch.from_numpy(one.cell.delta_d) for one in stack]).to(hidden.device)
-    changes = _changes(prefill, stack)
-    steered = changes.pop(layer)(hidden.repeat(n_copies, 1, 1))
-    if layer in prefill.streams:
-        whole = prefill.streams[layer][:, :, start - prompts.n_tokens :].repeat(1, n_copies, 1, 1)
+    after, inside = _changes(prefill, stack)
+    steered = hidden.repeat(n_copies, 1, 1)
+    if below in after:
+        steered = after.pop(below)(steered)
+    if below in prefill.streams:
+        whole = prefill.streams[below][:, :, start - prompts.n_tokens :].repeat(1, n_copies, 1, 1)
         steered = with_hidden(whole, steered, prefill.parts.stream)
     cache = BranchCache(prefill.keys_values, stacking, keep=options.max_new_tokens > 1)
     blocks, calls = prefill.parts.blocks, prefill.calls
-    out = run_blocks(blocks, calls, steered, first=layer + 1, stacking=stacking, cache=cache, after=changes)
+    with changed_at(inside):
+        out = run_blocks(blocks, calls, steered, first=below + 1, stacking=stacking, cache=cache, after=after)
     out = merged(prefill.parts.decoder, out, prefill.parts.stream)
     logits, last_rows = _logits_of(prefill, out, None if options.same_batch else stacking)
     rows, exact = decider(prefill, last_rows)
@@ -220,14 +230,17 @@ def _run_stack(prefill: Prefill, stack: Sequence[_Placed], options: BranchOption
     finite = adds_finitely(deltas) & torch.tensor([rest_adds_finitely(one.cell) for one in stack], device=hidden.device)
     finite_r = firsts.finite_r & finite.repeat_interleave(prompts.n_seq).to(firsts.finite_r.device)
     firsts = replace(firsts, finite_r=finite_r)
-    return PendingStack(keys=tuple(one.cell.key for one in stack), layer=layer, firsts=firsts, keys_values=cache.kept)
+    return PendingStack(keys=tuple(one.cell.key for one in stack), layer=below, firsts=firsts, keys_values=cache.kept)
 
 
-def _changes(prefill: Prefill, stack: Sequence[_Placed]) -> dict[int, Callable[[torch.Tensor], torch.Tensor]]:
-    """What is done to the outputs of blocks, by layer, for cells of one kind side by side."""
+def _changes(
+    prefill: Prefill, stack: Sequence[_Placed]
+) -> tuple[dict[int, HiddenChange], list[tuple[Place, HiddenChange]]]:
+    """What is done to the outputs of blocks, by layer, and inside of blocks, for cells of one kind side by side."""
     parts = [one.cell.parts for one in stack]
-    found: dict[int, Callable[[torch.Tensor], torch.Tensor]] = {}
-    for layer, members in groupby(range(len(parts[0])), key=lambda i: parts[0][i].layer):
+    after: dict[int, HiddenChange] = {}
+    inside: list[tuple[Place, HiddenChange]] = []
+    for (layer, name), members in groupby(range(len(parts[0])), key=lambda i: (parts[0][i].layer, parts[0][i].place)):
         steps = [
             (
                 as_applied([own[i].what for own in parts], n_each=prefill.prompts.n_seq),
@@ -235,18 +248,21 @@ def _changes(prefill: Prefill, stack: Sequence[_Placed]) -> dict[int, Callable[[
             )
             for i in members
         ]
-        found[layer] = partial(_apply_each, steps, stream=None if layer == parts[0][0].layer else prefill.parts.stream)
-    return found
+        if name == "resid_post":
+            stream = None if layer == parts[0][0].below else prefill.parts.stream
+            after[layer] = partial(_change_output, steps, stream=stream)
+        else:
+            own = prefill.parts
+            place = find_place(own.model, own.family, own.blocks[layer], place=name, layer=layer)
+            inside.append((place, partial(apply_each, steps)))
+    return after, inside
 
 
-def _apply_each(
+def _change_output(
     steps: Sequence[tuple[Applied, torch.Tensor]], output: torch.Tensor, *, stream: int | None
 ) -> torch.Tensor:
     """Several changes of a block's output one after the other, each with a mask of all tokens."""
-    hidden = hidden_of(output, stream)
-    for change, mask_bt in steps:
-        hidden = apply(hidden, change, last_columns(mask_bt, hidden).to(hidden.device))
-    changed: torch.Tensor = with_hidden(output, hidden, stream)
+    changed: torch.Tensor = with_hidden(output, apply_each(steps, hidden_of(output, stream)), stream)
     return changed
 
 

@@ -11,10 +11,12 @@ import torch
 
 from steercache.core.errors import UsageError
 from steercache.core.trials import Mode
+from steercache.core.vector_use import PlaceName
 from steercache.index.clause import is_clause
 from steercache.steering.add import adds_finitely
 from steercache.steering.clause_masks import clause_of, layers_of
 from steercache.steering.operations.change import Change, added
+from steercache.steering.places import IN_ORDER, block_below, width_of_place
 from steercache.steering.targets import TargetLike
 
 # Logits of a cell computed in a batch of another shape differ by less than this times the row's largest |logit| (128 rounding
@@ -30,11 +32,17 @@ NOT_FINITE: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BranchPart:
-    """One of the changes of a cell: `what` is done to the output of block `layer` on `target`."""
+    """One of the changes of a cell: `what` is done at `place` of block `layer`, its output by default, on `target`."""
 
     layer: int
     what: Change = field(repr=False)
     target: TargetLike = "all"
+    place: PlaceName = "resid_post"
+
+    @property
+    def below(self) -> int:
+        """The block from whose output it is computed; -1 is the input of block 0."""
+        return block_below(self.place, self.layer)
 
     @property
     def moves(self) -> bool:
@@ -44,7 +52,8 @@ class BranchPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BranchCell:
-    """`delta_d` (float32, from steer.add.delta_of or scale_direction) added at the output of block `layer` on `target`.
+    """`delta_d` (float32, from steer.add.delta_of or scale_direction) added at the output of block `layer` on `target`, or at
+    another `place` of that block.
 
     Where a target written as SQL selects nothing of a sample, the sample is not steered (`CellAnswers.missed_b`).
     Another operation than to add is its `change`, and `delta_d` is that change's own. `key` is the caller's own: a cell id.
@@ -58,6 +67,7 @@ class BranchCell:
     target: TargetLike = "all"
     change: Change | None = field(repr=False, default=None)
     rest: tuple[BranchPart, ...] = ()
+    place: PlaceName = "resid_post"
 
     @property
     def what(self) -> Change:
@@ -67,12 +77,19 @@ class BranchCell:
     @property
     def parts(self) -> tuple[BranchPart, ...]:
         """All that is done, lowest layer first."""
-        return (BranchPart(layer=self.layer, what=self.what, target=self.target), *self.rest)
+        return (BranchPart(layer=self.layer, what=self.what, target=self.target, place=self.place), *self.rest)
+
+    @property
+    def below(self) -> int:
+        """The block from whose output it is computed; -1 is the input of block 0."""
+        return block_below(self.place, self.layer)
 
     @property
     def kind(self) -> str:
         """Cells of one kind and lowest layer can be run side by side."""
-        return self.what.kind + "".join(f" | {one.layer} {one.what.kind}" for one in self.rest)
+        return f"{self.layer} {self.place} {self.what.kind}" + "".join(
+            f" | {one.layer} {one.place} {one.what.kind}" for one in self.rest
+        )
 
     @property
     def looks_at(self) -> tuple[int, ...]:
@@ -83,8 +100,8 @@ class BranchCell:
 
     @property
     def reads(self) -> frozenset[int]:
-        """Layers whose unsteered outputs running the cell needs: its lowest, and those that its targets look at."""
-        return frozenset({self.layer, *self.looks_at})
+        """Layers whose unsteered outputs running the cell needs: what it starts from, and those that its targets look at."""
+        return frozenset({self.below, *self.looks_at})
 
 
 def combined(key: str, parts: Sequence[BranchPart]) -> BranchCell:
@@ -92,7 +109,7 @@ def combined(key: str, parts: Sequence[BranchPart]) -> BranchCell:
 
     Parts that can change nothing are left out, so that a single one that is left is the plain cell.
     """
-    in_order = sorted(parts, key=lambda one: one.layer)
+    in_order = sorted(parts, key=lambda one: (one.layer, IN_ORDER.index(one.place)))
     first, *rest = [one for one in in_order if one.moves] or in_order[:1]
     return BranchCell(
         key=key,
@@ -101,6 +118,7 @@ def combined(key: str, parts: Sequence[BranchPart]) -> BranchCell:
         target=first.target,
         change=first.what,
         rest=tuple(rest),
+        place=first.place,
     )
 
 
@@ -131,11 +149,13 @@ class CellAnswers:
     selected: Mapping[str, torch.Tensor] = field(repr=False, default_factory=lambda: MappingProxyType({}))
 
 
-def check_width(cell: BranchCell, hidden_size: int) -> None:
-    """Raises UsageError where a vector of the cell is of another width."""
-    for shape in (cell.delta_d.shape, *(one.what.delta_d.shape for one in cell.rest)):
-        if shape != (hidden_size,):
-            raise UsageError(f"the vector of {cell.key!r} has shape {shape} and the model is {hidden_size} wide")
+def check_width(cell: BranchCell, model: Any) -> None:
+    """Raises UsageError where a vector of the cell is of another width than what it changes."""
+    for part in cell.parts:
+        width, shape = width_of_place(model, part.place), part.what.delta_d.shape
+        if shape != (width,):
+            where = "" if part.place in ("resid_post", "resid_pre") else f" at {part.place}"
+            raise UsageError(f"the vector of {cell.key!r} has shape {shape} and the model is {width} wide{where}")
 
 
 def rest_adds_finitely(cell: BranchCell) -> bool:

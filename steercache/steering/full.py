@@ -3,6 +3,7 @@ whose blocks cannot be run alone, and what branch and replay are measured agains
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,11 +11,13 @@ from transformers import DynamicCache
 
 from steercache.core.errors import UsageError
 from steercache.core.trials import Mode
-from steercache.models.streams import hidden_of, merged, with_hidden
+from steercache.models.streams import hidden_of, merged
 from steercache.steering.add import adds_finitely
 from steercache.steering.cells import BranchCell, CellAnswers, Precision, make_answers, read_firsts, rest_adds_finitely
 from steercache.steering.decode import DecodeStart, decode_greedily
-from steercache.steering.operations.apply import Applied, apply, as_applied, last_columns
+from steercache.steering.live_hooks import changed_at
+from steercache.steering.operations.apply import apply_each, as_applied
+from steercache.steering.places import find_place
 from steercache.steering.prefill import Prefill, decider
 
 
@@ -49,16 +52,19 @@ def run_full(
     def keep_last(module: Any, args: Any, out: Any) -> None:
         last.append(merged(parts.decoder, hidden_of(out, None), parts.stream))
 
-    handles = [
-        parts.blocks[part.layer].register_forward_hook(_changing(as_applied([part.what]), mask_bt, parts.stream))
+    changes = [
+        (
+            find_place(parts.model, parts.family, parts.blocks[part.layer], place=part.place, layer=part.layer),
+            partial(apply_each, [(as_applied([part.what]), mask_bt)]),
+        )
         for part, mask_bt in zip(cell.parts, masks, strict=True)
     ]
-    handles.append(parts.blocks[-1].register_forward_hook(keep_last))
-    try:
-        cache = DynamicCache(config=parts.model.config)
-        out = parts.model(**prompts.inputs, past_key_values=cache, use_cache=True, logits_to_keep=keep)
-    finally:
-        for handle in handles:
+    with changed_at(changes):
+        handle = parts.blocks[-1].register_forward_hook(keep_last)
+        try:
+            cache = DynamicCache(config=parts.model.config)
+            out = parts.model(**prompts.inputs, past_key_values=cache, use_cache=True, logits_to_keep=keep)
+        finally:
             handle.remove()
     rows = None if prefill.obstacle is not None else prompts.last_rows(last[0])
     firsts, more = read_firsts(prompts.at_last(out.logits), *decider(prefill, rows)), None
@@ -70,14 +76,3 @@ def run_full(
     precision = Precision(dtype=out.logits.dtype, tie_nats=tie_nats)
     how: tuple[Mode, str | None] = ("full", prefill.obstacle or "asked for")
     return make_answers(cell.key, firsts, more, ends=ends, precision=precision, how=how)
-
-
-def _changing(change: Applied, mask_bt: torch.Tensor, stream: int | None) -> Any:
-    """A forward hook that applies a change to a block's output; several of one block act in the order in which they are put
-    there."""
-
-    def hook(module: Any, args: Any, out: Any) -> Any:
-        hidden = hidden_of(out, stream)
-        return with_hidden(out, apply(hidden, change, last_columns(mask_bt, hidden).to(hidden.device)), stream)
-
-    return hook

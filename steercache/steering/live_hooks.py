@@ -1,6 +1,7 @@
 """Hooks on blocks, and on what is inside them, that change hidden states while a model runs."""
 
-from collections.abc import Callable, Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,20 @@ def applied(
                 _attach(stack, module.register_forward_pre_hook(_input_hook(steered, stream), with_kwargs=True))
             else:
                 _attach(stack, module.register_forward_hook(_output_hook(steered, stream)))
+        yield
+
+
+@contextmanager
+def changed_at(places: Iterable[tuple[Place, Callable[[torch.Tensor], torch.Tensor]]]) -> Iterator[None]:
+    """Hooks that change the hidden states at places as functions say; several at one place in their order."""
+    with ExitStack() as stack:
+        for place, changed in places:
+            if place.is_input:
+                _attach(
+                    stack, place.module.register_forward_pre_hook(_input_hook(changed, place.stream), with_kwargs=True)
+                )
+            else:
+                _attach(stack, place.module.register_forward_hook(_output_hook(changed, place.stream)))
         yield
 
 
@@ -108,11 +123,14 @@ def _input_hook(steered: Callable[[torch.Tensor], torch.Tensor | None], stream: 
     """A forward pre-hook that steers a module's first input, by position or as `hidden_states`."""
 
     def hook(module: Any, args: Any, kwargs: Any) -> Any:
-        whole = args[0] if args else kwargs["hidden_states"]
+        name = "hidden_states"
+        if not args and name not in kwargs:  # a class of its own words
+            name = list(inspect.signature(type(module).forward).parameters)[1]
+        whole = args[0] if args else kwargs[name]
         moved = steered(hidden_of(whole, stream))
         if moved is None:
             return None
         changed = with_hidden(whole, moved, stream)
-        return ((changed, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": changed})
+        return ((changed, *args[1:]), kwargs) if args else (args, kwargs | {name: changed})
 
     return hook

@@ -10,6 +10,8 @@ from steercache.models.heads import head_projection, heads_of
 from steercache.models.streams import active_stream
 
 PLACES: Final = get_args(PlaceName)
+IN_ORDER: Final[tuple[PlaceName, ...]] = ("resid_pre", "head_out", "attn_out", "mlp_out", "resid_post")
+"""The places of one block in the order in which a pass reaches them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +27,12 @@ def place_of_site(site: str) -> PlaceName:
     """Where a vector of a site is applied by default: outputs of heads are where they were read, all others at the output of
     the block, since they lie in the residual stream."""
     return "head_out" if site == "head_out" else "resid_post"
+
+
+def block_below(place: PlaceName, layer: int) -> int:
+    """The block whose output is the last that a change at this place leaves as it was: what a branch starts from. -1 stands for
+    the input of block 0."""
+    return layer if place == "resid_post" else layer - 1
 
 
 def check_place(place: str) -> PlaceName:

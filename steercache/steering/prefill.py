@@ -82,10 +82,10 @@ class Prompts:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prefill:
-    """An unsteered forward pass. `next_b` is the position id of the token after each prompt, `outputs[l]` is the
-    output of block l (b, t, d), `keys_values[l]` are (b, h, t, d_head). Of blocks that make no keys of their own and of which
-    the model computes the last column only, `outputs` has that column (b, 1, d). `last` is what the final norm gets (b, t, d);
-    `streams[l]` are all streams (k, b, t, d) where blocks hand on several.
+    """An unsteered forward pass. `next_b` is the position id of the token after each prompt, `outputs[l]` is the output of
+    block l (b, t, d), `outputs[-1]` the input of block 0; `keys_values[l]` are (b, h, t, d_head). Of blocks that make no keys
+    of their own and of which the model computes the last column only, `outputs` has that column (b, 1, d). `last` is what the
+    final norm gets (b, t, d); `streams[l]` are all streams (k, b, t, d) where blocks hand on several.
 
     `obstacle` says why this model's blocks cannot be run alone; then cells run in full. In mode "replay" `outputs` come from
     disk, and there are keys, values and logits only as far as they were computed from them.
@@ -165,13 +165,14 @@ def read_prompts(loaded: LoadedModel, batch: PaddedBatch) -> Prompts:
 
 @torch.inference_mode()
 def run_prefill(loaded: LoadedModel, batch: PaddedBatch, *, layers: Sequence[int]) -> Prefill:
-    """Run the batch once, unsteered, keeping the outputs of `layers`, every block's keys and values, and its call.
+    """Run the batch once, unsteered, keeping the outputs of `layers`, every block's keys and values, and its call. Layer -1 is
+    the input of block 0.
 
     Raises:
         UsageError: a layer that the model does not have.
     """
     parts = parts_of(loaded)
-    check_layers(parts, layers)
+    check_layers(parts, [layer for layer in layers if layer != -1])
     prompts = read_prompts(loaded, batch)
     last, keep = len(parts.blocks) - 1, keep_of(parts, prompts)
     proof = {middle_of(len(parts.blocks))} if loaded.family.derived else set()
@@ -267,7 +268,9 @@ class BlockTape:
 
     def _watch(self, layer: int, block: Any) -> None:
         def before(module: Any, args: Any, kwargs: Any) -> None:
-            self._calls[layer], _ = record_call(block, args, kwargs, self._parts.sharing.sources)
+            self._calls[layer], hidden = record_call(block, args, kwargs, self._parts.sharing.sources)
+            if layer == 0:
+                self._note(-1, hidden)
 
         def after(module: Any, args: Any, out: Any) -> None:
             self._note(layer, out)

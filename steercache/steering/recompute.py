@@ -27,7 +27,7 @@ def recompute(
     seen = run_prefill(loaded, batch, layers=looked_at) if looked_at else idle  # targets look at unsteered outputs
     ends = end_ids(loaded) if options.ends is None else options.ends
     for cell in cells:
-        check_width(cell, idle.parts.hidden_size)
+        check_width(cell, loaded.model)
         masks = [seen.mask_of(target) for target in (cell.target, *(one.target for one in cell.rest))]
         answers = run_full(
             idle, cell, masks, max_new_tokens=options.max_new_tokens, ends=ends, tie_nats=options.tie_nats

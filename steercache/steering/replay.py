@@ -73,9 +73,14 @@ def replay(
     if idle.obstacle is not None or rows_obstacle(loaded.family, loaded.config) is not None:
         yield from branch(loaded, batch, cells, options)
         return
-    for layer, members in groupby(sorted(cells, key=lambda cell: cell.layer), key=lambda cell: cell.layer):
+    for below, members in groupby(sorted(cells, key=lambda cell: cell.below), key=lambda cell: cell.below):
         at_layer = list(members)
-        yield from branch_from(_from_disk(idle, stored, layer, at_layer, options), at_layer, options)
+        if below < 0:
+            raise UsageError(
+                f"a replay starts from the output of a block, and {at_layer[0].place} of block 0 lies below the first",
+                hint="layers from 1 on, or branch",
+            )
+        yield from branch_from(_from_disk(idle, stored, below, at_layer, options), at_layer, options)
 
 
 @torch.inference_mode()

@@ -82,7 +82,7 @@ def wants_features(loaded: LoadedModel, batch: PaddedBatch, cells: Sequence[Bran
         UsageError: they cannot be computed.
     """
     n_first = n_with_features(loaded)
-    layer = min((cell.layer for cell in cells), default=n_first)
+    layer = min((cell.below for cell in cells), default=n_first)
     if layer >= n_first or not _shows_pictures(loaded, batch):
         return False
     if not any(name.startswith(FOR_TOWERS) for name in batch.pixels):

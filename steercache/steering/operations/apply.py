@@ -64,6 +64,13 @@ def apply(hidden_btd: torch.Tensor, change: Applied, mask_bt: torch.Tensor) -> t
     return torch.where((mask_bt & (change.strength[:, :, 0] != 0)).unsqueeze(-1), moved, hidden_btd)
 
 
+def apply_each(steps: Sequence[tuple[Applied, torch.Tensor]], hidden_btd: torch.Tensor) -> torch.Tensor:
+    """Several changes one after the other, each with the mask (b, t) of all tokens (`last_columns`)."""
+    for change, mask_bt in steps:
+        hidden_btd = apply(hidden_btd, change, last_columns(mask_bt, hidden_btd).to(hidden_btd.device))
+    return hidden_btd
+
+
 def last_columns(mask_bt: torch.Tensor, hidden_btd: torch.Tensor) -> torch.Tensor:
     """Of a mask of all tokens, the columns that hidden states have: a branch computes the last ones, and so do Gemma 4's
     blocks without keys of their own where `generate` asks for no other logits. What is steered elsewhere there changes nothing.
