@@ -221,7 +221,8 @@ def _with_norms(
         return [(curve, end) for curve in curves]
     targets = sorted({curve.target for curve in curves})
     asked = [axes.clauses.get(target, target) for target in targets]
-    norms = np.concatenate([row_norms(loaded, batch, targets=asked) for batch in inputs.batches()], axis=1)
+    batches = inputs.batches()
+    norms = np.concatenate([row_norms(loaded, one, targets=asked, place=axes.site) for one in batches], axis=1)
     found = []
     for curve in curves:
         rows = norms[curve.layer, :, targets.index(curve.target)]
@@ -253,7 +254,16 @@ def _evaluate(
     for i, (curve, strength) in enumerate(wanted):
         change = change_of(curve.vector, curve.layer, alpha=curve.sign * strength, operation=operation)
         target = axes.clauses.get(curve.target, curve.target)
-        cells.append(BranchCell(key=str(i), layer=curve.layer, delta_d=change.delta_d, target=target, change=change))
+        cells.append(
+            BranchCell(
+                key=str(i),
+                layer=curve.layer,
+                delta_d=change.delta_d,
+                target=target,
+                change=change,
+                place=axes.site,
+            )
+        )
     found = damage_of(loaded, cells, inputs, memory_mib=memory_mib)
     for key, damage in found.items():
         curve, strength = wanted[int(key)]
@@ -298,6 +308,7 @@ def _identity(bundle: TokenizerBundle, curve: _Curve, axes: GridAxes) -> dict[st
         "target": curve.target,
         "sign": curve.sign,
         "operation": axes.operation,
+        **({} if axes.site == "resid_post" else {"place": axes.site}),
     }
 
 

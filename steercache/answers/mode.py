@@ -122,7 +122,10 @@ def rows_for(
             f"cached rows give an answer's first token only, and answers may have {limit} tokens; limited to one, they can be"
             " replayed",
         )
-    layers = sorted({s.cell.layer for s in settings if s.cell.layer is not None}) or [loaded.spec.n_layers - 1]
+    below = {s.below: s.cell.site for s in settings if s.below is not None}
+    if -1 in below:
+        return None, f"rows are kept of the outputs of blocks, and {below[-1]} of block 0 lies below the first of them"
+    layers = sorted(below) or [loaded.spec.n_layers - 1]
     looked_at = {layer for s in settings for clause in s.clauses.values() for layer in clause.layers}
     return find_replay(cache, loaded, asked, sorted({*layers, *looked_at}))
 

@@ -6,6 +6,7 @@ and a screening without a model all count in exactly the same numbers.
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -20,6 +21,7 @@ from steercache.cache.lock_wait import hold_folder
 from steercache.cells.sweep import SweepJob, TaskQuestions
 from steercache.core.errors import DamagedError, PartlyFailedError
 from steercache.core.ids import canonical_json, digest
+from steercache.core.vector_use import PlaceName
 from steercache.models.spec import LoadedModel, TokenizerBundle
 from steercache.queries.token_clause import TokenClause
 from steercache.steering.row_norms import row_norms
@@ -38,6 +40,7 @@ def row_norms_of(
     *,
     load: Callable[[], LoadedModel],
     clauses: Mapping[str, TokenClause] = MappingProxyType({}),
+    place: PlaceName = "resid_post",
 ) -> RowNorms:
     """Median over the first `N_QUESTIONS` questions of the median norm of a target's rows, position 0 left out.
 
@@ -52,21 +55,26 @@ def row_norms_of(
     groups += [{text: clause} for text, clause in clauses.items()]
     found: dict[str, tuple[float | None, ...]] = {}
     for targets in groups:
-        known = _known(cache, bundle, questions, tuple(targets))
+        known = _known(cache, bundle, questions, tuple(targets), place)
         if known is None:
-            _keep(cache, bundle, questions, _measure(load(), questions, targets))
-            known = _known(cache, bundle, questions, tuple(targets))  # as it will be read
+            _keep(cache, bundle, questions, _measure(load(), questions, targets, place), place)
+            known = _known(cache, bundle, questions, tuple(targets), place)  # as it will be read
             assert known is not None
         found |= known
     return found
 
 
 def known_row_norms(
-    cache: CacheFolder, bundle: TokenizerBundle, asked: Sequence[EncodedQuestion], clauses: Sequence[str] = ()
+    cache: CacheFolder,
+    bundle: TokenizerBundle,
+    asked: Sequence[EncodedQuestion],
+    clauses: Sequence[str] = (),
+    *,
+    place: PlaceName = "resid_post",
 ) -> RowNorms | None:
     """What was measured of these questions; None: something is not yet. Raises DamagedError."""
     questions = first_questions(asked)
-    parts = [_known(cache, bundle, questions, some) for some in (TARGETS, *((text,) for text in clauses))]
+    parts = [_known(cache, bundle, questions, some, place) for some in (TARGETS, *((text,) for text in clauses))]
     found: dict[str, tuple[float | None, ...]] = {}
     for part in parts:
         if part is None:
@@ -80,8 +88,9 @@ def _keep(
     bundle: TokenizerBundle,
     questions: Sequence[EncodedQuestion],
     norms: Mapping[str, list[float | None]],
+    place: PlaceName,
 ) -> None:
-    identity = _identity(bundle, questions, tuple(norms))
+    identity = _identity(bundle, questions, tuple(norms), place)
     document = {**identity, "model": bundle.spec.name, "n_questions": len(questions), "norms": dict(norms)}
     path = cache.paths.row_norms / f"{digest(identity)}.json"
     make_folder(path.parent)
@@ -91,9 +100,13 @@ def _keep(
 
 
 def _known(
-    cache: CacheFolder, bundle: TokenizerBundle, questions: Sequence[EncodedQuestion], targets: tuple[str, ...]
+    cache: CacheFolder,
+    bundle: TokenizerBundle,
+    questions: Sequence[EncodedQuestion],
+    targets: tuple[str, ...],
+    place: PlaceName,
 ) -> dict[str, tuple[float | None, ...]] | None:
-    path = cache.paths.row_norms / f"{digest(_identity(bundle, questions, targets))}.json"
+    path = cache.paths.row_norms / f"{digest(_identity(bundle, questions, targets, place))}.json"
     if not path.exists():
         return None
     try:
@@ -113,11 +126,11 @@ def with_target_norms(job: SweepJob, task: TaskQuestions, *, load: Callable[[], 
     if "target_norm" not in job.grid.options.axes.units:
         return job
     cache, bundle, asked = job.session.cache, job.loaded.bundle, task.asked["search"]
-    clauses = job.grid.options.axes.clauses
+    clauses, place = job.grid.options.axes.clauses, job.grid.options.axes.site
     norms = (
-        known_row_norms(cache, bundle, asked, tuple(clauses))
+        known_row_norms(cache, bundle, asked, tuple(clauses), place=place)
         if load is None
-        else row_norms_of(cache, bundle, asked, load=load, clauses=clauses)
+        else row_norms_of(cache, bundle, asked, load=load, clauses=clauses, place=place)
     )
     return job if norms is None else replace(job, grid=job.grid.with_norms(job.loaded, norms))
 
@@ -129,20 +142,30 @@ def first_questions(asked: Sequence[EncodedQuestion]) -> tuple[EncodedQuestion, 
 
 
 def _identity(
-    bundle: TokenizerBundle, questions: Sequence[EncodedQuestion], targets: tuple[str, ...] = TARGETS
+    bundle: TokenizerBundle,
+    questions: Sequence[EncodedQuestion],
+    targets: tuple[str, ...] = TARGETS,
+    place: PlaceName = "resid_post",
 ) -> dict[str, Any]:
     spec = bundle.spec
     of_targets = {} if targets == TARGETS else {"target": targets[0]}
-    return of_targets | {
-        "fingerprint": spec.fingerprint,
-        "dtype": spec.dtype,
-        "tokenizer": spec.tokenizer_digest,
-        "samples": digest([one.sample_id for one in questions]),
-    }
+    return (
+        of_targets
+        | ({} if place == "resid_post" else {"place": place})
+        | {
+            "fingerprint": spec.fingerprint,
+            "dtype": spec.dtype,
+            "tokenizer": spec.tokenizer_digest,
+            "samples": digest([one.sample_id for one in questions]),
+        }
+    )
 
 
 def _measure(
-    loaded: LoadedModel, questions: Sequence[EncodedQuestion], targets: Mapping[str, str | TokenClause]
+    loaded: LoadedModel,
+    questions: Sequence[EncodedQuestion],
+    targets: Mapping[str, str | TokenClause],
+    place: PlaceName,
 ) -> dict[str, list[float | None]]:
     """By target, layer after layer; question by question, so that no batching has a say."""
     ready, broken = with_pixels(questions)
@@ -152,11 +175,11 @@ def _measure(
     for one in ready:
         assert one.encoded is not None
         batch = pad_batch([one.encoded], padding_side="left", pad_id=loaded.pad_id)
-        found.append(row_norms(loaded, batch, targets=tuple(targets.values()))[:, 0])
+        found.append(row_norms(loaded, batch, targets=tuple(targets.values()), place=place)[:, 0])
     norms_nlt = np.stack(found)
     norms: dict[str, list[float | None]] = {}
     for t, target in enumerate(targets):
-        known = norms_nlt[~np.isnan(norms_nlt[:, 0, t]), :, t]
+        known = norms_nlt[~np.isnan(norms_nlt[:, :, t]).all(axis=1), :, t]
         medians = np.median(known, axis=0).tolist() if len(known) else [None] * norms_nlt.shape[1]
-        norms[target] = medians
+        norms[target] = [None if one is None or math.isnan(one) else one for one in medians]
     return norms

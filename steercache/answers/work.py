@@ -139,12 +139,12 @@ def _likely(batch: Sequence[EncodedQuestion], loaded: LoadedModel) -> int | None
 
 
 def _kind(setting: ArmCell, starts: Mapping[str, int], *, last: int) -> CellKind:
-    cell, clauses = setting.cell, setting.clauses
+    clauses = setting.clauses
     moves = any(  # of the last block's output only the last token is read
         part.layer < last or part.target in ("all", "last") or part.target in clauses for part in setting.parts
     )
     start = min((starts[part.target] for part in setting.parts), default=starts["all"])
-    return CellKind(layer=cell.layer, start=start, moves=moves)
+    return CellKind(layer=None if setting.below is None else max(0, setting.below), start=start, moves=moves)
 
 
 def _looks_ahead(loaded: LoadedModel) -> bool:

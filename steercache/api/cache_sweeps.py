@@ -9,6 +9,7 @@ from steercache.api.cache_core import CacheCore
 from steercache.api.progress import ProgressLike
 from steercache.core.operations import Operation, operation_text, read_operation
 from steercache.core.trials import CONTROL_KINDS, TRUST, AlphaUnit, ControlKind, Target
+from steercache.core.vector_use import PlaceName
 from steercache.core.vectors import SteeringVector
 from steercache.engines.work import EngineName, EngineOptions
 
@@ -42,6 +43,7 @@ class SweepMethods(CacheCore):
         targets: Target | str | Sequence[Target | str] | None = None,
         alpha_unit: AlphaUnit = "raw",
         operation: Operation | str = "add",
+        place: PlaceName | None = None,
         split: Literal["search", "test", "both"] = "both",
         n: int | None = None,
         controls: int = 20,
@@ -78,7 +80,7 @@ class SweepMethods(CacheCore):
         and `answer`, and any of `choices`, `image`, `group`, `task`, `split`); without pictures a text model answers it too.
         `folder` is where a named benchmark was downloaded to, or where the pictures of your own questions lie (None: beside
         the file).
-        `operation` is what is done with the vector, as in `steer`.
+        `operation` is what is done with the vector, and `place` where in the block, as in `steer` (None: where it belongs).
         `targets` are the tokens that are steered, by name or as SQL, "sql: kind = 'image' and patch_row < 3" (None: the image
         tokens, or the text of questions without pictures).
 
@@ -120,8 +122,8 @@ class SweepMethods(CacheCore):
         from steercache.api.evaluating import panel_tasks as read_tasks
         from steercache.benchmarks.task import default_targets
 
-        place = None if folder is None else Path(folder)
-        questions = opened_benchmark(benchmark, folder=place, task=task, rule=rule, form=form)
+        files = None if folder is None else Path(folder)
+        questions = opened_benchmark(benchmark, folder=files, task=task, rule=rule, form=form)
         named = default_targets(questions) if targets is None else targets
         options = EvalOptions(
             axes=GridAxes(
@@ -130,6 +132,7 @@ class SweepMethods(CacheCore):
                 targets=(named,) if isinstance(named, str) else tuple(named),
                 alpha_unit=alpha_unit,
                 operation=operation_text(read_operation(operation)),
+                place=place,
             ),
             decoding=DecodingOptions(max_new_tokens=max_new_tokens),
             compute=ComputeOptions(

@@ -18,6 +18,7 @@ from steercache.queries.token_clause import TokenClause
 from steercache.steering.add import resid_norm
 from steercache.steering.cells import BranchCell, BranchPart, combined
 from steercache.steering.operations.change import Change, added, change_of
+from steercache.steering.places import block_below, check_place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +110,11 @@ class ArmCell:
         return parts_of_cell(self.cell)
 
     @property
+    def below(self) -> int | None:
+        """The block from whose output it is computed, -1 for the input of block 0; None without a vector."""
+        return min((block_below(check_place(one.site), one.layer) for one in self.parts), default=None)
+
+    @property
     def clauses(self) -> Mapping[str, TokenClause]:
         """Its targets that are SQL, by their text."""
         some = [one.clause for one in self.arm.parts] if self.arm.parts else [self.clause]
@@ -120,7 +126,9 @@ class ArmCell:
             return combined(key, [self._part(of, at) for of, at in zip(self.arm.parts, self.parts, strict=True)])
         change = self.change(hidden_size)
         target = self.cell.target if self.clause is None else self.clause
-        return BranchCell(key=key, layer=self.cell.layer or 0, delta_d=change.delta_d, target=target, change=change)
+        place = check_place(self.cell.site)
+        layer = self.cell.layer or 0
+        return BranchCell(key=key, layer=layer, delta_d=change.delta_d, target=target, change=change, place=place)
 
     def delta(self, hidden_size: int) -> npt.NDArray[np.float32]:
         """What is added, shape (d,), float32; of another operation its direction (`Change.delta_d`)."""
@@ -176,6 +184,7 @@ def settings_of(arm: Arm, loaded: LoadedModel, options: EvalOptions) -> tuple[Ar
                 alpha_unit=options.axes.alpha_unit if arm.vector is not None else "raw",
                 unit_norm=_unit_norm(arm, layer, target, alpha, options),
                 operation=options.axes.operation if arm.vector is not None else "add",
+                site=options.axes.site if arm.vector is not None else "resid_post",
                 preprocessing=loaded.spec.tokenizer_digest,
                 target=target,
                 model_fingerprint=loaded.spec.fingerprint,

@@ -10,10 +10,12 @@ import numpy as np
 from steercache.core.errors import UsageError
 from steercache.core.operations import IN_UNITS, operation_text, read_operation
 from steercache.core.trials import CONTROL_KINDS, AlphaUnit, ControlKind, Target
+from steercache.core.vector_use import PlaceName
 from steercache.engines.crew import Crew
 from steercache.manifests.sweep import SweepTask
 from steercache.queries.token_clause import TokenClause, canonical_target
 from steercache.steering.branch import BranchOptions
+from steercache.steering.places import check_place
 
 Split = Literal["search", "test", "both"]
 ModeRequest = Literal["auto", "replay", "branch", "full"]
@@ -41,7 +43,8 @@ class KlPlace(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridAxes:
-    """The cells open to a vector, and to every control alike: layers x strengths x targets, under one `operation` (its text).
+    """The cells open to a vector, and to every control alike: layers x strengths x targets, under one `operation` (its text)
+    and at one `place` of each block (None: where the vectors belong, which `places.with_place` finds out).
 
     `row_norms` has by target, layer after layer, what the unit "target_norm" counts in, `kl_strengths` the raw strengths that
     the unit "kl" stands for; None until they are measured. `clauses` are the targets written as SQL, by their text
@@ -57,11 +60,14 @@ class GridAxes:
     clauses: Mapping[str, TokenClause] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     kl_strengths: Mapping[KlPlace, float] | None = field(default=None, repr=False)
     part_units: frozenset[AlphaUnit] = frozenset()
+    place: PlaceName | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", tuple(canonical_target(one) for one in self.targets))
         operation = read_operation(self.operation)
         object.__setattr__(self, "operation", operation_text(operation))
+        if self.place is not None:
+            check_place(self.place)
         if self.alpha_unit not in ("raw", "kl") and operation.name not in IN_UNITS:
             raise UsageError(f"the strength of {operation.name} has no unit {self.alpha_unit}", hint="the unit raw")
         if not self.layers or not self.alphas or not self.targets:
@@ -82,6 +88,11 @@ class GridAxes:
         return self.part_units | {self.alpha_unit}
 
     @property
+    def site(self) -> PlaceName:
+        """The place of its cells."""
+        return self.place or "resid_post"
+
+    @property
     def manifest(self) -> dict[str, Any]:
         """The axes as a stored sweep has them."""
         return {
@@ -90,6 +101,7 @@ class GridAxes:
             "alpha_unit": self.alpha_unit,
             "targets": list(self.targets),
             **({} if self.operation == "add" else {"operation": self.operation}),
+            **({} if self.site == "resid_post" else {"place": self.site}),
         }
 
     def per_nat(self, place: KlPlace) -> float | None:

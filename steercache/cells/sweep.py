@@ -18,6 +18,7 @@ from steercache.cells.combinations import (
 )
 from steercache.cells.model import FoundModel, zoo_model
 from steercache.cells.options import ComputeOptions, ControlOptions, DecodingOptions, EvalOptions, GridAxes
+from steercache.cells.places import with_place
 from steercache.cells.sweep_vectors import sweep_vectors, vector_arms
 from steercache.cells.targets import refuse_empty, with_clauses
 from steercache.cells.vectors import check_vector
@@ -275,6 +276,7 @@ def expand_sweep(
             targets=targets_of(sweep),
             alpha_unit=sweep.alpha_unit,
             operation=sweep.operation,
+            place=sweep.place,
         ),
         decoding=DecodingOptions(max_new_tokens=sweep.decoding.max_new_tokens),
         compute=ComputeOptions(tokens_per_batch=sweep.tokens_per_batch, memory_mib=sweep.memory_mib),
@@ -284,6 +286,7 @@ def expand_sweep(
         seed=sweep.seed,
         allow_foreign=sweep.allow_foreign,
     )
+    options = with_place(options, vectors)
     if session is not None:
         options = with_clauses(options, session)
     arms = vector_arms(tuple(vectors)) if sweep.strengths else ()

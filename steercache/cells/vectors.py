@@ -26,11 +26,13 @@ from steercache.core.trials import SAE_CONTROL_KINDS, ControlKind, SaeControlKin
 from steercache.core.vectors import SteeringVector
 from steercache.fit.recipes import fit_again
 from steercache.fit.spread import RECIPE
+from steercache.models.heads import heads_of
 from steercache.models.spec import LoadedModel, ModelSpec
 from steercache.queries.session import Session
 from steercache.sae.again import recorded_saes
 from steercache.sae.controls import LiveRows, control_direction, shuffled_direction
 from steercache.sae.vector import METHOD as SAE_METHOD
+from steercache.steering.places import check_site, place_of_site
 
 Made = tuple[SteeringVector, ...]
 
@@ -63,15 +65,14 @@ def check_vector(cache: CacheFolder, vector: SteeringVector, loaded: LoadedModel
         UsageError: another width, a layer that vector or model lacks, or a vector of other or unknown origin unasked.
     """
     spec = loaded.spec
-    if vector.hidden_size != spec.hidden_size:
+    place = options.axes.place or place_of_site(vector.site)
+    check_site(vector, place)
+    width = spec.hidden_size if place != "head_out" else heads_of(loaded.config).joined
+    if vector.hidden_size != width:
+        where = "" if place != "head_out" else " at its heads"
         raise UsageError(
-            f"the vector {vector.name!r} is {vector.hidden_size} wide and {spec.name} is {spec.hidden_size}",
+            f"the vector {vector.name!r} is {vector.hidden_size} wide and {spec.name} is {width}{where}",
             hint="fit it on a run of this model or of its backbone",
-        )
-    if vector.site != "resid_post":
-        raise UsageError(
-            f"{vector.name!r} was fitted at {vector.site}, and answers are steered at resid_post",
-            hint="steercache.steered applies it where it was fitted",
         )
     lacking = sorted(k for k in options.axes.layers if k not in vector.layers or not 0 <= k < spec.n_layers)
     if lacking:

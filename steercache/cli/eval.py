@@ -18,6 +18,7 @@ from steercache.cli.options import (
     operation_option,
     parse_alphas,
     parse_layers,
+    place_option,
     question_options,
     root_option,
     rule_option,
@@ -31,6 +32,7 @@ from steercache.cli.output import next_commands, note, print_json, progress_bar
 from steercache.cli.typed import typed_command
 from steercache.core.errors import PartlyFailedError, UsageError
 from steercache.core.trials import CONTROL_KINDS, AlphaUnit, Target
+from steercache.core.vector_use import PlaceName
 
 if TYPE_CHECKING:
     from steercache.api.engines import EngineName
@@ -51,6 +53,7 @@ class EvalCommandOptions:
     alphas: str
     unit: AlphaUnit
     operation: str
+    place: PlaceName | None
     targets: str | None
     split: Literal["search", "test", "both"]
     rule: Literal["grouped", "paper"]
@@ -102,6 +105,7 @@ class EvalCommandOptions:
 @click.option("--alpha", "alphas", default="1", show_default=True, help="Strength, or several: 0.5,1,2.")
 @unit_option
 @operation_option
+@place_option
 @click.option(
     "--target",
     "targets",
@@ -265,6 +269,7 @@ def _options(asked: EvalCommandOptions, usual: tuple[Target, ...]) -> "EvalOptio
             targets=usual if asked.targets is None else targets_among(asked.targets),
             alpha_unit=asked.unit,
             operation=asked.operation,
+            place=asked.place,
         ),
         decoding=DecodingOptions(max_new_tokens=asked.max_new_tokens),
         compute=ComputeOptions(

@@ -13,6 +13,7 @@ import click
 from steercache.api.paths import is_address, root_of, usable_root
 from steercache.core.errors import UsageError
 from steercache.core.trials import AlphaUnit, Target
+from steercache.core.vector_use import PLACES
 
 F = TypeVar("F", bound=Callable[..., Any])
 Options = TypeVar("Options")
@@ -102,6 +103,12 @@ operation_option = click.option(
     "rotate_in_plane:angle=90, rotate_in_plane_adaptive:angle=90, add_preserving_norm or affine:scale=0.5,offset=2. For "
     "rotate, alpha is the angle in degrees; for add and add_preserving_norm it multiplies the vector; for the others it is the "
     "share of the way, usually 1.",
+)
+place_option = click.option(
+    "--place",
+    type=click.Choice(list(PLACES)),
+    help="Where in the block: resid_post, its output; resid_pre, its input; attn_out and mlp_out, what attention and MLP add; "
+    "head_out, the outputs of the attention heads. By default head_out for vectors of it, resid_post for all others.",
 )
 target_option = click.option(
     "--target",

@@ -6,6 +6,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo, 
 
 from steercache.core.errors import UsageError
 from steercache.core.operations import operation_text, read_operation
+from steercache.core.vector_use import PlaceName
 from steercache.manifests.dataset import AnswerForm
 from steercache.manifests.fields import BenchmarkName, Document, FileName, Name, Positive, Text, Version, fault, unique
 from steercache.manifests.model import ModelManifest
@@ -241,6 +242,10 @@ class SweepManifest(Document):
     operation: OperationText = "add"
     """What is done with the vector: `add`, `project_out`, `project_cap:bound=2`, `clamp:value=2`, `replace`, `rotate`,
     `rotate_in_plane:angle=90`, `rotate_in_plane_adaptive:angle=90`, `add_preserving_norm` or `affine:scale=0.5,offset=2`."""
+    place: PlaceName | None = None
+    """Where in a block: `resid_post`, its output; `resid_pre`, its input; `attn_out` and `mlp_out`, what attention and MLP add;
+    `head_out`, the outputs of the attention heads. Left out, where the vectors belong: `head_out` for vectors of it, otherwise
+    `resid_post`."""
     targets: Annotated[tuple[SweepTarget, ...], Field(min_length=1)] = ("image",)
     """Tokens that are steered: by name; SQL over the prompt's tokens, `sql: kind = 'image' and patch_row < 3`; or the same as
     `{where: ..., weight: ...}`."""
@@ -328,6 +333,11 @@ class SweepManifest(Document):
         operation = info.data.get("operation", "add")
         if value is not None and operation != "add":
             raise fault("operation", f"{operation} cannot be predicted from gradients: run it without `screen`")
+        place = info.data.get("place")
+        if value is not None and place not in (None, "resid_post"):
+            raise fault(
+                "place", f"{place} cannot be predicted: gradients are of the outputs of blocks; leave `screen` out"
+            )
         return value
 
     @model_validator(mode="after")
@@ -381,6 +391,8 @@ class SweepManifest(Document):
         found = self.model_dump(mode="json", exclude={"name", "memory_mib", "tokens_per_batch"})
         if not self.combinations:
             del found["combinations"]
+        if self.place in (None, "resid_post"):
+            del found["place"]
         for fits in found["fits"]:
             if fits["sae"] is None:  # as before there was the method: the sweep is the same
                 for name in ("sae", "selection", "unverified"):

@@ -227,6 +227,11 @@ def _unit_delta(setting: ArmCell, gradients: StoredGradients) -> Float32Array:
     if vector is None or layer is None:
         raise UsageError("a cell without a vector has no effect to predict")
     _check_linear(setting.cell.operation)
+    if setting.cell.site != "resid_post":
+        raise UsageError(
+            f"cells at {setting.cell.site} cannot be predicted: gradients are kept of the outputs of blocks",
+            hint="run its cells without screening; predictions are for the place resid_post",
+        )
     width = gradients.document.model.hidden_size
     if vector.hidden_size != width:
         raise UsageError(f"the vector {vector.name!r} is {vector.hidden_size} wide, the gradients {width}")

@@ -21,7 +21,7 @@ from steercache.steering.foreign import warn_if_foreign
 from steercache.steering.live_hooks import PlacedChange, applied
 from steercache.steering.operations.change import change_of
 from steercache.steering.parts import ModelParts, parts_of
-from steercache.steering.places import check_place, find_place, place_of_site, width_of_place
+from steercache.steering.places import check_place, check_site, find_place, place_of_site, width_of_place
 from steercache.steering.targets import TARGETS, TargetLike
 from steercache.steering.token_rule import TokenRule, When
 
@@ -199,16 +199,7 @@ def _check(
             f"the vector {vector.name!r} is {vector.hidden_size} wide and the model {width}",
             hint="fit it on a run of this model or of its backbone",
         )
-    if (vector.site == "head_out") != (place == "head_out"):
-        raise UsageError(
-            f"{vector.name!r} was fitted at {vector.site}, and cannot be applied at {place}",
-            hint="outputs of heads lie in a space of their own: head_out for vectors of head_out only",
-        )
-    if vector.site == "resid_pre" and place == "resid_post":
-        raise UsageError(
-            f"{vector.name!r} was fitted on the blocks' input, and steering adds at their output",
-            hint="the place resid_pre; or fit it at resid_post: that of block l is resid_pre of block l + 1",
-        )
+    check_site(vector, place)
     if when not in get_args(When):
         raise UsageError(f"no time named {when!r}", hint="choose prefill, generated or every")
     if rule.n_generated is not None and rule.n_generated < 1:

@@ -54,8 +54,8 @@ def applied(
 
 
 @contextmanager
-def changed_at(places: Iterable[tuple[Place, Callable[[torch.Tensor], torch.Tensor]]]) -> Iterator[None]:
-    """Hooks that change the hidden states at places as functions say; several at one place in their order."""
+def changed_at(places: Iterable[tuple[Place, Callable[[torch.Tensor], torch.Tensor | None]]]) -> Iterator[None]:
+    """Hooks that change the hidden states at places as functions say (None: not); several at one place in their order."""
     with ExitStack() as stack:
         for place, changed in places:
             if place.is_input:

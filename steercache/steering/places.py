@@ -5,6 +5,7 @@ from typing import Any, Final, get_args
 
 from steercache.core.errors import UsageError
 from steercache.core.vector_use import PlaceName
+from steercache.core.vectors import SteeringVector
 from steercache.models.family import Family, find_module, find_part
 from steercache.models.heads import head_projection, heads_of
 from steercache.models.streams import active_stream
@@ -42,6 +43,20 @@ def check_place(place: str) -> PlaceName:
             found: PlaceName = known
             return found
     raise UsageError(f"no place named {place!r}", hint=f"choose one of: {', '.join(PLACES)}")
+
+
+def check_site(vector: SteeringVector, place: str) -> None:
+    """Raises UsageError where a vector of its site has no meaning at a place."""
+    if (vector.site == "head_out") != (place == "head_out"):
+        raise UsageError(
+            f"{vector.name!r} was fitted at {vector.site}, and cannot be applied at {place}",
+            hint="outputs of heads lie in a space of their own: head_out for vectors of head_out only",
+        )
+    if vector.site == "resid_pre" and place == "resid_post":
+        raise UsageError(
+            f"{vector.name!r} was fitted on the blocks' input, and steering adds at their output",
+            hint="the place resid_pre; or fit it at resid_post: that of block l is resid_pre of block l + 1",
+        )
 
 
 def width_of_place(model: Any, place: PlaceName) -> int:

@@ -30,6 +30,7 @@ from steercache.cells.combinations import (
     with_parts,
 )
 from steercache.cells.options import EvalOptions
+from steercache.cells.places import with_place
 from steercache.cells.sweep import PanelRequest, TaskQuestions, panel_of, task_names
 from steercache.cells.targets import refuse_empty, with_clauses
 from steercache.cells.vectors import check_vector, control_arms
@@ -110,6 +111,7 @@ def prepare(
         raise UsageError(
             "side effects are those of vectors, and none is named", hint="name one, or leave the panel out"
         )
+    options = with_place(options, vectors)
     lineages = {v.vector_id: check_vector(session.cache, v, loaded, options) for v in vectors}
     lineages |= {str(arm.vector_id): check_combination(session.cache, arm, loaded, options) for arm in together}
     options = with_parts(with_clauses(options, session), together)
@@ -134,7 +136,10 @@ def prepare(
         if searched is None:  # a setting is the same thing on both splits
             rows = pick_rows(benchmark, "search", n=options.n, orphans="test")
             searched = ask(rows, loaded.bundle, split="search", progress=progress)
-        norms = row_norms_of(session.cache, loaded.bundle, searched, load=lambda: loaded, clauses=options.axes.clauses)
+        axes = options.axes
+        norms = row_norms_of(
+            session.cache, loaded.bundle, searched, load=lambda: loaded, clauses=axes.clauses, place=axes.site
+        )
         options = replace(options, axes=replace(options.axes, row_norms=norms))
     memory_mib = options.compute.memory_mib
     axes = kl_axes(session.cache, loaded.bundle, arms, options.axes, load=lambda: loaded, memory_mib=memory_mib)

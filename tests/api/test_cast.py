@@ -1,4 +1,5 @@
-"""Conditional steering as its recipe carries it out on the pairs that ship, against a forward pass written here."""
+"""Recipes carried out on the pairs that ship and then tried: conditional steering, and intervention at attention heads in a
+grid, against forward passes written here."""
 
 import json
 from pathlib import Path
@@ -143,6 +144,57 @@ def test_an_evaluation_takes_the_condition_as_its_target(cache: steercache.Cache
     assert [bool(selected[one].any()) for one in prompts] == met.tolist()
     for name, prompt in prompts.items():
         assert selected[name].sum() in (0, prompt.n_tokens)
+
+
+def test_intervention_at_heads_is_tried_by_a_grid_as_its_recipe_says(cache: steercache.Cache, tmp_path: Path) -> None:
+    (vector,) = cache.fit_recipe("iti", concept="cooking", diagnose=False)
+    assert vector.use is not None
+    at, alpha = vector.layers[0], vector.use.strength
+    assert (vector.use.place, vector.use.target, alpha) == ("head_out", "last", 15.0)
+    asked = [one["about_cooking"] for one in requests()]
+    rows = [{"question": one, "answer": "rice", "split": "search"} for one in asked]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    manifest = {
+        "kind": "sweep",
+        "version": 1,
+        "name": "iti",
+        "model": "tiny-backbone",
+        "vectors": [vector.name],
+        "layers": [at],
+        "alphas": [alpha],
+        "targets": ["last"],
+        "tasks": [{"benchmark": "questions.jsonl", "form": "word"}],
+        "splits": ["search"],
+        "decoding": {"max_new_tokens": 1},
+    }
+    (tmp_path / "iti.yaml").write_text(json.dumps(manifest))
+    found = cache.sweep(tmp_path / "iti.yaml", dtype="float32").run(damage=False, mode="branch").tasks[0]
+    answers = cache.sql(
+        "select a.sample_id, a.raw, c.site, c.layer from answers a join cells c using (sweep_id, cell_id)"
+        f" where sweep_id = '{found.sweep_id}'"
+    ).fetchall()
+    steered = {sample: raw for sample, raw, site, layer in answers if (site, layer) == ("head_out", at)}
+    plain = {sample: raw for sample, raw, _, layer in answers if layer is None}
+    assert len(steered) == len(plain) == len(asked)
+
+    loaded = cache.model("tiny-backbone", dtype="float32")
+    benchmark = open_benchmark(str(tmp_path / "questions.jsonl"), form="word")
+    delta = alpha * torch.from_numpy(vector.at(at))
+
+    def add(module: Any, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        moved = args[0].clone()
+        moved[:, -1] += delta
+        return (moved,)
+
+    handle = loaded.model.model.layers[at].self_attn.o_proj.register_forward_pre_hook(add)
+    expected = {}
+    for one in ask(pick_rows(benchmark, "search"), loaded.bundle, split="search"):
+        assert one.encoded is not None
+        with torch.no_grad():
+            best = loaded.model(torch.from_numpy(one.encoded.input_ids)[None].long()).logits[0, -1].argmax()
+        expected[one.sample_id] = loaded.tokenizer.decode([int(best)], skip_special_tokens=True).strip()
+    handle.remove()
+    assert steered == expected
 
 
 def test_a_condition_is_for_recipes_that_have_one(cache: steercache.Cache) -> None:
