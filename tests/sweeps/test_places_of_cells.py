@@ -64,7 +64,7 @@ def test_a_manifests_identity_is_what_it_was_and_a_screening_elsewhere_is_refuse
         write_sweep(tmp_path, place="elsewhere")
 
 
-@pytest.mark.parametrize("place", ["mlp_out", "resid_pre"])
+@pytest.mark.parametrize("place", ["mlp_out", pytest.param("resid_pre", marks=pytest.mark.slow)])
 def test_a_grid_answers_at_its_place_and_branches_as_full_passes_do(
     place: Any, own_session: Session, world: World, tmp_path: Path
 ) -> None:
@@ -163,7 +163,7 @@ def test_a_strength_at_a_given_kl_is_found_at_its_place(own_session: Session, wo
     vector = own_session.vector("counting")
     raw = {}
     for place in ("resid_post", "mlp_out"):
-        axes = GridAxes(layers=(3,), alphas=(0.05,), targets=("image",), alpha_unit="kl", place=place)
+        axes = GridAxes(layers=(3,), alphas=(0.01,), targets=("image",), alpha_unit="kl", place=place)
         found = kl_strengths_of(own_session.cache, world.loaded.bundle, [vector], axes, load=lambda: world.loaded)
         raw[place] = next(iter(found.values()))
         again = kl_strengths_of(own_session.cache, world.loaded.bundle, [vector], axes, load=_no_model)
