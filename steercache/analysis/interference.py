@@ -148,6 +148,7 @@ def _logits(loaded: LoadedModel, batch: PaddedBatch, members: Sequence[Steering]
                     alpha_unit=one.alpha_unit,
                     operation=one.operation,
                     target=one.target,
+                    place=one.place,
                     skip_first=skip_first,
                 )
             )

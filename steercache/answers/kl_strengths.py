@@ -152,6 +152,7 @@ def _asked(arms: Sequence[Arm], axes: GridAxes) -> list[tuple[list[SteeringVecto
             targets=(part.target,),
             alpha_unit="kl",
             operation=part.operation,
+            place=part.place,
         )
         asked.append(([part.vector], own))
     return asked
@@ -159,7 +160,8 @@ def _asked(arms: Sequence[Arm], axes: GridAxes) -> list[tuple[list[SteeringVecto
 
 def _strengths(curves: Sequence[_Curve], axes: GridAxes) -> KlStrengths:
     return {
-        KlPlace(c.vector.vector_id, c.layer, c.target, c.sign * level, axes.operation): c.sign * c.found[level]
+        KlPlace(c.vector.vector_id, c.layer, c.target, c.sign * level, axes.operation, axes.site): c.sign
+        * c.found[level]
         for c in curves
         for level in c.wanted & c.found.keys()
     }

@@ -11,6 +11,7 @@ from steercache.benchmarks.task import PLAIN, Wording
 from steercache.cells.options import EvalOptions, KlPlace
 from steercache.core.operations import read_operation
 from steercache.core.trials import AlphaUnit, Cell, CellPart, Role, Target, combination_id, combined_cell
+from steercache.core.vector_use import PlaceName
 from steercache.core.vectors import SteeringVector
 from steercache.models.ends import end_ids
 from steercache.models.spec import LoadedModel
@@ -18,7 +19,7 @@ from steercache.queries.token_clause import TokenClause
 from steercache.steering.add import resid_norm
 from steercache.steering.cells import BranchCell, BranchPart, combined
 from steercache.steering.operations.change import Change, added, change_of
-from steercache.steering.places import block_below, check_place
+from steercache.steering.places import IN_ORDER, block_below, check_place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,7 @@ class ArmPart:
     operation: str = "add"
     target: Target | str = "image"
     clause: TokenClause | None = field(default=None, repr=False)
+    place: PlaceName = "resid_post"
 
     def cell_part(self, unit_norm: float | None = None) -> CellPart:
         """What of it decides answers."""
@@ -43,6 +45,7 @@ class ArmPart:
             alpha_unit=self.alpha_unit,
             unit_norm=unit_norm,
             operation=self.operation,
+            site=self.place,
         )
 
 
@@ -63,7 +66,8 @@ class Arm:
     parts: tuple[ArmPart, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "parts", tuple(sorted(self.parts, key=lambda one: one.layer)))
+        in_order = sorted(self.parts, key=lambda one: (one.layer, IN_ORDER.index(one.place)))
+        object.__setattr__(self, "parts", tuple(in_order))
 
     @property
     def steers(self) -> bool:
@@ -143,7 +147,8 @@ class ArmCell:
             row_norm=at.unit_norm,
             operation=read_operation(of.operation),
         )
-        return BranchPart(layer=of.layer, what=change, target=of.target if of.clause is None else of.clause)
+        target = of.target if of.clause is None else of.clause
+        return BranchPart(layer=of.layer, what=change, target=target, place=of.place)
 
     def change(self, hidden_size: int) -> Change:
         """What is done to the hidden states, (d,) wide."""
@@ -209,6 +214,7 @@ def _unit_norm(arm: Arm, layer: int | None, target: str, alpha: float, options: 
         alpha_unit=axes.alpha_unit,
         operation=axes.operation,
         target=target,
+        place=axes.site,
     )
     return _part_norm(part, options)
 
@@ -217,7 +223,7 @@ def _part_norm(part: ArmPart, options: EvalOptions) -> float | None:
     if part.alpha_unit == "resid_norm":
         return resid_norm(part.vector, part.layer)
     if part.alpha_unit == "kl":
-        place = KlPlace(part.vector.vector_id, part.layer, part.target, part.alpha, part.operation)
+        place = KlPlace(part.vector.vector_id, part.layer, part.target, part.alpha, part.operation, part.place)
         return options.axes.per_nat(place)
     return options.axes.norm_of(part.target, part.layer) if part.alpha_unit == "target_norm" else None
 

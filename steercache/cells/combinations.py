@@ -14,12 +14,14 @@ from steercache.core.errors import UsageError
 from steercache.core.lineage import Lineage
 from steercache.core.operations import IN_UNITS, Operation, operation_text, read_operation
 from steercache.core.trials import AlphaUnit
+from steercache.core.vector_use import PlaceName
 from steercache.core.vectors import SteeringVector
 from steercache.index.clause import is_clause
 from steercache.manifests.sweep import CombinedVector, SweepManifest
 from steercache.models.spec import LoadedModel
 from steercache.queries.session import Session
 from steercache.queries.token_clause import canonical_target, read_token_clause, target_text
+from steercache.steering.places import check_place, place_of_site
 from steercache.steering.targets import TargetLike
 
 _WORST: Final[tuple[Lineage, ...]] = ("own", "backbone", "unknown", "foreign")
@@ -27,7 +29,8 @@ _WORST: Final[tuple[Lineage, ...]] = ("own", "backbone", "unknown", "foreign")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Steering:
-    """One member: a vector, shape (d,) at `layer`, its strength, operation and target, as `steercache.steer` takes them."""
+    """One member: a vector, shape (d,) at `layer`, its strength, operation, target and place, as `steercache.steer` takes
+    them."""
 
     vector: SteeringVector = field(repr=False)
     layer: int
@@ -36,6 +39,7 @@ class Steering:
     operation: Operation | str = "add"
     target: TargetLike = "all"
     name: str = ""
+    place: PlaceName | None = None
 
     @property
     def label(self) -> str:
@@ -86,6 +90,7 @@ def sweep_combinations(
                 alpha_unit=part.alpha_unit or "raw",
                 operation=part.operation or "add",
                 target=target,
+                place=part.place or sweep.place,
             )
             parts.append(_part(session, one.name, steering))
         wholes.append(Arm(name=one.name, role="vector", parts=tuple(parts)))
@@ -108,7 +113,19 @@ def check_combination(cache: CacheFolder, arm: Arm, loaded: LoadedModel, options
     """
     found = []
     for one in arm.parts:
-        axes = GridAxes(layers=(one.layer,), alphas=(one.alpha,), alpha_unit=one.alpha_unit, operation=one.operation)
+        axes = GridAxes(
+            layers=(one.layer,),
+            alphas=(one.alpha,),
+            alpha_unit=one.alpha_unit,
+            operation=one.operation,
+            place=one.place,
+        )
+        if one.alpha_unit == "target_norm" and one.place != options.axes.site:
+            raise UsageError(
+                f"norms of the rows that are steered are measured at {options.axes.site}, and a part of {arm.name} is at"
+                f" {one.place}",
+                hint="give this part another unit, or run it in a sweep at its place",
+            )
         found.append(check_vector(cache, one.vector, loaded, replace(options, axes=axes)))
     return max(found, key=_WORST.index)
 
@@ -183,6 +200,7 @@ def _part(session: Session, name: str, one: Steering) -> ArmPart:
         operation=operation_text(operation),
         target=canonical_target(one.target) if clause is None else str(clause),
         clause=clause,
+        place=check_place(one.place or place_of_site(one.vector.site)),
     )
 
 

@@ -39,6 +39,7 @@ class KlPlace(NamedTuple):
     target: str
     alpha: float
     operation: str = "add"
+    place: str = "resid_post"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -286,7 +286,7 @@ def expand_sweep(
         seed=sweep.seed,
         allow_foreign=sweep.allow_foreign,
     )
-    options = with_place(options, vectors)
+    options = with_place(options, vectors if sweep.strengths else ())
     if session is not None:
         options = with_clauses(options, session)
     arms = vector_arms(tuple(vectors)) if sweep.strengths else ()

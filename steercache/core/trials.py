@@ -56,7 +56,7 @@ class CellPart:
         """
         operation = "" if self.operation == "add" else f", {self.operation}"
         strength = _strength_words(self.alpha, self.alpha_unit, self.unit_norm)
-        return f"layer {self.layer}, {strength}{operation}, {self.target}"
+        return f"{_where(self)}, {strength}{operation}, {self.target}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +116,10 @@ class Cell:
         return replace(self, parts=(), **asdict(part))
 
 
+def _where(one: "Cell | CellPart") -> str:
+    return f"layer {one.layer}" if one.site == "resid_post" else f"{one.site} of layer {one.layer}"
+
+
 def combined_cell(parts: Sequence[CellPart], like: Cell) -> Cell:
     """The cell of several vectors, as `like` in model, prompt and decoding; of a single one the plain cell.
 
@@ -157,7 +161,7 @@ def cell_words(cell: Cell) -> str:
     """
     if cell.parts:
         return cell.setting()
-    return f"layer {cell.layer}, {_strength_words(cell.alpha, cell.alpha_unit, cell.unit_norm)}, {cell.target}"
+    return f"{_where(cell)}, {_strength_words(cell.alpha, cell.alpha_unit, cell.unit_norm)}, {cell.target}"
 
 
 def _strength_words(alpha: float, unit: AlphaUnit, unit_norm: float | None) -> str:

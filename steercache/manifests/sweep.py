@@ -167,6 +167,8 @@ class CombinedVector(Document):
     alpha: Alpha | None = None
     alpha_unit: StrengthUnit | None = None
     operation: OperationText | None = None
+    place: PlaceName | None = None
+    """Where in the block; left out, that of the sweep, or where the vector belongs."""
     target: SweepTarget | None = None
 
     @field_validator("concept")

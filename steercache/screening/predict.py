@@ -177,7 +177,7 @@ _Deltas = Sequence[tuple[str, int, Float32Array]]  # target, layer, what is adde
 def _deltas(setting: ArmCell, gradients: StoredGradients) -> _Deltas:
     width, found = gradients.document.model.hidden_size, []
     for of, at in zip(setting.arm.parts, setting.parts, strict=True):
-        _check_linear(of.operation)
+        _check_linear(of.operation, of.place)
         if of.vector.hidden_size != width:
             raise UsageError(f"the vector {of.vector.name!r} is {of.vector.hidden_size} wide, the gradients {width}")
         change = change_of(of.vector, of.layer, alpha=of.alpha, alpha_unit=of.alpha_unit, row_norm=at.unit_norm)
@@ -226,20 +226,20 @@ def _unit_delta(setting: ArmCell, gradients: StoredGradients) -> Float32Array:
     vector, layer = setting.arm.vector, setting.cell.layer
     if vector is None or layer is None:
         raise UsageError("a cell without a vector has no effect to predict")
-    _check_linear(setting.cell.operation)
-    if setting.cell.site != "resid_post":
-        raise UsageError(
-            f"cells at {setting.cell.site} cannot be predicted: gradients are kept of the outputs of blocks",
-            hint="run its cells without screening; predictions are for the place resid_post",
-        )
+    _check_linear(setting.cell.operation, setting.cell.site)
     width = gradients.document.model.hidden_size
     if vector.hidden_size != width:
         raise UsageError(f"the vector {vector.name!r} is {vector.hidden_size} wide, the gradients {width}")
     return delta_of(vector, layer, alpha=1.0, alpha_unit=setting.cell.alpha_unit, row_norm=setting.cell.unit_norm)
 
 
-def _check_linear(operation: str) -> None:
-    """Raises UsageError for an operation whose effect does not follow from the gradients that are kept."""
+def _check_linear(operation: str, place: str = "resid_post") -> None:
+    """Raises UsageError for an operation, or a place, whose effect does not follow from the gradients that are kept."""
+    if place != "resid_post":
+        raise UsageError(
+            f"cells at {place} cannot be predicted: gradients are kept of the outputs of blocks",
+            hint="run its cells without screening; predictions are for the place resid_post",
+        )
     if operation != "add":
         raise UsageError(
             f"{operation.partition(':')[0]} cannot be predicted: what it does to a token depends on that token's hidden state, "
