@@ -160,6 +160,9 @@ def test_intervention_at_heads_is_tried_by_a_grid_as_its_recipe_says(cache: stee
         "name": "iti",
         "model": "tiny-backbone",
         "vectors": [vector.name],
+        "combinations": [
+            {"name": "whole", "parts": [{"vector": vector.name, "layer": layer} for layer in vector.layers]}
+        ],
         "layers": [at],
         "alphas": [alpha],
         "targets": ["last"],
@@ -170,31 +173,43 @@ def test_intervention_at_heads_is_tried_by_a_grid_as_its_recipe_says(cache: stee
     (tmp_path / "iti.yaml").write_text(json.dumps(manifest))
     found = cache.sweep(tmp_path / "iti.yaml", dtype="float32").run(damage=False, mode="branch").tasks[0]
     answers = cache.sql(
-        "select a.sample_id, a.raw, c.site, c.layer from answers a join cells c using (sweep_id, cell_id)"
+        "select a.sample_id, a.raw, c.site, c.vector_id from answers a join cells c using (sweep_id, cell_id)"
         f" where sweep_id = '{found.sweep_id}'"
     ).fetchall()
-    steered = {sample: raw for sample, raw, site, layer in answers if (site, layer) == ("head_out", at)}
-    plain = {sample: raw for sample, raw, _, layer in answers if layer is None}
-    assert len(steered) == len(plain) == len(asked)
+    assert {site for *_, site, of in answers if of is not None} == {"head_out"}
+    alone = {sample: raw for sample, raw, _, of in answers if of == vector.vector_id}
+    whole = {sample: raw for sample, raw, _, of in answers if of not in (None, vector.vector_id)}
+    assert len(alone) == len(whole) == len(asked)
+    assert len(vector.layers) > 1
 
     loaded = cache.model("tiny-backbone", dtype="float32")
     benchmark = open_benchmark(str(tmp_path / "questions.jsonl"), form="word")
-    delta = alpha * torch.from_numpy(vector.at(at))
+    questions = ask(pick_rows(benchmark, "search", n=None, orphans="search"), loaded.bundle, split="search")
+    for layers, answered in (((at,), alone), (vector.layers, whole)):
+        handles = [
+            loaded.model.model.layers[layer].self_attn.o_proj.register_forward_pre_hook(
+                added_at_last(alpha * torch.from_numpy(vector.at(layer)))
+            )
+            for layer in layers
+        ]
+        expected = {}
+        for one in questions:
+            assert one.encoded is not None
+            with torch.no_grad():
+                best = loaded.model(torch.from_numpy(one.encoded.input_ids)[None].long()).logits[0, -1].argmax()
+            expected[one.sample_id] = loaded.tokenizer.decode([int(best)], skip_special_tokens=True).strip()
+        for handle in handles:
+            handle.remove()
+        assert answered == expected
 
+
+def added_at_last(delta: torch.Tensor) -> Any:
     def add(module: Any, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
         moved = args[0].clone()
         moved[:, -1] += delta
         return (moved,)
 
-    handle = loaded.model.model.layers[at].self_attn.o_proj.register_forward_pre_hook(add)
-    expected = {}
-    for one in ask(pick_rows(benchmark, "search"), loaded.bundle, split="search"):
-        assert one.encoded is not None
-        with torch.no_grad():
-            best = loaded.model(torch.from_numpy(one.encoded.input_ids)[None].long()).logits[0, -1].argmax()
-        expected[one.sample_id] = loaded.tokenizer.decode([int(best)], skip_special_tokens=True).strip()
-    handle.remove()
-    assert steered == expected
+    return add
 
 
 def test_a_condition_is_for_recipes_that_have_one(cache: steercache.Cache) -> None:
