@@ -196,7 +196,7 @@ def test_intervention_at_heads_is_tried_by_a_grid_as_its_recipe_says(cache: stee
         for one in questions:
             assert one.encoded is not None
             with torch.no_grad():
-                best = loaded.model(torch.from_numpy(one.encoded.input_ids)[None].long()).logits[0, -1].argmax()
+                best = loaded.model(torch.tensor(one.encoded.input_ids.tolist())[None]).logits[0, -1].argmax()
             expected[one.sample_id] = loaded.tokenizer.decode([int(best)], skip_special_tokens=True).strip()
         for handle in handles:
             handle.remove()
