@@ -48,7 +48,7 @@ def of(written: Written, layer: int, rows: object) -> np.ndarray:
 
 
 @given(data=st.data())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_rows_of_any_layer_and_codec_are_those_of_the_local_files(data: st.DataObject) -> None:
     codec: CodecName = data.draw(st.sampled_from(["raw", "blosc", "pcodec", "int8"]))
     dtype = data.draw(st.sampled_from(["float32", "bfloat16", "float16"]))
