@@ -246,10 +246,8 @@ def test_controls_of_a_combination_have_one_control_in_the_place_of_every_vector
         Steering(vector=first, layer=4, alpha=3.0, target="text"),
     ]
     benchmark = open_benchmark("scenes", task="Count", form="number")
-    found = evaluate(
-        own_session, world.loaded, benchmark, vectors=[], options=eval_options(controls=6, prompting="", split="search", n=8),
-        combinations={"both": parts},
-    )  # fmt: skip
+    asked = eval_options(controls=6, prompting="", split="search", n=8, damage=True)
+    found = evaluate(own_session, world.loaded, benchmark, vectors=[], options=asked, combinations={"both": parts})
     (row,) = found.rows
     assert (row.name, row.method, row.concept, row.lineage) == (
         "both",

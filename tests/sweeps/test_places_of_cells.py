@@ -95,7 +95,7 @@ def test_vectors_of_heads_are_tried_at_heads_unasked_with_controls_there_and_sug
     own_session: Session, world: World
 ) -> None:
     vector = head_vector(own_session, world)
-    asked = options(layers=(2, 3), alphas=(0.5, 4.0), controls=2, control_kinds=("random",), n=6, mode="branch")
+    asked = options(layers=(2, 3), alphas=(0.5, 4.0), controls=2, control_kinds=("random",), n=6, damage=True)
     scenes = open_benchmark("scenes", task="Count", form="number", limit=30)
     found = evaluate(own_session, world.loaded, scenes, vectors=[vector], options=asked)
     rows = own_session.sql(
