@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # The study of docs/study.md: run.sh [CACHE [NULLS]]. Writes to CACHE (default: cache) and study-out; killed, it goes on where it stopped.
-# Expected: two hours on one core of a CPU with AVX-512 BF16; 1 GB of disk. NULLS (default 0, as on the page) is the number of null
-# directions of each mean shift and probe vector that are answered, about five minutes of one core for each three of a task.
+# Expected: three hours on one core of a CPU with AVX-512 BF16; 1 GB of disk. NULLS (default 7, as on the page) is the number of null
+# directions of each vector that are answered, about two minutes of one core for each null of a task.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 root="${1:-cache}"
-nulls="${2:-0}"
+nulls="${2:-7}"
 out="study-out"
 mkdir -p "$out"
 export STEERCACHE_ROOT="$root"
@@ -40,8 +40,9 @@ for task in Relation Count Attribute Entity; do
   for kind in "" -sae; do
     steercache screen "$here/$name$kind.yaml" --by accuracy --nulls 1000 --json > "$out/screen-$name$kind.json"
   done
-  steercache grid "$here/$name-sae.yaml" --nulls 7 --mode branch
-  if [ "$nulls" != 0 ]; then steercache grid "$here/$name.yaml" --nulls "$nulls" --mode branch; fi
+  if [ "$nulls" != 0 ]; then
+    for kind in "" -sae; do steercache grid "$here/$name$kind.yaml" --nulls "$nulls" --mode branch; done
+  fi
 done
 
 # 6. Dose-response of the vector with the largest search gain of the SAE.
