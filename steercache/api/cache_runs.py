@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from steercache.api.cache_core import CacheCore
+from steercache.api.paths import refuse_address
 from steercache.api.progress import ProgressLike
 from steercache.api.runs import Run, run_of
 from steercache.core.layout import DType
@@ -216,6 +217,9 @@ class RunMethods(CacheCore):
         """
         from steercache.api.exporting import export_rows
 
+        refuse_address(
+            path, "a file of rows", hint="write it into a folder here, and send it with the store's own tools"
+        )
         return export_rows(self._session, selection, Path(path), layers=layers, file_format=file_format)
 
     def copy_part(
@@ -234,9 +238,11 @@ class RunMethods(CacheCore):
         An interrupted copy goes on with the same call.
 
         Raises:
-            UsageError: nothing is left out, a layer is not there, the run is lossy or not complete, or `root` is this cache.
+            UsageError: nothing is left out, a layer is not there, the run is lossy or not complete, or `root` is this cache
+                or an address.
         """
         from steercache.api.exporting import copy_part
 
+        refuse_address(root, "a part of a run", hint="copy it into a folder, and push it from there")
         run_id = self._session.cache.resolve_run(run if isinstance(run, str) else run.run_id)
         return copy_part(self._session, run_id, Path(root), layers=layers, selection=selection, progress=progress)

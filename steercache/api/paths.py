@@ -31,6 +31,14 @@ def root_of(root: str | PathLike[str], *, mirror: str | PathLike[str] | None = N
     return Path(text)
 
 
+def refuse_address(path: str | PathLike[str], what: str, *, hint: str) -> None:
+    """Raise UsageError where `path` is an address or mirrors one: `what` is written to a path of this machine."""
+    text = os.fspath(path)
+    address = text if "://" in text else address_of(Path(text))
+    if address is not None:
+        raise UsageError(f"{what} cannot be written to an address", place=address[:200], hint=hint)
+
+
 def usable_root(root: Path) -> Path:
     """`root` with a leading `~` replaced, if the cache's index can be kept there.
 

@@ -7,7 +7,15 @@ from typing import Any, Literal
 import click
 
 from steercache.cli.completion import complete_models, complete_queries, complete_runs, complete_traces
-from steercache.cli.options import RenamedOption, json_option, parse_bindings, parse_layers, root_option, takes
+from steercache.cli.options import (
+    LocalPath,
+    RenamedOption,
+    json_option,
+    parse_bindings,
+    parse_layers,
+    root_option,
+    takes,
+)
 from steercache.cli.output import human_bytes, next_commands, note, print_json, progress_bar
 from steercache.core.ids import SHORT_ID
 
@@ -51,7 +59,7 @@ class ImportOptions:
 
 
 @activations.command("import")
-@click.argument("source", metavar="FOLDER", type=click.Path(path_type=Path))
+@click.argument("source", metavar="FOLDER", type=LocalPath(path_type=Path))
 @click.option("--from", "source_format", type=click.Choice(FORMATS), required=True, help="What wrote the files.")
 @click.option(
     "--trace",
@@ -67,7 +75,7 @@ class ImportOptions:
 )
 @click.option(
     "--requests",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=LocalPath(path_type=Path, dir_okay=False),
     help='JSON lines {"id", "token_ids", "text"} of what was sent: the order, and what has to be there.',
 )
 @click.option(
@@ -217,7 +225,7 @@ _param_option = click.option(
 
 @activations.command("export")
 @click.argument("query", shell_complete=complete_queries)
-@click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("path", metavar="FILE", type=LocalPath(path_type=Path))
 @_param_option
 @click.option("--run", shell_complete=complete_runs, help="Run of a query that leaves it open.")
 @click.option("--site", default="resid_post", show_default=True, help="Site of the rows.")
@@ -260,7 +268,7 @@ def export_command(asked: ExportOptions) -> None:
 
 @activations.command("copy")
 @click.argument("run", shell_complete=complete_runs)
-@click.argument("target", metavar="FOLDER", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("target", metavar="FOLDER", type=LocalPath(path_type=Path, file_okay=False))
 @click.option(
     "--layer", "layers", cls=RenamedOption, former=["--layers"], help="Layers to copy, such as 5,10-12; by default all."
 )

@@ -8,7 +8,7 @@ import click
 
 from steercache.cli.completion import complete_recipes, complete_saes
 from steercache.cli.fit_options import DEFAULT_SITE, FitOptions, fit_bindings, fit_options, report_fitted
-from steercache.cli.options import parse_layers, takes
+from steercache.cli.options import LocalPath, parse_layers, takes
 from steercache.cli.output import progress_bar
 
 
@@ -37,7 +37,7 @@ class FitRecipeOptions(FitOptions):
 )
 @click.option(
     "--verdicts",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=LocalPath(path_type=Path, exists=True, dir_okay=False),
     help="Review sheet with verdicts on the features of the SAE.",
 )
 @click.option("--unverified", is_flag=True, help="Take all picked features of the SAE; the vector says so.")

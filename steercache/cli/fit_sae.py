@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 from steercache.cli.completion import complete_concepts, complete_runs, complete_saes
-from steercache.cli.options import RenamedOption, json_option, parse_layers, root_option, takes
+from steercache.cli.options import LocalPath, RenamedOption, json_option, parse_layers, root_option, takes
 from steercache.cli.output import next_commands, note, print_json, progress_bar
 from steercache.cli.vector_tables import describe_vector, print_best, print_layers, steer_commands
 from steercache.core.errors import UsageError
@@ -83,7 +83,7 @@ def candidate_options(command: F) -> F:
             ),
             click.option(
                 "--evidence",
-                type=click.Path(path_type=Path, exists=True),
+                type=LocalPath(path_type=Path, exists=True),
                 help="File or folder of Neuronpedia exports; by default texts of the run.",
             ),
             click.option(
@@ -117,7 +117,7 @@ def candidate_options(command: F) -> F:
 @click.option("--concurrency", type=click.IntRange(1), default=4, show_default=True, help="Requests at a time.")
 @click.option(
     "--verdicts",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=LocalPath(path_type=Path, dir_okay=False),
     help="Review sheet (CSV) that was filled in, instead of a judge.",
 )
 @click.option("--unverified", is_flag=True, help="Take all picked features; the vector says so.")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from steercache.cli.completion import complete_manifests
-from steercache.cli.options import json_option
+from steercache.cli.options import LocalPath, json_option
 from steercache.cli.streams import say
 from steercache.core.errors import ManifestError
 
@@ -15,7 +15,7 @@ KINDS = ("model", "dataset", "trace", "sweep", "sae", "recipe")
 
 search_option = click.option(
     "--search",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    type=LocalPath(path_type=Path, file_okay=False, exists=True),
     multiple=True,
     help="Additional folder in which names are looked up; repeatable.",
 )

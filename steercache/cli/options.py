@@ -12,6 +12,7 @@ import click
 
 from steercache.api.paths import is_address, root_of, usable_root
 from steercache.core.errors import UsageError
+from steercache.core.excerpts import excerpt
 from steercache.core.trials import AlphaUnit, Target
 from steercache.core.vector_use import PLACES
 
@@ -47,6 +48,18 @@ class RenamedOption(click.Option):
         record = copy(self)
         record.opts = self.shown
         return click.Option.get_help_record(record, ctx)
+
+
+class LocalPath(click.Path):
+    """A file or folder of this machine: an address is refused, which as a path would be a folder named `s3:`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and "://" in value:
+            raise UsageError(
+                f"{excerpt(value)} is an address; this has to be a path of this machine",
+                hint="name a path here; steercache push and pull take runs, vectors and sweeps to an address and back",
+            )
+        return super().convert(value, param, ctx)
 
 
 class RootPath(click.Path):
@@ -136,7 +149,7 @@ random_option = click.option(
 )
 picture_option = click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=LocalPath(path_type=Path, dir_okay=False),
     help="File to write, .png or .svg; by default in the cache's folder pictures/.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout.")
@@ -160,7 +173,7 @@ def question_options(command: F) -> F:
     """`--task`, `--form` and `--folder`, for commands that answer a benchmark."""
     command = click.option(
         "--folder",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=LocalPath(path_type=Path, file_okay=False),
         help="Local folder of the benchmark's files; by default they come from the Hugging Face hub.",
     )(command)
     command = click.option(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from steercache.api.paths import address_of
 from steercache.cli.streams import is_unicode, say
 
 if TYPE_CHECKING:
@@ -95,10 +96,14 @@ def _same_root(context: click.Context, command: str) -> str:
 def at_root(root: Path, *, default: Path | None = Path("cache")) -> str:
     """What a printed command needs to find the cache `root` from any folder; nothing for the `default` one.
 
+    Of a mirror it is the address that was given.
+
     >>> at_root(Path("/data/my cache")), at_root(Path("cache"))
     (" --root '/data/my cache'", '')
     """
-    return "" if root == default else f" --root {shlex.quote(str(root.absolute()))}"
+    if root == default:
+        return ""
+    return f" --root {shlex.quote(address_of(root) or str(root.absolute()))}"
 
 
 def human_bytes(n_bytes: float) -> str:

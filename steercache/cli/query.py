@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast, get_args
 import click
 
 from steercache.cli.completion import complete_queries
-from steercache.cli.options import json_option, parse_bindings, root_option, takes
+from steercache.cli.options import LocalPath, json_option, parse_bindings, root_option, takes
 from steercache.cli.output import note, print_json, print_table
 from steercache.cli.watchdog import begin_query
 from steercache.core.errors import UsageError
@@ -48,7 +48,7 @@ class QueryOptions:
 @click.command()
 @click.argument("name_or_sql", required=False, metavar="[NAME|SQL]", shell_complete=complete_queries)
 @click.option(
-    "-f", "--file", "sql_file", type=click.Path(path_type=Path, dir_okay=False), help="Read the query from a file."
+    "-f", "--file", "sql_file", type=LocalPath(path_type=Path, dir_okay=False), help="Read the query from a file."
 )
 @click.option(
     "-p",
@@ -67,7 +67,7 @@ class QueryOptions:
     help="Format of the result.",
 )
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file instead of stdout."
+    "-o", "--output", type=LocalPath(path_type=Path, dir_okay=False), help="Write to a file instead of stdout."
 )
 @click.option(
     "--limit", type=click.IntRange(min=0), help=f"Number of rows to show.  [default: {TABLE_ROWS} in a table]"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from steercache.cli.completion import complete_sweeps
-from steercache.cli.options import json_option, root_option
+from steercache.cli.options import LocalPath, json_option, root_option
 from steercache.cli.output import human_bytes, note, print_json
 from steercache.cli.typed import typed_command
 from steercache.core.ids import SHORT_ID
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("sweeps", metavar="SWEEP [SWEEP ...]", nargs=-1, required=True, shell_complete=complete_sweeps)
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=LocalPath(path_type=Path, dir_okay=False),
     help="File to write, .html; by default in the cache's folder pictures/.",
 )
 @root_option

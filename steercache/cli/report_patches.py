@@ -8,6 +8,7 @@ import click
 
 from steercache.cli.completion import complete_runs, complete_vectors
 from steercache.cli.options import (
+    LocalPath,
     allow_foreign_option,
     json_option,
     parse_layers,
@@ -52,7 +53,7 @@ class PatchOptions:
 )
 @click.option(
     "--picture",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=LocalPath(path_type=Path, exists=True, dir_okay=False),
     help="File of the picture, if the data set cannot be read any more.",
 )
 @allow_foreign_option

@@ -8,7 +8,7 @@ import click
 
 from steercache.cli.completion import complete_concepts
 from steercache.cli.fit_sae import SelectionName, candidate_options
-from steercache.cli.options import parse_layers, takes
+from steercache.cli.options import LocalPath, parse_layers, takes
 from steercache.cli.output import at_root, next_commands, print_json, print_table, progress_bar
 
 
@@ -33,7 +33,7 @@ class ReviewOptions:
 @click.option("--concept", required=True, shell_complete=complete_concepts, help="Concept to fit.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=LocalPath(path_type=Path),
     required=True,
     help="Sheet to write, without an ending: OUT.csv and OUT.md.",
 )

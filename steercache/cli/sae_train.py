@@ -8,7 +8,7 @@ from typing import Literal
 import click
 
 from steercache.cli.completion import complete_runs
-from steercache.cli.options import json_option, root_option, takes
+from steercache.cli.options import LocalPath, json_option, root_option, takes
 from steercache.cli.options import words as parse_words
 from steercache.cli.output import next_commands, note, print_json, print_table, progress_bar
 
@@ -43,7 +43,7 @@ class SaeTrainOptions:
 @click.option("--run", required=True, shell_complete=complete_runs, help="Run by name, id or prefix.")
 @click.option("--layer", required=True, type=click.IntRange(0), help="Zero-based block whose output is encoded.")
 @click.option(
-    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the SAE; new, or resumed."
+    "--out", required=True, type=LocalPath(path_type=Path, file_okay=False), help="Folder of the SAE; new, or resumed."
 )
 @click.option("--width", default="8x", show_default=True, help="Number of features, or a multiple of the hidden size.")
 @click.option(

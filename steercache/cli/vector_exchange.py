@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import click
 
 from steercache.cli.completion import complete_runs, complete_sweeps, complete_vectors
-from steercache.cli.options import json_option, one_target, parse_layers, root_option, takes
+from steercache.cli.options import LocalPath, json_option, one_target, parse_layers, root_option, takes
 from steercache.cli.output import next_commands, note, print_json
 from steercache.core.ids import SHORT_ID
 from steercache.core.trials import AlphaUnit
@@ -43,7 +43,7 @@ class ExportOptions:
 @click.option(
     "--to", type=click.Choice(WRITTEN), help="Format. Default: what the file's name ends in, if one has that."
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
+@click.option("-o", "--output", type=LocalPath(path_type=Path, dir_okay=False), required=True, help="File to write.")
 @click.option(
     "--layer", "layers", help="Blocks (from 0) that are steered, such as 12 or 8-12, or all. Default: those of its use."
 )
@@ -125,7 +125,7 @@ class ImportOptions:
 
 
 @click.command("import")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=LocalPath(path_type=Path))
 @click.option(
     "--from", "source", type=click.Choice(READ), help="Format. Default: by the file's name, where that says it."
 )

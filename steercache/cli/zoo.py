@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from steercache.cli.options import json_option, root_option
+from steercache.cli.options import LocalPath, json_option, root_option
 from steercache.cli.output import next_commands, note, print_json, print_table
 
 
@@ -62,7 +62,7 @@ def card_command(name: str) -> None:
 
 @zoo_group.command("build")
 @click.argument("name")
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), required=False)
+@click.argument("folder", type=LocalPath(path_type=Path, file_okay=False), required=False)
 @root_option
 @json_option
 def build_command(name: str, folder: Path | None, root: Path, as_json: bool) -> None:

@@ -60,7 +60,7 @@ class FolderStore:
 
     def put_new(self, path: str, data: bytes, *, sums: Sums = NO_SUMS) -> str | None:
         """As `ObjectStore.put_new`: a hard link is made only where there is no such name."""
-        target = self._folder / path
+        target = self._inside(path)
         with durable.disk_errors(target):
             durable.make_folder(target.parent)
             temporary = durable.write_temporary(target, data)
@@ -75,7 +75,7 @@ class FolderStore:
 
     def swap(self, path: str, data: bytes, *, tag: str | None) -> str:
         """As `ObjectStore.swap`, under a lock of the folder that the file is in."""
-        target = self._folder / path
+        target = self._inside(path)
         with durable.disk_errors(target):
             durable.make_folder(target.parent)
             with _locked(target.parent):
@@ -90,7 +90,7 @@ class FolderStore:
 
     def put(self, path: str, data: bytes | Path, *, sums: Sums = NO_SUMS) -> str:
         """As `ObjectStore.put`."""
-        target = self._folder / path
+        target = self._inside(path)
         with durable.disk_errors(target):
             durable.make_folder(target.parent)
             if isinstance(data, Path):
@@ -135,7 +135,10 @@ class FolderStore:
 
     def _inside(self, path: str) -> Path:
         """The file, which no link may lead out of the folder."""
-        whole = (self._folder / path).resolve()
+        try:
+            whole = (self._folder / path).resolve()
+        except (OSError, RuntimeError) as error:  # Python 3.11 and 3.12 raise RuntimeError at links in a circle
+            raise DamagedError("links lead in a circle", place=str(self._folder / path)) from error
         if not whole.is_relative_to(self._folder.resolve()):
             raise DamagedError("a link leads out of the folder", place=str(self._folder / path))
         return whole

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import steercache
 from steercache.cache.handle import open_cache
 from steercache.core.errors import UsageError
 from tests.cli.small import RUN, Terminal
@@ -58,9 +59,41 @@ def test_an_address_is_a_root(work: Path, terminal: Terminal, monkeypatch: pytes
     for words in (("cache", "compact", RUN), ("cache", "rm", RUN, "--yes"), ("build", "my-trace.yaml", "--force")):
         assert terminal(*words, f"--root={address}") == 2, (words, terminal.out)
         assert "\ntry: " in terminal.err
+    assert terminal("vectors", "list", f"--root={address}") == 0
+    assert f"vectors show NAME --root {address}\n" in terminal.err
     assert terminal("cache", "status", "--root=s3://key:secret@bucket/x") == 2
     assert "secret" not in terminal.err
     assert not [path for path in (work / "mirrors").rglob("c.0.*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("activations", "copy", RUN, "s3://bucket/part", "--layer=2"),
+        ("activations", "export", "select row_idx from tokens", "s3://bucket/rows.parquet"),
+        ("activations", "import", "gs://bucket/rows"),
+        ("vectors", "export", "counting", "--output=az://container/x.gguf"),
+        ("query", "runs_overview", "--output=file:///tmp/x.csv"),
+        ("zoo", "build", "tiny", "s3://bucket/model"),
+    ],
+)
+def test_an_address_where_a_path_is_meant_makes_no_folder_of_that_name(
+    words: tuple[str, ...], tmp_path: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert terminal(*words) == 2
+    assert "is an address" in terminal.err
+    assert "\ntry: " in terminal.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_parts_and_rows_are_not_written_to_an_address(work: Path) -> None:
+    cache = steercache.open("cache")
+    with pytest.raises(UsageError, match="cannot be written to an address"):
+        cache.copy_part(RUN, "s3://bucket/part", layers=[2])
+    with pytest.raises(UsageError, match="cannot be written to an address"):
+        cache.export(cache.select("anchor_vs_control", concept="counting"), "s3://bucket/rows.parquet")
+    assert not (work / "s3:").exists()
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -236,3 +236,19 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "place" / "link").symlink_to(tmp_path / "secret")
     with pytest.raises(DamagedError, match="leads out"):
         open_store(f"file://{tmp_path}/place").get("link", most=10)
+
+
+def test_nothing_is_written_through_a_link_out_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "place").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "place" / "out").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "place" / "circle").symlink_to(tmp_path / "place" / "circle")
+    store = open_store(f"file://{tmp_path}/place")
+    for path in ("out/x", "circle/x"):
+        with pytest.raises(DamagedError, match="link"):
+            store.put(path, b"x")
+        with pytest.raises(DamagedError, match="link"):
+            store.put_new(path, b"x")
+        with pytest.raises(DamagedError, match="link"):
+            store.swap(path, b"x", tag=None)
+    assert not list((tmp_path / "elsewhere").iterdir())
