@@ -161,7 +161,10 @@ def notes_on_order(arms: Sequence[Arm]) -> tuple[str, ...]:
 def part_labels(parts: Sequence[ArmPart]) -> tuple[str, ...]:
     """What parts are called in a table: the vector and its layer, with what else differs where two are alike in these."""
     short = [f"{one.vector.name}@{one.layer}" for one in parts]
-    longer = [f"{name} {one.alpha:g} {one.operation} {one.target}" for name, one in zip(short, parts, strict=True)]
+    longer = [
+        f"{name} {one.alpha:g} {one.alpha_unit} {one.operation} {one.target} {one.place}"
+        for name, one in zip(short, parts, strict=True)
+    ]
     return tuple(name if short.count(name) == 1 else more for name, more in zip(short, longer, strict=True))
 
 

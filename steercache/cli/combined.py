@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from steercache.api.evaluating import EvalOptions, Steering
 
 T = TypeVar("T")
-_KEYS: Final = ("alpha", "unit", "operation", "target")
+_KEYS: Final = ("alpha", "alpha_unit", "operation", "target", "place")
 _FORM: Final = '--combine "counting@2 alpha=4; entity@3 operation=project_out"'
 
 
@@ -76,7 +76,7 @@ def combinations_of(
         for one in parts:
             (vector,) = found_vectors(session, [one.vector])
             axes, more = options.axes, one.more
-            unit = more.get("unit", axes.alpha_unit)
+            unit = more.get("alpha_unit", axes.alpha_unit)
             if unit not in UNIT_WORDS:
                 raise UsageError(f"no unit of strength named {unit!r}", hint=f"one of: {', '.join(UNIT_WORDS)}")
             made.append(
@@ -87,6 +87,7 @@ def combinations_of(
                     alpha_unit=unit,  # type: ignore[arg-type]
                     operation=more.get("operation", axes.operation),
                     target=more.get("target") or _only(axes.targets, "target", one),
+                    place=more.get("place", axes.place),  # type: ignore[arg-type]
                 )
             )
         name = " + ".join(one.label for one in made)

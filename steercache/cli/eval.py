@@ -98,8 +98,9 @@ class EvalCommandOptions:
     "--combine",
     multiple=True,
     metavar="PARTS",
-    help="Several vectors at once, as one competitor: VECTOR@LAYER, and alpha=, unit=, operation=, target= where they differ "
-    'from the other options; parts separated by ;, as "counting@2 alpha=4; entity@3 operation=project_out". May be repeated.',
+    help="Several vectors at once, as one competitor: VECTOR@LAYER, and alpha=, alpha_unit=, operation=, target=, place= where "
+    'they differ from the other options; parts separated by ;, as "counting@2 alpha=4; entity@3 operation=project_out". May be '
+    "repeated.",
 )
 @click.option("--layer", "layers", help="Block, or several to choose from: 5,8-10.")
 @click.option("--alpha", "alphas", default="1", show_default=True, help="Strength, or several: 0.5,1,2.")

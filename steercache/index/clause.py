@@ -243,23 +243,25 @@ def _check(tree: Any, said: str) -> None:
         if kind == "BASE_TABLE":
             table = str(node.get("table_name", "")).lower()
             if node.get("schema_name") or node.get("catalog_name") or table not in parts | {"tokens"}:
-                raise QueryError(f"a target reads the table tokens only, not {node.get('table_name')}", place=said)
+                raise QueryError(
+                    f"a target reads the table tokens only, not {node.get('table_name')}", place=said, hint=HINT
+                )
         elif kind == "TABLE_FUNCTION":
             called = str(node["function"].get("function_name", "")).lower()
             if called not in _TABLE_FUNCTIONS:
-                raise QueryError(f"{called}() is not allowed in a target", place=said)
+                raise QueryError(f"{called}() is not allowed in a target", place=said, hint=HINT)
         elif kind == "SHOW_REF" or node.get("class") == "STAR":
             raise QueryError("a target names its columns", place=said, hint=HINT)
         if node.get("sample"):
-            raise QueryError("a target selects the same tokens every time: no sampling", place=said)
+            raise QueryError("a target selects the same tokens every time: no sampling", place=said, hint=HINT)
         if node.get("class") == "FUNCTION" and name in fickle:
-            raise QueryError(f"{name}() gives another value another time: not in a target", place=said)
+            raise QueryError(f"{name}() gives another value another time: not in a target", place=said, hint=HINT)
         if node.get("class") == "COLUMN_REF":
             column = str(node["column_names"][-1]).lower()
             if column in (SAMPLE, ROW) or column in whole:  # a table's name is its whole row
                 raise QueryError(f"tokens have no column {column}", place=said, hint=HINT)
             if column in fickle:
-                raise QueryError(f"{column} is another value another time: not in a target", place=said)
+                raise QueryError(f"{column} is another value another time: not in a target", place=said, hint=HINT)
         if kind == "LIMIT_MODIFIER" and not _ordered(tree, node):
             raise QueryError("LIMIT without ORDER BY picks any tokens", place=said, hint="ORDER BY position LIMIT ...")
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from steercache.core.errors import UsageError
-from steercache.core.operations import operation_text, read_operation
+from steercache.core.operations import IN_UNITS, operation_text, read_operation
 from steercache.core.vector_use import PlaceName
 from steercache.manifests.dataset import AnswerForm
 from steercache.manifests.fields import BenchmarkName, Document, FileName, Name, Positive, Text, Version, fault, unique
@@ -127,6 +127,14 @@ def _operation(value: str) -> str:
 
 
 OperationText = Annotated[str, Field(max_length=128), AfterValidator(_operation)]
+
+
+def _in_unit(operation: str, unit: StrengthUnit, *, place: str = "") -> str:
+    """The operation, if strengths of it can count in that unit."""
+    name = read_operation(operation).name
+    if unit not in ("raw", "kl") and name not in IN_UNITS:
+        raise fault("operation", f"{place}the strength of {name} has no unit {unit}: `alpha_unit: raw`")
+    return operation
 
 
 class TokenQuery(Document):
@@ -283,6 +291,11 @@ class SweepManifest(Document):
             raise fault("vectors", "no vectors: name `vectors` of the cache, or `fits` to make from it")
         return value
 
+    @field_validator("operation")
+    @classmethod
+    def _has_the_unit(cls, value: str, info: ValidationInfo) -> str:
+        return _in_unit(value, info.data.get("alpha_unit", "raw"))
+
     @field_validator("combinations")
     @classmethod
     def _names_once(cls, value: tuple[Combination, ...]) -> tuple[Combination, ...]:
@@ -354,6 +367,8 @@ class SweepManifest(Document):
                         "combinations",
                         f"{place} has no {' and no '.join(lacking)}, and the sweep has not one to take for all parts",
                     )
+                unit, operation = part.alpha_unit or self.alpha_unit, part.operation or self.operation
+                _in_unit(operation, unit, place=f"{place}: ")
                 if part.concept is None or self.vectors:
                     continue  # concepts of named vectors are known to the cache alone
                 if not any(c == part.concept and part.method in (None, m) for m, c in fitted):

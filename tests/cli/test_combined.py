@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steercache.cli.combined import WrittenPart, read_combination
+from steercache.api.evaluating import EvalOptions, GridAxes
+from steercache.cache.handle import open_cache
+from steercache.cli.combined import WrittenPart, combinations_of, read_combination
 from steercache.core.errors import UsageError
 from steercache.queries.session import open_session
 from tests.cli.small import Terminal
@@ -48,6 +50,16 @@ def test_a_text_that_is_no_combination_says_why(text: str, message: str) -> None
         read_combination(text)
 
 
+def test_a_part_leaves_unit_and_place_to_the_other_options_or_has_its_own(tmp_path: Path) -> None:
+    open_cache(tmp_path / "cache", create=True)
+    open_session(tmp_path / "cache").save(vector(np.eye(6, 96, dtype=np.float32), name="first"))
+    axes = GridAxes(layers=(0,), alphas=(1.0,), targets=("text",), alpha_unit="kl", place="mlp_out")
+    written = read_combination("first@2; first@2 place=resid_pre alpha_unit=raw")
+    ((left, own),) = combinations_of([written], EvalOptions(axes=axes), tmp_path / "cache").values()
+    assert (left.place, left.alpha_unit) == ("mlp_out", "kl")
+    assert (own.place, own.alpha_unit) == ("resid_pre", "raw")
+
+
 def test_an_evaluation_of_several_vectors_at_once_shows_its_parts(work: Path, terminal: Terminal) -> None:
     session = open_session(work / "cache")
     for seed, name in enumerate(("first", "second")):
@@ -71,5 +83,7 @@ def test_an_evaluation_of_several_vectors_at_once_shows_its_parts(work: Path, te
     assert terminal(*words, "--combine", "first@3 alpha=2; nobody@2") == 4
     assert terminal(*words, "--alpha", "1,2", "--combine", "first@3; second@2") == 2
     assert "first@3 has no alpha, and there are several" in terminal.err
+    assert terminal(*words, "--combine", "first@2 place=mlp") == 2
+    assert "no place named 'mlp'" in terminal.err
     assert terminal(*words, "--combine", "first@9") == 2
     assert "no layer 9" in terminal.err
