@@ -156,7 +156,7 @@ def simulate(root: Path, *, n_shards: int, n_workers: int, weather: Weather = FA
             options = EngineOptions(name="ray", workers=n_workers)
             crew: Crew[Any, Any] = Crew(lambda: RayHands(cluster, _never, options), options, name="simulated")
             begun, at = time.perf_counter(), clock.now()
-            crew.do(pending, lambda planned, _: timed("tell", lambda: tell(planned)))
+            crew.do(pending, lambda planned, _: timed("tell", lambda: tell(planned, None)))
             parts["hand out"] = time.perf_counter() - begun - clock.own_s - parts["tell"]
             took = clock.now() - at
             timed("finish", run.finish)

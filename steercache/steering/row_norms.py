@@ -51,7 +51,8 @@ def row_norms(
     ]
     at_place = outputs
     if place != "resid_post":
-        nothing = torch.full((*prompts.tokens.real_bt.shape, 1), torch.nan)
+        real_bt = prompts.tokens.real_bt
+        nothing = torch.full((*real_bt.shape, 1), torch.nan, device=real_bt.device)
         at_place = [inside.get(layer, nothing) for layer in range(n_layers)]
     return median_norms(at_place, torch.stack(masks, dim=1) & ~prompts.tokens.first_bt[:, None])
 

@@ -38,6 +38,7 @@ ONLY_PARSED = (
     "steercache eval ",
     "steercache fit head-probes ",
     "steercache fit recipe caa ",
+    "steercache fit recipe cast ",
     "steercache fit recipe refusal-ablation ",
     "steercache fit sae ",
     "steercache grid ",

@@ -71,6 +71,7 @@ def test_what_is_taken_in_can_be_read_back(filled: dict[str, list[object]]) -> N
         "features": 0,
         "sweeps": 2,
         "cells": 3,
+        "cell_parts": 1,
         "answers": 4,
         "answers_with_cells": 4,
         "answers_with_baseline": 1,

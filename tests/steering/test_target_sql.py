@@ -14,12 +14,11 @@ from steercache.core.errors import NotFoundError, UsageError
 from steercache.core.vectors import SteeringVector
 from steercache.models.spec import LoadedModel
 from steercache.queries.token_clause import TokenClause, read_token_clause
-from steercache.steering import branch as branching
-from steercache.steering import full as in_full
 from steercache.steering import live_hooks
 from steercache.steering.branch import BranchOptions, branch
 from steercache.steering.cells import ROUNDING, BranchCell
 from steercache.steering.gradient import margin_gradients
+from steercache.steering.operations import apply as applying
 from steercache.steering.operations.change import change_of
 from steercache.steering.plan_target import n_selected, plan_samples
 from steercache.steering.recompute import recompute
@@ -102,7 +101,7 @@ class Spy:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, batch: PaddedBatch, delta: npt.NDArray[np.float32]) -> None:
         self.moved = np.zeros(batch.input_ids.shape, dtype=np.float32)
-        for module in (live_hooks, in_full, branching):
+        for module in (live_hooks, applying):  # by hooks, and by what branch and full share
             monkeypatch.setattr(module, "apply", self._spying(module.apply, delta))
 
     def _spying(self, apply: Any, delta: npt.NDArray[np.float32]) -> Any:
