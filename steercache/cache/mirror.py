@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import google_crc32c
 
@@ -32,6 +32,7 @@ from steercache.objects.listing import Item, ListedFile, rank
 from steercache.store.durable import make_folder, write_file_atomically
 from steercache.store.generation import generation_files, read_generation
 
+T = TypeVar("T")
 STATE: Final = "MIRROR.json"
 MIRRORED: Final = ("run", "vector", "sweep", "features")  # SAEs are models: they are pulled where they are needed
 MOST_BYTES: Final = 2**31  # of one document
@@ -166,12 +167,7 @@ class _Refresh:
         run = self._paths.run(run_id)
         if said is None:
             return read_run_document(run.document) if run.document.exists() else None
-        scratch = self._root / f".run-{os.getpid()}.json"
-        try:
-            scratch.write_bytes(said)
-            document = read_run_document(scratch)
-        finally:
-            scratch.unlink(missing_ok=True)
+        document = self._parsed(f"runs/{run_id}/run.json", said, read_run_document)
         if document.run_id != run_id:
             raise DamagedError("the document of another run", place=f"{self._store.name}/runs/{run_id}/run.json")
         return document
@@ -217,11 +213,7 @@ class _Refresh:
         if fetched is None:
             return False
         data = bytes(fetched.data)
-        make_folder(path.parent)
-        scratch = path.with_name(f".{path.name}.new")
-        scratch.write_bytes(data)
-        record = read_shard_record(scratch)
-        scratch.unlink()
+        record = self._parsed(inside, data, read_shard_record)
         if record.shard_idx != shard_idx:
             raise DamagedError("the record of another shard", place=f"{self._store.name}/{inside}", hint=_VERIFY)
         self._tables(run, record)
@@ -260,26 +252,36 @@ class _Refresh:
             raise DamagedError("listed, and not there", place=f"{self._store.name}/{path}", hint="push it again")
         return bytes(found.data)
 
+    def _parsed(self, path: str, data: bytes, read: Callable[[Path], T]) -> T:
+        """An object's bytes as `read` reads a file of them. Raises DamagedError, which names the object."""
+        target = self._root / path
+        make_folder(target.parent)
+        scratch = target.with_name(f".{target.name}.{os.getpid()}.new")
+        try:
+            scratch.write_bytes(data)
+            return read(scratch)
+        except DamagedError as error:
+            hint = "put the right object there again"
+            raise DamagedError(error.message, place=f"{self._store.name}/{path}", hint=hint) from error
+        finally:
+            scratch.unlink(missing_ok=True)
+
+    def _check(self, path: str, data: bytes, item_id: str) -> None:
+        """Refuse documents that are no documents of their item, before they get their names."""
+        if path.endswith("run.json"):
+            found = self._parsed(path, data, read_run_document).run_id
+        else:
+            found = self._parsed(path, data, read_vector).vector.vector_id
+        if found != item_id:
+            raise DamagedError("the document of another item", place=f"{self._store.name}/{path}")
+
     def _write(self, path: str, data: bytes, item_id: str) -> None:
         target = self._root / path
         make_folder(target.parent)
         if path.endswith((f"{item_id}/run.json", ".safetensors")):
-            _check(target, data, item_id)
+            self._check(path, data, item_id)
         write_file_atomically(target, data)
         self._n_received += 1
-
-
-def _check(target: Path, data: bytes, item_id: str) -> None:
-    """Refuse documents that are no documents of their item, before they get their names."""
-    scratch = target.with_name(f".{target.name}.new")
-    scratch.write_bytes(data)
-    try:
-        is_run = target.name == "run.json"
-        found = read_run_document(scratch).run_id if is_run else read_vector(scratch).vector.vector_id
-    finally:
-        scratch.unlink(missing_ok=True)
-    if found != item_id:
-        raise DamagedError("the document of another item", place=str(target))
 
 
 def _is_file(path: Path, file: ListedFile) -> bool:

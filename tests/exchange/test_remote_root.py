@@ -127,8 +127,14 @@ def test_a_run_that_is_found_by_its_records_grows_as_they_come(full: Cache, addr
     for path in (full.root / "annotations").rglob("*.parquet"):
         put(path)
     assert steercache.open(address).status().runs[0].n_shards_committed == 0
+    damaged = records[1].relative_to(full.root).as_posix()
+    store.put(damaged, b'{"shard_idx": 1')
+    with pytest.raises(DamagedError) as refused:
+        steercache.open(address)
+    assert refused.value.place == f"{address.rstrip('/')}/{damaged}"
     put(records[1])
     remote = steercache.open(address)
+    assert not list(remote.root.rglob("*.new"))
     assert remote.status().runs[0].n_shards_committed == 1
     (n,) = remote.sql("select count(*) from tokens").fetchall()[0]
     assert 0 < n < full.sql("select count(*) from tokens").fetchall()[0][0]
