@@ -21,7 +21,7 @@ TWO = EngineOptions(name="ray", workers=2)
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """One for all tests here, which the engine finds and leaves as it is."""
-    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, object_store_memory=on_ray.STORE_BYTES)
+    ray.init("local", num_cpus=3, include_dashboard=False, log_to_driver=False, object_store_memory=on_ray.STORE_BYTES)
     yield
     ray.shutdown()
 

@@ -30,7 +30,7 @@ ON_RAY = EngineOptions(name="ray", workers=2)
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=STORE_BYTES)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=STORE_BYTES)
     yield
     ray.shutdown()
 

@@ -135,7 +135,7 @@ def test_answers_of_two_processes_one_of_which_is_killed_are_those_of_one(
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=STORE_BYTES)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=STORE_BYTES)
     yield
     ray.shutdown()
 

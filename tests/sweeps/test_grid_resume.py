@@ -50,10 +50,12 @@ def answers_on_disk(root: Path) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def files_of_sweep(root: Path, sweep_id: str) -> dict[str, bytes]:
-    """Every file of a sweep, byte for byte, but for the time at which it was saved."""
+    """Every file of a sweep, byte for byte, but for the time at which it was saved and what a killed writer left unfinished."""
     folder = root / "sweeps" / sweep_id
     found = {
-        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "lock"
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and p.name != "lock" and ".tmp-" not in p.name
     }
     saved = json.loads(found["manifest.json"])["created_at"]
     found["manifest.json"] = found["manifest.json"].replace(saved.encode(), b"")
