@@ -15,7 +15,7 @@ from steercache.answers import store as run_store
 from steercache.answers.costs import costs_here
 from steercache.answers.target_tokens import selected_in_cell
 from steercache.cells.combinations import Steering
-from steercache.core.errors import NotFoundError, UsageError
+from steercache.core.errors import ManifestError, NotFoundError, UsageError
 from steercache.core.trials import Cell, CellPart, combined_cell
 from steercache.core.vectors import SteeringVector
 from steercache.data.benchmarks import open_benchmark
@@ -344,7 +344,7 @@ def test_what_cannot_be_combined_is_refused_before_anything_runs(
         job({**PARTS[0], "vector": "nobody"})
     with pytest.raises(UsageError, match="no layer 6"):
         job({**PARTS[0], "layer": 6})
-    with pytest.raises(UsageError, match="has no unit resid_norm"):
+    with pytest.raises(ManifestError, match="has no unit resid_norm"):
         job({**PARTS[0], "alpha_unit": "resid_norm"})
     with pytest.raises(UsageError, match="0 vectors of the sweep are of counting by lat"):
         job(
