@@ -3,6 +3,7 @@
 The published layers (5 to 20, 16 in all) and seven strengths, in median norms of the rows that are steered, up to half of one.
 """
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.turns import fast_dtype
 from steercache.answers.batches import Runner
 from steercache.answers.store import Key, SweepWriter
 from steercache.benchmarks.task import EncodedQuestion, ask, pick_rows
@@ -105,6 +107,17 @@ class Grid:
     baseline: ArmCell
     arm: Arm
     settings: tuple[ArmCell, ...] = field(repr=False)
+
+
+def asked_and_vectors(
+    model: str, folder: Path | None, *, n: int
+) -> tuple[LoadedModel, Questions, list[SteeringVector]]:
+    """A model in the dtype that is faster here, `n` questions about relations, and four random vectors."""
+    with tempfile.TemporaryDirectory(prefix="bench-cells-", dir=folder) as work:
+        loaded = open_model(model, Path(work), dtype=fast_dtype())
+    asked = questions(loaded, "Relation", n=n)
+    norms = row_norms(loaded, asked.asked, "text")
+    return loaded, asked, [random_vector(loaded, norms, seed=seed) for seed in range(4)]
 
 
 def make_grid(

@@ -5,13 +5,11 @@ more changes of hidden states.
 """
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.cells import batch_of, layers_of, open_model, questions, random_vector, row_norms
-from bench.turns import Row, fast_dtype, take_turns
+from bench.cells import asked_and_vectors, batch_of, layers_of
+from bench.turns import Row, take_turns
 from steercache.core.operations import read_operation
 from steercache.steering.branch import BranchOptions, branch_from
 from steercache.steering.cells import BranchCell, BranchPart, combined
@@ -25,14 +23,7 @@ N_CELLS, N_IN_FULL, TURNS = 14, 4, 7
 
 def run(folder: Path | None = None, *, model: str = "demo", n: int = 12, turns: int = TURNS) -> list[Row]:
     """One line for each mix of operations, branched and in full."""
-    work = Path(tempfile.mkdtemp(prefix="bench-combined-", dir=folder))
-    try:
-        loaded = open_model(model, work, dtype=fast_dtype())
-    finally:
-        shutil.rmtree(work)
-    asked = questions(loaded, "Relation", n=n)
-    norms = row_norms(loaded, asked.asked, "text")
-    vectors = [random_vector(loaded, norms, seed=seed) for seed in range(4)]
+    loaded, asked, vectors = asked_and_vectors(model, folder, n=n)
     layers, batch = layers_of(loaded)[:: max(1, len(layers_of(loaded)) // 4)][:4], batch_of(loaded, asked.asked)
     prefill = run_prefill(loaded, batch, layers=layers)
     options = BranchOptions(max_new_tokens=1)

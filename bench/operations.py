@@ -5,14 +5,12 @@ of a whole grid.
 """
 
 import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench.cells import ALPHAS, batch_of, layers_of, make_grid, open_model, questions, random_vector, row_norms
-from bench.turns import Row, fast_dtype, row_of, seconds
+from bench.cells import ALPHAS, asked_and_vectors, batch_of, layers_of, make_grid
+from bench.turns import Row, row_of, seconds
 from steercache.core.operations import read_operation
 from steercache.core.vectors import SteeringVector
 from steercache.steering.branch import BranchOptions, branch_from
@@ -33,14 +31,7 @@ def run(
     folder: Path | None = None, *, model: str = "demo", n: int = 12, turns: int = TURNS, of: Sequence[str] = OPERATIONS
 ) -> list[Row]:
     """One line for every operation: the median over turns of its time through that of add just before and after."""
-    work = Path(tempfile.mkdtemp(prefix="bench-operations-", dir=folder))
-    try:
-        loaded = open_model(model, work, dtype=fast_dtype())
-    finally:
-        shutil.rmtree(work)
-    asked = questions(loaded, "Relation", n=n)
-    norms = row_norms(loaded, asked.asked, "text")
-    vectors = [random_vector(loaded, norms, seed=seed) for seed in range(4)]
+    loaded, asked, vectors = asked_and_vectors(model, folder, n=n)
     layers = layers_of(loaded)[::EVERY]
     adding = [
         s.branch_cell(str(i), loaded.spec.hidden_size)

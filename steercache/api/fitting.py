@@ -14,20 +14,10 @@ from steercache.fit import compare as compare
 from steercache.fit.catalogue import CATALOGUE
 from steercache.fit.recipes import differences as differences
 from steercache.fit.shift import vector_name
+from steercache.manifests.recipe import RecipeMethod
 from steercache.queries.session import Session
 
-MethodName = Literal[
-    "mean_shift",
-    "linear_probe",
-    "pca_diff",
-    "pca_center",
-    "lat",
-    "lda",
-    "mass_mean",
-    "head_probes",
-    "unit_shift",
-    "sae",
-]
+MethodName = RecipeMethod
 RecipeName = Literal["default", "paper"]
 ANCHORS: Literal["anchor_vs_control"] = "anchor_vs_control"
 PAIRS: Literal["contrast_last"] = "contrast_last"

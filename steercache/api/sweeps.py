@@ -20,13 +20,13 @@ from steercache.manifests.sweep import Race
 from steercache.models.load import resolve_device
 from steercache.models.spec import LoadedModel, TokenizerBundle
 from steercache.queries.session import Session
+from steercache.screening.for_grid import screening_for_grid
 from steercache.screening.gradient_source import GradientSource
 from steercache.screening.job import (
     ScreenedTask,
     corrected_by_pilot,
     model_without_weights,
     screen_task,
-    screening_for_grid,
     sweep_job,
     tasks_of_sweep,
 )

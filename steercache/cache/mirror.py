@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import google_crc32c
 
-from steercache.cache.documents import RunDocument, read_run_document, read_shard_record
+from steercache.cache.documents import RunDocument, parse_run_document, parse_shard_record, read_run_document
 from steercache.cache.paths import RootPaths, RunPaths
 from steercache.cache.vector_files import read_vector
 from steercache.core.errors import DamagedError, NotFoundError
@@ -32,7 +32,6 @@ from steercache.objects.listing import Item, ListedFile, rank
 from steercache.store.durable import make_folder, write_file_atomically
 from steercache.store.generation import generation_files, read_generation
 
-T = TypeVar("T")
 STATE: Final = "MIRROR.json"
 MIRRORED: Final = ("run", "vector", "sweep", "features")  # SAEs are models: they are pulled where they are needed
 MOST_BYTES: Final = 2**31  # of one document
@@ -134,7 +133,7 @@ class _Refresh:
             return
         data = self._get(file.path)
         if (len(data), _sha256(data)) != (file.n_bytes, file.sha256):
-            place = f"{self._store.name}/{file.path}"
+            place = self._place(file.path)
             raise DamagedError("its SHA-256 is not the one that is listed", place=place, hint="push it again")
         self._write(file.path, data, item_id)
 
@@ -167,9 +166,9 @@ class _Refresh:
         run = self._paths.run(run_id)
         if said is None:
             return read_run_document(run.document) if run.document.exists() else None
-        document = self._parsed(f"runs/{run_id}/run.json", said, read_run_document)
+        document = parse_run_document(said, self._place(f"runs/{run_id}/run.json"))
         if document.run_id != run_id:
-            raise DamagedError("the document of another run", place=f"{self._store.name}/runs/{run_id}/run.json")
+            raise DamagedError("the document of another run", place=self._place(f"runs/{run_id}/run.json"))
         return document
 
     def _generation(self, run: RunPaths, name: str) -> bool:
@@ -213,9 +212,9 @@ class _Refresh:
         if fetched is None:
             return False
         data = bytes(fetched.data)
-        record = self._parsed(inside, data, read_shard_record)
+        record = parse_shard_record(data, self._place(inside))
         if record.shard_idx != shard_idx:
-            raise DamagedError("the record of another shard", place=f"{self._store.name}/{inside}", hint=_VERIFY)
+            raise DamagedError("the record of another shard", place=self._place(inside), hint=_VERIFY)
         self._tables(run, record)
         self._write(inside, data, run.folder.name)
         return True
@@ -230,7 +229,7 @@ class _Refresh:
             inside = target.relative_to(self._root).as_posix()
             data = self._get(inside)
             if (len(data), google_crc32c.value(data)) != (file.n_bytes, file.crc32c):
-                place = f"{self._store.name}/{inside}"
+                place = self._place(inside)
                 raise DamagedError("its checksum is not that of its record", place=place, hint=_VERIFY)
             self._write(inside, data, run.folder.name)
 
@@ -249,31 +248,30 @@ class _Refresh:
     def _get(self, path: str) -> bytes:
         found = self._store.get(path, most=MOST_BYTES)
         if found is None:
-            raise DamagedError("listed, and not there", place=f"{self._store.name}/{path}", hint="push it again")
+            raise DamagedError("listed, and not there", place=self._place(path), hint="push it again")
         return bytes(found.data)
 
-    def _parsed(self, path: str, data: bytes, read: Callable[[Path], T]) -> T:
-        """An object's bytes as `read` reads a file of them. Raises DamagedError, which names the object."""
-        target = self._root / path
-        make_folder(target.parent)
-        scratch = target.with_name(f".{target.name}.{os.getpid()}.new")
-        try:
-            scratch.write_bytes(data)
-            return read(scratch)
-        except DamagedError as error:
-            hint = "put the right object there again"
-            raise DamagedError(error.message, place=f"{self._store.name}/{path}", hint=hint) from error
-        finally:
-            scratch.unlink(missing_ok=True)
+    def _place(self, path: str) -> str:
+        return f"{self._store.name}/{path}"
 
     def _check(self, path: str, data: bytes, item_id: str) -> None:
         """Refuse documents that are no documents of their item, before they get their names."""
-        if path.endswith("run.json"):
-            found = self._parsed(path, data, read_run_document).run_id
-        else:
-            found = self._parsed(path, data, read_vector).vector.vector_id
+        is_run = path.endswith("run.json")
+        found = parse_run_document(data, self._place(path)).run_id if is_run else self._vector_id(path, data)
         if found != item_id:
-            raise DamagedError("the document of another item", place=f"{self._store.name}/{path}")
+            raise DamagedError("the document of another item", place=self._place(path))
+
+    def _vector_id(self, path: str, data: bytes) -> str:
+        target = self._root / path
+        scratch = target.with_name(f".{target.name}.{os.getpid()}.new")  # the reader of vectors takes files only
+        try:
+            scratch.write_bytes(data)
+            return read_vector(scratch).vector.vector_id
+        except DamagedError as error:
+            hint = "push the vector again"
+            raise DamagedError(error.message, place=self._place(path), hint=hint) from error
+        finally:
+            scratch.unlink(missing_ok=True)
 
     def _write(self, path: str, data: bytes, item_id: str) -> None:
         target = self._root / path

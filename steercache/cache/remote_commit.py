@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from steercache.cache.documents import RunDocument
 from steercache.cache.paths import FIRST_GENERATION, RunPaths
-from steercache.core.errors import NotFoundError
+from steercache.core.errors import BusyError, NotFoundError
 from steercache.core.layout import FileRecord, ShardRecord
 from steercache.objects.interface import ObjectChangedError, ObjectStore, Sums
 from steercache.objects.lease import Fence
@@ -44,7 +44,8 @@ def commit_shard(store: ObjectStore, paths: RunPaths, record: ShardRecord, fence
     """Send a shard that lies complete in the folder `paths`; does nothing where it is committed already.
 
     Raises:
-        BusyError: another coordinator has taken the run. UsageError: the store refuses, or does not answer.
+        BusyError: another coordinator has taken the run, or others write the record all the time. UsageError: the store
+            refuses, or does not answer.
     """
     key = record_key(paths.folder.name, record.shard_idx)
     fence.check(store)
@@ -73,6 +74,7 @@ def _replace_record(store: ObjectStore, paths: RunPaths, record: ShardRecord, fe
         except ObjectChangedError:
             continue
         return
+    raise _others_write(store, key)
 
 
 def _send(store: ObjectStore, paths: RunPaths, record: ShardRecord) -> None:
@@ -104,7 +106,7 @@ def change_document(
     It is called between reading and writing: what a later holder writes makes this write fail.
 
     Raises:
-        NotFoundError: there is none.
+        NotFoundError: there is none. BusyError: others write it all the time.
     """
     for _ in range(MOST_TRIES):
         found = store.get(key, most=MOST_DOCUMENT)
@@ -121,6 +123,11 @@ def change_document(
             continue
         return
     check()
+    raise _others_write(store, key)
+
+
+def _others_write(store: ObjectStore, key: str) -> BusyError:
+    return BusyError("others write it all the time", place=f"{store.name}/{key}", hint="call it again")
 
 
 def check_that_the_run_is_there(store: ObjectStore, document: RunDocument) -> None:

@@ -10,6 +10,7 @@ from steercache.core.vector_use import PlaceName
 from steercache.manifests.dataset import AnswerForm
 from steercache.manifests.fields import BenchmarkName, Document, FileName, Name, Positive, Text, Version, fault, unique
 from steercache.manifests.model import ModelManifest
+from steercache.manifests.target import SweepTarget
 from steercache.manifests.trace import Layer, Layers, layers_of
 
 FitMethod = Literal[
@@ -17,7 +18,6 @@ FitMethod = Literal[
 ]
 FitRecipe = Literal["default", "paper"]
 SaeSelection = Literal["paper", "firing_rate", "sparse_probe"]
-NamedTarget = Literal["image", "text", "both", "all", "last"]
 SweepSplit = Literal["search", "test"]
 StrengthUnit = Literal["raw", "resid_norm", "target_norm", "kl"]
 Alpha = Annotated[float, Field(ge=-1e6, le=1e6)]
@@ -137,33 +137,6 @@ def _in_unit(operation: str, unit: StrengthUnit, *, place: str = "") -> str:
     return operation
 
 
-class TokenQuery(Document):
-    """A target as SQL: a condition over the prompt's tokens, and if wanted a weight that scales the strength."""
-
-    where: Annotated[str, Field(min_length=1, max_length=8000)]
-    """True for the tokens that are steered, such as `kind = 'image' and patch_row < 3`."""
-    weight: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
-    """A number per token, such as `1.0 / (1 + patch_row)`; left out, 1."""
-
-    def __str__(self) -> str:
-        return f"sql: {self.where}" + ("" if self.weight is None else f" (weight {self.weight})")
-
-
-SqlTarget = Annotated[str, Field(pattern=r"^sql:", max_length=10_000)]
-
-
-def _shape_of_target(value: Any) -> str:
-    if isinstance(value, str):
-        return "sql" if value.startswith("sql:") else "name"
-    return "query"
-
-
-SweepTarget = Annotated[
-    Annotated[NamedTarget, Tag("name")] | Annotated[SqlTarget, Tag("sql")] | Annotated[TokenQuery, Tag("query")],
-    Discriminator(_shape_of_target),
-]
-
-
 class CombinedVector(Document):
     """One vector of a combination, with its setting; what is left out is the sweep's, where that has one of it."""
 
@@ -261,8 +234,8 @@ class SweepManifest(Document):
     `{where: ..., weight: ...}`."""
     tasks: Annotated[tuple[SweepTask, ...], Field(min_length=1, max_length=256)]
     panel: Annotated[tuple[SweepTask, ...], Field(max_length=64)] = ()
-    """Unrelated tasks on which side effects are measured: some questions of each are asked in the chosen cells. By default the
-    drawn scenes' tasks that the sweep does not ask."""
+    """Unrelated tasks for the side effects of the chosen cells: some questions of each are asked. Left out, the tasks of the
+    drawn scenes that the sweep does not ask."""
     splits: Annotated[tuple[SweepSplit, ...], Field(min_length=1)] = ("search", "test")
     """A cell is chosen on `search`; `test` is asked once, about the chosen cell."""
     n: Positive | None = None

@@ -1,6 +1,6 @@
-"""What is screened: a sweep, or a benchmark with vectors of the cache; and how a grid takes the best predicted cells."""
+"""What is screened: a sweep, or a benchmark with vectors of the cache."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -36,15 +36,13 @@ from steercache.screening.gradient_plan import GradientRequest
 from steercache.screening.gradient_source import GradientSource, ensure_gradients
 from steercache.screening.gradient_store import StoredGradients
 from steercache.screening.many import NullRank, ScreenedGrid, VectorGrid, rank_among_nulls, screen_grid
-from steercache.screening.pilot import Pilot, ScreenedCells, ScreenFirst, run_pilot
+from steercache.screening.pilot import Pilot, run_pilot
 from steercache.screening.predict import (
     By,
     Predicted,
     SampleEffect,
-    best_predicted,
     predict_settings,
     sample_effects,
-    wish_of,
 )
 from steercache.screening.questions import name_of_task, search_questions
 from steercache.steering.screen import answer_margins
@@ -359,37 +357,6 @@ def ranks_of_best(
     names = [row.vector for row in screened.grid.best_of_each(by=by)[:n]]
     which = [screened.grid.grid.names.index(name) for name in names]
     return rank_among_nulls(session, screened.gradients, screened.grid.grid, which, count=count, seed=seed)
-
-
-def screening_for_grid(
-    *, progress: Progress | None = None
-) -> Callable[[SweepJob, TaskQuestions, ScreenFirst], ScreenedCells]:
-    """What `grid.run_grid` asks for the best predicted settings of every vector, best first; a pilot is run where wanted."""
-
-    def screening(job: SweepJob, task: TaskQuestions, first: ScreenFirst) -> ScreenedCells:
-        plain = [s for s in job.grid.cells if not s.arm.parts]
-        together = {name: some for name, some in job.grid.settings.items() if some[0].arm.parts}  # of one cell each
-        if not plain:
-            return ScreenedCells(settings=together)
-        refuse_kl(job.grid.options.axes.alpha_unit)
-        wanted = GradientSource(
-            bundle=job.loaded.bundle,
-            load=lambda: job.loaded,
-            device=str(job.loaded.model.device),
-            crew=job.grid.options.compute.crew,
-        )
-        wish = wish_of(task.benchmark.name, plain)
-        gradients = ensure_gradients(job.session, task.asked["search"], wish, wanted, progress=progress)
-        pilot = run_pilot(job, task, gradients, n=first.pilot, progress=progress)
-        bends = None if pilot is None else pilot.bends
-        by: By = first.by or "margin"
-        settings = {
-            name: some if name in together else best_predicted(gradients, some, first.k, by=by, bends=bends)
-            for name, some in job.grid.settings.items()
-        }
-        return ScreenedCells(settings=settings, pilot=pilot)
-
-    return screening
 
 
 def _with_norms(session: Session, task: ScreenTask, wanted: GradientSource) -> VectorGrid:

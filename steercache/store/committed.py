@@ -1,6 +1,6 @@
 """The committed shards of one generation: their records, files and geometry, and what to say about rows that are not there."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -71,3 +71,29 @@ class CommittedShards:
         n_rows = self.n_rows(shard_idx)
         why = f"shard {shard_idx} has {n_rows} rows" if n_rows else f"shard {shard_idx} is not committed"
         raise NotFoundError(f"{len(absent)} rows are not there: {shown} ({why})", place=str(self.path), hint=_STATUS)
+
+
+class RowPlaces:
+    """Of every shard, how many rows it has and how many its file has for each layer; filled in as shards are opened."""
+
+    def __init__(self, shards: CommittedShards) -> None:
+        self._shards, self._rows_per_shard = shards, shards.layout.rows_per_shard
+        self.used = np.full(shards.layout.n_shards, -1, dtype=np.int64)  # -1 until the shard is opened
+        self.slots = np.zeros(shards.layout.n_shards, dtype=np.int64)  # unused ones included
+
+    def locate(self, rows: RowIndex, open_shard: Callable[[int], None]) -> tuple[RowIndex, RowIndex]:
+        """The shard of each row, and its number inside it; shards that are not open are opened.
+
+        Raises:
+            NotFoundError: no committed shard has some of the rows. As `open_shard`.
+        """
+        shard_n = rows // self._rows_per_shard
+        first, last = int(shard_n.min()), int(shard_n.max())
+        if first < 0 or last >= len(self.used):
+            self._shards.refuse_unknown(rows)
+        slot_n = rows - shard_n * self._rows_per_shard
+        if bool((slot_n >= self.used[shard_n]).any()):  # not opened yet, or not there
+            self._shards.refuse_unknown(rows)
+            for shard_idx in np.unique(shard_n).tolist():
+                open_shard(shard_idx)
+        return shard_n, slot_n

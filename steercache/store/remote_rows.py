@@ -13,7 +13,7 @@ from steercache.core.errors import BusyError, DamagedError
 from steercache.core.layout import FileRecord, SiteLayout
 from steercache.store.codecs import ChunkCodec
 from steercache.store.coded_block import ChunkCache, CodedBlock
-from steercache.store.committed import CommittedShards
+from steercache.store.committed import CommittedShards, RowPlaces
 from steercache.store.dtypes import bits_dtype
 from steercache.store.elsewhere import BLOCK_BYTES, Elsewhere, SegmentReplacedError
 from steercache.store.geometry import ShardGeometry, shard_geometry, unpack_index
@@ -32,14 +32,15 @@ _T = TypeVar("_T")
 
 
 def _again(attempt: Callable[[], _T], drop: Callable[[], None]) -> _T:
-    """What `attempt` returns; once more, with new maps, where another process replaced a segment."""
+    """What `attempt` returns; once more, with new maps, where another thread or process replaced a segment."""
     for _ in range(_ATTEMPTS):
         try:
             return attempt()
         except SegmentReplacedError:
             drop()
     raise BusyError(
-        "other processes remove blocks as soon as they are brought", hint="a larger limit of the read cache"
+        "blocks are removed as soon as they are brought: more is read at once than the read cache holds",
+        hint="give the read cache a larger limit, or read with fewer threads and processes",
     )
 
 
@@ -52,30 +53,21 @@ class RemoteRows:
         self._rows_per_shard = layout.rows_per_shard
         self._full = shard_geometry(layout, site, layout.rows_per_shard)
         self._bits = bits_dtype(layout.dtype)
-        self._used = np.full(layout.n_shards, -1, dtype=np.int64)  # rows of each shard; -1 until its record is read
-        self._slots = np.zeros(layout.n_shards, dtype=np.int64)  # rows of a layer in the file, unused ones included
+        self._places = RowPlaces(shards)
         self._files: dict[int, FileRecord] = {}
         self._maps: SegmentMaps | None = None
         self._lock = threading.Lock()
 
     def gather(self, layer_pos: int, rows: RowIndex) -> Bits:
         """Rows of one layer in the given order, shape (n, d)."""
-        shard_n = rows // self._rows_per_shard
-        first, last = int(shard_n.min()), int(shard_n.max())
-        if first < 0 or last >= len(self._used):
-            self._shards.refuse_unknown(rows)
-        slot_n = rows - shard_n * self._rows_per_shard
-        if bool((slot_n >= self._used[shard_n]).any()):  # not looked at yet, or not there
-            self._shards.refuse_unknown(rows)
-            for shard_idx in np.unique(shard_n).tolist():
-                self._open(shard_idx)
-        at_n = slot_n + self._slots[shard_n] * layer_pos
+        shard_n, slot_n = self._places.locate(rows, self._open)
+        at_n = slot_n + self._places.slots[shard_n] * layer_pos
         return _again(lambda: self._take(shard_n, at_n), self._drop)
 
     def layer(self, layer_pos: int, shard_idx: int) -> Bits:
         """All used rows of one layer of one shard, shape (n, d); those of the next shards are brought with them."""
         self._open(shard_idx)
-        n_rows = int(self._used[shard_idx])
+        n_rows = int(self._places.used[shard_idx])
         if not n_rows:
             return np.empty((0, self._site.width), dtype=self._bits)
         _again(lambda: self._bring_ahead(layer_pos, shard_idx), self._drop)
@@ -110,10 +102,10 @@ class RemoteRows:
         end: list[int] = []
         for number in (idx for idx in self._shards.shard_idxs if idx >= shard_idx):
             self._open(number)
-            n_bytes = int(self._used[number]) * row_bytes
+            n_bytes = int(self._places.used[number]) * row_bytes
             if (files and ahead + n_bytes > most) or not n_bytes:
                 break
-            start = int(self._slots[number]) * layer_pos * row_bytes
+            start = int(self._places.slots[number]) * layer_pos * row_bytes
             files.append(number)
             first.append(start)
             end.append(start + n_bytes)
@@ -124,7 +116,7 @@ class RemoteRows:
             maps.bring(maps.lacking(*_whole(first, end, files)), chunk_bytes=self._full.chunk_bytes)
 
     def _open(self, shard_idx: int) -> None:
-        if 0 <= shard_idx < len(self._used) and self._used[shard_idx] >= 0:
+        if 0 <= shard_idx < len(self._places.used) and self._places.used[shard_idx] >= 0:
             return
         geometry = self._shards.geometry(self._site, shard_idx)
         path, record = self._shards.file(self._site, shard_idx)
@@ -134,8 +126,8 @@ class RemoteRows:
             self._files[shard_idx] = record
             if self._maps is not None:
                 self._maps.add_file(shard_idx, record)
-            self._slots[shard_idx] = geometry.filled_chunks * geometry.chunk_rows
-            self._used[shard_idx] = geometry.n_rows
+            self._places.slots[shard_idx] = geometry.filled_chunks * geometry.chunk_rows
+            self._places.used[shard_idx] = geometry.n_rows
 
     def _current(self) -> SegmentMaps:
         with self._lock:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from steercache.core.layout import FileRecord, SiteLayout
 from steercache.store.arena import Arena
 from steercache.store.blocks import ShardBlock, check_raw_index, read_index
-from steercache.store.committed import CommittedShards
+from steercache.store.committed import CommittedShards, RowPlaces
 from steercache.store.dtypes import bits_dtype
 from steercache.store.geometry import ShardGeometry, shard_geometry
 from steercache.store.grouping import take_grouped
@@ -48,44 +48,34 @@ class ArenaRows:
         full = shard_geometry(layout, site, layout.rows_per_shard)
         self._shards = shards
         self._site = site
-        self._rows_per_shard = layout.rows_per_shard
         self._arena = Arena(layout.n_shards, full.file_bytes, width=site.width, bits=bits_dtype(layout.dtype))
-        self._used = np.full(layout.n_shards, -1, dtype=np.int64)  # rows of each shard; -1 until its file is placed
-        self._slots = np.zeros(layout.n_shards, dtype=np.int64)  # rows of a layer in the file, unused ones included
+        self._places = RowPlaces(shards)
         self._lock = threading.Lock()
 
     def gather(self, layer_pos: int, rows: RowIndex) -> Bits:
         """Rows of one layer in the given order, shape (n, d)."""
-        shard_n = rows // self._rows_per_shard
-        first, last = int(shard_n.min()), int(shard_n.max())
-        if first < 0 or last >= len(self._used):
-            self._shards.refuse_unknown(rows)
-        slot_n = rows - shard_n * self._rows_per_shard
-        if bool((slot_n >= self._used[shard_n]).any()):  # not placed yet, or not there
-            self._shards.refuse_unknown(rows)
-            for shard_idx in np.unique(shard_n).tolist():
-                self._place(shard_idx)
-        index_n = slot_n + shard_n * self._arena.rows_apart + self._slots[shard_n] * layer_pos
+        shard_n, slot_n = self._places.locate(rows, self._place)
+        index_n = slot_n + shard_n * self._arena.rows_apart + self._places.slots[shard_n] * layer_pos
         found: Bits = self._arena.rows_nd.take(index_n, axis=0, mode="clip")  # in range: "clip" skips a check
         return found
 
     def layer(self, layer_pos: int, shard_idx: int) -> Bits:
         """All used rows of one layer of one shard, shape (n, d), without copying."""
         self._place(shard_idx)
-        start = shard_idx * self._arena.rows_apart + int(self._slots[shard_idx]) * layer_pos
-        return self._arena.view(start, int(self._used[shard_idx]))
+        start = shard_idx * self._arena.rows_apart + int(self._places.slots[shard_idx]) * layer_pos
+        return self._arena.view(start, int(self._places.used[shard_idx]))
 
     def _place(self, shard_idx: int) -> None:
         geometry = self._shards.geometry(self._site, shard_idx)
         with self._lock:
-            if self._used[shard_idx] >= 0:
+            if self._places.used[shard_idx] >= 0:
                 return
             path, record = self._shards.file(self._site, shard_idx)
             with opened(path, record.n_bytes) as fd:
                 check_raw_index(read_index(fd, path, geometry), path, record, geometry)
                 self._arena.place(shard_idx, fd)
-            self._slots[shard_idx] = geometry.filled_chunks * geometry.chunk_rows
-            self._used[shard_idx] = geometry.n_rows
+            self._places.slots[shard_idx] = geometry.filled_chunks * geometry.chunk_rows
+            self._places.used[shard_idx] = geometry.n_rows
 
 
 OpenBlock = Callable[[Path, FileRecord, ShardGeometry], ShardBlock]

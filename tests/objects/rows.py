@@ -1,4 +1,4 @@
-"""Generations that lie elsewhere, for tests: metadata here, files behind a store that counts what is asked of it."""
+"""For tests: a generation whose metadata is in a local folder and whose files are in a store that counts requests."""
 
 import shutil
 import threading

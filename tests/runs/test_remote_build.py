@@ -12,11 +12,11 @@ from steercache.cache.commit import FIRST_GENERATION
 from steercache.cache.documents import parse_shard_record
 from steercache.cache.handle import open_cache
 from steercache.cache.remote import remote_of
-from steercache.cache.remote_commit import lease_key
+from steercache.cache.remote_commit import change_document, lease_key
 from steercache.cache.verify import verify_root
 from steercache.core.errors import BudgetError, BusyError, UnreachableError, UsageError
 from steercache.engines.crew import EngineOptions
-from steercache.objects.interface import ObjectStore
+from steercache.objects.interface import ObjectChangedError, ObjectStore
 from steercache.objects.lease import hold_lease
 from steercache.runs.engine import BuildOptions, BuildResult, build_run
 from steercache.runs.job import prepare_trace
@@ -213,3 +213,17 @@ def test_workers_of_other_numerics_are_refused(undisturbed: Undisturbed, tmp_pat
             engine=EngineOptions(workers=2),
             mixed_numerics=True,
         )
+
+
+class NeverOurs(InMemory):
+    """A store in which another writer is always a moment quicker."""
+
+    def swap(self, path: str, data: bytes, *, tag: str | None) -> str:
+        raise ObjectChangedError(path)
+
+
+def test_a_document_that_others_write_all_the_time_is_said_to_be_busy_and_not_taken_for_changed() -> None:
+    store = NeverOurs()
+    store.put("runs/a/run.json", b'{"complete": false}')
+    with pytest.raises(BusyError, match="all the time"):
+        change_document(store, "runs/a/run.json", lambda said: {**said, "complete": True}, check=lambda: None)

@@ -10,8 +10,9 @@ from steercache.answers.row_norms import with_target_norms
 from steercache.core.errors import UsageError
 from steercache.manifests.sweep import Race
 from steercache.queries.session import Session
+from steercache.screening.for_grid import screening_for_grid
 from steercache.screening.gradient_source import ensure_gradients
-from steercache.screening.job import corrected_by_pilot, screen_task, screening_for_grid, tasks_of_sweep
+from steercache.screening.job import corrected_by_pilot, screen_task, tasks_of_sweep
 from steercache.screening.pilot import ScreenFirst, pilot_size, run_pilot
 from steercache.screening.predict import (
     best_predicted,

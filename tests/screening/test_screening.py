@@ -11,6 +11,7 @@ from steercache.cells.arms import Arm, ArmCell, settings_of
 from steercache.core.errors import UsageError
 from steercache.core.vectors import SteeringVector
 from steercache.queries.session import Session, open_session
+from steercache.screening.for_grid import screening_for_grid
 from steercache.screening.gradient_plan import GradientRequest
 from steercache.screening.gradient_source import ensure_gradients
 from steercache.screening.gradient_store import StoredGradients
@@ -18,7 +19,6 @@ from steercache.screening.job import (
     effects_of_best,
     fitting_vectors,
     screen_task,
-    screening_for_grid,
     tasks_of_sweep,
 )
 from steercache.screening.many import VectorGrid, rank_among_nulls, screen_grid

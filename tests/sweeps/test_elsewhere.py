@@ -29,7 +29,7 @@ from steercache.engines.on_ray import STORE_BYTES
 from steercache.manifests.resolve import ResolvedSweep
 from steercache.manifests.sweep import Race
 from steercache.queries.session import Session, open_session
-from steercache.screening.job import screening_for_grid
+from steercache.screening.for_grid import screening_for_grid
 from steercache.screening.pilot import ScreenFirst
 from steercache.sweeps.evaluation import evaluate
 from steercache.sweeps.grid import GridOptions, GridResult, run_grid

@@ -10,7 +10,7 @@ from steercache.answers.costs import costs_here, known_costs, predict_seconds
 from steercache.answers.work import work_of
 from steercache.cache.calibration import correction, record_costs
 from steercache.queries.session import Session
-from steercache.screening.job import screening_for_grid
+from steercache.screening.for_grid import screening_for_grid
 from steercache.screening.pilot import ScreenFirst
 from steercache.steering.costs import ForwardCosts, key_of
 from steercache.sweeps.grid import GridOptions, run_grid

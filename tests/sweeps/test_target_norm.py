@@ -19,11 +19,11 @@ from steercache.core.errors import DamagedError
 from steercache.core.trials import Cell
 from steercache.data.benchmarks import open_benchmark
 from steercache.queries.session import Session
+from steercache.screening.for_grid import screening_for_grid
 from steercache.screening.gradient_source import ensure_gradients
 from steercache.screening.job import (
     ranks_of_best,
     screen_task,
-    screening_for_grid,
     sweep_job,
     tasks_of_sweep,
 )

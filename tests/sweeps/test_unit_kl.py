@@ -21,7 +21,7 @@ from steercache.core.trials import Cell
 from steercache.data.benchmarks import open_benchmark
 from steercache.queries.session import Session
 from steercache.queries.token_clause import target_text
-from steercache.screening.job import screening_for_grid
+from steercache.screening.for_grid import screening_for_grid
 from steercache.screening.pilot import ScreenFirst
 from steercache.stats.level import TOLERANCE
 from steercache.steering.cells import BranchCell

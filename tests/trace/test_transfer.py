@@ -1,7 +1,7 @@
 """Copies to the host that are under way while the next pass computes: nothing reads them too early, and not many wait.
 
-No GPU is here. Copies that arrive only when somebody waits for them stand for those of a side stream; what is asked of the
-streams themselves is compared with the order that CUDA needs.
+There is no GPU here. The tests use copies that are made only when somebody waits for them, in place of copies on a side stream.
+The calls to CUDA are recorded, and their order is compared with the one that CUDA needs.
 """
 
 from collections.abc import Iterator
