@@ -113,8 +113,8 @@ figure:not(.map) svg text[fill="{QUIET}"] {{ fill: var(--quiet); }}
   main {{ padding: 0; max-width: none; }}
   .skip {{ display: none; }}
   .table, .chart {{ overflow: visible; }}
-  table {{ font-size: 9px; width: 100%; }}
-  th, td {{ padding-right: 5px; overflow-wrap: anywhere; }}
+  table {{ font-size: 10px; width: 100%; }}
+  th, td {{ padding-right: 8px; }}
   td {{ min-width: 0; }}
   figure svg {{ max-width: 100%; height: auto; }}
   figure, tr, .verdicts li {{ break-inside: avoid; }}

@@ -37,8 +37,6 @@ _COLUMNS = (
     "controls",
     "rank p",
     "KL",
-    "d′",
-    "cosine of differences",
 )
 _SHOWN = 10  # failures named on the page
 
@@ -210,8 +208,8 @@ def _split(report: SweepTable, split: SplitTable) -> str:
         phone=svg_of(gain_chart_narrow(split), prefix=f"{split.split}-narrow"),
     )
     rows = table(f"{title}: every arm", _COLUMNS, [_cells(row) for row in split.rows])
-    together = _together(report) if split is report.splits[0] else ""
-    return section(title, f'<p class="note">{escaped(note)}</p>{chart}{rows}{_side_effects(split)}{together}')
+    once = _predictors(split) + _together(report) if split is report.splits[0] else ""
+    return section(title, f'<p class="note">{escaped(note)}</p>{chart}{rows}{_side_effects(split)}{once}')
 
 
 def _together(report: SweepTable) -> str:
@@ -250,7 +248,6 @@ def _map(grid: GainMap, number: int) -> str:
 def _cells(row: TableRow) -> list[str]:
     c = row.comparison
     gains = sorted(control.gain for control in row.controls if not control.ranked.failed)
-    known = row.predictors
     return [
         row.name
         + (f" ({row.method.replace('_', ' ')})" if row.method else "")
@@ -267,9 +264,27 @@ def _cells(row: TableRow) -> list[str]:
         f"{len(gains)}: mid {median(gains):+.3f}, best {gains[-1]:+.3f}" if gains else "–",
         "–" if row.rank_p is None else f"{row.rank_p:.3f}",
         "–" if row.damage is None else str(row.damage),
-        "–" if known is None or known.d_prime is None else f"{known.d_prime:.2f}",
-        "–" if known is None else known.cosine_words or "–",
     ]
+
+
+def _predictors(split: SplitTable) -> str:
+    """What each vector's fit says beforehand of whether it steers; empty where nothing was measured."""
+    lines = [
+        [
+            row.name,
+            "–" if row.cell.layer is None else str(row.cell.layer),
+            "–" if known.d_prime is None else f"{known.d_prime:.2f}",
+            known.cosine_words or "–",
+        ]
+        for row in split.rows
+        for known in [row.predictors]
+        if known is not None
+    ]
+    return (
+        table("What the fits say beforehand", ("vector", "layer", "d′", "cosine of differences"), lines)
+        if lines
+        else ""
+    )
 
 
 def _letters(split: SplitTable) -> str:
