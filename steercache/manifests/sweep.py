@@ -338,7 +338,7 @@ class SweepManifest(Document):
                 if lacking:
                     raise fault(
                         "combinations",
-                        f"{place} has no {' and no '.join(lacking)}, and the sweep has not one to take for all parts",
+                        f"{place} has no {' and no '.join(lacking)}, and the sweep does not have exactly one for all parts",
                     )
                 unit, operation = part.alpha_unit or self.alpha_unit, part.operation or self.operation
                 _in_unit(operation, unit, place=f"{place}: ")

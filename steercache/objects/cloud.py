@@ -26,6 +26,9 @@ from steercache.objects.interface import NO_SUMS, PIECE, Fetched, NotChangedErro
 CHUNK_BYTES: Final = 16 * 2**20  # of an upload in parts
 MOST_READS: Final = 6  # of one answer: a connection that is cut is taken up where it was
 _SECRET = re.compile(r"\?[^\s\"')]*|(?i:(?:signature|credential|key|token|secret|authorization)\S*\s*[:=]\s*)\S+")
+_ASKED_THE_MACHINE = re.compile(
+    r"/latest/(?:api/token|meta-data)|/metadata/identity|[Cc]ompute[Mm]etadata|metadata\.google"
+)
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist")
 _SHA256, _CRC32C = "sha256", "crc32c"
 _VERSION: Final = "#"  # between an e-tag, which is quoted, and a version
@@ -200,6 +203,11 @@ class CloudStore:
             hint = "give credentials that may read and write there, in the environment"
             raise UsageError(f"the store refuses: {_said(error)}", place=place, hint=hint) from None
         except (self._failed, OSError, ValueError) as error:
+            if _ASKED_THE_MACHINE.search(str(error)):
+                hint = (
+                    "give them in the environment, as the store's own tools take them (AWS_ACCESS_KEY_ID and its like)"
+                )
+                raise UsageError("no credentials were found", place=place, hint=hint) from None
             hint = "call it again: what was sent or received is kept"
             raise UnreachableError(f"the store did not answer: {_said(error)}", place=place, hint=hint) from None
 

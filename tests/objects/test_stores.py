@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import google_crc32c
@@ -172,6 +173,30 @@ def _item(name: str) -> Item:
     item_id = hashlib.sha256(name.encode()).hexdigest()
     file = ListedFile(path=f"vectors/{item_id}.safetensors", n_bytes=1, sha256="0" * 64)
     return Item(kind="vector", id=item_id, name=name, about={}, files=(file,))
+
+
+def test_without_credentials_the_machines_own_are_asked_for_and_their_lack_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Refuses(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self.send_error(403)
+
+        def do_GET(self) -> None:
+            self.send_error(403)
+
+        def log_message(self, *_: object) -> None:
+            return None
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    with HTTPServer(("127.0.0.1", 0), Refuses) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_METADATA_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(UsageError, match="no credentials were found") as refused:
+            open_store("s3://some-bucket/x").head("a")
+        server.shutdown()
+    assert "AWS_ACCESS_KEY_ID" in str(refused.value.hint)
 
 
 def test_items_that_several_add_at_once_are_all_in_the_catalogue(address: str) -> None:
