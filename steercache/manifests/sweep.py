@@ -138,7 +138,7 @@ def _in_unit(operation: str, unit: StrengthUnit, *, place: str = "") -> str:
 
 
 class CombinedVector(Document):
-    """One vector of a combination, with its setting; what is left out is the sweep's, where that has one of it."""
+    """One vector of a combination, with its setting. For what is left out the sweep's value is taken, if it has exactly one."""
 
     vector: VectorName | None = None
     """A vector of the cache, by name, id or prefix; or, instead, one of the sweep's by `concept` (and `method`)."""
